@@ -1,1 +1,40 @@
-//! Skeleton.
+//! What did the operator ask for? One YAML file becomes one [`Config`], or every error in it with line and column.
+//!
+//! Parse, don't validate: whoever holds a [`Config`] holds names that resolve, durations in range and paths made
+//! absolute. Keys that a later version brings are refused with "not supported yet"; unknown keys with a suggestion.
+//! Reading certificates, keys and endpoint files is left to those who use them.
+
+mod access_log;
+mod admin;
+mod affinity;
+mod error;
+mod keys;
+mod listener;
+mod name;
+mod node;
+mod parse;
+mod route;
+mod scalar;
+mod schema;
+mod section;
+mod service;
+mod shutdown;
+mod sse;
+mod suggest;
+mod unit;
+
+pub use access_log::AccessLog;
+pub use admin::Admin;
+pub use affinity::{Affinity, CookieAttributes, SameSite, Secure};
+pub use error::{ConfigError, Problem};
+pub use keys::{AffinityKeys, KeyFile};
+pub use listener::{Listener, ListenerLimits};
+pub use parse::Config;
+pub use route::{Host, PathMatch, Route};
+pub use service::{
+    Balance, Discovery, Drain, PassiveHealth, Retries, Service, ServiceLimits, StaticEndpoint, Strategy,
+    Timeouts,
+};
+pub use shutdown::Shutdown;
+pub use sse::{RetryHint, Sse};
+pub use unit::{Cidr, CidrError, format_bytes, format_duration};

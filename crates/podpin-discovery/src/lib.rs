@@ -1,1 +1,14 @@
-//! Skeleton.
+//! What is said about endpoints: static lists and files so far, each turned into the one vocabulary of
+//! [`podpin_endpoints::Update`].
+//!
+//! Nothing here decides what is believed or who is picked; and whatever fails here takes no endpoint away: the last
+//! good list stands until there is a better one (fail static). [`FileWatch`] serves every other file that is re-read
+//! on change, too.
+
+mod endpoints_file;
+mod file;
+mod watch;
+
+pub use endpoints_file::{EndpointsFileError, parse_endpoints};
+pub use file::{FileEvent, FileSource, ReadError, static_endpoints};
+pub use watch::FileWatch;

@@ -1,1 +1,26 @@
-//! Skeleton.
+//! Whom may a client be served by now? Endpoint states, stream counts and the choice among endpoints.
+//!
+//! Discovery speaks in [`Update`]s, the one [`Table`] of a service turns them into [`Transition`]s and an
+//! immutable [`Snapshot`], and [`pick()`] chooses on a snapshot without a lock. Pure: time is a [`Millis`]
+//! argument, chance is an `rng` argument, the consistent-hash ring is the [`Ring`] trait. Sockets, clocks,
+//! metrics and the ring's implementation are left to the crates around it.
+
+mod departed;
+mod endpoint;
+mod lot;
+mod millis;
+mod phase;
+mod pick;
+mod snapshot;
+mod streams;
+mod table;
+mod update;
+
+pub use endpoint::{Endpoint, EndpointId};
+pub use millis::Millis;
+pub use phase::Phase;
+pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};
+pub use snapshot::{Counts, Snapshot};
+pub use streams::{EjectionPolicy, Load, Permit};
+pub use table::{Applied, Refused, Table, Transition};
+pub use update::{Condition, Observed, Update};

@@ -1,1 +1,37 @@
-//! Skeleton.
+//! The proxy itself, on Pingora: listeners, both data paths, the admin port, and everything they share.
+//!
+//! Start with [`start()`]; all that comes back is [`Running`]. What the operator asked for is `podpin-config`'s, where
+//! endpoints come from is `podpin-discovery`'s, who goes where is `podpin-endpoints`'s and `podpin-affinity`'s, how an
+//! event stream is framed is `podpin-sse`'s: this crate joins them to sockets.
+
+mod access_log;
+mod admin;
+mod admission;
+mod client_limit;
+mod clock;
+mod connection;
+mod descriptors;
+mod downstream;
+mod event_stream;
+mod exchange;
+mod forward;
+mod gateway;
+mod head;
+mod io;
+mod keys;
+mod metrics;
+mod pipeline;
+mod relay;
+mod reply;
+mod ring;
+mod route;
+mod service;
+mod sources;
+mod start;
+mod status_page;
+mod stream_task;
+mod streams;
+mod upstream_h1;
+mod worker;
+
+pub use start::{Running, StartError, start, verify};

@@ -1,1 +1,30 @@
-//! Skeleton.
+//! What the tests are made of: scripted pods, raw clients and a harness for the real binary.
+//!
+//! Everything here speaks over real sockets and writes its own bytes, because a test of a proxy must be able to
+//! send what no library would: half heads, wrong chunk sizes, resets. Nothing here is used in production, so it
+//! prefers a panic that says what was expected over an error that somebody has to handle.
+//!
+//! Waiting: a test waits for an event (`next_request`, `next_event`, `client_gone`), bounded by [`PATIENCE`]. State
+//! that has no event of its own (a metric, a file that was re-read) is waited for with [`wait_for`].
+
+mod client;
+mod endpoints_file;
+mod h2_client;
+mod metrics;
+mod patience;
+mod pod;
+mod process;
+mod proxy;
+mod sse;
+mod wire;
+
+pub use client::{Connection, EventStream, Request, Response, Visitor};
+pub use endpoints_file::EndpointsFile;
+pub use h2_client::H2Connection;
+pub use metrics::Metrics;
+pub use patience::{PATIENCE, in_time, wait_for, wait_for_some};
+pub use pod::{Answer, Framing, Pod, PodRequest, PodStream, Reply, StreamAnswer};
+pub use process::{Process, podpin_binary};
+pub use proxy::{Proxy, Setup, Signal, free_port};
+pub use sse::{Event, EventParser, Item};
+pub use wire::{Ending, Head};

@@ -1,2 +1,58 @@
-//! Skeleton.
-fn main() {}
+//! `podpin`: the command line. Each command is a file; what they share is here: arguments and exit codes.
+
+mod check;
+mod demo;
+mod keygen;
+mod proxy;
+mod run;
+mod telemetry;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A layer-7 sticky-session reverse proxy for Server-Sent Events.
+#[derive(Parser)]
+#[command(name = "podpin", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the proxy
+    Run(ConfigArguments),
+    /// Check a configuration and print its routes with their effective timeouts
+    Check(ConfigArguments),
+    /// Make an affinity key
+    Keygen(keygen::KeygenArguments),
+    /// Three pods behind the real proxy on this machine, with a page to watch them
+    Demo(demo::DemoArguments),
+}
+
+/// Where the configuration is.
+#[derive(clap::Args)]
+struct ConfigArguments {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// The operator's input is at fault: bad configuration, unusable key, address in use.
+const BAD_CONFIGURATION: u8 = 1;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments.config),
+        Command::Check(arguments) => Ok(check::check(&arguments.config)),
+        Command::Keygen(arguments) => keygen::keygen(&arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("podpin: {error:#}");
+        ExitCode::from(BAD_CONFIGURATION)
+    })
+}

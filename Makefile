@@ -1,0 +1,46 @@
+# Everything a person types. `make` alone lists the targets; each needs only rustup's cargo, gcc and make:
+# scripts/setup.sh brings the rest (Debian packages) or says which command does.
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench parts check setup
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: ## build podpin and watch event streams being pinned to pods (ARGS="--for 10s --clients 200" runs alone)
+	@scripts/setup.sh demo
+	$(CARGO) build --release --package podpin
+	$(TARGET_DIR)/release/podpin demo $(ARGS)
+
+# One build of everything with the features that the tests need, so that nothing is compiled twice; the end-to-end tests
+# run the binary that lies in the target directory then.
+test: ## all tests: unit, property, documentation, end to end and browser
+	@scripts/setup.sh test
+	$(CARGO) build --workspace --all-targets
+	$(CARGO) test --workspace --doc --quiet
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --workspace $(ARGS); \
+	else set -x; $(CARGO) test --workspace --all-targets $(ARGS); fi
+
+bench: ## podpin beside nginx, HAProxy and a TCP relay: about 3 minutes (ARGS=--quick: 40 seconds)
+	@scripts/setup.sh bench
+	$(CARGO) build --release --package podpin --package podpin-bench
+	$(TARGET_DIR)/release/podpin-bench $(ARGS)
+
+parts: ## the speed of single parts: cookie verification, event framing, picking an endpoint
+	$(CARGO) run --release --package podpin-affinity --example verify
+	$(CARGO) run --release --package podpin-sse --example throughput
+	$(CARGO) run --release --package podpin-endpoints --example pick
+
+check: ## formatting, lints, documentation, Dockerfile
+	@scripts/setup.sh demo
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps
+	scripts/check-dockerfile.sh
+
+setup: ## the Debian packages that demo, test and bench need
+	@scripts/setup.sh demo test bench

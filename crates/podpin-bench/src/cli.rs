@@ -1,0 +1,151 @@
+//! The command line: one subcommand for each measurement, `all` by default, and the hidden roles that this binary plays
+//! as a subprocess of itself.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::peer::PeerKind;
+
+/// Measures podpin side by side with nginx, HAProxy (when they are installed) and a plain TCP relay.
+#[derive(Debug, Parser)]
+#[command(name = "podpin-bench", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) role: Option<Role>,
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+}
+
+/// What holds for every measurement.
+#[derive(Debug, Args)]
+pub(crate) struct Settings {
+    /// The podpin binary [default: `podpin` beside this binary, else target/release/podpin]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) podpin: Option<PathBuf>,
+    /// Measure only these, in this order
+    #[arg(long, global = true, value_delimiter = ',', value_enum)]
+    pub(crate) peers: Vec<PeerKind>,
+    /// Interleaved rounds of everything but memory; the median is reported [default: 3, 1 with --quick]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=101))]
+    pub(crate) rounds: Option<u32>,
+    /// Short windows, one round, 2,000 streams: about 40 seconds, for a first look
+    #[arg(long, global = true)]
+    pub(crate) quick: bool,
+    /// Also write every round's figures to this file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// A measurement, or a role as subprocess.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Role {
+    /// Every measurement with its default settings (also without a subcommand)
+    All,
+    /// KB of PSS per idle stream; before, with, after all left, with all again
+    Memory(MemoryArgs),
+    /// CPU µs per event
+    Events(EventsArgs),
+    /// Added latency of an event against a direct connection to the pod
+    Latency(LatencyArgs),
+    /// CPU µs per keep-alive request with a cookie
+    Requests(RequestsArgs),
+    /// CPU µs per new connection that becomes a new session
+    Sessions(SessionsArgs),
+    /// CPU ms per MB of events on one stream that is never idle
+    Burst(BurstArgs),
+    #[command(hide = true)]
+    Pod(PodArgs),
+    #[command(hide = true)]
+    Relay(RelayArgs),
+    #[command(hide = true)]
+    Leash(LeashArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct MemoryArgs {
+    /// How many idle streams; several numbers are measured one after the other, each on fresh processes
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) streams: Vec<u32>,
+    /// The clients speak HTTP/2 in plaintext, 100 streams to a connection (the relay is left out)
+    #[arg(long)]
+    pub(crate) h2c: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EventsArgs {
+    /// How many streams are open
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=9_500))]
+    pub(crate) streams: u32,
+    /// Events a second on each stream
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) rate: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LatencyArgs {
+    /// How many streams are open
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=9_500))]
+    pub(crate) streams: u32,
+    /// Events a second on each stream
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) rate: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RequestsArgs {
+    /// Keep-alive connections, each with one request in flight
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) connections: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SessionsArgs {
+    /// New sessions for each peer and round, 16 at a time
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) count: Option<u32>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BurstArgs {
+    /// MB (10^6 bytes) of events for each peer and round
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    pub(crate) mb: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PodArgs {
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayArgs {
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    #[arg(long, required = true, value_delimiter = ',')]
+    pub(crate) pods: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LeashArgs {
+    /// The process whose end ends the command
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// The signal that the command gets then
+    #[arg(long, value_enum)]
+    pub(crate) signal: LeashSignal,
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How a process is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LeashSignal {
+    /// SIGTERM, for a master process that must end its workers.
+    Term,
+    /// SIGKILL, for a process that stands alone.
+    Kill,
+}

@@ -1,0 +1,8 @@
+//! The load client: event streams, requests and sessions by the thousand, on one thread.
+
+pub(crate) mod body;
+pub(crate) mod http;
+pub(crate) mod socket;
+pub(crate) mod stamps;
+pub(crate) mod streams;
+mod streams_h2c;

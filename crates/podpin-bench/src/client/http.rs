@@ -1,0 +1,96 @@
+//! As much of an HTTP/1.1 client as the measurements need: a request with or without a cookie, and its answer.
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// What a browser's request carries in any case; the same for all peers.
+const COMMON_HEADERS: &str = "Host: bench.test\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) podpin-bench\r\n\
+    Accept-Language: en-US,en;q=0.9\r\n";
+
+/// The head of a GET for an event stream.
+pub(crate) fn stream_request(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\n{COMMON_HEADERS}Accept: text/event-stream\r\nCache-Control: no-cache\r\n\r\n"
+    )
+}
+
+/// The head of a small GET, with `cookie` as `name=value` when there is one.
+pub(crate) fn small_request(cookie: Option<&str>) -> String {
+    let cookie = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
+    format!("GET / HTTP/1.1\r\n{COMMON_HEADERS}Accept: */*\r\n{cookie}\r\n")
+}
+
+/// A keep-alive connection with at most one request in flight.
+pub(crate) struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+/// What the measurements need of an answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    status: u16,
+    /// `name=value` of the first `Set-Cookie`.
+    pub(crate) cookie: Option<String>,
+    bytes: usize,
+}
+
+impl Connection {
+    /// A connection on an open socket.
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream, received: Vec::with_capacity(2048) }
+    }
+
+    /// Sends `request` and reads the whole answer, which must be a 200 with a `Content-Length`.
+    pub(crate) async fn exchange(&mut self, request: &str) -> anyhow::Result<Answer> {
+        self.received.clear();
+        self.stream.write_all(request.as_bytes()).await?;
+        loop {
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                bail!("the connection was closed instead of an answer");
+            }
+            if let Some(answer) = parse(&self.received)?
+                && self.received.len() >= answer.bytes
+            {
+                if answer.status != 200 {
+                    bail!("status {} instead of 200", answer.status);
+                }
+                return Ok(answer);
+            }
+        }
+    }
+}
+
+/// The head of an answer, or nothing while it is incomplete.
+fn parse(bytes: &[u8]) -> anyhow::Result<Option<Answer>> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = response.parse(bytes).context("the answer is not HTTP")? else {
+        return Ok(None);
+    };
+    let value_of = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+        std::str::from_utf8(found.value).ok()
+    };
+    let length: usize =
+        value_of("content-length").context("an answer without Content-Length")?.trim().parse()?;
+    let cookie =
+        value_of("set-cookie").and_then(|value| value.split(';').next()).map(|pair| pair.trim().to_owned());
+    Ok(Some(Answer { status: response.code.unwrap_or(0), cookie, bytes: head + length }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_its_first_cookie_and_its_whole_length() {
+        let head = b"HTTP/1.1 200 OK\r\nset-cookie: a=b; Path=/\r\nContent-Length: 3\r\n\r\nxyz";
+        let answer = parse(head).unwrap().unwrap();
+        assert_eq!((answer.status, answer.cookie.as_deref(), answer.bytes), (200, Some("a=b"), head.len()));
+        assert!(parse(b"HTTP/1.1 200 OK\r\nContent-").unwrap().is_none());
+        assert!(parse(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
+        assert!(parse(b"SSH-2.0-x\r\n").is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! Event streams by the thousand, held open until they are closed together.
+//!
+//! All tasks run on one thread and share one read buffer, so that an idle stream costs this process a descriptor and
+//! a few hundred bytes, and the descriptor limit of the proxy (two for each stream) is reached first.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+
+use super::body::Body;
+use super::http::stream_request;
+use super::socket::connect;
+use super::stamps::Stamps;
+use super::streams_h2c;
+use crate::clock::now_ns;
+
+/// Streams being opened at the same time: keeps every proxy busy and every backlog short.
+pub(super) const OPENING_AT_ONCE: usize = 64;
+/// How long all streams together may take to open. 9,500 take seconds; more is a proxy that lost some.
+const OPEN_DEADLINE: Duration = Duration::from_secs(60);
+const READ_BYTES: usize = 64 * 1024;
+
+/// The protocol of the load client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// A connection for each stream.
+    Http1,
+    /// 100 streams on a connection.
+    H2c,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) target: SocketAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) count: u32,
+    /// Events a second on each stream; 0 for the first event and then silence.
+    pub(crate) rate: u32,
+}
+
+/// Open event streams.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    tasks: JoinSet<()>,
+    tally: Rc<Tally>,
+}
+
+/// What all streams count together.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// Streams whose first event came.
+    opened: Cell<u32>,
+    /// Streams that ended by themselves.
+    ended: Cell<u32>,
+    why: RefCell<Option<String>>,
+    changed: Notify,
+    events: Cell<u64>,
+    /// Nanoseconds from the pod's write to our read, while they are wanted.
+    latencies: RefCell<Option<Vec<u64>>>,
+    scratch: RefCell<Vec<u8>>,
+    pub(super) opening: Semaphore,
+}
+
+impl Streams {
+    /// Opens the streams; done when the first event of each has come.
+    ///
+    /// # Errors
+    /// When one of them fails or ends, or not all are open within a minute.
+    pub(crate) async fn open(wanted: Wanted) -> anyhow::Result<Self> {
+        let tally = Rc::new(Tally::new());
+        let mut tasks = JoinSet::new();
+        let path = format!("/events?rate={}", wanted.rate);
+        match wanted.protocol {
+            Protocol::Http1 => {
+                let request: Rc<str> = stream_request(&path).into();
+                for _ in 0..wanted.count {
+                    tasks.spawn_local(hold(wanted.target, Rc::clone(&request), Rc::clone(&tally)));
+                }
+            }
+            Protocol::H2c => streams_h2c::open(&mut tasks, wanted, &path, &tally),
+        }
+        let streams = Self { tasks, tally };
+        streams.wait_until_open(wanted.count).await?;
+        Ok(streams)
+    }
+
+    async fn wait_until_open(&self, count: u32) -> anyhow::Result<()> {
+        let tally = &self.tally;
+        let all = async {
+            while tally.opened.get() < count && tally.ended.get() == 0 {
+                tally.changed.notified().await;
+            }
+        };
+        let timed_out = tokio::time::timeout(OPEN_DEADLINE, all).await.is_err();
+        self.check_all_open()?;
+        if timed_out {
+            bail!(
+                "only {} of {count} streams were open after {} s",
+                tally.opened.get(),
+                OPEN_DEADLINE.as_secs()
+            );
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When a stream ended by itself.
+    pub(crate) fn check_all_open(&self) -> anyhow::Result<()> {
+        match self.tally.ended.get() {
+            0 => Ok(()),
+            ended => {
+                let why = self.tally.why.borrow().clone().unwrap_or_default();
+                bail!(
+                    "{ended} streams ended by themselves, {} had opened; the first: {why}",
+                    self.tally.opened.get()
+                )
+            }
+        }
+    }
+
+    /// All events so far.
+    pub(crate) fn events(&self) -> u64 {
+        self.tally.events.get()
+    }
+
+    /// From now on the latency of each event is kept.
+    pub(crate) fn keep_latencies(&self) {
+        *self.tally.latencies.borrow_mut() = Some(Vec::new());
+    }
+
+    /// The latencies kept, in nanoseconds.
+    pub(crate) fn take_latencies(&self) -> Vec<u64> {
+        self.tally.latencies.take().unwrap_or_default()
+    }
+
+    /// Closes all connections; done when the last one is closed.
+    pub(crate) async fn close(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self {
+            opened: Cell::new(0),
+            ended: Cell::new(0),
+            why: RefCell::new(None),
+            changed: Notify::new(),
+            events: Cell::new(0),
+            latencies: RefCell::new(None),
+            scratch: RefCell::new(vec![0; READ_BYTES]),
+            opening: Semaphore::new(OPENING_AT_ONCE),
+        }
+    }
+
+    pub(super) fn count_opened(&self) {
+        self.opened.set(self.opened.get() + 1);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn count_end(&self, why: &anyhow::Error) {
+        self.ended.set(self.ended.get() + 1);
+        self.why.borrow_mut().get_or_insert_with(|| format!("{why:#}"));
+        self.changed.notify_one();
+    }
+
+    /// Counts the events in `bytes`; true when there was one.
+    pub(super) fn count_events(&self, stamps: &mut Stamps, bytes: &[u8]) -> bool {
+        let now = now_ns();
+        let before = self.events.get();
+        stamps.feed(bytes, |sent| {
+            self.events.set(self.events.get() + 1);
+            if let Some(latencies) = self.latencies.borrow_mut().as_mut() {
+                latencies.push(now.saturating_sub(sent));
+            }
+        });
+        self.events.get() > before
+    }
+}
+
+async fn hold(target: SocketAddr, request: Rc<str>, tally: Rc<Tally>) {
+    if let Err(error) = read_until_end(target, &request, &tally).await {
+        tally.count_end(&error);
+    }
+}
+
+/// Never returns without an error: a stream that ends did not stay open.
+async fn read_until_end(target: SocketAddr, request: &str, tally: &Tally) -> anyhow::Result<()> {
+    let permit = tally.opening.acquire().await?;
+    let mut stream = connect(target).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut opening = Some(permit);
+    let mut stamps = Stamps::default();
+    let mut body = Body::new();
+    let mut status = true;
+    loop {
+        stream.readable().await?;
+        let mut scratch = tally.scratch.borrow_mut();
+        let length = match stream.try_read(&mut scratch) {
+            Ok(0) => bail!("the proxy ended the stream"),
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = scratch.get(..length).unwrap_or_default();
+        if std::mem::take(&mut status) && !bytes.starts_with(b"HTTP/1.1 200") {
+            bail!("refused: {}", String::from_utf8_lossy(bytes).lines().next().unwrap_or_default());
+        }
+        let mut any = false;
+        body.feed(bytes, |payload| any |= tally.count_events(&mut stamps, payload))?;
+        if any && opening.take().is_some() {
+            tally.count_opened();
+        }
+    }
+}

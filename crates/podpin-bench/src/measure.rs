@@ -1,0 +1,45 @@
+//! What is measured. Each measurement goes through the peers round by round, so that a slow minute of the machine hits
+//! all of them.
+
+pub(crate) mod burst;
+pub(crate) mod events;
+pub(crate) mod latency;
+pub(crate) mod memory;
+pub(crate) mod requests;
+pub(crate) mod sessions;
+
+use std::path::Path;
+
+use crate::peer::{Candidate, Peer};
+use crate::plan::Plan;
+use crate::pods::Pods;
+
+/// What every measurement works with.
+pub(crate) struct Scene<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) pods: &'a Pods,
+    pub(crate) candidates: &'a [Candidate],
+    /// For files of the peers.
+    pub(crate) directory: &'a Path,
+}
+
+impl Scene<'_> {
+    /// Starts all candidates; they idle while another is measured.
+    pub(crate) async fn start_all(&self) -> anyhow::Result<Vec<Peer>> {
+        let mut peers = Vec::new();
+        for candidate in self.candidates {
+            peers.push(Peer::start(candidate, self.pods, self.directory).await?);
+        }
+        Ok(peers)
+    }
+}
+
+/// Says on standard error what is being measured; the table goes to standard output.
+fn progress(what: &str, peer: &str) {
+    eprintln!("  {what}: {peer}");
+}
+
+/// `total` for each of `count`, scaled by `unit` (1e3 makes ns to µs).
+fn each(total: u64, count: u64, unit: f64) -> f64 {
+    total as f64 / unit / (count.max(1)) as f64
+}

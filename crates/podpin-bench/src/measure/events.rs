@@ -1,0 +1,48 @@
+//! CPU for each event that a client received, with many streams at a steady rate.
+
+use anyhow::Context;
+
+use super::{Scene, each, progress};
+use crate::cli::EventsArgs;
+use crate::client::streams::{Protocol, Streams, Wanted};
+use crate::peer::Peer;
+use crate::report::{Measure, Report};
+
+/// Measures all `peers`, round by round.
+pub(crate) async fn measure(
+    scene: &Scene<'_>,
+    peers: &[Peer],
+    arguments: &EventsArgs,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let load = format!("event, {} streams x {}/s", arguments.streams, arguments.rate);
+    let cpu = Measure::new(format!("{load}: CPU"), "µs", 1);
+    let delivered = Measure::new(format!("{load}: delivered"), "%", 0);
+    for round in 1..=scene.plan.rounds {
+        for peer in peers {
+            progress(&format!("events, round {round}"), peer.kind.name());
+            let window = read(scene, peer, arguments).await;
+            let (cpu_ns, events, share) =
+                window.with_context(|| format!("events of {}", peer.kind.name()))?;
+            report.add(&cpu, peer.kind, each(cpu_ns, events, 1e3));
+            report.add(&delivered, peer.kind, share * 100.0);
+        }
+    }
+    Ok(())
+}
+
+/// CPU in ns and events within the window, and the share of the events that the rate promises. A share far below one
+/// says that the machine was too busy for the load, not that events were lost.
+async fn read(scene: &Scene<'_>, peer: &Peer, arguments: &EventsArgs) -> anyhow::Result<(u64, u64, f64)> {
+    let EventsArgs { streams: count, rate } = *arguments;
+    let streams = Streams::open(Wanted { target: peer.http, protocol: Protocol::Http1, count, rate }).await?;
+    tokio::time::sleep(scene.plan.warm_up).await;
+    let (events, cpu_ns) = (streams.events(), peer.cpu_ns()?);
+    let began = std::time::Instant::now();
+    tokio::time::sleep(scene.plan.events_window).await;
+    let (events, cpu_ns) = (streams.events() - events, peer.cpu_ns()? - cpu_ns);
+    let promised = began.elapsed().as_secs_f64() * f64::from(count) * f64::from(rate);
+    streams.check_all_open()?;
+    streams.close().await;
+    Ok((cpu_ns, events, events as f64 / promised))
+}

@@ -1,0 +1,250 @@
+//! A scripted pod: one process, one thread, as little HTTP as the measurements need.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /events?rate=R` | event stream: one event at once, then R a second (0 = silence), each in a chunk of its own |
+//! | `GET /burst?mb=N` | event stream: N MB of events as fast as they are taken, then the end of the body |
+//! | `GET /stats` | the number of event streams that are open, as text |
+//! | `GET /end` | ends every event stream cleanly |
+//! | `GET` anything else | a small answer, keep-alive |
+//!
+//! An event is 120 bytes: `id: <12 digits>`, `data: @<19 digits> <padding>`, an empty line. The 19 digits are the
+//! moment of writing on the clock of `clock.rs`, so the client can tell the latency.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context;
+use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use crate::cli::PodArgs;
+use crate::clock::now_ns;
+
+/// Bytes of one event.
+pub(crate) const EVENT_BYTES: usize = 120;
+/// The length of the queue of connections not yet accepted; the kernel caps it at `somaxconn` (4,096 on Debian).
+const BACKLOG: i32 = 4_096;
+/// A request head of the load client is far smaller; more is an error of the benchmark.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How much of a burst is written at once. Large, so that the pod is never the slowest part.
+const BURST_WRITE_BYTES: usize = 128 * 1024;
+const STREAM_HEAD: &[u8] =
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Serves until the process is ended.
+pub(crate) fn run(arguments: &PodArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let listener =
+            listen(arguments.listen).with_context(|| format!("cannot listen on {}", arguments.listen))?;
+        accept_all(listener).await
+    })
+}
+
+#[derive(Default)]
+struct Pod {
+    streams: Cell<u32>,
+    /// All event streams so far; gives each another phase.
+    streams_ever: Cell<u32>,
+    end_streams: Notify,
+}
+
+/// Counts a stream for as long as it lives.
+struct OpenStream<'a>(&'a Pod);
+
+impl<'a> OpenStream<'a> {
+    fn new(pod: &'a Pod) -> Self {
+        pod.streams.set(pod.streams.get() + 1);
+        pod.streams_ever.set(pod.streams_ever.get().wrapping_add(1));
+        Self(pod)
+    }
+}
+
+impl Drop for OpenStream<'_> {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn accept_all(listener: TcpListener) -> anyhow::Result<()> {
+    let pod = Rc::new(Pod::default());
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (socket, _) = accepted.context("cannot accept a connection")?;
+                let pod = Rc::clone(&pod);
+                // A connection that breaks is the other side's affair: the next one is served all the same.
+                connections.spawn_local(async move { drop(serve(socket, &pod).await) });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(mut socket: TcpStream, pod: &Pod) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        let Some(target) = read_request(&mut socket, &mut head).await? else { return Ok(()) };
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        match path {
+            "/events" => return stream_events(&mut socket, pod, number_in(query, "rate")).await,
+            "/burst" => burst(&mut socket, number_in(query, "mb")).await?,
+            "/stats" => answer(&mut socket, &pod.streams.get().to_string()).await?,
+            "/end" => {
+                pod.end_streams.notify_waiters();
+                answer(&mut socket, "ended").await?;
+            }
+            _ => answer(&mut socket, "a small answer\n").await?,
+        }
+    }
+}
+
+/// The target of the next request, or nothing when the client closed in between. Requests have no body here.
+async fn read_request(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<Option<String>> {
+    loop {
+        if let Some(at) = memchr::memmem::find(head, b"\r\n\r\n") {
+            let text = String::from_utf8_lossy(head.get(..at).unwrap_or_default());
+            let target = text.split(' ').nth(1).unwrap_or("/").to_owned();
+            head.drain(..at + 4);
+            return Ok(Some(target));
+        }
+        if head.len() > HEAD_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the request head is too large"));
+        }
+        if socket.read_buf(head).await? == 0 {
+            return Ok(None);
+        }
+    }
+}
+
+fn number_in(query: &str, name: &str) -> u32 {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| *key == name).find_map(|(_, value)| value.parse().ok()).unwrap_or(0)
+}
+
+async fn answer(socket: &mut TcpStream, body: &str) -> io::Result<()> {
+    let length = body.len();
+    let text =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}");
+    socket.write_all(text.as_bytes()).await
+}
+
+async fn stream_events(socket: &mut TcpStream, pod: &Pod, rate: u32) -> io::Result<()> {
+    let open = OpenStream::new(pod);
+    let mut ticks = (rate > 0).then(|| ticks(rate, pod.streams_ever.get()));
+    let mut out = STREAM_HEAD.to_vec();
+    let mut sequence = 0;
+    push_chunk(&mut out, sequence, now_ns())?;
+    socket.write_all(&out).await?;
+    out = Vec::with_capacity(if rate > 0 { EVENT_BYTES + 8 } else { 0 });
+    let mut sink = [0_u8; 64];
+    loop {
+        tokio::select! {
+            () = next(&mut ticks) => {
+                sequence += 1;
+                out.clear();
+                push_chunk(&mut out, sequence, now_ns())?;
+                socket.write_all(&out).await?;
+            }
+            () = pod.end_streams.notified() => break,
+            read = socket.read(&mut sink) => if read? == 0 { return Ok(()) },
+        }
+    }
+    drop(open);
+    socket.write_all(LAST_CHUNK).await
+}
+
+/// Ticks at `rate` a second. The golden ratio spreads the phases of any number of streams evenly over the period, the
+/// same way in each run.
+fn ticks(rate: u32, stream: u32) -> Interval {
+    let period = Duration::from_secs(1) / rate;
+    let phase = period.mul_f64((f64::from(stream) * 0.618_033_988_75).fract());
+    let mut ticks = interval_at(Instant::now() + period + phase, period);
+    // A pod that is late does not catch up in a burst, which would be another measurement.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
+async fn next(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Appends one event in a chunk of its own.
+fn push_chunk(out: &mut Vec<u8>, sequence: u64, sent_ns: u64) -> io::Result<()> {
+    write!(out, "{EVENT_BYTES:x}\r\nid: {sequence:012}\ndata: @{sent_ns:019} {:.<74}\n\n\r\n", "")
+}
+
+async fn burst(socket: &mut TcpStream, mb: u32) -> io::Result<()> {
+    let mut block = Vec::with_capacity(BURST_WRITE_BYTES);
+    let mut events_in_block = 0_u64;
+    while block.len() + EVENT_BYTES + 8 <= BURST_WRITE_BYTES {
+        push_chunk(&mut block, events_in_block, now_ns())?;
+        events_in_block += 1;
+    }
+    socket.write_all(STREAM_HEAD).await?;
+    let mut events = burst_events(mb);
+    while events >= events_in_block {
+        socket.write_all(&block).await?;
+        events -= events_in_block;
+    }
+    let mut rest = Vec::new();
+    for sequence in 0..events {
+        push_chunk(&mut rest, sequence, now_ns())?;
+    }
+    rest.extend_from_slice(LAST_CHUNK);
+    socket.write_all(&rest).await
+}
+
+/// How many events make `mb` MB.
+pub(crate) fn burst_events(mb: u32) -> u64 {
+    u64::from(mb) * 1_000_000 / EVENT_BYTES as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_holds_one_event_of_the_promised_size() {
+        let mut out = Vec::new();
+        push_chunk(&mut out, 7, 42).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let (size, rest) = text.split_once("\r\n").unwrap();
+        let event = rest.strip_suffix("\r\n").unwrap();
+        assert_eq!(usize::from_str_radix(size, 16).unwrap(), EVENT_BYTES);
+        assert_eq!(event.len(), EVENT_BYTES);
+        assert!(event.starts_with("id: 000000000007\ndata: @0000000000000000042 "));
+        assert!(event.ends_with(".\n\n"));
+    }
+
+    #[test]
+    fn a_number_is_found_by_its_name_in_the_query() {
+        assert_eq!(number_in("mb=3&rate=10", "rate"), 10);
+        assert_eq!(number_in("crate=9", "rate"), 0);
+        assert_eq!(number_in("", "rate"), 0);
+    }
+}

@@ -1,0 +1,139 @@
+//! The whole file: text in, a configuration or every problem out.
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read},
+    path::Path,
+};
+
+use crate::{
+    access_log::AccessLog,
+    admin::Admin,
+    error::{ConfigError, Problem},
+    keys::AffinityKeys,
+    listener::{Listener, ListenerLimits, read_listeners},
+    node::{Context, Node, read_tree},
+    route::{Route, read_routes},
+    section::Section,
+    service::{Service, read_services},
+    shutdown::Shutdown,
+    unit::Cidr,
+};
+
+/// A ConfigMap holds 1 MiB at most; the YAML reader takes a multiple of the file in memory.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// What the operator asked for. Every name in it resolves, every number is in range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// At least one; names and addresses are unique.
+    pub listeners: Vec<Listener>,
+    /// The port for probes and metrics.
+    pub admin: Admin,
+    /// Threads that serve clients, 1 to 1024. `None`: as many as the CPU quota allows.
+    pub workers: Option<usize>,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` headers are believed.
+    pub trusted_proxies: Vec<Cidr>,
+    /// Limits of the listeners.
+    pub limits: ListenerLimits,
+    /// The keys that sign affinity tokens.
+    pub affinity_keys: AffinityKeys,
+    /// Where the access log goes.
+    pub access_log: AccessLog,
+    /// At least one, in the order of the file; no two match the same host and path.
+    pub routes: Vec<Route>,
+    /// At least one, in the order of the file; names are unique.
+    pub services: Vec<Service>,
+    /// How podpin itself leaves.
+    pub shutdown: Shutdown,
+}
+
+impl Config {
+    /// Reads and parses `path`; relative paths inside are relative to its directory.
+    ///
+    /// # Errors
+    /// The file cannot be read, is longer than 4 MiB or not UTF-8, or says something that [`Config::parse`] refuses.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let name = path.display().to_string();
+        let refuse = |problem| ConfigError { file: name.clone(), problems: vec![problem] };
+        let text = read_file(path).map_err(refuse)?;
+        Self::parse(&text, &name, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Parses `text`; `base` is the directory that relative paths are resolved against, `name` is what errors call the
+    /// file.
+    ///
+    /// # Errors
+    /// Every problem of the file, with line and column; only the first one when the text is not YAML.
+    pub fn parse(text: &str, name: &str, base: &Path) -> Result<Self, ConfigError> {
+        let refuse = |problems| ConfigError { file: name.to_owned(), problems };
+        let tree = read_tree(text).map_err(|problem| refuse(vec![problem]))?;
+        let context = Context::new(base);
+        let config = Self::read(&Node::root(&tree, &context));
+        let problems = context.into_problems();
+        config.filter(|_| problems.is_empty()).ok_or_else(|| refuse(problems))
+    }
+
+    /// The service called `name`.
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
+    /// `None` when the root is no mapping; all other problems are only reported.
+    fn read(root: &Node<'_>) -> Option<Self> {
+        let section = Section::of(root)?;
+        let admin = Admin::read(&section.section("admin"));
+        let listeners = section.require("listeners", "at least one listener");
+        let services = section.require("services", "at least one service");
+        let (services, names) = services.map(read_services).unwrap_or_default();
+        let routes = section.require("routes", "at least one route");
+        Some(Self {
+            listeners: listeners.map(|list| read_listeners(list, admin.address)).unwrap_or_default(),
+            admin,
+            workers: section.get("workers").and_then(|node| node.count(1..=1024)),
+            trusted_proxies: section.get("trustedProxies").map(read_ranges).unwrap_or_default(),
+            limits: ListenerLimits::read(&section.section("limits")),
+            affinity_keys: AffinityKeys::read(section.get("affinityKeys")),
+            access_log: AccessLog::read(section.get("accessLog")),
+            routes: routes.map(|list| read_routes(list, &names)).unwrap_or_default(),
+            services,
+            shutdown: Shutdown::read(&section.section("shutdown")),
+        })
+    }
+}
+
+fn read_ranges(list: &Node<'_>) -> Vec<Cidr> {
+    let read = |item: &Node<'_>| match item.text("an address range such as 10.0.0.0/8")?.parse::<Cidr>() {
+        Ok(range) => Some(range),
+        Err(error) => {
+            item.fail(format!("{error}; found {}", item.found()));
+            None
+        }
+    };
+    list.items("a list of address ranges").unwrap_or_default().iter().filter_map(read).collect()
+}
+
+fn read_file(path: &Path) -> Result<String, Problem> {
+    let whole = |message: String| Problem { line: 0, column: 0, path: String::new(), message };
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    match read {
+        Err(error) if error.kind() == ErrorKind::IsADirectory => {
+            Err(whole("is a directory, not a file".to_owned()))
+        }
+        Err(error) => Err(whole(format!("cannot be read: {error}"))),
+        Ok(length) if length as u64 > FILE_BYTES_MAX => Err(whole("is longer than 4 MiB".to_owned())),
+        Ok(_) => String::from_utf8(bytes).map_err(|error| not_utf8(&error)),
+    }
+}
+
+fn not_utf8(error: &std::string::FromUtf8Error) -> Problem {
+    let valid = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+    let valid = String::from_utf8_lossy(valid);
+    Problem {
+        line: valid.matches('\n').count() + 1,
+        column: valid.rsplit('\n').next().unwrap_or_default().chars().count() + 1,
+        path: String::new(),
+        message: "not UTF-8".to_owned(),
+    }
+}

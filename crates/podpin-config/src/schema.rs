@@ -1,0 +1,231 @@
+//! Which keys exist, and which of them are not supported yet.
+//!
+//! Two tables, so that messages, documentation and tests agree about what a file may say. A piece of work that brings a
+//! key deletes its line from `LATER` and reads it.
+//!
+//! Shapes are paths without names and indices: `services.*.sse` is the section `sse` of any service, `routes[]` any route.
+
+/// The keys of one kind of mapping.
+struct Shape {
+    shape: &'static str,
+    keys: &'static [&'static str],
+}
+
+const fn shape(shape: &'static str, keys: &'static [&'static str]) -> Shape {
+    Shape { shape, keys }
+}
+
+/// Every mapping of the contract whose keys are words.
+const SHAPES: &[Shape] = &[
+    shape(
+        "",
+        &[
+            "listeners",
+            "admin",
+            "workers",
+            "trustedProxies",
+            "limits",
+            "affinityKeys",
+            "accessLog",
+            "routes",
+            "services",
+            "shutdown",
+            "kubernetes",
+        ],
+    ),
+    shape("listeners[]", &["name", "address", "h2c", "tls", "proxyProtocol"]),
+    shape("admin", &["address"]),
+    shape(
+        "limits",
+        &[
+            "connections",
+            "requestHeaderBytes",
+            "requestHeaderTimeout",
+            "requestBodyTimeout",
+            "keepAliveTimeout",
+        ],
+    ),
+    shape("affinityKeys[]", &["id", "file"]),
+    shape("accessLog", &["path"]),
+    shape(
+        "routes[]",
+        &["name", "hostnames", "matches", "service", "backends", "headers", "cors", "redirect", "rewrite"],
+    ),
+    shape("routes[].matches[]", &["path"]),
+    shape("routes[].matches[].path", &["type", "value"]),
+    shape(
+        "services.*",
+        &[
+            "discovery",
+            "balance",
+            "affinity",
+            "drain",
+            "sse",
+            "timeouts",
+            "retries",
+            "limits",
+            "health",
+            "tls",
+        ],
+    ),
+    shape("services.*.discovery", &["static", "file", "kubernetes"]),
+    shape("services.*.discovery.static[]", &["name", "address", "zone", "weight"]),
+    shape("services.*.discovery.file", &["path"]),
+    shape("services.*.balance", &["strategy", "slowStart", "zone", "rebalance"]),
+    shape(
+        "services.*.affinity",
+        &["cookie", "header", "query", "clientIP", "absoluteTimeout", "onUnavailable"],
+    ),
+    shape(
+        "services.*.affinity.cookie",
+        &["name", "path", "domain", "maxAge", "sameSite", "secure", "httpOnly", "partitioned", "forward"],
+    ),
+    shape("services.*.drain", &["pinned", "spread", "timeout", "handover", "budget"]),
+    shape("services.*.sse", &["keepAlive", "retry", "maxDuration", "unavailable", "eventBytesMax"]),
+    shape("services.*.sse.retry", &["normal", "drain"]),
+    shape("services.*.sse.retry.drain", &["min", "max"]),
+    shape("services.*.timeouts", &["connect", "responseHeader", "upstreamIdle", "clientWrite"]),
+    shape("services.*.retries", &["attempts"]),
+    shape("services.*.limits", &["streamsPerEndpoint", "streamsPerClient"]),
+    shape("services.*.health", &["passive", "active"]),
+    shape("services.*.health.passive", &["failures", "ejection"]),
+    shape("shutdown", &["announce", "spread", "timeout"]),
+];
+
+/// A key of the contract that a later piece of work brings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Later {
+    shape: &'static str,
+    /// The values that mean what podpin does today; null always does.
+    accepted: &'static [&'static str],
+}
+
+const fn later_key(shape: &'static str, accepted: &'static [&'static str]) -> Later {
+    Later { shape, accepted }
+}
+
+/// Keys that are refused unless their value asks for nothing.
+const LATER: &[Later] = &[
+    later_key("kubernetes", &["off"]),
+    later_key("listeners[].tls", &["off"]),
+    later_key("listeners[].proxyProtocol", &["off"]),
+    later_key("routes[].backends", &["off"]),
+    later_key("routes[].headers", &["off"]),
+    later_key("routes[].cors", &["off"]),
+    later_key("routes[].redirect", &["off"]),
+    later_key("routes[].rewrite", &["off"]),
+    later_key("services.*.tls", &["off"]),
+    later_key("services.*.discovery.kubernetes", &["off"]),
+    later_key("services.*.balance.zone", &["none", "off"]),
+    later_key("services.*.balance.rebalance", &["off"]),
+    later_key("services.*.affinity.header", &["off"]),
+    later_key("services.*.affinity.query", &["off"]),
+    later_key("services.*.affinity.clientIP", &["off"]),
+    later_key("services.*.affinity.onUnavailable", &["repin"]),
+    later_key("services.*.drain.pinned", &["repin"]),
+    later_key("services.*.drain.spread", &[]),
+    later_key("services.*.drain.timeout", &[]),
+    later_key("services.*.drain.handover", &["none", "off"]),
+    later_key("services.*.drain.budget", &["off"]),
+    later_key("services.*.sse.unavailable", &[]),
+    later_key("services.*.health.active", &["off"]),
+];
+
+impl Later {
+    /// Whether a value says no more than what happens anyway.
+    pub(crate) fn accepts(&self, text: Option<&str>, is_off: bool) -> bool {
+        self.accepted.iter().any(|word| text == Some(word) || (*word == "off" && is_off))
+    }
+
+    /// The word, other than `off`, that is accepted.
+    pub(crate) fn accepted_word(&self) -> Option<&'static str> {
+        self.accepted.iter().find(|word| **word != "off").copied()
+    }
+}
+
+/// The known keys of the mapping `shape`.
+pub(crate) fn keys(shape: &str) -> impl Iterator<Item = &'static str> {
+    SHAPES.iter().filter(move |known| known.shape == shape).flat_map(|known| known.keys.iter().copied())
+}
+
+/// The keys of the mapping `shape` that do something today.
+pub(crate) fn supported_keys(shape: &str) -> impl Iterator<Item = &'static str> {
+    keys(shape).filter(move |key| later(&full(shape, key)).is_none())
+}
+
+/// Whether `key` is a key of the mapping `shape`.
+pub(crate) fn is_known(shape: &str, key: &str) -> bool {
+    keys(shape).any(|known| known == key)
+}
+
+/// The line of `LATER` for a key, if it has one.
+pub(crate) fn later(shape: &str) -> Option<&'static Later> {
+    LATER.iter().find(|later| later.shape == shape)
+}
+
+fn full(shape: &str, key: &str) -> String {
+    if shape.is_empty() { key.to_owned() } else { format!("{shape}.{key}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    /// Every key of the contract as documentation writes it.
+    fn all_keys() -> BTreeSet<String> {
+        let keys = SHAPES.iter().flat_map(|known| known.keys.iter().map(|key| full(known.shape, key)));
+        keys.map(|key| key.replace('*', "<name>")).collect()
+    }
+
+    fn read(path: &str) -> String {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap()
+    }
+
+    #[test]
+    fn the_documentation_has_a_row_for_every_key_and_for_no_other() {
+        let page = read("docs/configuration.md");
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let documented: BTreeSet<String> = rows.map(|(key, _)| key.to_owned()).collect();
+        assert_eq!(documented, all_keys());
+    }
+
+    #[test]
+    fn the_documentation_says_what_is_accepted_of_keys_that_are_not_supported_yet() {
+        let page = read("docs/configuration.md");
+        for later in LATER {
+            let words: Vec<String> = later.accepted.iter().map(|word| format!("`{word}` ")).collect();
+            let row = format!(
+                "| `{}` | {}|",
+                later.shape.replace('*', "<name>"),
+                words.join(", ").replace(" ,", ",")
+            );
+            assert!(page.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
+    fn the_reference_file_shows_every_supported_key() {
+        let reference = read("config/podpin.yaml");
+        for known in SHAPES {
+            for key in supported_keys(known.shape).filter(|_| known.shape != "services.*.drain") {
+                let shown =
+                    full(known.shape, key) == "services.*.drain" || reference.contains(&format!("{key}:"));
+                assert!(shown, "{} {key}", known.shape);
+            }
+        }
+    }
+
+    #[test]
+    fn every_later_key_is_a_known_key_and_every_shape_a_section_of_another() {
+        let keys = all_keys();
+        for later in LATER {
+            assert!(keys.contains(&later.shape.replace('*', "<name>")), "{}", later.shape);
+        }
+        for known in SHAPES.iter().filter(|known| !known.shape.is_empty()) {
+            let section = known.shape.trim_end_matches("[]").trim_end_matches(".*");
+            assert!(keys.contains(&section.replace('*', "<name>")), "{}", known.shape);
+        }
+    }
+}

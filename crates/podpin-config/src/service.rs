@@ -1,0 +1,267 @@
+//! Services: groups of endpoints that stand in for one another, and how they are used.
+
+mod discovery;
+
+use std::time::Duration;
+
+pub use discovery::{Discovery, StaticEndpoint};
+
+use crate::{
+    affinity::{Affinity, CookieNames},
+    name,
+    node::{Keys, Node},
+    section::Section,
+    sse::Sse,
+    unit::DurationRange,
+};
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// A DNS label, unique; part of the cookie's default name and a metric label.
+    pub name: String,
+    /// Where its endpoints come from.
+    pub discovery: Discovery,
+    /// How an endpoint is chosen for a new client.
+    pub balance: Balance,
+    /// How a returning client is recognised.
+    pub affinity: Affinity,
+    /// How streams leave an endpoint that goes away.
+    pub drain: Drain,
+    /// How event streams are carried.
+    pub sse: Sse,
+    /// How long the pods may take.
+    pub timeouts: Timeouts,
+    /// Further tries at other endpoints.
+    pub retries: Retries,
+    /// How many streams at once.
+    pub limits: ServiceLimits,
+    /// When a failing endpoint is left out for a while. `None`: never.
+    pub health: Option<PassiveHealth>,
+}
+
+/// How an endpoint is chosen for a new client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// Default: fewest streams.
+    pub strategy: Strategy,
+    /// A new endpoint's share grows over this time. 100 ms to 1 h, default 30 s; `None`: full share at once.
+    pub slow_start: Option<Duration>,
+}
+
+/// The choice among eligible endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// The one with fewer streams of two drawn at random.
+    LeastStreams,
+    /// One after the other.
+    RoundRobin,
+    /// Any.
+    Random,
+}
+
+/// How streams leave an endpoint that goes away. Nothing to choose yet: only `handover: none` exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drain {}
+
+/// How long the pods may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To connect, 1 ms to 5 min, default 2 s.
+    pub connect: Duration,
+    /// From the request sent to the response's head. 10 ms to 1 h, default 30 s; `None`: as long as it takes.
+    pub response_header: Option<Duration>,
+    /// The pod's silence within a response, our keep-alives apart. 100 ms to 24 h; default `None`: any.
+    pub upstream_idle: Option<Duration>,
+    /// How long a client may take nothing before it is cut. 10 ms to 1 h, default 30 s; `None`: forever.
+    pub client_write: Option<Duration>,
+}
+
+/// Further tries at other endpoints, while nothing was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// Tries after the first, 0 to 10, default 2.
+    pub attempts: u32,
+}
+
+/// How many event streams at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceLimits {
+    /// 1 to 10,000,000, default 10,000; `None`: any number.
+    pub streams_per_endpoint: Option<u32>,
+    /// Of one session, else of one client address. 1 to 1,000,000; default `None`: any number.
+    pub streams_per_client: Option<u32>,
+}
+
+/// Learning from failed requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassiveHealth {
+    /// Failures in a row until an endpoint is ejected, 1 to 1,000, default 5.
+    pub failures: u32,
+    /// How long it is left out. 100 ms to 24 h, default 15 s.
+    pub ejection: Duration,
+}
+
+const SLOW_START: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
+const CONNECT: DurationRange = DurationRange::new(Duration::from_millis(1), Duration::from_secs(300));
+const RESPONSE_HEADER: DurationRange =
+    DurationRange::new(Duration::from_millis(10), Duration::from_secs(3_600));
+const UPSTREAM_IDLE: DurationRange =
+    DurationRange::new(Duration::from_millis(100), Duration::from_secs(86_400));
+const CLIENT_WRITE: DurationRange = DurationRange::new(Duration::from_millis(10), Duration::from_secs(3_600));
+const EJECTION: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(86_400));
+
+impl Default for Balance {
+    fn default() -> Self {
+        Self { strategy: Strategy::LeastStreams, slow_start: Some(Duration::from_secs(30)) }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            response_header: Some(Duration::from_secs(30)),
+            upstream_idle: None,
+            client_write: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { attempts: 2 }
+    }
+}
+
+impl Default for ServiceLimits {
+    fn default() -> Self {
+        Self { streams_per_endpoint: Some(10_000), streams_per_client: None }
+    }
+}
+
+impl Default for PassiveHealth {
+    fn default() -> Self {
+        Self { failures: 5, ejection: Duration::from_secs(15) }
+    }
+}
+
+/// Reads `services`. A service without a usable discovery is left out; that has been reported then.
+///
+/// Returns the services and every name that was written, so that a route to a faulty service is not a second problem.
+pub(crate) fn read_services<'a>(node: &Node<'a>) -> (Vec<Service>, Vec<&'a str>) {
+    let entries = node.entries("a mapping of services by name", Keys::Names).unwrap_or_default();
+    if entries.is_empty() && node.is_mapping() {
+        node.fail("at least one service is needed");
+    }
+    let names = entries.iter().map(|(name, _)| *name).collect();
+    let mut cookies = CookieNames::default();
+    let services = entries.iter().filter_map(|(name, child)| {
+        if let Some(refusal) = name::SERVICE.refuse(name) {
+            child.fail_at_key(refusal);
+        }
+        Service::read(child, name, &mut cookies)
+    });
+    (services.collect(), names)
+}
+
+impl Service {
+    fn read<'a>(node: &Node<'a>, name: &str, cookies: &mut CookieNames<'a>) -> Option<Self> {
+        let section = Section::of(node)?;
+        let discovery = section.require("discovery", "one of `static` and `file`").and_then(Discovery::read);
+        let service = Self {
+            name: name.to_owned(),
+            discovery: Discovery::Static(Vec::new()),
+            balance: Balance::read(&section.section("balance")),
+            affinity: Affinity::read(&section.section("affinity"), name, cookies),
+            drain: Drain::read(&section.section("drain")),
+            sse: Sse::read(&section.section("sse")),
+            timeouts: Timeouts::read(&section.section("timeouts")),
+            retries: Retries::read(&section.section("retries")),
+            limits: ServiceLimits::read(&section.section("limits")),
+            health: PassiveHealth::read(section.get("health")),
+        };
+        Some(Self { discovery: discovery?, ..service })
+    }
+}
+
+impl Balance {
+    fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        let strategies = [
+            ("leastStreams", Strategy::LeastStreams),
+            ("roundRobin", Strategy::RoundRobin),
+            ("random", Strategy::Random),
+        ];
+        Self {
+            strategy: section.choice("strategy", &strategies, default.strategy),
+            slow_start: section.duration_or_off("slowStart", SLOW_START, default.slow_start),
+        }
+    }
+}
+
+impl Drain {
+    /// Every key of the section is checked by the table of what is not supported yet.
+    fn read(_section: &Section<'_>) -> Self {
+        Self::default()
+    }
+}
+
+impl Timeouts {
+    fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            connect: section.duration("connect", CONNECT, default.connect),
+            response_header: section.duration_or_off(
+                "responseHeader",
+                RESPONSE_HEADER,
+                default.response_header,
+            ),
+            upstream_idle: section.duration_or_off("upstreamIdle", UPSTREAM_IDLE, default.upstream_idle),
+            client_write: section.duration_or_off("clientWrite", CLIENT_WRITE, default.client_write),
+        }
+    }
+}
+
+impl Retries {
+    fn read(section: &Section<'_>) -> Self {
+        Self { attempts: section.count("attempts", 0..=10, Self::default().attempts) }
+    }
+}
+
+impl ServiceLimits {
+    fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            streams_per_endpoint: section.count_or_off(
+                "streamsPerEndpoint",
+                1..=10_000_000,
+                default.streams_per_endpoint,
+            ),
+            streams_per_client: section.count_or_off(
+                "streamsPerClient",
+                1..=1_000_000,
+                default.streams_per_client,
+            ),
+        }
+    }
+}
+
+impl PassiveHealth {
+    /// `health`: `off`, or a mapping whose `passive` may be `off`.
+    fn read(health: Option<&Node<'_>>) -> Option<Self> {
+        let default = Self::default();
+        let passive = match health {
+            None => return Some(default),
+            Some(node) => node.section_or_off("a mapping")??.get("passive").cloned(),
+        };
+        let section = match passive {
+            None => return Some(default),
+            Some(node) => node.section_or_off("a mapping")??,
+        };
+        Some(Self {
+            failures: section.count("failures", 1..=1_000, default.failures),
+            ejection: section.duration("ejection", EJECTION, default.ejection),
+        })
+    }
+}

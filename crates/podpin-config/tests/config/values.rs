@@ -1,0 +1,285 @@
+//! Good files: what the proxy is handed.
+
+use std::{path::PathBuf, time::Duration};
+
+use podpin_config::*;
+
+use crate::{in_a_service, parse, with_the_rest};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The service `chat` of a file with these keys in it.
+fn service(keys: &str) -> Service {
+    parse(&in_a_service(keys)).service("chat").cloned().expect("the frame has a service chat")
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn the_shortest_file_has_the_defaults_of_the_contract() {
+    let config = parse(&with_the_rest(""));
+    let listener = Listener { name: "http".into(), address: "0.0.0.0:8080".parse().unwrap(), h2c: false };
+    assert_eq!(config.listeners, [listener]);
+    assert_eq!(config.admin.address, "127.0.0.1:9901".parse().unwrap());
+    assert_eq!((config.workers, config.trusted_proxies.len()), (None, 0));
+    let limits = ListenerLimits {
+        connections: 50_000,
+        request_header_bytes: 32_768,
+        request_header_timeout: seconds(10),
+        request_body_timeout: seconds(10),
+        keep_alive_timeout: seconds(60),
+    };
+    assert_eq!(config.limits, limits);
+    assert_eq!((config.affinity_keys, config.access_log), (AffinityKeys::Absent, AccessLog::Stdout));
+    let route = Route {
+        name: "chat".into(),
+        hosts: vec![],
+        paths: vec![PathMatch::Prefix("/".into())],
+        service: "chat".into(),
+    };
+    assert_eq!(config.routes, [route]);
+    assert_eq!(config.services.len(), 1);
+    let shutdown = Shutdown { announce: seconds(5), spread: seconds(15), timeout: seconds(30) };
+    assert_eq!(config.shutdown, shutdown);
+}
+
+#[test]
+fn a_service_has_the_defaults_of_the_contract() {
+    let cookie = CookieAttributes {
+        name: "podpin-chat".into(),
+        path: "/".into(),
+        domain: None,
+        max_age: Some(DAY),
+        same_site: SameSite::Lax,
+        secure: Secure::Auto,
+        http_only: true,
+        partitioned: false,
+        forward: false,
+    };
+    let expected = Service {
+        name: "chat".into(),
+        discovery: Discovery::Static(vec![]),
+        balance: Balance { strategy: Strategy::LeastStreams, slow_start: Some(seconds(30)) },
+        affinity: Affinity { cookie: Some(cookie), absolute_timeout: DAY },
+        drain: Drain {},
+        sse: Sse {
+            keep_alive: Some(seconds(15)),
+            retry: RetryHint { normal: Some(seconds(3)), drain_min: seconds(1), drain_max: seconds(10) },
+            max_duration: None,
+            event_bytes_max: 1_048_576,
+        },
+        timeouts: Timeouts {
+            connect: seconds(2),
+            response_header: Some(seconds(30)),
+            upstream_idle: None,
+            client_write: Some(seconds(30)),
+        },
+        retries: Retries { attempts: 2 },
+        limits: ServiceLimits { streams_per_endpoint: Some(10_000), streams_per_client: None },
+        health: Some(PassiveHealth { failures: 5, ejection: seconds(15) }),
+    };
+    assert_eq!(service(""), expected);
+}
+
+#[test]
+fn null_sections_and_values_are_the_defaults() {
+    let all = "balance: null\naffinity: {cookie: null, header: null, absoluteTimeout: ~}\ndrain:\nsse: {keepAlive: , retry: {drain: null}}\ntimeouts:\nretries:\nlimits:\nhealth: {passive: null, active: null}\ntls: null";
+    assert_eq!(service(all), service(""));
+    let top = "kubernetes: null\nadmin:\nworkers:\ntrustedProxies:\nlimits:\naffinityKeys:\naccessLog:\nshutdown: null";
+    assert_eq!(parse(&with_the_rest(top)), parse(&with_the_rest("")));
+}
+
+#[test]
+fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
+    let config = parse(include_str!("contract.yaml"));
+    assert_eq!(config.workers, Some(2));
+    assert_eq!(config.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
+    let file =
+        |id: &str, file: &str| KeyFile { id: id.into(), file: PathBuf::from("/etc/podpin").join(file) };
+    assert_eq!(config.affinity_keys, AffinityKeys::Files(vec![file("k2", "keys/k2"), file("k1", "keys/k1")]));
+    let route = Route {
+        name: "stream".into(),
+        hosts: vec![Host::Exact("app.example.com".into())],
+        paths: vec![PathMatch::Prefix("/events".into())],
+        service: "chat".into(),
+    };
+    assert_eq!(config.routes, [route]);
+    let endpoint = StaticEndpoint {
+        name: "pod-a".into(),
+        address: "127.0.0.1:9001".parse().unwrap(),
+        zone: None,
+        weight: 1,
+    };
+    let expected = Service { discovery: Discovery::Static(vec![endpoint]), ..service("") };
+    assert_eq!(config.services, [expected]);
+}
+
+#[test]
+fn off_in_all_its_spellings_switches_off() {
+    for off in ["off", "\"off\"", "'off'", "false"] {
+        let health = service(&format!("health: {{passive: {off}}}")).health;
+        assert_eq!((service(&format!("health: {off}")).health, health), (None, None));
+        let balance =
+            service(&format!("balance: {{slowStart: {off}, zone: {off}, rebalance: {off}}}")).balance;
+        assert_eq!(balance.slow_start, None);
+        assert_eq!(service(&format!("affinity: {{cookie: {off}, header: {off}}}")).affinity.cookie, None);
+        let sse =
+            service(&format!("sse: {{keepAlive: {off}, retry: {{normal: {off}}}, maxDuration: {off}}}")).sse;
+        assert_eq!((sse.keep_alive, sse.retry.normal, sse.max_duration), (None, None, None));
+        let keys = format!("timeouts: {{responseHeader: {off}, upstreamIdle: {off}, clientWrite: {off}}}");
+        let timeouts = service(&keys).timeouts;
+        assert_eq!(
+            (timeouts.response_header, timeouts.upstream_idle, timeouts.client_write),
+            (None, None, None)
+        );
+        let limits =
+            service(&format!("limits: {{streamsPerEndpoint: {off}, streamsPerClient: {off}}}")).limits;
+        assert_eq!((limits.streams_per_endpoint, limits.streams_per_client), (None, None));
+        assert_eq!(service(&format!("drain: {{budget: {off}}}\ntls: {off}")).drain, Drain {});
+        assert_eq!(parse(&with_the_rest(&format!("accessLog: {off}"))).access_log, AccessLog::Off);
+        let listener = format!("listeners: [{{name: http, address: 0.0.0.0:8080, h2c: {off}, tls: {off}}}]");
+        assert_eq!(parse(&with_the_rest(&listener)).listeners.first().map(|l| l.h2c), Some(false));
+    }
+}
+
+#[test]
+fn what_asks_for_nothing_new_is_accepted() {
+    let keys = "balance: {zone: none}\naffinity: {onUnavailable: repin}\ndrain: {pinned: repin, handover: none, budget: off}";
+    assert_eq!(service(keys), service(""));
+}
+
+#[test]
+fn cookie_attributes_are_read() {
+    let keys = "affinity: {absoluteTimeout: 9600h, cookie: {name: __Host-pin, maxAge: session, sameSite: None, secure: true, httpOnly: false, partitioned: true, forward: true}}";
+    let affinity = service(keys).affinity;
+    let expected = CookieAttributes {
+        name: "__Host-pin".into(),
+        path: "/".into(),
+        domain: None,
+        max_age: None,
+        same_site: SameSite::None,
+        secure: Secure::Always,
+        http_only: false,
+        partitioned: true,
+        forward: true,
+    };
+    assert_eq!((affinity.cookie, affinity.absolute_timeout), (Some(expected), 400 * DAY));
+    let keys =
+        "affinity: {cookie: {path: /app, domain: Example.COM, maxAge: 1h30m, sameSite: Strict, secure: off}}";
+    let cookie = service(keys).affinity.cookie.unwrap();
+    assert_eq!((cookie.path.as_str(), cookie.domain.as_deref()), ("/app", Some("example.com")));
+    assert_eq!(
+        (cookie.max_age, cookie.same_site, cookie.secure),
+        (Some(90 * MINUTE), SameSite::Strict, Secure::Never)
+    );
+}
+
+#[test]
+fn services_may_share_a_cookie_name_on_different_paths() {
+    let text = "services:\n  a: {discovery: {static: []}, affinity: {cookie: {name: pin, path: /a}}}\n  b: {discovery: {static: []}, affinity: {cookie: {name: pin, path: /b}}}\nroutes: [{service: a}]";
+    assert_eq!(parse(&with_the_rest(text)).services.len(), 2);
+}
+
+#[test]
+fn numbers_and_words_of_a_service_are_read() {
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}}, maxDuration: 1h30m, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
+    let service = service(keys);
+    assert_eq!(service.balance, Balance { strategy: Strategy::RoundRobin, slow_start: Some(MINUTE) });
+    let retry =
+        RetryHint { normal: Some(Duration::from_millis(250)), drain_min: seconds(5), drain_max: seconds(5) };
+    let sse =
+        Sse { keep_alive: Some(seconds(1)), retry, max_duration: Some(90 * MINUTE), event_bytes_max: 65_536 };
+    assert_eq!(service.sse, sse);
+    let timeouts = Timeouts {
+        connect: Duration::from_millis(1_500),
+        response_header: Some(seconds(5)),
+        upstream_idle: Some(seconds(45)),
+        client_write: Some(MINUTE),
+    };
+    assert_eq!(service.timeouts, timeouts);
+    assert_eq!(service.retries.attempts, 0);
+    let limits = ServiceLimits { streams_per_endpoint: Some(7), streams_per_client: Some(6) };
+    assert_eq!(service.limits, limits);
+    assert_eq!(service.health, Some(PassiveHealth { failures: 1, ejection: seconds(15) }));
+}
+
+#[test]
+fn host_names_are_normalised() {
+    let cases = [
+        ("App.Example.COM.", Host::Exact("app.example.com".into())),
+        ("'*.Example.com'", Host::Wildcard(".example.com".into())),
+        ("'[2001:DB8:0::1]'", Host::Exact("[2001:db8::1]".into())),
+        ("10.0.0.1", Host::Exact("10.0.0.1".into())),
+        ("localhost", Host::Exact("localhost".into())),
+    ];
+    for (text, expected) in cases {
+        let config = parse(&with_the_rest(&format!("routes: [{{service: chat, hostnames: [{text}]}}]")));
+        assert_eq!(config.routes[0].hosts, [expected], "{text}");
+    }
+}
+
+#[test]
+fn paths_are_kept_as_written_but_for_a_prefix_slash_at_the_end() {
+    let cases = [
+        ("{value: /}", PathMatch::Prefix("/".into())),
+        ("{value: /Events/}", PathMatch::Prefix("/Events".into())),
+        ("{type: PathPrefix, value: /a%20b}", PathMatch::Prefix("/a%20b".into())),
+        ("{type: Exact, value: /events/}", PathMatch::Exact("/events/".into())),
+        ("{type: Exact, value: /...}", PathMatch::Exact("/...".into())),
+    ];
+    for (text, expected) in cases {
+        let config =
+            parse(&with_the_rest(&format!("routes: [{{service: chat, matches: [{{path: {text}}}]}}]")));
+        assert_eq!(config.routes[0].paths, [expected], "{text}");
+    }
+}
+
+#[test]
+fn routes_without_a_name_are_called_after_their_service() {
+    let text = "routes:\n  - {service: chat, hostnames: [a]}\n  - {service: chat, hostnames: [b]}\n  - {service: chat, name: chat-2, hostnames: [c]}\n  - {service: chat, hostnames: [d]}";
+    let names: Vec<String> = parse(&with_the_rest(text)).routes.into_iter().map(|route| route.name).collect();
+    assert_eq!(names, ["chat", "chat-3", "chat-2", "chat-4"]);
+}
+
+#[test]
+fn exact_and_prefix_of_one_path_are_not_ambiguous() {
+    let text = "routes:\n  - {service: chat, matches: [{path: {type: Exact, value: /a}}]}\n  - {service: chat, matches: [{path: {value: /a}}]}\n  - {service: chat, hostnames: [a.b], matches: [{path: {value: /a}}]}";
+    assert_eq!(parse(&with_the_rest(text)).routes.len(), 3);
+}
+
+#[test]
+fn paths_of_files_are_relative_to_the_configuration() {
+    let text = "accessLog: {path: logs/a.json}\naffinityKeys: [{id: k, file: /run/k}]\nservices: {chat: {discovery: {file: {path: ../e.yaml}}}}";
+    let config = parse(&with_the_rest(text));
+    assert_eq!(config.access_log, AccessLog::File("/etc/podpin/logs/a.json".into()));
+    assert_eq!(
+        config.affinity_keys,
+        AffinityKeys::Files(vec![KeyFile { id: "k".into(), file: "/run/k".into() }])
+    );
+    assert_eq!(config.services[0].discovery, Discovery::File("/etc/podpin/../e.yaml".into()));
+    assert_eq!(parse(&with_the_rest("accessLog: {path: '-'}")).access_log, AccessLog::Stdout);
+    assert_eq!(parse(&with_the_rest("affinityKeys: ephemeral")).affinity_keys, AffinityKeys::Ephemeral);
+}
+
+#[test]
+fn listeners_may_share_a_port_on_different_addresses_and_take_free_ports() {
+    let text = "listeners:\n  - {name: a, address: 127.0.0.1:8080}\n  - {name: b, address: '[::1]:8080', h2c: true}\n  - {name: c, address: 127.0.0.1:0}\n  - {name: d, address: 127.0.0.1:0}";
+    let config = parse(&with_the_rest(text));
+    assert_eq!(config.listeners.iter().map(|l| l.h2c).collect::<Vec<_>>(), [false, true, false, false]);
+}
+
+#[test]
+fn anchors_windows_line_ends_and_a_byte_order_mark_are_read() {
+    let text = "services:\n  a: {discovery: {static: []}, sse: &quick {keepAlive: 1s}}\n  b: {discovery: {static: []}, sse: *quick}\nroutes: [{service: a}]\nworkers: 0";
+    let text = format!("\u{feff}{}", with_the_rest(text)).replace('\n', "\r\n");
+    let error = Config::parse(&text, "podpin.yaml", "".as_ref()).unwrap_err();
+    assert_eq!(error.to_string(), "podpin.yaml:5:10: workers: must be between 1 and 1024; found 0");
+    let first = Config::parse("\u{feff}workers: 0\n", "podpin.yaml", "".as_ref()).unwrap_err();
+    assert_eq!(first.problems.iter().map(|problem| problem.column).collect::<Vec<_>>(), [1, 1, 1, 10]);
+    let config = parse(&text.replace("workers: 0", "workers: 1"));
+    assert_eq!(config.service("b").unwrap().sse.keep_alive, Some(seconds(1)));
+    assert_eq!(config.service("c"), None);
+}

@@ -1,0 +1,107 @@
+//! A short memory of endpoints that are gone, for the two cases in which their identity comes back.
+//!
+//! An address that is taken out of a file and put back still carries the streams of before, and its cap must count
+//! them. A pod that was terminating when it vanished cannot come back ready: whoever says so is late (a slice moved,
+//! a list from a stale API server). The memory is bounded; what is forgotten is at worst taken for new.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+
+use crate::endpoint::{EndpointId, IdMap};
+use crate::streams::Load;
+
+/// Identities remembered. Twice the largest rollout that stale words can be about (a relist away, some minutes of
+/// pods of one service), at less than 100 bytes each. Too small shows as a `Gone` pod that is `Ready` again.
+const REMEMBERED_MAX: usize = 1_024;
+
+/// The memory of one table.
+#[derive(Debug, Default)]
+pub(crate) struct Departed {
+    remembered: IdMap<Memory>,
+    order: VecDeque<(u64, EndpointId)>,
+    departures: u64,
+}
+
+#[derive(Debug)]
+struct Memory {
+    departure: u64,
+    load: Weak<Load>,
+    end: End,
+}
+
+/// How an identity ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was terminating: it can only be seen terminating again.
+    Terminated,
+    /// It was taken off the list, and may be put back.
+    Delisted,
+}
+
+impl Departed {
+    /// Remembers `id`; the oldest memory makes room.
+    pub(crate) fn remember(&mut self, id: EndpointId, load: &Arc<Load>, end: End) {
+        self.departures += 1;
+        let departure = self.departures;
+        self.remembered.insert(id, Memory { departure, load: Arc::downgrade(load), end });
+        self.order.push_back((departure, id));
+        while self.order.len() > REMEMBERED_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((departure, id)) = self.order.pop_front() else { return };
+        // An identity that came and went again since stands further back with a later departure.
+        if self.remembered.get(&id).is_some_and(|memory| memory.departure == departure) {
+            self.remembered.remove(&id);
+        }
+    }
+
+    /// Takes `id` out: its load, if streams or anyone else still hold it, and how it ended, if that is remembered.
+    pub(crate) fn recall(&mut self, id: &EndpointId) -> (Arc<Load>, Option<End>) {
+        match self.remembered.remove(id) {
+            Some(memory) => (memory.load.upgrade().unwrap_or_default(), Some(memory.end)),
+            None => (Arc::default(), None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u32) -> EndpointId {
+        EndpointId::of_pod(&number.to_string(), 80)
+    }
+
+    #[test]
+    fn a_load_that_streams_still_hold_comes_back() {
+        let mut departed = Departed::default();
+        let load = Arc::new(Load::new());
+        let permit = load.try_open(None);
+        departed.remember(id(1), &load, End::Delisted);
+        drop(load);
+        let (back, end) = departed.recall(&id(1));
+        assert_eq!((back.open_streams(), end), (1, Some(End::Delisted)));
+        drop(permit);
+        assert_eq!(back.open_streams(), 0);
+        assert_eq!(departed.recall(&id(1)).1, None, "recalled once");
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_forgets_the_oldest_first() {
+        let mut departed = Departed::default();
+        let load = Arc::default();
+        departed.remember(id(0), &load, End::Delisted);
+        departed.recall(&id(0));
+        departed.remember(id(1), &load, End::Terminated);
+        departed.remember(id(0), &load, End::Terminated);
+        (2..REMEMBERED_MAX as u32).for_each(|number| departed.remember(id(number), &load, End::Delisted));
+        assert_eq!(departed.order.len(), REMEMBERED_MAX, "the first departure of 0 has been pushed out");
+        assert_eq!(departed.recall(&id(0)).1, Some(End::Terminated), "but not its second");
+        departed.remember(id(9_999), &load, End::Delisted);
+        assert_eq!(departed.recall(&id(1)).1, None);
+        assert_eq!(departed.recall(&id(2)).1, Some(End::Delisted));
+    }
+}

@@ -1,0 +1,696 @@
+//! Which endpoint serves this request? A client's own one while it can, else where every replica would send it.
+//!
+//! * A new client goes to the one with fewer streams for its weight of two drawn by weight ("power of two choices"),
+//!   or by turn, or by lot. Fresh endpoints are drawn less often while they warm up.
+//! * A pinned client stays. If it cannot, its session id is looked up on the consistent-hash ring, so that all
+//!   replicas and all its parallel requests choose the same successor before any new cookie has arrived.
+//!
+//! Works on a [`Snapshot`] and atomics only: no lock, no clock, and no walk over all endpoints unless draws failed or
+//! something is ejected. The choice is advice: the caller still takes a permit, and picks again when that fails.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::lot::Lot;
+use crate::millis::Millis;
+use crate::phase::Phase;
+use crate::snapshot::{Snapshot, ejection_is_honoured};
+
+/// Draws before the whole list is walked. With half of the endpoints unusable, eight pairs in a row fail once in
+/// 65,000 picks; the walk then costs microseconds, so more tries would buy nothing.
+const DRAWS_MAX: usize = 8;
+
+/// How often a warming endpoint is accepted at least, in thousandths of the draws that fall on it: at 0 it would
+/// never meet its first request, and its caches would be cold when the slow start is over.
+const WARMTH_MIN_PER_MILLE: u64 = 100;
+
+/// How new clients are spread (`balance.strategy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// Fewest streams for its weight among two drawn by weight.
+    LeastStreams,
+    /// By turns, weights respected.
+    RoundRobin,
+    /// By lot, weights respected.
+    Random,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct PickRequest<'a> {
+    /// The endpoint that a valid token names.
+    pub pinned: Option<EndpointId>,
+    /// The session id: the key on the ring when the pin cannot be followed.
+    pub session: &'a [u8; 16],
+    /// How a new client is placed.
+    pub strategy: Strategy,
+    /// Streams an endpoint may carry; `None` for ordinary requests, which are not counted.
+    pub stream_limit: Option<u32>,
+    /// How long a new endpoint warms up; `None` = not at all.
+    pub slow_start: Option<Duration>,
+    /// Endpoints that this request has tried in vain.
+    pub exclude: &'a [EndpointId],
+    /// The present moment.
+    pub now: Millis,
+}
+
+/// Consistent hashing over the endpoints of a service (ketama, in `podpin-proxy`).
+///
+/// Must be a function of the members' addresses and weights alone, not of the order in which they came: replicas
+/// have to agree.
+pub trait Ring {
+    /// The first endpoint from the place of `key` onwards that `accept` takes; `None` when it takes none.
+    fn first(&self, key: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId>;
+}
+
+/// What was chosen.
+#[derive(Clone, Debug)]
+pub enum Pick {
+    /// The endpoint that the client is pinned to.
+    Stay(Arc<Endpoint>),
+    /// An endpoint for a new client.
+    Place(Arc<Endpoint>),
+    /// Another endpoint than the pinned one, and why.
+    Move(Arc<Endpoint>, MoveReason),
+    /// None can serve now.
+    Nowhere(Nowhere),
+}
+
+/// Why a pin could not be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MoveReason {
+    /// It terminates or is drained.
+    Draining,
+    /// It is not known (any more).
+    Gone,
+    /// It is neither ready nor serving, or this request has tried it in vain.
+    Unready,
+    /// Failures have put it aside.
+    Ejected,
+    /// It carries as many streams as it may.
+    Full,
+}
+
+impl MoveReason {
+    /// The word for it in `X-Podpin-Repinned` and in metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MoveReason::Draining => "draining",
+            MoveReason::Gone => "gone",
+            MoveReason::Unready => "unready",
+            MoveReason::Ejected => "ejected",
+            MoveReason::Full => "full",
+        }
+    }
+}
+
+/// Why there is no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Nowhere {
+    /// None is ready that has not been tried.
+    NoEndpoint,
+    /// At least one lacks nothing but a free place.
+    Full,
+}
+
+/// Chooses an endpoint for `request`.
+///
+/// `rng(bound)` returns a number below `bound`, evenly; a pinned client needs none.
+pub fn pick(
+    snapshot: &Snapshot,
+    request: &PickRequest<'_>,
+    ring: &dyn Ring,
+    rng: &mut impl FnMut(u64) -> u64,
+) -> Pick {
+    let candidates = Candidates { snapshot, request, ejection_honoured: OnceCell::new() };
+    match &request.pinned {
+        Some(pinned) => candidates.follow(pinned, ring),
+        None => match candidates.place(rng) {
+            Some(endpoint) => Pick::Place(endpoint),
+            None => Pick::Nowhere(candidates.nowhere()),
+        },
+    }
+}
+
+/// The endpoints as this request may use them.
+struct Candidates<'a> {
+    snapshot: &'a Snapshot,
+    request: &'a PickRequest<'a>,
+    /// Decided at most once a pick, and only when an ejected endpoint is met: it takes a walk.
+    ejection_honoured: OnceCell<bool>,
+}
+
+/// Whose request it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Client {
+    /// Any endpoint will do.
+    New,
+    /// The endpoint in question is its own.
+    Pinned,
+}
+
+impl Candidates<'_> {
+    fn follow(&self, pinned: &EndpointId, ring: &dyn Ring) -> Pick {
+        let Some(own) = self.snapshot.get(pinned) else { return self.relocate(MoveReason::Gone, ring) };
+        let Some(reason) = self.obstacle(own, Client::Pinned) else { return Pick::Stay(Arc::clone(own)) };
+        match (self.relocate(reason, ring), reason) {
+            // A doubtful endpoint is better than none.
+            (Pick::Nowhere(Nowhere::NoEndpoint), MoveReason::Ejected) => Pick::Stay(Arc::clone(own)),
+            (Pick::Nowhere(_), MoveReason::Full) => Pick::Nowhere(Nowhere::Full),
+            (elsewhere, _) => elsewhere,
+        }
+    }
+
+    fn relocate(&self, reason: MoveReason, ring: &dyn Ring) -> Pick {
+        let mut accept =
+            |id: &EndpointId| self.snapshot.get(id).is_some_and(|endpoint| self.eligible(endpoint));
+        let successor = ring.first(self.request.session, &mut accept).and_then(|id| self.snapshot.get(&id));
+        match successor.or_else(|| self.nearest()) {
+            Some(endpoint) => Pick::Move(Arc::clone(endpoint), reason),
+            None => Pick::Nowhere(self.nowhere()),
+        }
+    }
+
+    /// The ring may lag behind the snapshot for a moment. Identities and session ids are both even over 128 bits, so
+    /// "the next identity after the session id" is a consistent hash of its own, and every replica's the same.
+    fn nearest(&self) -> Option<&Arc<Endpoint>> {
+        let session = u128::from_be_bytes(*self.request.session);
+        let eligible = self.snapshot.ready().endpoints().iter().filter(|endpoint| self.eligible(endpoint));
+        eligible.min_by_key(|endpoint| endpoint.id.position().wrapping_sub(session))
+    }
+
+    fn place(&self, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
+        let ready = self.snapshot.ready();
+        for _ in 0..DRAWS_MAX {
+            let drawn = match self.request.strategy {
+                Strategy::LeastStreams => self.draw_two(ready, rng)?,
+                Strategy::RoundRobin => self.draw_turn(ready, rng)?,
+                Strategy::Random => self.draw_one(ready, rng)?,
+            };
+            if let Some(endpoint) = drawn {
+                return Some(Arc::clone(endpoint));
+            }
+        }
+        self.place_after_a_walk(rng)
+    }
+
+    /// The outer `None`: there is nothing to draw from. The inner: what was drawn cannot be used.
+    fn draw_two<'l>(
+        &self,
+        lot: &'l Lot,
+        rng: &mut impl FnMut(u64) -> u64,
+    ) -> Option<Option<&'l Arc<Endpoint>>> {
+        let first = lot.draw(rng)?;
+        let second = lot.draw_other(first, rng);
+        let mut usable = |index: usize| lot.get(index).filter(|endpoint| self.usable_now(endpoint, rng));
+        Some(match (usable(first), second.and_then(&mut usable)) {
+            (Some(first), Some(second)) => Some(less_loaded(first, second)),
+            (first, second) => first.or(second),
+        })
+    }
+
+    fn draw_turn<'l>(
+        &self,
+        lot: &'l Lot,
+        rng: &mut impl FnMut(u64) -> u64,
+    ) -> Option<Option<&'l Arc<Endpoint>>> {
+        let endpoint = lot.at_turn(self.snapshot.next_turn())?;
+        Some(self.usable_now(endpoint, rng).then_some(endpoint))
+    }
+
+    fn draw_one<'l>(
+        &self,
+        lot: &'l Lot,
+        rng: &mut impl FnMut(u64) -> u64,
+    ) -> Option<Option<&'l Arc<Endpoint>>> {
+        let endpoint = lot.get(lot.draw(rng)?)?;
+        Some(self.usable_now(endpoint, rng).then_some(endpoint))
+    }
+
+    /// The draws met only unusable ones: looks at all, so that an eligible one is found whenever there is one.
+    fn place_after_a_walk(&self, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
+        let ready = self.snapshot.ready().endpoints();
+        let eligible: Vec<_> = ready.iter().filter(|endpoint| self.eligible(endpoint)).cloned().collect();
+        let warm: Vec<_> = eligible.iter().filter(|endpoint| self.warm(endpoint, rng)).cloned().collect();
+        let lot = Lot::new(if warm.is_empty() { eligible } else { warm });
+        let first = lot.draw(rng)?;
+        match self.request.strategy {
+            Strategy::LeastStreams => {
+                let second = lot.draw_other(first, rng).and_then(|index| lot.get(index));
+                let first = lot.get(first)?;
+                Some(Arc::clone(second.map_or(first, |second| less_loaded(first, second))))
+            }
+            Strategy::RoundRobin => lot.at_turn(self.snapshot.next_turn()).cloned(),
+            Strategy::Random => lot.get(first).cloned(),
+        }
+    }
+
+    fn usable_now(&self, endpoint: &Endpoint, rng: &mut impl FnMut(u64) -> u64) -> bool {
+        self.eligible(endpoint) && self.warm(endpoint, rng)
+    }
+
+    fn eligible(&self, endpoint: &Endpoint) -> bool {
+        self.obstacle(endpoint, Client::New).is_none()
+    }
+
+    /// What stands between this client and this endpoint.
+    fn obstacle(&self, endpoint: &Endpoint, client: Client) -> Option<MoveReason> {
+        match endpoint.phase {
+            Phase::Ready => {}
+            Phase::Resting if client == Client::Pinned && endpoint.serving => {}
+            Phase::Resting => return Some(MoveReason::Unready),
+            Phase::Draining => return Some(MoveReason::Draining),
+            Phase::Gone => return Some(MoveReason::Gone),
+        }
+        if self.excluded(endpoint) {
+            Some(MoveReason::Unready)
+        } else if endpoint.load.is_full(self.request.stream_limit) {
+            Some(MoveReason::Full)
+        } else if endpoint.load.is_ejected(self.request.now) && self.ejection_is_honoured() {
+            Some(MoveReason::Ejected)
+        } else {
+            None
+        }
+    }
+
+    fn excluded(&self, endpoint: &Endpoint) -> bool {
+        self.request.exclude.contains(&endpoint.id)
+    }
+
+    /// Not when more than half of the endpoints that could serve this request are ejected: the few that are left
+    /// would drown, and the fault is rather not theirs.
+    fn ejection_is_honoured(&self) -> bool {
+        *self.ejection_honoured.get_or_init(|| {
+            let ready = self.snapshot.ready().endpoints().iter();
+            let limit = self.request.stream_limit;
+            let usable = ready.filter(|endpoint| !self.excluded(endpoint) && !endpoint.load.is_full(limit));
+            ejection_is_honoured(usable, self.request.now)
+        })
+    }
+
+    /// Whether a draw that fell on `endpoint` counts: as often as the share of its slow start that is over.
+    fn warm(&self, endpoint: &Endpoint, rng: &mut impl FnMut(u64) -> u64) -> bool {
+        let Some(slow_start) = self.request.slow_start.filter(|_| endpoint.slow_start) else { return true };
+        // Counted from when it became ready: a pod is listed long before that.
+        let age = self.request.now.since(endpoint.phase_since);
+        if age >= slow_start {
+            return true;
+        }
+        let per_mille =
+            age.as_millis().saturating_mul(1_000).checked_div(slow_start.as_millis()).unwrap_or(1_000);
+        let warmth = u64::try_from(per_mille).unwrap_or(1_000).max(WARMTH_MIN_PER_MILLE);
+        rng(1_000) < warmth
+    }
+
+    /// No endpoint is eligible: is it for want of places only? Ejection alone never empties the list.
+    fn nowhere(&self) -> Nowhere {
+        let untried = self.snapshot.ready().endpoints().iter().any(|endpoint| !self.excluded(endpoint));
+        if untried { Nowhere::Full } else { Nowhere::NoEndpoint }
+    }
+}
+
+/// The one with fewer streams for its weight; `first` when they are even. Both were drawn by weight, so while nothing
+/// is open (or only ordinary requests come, which do not count) the shares are the weights.
+fn less_loaded<'l>(first: &'l Arc<Endpoint>, second: &'l Arc<Endpoint>) -> &'l Arc<Endpoint> {
+    // first/w1 <= second/w2, without division: 32 bits times 32 bits fit.
+    let first_crossed = u64::from(first.load.open_streams()) * u64::from(second.weight);
+    let second_crossed = u64::from(second.load.open_streams()) * u64::from(first.weight);
+    if first_crossed <= second_crossed { first } else { second }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::tests::observed;
+    use crate::{Condition, EjectionPolicy, Observed, Permit, Table, Update};
+
+    const SESSION: [u8; 16] = [7; 16];
+    const NOW: Millis = Millis(1_000_000);
+
+    /// A ring that walks the identities of a fixed list in order.
+    struct InOrder(Vec<EndpointId>);
+
+    impl Ring for InOrder {
+        fn first(&self, key: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId> {
+            assert_eq!(key, SESSION);
+            self.0.iter().copied().find(|id| accept(id))
+        }
+    }
+
+    /// SplitMix64, reduced by multiplication: small, even, and the same everywhere.
+    fn seeded(mut state: u64) -> impl FnMut(u64) -> u64 {
+        move |bound| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = state;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^= mixed >> 31;
+            ((u128::from(mixed) * u128::from(bound)) >> 64) as u64
+        }
+    }
+
+    fn request<'a>() -> PickRequest<'a> {
+        PickRequest {
+            pinned: None,
+            session: &SESSION,
+            strategy: Strategy::LeastStreams,
+            stream_limit: Some(2),
+            slow_start: None,
+            exclude: &[],
+            now: NOW,
+        }
+    }
+
+    fn snapshot(list: Vec<Observed>) -> Arc<Snapshot> {
+        Table::new().apply(Update::Replace(list), Millis(0)).snapshot
+    }
+
+    fn ready(names: &[&str]) -> Arc<Snapshot> {
+        snapshot(names.iter().map(|name| observed(name, Condition::Ready)).collect())
+    }
+
+    fn weighted(weights: &[u32]) -> Arc<Snapshot> {
+        let list = weights.iter().enumerate().map(|(index, weight)| Observed {
+            weight: *weight,
+            ..observed(&format!("pod-{index:02}"), Condition::Ready)
+        });
+        snapshot(list.collect())
+    }
+
+    fn id(name: &str) -> EndpointId {
+        observed(name, Condition::Ready).id
+    }
+
+    fn load<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<crate::Load> {
+        &snapshot.get(&id(name)).unwrap().load
+    }
+
+    fn eject(snapshot: &Snapshot, name: &str) {
+        let policy = EjectionPolicy { failures: 1, ejection: Duration::from_secs(15) };
+        assert!(load(snapshot, name).failed(&policy, NOW));
+    }
+
+    fn fill(snapshot: &Snapshot, name: &str) -> [Permit; 2] {
+        [(); 2].map(|()| load(snapshot, name).try_open(None).unwrap())
+    }
+
+    /// "stay a", "move b draining", "nowhere full" and so on; the ring goes a, b, c.
+    fn outcome(snapshot: &Snapshot, request: &PickRequest<'_>) -> String {
+        let ring = InOrder(["a", "b", "c"].map(id).to_vec());
+        match pick(snapshot, request, &ring, &mut seeded(1)) {
+            Pick::Stay(endpoint) => format!("stay {}", endpoint.name),
+            Pick::Place(endpoint) => format!("place {}", endpoint.name),
+            Pick::Move(endpoint, reason) => format!("move {} {}", endpoint.name, reason.as_str()),
+            Pick::Nowhere(Nowhere::NoEndpoint) => "nowhere".into(),
+            Pick::Nowhere(Nowhere::Full) => "nowhere full".into(),
+        }
+    }
+
+    fn pinned_to(name: &str) -> PickRequest<'static> {
+        PickRequest { pinned: Some(id(name)), ..request() }
+    }
+
+    #[test]
+    fn a_pinned_client_stays_while_its_endpoint_can_serve_it() {
+        let cases = [
+            (Condition::Ready, "stay b"),
+            (Condition::Resting { serving: true }, "stay b"),
+            (Condition::Resting { serving: false }, "move a unready"),
+            (Condition::Draining { serving: true }, "move a draining"),
+            (Condition::Draining { serving: false }, "move a draining"),
+        ];
+        for (condition, expected) in cases {
+            let own = observed("b", condition);
+            let snapshot = snapshot(vec![observed("a", Condition::Ready), own]);
+            assert_eq!(outcome(&snapshot, &pinned_to("b")), expected, "{condition:?}");
+        }
+        assert_eq!(outcome(&ready(&["a", "b"]), &pinned_to("z")), "move a gone");
+    }
+
+    #[test]
+    fn a_pin_that_was_tried_in_vain_or_is_ejected_or_full_moves() {
+        let snapshot = ready(&["a", "b", "c"]);
+        let tried = [id("b")];
+        assert_eq!(outcome(&snapshot, &PickRequest { exclude: &tried, ..pinned_to("b") }), "move a unready");
+        let permits = fill(&snapshot, "b");
+        assert_eq!(outcome(&snapshot, &pinned_to("b")), "move a full");
+        let ordinary = PickRequest { stream_limit: None, ..pinned_to("b") };
+        assert_eq!(outcome(&snapshot, &ordinary), "stay b", "the cap is for streams only");
+        drop(permits);
+        eject(&snapshot, "b");
+        assert_eq!(outcome(&snapshot, &pinned_to("b")), "move a ejected");
+        let later = PickRequest { now: NOW.after(Duration::from_secs(15)), ..pinned_to("b") };
+        assert_eq!(outcome(&snapshot, &later), "stay b");
+    }
+
+    #[test]
+    fn the_successor_is_the_first_on_the_ring_that_could_take_a_new_client() {
+        let list = vec![
+            observed("a", Condition::Resting { serving: true }),
+            observed("b", Condition::Ready),
+            observed("c", Condition::Ready),
+        ];
+        let snapshot = snapshot(list);
+        assert_eq!(outcome(&snapshot, &pinned_to("z")), "move b gone");
+        let permits = fill(&snapshot, "b");
+        assert_eq!(outcome(&snapshot, &pinned_to("z")), "move c gone");
+        let tried = [id("c")];
+        let retry = PickRequest { exclude: &tried, ..pinned_to("z") };
+        assert_eq!(outcome(&snapshot, &retry), "nowhere full");
+        drop(permits);
+        assert_eq!(outcome(&snapshot, &retry), "move b gone");
+    }
+
+    #[test]
+    fn a_ring_that_lags_behind_still_leads_somewhere_and_everywhere_to_the_same() {
+        let snapshot = ready(&["x", "y", "w", "v"]);
+        let expected = outcome(&snapshot, &pinned_to("z"));
+        assert!(expected.starts_with("move "), "{expected}");
+        let turned = ready(&["v", "w", "y", "x"]);
+        assert_eq!(outcome(&turned, &pinned_to("z")), expected);
+    }
+
+    #[test]
+    fn a_ring_that_lags_behind_does_not_send_everyone_to_one() {
+        let snapshot = weighted(&[1; 4]);
+        let sessions: Vec<[u8; 16]> = (0..=255).map(|byte| [byte; 16]).collect();
+        let requests = sessions.iter().map(|session| PickRequest { session, ..pinned_to("z") });
+        let mut met: Vec<Arc<str>> = requests
+            .filter_map(|request| match pick(&snapshot, &request, &Behind, &mut seeded(1)) {
+                Pick::Move(endpoint, MoveReason::Gone) => Some(Arc::clone(&endpoint.name)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(met.len(), 256);
+        met.sort();
+        met.dedup();
+        assert_eq!(met.len(), 4);
+    }
+
+    /// A ring that knows nobody yet.
+    struct Behind;
+
+    impl Ring for Behind {
+        fn first(&self, _: &[u8], _: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId> {
+            None
+        }
+    }
+
+    #[test]
+    fn with_nowhere_to_go_the_answer_says_whether_a_place_is_all_that_lacks() {
+        assert_eq!(outcome(&ready(&[]), &request()), "nowhere");
+        assert_eq!(outcome(&ready(&[]), &pinned_to("a")), "nowhere");
+        let leaving = snapshot(vec![
+            observed("a", Condition::Draining { serving: true }),
+            observed("b", Condition::Resting { serving: true }),
+        ]);
+        assert_eq!(outcome(&leaving, &request()), "nowhere");
+        assert_eq!(outcome(&leaving, &pinned_to("a")), "nowhere");
+        let _permits = fill(&leaving, "b");
+        assert_eq!(outcome(&leaving, &pinned_to("b")), "nowhere full");
+        let one = ready(&["a"]);
+        let tried = [id("a")];
+        assert_eq!(outcome(&one, &PickRequest { exclude: &tried, ..request() }), "nowhere");
+        let _permits = fill(&one, "a");
+        assert_eq!(outcome(&one, &request()), "nowhere full");
+        assert_eq!(outcome(&one, &pinned_to("a")), "nowhere full");
+        assert_eq!(outcome(&one, &PickRequest { stream_limit: None, ..request() }), "place a");
+    }
+
+    #[test]
+    fn never_more_than_half_are_passed_over_as_ejected() {
+        let snapshot = ready(&["a", "b", "c", "d"]);
+        eject(&snapshot, "a");
+        eject(&snapshot, "b");
+        assert!(snapshot.honours_ejection(NOW));
+        assert_eq!(outcome(&snapshot, &pinned_to("a")), "move c ejected");
+        let tried = [id("d")];
+        let retry = PickRequest { exclude: &tried, ..pinned_to("a") };
+        assert_eq!(outcome(&snapshot, &retry), "stay a", "two of the three that are left");
+        eject(&snapshot, "c");
+        assert!(!snapshot.honours_ejection(NOW));
+        assert_eq!(outcome(&snapshot, &pinned_to("a")), "stay a");
+        let placed: Vec<String> =
+            (0..200).map(|seed| place(&snapshot, &request(), &mut seeded(seed))).collect();
+        assert!(["a", "b", "c", "d"].iter().all(|name| placed.iter().any(|placed| placed == name)));
+    }
+
+    #[test]
+    fn an_ejected_endpoint_that_only_rests_keeps_its_clients_when_there_is_no_other() {
+        let snapshot = snapshot(vec![observed("b", Condition::Resting { serving: true })]);
+        eject(&snapshot, "b");
+        assert_eq!(outcome(&snapshot, &pinned_to("b")), "stay b");
+    }
+
+    fn place(snapshot: &Snapshot, request: &PickRequest<'_>, rng: &mut impl FnMut(u64) -> u64) -> String {
+        match pick(snapshot, request, &InOrder(vec![]), rng) {
+            Pick::Place(endpoint) => endpoint.name.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Places `clients` new clients and counts them by endpoint, in the order of names; streams stay open or not.
+    fn spread(snapshot: &Snapshot, request: &PickRequest<'_>, clients: u32, streams: Streams) -> Vec<u32> {
+        let mut rng = seeded(42);
+        let mut permits = Vec::new();
+        let mut counts = vec![0; snapshot.endpoints().len()];
+        for _ in 0..clients {
+            let name = place(snapshot, request, &mut rng);
+            let index = snapshot.endpoints().iter().position(|endpoint| *endpoint.name == name).unwrap();
+            counts[index] += 1;
+            if streams == Streams::Held {
+                permits.push(snapshot.endpoints()[index].load.try_open(None).unwrap());
+            }
+        }
+        counts
+    }
+
+    #[derive(PartialEq)]
+    enum Streams {
+        Held,
+        None,
+    }
+
+    #[test]
+    fn two_choices_keep_streams_level() {
+        let request = PickRequest { stream_limit: None, ..request() };
+        let counts = spread(&weighted(&[1; 10]), &request, 10_000, Streams::Held);
+        // A single choice strays by about 90 here; two choices by about 3 (log log n).
+        assert!(counts.iter().all(|count| count.abs_diff(1_000) <= 6), "{counts:?}");
+        let alone = spread(&weighted(&[1; 10]), &request, 10_000, Streams::None);
+        assert!(alone.iter().all(|count| count.abs_diff(1_000) <= 150), "{alone:?}");
+    }
+
+    #[test]
+    fn every_strategy_respects_weights() {
+        for strategy in [Strategy::LeastStreams, Strategy::RoundRobin, Strategy::Random] {
+            for streams in [Streams::Held, Streams::None] {
+                let request = PickRequest { strategy, stream_limit: None, ..request() };
+                let two = spread(&weighted(&[1, 9]), &request, 10_000, streams);
+                assert!(two[0].abs_diff(1_000) <= 150, "{strategy:?}: {two:?}");
+            }
+            let request = PickRequest { strategy, stream_limit: None, ..request() };
+            let held = spread(&weighted(&[1, 2, 5, 2]), &request, 10_000, Streams::Held);
+            // The lot strays by about 40; the others keep to the weights more closely than that.
+            let tolerance = if strategy == Strategy::Random { 200 } else { 15 };
+            for (count, expected) in held.iter().zip([1_000_u32, 2_000, 5_000, 2_000]) {
+                assert!(count.abs_diff(expected) <= tolerance, "{strategy:?}: {held:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn round_robin_takes_turns_across_snapshots() {
+        let mut table = Table::new();
+        let list = || ["a", "b", "c"].map(|name| observed(name, Condition::Ready)).to_vec();
+        let request = PickRequest { strategy: Strategy::RoundRobin, ..request() };
+        let turn = |snapshot: Arc<Snapshot>| place(&snapshot, &request, &mut seeded(1));
+        let first = table.apply(Update::Replace(list()), Millis(0)).snapshot;
+        assert_eq!(turn(Arc::clone(&first)), "a");
+        let zoned = list().into_iter().map(|one| Observed { zone: Some("z".into()), ..one }).collect();
+        let second = table.apply(Update::Replace(zoned), Millis(1)).snapshot;
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert_eq!([turn(Arc::clone(&second)), turn(second)], ["b", "c"]);
+    }
+
+    /// `old` and `new`, of which `new` joined later, at 1,000,000 ms.
+    fn grown(conditions: [Condition; 2]) -> (Table, Arc<Snapshot>) {
+        let mut table = Table::new();
+        let [old, new] = conditions;
+        table.apply(Update::Replace(vec![observed("a-old", old)]), Millis(0));
+        let snapshot = table.apply(Update::Upsert(vec![observed("b-new", new)]), NOW).snapshot;
+        (table, snapshot)
+    }
+
+    fn share_of_new(snapshot: &Snapshot, age: u64) -> u32 {
+        let now = NOW.after(Duration::from_secs(age));
+        let slow_start = Some(Duration::from_secs(30));
+        // The newcomer is empty, so it wins whenever its draw counts.
+        let permits: Vec<Permit> = (0..5).filter_map(|_| load_of_old(snapshot)?.try_open(None)).collect();
+        let request = PickRequest { slow_start, now, stream_limit: None, ..request() };
+        let share = spread(snapshot, &request, 10_000, Streams::None)[1];
+        drop(permits);
+        share
+    }
+
+    fn load_of_old(snapshot: &Snapshot) -> Option<&Arc<crate::Load>> {
+        snapshot.endpoints().first().map(|endpoint| &endpoint.load)
+    }
+
+    #[test]
+    fn a_newcomer_warms_up_from_a_tenth_to_its_full_share() {
+        let (_table, snapshot) = grown([Condition::Ready, Condition::Ready]);
+        for (age, expected) in [(0, 1_000_u32), (3, 1_000), (15, 5_000), (24, 8_000), (30, 10_000)] {
+            let share = share_of_new(&snapshot, age);
+            assert!(share.abs_diff(expected) <= 200, "{share} of 10,000 after {age} s");
+        }
+    }
+
+    #[test]
+    fn members_of_the_first_list_do_not_warm_up() {
+        let snapshot = weighted(&[1, 1]);
+        let request = PickRequest { slow_start: Some(Duration::from_secs(30)), now: Millis(1), ..request() };
+        let mut rng = |bound: u64| {
+            assert!(bound <= 2, "a draw among two, and never one about warmth");
+            bound - 1
+        };
+        assert_eq!(place(&snapshot, &request, &mut rng), "pod-01");
+    }
+
+    #[test]
+    fn warming_up_begins_when_the_newcomer_is_ready_and_not_when_it_is_listed() {
+        let (mut table, _) = grown([Condition::Ready, Condition::Resting { serving: false }]);
+        let ready_at = NOW.after(Duration::from_secs(60));
+        let ready = Update::Upsert(vec![observed("b-new", Condition::Ready)]);
+        let snapshot = table.apply(ready, ready_at).snapshot;
+        assert!(share_of_new(&snapshot, 60).abs_diff(1_000) <= 200);
+        assert_eq!(share_of_new(&snapshot, 90), 10_000);
+    }
+
+    #[test]
+    fn a_newcomer_takes_everything_when_nothing_else_is_eligible() {
+        let (_table, snapshot) = grown([Condition::Draining { serving: true }, Condition::Ready]);
+        for strategy in [Strategy::LeastStreams, Strategy::RoundRobin, Strategy::Random] {
+            let slow_start = Some(Duration::from_secs(30));
+            let request = PickRequest { strategy, slow_start, ..request() };
+            assert_eq!(spread(&snapshot, &request, 100, Streams::None), [0, 100]);
+        }
+    }
+
+    #[test]
+    fn the_only_usable_one_of_many_is_found() {
+        let names: Vec<String> = (0..500).map(|number| format!("pod-{number}")).collect();
+        let snapshot = snapshot(names.iter().map(|name| observed(name, Condition::Ready)).collect());
+        let usable = snapshot.get(&id("pod-250")).unwrap().id;
+        let others: Vec<_> = snapshot.endpoints().iter().filter(|endpoint| endpoint.id != usable).collect();
+        let permits: Vec<_> = others.iter().map(|endpoint| endpoint.load.try_open(None)).collect();
+        for strategy in [Strategy::LeastStreams, Strategy::RoundRobin, Strategy::Random] {
+            let request = PickRequest { strategy, stream_limit: Some(1), ..request() };
+            assert_eq!(place(&snapshot, &request, &mut seeded(3)), "pod-250", "{strategy:?}");
+        }
+        drop(permits);
+    }
+}

@@ -1,0 +1,113 @@
+//! All endpoints of one service at one moment, as the request path reads them: immutable, without a lock.
+//!
+//! What every pick needs is laid out when the snapshot is made (once per change), so that a pick among ten thousand
+//! endpoints costs what a pick among ten does. Who may be picked is decided in `pick.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::endpoint::{Endpoint, EndpointId, IdMap};
+use crate::lot::Lot;
+use crate::millis::Millis;
+use crate::phase::Phase;
+
+/// The endpoints of one service at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    endpoints: Vec<Arc<Endpoint>>,
+    index: IdMap<usize>,
+    ready: Lot,
+    counts: Counts,
+    first_list_seen: bool,
+    /// The round-robin turn, shared by all snapshots of the table.
+    turn: Arc<AtomicU64>,
+}
+
+/// How many endpoints are in each phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// In [`Phase::Ready`].
+    pub ready: usize,
+    /// In [`Phase::Resting`].
+    pub resting: usize,
+    /// In [`Phase::Draining`].
+    pub draining: usize,
+}
+
+impl Snapshot {
+    /// Lays out `endpoints`, which are sorted already.
+    pub(crate) fn new(
+        endpoints: Vec<Arc<Endpoint>>,
+        first_list_seen: bool,
+        turn: Arc<AtomicU64>,
+    ) -> Snapshot {
+        let index = endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.id, index)).collect();
+        let in_phase = |phase| endpoints.iter().filter(move |endpoint| endpoint.phase == phase);
+        let ready = Lot::new(in_phase(Phase::Ready).cloned().collect());
+        let counts = Counts {
+            ready: ready.endpoints().len(),
+            resting: in_phase(Phase::Resting).count(),
+            draining: in_phase(Phase::Draining).count(),
+        };
+        Snapshot { endpoints, index, ready, counts, first_list_seen, turn }
+    }
+
+    /// All endpoints, sorted by name, then identity: the same order on every replica.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
+    }
+
+    /// The endpoint with this identity, in constant time.
+    #[must_use]
+    pub fn get(&self, id: &EndpointId) -> Option<&Arc<Endpoint>> {
+        self.index.get(id).and_then(|index| self.endpoints.get(*index))
+    }
+
+    /// The endpoints that a person means by a pod's name or uid (one per port); walks the whole list.
+    pub fn called<'a>(&'a self, name_or_uid: &'a str) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+        self.endpoints.iter().filter(move |endpoint| {
+            &*endpoint.name == name_or_uid || endpoint.uid.as_deref() == Some(name_or_uid)
+        })
+    }
+
+    /// How many endpoints are in each phase.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether discovery has given a full list, even an empty one, since the table was made.
+    #[must_use]
+    pub fn first_list_seen(&self) -> bool {
+        self.first_list_seen
+    }
+
+    /// Whether ejected endpoints are passed over now. When more than half of the ready ones are ejected, the fault is
+    /// rather ours or the network's: then ejection is ignored, and `ejected` should not be shown either.
+    #[must_use]
+    pub fn honours_ejection(&self, now: Millis) -> bool {
+        ejection_is_honoured(self.ready.endpoints().iter(), now)
+    }
+
+    pub(crate) fn ready(&self) -> &Lot {
+        &self.ready
+    }
+
+    pub(crate) fn next_turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The rule of [`Snapshot::honours_ejection`] for any set of endpoints.
+pub(crate) fn ejection_is_honoured<'a>(
+    endpoints: impl Iterator<Item = &'a Arc<Endpoint>>,
+    now: Millis,
+) -> bool {
+    let (mut all, mut ejected) = (0_usize, 0_usize);
+    for endpoint in endpoints {
+        all += 1;
+        ejected += usize::from(endpoint.load.is_ejected(now));
+    }
+    ejected <= all / 2
+}

@@ -1,0 +1,89 @@
+//! The only words that discovery may say to a table.
+//!
+//! Small on purpose: a static list, a file and a cluster speak the same three sentences, so a table can be tested
+//! without any of them. What may be believed (phases never run backwards) is decided in the table, not here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::endpoint::EndpointId;
+use crate::phase::{Drain, Phase};
+
+/// One sentence of discovery about the endpoints of one service.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// The full list: whoever is not in it is gone. The first one, even an empty one, makes the table "seen".
+    /// If an identity stands in it twice, the last entry counts.
+    Replace(Vec<Observed>),
+    /// These joined or changed; the others stay as they are.
+    Upsert(Vec<Observed>),
+    /// These are gone; unknown ones are ignored.
+    Remove(Vec<EndpointId>),
+}
+
+/// One endpoint as discovery sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Who it is.
+    pub id: EndpointId,
+    /// The pod's name, or the name in the list.
+    pub name: Arc<str>,
+    /// The pod's uid, where there is a pod.
+    pub uid: Option<Arc<str>>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Topology zone.
+    pub zone: Option<Arc<str>>,
+    /// Node that it runs on.
+    pub node: Option<Arc<str>>,
+    /// Share of new clients; 0 is taken as 1.
+    pub weight: u32,
+    /// What it says of itself.
+    pub condition: Condition,
+    /// Whether "draining" may be taken back: true for states that a person writes into a file, false for pods.
+    pub reversible_drain: bool,
+}
+
+impl Observed {
+    pub(crate) fn drain(&self) -> Drain {
+        if self.reversible_drain { Drain::Reversible } else { Drain::Final }
+    }
+}
+
+/// What an endpoint says of itself (the readiness triple of KEP-1672: ready, serving, terminating).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Ready for new clients.
+    Ready,
+    /// Not ready, not terminating.
+    Resting {
+        /// Whether it still answers those that it has.
+        serving: bool,
+    },
+    /// Terminating, or marked as draining.
+    Draining {
+        /// Whether it still answers those that it has.
+        serving: bool,
+    },
+}
+
+impl Condition {
+    /// The phase that this condition asks for.
+    #[must_use]
+    pub fn phase(self) -> Phase {
+        match self {
+            Condition::Ready => Phase::Ready,
+            Condition::Resting { .. } => Phase::Resting,
+            Condition::Draining { .. } => Phase::Draining,
+        }
+    }
+
+    /// Whether it still answers those that it has; a ready one always does.
+    #[must_use]
+    pub fn serving(self) -> bool {
+        match self {
+            Condition::Ready => true,
+            Condition::Resting { serving } | Condition::Draining { serving } => serving,
+        }
+    }
+}

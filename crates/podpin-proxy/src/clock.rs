@@ -1,0 +1,44 @@
+//! The process's clocks: monotonic milliseconds for every deadline, Unix seconds for tokens.
+//!
+//! The pure crates take time as an argument; this is where it is read. Milliseconds in a `u64` keep a stream's
+//! deadlines at eight bytes each.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use podpin_endpoints::Millis;
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Milliseconds since this process first asked.
+pub(crate) fn now() -> Millis {
+    Millis(duration_millis(START.elapsed()))
+}
+
+/// Seconds since 1970-01-01T00:00:00Z; 0 if the machine's clock is set before that.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The wall-clock time of a moment on the monotonic clock, as RFC 3339 with milliseconds.
+pub(crate) fn rfc3339(moment: Millis) -> String {
+    let age = Duration::from_millis(now().0.saturating_sub(moment.0));
+    let at = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+    jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |stamp| format!("{stamp:.3}"))
+}
+
+/// Whole milliseconds of a duration; anything past 584 million years is cut off.
+pub(crate) fn duration_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The moment `delay` from `from`.
+pub(crate) fn after(from: Millis, delay: Duration) -> Millis {
+    Millis(from.0.saturating_add(duration_millis(delay)))
+}
+
+/// The same moment as the timer of the async runtime wants it.
+pub(crate) fn instant(moment: Millis) -> tokio::time::Instant {
+    let start = tokio::time::Instant::from_std(*START);
+    start.checked_add(Duration::from_millis(moment.0)).unwrap_or(start)
+}

@@ -1,0 +1,301 @@
+//! One client connection: reads each request head itself, within its limits, and sends it down one of the data paths.
+//!
+//! Reading the head before Pingora does gives what Pingora has no hook for: a deadline over the whole head, a size
+//! limit before anything is buffered, strict framing for both paths, no buffer while the connection is idle - and a
+//! socket that an event stream can take with it when it leaves this task.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use http::{Method, header};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::event_stream;
+use crate::exchange::{Exchange, refuse_h1};
+use crate::gateway::Gateway;
+use crate::head::{self, Facts, HeadError, RequestHead, Scan};
+use crate::io::ClientStream;
+use crate::pipeline::Pipeline;
+use crate::reply::Failure;
+
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// One read of a request head: most fit, and the buffer belongs to the thread.
+const READ_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// A listener as one worker serves it.
+pub(crate) struct Listener {
+    pub(crate) name: String,
+    pub(crate) h2c: bool,
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) proxy: Arc<HttpProxy<Pipeline>>,
+}
+
+/// An accepted connection, counted as long as this lives.
+pub(crate) struct Connection {
+    listener: Arc<Listener>,
+    peer: SocketAddr,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let gateway = &self.listener.gateway;
+        gateway.connections.fetch_sub(1, Ordering::Relaxed);
+        gateway.metrics.connections_active.with_label_values(&[&self.listener.name]).dec();
+    }
+}
+
+/// What a client sent next.
+enum Next {
+    /// A whole request head and perhaps more.
+    Request { bytes: BytesMut, length: usize, facts: Facts },
+    /// The preface of HTTP/2 and perhaps more.
+    H2(BytesMut),
+    Refused(Failure),
+    /// Nothing, in good order.
+    Closed,
+}
+
+impl Connection {
+    /// Counts a new connection; `None` when `limits.connections` is reached.
+    pub(crate) fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Option<Connection> {
+        let gateway = &listener.gateway;
+        let before = gateway.connections.fetch_add(1, Ordering::Relaxed);
+        gateway.metrics.connections_active.with_label_values(&[&listener.name]).inc();
+        let connection = Connection { listener: Arc::clone(listener), peer };
+        if before < gateway.limits.connections {
+            return Some(connection);
+        }
+        gateway.metrics.connections_refused.with_label_values(&[&listener.name]).inc();
+        None
+    }
+
+    /// Serves the connection to its end, or until an event stream takes the socket.
+    pub(crate) async fn serve(self, tcp: TcpStream) {
+        self.serve_from(tcp, true).await;
+    }
+
+    /// Serves what comes after an event stream, in a task of its own.
+    pub(crate) fn go_on(self, tcp: TcpStream) {
+        let gateway = Arc::clone(&self.listener.gateway);
+        gateway.tasks.spawn(self.serve_from(tcp, false));
+    }
+
+    async fn serve_from(self, mut tcp: TcpStream, mut first: bool) {
+        let mut closing = self.listener.gateway.closing();
+        loop {
+            match self.next(&tcp, first, &mut closing).await {
+                Next::Closed => return,
+                Next::Refused(failure) => return self.refuse(tcp, failure).await,
+                Next::H2(bytes) => {
+                    self.count("h2");
+                    return Box::pin(self.serve_h2(tcp, bytes, closing)).await;
+                }
+                Next::Request { bytes, length, facts } => {
+                    if first {
+                        self.count("h1");
+                    }
+                    if facts.event_stream {
+                        return Box::pin(self.serve_event_stream(tcp, &bytes, length, &facts)).await;
+                    }
+                    match self.forward(tcp, bytes, &facts, &closing).await {
+                        Some(idle) => tcp = idle,
+                        None => return,
+                    }
+                }
+            }
+            first = false;
+        }
+    }
+
+    fn count(&self, protocol: &str) {
+        let listener = &self.listener;
+        listener.gateway.metrics.connections_total.with_label_values(&[&listener.name, protocol]).inc();
+    }
+
+    async fn refuse(self, tcp: TcpStream, failure: Failure) {
+        let code = failure.status().map_or(0, |status| status.as_u16()).to_string();
+        self.listener.gateway.metrics.heads_refused.with_label_values(&[&self.listener.name, &code]).inc();
+        tracing::debug!(peer = %self.peer, %failure, "request refused");
+        Box::pin(refuse_h1(tcp, failure)).await;
+    }
+
+    /// Waits for the next head: for its first byte as long as an idle connection may live, for the rest as long as
+    /// a head may take.
+    async fn next(&self, tcp: &TcpStream, first: bool, closing: &mut ShutdownWatch) -> Next {
+        let limits = &self.listener.gateway.limits;
+        let mut bytes = BytesMut::new();
+        let mut scanned = 0;
+        let idle_for = if first { limits.request_header_timeout } else { limits.keep_alive_timeout };
+        let mut deadline = Instant::now() + idle_for;
+        loop {
+            if *closing.borrow() && bytes.is_empty() {
+                return Next::Closed;
+            }
+            tokio::select! {
+                biased;
+                ready = timeout_at(deadline, tcp.readable()) => match ready {
+                    Err(_) if bytes.is_empty() => return Next::Closed,
+                    Err(_) => return Next::Refused(Failure::HeadTimeout),
+                    Ok(_) => {}
+                },
+                _ = closing.changed(), if bytes.is_empty() => return Next::Closed,
+            }
+            let before = bytes.len();
+            match read_some(tcp, &mut bytes) {
+                Ok(0) => return Next::Closed,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => return Next::Closed,
+                Ok(_) => {}
+            }
+            if before == 0 && !first {
+                deadline = Instant::now() + limits.request_header_timeout;
+            }
+            if let Some(next) = self.look(&mut bytes, &mut scanned) {
+                return next;
+            }
+        }
+    }
+
+    /// What the bytes so far amount to; `None` when more are needed.
+    fn look(&self, bytes: &mut BytesMut, scanned: &mut usize) -> Option<Next> {
+        if self.listener.h2c && bytes.iter().zip(H2_PREFACE).all(|(one, other)| one == other) {
+            return (bytes.len() >= H2_PREFACE.len()).then(|| Next::H2(std::mem::take(bytes)));
+        }
+        let limit = self.listener.gateway.limits.request_header_bytes;
+        let too_large = || {
+            let line_ends = bytes.contains(&b'\n');
+            Next::Refused(Failure::Head(if line_ends { HeadError::TooLarge } else { HeadError::TargetTooLong }))
+        };
+        match head::scan(bytes, *scanned) {
+            Ok(Scan::Complete(length)) if length > limit => Some(too_large()),
+            Ok(Scan::Complete(length)) => Some(match head::check(bytes.get(..length)?) {
+                Ok(facts) => Next::Request { bytes: std::mem::take(bytes), length, facts },
+                Err(error) => Next::Refused(error.into()),
+            }),
+            Ok(Scan::Partial) if bytes.len() > limit => Some(too_large()),
+            Ok(Scan::Partial) => {
+                *scanned = bytes.len();
+                None
+            }
+            Err(error) => Some(Next::Refused(error.into())),
+        }
+    }
+
+    async fn serve_event_stream(self, tcp: TcpStream, bytes: &[u8], length: usize, facts: &Facts) {
+        let head = match bytes.get(..length).map(head::parse) {
+            Some(Ok(head)) => head,
+            Some(Err(error)) => return self.refuse(tcp, error.into()).await,
+            None => return self.refuse(tcp, Failure::Internal).await,
+        };
+        let gateway = Arc::clone(&self.listener.gateway);
+        let client = gateway.client(self.peer.ip(), false, &head.headers);
+        let keep_alive = facts.keep_alive && bytes.len() == length;
+        event_stream::serve(gateway, head, client, Exchange::H1 { tcp, connection: self, keep_alive }).await;
+    }
+
+    /// Lets Pingora serve one ordinary request; gives the socket back when it may carry another.
+    async fn forward(
+        &self,
+        tcp: TcpStream,
+        bytes: BytesMut,
+        facts: &Facts,
+        closing: &ShutdownWatch,
+    ) -> Option<TcpStream> {
+        let limits = &self.listener.gateway.limits;
+        let mut session = ServerSession::new_http1(Box::new(ClientStream::new(tcp, self.peer, bytes)));
+        let seconds = limits.keep_alive_timeout.as_secs();
+        session.set_keepalive(Some(seconds).filter(|_| facts.keep_alive && !*closing.borrow()));
+        let reused = self.listener.proxy.process_new_http(session, closing).await?;
+        let (stream, _settings) = reused.consume();
+        stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
+    }
+
+    async fn serve_h2(self, tcp: TcpStream, bytes: BytesMut, closing: ShutdownWatch) {
+        let stream = ClientStream::new(tcp, self.peer, bytes);
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        let app = Arc::new(H2Connection { connection: self, options });
+        app.process_new(Box::new(stream), &closing).await;
+    }
+}
+
+/// One read into the thread's buffer, appended to what there is.
+fn read_some(tcp: &TcpStream, bytes: &mut BytesMut) -> io::Result<usize> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let count = tcp.try_read(scratch)?;
+        bytes.extend_from_slice(scratch.get(..count).unwrap_or_default());
+        Ok(count)
+    })
+}
+
+/// An HTTP/2 connection: its event streams go our way, the rest Pingora's.
+struct H2Connection {
+    connection: Connection,
+    options: HttpServerOptions,
+}
+
+#[async_trait]
+impl HttpServerApp for H2Connection {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let listener = &self.connection.listener;
+        let ServerSession::H2(session) = session else { return None };
+        if !wants_events(&session) {
+            return listener.proxy.process_new_http(ServerSession::H2(session), shutdown).await;
+        }
+        let gateway = Arc::clone(&listener.gateway);
+        let head = h2_head(session.req_header());
+        let client = gateway.client(self.connection.peer.ip(), false, &head.headers);
+        Box::pin(event_stream::serve(gateway, head, client, Exchange::H2(Box::new(session)))).await;
+        None
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        let mut options = default_h2_options();
+        let limit = self.connection.listener.gateway.limits.request_header_bytes;
+        options.max_header_list_size(u32::try_from(limit).unwrap_or(u32::MAX));
+        Some(options)
+    }
+}
+
+fn wants_events(session: &pingora::protocols::http::v2::server::HttpSession) -> bool {
+    let head = session.req_header();
+    let accepts = head.headers.get_all(header::ACCEPT).iter();
+    head.method == Method::GET
+        && session.is_body_empty()
+        && accepts.into_iter().any(|value| head::accepts_event_stream(value.as_bytes()))
+}
+
+fn h2_head(head: &pingora::http::RequestHeader) -> RequestHead {
+    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
+    let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    RequestHead {
+        method: head.method.clone(),
+        target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+        version: head.version,
+        headers: head.headers.clone(),
+        authority: authority.or_else(host).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,167 @@
+//! The client's side of an event stream, after its request: write bytes, notice that it left, end well or badly.
+//!
+//! HTTP/1.1 owns the client's socket; HTTP/2 owns the sending half of one h2 stream. Both are polled by the one task
+//! that relays the stream and hold no buffer of their own.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Room in front of a body piece for its chunk size: 8 hexadecimal digits and CRLF.
+pub(crate) const CHUNK_PREFIX_BYTES: usize = 10;
+/// Bytes a client may send while its stream runs (a pipelined request we will not serve) before it is cut.
+const STRAY_BYTES_MAX: usize = 64 * 1024;
+
+/// The client is gone.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Gone;
+
+/// How the body is framed for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// HTTP/1.1 chunks.
+    Chunked,
+    /// As it comes: the head said a length, or the end of the connection is the end.
+    Plain,
+}
+
+/// The client's side.
+pub(crate) enum Downstream {
+    /// HTTP/1.0 or 1.1.
+    H1 { tcp: TcpStream, framing: Framing, stray_bytes: usize },
+    /// HTTP/2.
+    H2(SendStream<Bytes>),
+}
+
+impl Downstream {
+    /// An HTTP/1 client whose response head is still to be written.
+    pub(crate) fn h1(tcp: TcpStream, framing: Framing) -> Downstream {
+        Downstream::H1 { tcp, framing, stray_bytes: 0 }
+    }
+
+    /// Frames `piece[CHUNK_PREFIX_BYTES..]` in place; gives the offset where the framed bytes begin.
+    pub(crate) fn frame(&self, piece: &mut Vec<u8>) -> usize {
+        match self {
+            Downstream::H1 { framing: Framing::Chunked, .. } => seal_chunk(piece),
+            Downstream::H1 { .. } | Downstream::H2(_) => CHUNK_PREFIX_BYTES,
+        }
+    }
+
+    /// Resolves when the client has left: closed, half-closed or reset. Other bytes of an HTTP/1 client are dropped.
+    pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
+        match self {
+            Downstream::H2(stream) => stream.poll_reset(context).map(|_| Gone),
+            Downstream::H1 { tcp, stray_bytes, .. } => loop {
+                let mut bytes = [0; 512];
+                let mut buffer = ReadBuf::new(&mut bytes);
+                if ready!(Pin::new(&mut *tcp).poll_read(context, &mut buffer)).is_err() || buffer.filled().is_empty() {
+                    return Poll::Ready(Gone);
+                }
+                *stray_bytes = stray_bytes.saturating_add(buffer.filled().len());
+                if *stray_bytes > STRAY_BYTES_MAX {
+                    return Poll::Ready(Gone);
+                }
+            },
+        }
+    }
+
+    /// Writes what the client takes now; gives how much that was, at least one byte.
+    pub(crate) fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Gone>> {
+        match self {
+            Downstream::H1 { tcp, .. } => match ready!(Pin::new(tcp).poll_write(context, bytes)) {
+                Ok(count) if count > 0 => Poll::Ready(Ok(count)),
+                Ok(_) | Err(_) => Poll::Ready(Err(Gone)),
+            },
+            Downstream::H2(stream) => {
+                while stream.capacity() == 0 {
+                    stream.reserve_capacity(bytes.len());
+                    match ready!(stream.poll_capacity(context)) {
+                        Some(Ok(_)) => {}
+                        Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
+                    }
+                }
+                let piece = bytes.get(..stream.capacity()).unwrap_or(bytes);
+                let sent = stream.send_data(Bytes::copy_from_slice(piece), false);
+                Poll::Ready(sent.map(|()| piece.len()).map_err(|_| Gone))
+            }
+        }
+    }
+
+    /// What must still be written for a clean end.
+    pub(crate) fn last_bytes(&self) -> &'static [u8] {
+        match self {
+            Downstream::H1 { framing: Framing::Chunked, .. } => b"0\r\n\r\n",
+            Downstream::H1 { .. } | Downstream::H2(_) => b"",
+        }
+    }
+
+    /// Ends well, after [`Downstream::last_bytes`]; gives the socket back when it may carry another request.
+    pub(crate) fn finish(self) -> Option<TcpStream> {
+        match self {
+            Downstream::H1 { tcp, stray_bytes: 0, .. } => Some(tcp),
+            Downstream::H1 { .. } => None,
+            Downstream::H2(mut stream) => {
+                if let Err(error) = stream.send_data(Bytes::new(), true) {
+                    tracing::debug!(%error, "the client left before the end of its stream");
+                }
+                None
+            }
+        }
+    }
+
+    /// Ends so that the client can tell the body is not complete: no last chunk, or a reset.
+    pub(crate) fn abort(self) {
+        match self {
+            Downstream::H1 { framing: Framing::Chunked, .. } => {}
+            Downstream::H1 { tcp, .. } => {
+                // Without chunks only a reset tells an early end from a proper one.
+                if let Err(error) = socket2::SockRef::from(&tcp).set_linger(Some(std::time::Duration::ZERO)) {
+                    tracing::debug!(%error, "the connection ends without a reset");
+                }
+            }
+            Downstream::H2(mut stream) => stream.send_reset(Reason::INTERNAL_ERROR),
+        }
+    }
+}
+
+/// Writes the chunk size in front of the data and CRLF behind it.
+fn seal_chunk(piece: &mut Vec<u8>) -> usize {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut left = piece.len().saturating_sub(CHUNK_PREFIX_BYTES);
+    let mut at = CHUNK_PREFIX_BYTES - 2;
+    if let Some(end) = piece.get_mut(at..CHUNK_PREFIX_BYTES) {
+        end.copy_from_slice(b"\r\n");
+    }
+    loop {
+        at -= 1;
+        if let (Some(slot), Some(digit)) = (piece.get_mut(at), DIGITS.get(left % 16)) {
+            *slot = *digit;
+        }
+        left /= 16;
+        if left == 0 || at == 0 {
+            break;
+        }
+    }
+    piece.extend_from_slice(b"\r\n");
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_sealed_in_place() {
+        for length in [1_usize, 15, 16, 120, 65_536] {
+            let mut piece = vec![0; CHUNK_PREFIX_BYTES];
+            piece.extend(std::iter::repeat_n(b'x', length));
+            let at = seal_chunk(&mut piece);
+            let expected = format!("{length:x}\r\n{}\r\n", "x".repeat(length));
+            assert_eq!(&piece[at..], expected.as_bytes(), "{length}");
+        }
+    }
+}

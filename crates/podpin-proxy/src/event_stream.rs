@@ -1,0 +1,330 @@
+//! A GET that accepts `text/event-stream`: pick an endpoint, open it, answer, and hand over to a relay of its own.
+//!
+//! Opening may take several endpoints and several seconds and is an ordinary async function; once the response head
+//! is there, everything it needed is dropped and the stream goes on as a [`Relay`], detached from the connection that
+//! began it. Answers that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{StatusCode, Version};
+use podpin_endpoints::{EndpointId, Millis};
+use podpin_sse::{Framer, retry_line};
+
+use crate::access_log::Record;
+use crate::admission::{Admission, Kind, Placement, move_reason};
+use crate::clock;
+use crate::exchange::Exchange;
+use crate::forward::{self, Client};
+use crate::gateway::Gateway;
+use crate::head::RequestHead;
+use crate::metrics::UpstreamErrorKind;
+use crate::relay::{Body, Finished, Relay, Start, Times};
+use crate::reply::Failure;
+use crate::stream_task::{Accounts, Permits, StreamTask};
+use crate::upstream_h1::{self, Answer, UpstreamError};
+
+/// `sse.maxDuration` is shortened by up to this share of itself, so that streams that began together do not end
+/// together.
+const DURATION_JITTER: f64 = 0.1;
+const EVENT_STREAM: &str = "text/event-stream";
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// A request on its way to a pod.
+struct Opening<'a> {
+    gateway: &'a Arc<Gateway>,
+    head: &'a RequestHead,
+    client: &'a Client,
+    admission: &'a Admission,
+    began: Millis,
+    retries: u32,
+    connect_millis: u64,
+}
+
+/// A pod that answered.
+struct Opened {
+    placement: Placement,
+    permits: Permits,
+    answer: Answer,
+}
+
+/// Serves one event stream request from its head to the start of its relay, which goes on by itself.
+pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Client, mut exchange: Exchange) {
+    let began = clock::now();
+    let admission = match Admission::new(&gateway, &head.authority, head.path(), &head.headers) {
+        Ok(admission) => admission,
+        Err(failure) => return refuse((&gateway, &head, &client), None, (failure, began), exchange).await,
+    };
+    let mut opening = Opening {
+        gateway: &gateway,
+        head: &head,
+        client: &client,
+        admission: &admission,
+        began,
+        retries: 0,
+        connect_millis: 0,
+    };
+    let opened = tokio::select! {
+        biased;
+        () = exchange.gone() => Err(Failure::ClientGone),
+        opened = opening.open() => opened,
+    };
+    match opened {
+        Ok(opened) => opening.begin(opened, exchange),
+        Err(failure) => refuse((&gateway, &head, &client), Some(&admission), (failure, began), exchange).await,
+    }
+}
+
+impl Opening<'_> {
+    /// Tries endpoints until one answers, within `retries`.
+    async fn open(&mut self) -> Result<Opened, Failure> {
+        let attempts = self.admission.service().configuration.retries.attempts;
+        let of_client = self.admission.client_permit(self.client)?;
+        let mut tried: Vec<EndpointId> = Vec::new();
+        loop {
+            let (placement, permit) = match self.admission.place_stream(&tried) {
+                Ok(placed) => placed,
+                // Nothing is left to try: the client is told what the last endpoint did.
+                Err(_) if !tried.is_empty() => return Err(Failure::UpstreamConnect),
+                Err(failure) => return Err(failure),
+            };
+            let endpoint = Arc::clone(&placement.endpoint);
+            let error = match self.ask(&placement).await {
+                Ok(answer) => {
+                    self.admission.service().endpoint_succeeded(&endpoint.load);
+                    let permits = Permits { _endpoint: permit, _client: of_client };
+                    return Ok(Opened { placement, permits, answer });
+                }
+                Err(error) => error,
+            };
+            let (kind, failure) = classify(&error);
+            self.admission.service().endpoint_failed(&endpoint, kind);
+            tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
+            let again = match error {
+                UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some("connect"),
+                // A GET may be asked again (RFC 9110 section 9.2.2).
+                UpstreamError::Reset(_) => Some("reset"),
+                UpstreamError::ResponseTimeout | UpstreamError::Protocol(_) => None,
+            };
+            let Some(reason) = again.filter(|_| self.retries < attempts) else { return Err(failure) };
+            self.admission.service().metrics.upstream_retries.inc(reason);
+            self.retries += 1;
+            tried.push(endpoint.id);
+        }
+    }
+
+    async fn ask(&mut self, placement: &Placement) -> Result<Answer, UpstreamError> {
+        let service = self.admission.service();
+        let times = &service.configuration.timeouts;
+        let asked = clock::now();
+        let tcp = upstream_h1::connect(placement.endpoint.address, times.connect).await?;
+        let took = clock::now().since(asked);
+        service.metrics.upstream_connect.observe(took.as_secs_f64());
+        self.connect_millis = clock::duration_millis(took);
+        upstream_h1::exchange(tcp, &self.request(placement), times.response_header).await
+    }
+
+    /// The upstream request head, from end-to-end lines and our own.
+    fn request(&self, placement: &Placement) -> Vec<u8> {
+        let mut lines = forward::request_lines(&self.head.headers, self.client);
+        self.admission.strip_cookie(&mut lines);
+        lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        for (name, value) in forward::forwarding_lines(&self.head.headers, self.client, &self.head.authority) {
+            lines.insert(name, value);
+        }
+        self.admission.session_lines(&mut lines, placement);
+        let host = match self.head.authority.as_str() {
+            "" => placement.endpoint.address.to_string(),
+            host => host.to_owned(),
+        };
+        let mut request = format!("GET {} HTTP/1.1\r\nHost: {host}\r\n", self.head.target).into_bytes();
+        forward::write_lines(&mut request, &lines);
+        request.extend_from_slice(b"\r\n");
+        request
+    }
+
+    /// Answers the client and starts the relay.
+    fn begin(self, opened: Opened, exchange: Exchange) {
+        let Opened { placement, permits, answer } = opened;
+        let streams = is_event_stream(&answer);
+        let status = answer.head.status;
+        let length = answer.body.known_length().filter(|_| !streams);
+        let lines = self.response_lines(&answer, &placement, streams);
+        self.count(&placement, status, streams);
+        let accounts = self.accounts(&placement, status, streams);
+        let Some(begun) = exchange.begin(status, &lines, self.head.version, length) else {
+            return accounts.settle(&Finished::client_gone());
+        };
+        let relay = Relay::new(Start {
+            downstream: begun.downstream,
+            head: begun.head,
+            preface: self.preface(streams),
+            upstream: answer.tcp,
+            decoder: answer.body,
+            early: answer.rest,
+            body: self.body(streams),
+            times: self.times(streams),
+            record: Arc::clone(accounts.record()),
+        });
+        // Only event streams take a place of their endpoint.
+        let permits = Some(permits).filter(|_| streams);
+        self.gateway.tasks.spawn(StreamTask::new(relay, accounts, permits, begun.connection));
+    }
+
+    fn response_lines(&self, answer: &Answer, placement: &Placement, streams: bool) -> HeaderMap {
+        let mut lines = forward::response_lines(&answer.head.headers, self.admission.service().cookie_name());
+        if streams {
+            lines.remove(header::CONTENT_LENGTH);
+        }
+        if let Some(cookie) = self.admission.set_cookie(self.gateway, placement.endpoint.id, self.client) {
+            if let Some(private) = forward::private_cache_control(&lines) {
+                lines.insert(header::CACHE_CONTROL, private);
+            }
+            lines.append(header::SET_COOKIE, cookie);
+        }
+        lines
+    }
+
+    fn count(&self, placement: &Placement, status: StatusCode, streams: bool) {
+        let service = self.admission.service();
+        self.admission.count(Some(placement));
+        let code = status.as_str();
+        self.gateway.metrics.requests.with_label_values(&[&service.name, &self.admission.route.name, "GET", code]).inc();
+        if streams {
+            let resumed = self.head.headers.contains_key(LAST_EVENT_ID);
+            service.metrics.streams_opened.inc(match self.admission.decision(Some(placement)) {
+                "pinned" => "pinned",
+                "repinned" => "repinned",
+                _ if resumed => "resumed",
+                _ => "new",
+            });
+        }
+    }
+
+    /// `retry:` for a client that comes back: a goodbye may have told it another.
+    fn preface(&self, streams: bool) -> Vec<u8> {
+        let returning = self.admission.returning() || self.head.headers.contains_key(LAST_EVENT_ID);
+        let normal = self.admission.service().configuration.sse.retry.normal;
+        match normal.filter(|_| streams && returning) {
+            Some(retry) => retry_line(clock::duration_millis(retry)).into_bytes(),
+            None => Vec::new(),
+        }
+    }
+
+    fn body(&self, streams: bool) -> Body {
+        if streams {
+            Body::Events(Framer::new(self.admission.service().configuration.sse.event_bytes_max))
+        } else {
+            Body::Opaque
+        }
+    }
+
+    fn times(&self, streams: bool) -> Times {
+        let service = &self.admission.service().configuration;
+        let retry = &service.sse.retry;
+        let jitter = 1.0 - fastrand::f64() * DURATION_JITTER;
+        Times {
+            keep_alive: service.sse.keep_alive.filter(|_| streams),
+            upstream_idle: service.timeouts.upstream_idle,
+            client_write: service.timeouts.client_write,
+            ends_at: service.sse.max_duration.filter(|_| streams).map(|limit| {
+                clock::after(clock::now(), Duration::from_secs_f64(limit.as_secs_f64() * jitter))
+            }),
+            goodbye_retry: (retry.drain_min, retry.drain_max),
+        }
+    }
+
+    fn accounts(&self, placement: &Placement, status: StatusCode, streams: bool) -> Accounts {
+        let gateway = self.gateway;
+        let kind = if streams { Kind::Stream } else { Kind::Request };
+        let about = (Arc::clone(&self.admission.route), Arc::clone(&placement.endpoint));
+        let record = gateway.streams.open(about, kind, self.client.address, self.began);
+        let log = gateway.access_log.is_on().then(|| {
+            let mut log = request_record(self.head, self.client, self.began);
+            log.kind = if streams { "stream" } else { "request" };
+            log.status = status.as_u16();
+            log.affinity = Some(self.admission.decision(Some(placement)));
+            log.repinned = placement.moved.map(move_reason);
+            log.session = Some(self.admission.session.to_string());
+            log.connect_ms = Some(self.connect_millis);
+            log.retries = self.retries;
+            Box::new(log)
+        });
+        Accounts::new(Arc::clone(gateway), record, log)
+    }
+}
+
+/// Answers a request that no pod will, and accounts for it.
+async fn refuse(
+    (gateway, head, client): (&Arc<Gateway>, &RequestHead, &Client),
+    admission: Option<&Admission>,
+    (failure, began): (Failure, Millis),
+    exchange: Exchange,
+) {
+    let code = failure.status().map_or(0, |status| status.as_u16());
+    let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
+    gateway.metrics.requests.with_label_values(&[service, route, "GET", &code.to_string()]).inc();
+    if let Some(admission) = admission {
+        admission.count(None);
+        if let Some(kind) = failure.refusal() {
+            admission.service().refused(kind);
+        }
+    }
+    if gateway.access_log.is_on() {
+        let mut log = request_record(head, client, began);
+        log.kind = "stream";
+        log.status = code;
+        log.route = admission.map(|known| known.route.name.to_string());
+        log.service = admission.map(|known| known.service().name.to_string());
+        log.affinity = admission.map(|known| known.decision(None));
+        log.reason = if failure == Failure::ClientGone { "client" } else { "refused" };
+        log.error = Some(failure.to_string());
+        log.duration_ms = clock::duration_millis(clock::now().since(began));
+        gateway.access_log.write(&log);
+    }
+    exchange.refuse(failure).await;
+}
+
+fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
+    let mut log = Record::begun("stream", began);
+    log.client = Some(client.address);
+    log.method = head.method.to_string();
+    log.host.clone_from(&head.authority);
+    log.path.clone_from(&head.target);
+    log.protocol = protocol_name(head.version);
+    log.user_agent = head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    log
+}
+
+/// The protocol as the access log spells it.
+pub(crate) fn protocol_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
+    match error {
+        UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => {
+            (UpstreamErrorKind::Connect, Failure::UpstreamConnect)
+        }
+        UpstreamError::Reset(_) => (UpstreamErrorKind::Reset, Failure::UpstreamReset),
+        UpstreamError::ResponseTimeout => (UpstreamErrorKind::Timeout, Failure::UpstreamTimeout),
+        UpstreamError::Protocol(_) => (UpstreamErrorKind::Protocol, Failure::UpstreamProtocol),
+    }
+}
+
+/// 200 and `text/event-stream`, not encoded: its framing can be read.
+fn is_event_stream(answer: &Answer) -> bool {
+    let headers = &answer.head.headers;
+    let essence = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = essence.split(';').next().unwrap_or_default().trim();
+    let encoded = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"));
+    answer.head.status == StatusCode::OK && essence.eq_ignore_ascii_case(EVENT_STREAM) && !encoded
+}

@@ -1,0 +1,166 @@
+//! One request of an event stream client, before its answer: who asked, over what, and how to answer.
+
+use std::future::poll_fn;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{StatusCode, Version};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::v2::server::HttpSession as SessionV2;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::connection::Connection;
+use crate::downstream::{Downstream, Framing};
+use crate::forward;
+use crate::reply::Failure;
+
+/// How long a refused client may take to read the answer before its connection is closed under it.
+const LINGER: Duration = Duration::from_secs(1);
+/// What a refused client may still send meanwhile: a reset would destroy the answer before it is read.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// A client waiting for its answer.
+pub(crate) enum Exchange {
+    /// HTTP/1.0 or 1.1, with the connection that may go on afterwards.
+    H1 { tcp: TcpStream, connection: Connection, keep_alive: bool },
+    /// One stream of an HTTP/2 connection.
+    H2(Box<SessionV2>),
+}
+
+/// An answer that has begun.
+pub(crate) struct Begun {
+    pub(crate) downstream: Downstream,
+    /// The head, still to be written (HTTP/1).
+    pub(crate) head: Vec<u8>,
+    /// The connection, when it may carry another request after this one.
+    pub(crate) connection: Option<Connection>,
+}
+
+impl Exchange {
+    /// Resolves when the client leaves while it waits.
+    pub(crate) async fn gone(&mut self) {
+        match self {
+            Exchange::H2(session) => {
+                // Both outcomes mean the same: the stream was reset, or its connection is gone.
+                session.idle().await.map_or_else(drop, drop);
+            }
+            Exchange::H1 { tcp, keep_alive, .. } => poll_fn(|context| {
+                loop {
+                    let mut bytes = [0; 512];
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    let read = ready!(Pin::new(&mut *tcp).poll_read(context, &mut buffer));
+                    if read.is_err() || buffer.filled().is_empty() {
+                        return Poll::Ready(());
+                    }
+                    // A pipelined request: dropped, so the connection cannot go on after this one.
+                    *keep_alive = false;
+                }
+            })
+            .await,
+        }
+    }
+
+    /// Begins the answer; `length` is the body's, when it is known. `None` when the client is gone.
+    pub(crate) fn begin(
+        self,
+        status: StatusCode,
+        lines: &HeaderMap,
+        version: Version,
+        length: Option<u64>,
+    ) -> Option<Begun> {
+        match self {
+            Exchange::H1 { tcp, connection, keep_alive } => {
+                let http10 = version == Version::HTTP_10;
+                let framing = if length.is_some() || http10 { Framing::Plain } else { Framing::Chunked };
+                let goes_on = keep_alive && (length.is_some() || !http10);
+                let head = h1_head(status, lines, framing, (goes_on, http10));
+                let connection = goes_on.then_some(connection);
+                Some(Begun { downstream: Downstream::h1(tcp, framing), head, connection })
+            }
+            Exchange::H2(session) => begin_h2(*session, status, lines),
+        }
+    }
+
+    /// Answers with a failure of ours.
+    pub(crate) async fn refuse(self, failure: Failure) {
+        match self {
+            Exchange::H1 { tcp, .. } => refuse_h1(tcp, failure).await,
+            Exchange::H2(session) => refuse_h2(*session, failure).await,
+        }
+    }
+}
+
+fn h1_head(status: StatusCode, lines: &HeaderMap, framing: Framing, (goes_on, http10): (bool, bool)) -> Vec<u8> {
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    forward::write_lines(&mut head, lines);
+    if framing == Framing::Chunked {
+        head.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    match (goes_on, http10) {
+        (false, _) => head.extend_from_slice(b"Connection: close\r\n"),
+        (true, true) => head.extend_from_slice(b"Connection: keep-alive\r\n"),
+        (true, false) => {}
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+fn begin_h2(mut session: SessionV2, status: StatusCode, lines: &HeaderMap) -> Option<Begun> {
+    let mut head = ResponseHeader::build(status, Some(lines.len())).ok()?;
+    for (name, value) in lines {
+        head.append_header(name.clone(), value.clone()).ok()?;
+    }
+    session.write_response_header(Box::new(head), false).ok()?;
+    let stream = session.take_response_body_writer()?;
+    Some(Begun { downstream: Downstream::H2(stream), head: Vec::new(), connection: None })
+}
+
+/// Writes the answer and closes, so that the client can read it.
+pub(crate) async fn refuse_h1(mut tcp: TcpStream, failure: Failure) {
+    let answered = async {
+        tcp.write_all(&failure.h1_close()).await?;
+        tcp.shutdown().await?;
+        let mut left = LINGER_BYTES;
+        let mut bytes = [0; 1024];
+        loop {
+            let count = tcp.read(&mut bytes).await?;
+            left = left.saturating_sub(count);
+            if count == 0 || left == 0 {
+                return std::io::Result::Ok(());
+            }
+        }
+    };
+    match tokio::time::timeout(LINGER, Box::pin(answered)).await {
+        Ok(Err(error)) => tracing::trace!(%error, "the client did not read its refusal"),
+        Ok(Ok(())) | Err(_) => {}
+    }
+    // Whatever is left unread is thrown away with the connection.
+    if let Err(error) = socket2::SockRef::from(&tcp).shutdown(Shutdown::Both) {
+        tracing::trace!(%error, "the client closed first");
+    }
+}
+
+async fn refuse_h2(mut session: SessionV2, failure: Failure) {
+    let Some(status) = failure.status() else { return };
+    let body = failure.body();
+    let answered = async {
+        let mut head = ResponseHeader::build(status, Some(4))?;
+        head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))?;
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
+        if let Some(seconds) = failure.retry_after_seconds() {
+            head.insert_header(header::RETRY_AFTER, seconds)?;
+        }
+        session.write_response_header(Box::new(head), false)?;
+        session.set_write_timeout(Some(LINGER));
+        session.write_body(body.clone().into(), true).await
+    };
+    if let Err(error) = answered.await {
+        tracing::debug!(%error, "the client left before its answer");
+    }
+}

@@ -1,0 +1,326 @@
+//! Which header lines cross the proxy, and what it says about the client itself (RFC 9110 section 7.6, RFC 7239).
+//!
+//! One set of rules for both data paths and both directions: hop-by-hop lines and whatever `Connection` nominates
+//! stay here, forwarding lines are ours, `X-Podpin-*` never crosses from outside to inside or back.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use podpin_config::Cidr;
+
+/// Tells the pod which session to restore; stable over re-pins.
+pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
+/// Tells the pod why a client that was pinned elsewhere comes here.
+pub(crate) const REPINNED: HeaderName = HeaderName::from_static("x-podpin-repinned");
+const OURS: &str = "x-podpin-";
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Whom we talk to, as far as we may believe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    /// The other end of the TCP connection.
+    pub(crate) peer: IpAddr,
+    /// The client itself: the peer, or what trusted proxies say of it.
+    pub(crate) address: IpAddr,
+    /// The peer is in `trustedProxies`.
+    pub(crate) trusted: bool,
+    /// The client's own connection is encrypted, here or at a trusted proxy.
+    pub(crate) secure: bool,
+}
+
+impl Client {
+    /// Reads what a trusted peer says of its client; anybody else is taken as he comes.
+    pub(crate) fn of(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted: &[Cidr]) -> Client {
+        let peer = peer.to_canonical();
+        let is_trusted = |ip: IpAddr| trusted.iter().any(|range| range.contains(ip));
+        if !is_trusted(peer) {
+            return Client { peer, address: peer, trusted: false, secure: tls };
+        }
+        let told = headers.get_all(&FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+        let hops: Vec<&str> = told.flat_map(|list| list.split(',')).map(str::trim).collect();
+        let mut address = peer;
+        for hop in hops.iter().rev() {
+            let Some(ip) = parse_hop(hop) else { break };
+            address = ip;
+            if !is_trusted(ip) {
+                break;
+            }
+        }
+        let https = headers.get(&FORWARDED_PROTO).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"));
+        Client { peer, address, trusted: true, secure: tls || https }
+    }
+}
+
+/// An address in `X-Forwarded-For`: bare, with a port, or an IPv6 one in brackets.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(hop, |(inside, _)| inside);
+    let parsed = bare.parse::<IpAddr>().ok();
+    parsed.or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|at| at.ip())).map(|ip| ip.to_canonical())
+}
+
+/// Header names that only mean something between two neighbours.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION
+            | header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+            | header::TE
+            | header::TRAILER
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+    ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-status")
+}
+
+/// Names that `Connection` nominates (RFC 9110 section 7.6.1).
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lists = headers.get_all(header::CONNECTION).iter();
+    lists
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect()
+}
+
+/// The end-to-end lines of a request, for an upstream request of our own (the event stream path).
+///
+/// Leaves out `Host`, `Content-Length`, `Expect` and `Accept-Encoding`: the caller writes its own or none.
+pub(crate) fn request_lines(headers: &HeaderMap, client: &Client) -> HeaderMap {
+    let nominated = nominated(headers);
+    let mut passed = HeaderMap::with_capacity(headers.len() + 6);
+    for (name, value) in headers {
+        let replaced = matches!(
+            *name,
+            header::HOST | header::CONTENT_LENGTH | header::EXPECT | header::ACCEPT_ENCODING
+        );
+        if !replaced && !is_hop_by_hop(name) && !nominated.contains(name) && !is_claimed(name, client) {
+            passed.append(name.clone(), value.clone());
+        }
+    }
+    passed
+}
+
+/// Strips what [`request_lines`] would not have passed, for Pingora's own forwarding, which strips hop-by-hop itself.
+pub(crate) fn claimed_lines(headers: &HeaderMap, client: &Client) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_claimed(name, client)).cloned().collect()
+}
+
+/// Lines that only we may write: nobody outside may say who the client is or which session it has.
+fn is_claimed(name: &HeaderName, client: &Client) -> bool {
+    let text = name.as_str();
+    let rewritten = *name == FORWARDED_FOR
+        || *name == FORWARDED_PROTO
+        || *name == FORWARDED_HOST
+        || *name == header::FORWARDED
+        || *name == REAL_IP;
+    text.starts_with(OURS) || rewritten || (!client.trusted && text.starts_with(FORWARDED_PREFIX))
+}
+
+/// What we say about the client: `X-Forwarded-For/-Proto/-Host`, `X-Real-IP` and `Forwarded`, appended to what a
+/// trusted proxy said, replacing what anybody else said. `asked` are the lines as they came.
+pub(crate) fn forwarding_lines(asked: &HeaderMap, client: &Client, authority: &str) -> Vec<(HeaderName, HeaderValue)> {
+    let told = |name: &HeaderName| {
+        let lines = asked.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let list = lines.collect::<Vec<_>>().join(", ");
+        (client.trusted && !list.is_empty()).then_some(list)
+    };
+    let scheme = if client.secure { "https" } else { "http" };
+    let for_list = append(told(&FORWARDED_FOR), &client.peer.to_string());
+    let forwarded = append(told(&header::FORWARDED), &forwarded_element(client.peer, authority, scheme));
+    let lines = [
+        (FORWARDED_FOR, for_list),
+        (FORWARDED_PROTO, told(&FORWARDED_PROTO).unwrap_or_else(|| scheme.to_owned())),
+        (FORWARDED_HOST, told(&FORWARDED_HOST).unwrap_or_else(|| authority.to_owned())),
+        (REAL_IP, client.address.to_string()),
+        (header::FORWARDED, forwarded),
+    ];
+    let said = lines.into_iter().filter(|(_, text)| !text.is_empty());
+    said.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?))).collect()
+}
+
+fn append(list: Option<String>, item: &str) -> String {
+    list.map_or_else(|| item.to_owned(), |before| format!("{before}, {item}"))
+}
+
+/// One element of `Forwarded` (RFC 7239 section 4); IPv6 addresses and hosts with a port must be quoted.
+fn forwarded_element(peer: IpAddr, authority: &str, scheme: &str) -> String {
+    let node = match peer {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("\"[{ip}]\""),
+    };
+    let token = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    match authority {
+        "" => format!("for={node};proto={scheme}"),
+        host if token(host) => format!("for={node};host={host};proto={scheme}"),
+        host => format!("for={node};host=\"{host}\";proto={scheme}"),
+    }
+}
+
+/// The end-to-end lines of a response: without hop-by-hop and nominated ones, our own names, and any attempt of the
+/// pod to write our cookie.
+pub(crate) fn response_lines(headers: &HeaderMap, cookie: Option<&str>) -> HeaderMap {
+    let nominated = nominated(headers);
+    let mut passed = HeaderMap::with_capacity(headers.len() + 4);
+    for (name, value) in headers {
+        let ours = name.as_str().starts_with(OURS)
+            || (*name == header::SET_COOKIE && cookie.is_some_and(|cookie| sets_cookie(value, cookie)));
+        if !is_hop_by_hop(name) && !nominated.contains(name) && !ours {
+            passed.append(name.clone(), value.clone());
+        }
+    }
+    passed
+}
+
+/// Whether a `Set-Cookie` value sets the cookie of this name.
+pub(crate) fn sets_cookie(value: &HeaderValue, name: &str) -> bool {
+    let pair = value.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
+    pair.trim_ascii() == name.as_bytes()
+}
+
+/// `Cache-Control` for a response that carries our cookie: never stored by a shared cache (RFC 9111 section 5.2.2).
+///
+/// `None`: what the pod says is private enough already.
+pub(crate) fn private_cache_control(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let directives: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let has = |wanted: &str| directives.iter().any(|directive| directive.eq_ignore_ascii_case(wanted));
+    if has("private") || has("no-store") {
+        return None;
+    }
+    let shared = |directive: &&str| {
+        let name = directive.split('=').next().unwrap_or_default();
+        directive.is_empty() || name.eq_ignore_ascii_case("public") || name.eq_ignore_ascii_case("s-maxage")
+    };
+    let mut kept: Vec<&str> = directives.into_iter().filter(|directive| !shared(directive)).collect();
+    kept.push("private");
+    HeaderValue::try_from(kept.join(", ")).ok()
+}
+
+/// Writes header lines in HTTP/1.1, with the capitals that people are used to.
+pub(crate) fn write_lines(out: &mut Vec<u8>, lines: &HeaderMap) {
+    for (name, value) in lines {
+        let mut starts = true;
+        for byte in name.as_str().bytes() {
+            out.push(if starts { byte.to_ascii_uppercase() } else { byte });
+            starts = byte == b'-';
+        }
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    fn client(peer: &str, lines: &[(&str, &str)], trusted: &[&str]) -> Client {
+        let ranges: Vec<Cidr> = trusted.iter().map(|range| range.parse().unwrap()).collect();
+        Client::of(peer.parse().unwrap(), false, &map(lines), &ranges)
+    }
+
+    #[test]
+    fn only_a_trusted_peer_may_name_the_client() {
+        let lines = [("x-forwarded-for", "198.51.100.7, 203.0.113.9"), ("x-forwarded-proto", "https")];
+        let stranger = client("203.0.113.1", &lines, &["10.0.0.0/8"]);
+        assert_eq!((stranger.address.to_string(), stranger.secure), ("203.0.113.1".into(), false));
+        let behind = client("10.1.1.1", &lines, &["10.0.0.0/8"]);
+        assert_eq!((behind.address.to_string(), behind.secure), ("203.0.113.9".into(), true));
+        let two_hops = client("::ffff:10.1.1.1", &lines, &["10.0.0.0/8", "203.0.113.0/24"]);
+        assert_eq!(two_hops.address.to_string(), "198.51.100.7");
+    }
+
+    #[test]
+    fn a_hop_that_is_no_address_ends_the_walk() {
+        let lines = [("x-forwarded-for", "198.51.100.7, unknown, 10.0.0.2")];
+        assert_eq!(client("10.0.0.1", &lines, &["10.0.0.0/8"]).address.to_string(), "10.0.0.2");
+    }
+
+    #[test]
+    fn a_stranger_cannot_pass_hop_by_hop_nominated_or_claimed_lines() {
+        let lines = [
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("x-podpin-session", "forged"),
+            ("x-forwarded-port", "1"),
+            ("forwarded", "for=1.1.1.1"),
+            ("host", "a"),
+            ("accept-encoding", "br"),
+            ("cookie", "a=b"),
+            ("last-event-id", "7"),
+        ];
+        let passed = request_lines(&map(&lines), &client("203.0.113.1", &lines, &[]));
+        let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["cookie", "last-event-id"]);
+    }
+
+    #[test]
+    fn forwarding_lines_are_replaced_for_strangers_and_appended_for_trusted_peers() {
+        let lines = [("x-forwarded-for", "198.51.100.7"), ("forwarded", "for=198.51.100.7"), ("x-forwarded-host", "o")];
+        let text = |trusted: &[&str]| {
+            let told = forwarding_lines(&map(&lines), &client("10.0.0.1", &lines, trusted), "h:8080");
+            told.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            text(&[]),
+            [
+                "x-forwarded-for=10.0.0.1",
+                "x-forwarded-proto=http",
+                "x-forwarded-host=h:8080",
+                "x-real-ip=10.0.0.1",
+                "forwarded=for=10.0.0.1;host=\"h:8080\";proto=http"
+            ]
+        );
+        assert_eq!(
+            text(&["10.0.0.0/8"]),
+            [
+                "x-forwarded-for=198.51.100.7, 10.0.0.1",
+                "x-forwarded-proto=http",
+                "x-forwarded-host=o",
+                "x-real-ip=198.51.100.7",
+                "forwarded=for=198.51.100.7, for=10.0.0.1;host=\"h:8080\";proto=http"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pod_cannot_write_our_cookie_or_our_headers() {
+        let lines = [
+            ("set-cookie", "podpin-chat=evil; Path=/"),
+            ("set-cookie", "podpin-chats=fine"),
+            ("x-podpin-session", "x"),
+            ("transfer-encoding", "chunked"),
+        ];
+        let passed = response_lines(&map(&lines), Some("podpin-chat"));
+        let values: Vec<_> = passed.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+        assert_eq!(values, [("set-cookie", "podpin-chats=fine")]);
+    }
+
+    #[test]
+    fn a_response_with_our_cookie_is_never_public() {
+        let cases = [
+            (&[][..], Some("private")),
+            (&[("cache-control", "no-cache")], Some("no-cache, private")),
+            (&[("cache-control", "public, max-age=60, s-maxage=9")], Some("max-age=60, private")),
+            (&[("cache-control", "Private, max-age=1")], None),
+            (&[("cache-control", "no-store")], None),
+        ];
+        for (lines, expected) in cases {
+            let got = private_cache_control(&map(lines));
+            assert_eq!(got.as_ref().map(|value| value.to_str().unwrap()), expected, "{lines:?}");
+        }
+    }
+}

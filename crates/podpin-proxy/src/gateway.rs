@@ -1,0 +1,161 @@
+//! What all workers share: routes, services, keys, metrics, open streams, and whether we are leaving.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use http::HeaderMap;
+use podpin_affinity::Keyring;
+use podpin_config::{Cidr, Config, ListenerLimits, Shutdown};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::access_log::AccessLog;
+use crate::clock;
+use crate::forward::Client;
+use crate::keys;
+use crate::metrics::Metrics;
+use crate::route::{Route, RouteTable};
+use crate::service::{ServiceState, TableWriter};
+use crate::start::StartError;
+use crate::streams::Streams;
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Gateway").finish_non_exhaustive()
+    }
+}
+
+/// The shared state of the proxy. Everything in it is read without waiting.
+pub(crate) struct Gateway {
+    routes: RouteTable,
+    pub(crate) services: Vec<Arc<ServiceState>>,
+    keyring: ArcSwap<Keyring>,
+    pub(crate) metrics: Metrics,
+    pub(crate) access_log: AccessLog,
+    pub(crate) streams: Streams,
+    pub(crate) limits: ListenerLimits,
+    pub(crate) shutdown: Shutdown,
+    trusted_proxies: Vec<Cidr>,
+    /// Client connections open now.
+    pub(crate) connections: AtomicUsize,
+    /// Ordinary requests in flight.
+    pub(crate) requests: AtomicUsize,
+    /// Owns every connection and stream of the workers.
+    pub(crate) tasks: TaskTracker,
+    leaving: AtomicBool,
+    /// Turns true when listeners must close and idle connections with them.
+    closing: watch::Sender<bool>,
+}
+
+impl Gateway {
+    /// Builds the shared state and, for each service, the writer of its endpoints.
+    ///
+    /// # Errors
+    /// When a key file or the access log cannot be used.
+    pub(crate) fn new(config: &Config, version: &str) -> Result<(Arc<Gateway>, Vec<TableWriter>), StartError> {
+        let metrics = Metrics::new(version)?;
+        let keyring = keys::load(&config.affinity_keys)?;
+        let access_log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
+        let (services, writers): (Vec<_>, Vec<_>) = config
+            .services
+            .iter()
+            .map(|service| ServiceState::new(service.clone(), metrics.service(&service.name)))
+            .unzip();
+        let routes: Vec<Arc<Route>> = config.routes.iter().filter_map(|route| resolve(route, &services)).collect();
+        let table = RouteTable::new(
+            config.routes.iter().zip(&routes).map(|(route, to)| (&*route.hosts, &*route.paths, Arc::clone(to))),
+        );
+        metrics.config_last_reload.set(1);
+        metrics.config_last_reload_at.set(crate::service::unix_seconds_f64());
+        let gateway = Gateway {
+            routes: table,
+            services,
+            keyring: ArcSwap::from_pointee(keyring),
+            metrics,
+            access_log,
+            streams: Streams::default(),
+            limits: config.limits.clone(),
+            shutdown: config.shutdown.clone(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            connections: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+            leaving: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+        };
+        Ok((Arc::new(gateway), writers))
+    }
+
+    pub(crate) fn routes(&self) -> &RouteTable {
+        &self.routes
+    }
+
+    pub(crate) fn keyring(&self) -> Guard<Arc<Keyring>> {
+        self.keyring.load()
+    }
+
+    /// Puts new keys in force; tokens of streams that are open are not touched.
+    pub(crate) fn set_keyring(&self, keyring: Keyring) {
+        self.keyring.store(Arc::new(keyring));
+    }
+
+    /// Who the client is, as far as the other end may say.
+    pub(crate) fn client(&self, peer: IpAddr, tls: bool, headers: &HeaderMap) -> Client {
+        Client::of(peer, tls, headers, &self.trusted_proxies)
+    }
+
+    /// Ready for traffic: every service has had its first list of endpoints, and we are not leaving.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.is_leaving() && self.waiting_for().next().is_none()
+    }
+
+    /// Services that never had a list of endpoints.
+    pub(crate) fn waiting_for(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().filter(|service| !service.view().snapshot.first_list_seen()).map(|s| &*s.name)
+    }
+
+    /// SIGTERM has come.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Turns readiness off, for good.
+    pub(crate) fn begin_leaving(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        self.metrics.shutdown_in_progress.set(1);
+    }
+
+    /// Closes listeners and idle connections.
+    pub(crate) fn close_listeners(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Listeners and idle connections watch this; Pingora takes it as its shutdown signal.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Nothing is left to wait for: no stream, no ordinary request.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.streams.count() == 0 && self.requests.load(Ordering::Relaxed) == 0
+    }
+
+    /// Asks every open stream to leave, spread evenly at random over the window.
+    pub(crate) fn send_streams_away(&self, spread: Duration) {
+        let now = clock::now();
+        let window = clock::duration_millis(spread);
+        self.streams.for_each(|stream| {
+            let delay = Duration::from_millis(fastrand::u64(..=window));
+            stream.leave(clock::after(now, delay));
+        });
+    }
+}
+
+fn resolve(route: &podpin_config::Route, services: &[Arc<ServiceState>]) -> Option<Arc<Route>> {
+    // The configuration has no route to an unknown service: podpin-config refuses it.
+    let service = services.iter().find(|service| *service.name == *route.service)?;
+    Some(Arc::new(Route { name: route.name.as_str().into(), service: Arc::clone(service) }))
+}

@@ -1,0 +1,387 @@
+//! The head of an HTTP/1.1 request, read strictly before anyone routes on it (RFC 9112).
+//!
+//! Whatever two parsers could read differently is refused here, once, for both data paths: bare LF, folded lines,
+//! several or malformed `Content-Length`s, `Content-Length` beside `Transfer-Encoding`, codings other than a single
+//! `chunked`, several `Host`s. What passes is handed to Pingora or to the event stream path byte for byte.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+/// More header lines than this is an attack or a bug; nginx and HAProxy stop near 100 as well.
+const HEADER_LINES_MAX: usize = 128;
+
+/// Why a request head is refused; `reply.rs` says what that is on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeadError {
+    /// Not the grammar of RFC 9112, or a shape that parsers disagree about.
+    #[error("malformed request head: {0}")]
+    Malformed(&'static str),
+    /// The head passes `limits.requestHeaderBytes`, or has too many lines.
+    #[error("request head too large")]
+    TooLarge,
+    /// The request line alone passes `limits.requestHeaderBytes`.
+    #[error("request target too long")]
+    TargetTooLong,
+    /// `CONNECT` is not proxied.
+    #[error("CONNECT is not supported")]
+    Connect,
+    /// A major version other than 1 in HTTP/1 framing.
+    #[error("HTTP version not supported")]
+    Version,
+}
+
+/// How much of the input is a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scan {
+    /// No end of the head yet.
+    Partial,
+    /// The head ends before this offset.
+    Complete(usize),
+}
+
+/// Looks for the blank line, and refuses at once what can never become a valid head.
+///
+/// `from` is how much an earlier scan has seen, so that a head that comes byte by byte costs linear time.
+pub(crate) fn scan(input: &[u8], from: usize) -> Result<Scan, HeadError> {
+    let mut at = from.saturating_sub(1);
+    while let Some(found) = input.get(at..).and_then(|rest| memchr::memchr(b'\n', rest)) {
+        let newline = at + found;
+        if newline == 0 || input.get(newline - 1) != Some(&b'\r') {
+            return Err(HeadError::Malformed("a line ends in a bare LF"));
+        }
+        if newline >= 3 && input.get(newline - 3..newline) == Some(b"\r\n\r") {
+            return Ok(Scan::Complete(newline + 1));
+        }
+        at = newline + 1;
+    }
+    Ok(Scan::Partial)
+}
+
+/// What the connection must know to choose a data path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// A GET without a body that accepts `text/event-stream`.
+    pub(crate) event_stream: bool,
+    /// The connection may serve another request after this one.
+    pub(crate) keep_alive: bool,
+}
+
+/// A parsed head, for the event stream path.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestHead {
+    pub(crate) method: Method,
+    /// Path and query in origin form.
+    pub(crate) target: String,
+    pub(crate) version: Version,
+    pub(crate) headers: HeaderMap,
+    /// Host and port as the client wrote them; empty when it did not (HTTP/1.0).
+    pub(crate) authority: String,
+}
+
+impl RequestHead {
+    /// The target without its query.
+    pub(crate) fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or("/")
+    }
+}
+
+/// Checks a complete head (as [`scan`] measured it).
+pub(crate) fn check(head: &[u8]) -> Result<Facts, HeadError> {
+    with_parsed(head, |request| facts(request))
+}
+
+/// Parses a complete head that [`check`] has passed.
+pub(crate) fn parse(head: &[u8]) -> Result<RequestHead, HeadError> {
+    with_parsed(head, |request| build(request))
+}
+
+fn with_parsed<T>(
+    head: &[u8],
+    then: impl FnOnce(&httparse::Request<'_, '_>) -> Result<T, HeadError>,
+) -> Result<T, HeadError> {
+    // RFC 9112 section 2.2: an empty line before the request line is skipped.
+    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
+    let mut lines = [httparse::EMPTY_HEADER; HEADER_LINES_MAX];
+    let mut request = httparse::Request::new(&mut lines);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => then(&request),
+        Ok(_) => Err(HeadError::Malformed("the head does not end where its blank line is")),
+        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooLarge),
+        Err(httparse::Error::Version) => Err(version_error(head)),
+        Err(httparse::Error::HeaderName) => Err(HeadError::Malformed("a header name is not a token")),
+        Err(httparse::Error::HeaderValue) => Err(HeadError::Malformed("a header value has a control character")),
+        Err(_) => Err(HeadError::Malformed("the request line is not `METHOD target HTTP/1.1`")),
+    }
+}
+
+fn version_error(head: &[u8]) -> HeadError {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    match version.strip_prefix(b"HTTP/") {
+        Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => HeadError::Version,
+        _ => HeadError::Malformed("the request line is not `METHOD target HTTP/1.1`"),
+    }
+}
+
+fn facts(request: &httparse::Request<'_, '_>) -> Result<Facts, HeadError> {
+    let minor = request.version.unwrap_or(0);
+    let method = request.method.unwrap_or_default();
+    if method == "CONNECT" {
+        return Err(HeadError::Connect);
+    }
+    check_target(method, request.path.unwrap_or_default())?;
+    let framing = Framing::of(request)?;
+    framing.check(minor)?;
+    Ok(Facts {
+        event_stream: method == "GET" && framing.accepts_events && !framing.has_body && !framing.upgrade,
+        keep_alive: if minor == 0 { framing.keep_alive && !framing.close } else { !framing.close },
+    })
+}
+
+fn check_target(method: &str, target: &str) -> Result<(), HeadError> {
+    let absolute = || {
+        let scheme = target.split("://").next().unwrap_or_default();
+        target.contains("://") && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+    };
+    if target.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
+        return Err(HeadError::Malformed("the request target has a forbidden character"));
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") || absolute() {
+        return Ok(());
+    }
+    Err(HeadError::Malformed("the request target is neither a path nor an absolute URI"))
+}
+
+/// What the header lines say about where the request ends and where it goes.
+#[derive(Default)]
+struct Framing {
+    hosts: usize,
+    content_lengths: usize,
+    transfer_encodings: usize,
+    has_body: bool,
+    upgrade: bool,
+    close: bool,
+    keep_alive: bool,
+    accepts_events: bool,
+}
+
+impl Framing {
+    fn of(request: &httparse::Request<'_, '_>) -> Result<Framing, HeadError> {
+        let mut framing = Framing::default();
+        for line in request.headers.iter() {
+            framing.line(line.name, line.value)?;
+        }
+        Ok(framing)
+    }
+
+    fn line(&mut self, name: &str, value: &[u8]) -> Result<(), HeadError> {
+        if name.is_empty() {
+            return Err(HeadError::Malformed("a header name is not a token"));
+        }
+        if name.eq_ignore_ascii_case("host") {
+            self.hosts += 1;
+            check_host(value)?;
+        } else if name.eq_ignore_ascii_case("content-length") {
+            self.content_lengths += 1;
+            self.has_body |= content_length(value)? > 0;
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            self.transfer_encodings += 1;
+            self.has_body = true;
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(HeadError::Malformed("Transfer-Encoding is not exactly `chunked`"));
+            }
+        } else if name.eq_ignore_ascii_case("connection") {
+            self.close |= has_token(value, b"close");
+            self.keep_alive |= has_token(value, b"keep-alive");
+        } else if name.eq_ignore_ascii_case("upgrade") {
+            self.upgrade = true;
+        } else if name.eq_ignore_ascii_case("accept") {
+            self.accepts_events |= accepts_event_stream(value);
+        }
+        Ok(())
+    }
+
+    fn check(&self, minor: u8) -> Result<(), HeadError> {
+        if self.hosts > 1 || (self.hosts == 0 && minor > 0) {
+            return Err(HeadError::Malformed("there is not exactly one Host"));
+        }
+        if self.content_lengths > 1 {
+            return Err(HeadError::Malformed("there are several Content-Length lines"));
+        }
+        if self.transfer_encodings > 1 {
+            return Err(HeadError::Malformed("there are several Transfer-Encoding lines"));
+        }
+        if self.transfer_encodings > 0 && (self.content_lengths > 0 || minor == 0) {
+            return Err(HeadError::Malformed("Transfer-Encoding beside Content-Length, or in HTTP/1.0"));
+        }
+        Ok(())
+    }
+}
+
+fn check_host(value: &[u8]) -> Result<(), HeadError> {
+    let allowed = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"');
+    if value.iter().all(allowed) { Ok(()) } else { Err(HeadError::Malformed("Host is not a host and port")) }
+}
+
+fn content_length(value: &[u8]) -> Result<u64, HeadError> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    match (digits, number) {
+        (true, Some(number)) => Ok(number),
+        _ => Err(HeadError::Malformed("Content-Length is not a number")),
+    }
+}
+
+/// Whether a comma-separated header value has this token (RFC 9110 section 5.6.1), in any case.
+pub(crate) fn has_token(value: &[u8], token: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+/// Whether an `Accept` value names `text/event-stream` itself with a weight above zero (RFC 9110 section 12.5.1).
+///
+/// Wildcards do not count: every ordinary request of a browser has `*/*`.
+pub(crate) fn accepts_event_stream(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|range| {
+        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let named = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
+        named && !parts.any(is_weight_zero)
+    })
+}
+
+fn is_weight_zero(parameter: &[u8]) -> bool {
+    let Some(weight) = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q=")) else {
+        return false;
+    };
+    std::str::from_utf8(weight).ok().and_then(|text| text.parse::<f32>().ok()) == Some(0.0)
+}
+
+fn build(request: &httparse::Request<'_, '_>) -> Result<RequestHead, HeadError> {
+    let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
+        .map_err(|_| HeadError::Malformed("the method is not a token"))?;
+    let mut headers = HeaderMap::with_capacity(request.headers.len());
+    for line in request.headers.iter() {
+        let name = HeaderName::from_bytes(line.name.as_bytes())
+            .map_err(|_| HeadError::Malformed("a header name is not a token"))?;
+        let value = HeaderValue::from_bytes(line.value)
+            .map_err(|_| HeadError::Malformed("a header value has a control character"))?;
+        headers.append(name, value);
+    }
+    let (authority, target) = split_target(request.path.unwrap_or_default());
+    let host = headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
+    let authority = authority.or(host).unwrap_or_default().to_owned();
+    let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    Ok(RequestHead { method, target, version, headers, authority })
+}
+
+/// Authority and origin form of a request target (RFC 9112 section 3.2: an absolute form beats `Host`).
+fn split_target(target: &str) -> (Option<&str>, String) {
+    let Some((_, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+        return (None, target.to_owned());
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    (Some(authority), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(head: &str) -> Result<Facts, HeadError> {
+        match scan(head.as_bytes(), 0)? {
+            Scan::Complete(end) if end == head.len() => check(head.as_bytes()),
+            Scan::Complete(_) => Err(HeadError::Malformed("test: bytes after the head")),
+            Scan::Partial => Err(HeadError::Malformed("test: no end")),
+        }
+    }
+
+    #[test]
+    fn shapes_that_parsers_disagree_about_are_refused() {
+        let refused = [
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n",
+        ];
+        for head in refused {
+            assert!(matches!(verdict(head), Err(HeadError::Malformed(_))), "{head:?}: {:?}", verdict(head));
+        }
+        assert_eq!(verdict("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Err(HeadError::Version));
+        assert_eq!(verdict("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"), Err(HeadError::Connect));
+    }
+
+    #[test]
+    fn only_a_plain_get_that_names_the_type_is_an_event_stream() {
+        let cases = [
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html, Text/Event-Stream;q=0.5\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\naccept: text/event-stream\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream;q=0.0\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nAccept: text/event-stream\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAccept: text/event-stream\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n", false),
+        ];
+        for (head, expected) in cases {
+            assert_eq!(verdict(head).map(|facts| facts.event_stream), Ok(expected), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn keep_alive_follows_version_and_connection() {
+        let cases = [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+        ];
+        for (head, expected) in cases {
+            assert_eq!(verdict(head).map(|facts| facts.keep_alive), Ok(expected), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_found_where_it_ends() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        let mut seen = 0;
+        for end in 1..=head.len() {
+            match scan(&head[..end], seen).unwrap() {
+                Scan::Partial => seen = end,
+                Scan::Complete(length) => {
+                    assert_eq!((length, end), (27, 27));
+                    return;
+                }
+            }
+        }
+        panic!("the end was not found");
+    }
+
+    #[test]
+    fn an_absolute_target_wins_over_host() {
+        let head = parse(b"GET http://b.example:81/x?y=1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!((head.authority.as_str(), head.target.as_str(), head.path()), ("b.example:81", "/x?y=1", "/x"));
+        let head = parse(b"GET http://b.example?y HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!(head.target, "/?y");
+        let head = parse(b"GET /go?to=http://c/ HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!((head.authority.as_str(), head.target.as_str()), ("a", "/go?to=http://c/"));
+    }
+}

@@ -1,0 +1,505 @@
+//! Every metric, its labels and its help text. Nothing is registered elsewhere.
+//!
+//! Names are the contract of the product page, prefix `podpin_`. Whatever is counted for each event goes to counters
+//! of the stream itself and to one sharded cell a service, so that workers never fight for a cache line; gauges over
+//! endpoints are read from the snapshots when Prometheus asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+/// `stream_duration_seconds`: from a second to a day.
+const STREAM_SECONDS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
+/// Latencies: from half a millisecond to half a minute.
+const LATENCY_SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Power of two; more workers than this share cells, which only costs speed.
+const SHARDS: usize = 16;
+
+/// `upstream_errors_total{kind}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpstreamErrorKind {
+    Connect,
+    Timeout,
+    Reset,
+    Protocol,
+}
+
+impl UpstreamErrorKind {
+    pub(crate) const ALL: [UpstreamErrorKind; 4] = [Self::Connect, Self::Timeout, Self::Reset, Self::Protocol];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::Protocol => "protocol",
+        }
+    }
+}
+
+/// `refusals_total{kind}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefusalKind {
+    NoEndpoint,
+    Full,
+    ClientLimit,
+}
+
+impl RefusalKind {
+    pub(crate) const ALL: [RefusalKind; 3] = [Self::NoEndpoint, Self::Full, Self::ClientLimit];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "no_endpoint",
+            Self::Full => "full",
+            Self::ClientLimit => "client_limit",
+        }
+    }
+}
+
+/// `streams_closed_total{reason}`: why a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseReason {
+    /// The client closed its side.
+    Client,
+    /// The pod ended the stream with its last chunk.
+    UpstreamEnd,
+    /// The pod's side broke: reset, end without a last chunk, malformed framing.
+    UpstreamReset,
+    /// `sse.maxDuration`.
+    MaxDuration,
+    /// `timeouts.upstreamIdle`.
+    Idle,
+    /// The proxy itself is leaving.
+    Shutdown,
+    /// The client did not read for `timeouts.clientWrite`.
+    SlowClient,
+    /// Anything else; the access log says what.
+    Error,
+}
+
+impl CloseReason {
+    pub(crate) const ALL: [CloseReason; 8] = [
+        Self::Client,
+        Self::UpstreamEnd,
+        Self::UpstreamReset,
+        Self::MaxDuration,
+        Self::Idle,
+        Self::Shutdown,
+        Self::SlowClient,
+        Self::Error,
+    ];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::UpstreamEnd => "upstream_end",
+            Self::UpstreamReset => "upstream_reset",
+            Self::MaxDuration => "max_duration",
+            Self::Idle => "idle",
+            Self::Shutdown => "shutdown",
+            Self::SlowClient => "slow_client",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A counter that workers add to without sharing a cache line.
+#[derive(Debug, Default)]
+pub(crate) struct ShardedCounter {
+    shards: [Shard; SHARDS],
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Shard(AtomicU64);
+
+impl ShardedCounter {
+    /// Adds in the calling thread's own cell.
+    pub(crate) fn add(&self, amount: u64) {
+        if let Some(shard) = self.shards.get(shard_of_thread()) {
+            shard.0.fetch_add(amount, Ordering::Relaxed);
+        }
+    }
+
+    fn sum(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+fn shard_of_thread() -> usize {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    thread_local! {
+        static SHARD: usize = usize::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(0) % SHARDS;
+    }
+    SHARD.with(|shard| *shard)
+}
+
+/// Sharded counters of one name, one for each service, as Prometheus wants them.
+#[derive(Clone)]
+struct ShardedFamily {
+    vec: IntCounterVec,
+    cells: Arc<parking_lot::Mutex<Vec<(IntCounter, Arc<ShardedCounter>)>>>,
+}
+
+impl ShardedFamily {
+    fn new(name: &str, help: &str) -> prometheus::Result<ShardedFamily> {
+        let vec = IntCounterVec::new(Opts::new(format!("podpin_{name}"), help), &["service"])?;
+        Ok(ShardedFamily { vec, cells: Arc::default() })
+    }
+
+    fn cell(&self, service: &str) -> Arc<ShardedCounter> {
+        let cell = Arc::new(ShardedCounter::default());
+        self.cells.lock().push((self.vec.with_label_values(&[service]), Arc::clone(&cell)));
+        cell
+    }
+}
+
+impl Collector for ShardedFamily {
+    fn desc(&self) -> Vec<&Desc> {
+        self.vec.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (exported, cell) in self.cells.lock().iter() {
+            exported.inc_by(cell.sum().saturating_sub(exported.get()));
+        }
+        self.vec.collect()
+    }
+}
+
+/// All metrics of the process.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) requests: IntCounterVec,
+    request_duration: HistogramVec,
+    streams_opened: IntCounterVec,
+    streams_closed: IntCounterVec,
+    stream_duration: HistogramVec,
+    stream_first_event: HistogramVec,
+    stream_events: ShardedFamily,
+    stream_bytes: ShardedFamily,
+    stream_keepalives: ShardedFamily,
+    affinity_decisions: IntCounterVec,
+    affinity_repins: IntCounterVec,
+    upstream_connect: HistogramVec,
+    upstream_retries: IntCounterVec,
+    upstream_errors: IntCounterVec,
+    refusals: IntCounterVec,
+    ejections: IntCounterVec,
+    discovery_errors: IntCounterVec,
+    discovery_last_event: GaugeVec,
+    discovery_connected: IntGaugeVec,
+    pub(crate) streams_active: IntGaugeVec,
+    pub(crate) endpoints: IntGaugeVec,
+    pub(crate) connections_active: IntGaugeVec,
+    pub(crate) connections_total: IntCounterVec,
+    pub(crate) connections_refused: IntCounterVec,
+    pub(crate) heads_refused: IntCounterVec,
+    pub(crate) access_log_dropped: IntCounter,
+    pub(crate) keys_reloads: IntCounterVec,
+    pub(crate) config_last_reload: IntGauge,
+    pub(crate) config_last_reload_at: Gauge,
+    pub(crate) shutdown_in_progress: IntGauge,
+}
+
+/// Registers while building, so that a metric cannot be forgotten.
+struct Builder(Registry);
+
+impl Builder {
+    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> prometheus::Result<C> {
+        let collector = made?;
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(format!("podpin_{name}"), help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(format!("podpin_{name}"), help), labels))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(format!("podpin_{name}"), help).buckets(buckets.to_vec());
+        self.add(HistogramVec::new(options, labels))
+    }
+
+    fn sharded(&self, name: &str, help: &str) -> prometheus::Result<ShardedFamily> {
+        self.add(ShardedFamily::new(name, help))
+    }
+}
+
+impl Metrics {
+    /// Makes and registers every metric.
+    ///
+    /// # Errors
+    /// Only if two metrics had one name, which is a bug.
+    #[expect(clippy::too_many_lines, reason = "one line a metric: a list, not a program")]
+    pub(crate) fn new(version: &str) -> prometheus::Result<Metrics> {
+        let make = Builder(Registry::new());
+        let service = &["service"][..];
+        let metrics = Metrics {
+            requests: make.counters(
+                "requests_total",
+                "Requests answered, event streams included when their head was sent.",
+                &["service", "route", "method", "code"],
+            )?,
+            request_duration: make.histograms(
+                "request_duration_seconds",
+                "Time from the request head to the end of the response; event streams are not in it.",
+                service,
+                LATENCY_SECONDS,
+            )?,
+            streams_opened: make.counters(
+                "streams_opened_total",
+                "Event streams begun, by what the client had: new, pinned, repinned, or resumed (Last-Event-ID without a valid token).",
+                &["service", "result"],
+            )?,
+            streams_closed: make.counters(
+                "streams_closed_total",
+                "Event streams ended, by reason.",
+                &["service", "reason"],
+            )?,
+            stream_duration: make.histograms(
+                "stream_duration_seconds",
+                "How long event streams lived.",
+                service,
+                STREAM_SECONDS,
+            )?,
+            stream_first_event: make.histograms(
+                "stream_first_event_seconds",
+                "Time from the request head to the first event to the client.",
+                service,
+                LATENCY_SECONDS,
+            )?,
+            stream_events: make.sharded("stream_events_total", "Events forwarded to clients.")?,
+            stream_bytes: make.sharded("stream_bytes_total", "Body bytes of event streams forwarded to clients.")?,
+            stream_keepalives: make.sharded("stream_keepalives_total", "Keep-alive comments written into silence.")?,
+            affinity_decisions: make.counters(
+                "affinity_decisions_total",
+                "What the affinity token of a request was worth.",
+                &["service", "result"],
+            )?,
+            affinity_repins: make.counters(
+                "affinity_repins_total",
+                "Pinned clients moved to another endpoint, by what was wrong with theirs.",
+                &["service", "reason"],
+            )?,
+            upstream_connect: make.histograms(
+                "upstream_connect_seconds",
+                "Time to connect to an endpoint.",
+                service,
+                LATENCY_SECONDS,
+            )?,
+            upstream_retries: make.counters(
+                "upstream_retries_total",
+                "Requests tried again on another endpoint, by what failed.",
+                &["service", "reason"],
+            )?,
+            upstream_errors: make.counters(
+                "upstream_errors_total",
+                "Failures of endpoints: connect, timeout, reset, protocol.",
+                &["service", "kind"],
+            )?,
+            refusals: make.counters(
+                "refusals_total",
+                "Requests that nothing could serve, by what was missing.",
+                &["service", "kind"],
+            )?,
+            ejections: make.counters(
+                "endpoint_ejections_total",
+                "Endpoints taken out for a while after consecutive failures.",
+                service,
+            )?,
+            discovery_errors: make.counters(
+                "discovery_errors_total",
+                "Endpoint lists that could not be read (garbled or missing); the last good one was kept.",
+                &["service", "reason"],
+            )?,
+            discovery_last_event: make.add(GaugeVec::new(
+                Opts::new(
+                    "podpin_discovery_last_event_timestamp_seconds",
+                    "When discovery last said something about the service, Unix seconds.",
+                ),
+                service,
+            ))?,
+            discovery_connected: make.gauges(
+                "discovery_connected",
+                "1 while the source of the service's endpoints can be read.",
+                service,
+            )?,
+            streams_active: make.gauges(
+                "streams_active",
+                "Open event streams; state is active, or draining when their endpoint is.",
+                &["service", "endpoint", "state"],
+            )?,
+            endpoints: make.gauges("endpoints", "Endpoints by state.", &["service", "state"])?,
+            connections_active: make.gauges("connections_active", "Open client connections.", &["listener"])?,
+            connections_total: make.counters(
+                "connections_total",
+                "Client connections accepted, by protocol.",
+                &["listener", "protocol"],
+            )?,
+            connections_refused: make.counters(
+                "connections_refused_total",
+                "Client connections turned away at limits.connections.",
+                &["listener"],
+            )?,
+            heads_refused: make.counters(
+                "request_heads_refused_total",
+                "Requests refused before routing, by status code.",
+                &["listener", "code"],
+            )?,
+            access_log_dropped: make.add(IntCounter::new(
+                "podpin_access_log_dropped_total",
+                "Access log lines lost because the log could not keep up.",
+            ))?,
+            keys_reloads: make.counters(
+                "affinity_key_reloads_total",
+                "Times the affinity key files were read again, by result.",
+                &["result"],
+            )?,
+            config_last_reload: make.add(IntGauge::new(
+                "podpin_config_last_reload_success",
+                "1 when the configuration in force is the newest one that was given.",
+            ))?,
+            config_last_reload_at: make.add(Gauge::new(
+                "podpin_config_last_reload_success_timestamp_seconds",
+                "When the configuration in force was read, Unix seconds.",
+            ))?,
+            shutdown_in_progress: make
+                .add(IntGauge::new("podpin_shutdown_in_progress", "1 from SIGTERM to the end of the process."))?,
+            registry: make.0.clone(),
+        };
+        make.gauges("build_info", "The version of the running program.", &["version"])?
+            .with_label_values(&[version])
+            .set(1);
+        make.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(metrics)
+    }
+
+    /// Everything in the Prometheus text format.
+    pub(crate) fn render(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "the metrics cannot be rendered");
+        }
+        text
+    }
+
+    /// The metrics of one service, labels resolved once.
+    pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
+        ServiceMetrics {
+            stream_events: self.stream_events.cell(name),
+            stream_bytes: self.stream_bytes.cell(name),
+            stream_keepalives: self.stream_keepalives.cell(name),
+            stream_duration: self.stream_duration.with_label_values(&[name]),
+            stream_first_event: self.stream_first_event.with_label_values(&[name]),
+            request_duration: self.request_duration.with_label_values(&[name]),
+            upstream_connect: self.upstream_connect.with_label_values(&[name]),
+            ejections: self.ejections.with_label_values(&[name]),
+            discovery_last_event: self.discovery_last_event.with_label_values(&[name]),
+            discovery_connected: self.discovery_connected.with_label_values(&[name]),
+            streams_opened: Labelled::new(&self.streams_opened, name, &["new", "pinned", "repinned", "resumed"]),
+            streams_closed: Labelled::new(&self.streams_closed, name, &CloseReason::ALL.map(CloseReason::label)),
+            affinity_decisions: Labelled::new(
+                &self.affinity_decisions,
+                name,
+                &["pinned", "new", "repinned", "forged", "expired", "malformed", "unknown_key"],
+            ),
+            affinity_repins: Labelled::new(
+                &self.affinity_repins,
+                name,
+                &["draining", "gone", "unready", "ejected", "full"],
+            ),
+            upstream_retries: Labelled::new(&self.upstream_retries, name, &["connect", "reset", "status"]),
+            upstream_errors: Labelled::new(
+                &self.upstream_errors,
+                name,
+                &UpstreamErrorKind::ALL.map(UpstreamErrorKind::label),
+            ),
+            refusals: Labelled::new(&self.refusals, name, &RefusalKind::ALL.map(RefusalKind::label)),
+            discovery_errors: Labelled::new(&self.discovery_errors, name, &["garbled", "missing"]),
+        }
+    }
+}
+
+/// The counters of one family for one service. Resolved at the start, so that all of them show as 0 before they move.
+pub(crate) struct Labelled(Vec<(&'static str, IntCounter)>);
+
+impl Labelled {
+    fn new(family: &IntCounterVec, service: &str, labels: &[&'static str]) -> Labelled {
+        Labelled(labels.iter().map(|label| (*label, family.with_label_values(&[service, label]))).collect())
+    }
+
+    /// Adds one under this label; an unknown label is a bug and is not counted.
+    pub(crate) fn inc(&self, label: &'static str) {
+        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == label) {
+            counter.inc();
+        }
+    }
+}
+
+/// The metrics of one service.
+pub(crate) struct ServiceMetrics {
+    pub(crate) stream_events: Arc<ShardedCounter>,
+    pub(crate) stream_bytes: Arc<ShardedCounter>,
+    pub(crate) stream_keepalives: Arc<ShardedCounter>,
+    pub(crate) stream_duration: Histogram,
+    pub(crate) stream_first_event: Histogram,
+    pub(crate) request_duration: Histogram,
+    pub(crate) upstream_connect: Histogram,
+    pub(crate) ejections: IntCounter,
+    pub(crate) discovery_last_event: Gauge,
+    pub(crate) discovery_connected: IntGauge,
+    pub(crate) streams_opened: Labelled,
+    pub(crate) streams_closed: Labelled,
+    pub(crate) affinity_decisions: Labelled,
+    pub(crate) affinity_repins: Labelled,
+    pub(crate) upstream_retries: Labelled,
+    pub(crate) upstream_errors: Labelled,
+    pub(crate) refusals: Labelled,
+    pub(crate) discovery_errors: Labelled,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_and_a_service_shows_its_zeros() {
+        let metrics = Metrics::new("0.0.0").unwrap();
+        let service = metrics.service("chat");
+        service.stream_events.add(3);
+        service.streams_closed.inc(CloseReason::SlowClient.label());
+        let text = String::from_utf8(metrics.render()).unwrap();
+        for line in [
+            "podpin_stream_events_total{service=\"chat\"} 3",
+            "podpin_streams_closed_total{reason=\"slow_client\",service=\"chat\"} 1",
+            "podpin_affinity_decisions_total{result=\"forged\",service=\"chat\"} 0",
+            "podpin_build_info{version=\"0.0.0\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_sharded_counter_is_exported_once_however_often_it_is_read() {
+        let metrics = Metrics::new("0.0.0").unwrap();
+        let service = metrics.service("chat");
+        service.stream_bytes.add(10);
+        metrics.render();
+        service.stream_bytes.add(5);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(text.contains("podpin_stream_bytes_total{service=\"chat\"} 15"), "{text}");
+    }
+}

@@ -1,0 +1,447 @@
+//! Ordinary requests and WebSocket upgrades: Pingora's phases in their order, one short method each.
+//!
+//! Decisions are the same as for event streams (`admission.rs`, `forward.rs`, `reply.rs`); only the bytes are
+//! Pingora's business here: its connection pool, its framing, its retry loop.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::header::{self, HeaderName};
+use http::{Method, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::*;
+use pingora::protocols::Digest;
+use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
+use podpin_endpoints::{EndpointId, Millis};
+
+use crate::access_log::Record;
+use crate::admission::{Admission, Kind, Placement, move_reason};
+use crate::clock;
+use crate::event_stream::protocol_name;
+use crate::forward::{self, Client};
+use crate::gateway::Gateway;
+use crate::metrics::UpstreamErrorKind;
+use crate::reply::Failure;
+
+/// How long an unused connection to a pod is kept for the next request; below the idle limits of common servers.
+const POOL_IDLE: Duration = Duration::from_secs(55);
+
+/// Our part in Pingora's forwarding.
+pub(crate) struct Pipeline {
+    gateway: Arc<Gateway>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(gateway: Arc<Gateway>) -> Pipeline {
+        Pipeline { gateway }
+    }
+}
+
+/// What is known of one request.
+pub(crate) struct Request {
+    began: Millis,
+    client: Option<Client>,
+    admission: Option<Admission>,
+    placement: Option<Placement>,
+    tried: Vec<EndpointId>,
+    retries: u32,
+    connect_asked: Millis,
+    connect_millis: Option<u64>,
+    answered: bool,
+    failure: Option<Failure>,
+    /// Counts the request as in flight until it is over, whatever happens.
+    _in_flight: InFlight,
+}
+
+struct InFlight(Arc<Gateway>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Request {
+    fn fail(&mut self, failure: Failure) -> Box<Error> {
+        self.failure = Some(failure);
+        Error::new(ErrorType::HTTPStatus(failure.status().map_or(499, |status| status.as_u16())))
+    }
+
+    /// Counts a failure of the endpoint and says what the client is told if nothing else helps.
+    fn endpoint_failed(&mut self, kind: UpstreamErrorKind) {
+        self.failure = Some(match kind {
+            UpstreamErrorKind::Connect => Failure::UpstreamConnect,
+            UpstreamErrorKind::Timeout => Failure::UpstreamTimeout,
+            UpstreamErrorKind::Reset => Failure::UpstreamReset,
+            UpstreamErrorKind::Protocol => Failure::UpstreamProtocol,
+        });
+        if let (Some(admission), Some(placement)) = (&self.admission, &self.placement) {
+            admission.service().endpoint_failed(&placement.endpoint, kind);
+        }
+    }
+
+    fn may_retry(&self) -> bool {
+        let attempts = self.admission.as_ref().map(|known| known.service().configuration.retries.attempts);
+        attempts.is_some_and(|attempts| self.retries < attempts)
+    }
+
+    fn retry(&mut self, reason: &'static str) {
+        self.retries += 1;
+        if let Some(admission) = &self.admission {
+            admission.service().metrics.upstream_retries.inc(reason);
+        }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Pipeline {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        self.gateway.requests.fetch_add(1, Ordering::Relaxed);
+        Request {
+            began: clock::now(),
+            client: None,
+            admission: None,
+            placement: None,
+            tried: Vec::new(),
+            retries: 0,
+            connect_asked: Millis(0),
+            connect_millis: None,
+            answered: false,
+            failure: None,
+            _in_flight: InFlight(Arc::clone(&self.gateway)),
+        }
+    }
+
+    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
+        session.set_read_timeout(Some(self.gateway.limits.request_body_timeout));
+        let head = session.req_header();
+        let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
+        let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
+        let client = self.gateway.client(peer, false, &head.headers);
+        request.client = Some(client);
+        match Admission::new(&self.gateway, authority(head), head.uri.path(), &head.headers) {
+            Ok(admission) => {
+                session.set_write_timeout(admission.service().configuration.timeouts.client_write);
+                request.admission = Some(admission);
+                Ok(false)
+            }
+            Err(failure) => Err(request.fail(failure)),
+        }
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> Result<Box<HttpPeer>> {
+        let Some(admission) = &request.admission else { return Err(request.fail(Failure::Internal)) };
+        let placement = match admission.place(Kind::Request, &request.tried) {
+            Ok(placement) => placement,
+            Err(_) if !request.tried.is_empty() => return Err(request.fail(Failure::UpstreamConnect)),
+            Err(failure) => return Err(request.fail(failure)),
+        };
+        let times = &admission.service().configuration.timeouts;
+        let mut peer = HttpPeer::new(placement.endpoint.address, false, String::new());
+        peer.options.connection_timeout = Some(times.connect);
+        peer.options.total_connection_timeout = Some(times.connect);
+        // Between two reads; an upgraded connection may be silent for as long as it likes.
+        peer.options.read_timeout = times.response_header.filter(|_| !session.is_upgrade_req());
+        peer.options.write_timeout = times.response_header;
+        peer.options.idle_timeout = Some(POOL_IDLE);
+        request.placement = Some(placement);
+        request.connect_asked = clock::now();
+        Ok(Box::new(peer))
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::fd::RawFd,
+        _digest: Option<&Digest>,
+        request: &mut Request,
+    ) -> Result<()> {
+        if !reused && let Some(admission) = &request.admission {
+            let took = clock::now().since(request.connect_asked);
+            admission.service().metrics.upstream_connect.observe(took.as_secs_f64());
+            request.connect_millis = Some(clock::duration_millis(took));
+        }
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        request: &mut Request,
+    ) -> Result<()> {
+        let (Some(client), Some(admission), Some(placement)) =
+            (&request.client, &request.admission, &request.placement)
+        else {
+            return Err(request.fail(Failure::Internal));
+        };
+        for name in forward::claimed_lines(&upstream.headers, client) {
+            upstream.remove_header(&name);
+        }
+        let mut lines = http::HeaderMap::new();
+        for value in upstream.headers.get_all(header::COOKIE) {
+            lines.append(header::COOKIE, value.clone());
+        }
+        upstream.remove_header(&header::COOKIE);
+        admission.strip_cookie(&mut lines);
+        admission.session_lines(&mut lines, placement);
+        let asked = session.req_header();
+        for (name, value) in forward::forwarding_lines(&asked.headers, client, authority(asked)) {
+            lines.insert(name, value);
+        }
+        if !upstream.headers.contains_key(header::HOST) && asked.uri.authority().is_none() {
+            upstream.insert_header(header::HOST, placement.endpoint.address.to_string())?;
+        }
+        for (name, value) in &lines {
+            upstream.append_header(name.clone(), value.clone())?;
+        }
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        request: &mut Request,
+    ) -> Result<()> {
+        let (Some(client), Some(admission), Some(placement)) =
+            (&request.client, &request.admission, &request.placement)
+        else {
+            return Err(request.fail(Failure::Internal));
+        };
+        if !request.answered {
+            request.answered = true;
+            admission.service().endpoint_succeeded(&placement.endpoint.load);
+        }
+        if response.status.is_informational() && session.was_upgraded() {
+            return Ok(());
+        }
+        let upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        strip_response(response, upgrade, admission.service().cookie_name())?;
+        let cookie = admission.set_cookie(&self.gateway, placement.endpoint.id, client);
+        if let Some(cookie) = cookie.filter(|_| upgrade || !response.status.is_informational()) {
+            if let Some(private) = forward::private_cache_control(&response.headers) {
+                response.insert_header(header::CACHE_CONTROL, private)?;
+            }
+            response.append_header(header::SET_COOKIE, cookie)?;
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        request: &mut Request,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        request.endpoint_failed(UpstreamErrorKind::Connect);
+        if let Some(placement) = &request.placement {
+            request.tried.push(placement.endpoint.id);
+        }
+        let again = request.may_retry();
+        if again {
+            request.retry("connect");
+        }
+        error.set_retry(again);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        request: &mut Request,
+        client_reused: bool,
+    ) -> Box<Error> {
+        if *error.esource() != ErrorSource::Upstream {
+            error.set_retry(false);
+            return error;
+        }
+        // A kept connection that the pod closed meanwhile is no failure of the pod: ask again on a fresh one, if
+        // asking twice does no harm and the body is still there.
+        let harmless = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        let stale = client_reused && !request.answered;
+        if stale && harmless && request.may_retry() {
+            request.retry("reset");
+            error.set_retry(true);
+            return error;
+        }
+        request.endpoint_failed(match error.etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamErrorKind::Timeout,
+            ErrorType::InvalidHTTPHeader | ErrorType::H1Error => UpstreamErrorKind::Protocol,
+            _ => UpstreamErrorKind::Reset,
+        });
+        error.set_retry(false);
+        error
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
+        let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
+        request.failure = Some(failure);
+        let code = failure.status().map_or(0, |status| status.as_u16());
+        if session.response_written().is_none() && code > 0 {
+            session.set_keepalive(None);
+            if let Err(error) = write_failure(session, failure).await {
+                tracing::debug!(%error, "the client left before its answer");
+            }
+        }
+        FailToProxy { error_code: code, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
+        let status = session.response_written().map_or(0, |head| head.status.as_u16());
+        let admission = request.admission.as_ref();
+        let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
+        let method = method_label(&session.req_header().method);
+        let metrics = &self.gateway.metrics;
+        metrics.requests.with_label_values(&[service, route, method, &status.to_string()]).inc();
+        if let Some(admission) = admission {
+            let placement = request.placement.as_ref().filter(|_| request.answered);
+            admission.count(placement);
+            let service = admission.service();
+            service.metrics.request_duration.observe(clock::now().since(request.began).as_secs_f64());
+            if let Some(kind) = request.failure.and_then(Failure::refusal) {
+                service.refused(kind);
+            }
+        }
+        if self.gateway.access_log.is_on() {
+            self.gateway.access_log.write(&record(session, error, request, status));
+        }
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _request: &Request, error: &Error) -> bool {
+        tracing::debug!(%error, "a request failed");
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _session: &Session,
+        _request: &Request,
+        _error: &Error,
+        _context: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// Takes out of a response what only means something between the pod and us, and what only we may say.
+fn strip_response(response: &mut ResponseHeader, upgrade: bool, cookie: Option<&str>) -> Result<()> {
+    let framing = |name: &HeaderName| *name == header::TRANSFER_ENCODING || *name == header::CONTENT_LENGTH;
+    let kept = forward::response_lines(&response.headers, cookie);
+    let gone: Vec<HeaderName> = response
+        .headers
+        .keys()
+        .filter(|name| !kept.contains_key(*name) && !framing(name))
+        .filter(|name| !(upgrade && matches!(**name, header::CONNECTION | header::UPGRADE)))
+        .cloned()
+        .collect();
+    for name in gone {
+        response.remove_header(&name);
+    }
+    if let Some(cookie) = cookie {
+        let lines: Vec<_> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+        if lines.iter().any(|line| forward::sets_cookie(line, cookie)) {
+            response.remove_header(&header::SET_COOKIE);
+            for line in lines.into_iter().filter(|line| !forward::sets_cookie(line, cookie)) {
+                response.append_header(header::SET_COOKIE, line)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Host and port as the client asked for them.
+fn authority(head: &RequestHeader) -> &str {
+    let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    head.uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default()
+}
+
+/// What an error that is not the pod's means for the client.
+fn downstream_failure(error: &Error) -> Failure {
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
+        (
+            ErrorSource::Downstream,
+            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | ErrorType::WriteTimedout,
+        ) => Failure::ClientGone,
+        (ErrorSource::Downstream, _) => Failure::Body,
+        (ErrorSource::Upstream, _) => Failure::UpstreamReset,
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Failure::Internal,
+    }
+}
+
+async fn write_failure(session: &mut Session, failure: Failure) -> Result<()> {
+    let body = failure.body();
+    let status = failure.status().unwrap_or(http::StatusCode::BAD_GATEWAY);
+    let mut head = ResponseHeader::build(status, Some(5))?;
+    head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    head.insert_header(header::CACHE_CONTROL, "no-store")?;
+    if let Some(seconds) = failure.retry_after_seconds() {
+        head.insert_header(header::RETRY_AFTER, seconds)?;
+    }
+    let with_body = session.req_header().method != Method::HEAD;
+    session.write_response_header(Box::new(head), !with_body).await?;
+    if with_body {
+        session.write_response_body(Some(body.into()), true).await?;
+    }
+    Ok(())
+}
+
+/// Only registered methods are labels: a client must not be able to make up time series.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
+    let head = session.req_header();
+    let upgraded = session.was_upgraded();
+    let mut log = Record::begun(if upgraded { "upgrade" } else { "request" }, request.began);
+    log.client = request.client.as_ref().map(|client| client.address);
+    log.method = head.method.to_string();
+    log.host = authority(head).to_owned();
+    log.path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    log.protocol = protocol_name(if session.is_http2() { Version::HTTP_2 } else { head.version });
+    log.status = status;
+    log.user_agent = head.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    if let Some(admission) = &request.admission {
+        log.route = Some(admission.route.name.to_string());
+        log.service = Some(admission.service().name.to_string());
+        log.affinity = Some(admission.decision(request.placement.as_ref()));
+        log.session = Some(admission.session.to_string());
+    }
+    if let Some(placement) = &request.placement {
+        log.endpoint = Some(placement.endpoint.name.to_string());
+        log.repinned = placement.moved.map(move_reason);
+    }
+    log.reason = match (error.is_some(), request.failure) {
+        (false, _) => "complete",
+        (true, Some(failure)) if failure.refusal().is_some() || failure == Failure::NoRoute => "refused",
+        (true, Some(Failure::ClientGone)) => "client",
+        (true, _) => "error",
+    };
+    log.error = error.and(request.failure).map(|failure| failure.to_string());
+    log.bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(0);
+    log.duration_ms = clock::duration_millis(clock::now().since(request.began));
+    log.connect_ms = request.connect_millis;
+    log.retries = request.retries;
+    log
+}

@@ -1,0 +1,151 @@
+//! One service at run time: its configuration, the newest view of its endpoints, its metrics.
+//!
+//! Readers load an immutable view and never wait; one writer, the [`TableWriter`] that its discovery owns, publishes.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use podpin_config::Service as Configuration;
+use podpin_endpoints::{EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition, Update};
+
+use crate::client_limit::ClientLimit;
+use crate::clock;
+use crate::metrics::{RefusalKind, ServiceMetrics, UpstreamErrorKind};
+use crate::ring::KetamaRing;
+
+/// Endpoints as of now, with the ring over them.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) ring: Arc<KetamaRing>,
+}
+
+/// A service that requests are routed to.
+pub(crate) struct ServiceState {
+    pub(crate) name: Arc<str>,
+    pub(crate) configuration: Configuration,
+    pub(crate) metrics: ServiceMetrics,
+    ejection: Option<EjectionPolicy>,
+    /// Present when `limits.streamsPerClient` is.
+    pub(crate) client_limit: Option<Arc<ClientLimit>>,
+    view: ArcSwap<View>,
+}
+
+impl std::fmt::Debug for ServiceState {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ServiceState").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ServiceState {
+    /// The service without endpoints, and the one writer of its table.
+    pub(crate) fn new(configuration: Configuration, metrics: ServiceMetrics) -> (Arc<ServiceState>, TableWriter) {
+        let table = Table::new();
+        let snapshot = table.snapshot();
+        let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
+        let health = configuration.health.as_ref();
+        let service = Arc::new(ServiceState {
+            name: configuration.name.as_str().into(),
+            ejection: health.map(|health| EjectionPolicy { failures: health.failures, ejection: health.ejection }),
+            client_limit: configuration.limits.streams_per_client.map(|limit| Arc::new(ClientLimit::new(limit))),
+            configuration,
+            metrics,
+            view: ArcSwap::from_pointee(View { snapshot, ring }),
+        });
+        let writer = TableWriter { service: Arc::clone(&service), table };
+        (service, writer)
+    }
+
+    /// The endpoints as of now.
+    pub(crate) fn view(&self) -> Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// Name of the affinity cookie, when there is one.
+    pub(crate) fn cookie_name(&self) -> Option<&str> {
+        self.configuration.affinity.cookie.as_ref().map(|cookie| cookie.name.as_str())
+    }
+
+    /// Counts a failure of an endpoint, and ejects it when the policy says so.
+    pub(crate) fn endpoint_failed(&self, endpoint: &Endpoint, kind: UpstreamErrorKind) {
+        self.metrics.upstream_errors.inc(kind.label());
+        let Some(policy) = &self.ejection else { return };
+        if endpoint.load.failed(policy, clock::now()) {
+            self.metrics.ejections.inc();
+            tracing::warn!(service = %self.name, endpoint = %endpoint.name, "ejected after consecutive failures");
+        }
+    }
+
+    /// Counts a success, which ends a row of failures.
+    pub(crate) fn endpoint_succeeded(&self, load: &Load) {
+        if self.ejection.is_some() {
+            load.succeeded();
+        }
+    }
+
+    /// Counts a request that nothing could serve.
+    pub(crate) fn refused(&self, kind: RefusalKind) {
+        self.metrics.refusals.inc(kind.label());
+    }
+
+    /// An endpoint of the newest view.
+    pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<Arc<Endpoint>> {
+        self.view.load().snapshot.get(id).cloned()
+    }
+}
+
+/// The only one that changes a service's endpoints.
+pub(crate) struct TableWriter {
+    service: Arc<ServiceState>,
+    table: Table,
+}
+
+impl TableWriter {
+    /// The service written to.
+    pub(crate) fn service(&self) -> &Arc<ServiceState> {
+        &self.service
+    }
+
+    /// Applies what discovery said and publishes the outcome.
+    pub(crate) fn apply(&mut self, update: Update) {
+        let applied = self.table.apply(update, clock::now());
+        self.service.metrics.discovery_last_event.set(unix_seconds_f64());
+        for transition in &applied.transitions {
+            log_transition(&self.service.name, transition);
+        }
+        let ring = if applied.members_changed {
+            Arc::new(KetamaRing::new(applied.snapshot.endpoints()))
+        } else {
+            Arc::clone(&self.service.view.load().ring)
+        };
+        self.service.view.store(Arc::new(View { snapshot: applied.snapshot, ring }));
+    }
+}
+
+fn log_transition(service: &str, transition: &Transition) {
+    let endpoint = &transition.endpoint;
+    tracing::info!(
+        service,
+        endpoint = %endpoint.name,
+        address = %endpoint.address,
+        from = transition.from.map_or("new", phase_name),
+        to = phase_name(transition.to),
+        "endpoint changed state"
+    );
+}
+
+/// The state as metrics and the admin API spell it.
+pub(crate) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Ready => "ready",
+        Phase::Resting => "resting",
+        Phase::Draining => "draining",
+        Phase::Gone => "gone",
+    }
+}
+
+/// Unix seconds as Prometheus wants them; exact to the second for some millions of years.
+pub(crate) fn unix_seconds_f64() -> f64 {
+    let seconds = clock::unix_seconds();
+    u32::try_from(seconds).map_or(f64::from(u32::MAX), f64::from)
+}

@@ -1,0 +1,252 @@
+//! From a configuration to running threads, and back.
+//!
+//! ```text
+//! control thread: admin port, discovery, key files, shutdown
+//! worker threads: listeners, connections, streams
+//! ```
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use podpin_config::Config;
+use tokio::sync::{oneshot, watch};
+
+use crate::gateway::Gateway;
+use crate::service::TableWriter;
+use crate::worker::{self, Bound};
+use crate::{admin, clock, descriptors, keys, sources};
+
+/// How often the end of the last stream is looked for while shutting down.
+const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
+
+/// Why the proxy does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No `affinityKeys`.
+    #[error(
+        "affinityKeys is missing: without keys nobody's pin would survive a restart, and replicas would not agree.\n\
+         Write a key with `podpin keygen --out keys/k1` and configure\n  affinityKeys:\n    - {{id: k1, file: keys/k1}}\n\
+         or, where that does not matter, `affinityKeys: ephemeral`"
+    )]
+    NoKeys,
+    /// A key file cannot be read.
+    #[error("affinity key {file}: {source}")]
+    KeyFile {
+        /// The file.
+        file: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A key file does not hold a usable key.
+    #[error("affinity key {file}: {error}")]
+    Key {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// An endpoints file is there but cannot be understood.
+    #[error("{0}")]
+    Endpoints(String),
+    /// A listener's address cannot be bound.
+    #[error("{name}: cannot listen on {address}: {source}")]
+    Bind {
+        /// `listener http`, `admin`.
+        name: String,
+        /// The address asked for.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The operating system gives no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(String),
+    /// Two metrics of one name: a bug.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The access log, or a thread.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl StartError {
+    /// The operator's input is at fault (exit code 1), not the machine.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        !matches!(self, StartError::Metrics(_) | StartError::Random(_))
+    }
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Running {
+    gateway: Arc<Gateway>,
+    listeners: Vec<(String, SocketAddr)>,
+    admin: SocketAddr,
+    leave: Option<oneshot::Sender<()>>,
+    left: mpsc::Receiver<()>,
+    control: Option<JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+/// Checks what only the files that a configuration names can tell: keys, and endpoint files that are there.
+///
+/// # Errors
+/// What [`start()`] would refuse for the same reason.
+pub fn verify(config: &Config) -> Result<(), StartError> {
+    keys::load(&config.affinity_keys)?;
+    for service in &config.services {
+        sources::verify(&service.discovery)?;
+    }
+    Ok(())
+}
+
+/// Starts the proxy: binds, reads keys and endpoint files, spawns threads. Returns when it accepts connections.
+///
+/// # Errors
+/// Whatever keeps it from serving; nothing is left running then.
+pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
+    clock::now();
+    descriptors::warn_if_short(descriptors::raise_limit(), config.limits.connections);
+    let (gateway, writers) = Gateway::new(config, version)?;
+    let prepared = sources::prepare(writers)?;
+    let bound = bind_all(config)?;
+    let admin_socket = bind("admin", config.admin.address)?;
+    let admin_address = admin_socket.local_addr()?;
+    let listeners = bound.iter().map(|one| Ok((one.name.clone(), one.socket.local_addr()?)));
+    let listeners = listeners.collect::<io::Result<Vec<_>>>()?;
+    let stop = watch::Sender::new(false);
+    let mut workers = Vec::new();
+    for index in 0..worker_count(config) {
+        workers.push(worker::start(index, Arc::clone(&gateway), &bound, stop.subscribe())?);
+    }
+    drop(bound);
+    let (leave, leaving) = oneshot::channel();
+    let (done, left) = mpsc::channel();
+    let parts = Control { gateway: Arc::clone(&gateway), prepared, admin_socket, keys: config.affinity_keys.clone() };
+    let control = control(parts, leaving, done)?;
+    Ok(Running {
+        gateway,
+        listeners,
+        admin: admin_address,
+        leave: Some(leave),
+        left,
+        control: Some(control),
+        workers,
+        stop,
+    })
+}
+
+fn worker_count(config: &Config) -> usize {
+    // The standard library reads the CPU quota of the control group as well as the affinity mask.
+    config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+fn bind_all(config: &Config) -> Result<Vec<Bound>, StartError> {
+    let listeners = config.listeners.iter();
+    listeners
+        .map(|listener| {
+            let socket = bind(&format!("listener {}", listener.name), listener.address)?;
+            Ok(Bound { name: listener.name.clone(), h2c: listener.h2c, socket })
+        })
+        .collect()
+}
+
+fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    bound.map_err(|source| StartError::Bind { name: name.to_owned(), address, source })
+}
+
+struct Control {
+    gateway: Arc<Gateway>,
+    prepared: Vec<(TableWriter, sources::Source)>,
+    admin_socket: TcpListener,
+    keys: podpin_config::AffinityKeys,
+}
+
+fn control(parts: Control, leave: oneshot::Receiver<()>, done: mpsc::Sender<()>) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        runtime.block_on(async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            for (writer, source) in parts.prepared {
+                tasks.spawn(sources::follow(writer, source));
+            }
+            tasks.spawn(keys::follow(Arc::clone(&parts.gateway), parts.keys));
+            match tokio::net::TcpListener::from_std(parts.admin_socket) {
+                Ok(socket) => drop(tasks.spawn(admin::serve(socket, Arc::clone(&parts.gateway)))),
+                Err(error) => tracing::error!(%error, "the admin port is closed"),
+            }
+            // A dropped sender asks for the same.
+            if leave.await.is_ok() {
+                leave_gracefully(&parts.gateway).await;
+            }
+        });
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        if done.send(()).is_err() {
+            tracing::debug!("nobody waited for the shutdown");
+        }
+    })
+}
+
+/// Readiness off, still accepting for `announce`; listeners closed and streams sent away over `spread`; done when
+/// nothing is left, at the latest after `timeout`.
+async fn leave_gracefully(gateway: &Gateway) {
+    let times = gateway.shutdown.clone();
+    let deadline = tokio::time::Instant::now() + times.timeout;
+    gateway.begin_leaving();
+    tracing::info!(streams = gateway.streams.count(), announce = ?times.announce, "leaving: readiness is off");
+    tokio::time::sleep(times.announce).await;
+    gateway.close_listeners();
+    gateway.send_streams_away(times.spread);
+    let mut poll = tokio::time::interval(SHUTDOWN_POLL);
+    while !gateway.is_idle() && tokio::time::Instant::now() < deadline {
+        poll.tick().await;
+    }
+    tracing::info!(streams = gateway.streams.count(), "left");
+}
+
+impl Running {
+    /// The addresses in force, by listener name.
+    #[must_use]
+    pub fn listeners(&self) -> &[(String, SocketAddr)] {
+        &self.listeners
+    }
+
+    /// The admin port's address in force.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Names of services that still wait for their first list of endpoints; empty when the proxy is ready.
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<String> {
+        self.gateway.waiting_for().map(str::to_owned).collect()
+    }
+
+    /// Leaves gracefully as the configuration's `shutdown` says; returns when everything has ended.
+    pub fn stop(mut self) {
+        if let Some(leave) = self.leave.take()
+            && leave.send(()).is_err()
+        {
+            tracing::error!("the control thread ended early");
+        }
+        if self.left.recv().is_err() {
+            tracing::error!("the control thread ended early");
+        }
+        self.stop.send_replace(true);
+        let threads = self.workers.into_iter().chain(self.control);
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread ended in a panic");
+            }
+        }
+    }
+}

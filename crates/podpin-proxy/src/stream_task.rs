@@ -1,0 +1,124 @@
+//! The task that owns a stream to its end: the relay, its place at the endpoint, and the accounts to settle.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use podpin_endpoints::Permit;
+
+use crate::access_log::Record;
+use crate::admission::Kind;
+use crate::client_limit::ClientPermit;
+use crate::clock;
+use crate::connection::Connection;
+use crate::gateway::Gateway;
+use crate::metrics::{CloseReason, UpstreamErrorKind};
+use crate::relay::{Finished, Relay};
+use crate::streams::StreamRecord;
+
+/// The places a stream takes, given back when it ends.
+pub(crate) struct Permits {
+    pub(crate) _endpoint: Permit,
+    pub(crate) _client: Option<ClientPermit>,
+}
+
+/// What is known of a stream when it begins and written down when it ends.
+pub(crate) struct Accounts {
+    gateway: Arc<Gateway>,
+    record: Arc<StreamRecord>,
+    log: Option<Box<Record>>,
+}
+
+impl Accounts {
+    pub(crate) fn new(gateway: Arc<Gateway>, record: Arc<StreamRecord>, log: Option<Box<Record>>) -> Accounts {
+        Accounts { gateway, record, log }
+    }
+
+    pub(crate) fn record(&self) -> &Arc<StreamRecord> {
+        &self.record
+    }
+
+    /// Counts and logs the end of the stream.
+    pub(crate) fn settle(mut self, finished: &Finished) {
+        let record = Arc::clone(&self.record);
+        self.gateway.streams.close(&record);
+        let metrics = &record.route.service.metrics;
+        let lived = clock::now().since(record.since);
+        let first = finished.first_event.map(|moment| moment.since(record.since));
+        if record.kind == Kind::Stream {
+            metrics.streams_closed.inc(finished.reason.label());
+            metrics.stream_duration.observe(lived.as_secs_f64());
+        } else {
+            metrics.request_duration.observe(lived.as_secs_f64());
+        }
+        if let Some(first) = first {
+            metrics.stream_first_event.observe(first.as_secs_f64());
+        }
+        if finished.reason == CloseReason::UpstreamReset {
+            let kind = if finished.protocol { UpstreamErrorKind::Protocol } else { UpstreamErrorKind::Reset };
+            metrics.upstream_errors.inc(kind.label());
+        }
+        let Some(mut log) = self.log.take() else { return };
+        log.route = Some(record.route.name.to_string());
+        log.service = Some(record.route.service.name.to_string());
+        log.endpoint = Some(record.endpoint.name.to_string());
+        log.reason = finished.reason.label();
+        log.error = finished.error.map(str::to_owned);
+        log.bytes = record.bytes.load(Ordering::Relaxed);
+        log.events = (record.kind == Kind::Stream).then(|| record.events.load(Ordering::Relaxed));
+        log.duration_ms = clock::duration_millis(lived);
+        log.first_event_ms = first.map(clock::duration_millis);
+        self.gateway.access_log.write(&log);
+    }
+}
+
+/// One detached stream. Written by hand because an async block would hold the relay twice.
+pub(crate) struct StreamTask {
+    relay: Relay,
+    accounts: Option<Accounts>,
+    permits: Option<Permits>,
+    /// The HTTP/1.1 connection that may go on after the stream.
+    connection: Option<Connection>,
+}
+
+impl StreamTask {
+    pub(crate) fn new(
+        relay: Relay,
+        accounts: Accounts,
+        permits: Option<Permits>,
+        connection: Option<Connection>,
+    ) -> StreamTask {
+        StreamTask { relay, accounts: Some(accounts), permits, connection }
+    }
+}
+
+impl Future for StreamTask {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut finished = ready!(Pin::new(&mut self.relay).poll(context));
+        drop(self.permits.take());
+        let tcp = finished.tcp.take();
+        if let Some(accounts) = self.accounts.take() {
+            accounts.settle(&finished);
+        }
+        if let (Some(tcp), Some(connection)) = (tcp, self.connection.take()) {
+            connection.go_on(tcp);
+        }
+        Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_task_stays_small() {
+        // What an idle stream costs beside its two sockets and its timer; see docs/performance.md.
+        let bytes = size_of::<StreamTask>();
+        assert!(bytes <= 640, "the stream task grew to {bytes} bytes");
+    }
+}

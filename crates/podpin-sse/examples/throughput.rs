@@ -1,0 +1,48 @@
+//! What framing costs: `cargo run --release -p podpin-sse --example throughput`.
+#![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use podpin_sse::Framer;
+
+const EVENT_BYTES: usize = 120;
+const BURST_EVENTS: usize = 500;
+
+fn main() {
+    let event = format!("id: 1234567\ndata: {:x<1$}\n\n", "", EVENT_BYTES - 20);
+    assert_eq!(event.len(), EVENT_BYTES);
+    let burst = event.repeat(BURST_EVENTS);
+    let (head, tail) = event.split_at(EVENT_BYTES / 2);
+    let line = format!("data: {:x<1$}\n\n", "", burst.len());
+
+    measure("one event a push", &[&event], 1);
+    measure("an event in two pushes", &[head, tail], 1);
+    measure("a burst of events a push", &[&burst], BURST_EVENTS);
+    measure("one long line a push", &[&line], 1);
+}
+
+/// Pushes `pieces` over and over for a second and prints the time for each event, and the bytes in a second.
+fn measure(name: &str, pieces: &[&str], events: usize) {
+    let mut framer = Framer::new(1 << 20);
+    let mut out = Vec::new();
+    let (start, mut rounds, mut seen) = (Instant::now(), 0, 0);
+    while start.elapsed() < Duration::from_secs(1) {
+        for _ in 0..100 {
+            out.clear();
+            for piece in pieces {
+                seen += framer.push(black_box(piece.as_bytes()), &mut out).events as usize;
+            }
+            black_box(&out);
+        }
+        rounds += 100;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    assert_eq!(seen, rounds * events, "{name}");
+    let bytes = rounds * pieces.iter().map(|piece| piece.len()).sum::<usize>();
+    println!(
+        "{name:24} {:>8.1} ns an event, {:>8.0} MB/s",
+        seconds * 1e9 / seen as f64,
+        bytes as f64 / seconds / 1e6
+    );
+}

@@ -1,0 +1,132 @@
+//! One line of an event stream and what it means: WHATWG HTML, sections 9.2.5 "Parsing an event stream" and 9.2.6
+//! "Interpreting an event stream". Which lines make a block is `frame.rs`.
+//!
+//! Lines are bytes: a line end or a colon is never part of another UTF-8 character, and what is not UTF-8 is
+//! replaced by the client within its line, so that both see the same lines and names.
+
+use memchr::{memchr, memchr2};
+
+pub(crate) const CR: u8 = b'\r';
+pub(crate) const LF: u8 = b'\n';
+
+/// Longest event id that is remembered, bytes.
+///
+/// Ids go into the request header `Last-Event-ID`; real ones are numbers, UUIDs or log positions under 100 bytes,
+/// and servers commonly refuse header lines over 8 KiB. If it is too small,
+/// [`Framer::id_too_long`](crate::Framer::id_too_long) holds for streams that could have been resumed elsewhere.
+pub const ID_BYTES_MAX: usize = 1024;
+
+/// What a line that is neither empty nor a comment says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field<'a> {
+    /// The block will be dispatched as an event.
+    Data,
+    /// The new last event id.
+    Id(&'a [u8]),
+    /// A new reconnection time; applies at once.
+    Retry,
+    /// An event type, a field that clients ignore, or one whose value they ignore.
+    Other,
+}
+
+impl<'a> Field<'a> {
+    /// Reads a line without its end.
+    pub(crate) fn parse(line: &'a [u8]) -> Self {
+        match line {
+            [b'd', b'a', b't', b'a', rest @ ..] if value(rest).is_some() => Self::Data,
+            [b'i', b'd', rest @ ..] => match value(rest) {
+                Some(id) if memchr(0, id).is_none() => Self::Id(id),
+                _ => Self::Other,
+            },
+            [b'r', b'e', b't', b'r', b'y', rest @ ..] => match value(rest) {
+                Some(digits @ [_, ..]) if digits.iter().all(u8::is_ascii_digit) => Self::Retry,
+                _ => Self::Other,
+            },
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The value after a field's name, if the name ends here: after a colon and at most one space, or empty without a colon.
+fn value(after_name: &[u8]) -> Option<&[u8]> {
+    match after_name {
+        [] => Some(&[]),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        _ => None,
+    }
+}
+
+/// The first line of `bytes` and what comes after its end; `None` if no line ends here. A CR that comes last ends its
+/// line; should its LF come later, the caller takes it off first.
+pub(crate) fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (line, rest) = bytes.split_at(memchr2(CR, LF, bytes)?);
+    match rest {
+        [CR, LF, rest @ ..] | [_, rest @ ..] => Some((line, rest)),
+        [] => None,
+    }
+}
+
+/// Whether a line that begins with `bytes` is a comment.
+pub(crate) fn is_comment(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&b':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_as_the_standard_says() {
+        let table: &[(&[u8], Field<'_>)] = &[
+            (b"data", Field::Data),
+            (b"data:", Field::Data),
+            (b"data: x", Field::Data),
+            (b"data:x", Field::Data),
+            (b"data :x", Field::Other),
+            (b" data:x", Field::Other),
+            (b"Data:x", Field::Other),
+            (b"datax", Field::Other),
+            (b"dat", Field::Other),
+            (b"id", Field::Id(b"")),
+            (b"id:", Field::Id(b"")),
+            (b"id: ", Field::Id(b"")),
+            (b"id:  7 ", Field::Id(b" 7 ")),
+            (b"id:7:8", Field::Id(b"7:8")),
+            (b"id: \xff", Field::Id(b"\xff")),
+            (b"id: a\0b", Field::Other),
+            (b"id\0", Field::Other),
+            (b"idx: 7", Field::Other),
+            (b"ID: 7", Field::Other),
+            (b"retry: 3000", Field::Retry),
+            (b"retry:3000", Field::Retry),
+            (b"retry", Field::Other),
+            (b"retry: ", Field::Other),
+            (b"retry: 3s", Field::Other),
+            (b"retry: -1", Field::Other),
+            (b"retry:  1", Field::Other),
+            (b"event: data", Field::Other),
+            (b"\xef\xbb\xbfdata: x", Field::Other),
+        ];
+        for (line, expected) in table {
+            assert_eq!(Field::parse(line), *expected, "{}", String::from_utf8_lossy(line));
+        }
+    }
+
+    #[test]
+    fn a_line_ends_at_cr_or_lf_or_both() {
+        type Split = Option<(&'static [u8], &'static [u8])>;
+        let table: &[(&[u8], Split)] = &[
+            (b"", None),
+            (b"a", None),
+            (b"a\nb", Some((b"a", b"b"))),
+            (b"a\rb", Some((b"a", b"b"))),
+            (b"a\r\nb", Some((b"a", b"b"))),
+            (b"a\n\rb", Some((b"a", b"\rb"))),
+            (b"\r\r\n", Some((b"", b"\r\n"))),
+            (b"a\r", Some((b"a", b""))),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(split_line(bytes), *expected, "{}", bytes.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The configuration of a proxy under test, written as an operator would write it.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use tokio::net::TcpStream;
+
+use super::{Proxy, answers, free_port};
+use crate::{EndpointsFile, PATIENCE, Pod, Process};
+
+/// How often a start is tried with other ports when another process took ours in between.
+const STARTS: usize = 5;
+
+/// What the proxy must have reached before the test goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    Ready,
+    Alive,
+}
+
+/// A configuration in the making. Without anything else it has one listener, one key and routes everything to the
+/// first service.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    h2c: bool,
+    keys: Option<Vec<(String, String)>>,
+    top: Vec<String>,
+    routes: Vec<String>,
+    services: Vec<(String, Vec<String>)>,
+}
+
+impl Setup {
+    /// An empty configuration.
+    pub fn new() -> Setup {
+        Setup::default()
+    }
+
+    /// One service `chat` with static endpoints, one for each pod.
+    pub fn chat(pods: &[&Pod]) -> Setup {
+        Setup::new().service("chat", pods)
+    }
+
+    /// One more service with static endpoints.
+    pub fn service(self, name: &str, pods: &[&Pod]) -> Setup {
+        let list: Vec<_> = pods.iter().map(|pod| (pod.name(), pod.address())).collect();
+        self.service_at(name, &list)
+    }
+
+    /// One more service with static endpoints: name and address.
+    pub fn service_at(mut self, name: &str, endpoints: &[(&str, SocketAddr)]) -> Setup {
+        let one = |(name, address): &(&str, SocketAddr)| format!("{{name: {name}, address: \"{address}\"}}");
+        let list: Vec<_> = endpoints.iter().map(one).collect();
+        let discovery = format!("discovery: {{static: [{}]}}", list.join(", "));
+        self.services.push((name.to_owned(), vec![discovery]));
+        self
+    }
+
+    /// One more service with its endpoints in a file.
+    pub fn service_in(self, name: &str, file: &EndpointsFile) -> Setup {
+        let mut setup = self;
+        let discovery = format!("discovery: {{file: {{path: \"{}\"}}}}", file.path().display());
+        setup.services.push((name.to_owned(), vec![discovery]));
+        setup
+    }
+
+    /// One more line under the service added last, such as `sse: {keepAlive: off}`.
+    ///
+    /// # Panics
+    /// Without a service.
+    pub fn with(mut self, line: &str) -> Setup {
+        let (_, lines) = self.services.last_mut().expect("a service to configure");
+        lines.push(line.to_owned());
+        self
+    }
+
+    /// One more line at the top level, such as `trustedProxies: [127.0.0.0/8]`.
+    pub fn top(mut self, line: &str) -> Setup {
+        self.top.push(line.to_owned());
+        self
+    }
+
+    /// One more route, as a mapping: `{name: all, service: chat}`.
+    pub fn route(mut self, route: &str) -> Setup {
+        self.routes.push(route.to_owned());
+        self
+    }
+
+    /// With HTTP/2 without TLS.
+    pub fn h2c(mut self) -> Setup {
+        self.h2c = true;
+        self
+    }
+
+    /// With these keys in order; equal ids are equal keys in every proxy.
+    pub fn keys(self, ids: &[&str]) -> Setup {
+        let keys: Vec<_> = ids.iter().map(|id| (*id, *id)).collect();
+        self.key_material(&keys)
+    }
+
+    /// With these keys in order: id, and the text that the key is made of.
+    pub fn key_material(mut self, keys: &[(&str, &str)]) -> Setup {
+        self.keys = Some(keys.iter().map(|(id, text)| ((*id).to_owned(), (*text).to_owned())).collect());
+        self
+    }
+
+    /// Starts the proxy and waits until it serves and is ready.
+    ///
+    /// # Panics
+    /// When it ends or does not become ready.
+    pub async fn start(&self) -> Proxy {
+        self.start_until(Until::Ready).await
+    }
+
+    /// Starts the proxy and waits until it serves, ready or not.
+    ///
+    /// # Panics
+    /// When it ends.
+    pub async fn start_alive(&self) -> Proxy {
+        self.start_until(Until::Alive).await
+    }
+
+    /// Writes the configuration and its keys into `directory`; the path of the configuration.
+    ///
+    /// # Panics
+    /// When the directory cannot be written.
+    pub fn write(&self, directory: &Path, address: SocketAddr, admin: SocketAddr) -> String {
+        for (id, text) in self.keys.iter().flatten() {
+            // A key file holds at least 32 bytes.
+            std::fs::write(directory.join(id), format!("{text:0>43}\n")).expect("a key file");
+        }
+        if self.keys.is_none() {
+            std::fs::write(directory.join("k1"), format!("{:0>43}\n", "k1")).expect("a key file");
+        }
+        let path = directory.join("podpin.yaml");
+        std::fs::write(&path, self.text(address, admin)).expect("the configuration");
+        path.display().to_string()
+    }
+
+    /// The configuration's text.
+    pub fn text(&self, address: SocketAddr, admin: SocketAddr) -> String {
+        let mut text = format!("listeners:\n  - {{name: http, address: \"{address}\", h2c: {}}}\n", self.h2c);
+        let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string");
+        line(&format!("admin: {{address: \"{admin}\"}}"));
+        if !self.top.iter().any(|line| line.starts_with("affinityKeys")) {
+            line("affinityKeys:");
+            let keys = self.keys.clone().unwrap_or_else(|| vec![("k1".to_owned(), "k1".to_owned())]);
+            keys.iter().for_each(|(id, _)| line(&format!("  - {{id: {id}, file: {id}}}")));
+        }
+        self.top.iter().for_each(|entry| line(entry));
+        line("routes:");
+        let first = self.services.first().map(|(name, _)| name.as_str()).unwrap_or_default();
+        let default = [format!("{{name: all, service: {first}}}")];
+        let routes = if self.routes.is_empty() { default.as_slice() } else { &self.routes };
+        routes.iter().for_each(|route| line(&format!("  - {route}")));
+        line("services:");
+        for (name, lines) in &self.services {
+            line(&format!("  {name}:"));
+            lines.iter().for_each(|entry| line(&format!("    {entry}")));
+        }
+        text
+    }
+
+    async fn start_until(&self, until: Until) -> Proxy {
+        let mut said = String::new();
+        for _ in 0..STARTS {
+            match self.try_start(until).await {
+                Ok(proxy) => return proxy,
+                Err(output) => said = output,
+            }
+            if !said.to_ascii_lowercase().contains("in use") {
+                break;
+            }
+        }
+        panic!("podpin did not start:\n{said}");
+    }
+
+    async fn try_start(&self, until: Until) -> Result<Proxy, String> {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (address, admin) = (local(free_port()), local(free_port()));
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = self.write(directory.path(), address, admin);
+        let process = Process::start(&["run", "--config", &path]);
+        let mut proxy = Proxy { address, admin, process, directory };
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !is_up(&proxy, until).await {
+            if proxy.process.exit_code().is_some() {
+                proxy.process.wait_exit().await;
+                return Err(proxy.process.output());
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Err(format!("not {until:?} within {PATIENCE:?}\n{}", proxy.process.output()));
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        Ok(proxy)
+    }
+}
+
+async fn is_up(proxy: &Proxy, until: Until) -> bool {
+    let probe = match until {
+        Until::Ready => "/readyz",
+        Until::Alive => "/livez",
+    };
+    TcpStream::connect(proxy.address).await.is_ok() && answers(proxy.admin, probe).await == Some(200)
+}

@@ -1,0 +1,134 @@
+//! `podpin check`: the same rules as `podpin run`, and what comes out of them route by route.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use podpin_config::{Config, Discovery, Host, PathMatch, Route, Service, Strategy, format_bytes, format_duration};
+
+use crate::BAD_CONFIGURATION;
+
+/// Prints each route with its effective timeouts, or every error.
+pub(crate) fn check(file: &Path) -> ExitCode {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    if let Err(error) = podpin_proxy::verify(&config) {
+        eprintln!("{}: {error}", file.display());
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
+    println!("{}: ok", file.display());
+    for route in &config.routes {
+        if let Some(service) = config.service(&route.service) {
+            print!("{}", describe(route, service));
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn describe(route: &Route, service: &Service) -> String {
+    let mut text = format!("\nroute {}: {} {}\n", route.name, hosts(route), paths(route));
+    let times = &service.timeouts;
+    let sse = &service.sse;
+    let lines = [
+        ("service", format!("{} ({}, {})", service.name, source(service), strategy(service))),
+        (
+            "timeouts",
+            format!(
+                "connect {}, responseHeader {}, upstreamIdle {}, clientWrite {}",
+                format_duration(times.connect),
+                duration(times.response_header),
+                duration(times.upstream_idle),
+                duration(times.client_write)
+            ),
+        ),
+        ("retries", service.retries.attempts.to_string()),
+        (
+            "sse",
+            format!(
+                "keepAlive {}, retry {}, maxDuration {}, eventBytesMax {}",
+                duration(sse.keep_alive),
+                duration(sse.retry.normal),
+                duration(sse.max_duration),
+                format_bytes(sse.event_bytes_max)
+            ),
+        ),
+        ("affinity", affinity(service)),
+        (
+            "limits",
+            format!(
+                "streamsPerEndpoint {}, streamsPerClient {}",
+                number(service.limits.streams_per_endpoint),
+                number(service.limits.streams_per_client)
+            ),
+        ),
+    ];
+    for (name, value) in lines {
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(text, "  {name:<9} {value}");
+    }
+    text
+}
+
+fn hosts(route: &Route) -> String {
+    let names: Vec<String> = route
+        .hosts
+        .iter()
+        .map(|host| match host {
+            Host::Exact(name) => name.clone(),
+            Host::Wildcard(suffix) => format!("*{suffix}"),
+        })
+        .collect();
+    if names.is_empty() { "any host".to_owned() } else { names.join(", ") }
+}
+
+fn paths(route: &Route) -> String {
+    let paths: Vec<String> = route
+        .paths
+        .iter()
+        .map(|path| match path {
+            PathMatch::Exact(value) => format!("={value}"),
+            PathMatch::Prefix(value) => format!("{}*", if value.ends_with('/') { value.clone() } else { format!("{value}/") }),
+        })
+        .collect();
+    paths.join(", ")
+}
+
+fn source(service: &Service) -> String {
+    match &service.discovery {
+        Discovery::Static(endpoints) => format!("static, {} endpoints", endpoints.len()),
+        Discovery::File(path) => format!("file {}", path.display()),
+    }
+}
+
+fn strategy(service: &Service) -> &'static str {
+    match service.balance.strategy {
+        Strategy::LeastStreams => "leastStreams",
+        Strategy::RoundRobin => "roundRobin",
+        Strategy::Random => "random",
+    }
+}
+
+fn affinity(service: &Service) -> String {
+    let absolute = format_duration(service.affinity.absolute_timeout);
+    match &service.affinity.cookie {
+        None => "off".to_owned(),
+        Some(cookie) => {
+            let age = cookie.max_age.map_or_else(|| "session".to_owned(), format_duration);
+            format!("cookie {} path {}, maxAge {age}, absoluteTimeout {absolute}", cookie.name, cookie.path)
+        }
+    }
+}
+
+fn duration(value: Option<Duration>) -> String {
+    value.map_or_else(|| "off".to_owned(), format_duration)
+}
+
+fn number(value: Option<u32>) -> String {
+    value.map_or_else(|| "off".to_owned(), |number| number.to_string())
+}

@@ -1,0 +1,443 @@
+//! Drives the demo's clients: opens their streams, reconnects every one of them once, adds up what they saw.
+//!
+//! ```text
+//! Streaming --halfway--> Again --end of time--> Finishing(newest id) --(all have it, or patience)--> Abandoned
+//! ```
+//!
+//! Events stop at the end of time; a client is done when it has the newest one. So an event that got lost anywhere
+//! is found, also the last one.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use podpin_example::{Log, publish_ticks};
+use serde::Deserialize;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use super::client::{Event, EventStream, Memory};
+use super::latency::Latencies;
+use super::report::{Report, thousands};
+
+/// Streams opened at the same time: below any listen backlog, so that no client waits for a retransmitted SYN.
+const OPENING_MAX: usize = 64;
+
+/// For an answer and its greeting; above any connect or retry of the proxy.
+const OPENING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Before a client tries again after a failure; a browser would wait for its `retry`.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// For the last events to arrive. Milliseconds are enough unless the machine is overloaded.
+const FINISHING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is to be driven.
+pub(super) struct Plan {
+    pub(super) address: SocketAddr,
+    pub(super) clients: usize,
+    /// `None`: until interrupted, and without the reconnect halfway.
+    pub(super) run_time: Option<Duration>,
+    pub(super) tick: Duration,
+    pub(super) quiet: bool,
+}
+
+/// Runs the plan to its end or until `interrupted`, and adds up what the clients saw.
+pub(super) async fn drive(
+    plan: &Plan,
+    log: Arc<Log>,
+    interrupted: impl Future<Output = std::io::Result<()>>,
+) -> anyhow::Result<Report> {
+    let phase = watch::Sender::new(Phase::Streaming);
+    let scene = Arc::new(Scene::new(plan.address));
+    let mut clients = JoinSet::new();
+    for _ in 0..plan.clients {
+        clients.spawn(Client::new(Arc::clone(&scene)).run(phase.subscribe()));
+    }
+    let begun = Instant::now();
+    tokio::select! {
+        _ = publish_ticks(Arc::clone(&log), plan.tick) => {}
+        () = pass_time(plan.run_time, &phase) => {}
+        () = show_progress(plan, &scene) => {}
+        interrupted = interrupted => interrupted?,
+    }
+    let run_time = begun.elapsed();
+    let newest = log.newest();
+    phase.send_replace(Phase::Finishing(newest));
+    let outcomes = gather(clients, &phase).await;
+    end_progress(plan);
+    Ok(sum_up(plan, run_time, newest, &outcomes, &scene))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Streaming,
+    /// Every client reconnects once.
+    Again,
+    /// A client ends when it has the event with this id.
+    Finishing(u64),
+    /// A client ends where it is.
+    Abandoned,
+}
+
+async fn pass_time(run_time: Option<Duration>, phase: &watch::Sender<Phase>) {
+    let Some(run_time) = run_time else {
+        return std::future::pending().await;
+    };
+    tokio::time::sleep(run_time / 2).await;
+    phase.send_replace(Phase::Again);
+    tokio::time::sleep(run_time - run_time / 2).await;
+}
+
+async fn gather(mut clients: JoinSet<Outcome>, phase: &watch::Sender<Phase>) -> Vec<Outcome> {
+    let mut outcomes = Vec::with_capacity(clients.len());
+    let patience = tokio::time::sleep(FINISHING_PATIENCE);
+    tokio::pin!(patience);
+    loop {
+        tokio::select! {
+            ended = clients.join_next() => match ended {
+                Some(Ok(outcome)) => outcomes.push(outcome),
+                // A client that panicked has no outcome and is missed in the sum.
+                Some(Err(error)) => tracing::error!(%error, "a client of the demo failed"),
+                None => return outcomes,
+            },
+            () = &mut patience, if *phase.borrow() != Phase::Abandoned => {
+                phase.send_replace(Phase::Abandoned);
+            }
+        }
+    }
+}
+
+/// What all clients share.
+struct Scene {
+    address: SocketAddr,
+    opening: Semaphore,
+    streams: AtomicUsize,
+    events: AtomicU64,
+    latencies: Latencies,
+}
+
+impl Scene {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            opening: Semaphore::new(OPENING_MAX),
+            streams: AtomicUsize::new(0),
+            events: AtomicU64::new(0),
+            latencies: Latencies::new(),
+        }
+    }
+}
+
+/// What one client saw.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// The pod that it was on last; `None`: it never had a stream.
+    pub(super) pod: Option<String>,
+    pub(super) session: Option<String>,
+    /// Comebacks to the same pod and session.
+    pub(super) pins_kept: u64,
+    /// Comebacks to another pod, with a reason given by the proxy.
+    pub(super) pins_moved: u64,
+    /// Comebacks to another pod or session without one.
+    pub(super) pins_lost: u64,
+    /// Streams that ended without the client's wish.
+    pub(super) cuts: u64,
+    pub(super) events: u64,
+    /// Events that never came.
+    pub(super) gaps: u64,
+    pub(super) duplicates: u64,
+    pub(super) last_id: u64,
+    /// Why the last attempt failed.
+    pub(super) failure: Option<String>,
+}
+
+struct Client {
+    scene: Arc<Scene>,
+    memory: Memory,
+    /// Events up to here were published before the stream opened; their age is not a latency.
+    replayed_until: u64,
+    has_come_again: bool,
+    outcome: Outcome,
+}
+
+/// Why a client left its stream.
+enum Leave {
+    ToComeAgain,
+    ForGood,
+    Cut,
+}
+
+#[derive(Deserialize)]
+struct Hello {
+    pod: String,
+    session: Option<String>,
+    repinned: Option<String>,
+    newest: u64,
+}
+
+#[derive(Deserialize)]
+struct Tick {
+    n: u64,
+    pod: String,
+    at: u64,
+}
+
+impl Client {
+    fn new(scene: Arc<Scene>) -> Self {
+        let (memory, outcome) = (Memory::default(), Outcome::default());
+        Self { scene, memory, replayed_until: 0, has_come_again: false, outcome }
+    }
+
+    async fn run(mut self, phase: watch::Receiver<Phase>) -> Outcome {
+        let mut abandoned = phase.clone();
+        tokio::select! {
+            () = self.come_and_go(phase) => {}
+            _ = abandoned.wait_for(|phase| *phase == Phase::Abandoned) => {}
+        }
+        self.outcome.last_id = self.memory.last_event_id.unwrap_or_default();
+        self.outcome
+    }
+
+    async fn come_and_go(&mut self, mut phase: watch::Receiver<Phase>) {
+        loop {
+            let leave = match self.open().await {
+                Ok(mut stream) => {
+                    self.outcome.failure = None;
+                    self.scene.streams.fetch_add(1, Ordering::Relaxed);
+                    let leave = self.listen(&mut stream, &mut phase).await;
+                    self.scene.streams.fetch_sub(1, Ordering::Relaxed);
+                    leave
+                }
+                Err(error) => Err(error),
+            };
+            match leave {
+                Ok(Leave::ToComeAgain) => continue,
+                Ok(Leave::ForGood) => return,
+                Ok(Leave::Cut) => self.outcome.cuts += 1,
+                Err(error) => self.outcome.failure = Some(format!("{error:#}")),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn open(&mut self) -> anyhow::Result<EventStream> {
+        let scene = Arc::clone(&self.scene);
+        let _opening = scene.opening.acquire().await?;
+        tokio::time::timeout(OPENING_PATIENCE, self.greeted_stream()).await.context("no answer")?
+    }
+
+    /// The greeting belongs to opening: from there on the client knows what it must not miss.
+    async fn greeted_stream(&mut self) -> anyhow::Result<EventStream> {
+        let mut stream = EventStream::open(self.scene.address, &mut self.memory).await?;
+        let greeting = stream.next().await?.context("the stream ended before its greeting")?;
+        self.on_event(&greeting)?;
+        Ok(stream)
+    }
+
+    async fn listen(
+        &mut self,
+        stream: &mut EventStream,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> anyhow::Result<Leave> {
+        loop {
+            let now = *phase.borrow_and_update();
+            match now {
+                Phase::Again if !self.has_come_again => {
+                    self.has_come_again = true;
+                    return Ok(Leave::ToComeAgain);
+                }
+                Phase::Finishing(newest) if self.memory.last_event_id >= Some(newest) => {
+                    return Ok(Leave::ForGood);
+                }
+                Phase::Abandoned => return Ok(Leave::ForGood),
+                Phase::Streaming | Phase::Again | Phase::Finishing(_) => {}
+            }
+            tokio::select! {
+                event = stream.next() => match event? {
+                    Some(event) => self.on_event(&event)?,
+                    None => return Ok(Leave::Cut),
+                },
+                _ = phase.changed() => {}
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &Event) -> anyhow::Result<()> {
+        match event.kind.as_str() {
+            "hello" => self.on_hello(serde_json::from_str(&event.data)?),
+            "message" => self.on_tick(serde_json::from_str(&event.data)?),
+            // A `reset` is followed by the history: the ids tell what is missing.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_hello(&mut self, hello: Hello) {
+        let outcome = &mut self.outcome;
+        if outcome.pod.is_some() {
+            let kept = outcome.pod.as_ref() == Some(&hello.pod) && outcome.session == hello.session;
+            match hello.repinned {
+                _ if kept => outcome.pins_kept += 1,
+                Some(_) if outcome.session == hello.session => outcome.pins_moved += 1,
+                _ => outcome.pins_lost += 1,
+            }
+        }
+        outcome.pod = Some(hello.pod);
+        outcome.session = hello.session;
+        self.memory.last_event_id.get_or_insert(hello.newest);
+        self.replayed_until = hello.newest;
+    }
+
+    fn on_tick(&mut self, tick: Tick) {
+        let outcome = &mut self.outcome;
+        let last = self.memory.last_event_id.unwrap_or_default();
+        if tick.n <= last {
+            outcome.duplicates += 1;
+            return;
+        }
+        outcome.gaps += tick.n - last - 1;
+        outcome.events += 1;
+        outcome.pod = Some(tick.pod);
+        self.memory.last_event_id = Some(tick.n);
+        self.scene.events.fetch_add(1, Ordering::Relaxed);
+        if tick.n > self.replayed_until {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.scene.latencies.count(now.saturating_sub(Duration::from_micros(tick.at)));
+        }
+    }
+}
+
+fn sum_up(plan: &Plan, run_time: Duration, newest: u64, outcomes: &[Outcome], scene: &Scene) -> Report {
+    let sum = |count: fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
+    let mut streams_per_pod = BTreeMap::new();
+    for pod in outcomes.iter().filter_map(|outcome| outcome.pod.clone()) {
+        *streams_per_pod.entry(pod).or_insert(0) += 1;
+    }
+    let served: usize = streams_per_pod.values().sum();
+    let missed_at_the_end = outcomes.iter().filter(|outcome| outcome.pod.is_some());
+    Report {
+        run_time,
+        clients: plan.clients,
+        clients_never_served: plan.clients - served,
+        streams_per_pod,
+        pins_kept: sum(|outcome| outcome.pins_kept),
+        pins_moved: sum(|outcome| outcome.pins_moved),
+        pins_lost: sum(|outcome| outcome.pins_lost),
+        cuts: sum(|outcome| outcome.cuts),
+        events: sum(|outcome| outcome.events),
+        gaps: sum(|outcome| outcome.gaps)
+            + missed_at_the_end.map(|outcome| newest.saturating_sub(outcome.last_id)).sum::<u64>(),
+        duplicates: sum(|outcome| outcome.duplicates),
+        latency_p50: scene.latencies.percentile(50),
+        latency_p99: scene.latencies.percentile(99),
+        failure: outcomes.iter().find_map(|outcome| outcome.failure.clone()),
+    }
+}
+
+/// One line a second on standard error; on a terminal it is always the same one.
+async fn show_progress(plan: &Plan, scene: &Scene) {
+    if plan.quiet {
+        return std::future::pending().await;
+    }
+    let (before, after) = if std::io::stderr().is_terminal() { ("\r\x1b[K", "") } else { ("", "\n") };
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    seconds.tick().await;
+    for second in 1_u64.. {
+        seconds.tick().await;
+        let line = progress_line(plan, scene, second);
+        // Progress that nobody can read is no reason to stop.
+        write!(std::io::stderr().lock(), "{before}{line}{after}").ok();
+    }
+}
+
+fn progress_line(plan: &Plan, scene: &Scene, second: u64) -> String {
+    let of = plan.run_time.map_or(String::new(), |run_time| format!("/{}", run_time.as_secs()));
+    let streams = scene.streams.load(Ordering::Relaxed);
+    let events = thousands(scene.events.load(Ordering::Relaxed));
+    let p50 =
+        scene.latencies.percentile(50).map_or(String::new(), |latency| format!(", latency p50 {latency}"));
+    format!("{second:>4}{of} s  {streams} of {} streams open, {events} events{p50}", plan.clients)
+}
+
+fn end_progress(plan: &Plan) {
+    if !plan.quiet && std::io::stderr().is_terminal() {
+        write!(std::io::stderr().lock(), "\r\x1b[K").ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        Client::new(Arc::new(Scene::new(([127, 0, 0, 1], 1).into())))
+    }
+
+    fn hello(pod: &str, session: &str, repinned: Option<&str>) -> Hello {
+        Hello {
+            pod: pod.into(),
+            session: Some(session.into()),
+            repinned: repinned.map(Into::into),
+            newest: 10,
+        }
+    }
+
+    #[test]
+    fn a_comeback_keeps_moves_or_loses_the_pin() {
+        let mut client = client();
+        client.on_hello(hello("pod-a", "s1", None));
+        let comebacks = [
+            (hello("pod-a", "s1", None), (1, 0, 0)),
+            (hello("pod-b", "s1", Some("gone")), (1, 1, 0)),
+            (hello("pod-b", "s1", Some("gone")), (2, 1, 0)),
+            (hello("pod-c", "s1", None), (2, 1, 1)),
+            (hello("pod-c", "s2", None), (2, 1, 2)),
+            (hello("pod-a", "s3", Some("gone")), (2, 1, 3)),
+        ];
+        for (hello, expected) in comebacks {
+            client.on_hello(hello);
+            let outcome = &client.outcome;
+            assert_eq!((outcome.pins_kept, outcome.pins_moved, outcome.pins_lost), expected);
+        }
+    }
+
+    #[test]
+    fn missing_and_repeated_ids_are_counted_from_the_greeting_on() {
+        let mut client = client();
+        client.on_hello(hello("pod-a", "s1", None));
+        for n in [11, 12, 15, 15, 14, 16] {
+            client.on_tick(Tick { n, pod: "pod-a".into(), at: 0 });
+        }
+        let outcome = &client.outcome;
+        assert_eq!((outcome.events, outcome.gaps, outcome.duplicates), (4, 2, 2));
+        let mut client = self::client();
+        client.on_hello(hello("pod-a", "s1", None));
+        client.on_tick(Tick { n: 12, pod: "pod-a".into(), at: 0 });
+        assert_eq!(client.outcome.gaps, 1, "the first event after the greeting is missing");
+    }
+
+    #[test]
+    fn events_missing_at_the_end_and_clients_never_served_count() {
+        let plan = Plan {
+            address: ([127, 0, 0, 1], 1).into(),
+            clients: 3,
+            run_time: None,
+            tick: Duration::from_secs(1),
+            quiet: true,
+        };
+        let served = |last_id| Outcome { pod: Some("pod-a".into()), last_id, ..Outcome::default() };
+        let report = |outcomes: &[Outcome]| {
+            sum_up(&plan, Duration::from_secs(1), 20, outcomes, &Scene::new(plan.address))
+        };
+        let whole = report(&[served(20), served(20), served(21)]);
+        assert_eq!((whole.gaps, whole.clients_never_served), (0, 0));
+        let lacking = report(&[served(20), served(17), Outcome::default()]);
+        assert_eq!((lacking.gaps, lacking.clients_never_served), (3, 1));
+        assert_eq!(lacking.streams_per_pod, BTreeMap::from([("pod-a".to_owned(), 2)]));
+    }
+}

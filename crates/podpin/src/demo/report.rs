@@ -1,0 +1,177 @@
+//! The table at the end of a demo that ran without a person, and the verdict that becomes the exit code.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::latency::Latency;
+
+/// What all clients saw together.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) run_time: Duration,
+    pub(super) clients: usize,
+    pub(super) clients_never_served: usize,
+    pub(super) streams_per_pod: BTreeMap<String, usize>,
+    pub(super) pins_kept: u64,
+    pub(super) pins_moved: u64,
+    pub(super) pins_lost: u64,
+    pub(super) cuts: u64,
+    pub(super) events: u64,
+    pub(super) gaps: u64,
+    pub(super) duplicates: u64,
+    pub(super) latency_p50: Option<Latency>,
+    pub(super) latency_p99: Option<Latency>,
+    pub(super) failure: Option<String>,
+}
+
+impl Report {
+    /// No pin lost, no event missing or repeated, no client left out, and something to judge by.
+    pub(super) fn is_flawless(&self) -> bool {
+        self.pins_lost == 0
+            && self.gaps == 0
+            && self.duplicates == 0
+            && self.clients_never_served == 0
+            && self.events > 0
+    }
+
+    fn rows(&self) -> Vec<(String, String)> {
+        let comebacks = self.pins_kept + self.pins_moved + self.pins_lost;
+        let mut rows: Vec<(String, String)> = Vec::new();
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+        row("clients", thousands(self.clients as u64));
+        for (pod, streams) in &self.streams_per_pod {
+            row(&format!("streams on {pod}"), thousands(*streams as u64));
+        }
+        row("pin kept on reconnect", format!("{}/{}", thousands(self.pins_kept), thousands(comebacks)));
+        row("events received", thousands(self.events));
+        row("gaps", thousands(self.gaps));
+        row("duplicates", thousands(self.duplicates));
+        row("latency p50", shown(self.latency_p50));
+        row("latency p99", shown(self.latency_p99));
+        let only_when_it_happened = [
+            ("pins moved by the proxy", self.pins_moved),
+            ("streams cut", self.cuts),
+            ("clients never served", self.clients_never_served as u64),
+        ];
+        for (name, count) in only_when_it_happened.into_iter().filter(|(_, count)| *count > 0) {
+            row(name, thousands(count));
+        }
+        rows
+    }
+
+    fn verdict(&self) -> &'static str {
+        if self.is_flawless() {
+            "No pin lost, no event missing, none twice."
+        } else if self.events == 0 {
+            "FAILED: no client received an event."
+        } else if self.clients_never_served > 0 {
+            "FAILED: there were clients that never got a stream."
+        } else if self.pins_lost > 0 {
+            "FAILED: there were clients that lost their pod."
+        } else {
+            "FAILED: there were events missing or delivered twice."
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.rows();
+        let width = |column: fn(&(String, String)) -> &str| {
+            rows.iter().map(|row| column(row).chars().count()).max().unwrap_or_default()
+        };
+        let (names, values) = (width(|row| &row.0), width(|row| &row.1));
+        writeln!(formatter, "podpin demo, {:.1} s", self.run_time.as_secs_f64())?;
+        for (name, value) in &rows {
+            writeln!(formatter, "  {name:<names$}  {value:>values$}")?;
+        }
+        if let Some(failure) = &self.failure {
+            writeln!(formatter, "  last failure of a client: {failure}")?;
+        }
+        writeln!(formatter, "{}", self.verdict())
+    }
+}
+
+/// 1234567 as `1,234,567`.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn shown(latency: Option<Latency>) -> String {
+    latency.map_or_else(|| "-".to_owned(), |latency| latency.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flawless() -> Report {
+        Report {
+            run_time: Duration::from_millis(10_040),
+            clients: 200,
+            clients_never_served: 0,
+            streams_per_pod: BTreeMap::from([("pod-a".to_owned(), 101), ("pod-b".to_owned(), 99)]),
+            pins_kept: 200,
+            pins_moved: 0,
+            pins_lost: 0,
+            cuts: 0,
+            events: 19_800,
+            gaps: 0,
+            duplicates: 0,
+            latency_p50: None,
+            latency_p99: None,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_leaves_out_what_did_not_happen() {
+        let expected = "podpin demo, 10.0 s\n\
+            \x20 clients                    200\n\
+            \x20 streams on pod-a           101\n\
+            \x20 streams on pod-b            99\n\
+            \x20 pin kept on reconnect  200/200\n\
+            \x20 events received         19,800\n\
+            \x20 gaps                         0\n\
+            \x20 duplicates                   0\n\
+            \x20 latency p50                  -\n\
+            \x20 latency p99                  -\n\
+            No pin lost, no event missing, none twice.\n";
+        assert_eq!(flawless().to_string(), expected);
+    }
+
+    #[test]
+    fn any_flaw_fails_the_run_and_is_named() {
+        let table = [
+            (Report { pins_lost: 1, ..flawless() }, "lost their pod"),
+            (Report { gaps: 1, ..flawless() }, "missing or delivered twice"),
+            (Report { duplicates: 1, ..flawless() }, "missing or delivered twice"),
+            (Report { clients_never_served: 1, ..flawless() }, "never got a stream"),
+            (Report { events: 0, ..flawless() }, "no client received"),
+        ];
+        for (report, reason) in table {
+            assert!(!report.is_flawless());
+            assert!(report.to_string().contains(reason), "{report}");
+        }
+        let moved = Report { pins_moved: 3, cuts: 3, ..flawless() };
+        assert!(moved.is_flawless());
+        assert!(moved.to_string().contains("200/203"), "{moved}");
+    }
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        let table = [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345, "12,345"), (1_234_567, "1,234,567")];
+        for (number, expected) in table {
+            assert_eq!(thousands(number), expected);
+        }
+    }
+}

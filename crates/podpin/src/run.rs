@@ -1,0 +1,40 @@
+//! `podpin run`: the proxy until a signal says otherwise.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use podpin_config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::telemetry;
+
+/// What a shell reports for a process that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// Runs until SIGTERM has been followed to its end; SIGINT or a second SIGTERM ends at once.
+pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
+    telemetry::init(None);
+    let config = Config::load(file).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let signals = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
+    let running = podpin_proxy::start(&config, env!("CARGO_PKG_VERSION"))?;
+    for (name, address) in running.listeners() {
+        tracing::info!(listener = %name, %address, "listening");
+    }
+    tracing::info!(address = %running.admin(), "admin port");
+    signals.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
+            _ = terminate.recv() => {}
+        }
+        let leaving = tokio::task::spawn_blocking(move || running.stop());
+        tokio::select! {
+            _ = interrupt.recv() => std::process::exit(i32::from(INTERRUPTED)),
+            _ = terminate.recv() => std::process::exit(0),
+            left = leaving => left.context("shutdown")?,
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}

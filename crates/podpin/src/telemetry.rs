@@ -1,0 +1,23 @@
+//! Logs: one line an event to standard error, levels by `PODPIN_LOG` (else `RUST_LOG`, else `info`).
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Pingora reports each client that leaves as an error of its own; what matters of that is in our access log.
+const DEFAULT: &str = "info,pingora_core=error,pingora_proxy=error";
+
+/// Turns logging on, for the whole process.
+pub(crate) fn init(default: Option<&str>) {
+    let filter = std::env::var("PODPIN_LOG")
+        .or_else(|_| std::env::var("RUST_LOG"))
+        .unwrap_or_else(|_| default.unwrap_or(DEFAULT).to_owned());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    if let Err(error) = subscriber.try_init() {
+        eprintln!("podpin: logging: {error}");
+    }
+}

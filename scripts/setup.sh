@@ -1,0 +1,89 @@
+#!/bin/bash
+# Brings what cargo cannot: scripts/setup.sh <demo|test|bench>...
+#
+# Looks for programs, not for packages, so that one installed by other means counts. With all of them there it says
+# nothing and needs no network. As root on Debian it installs what is missing; otherwise it prints the command that does
+# and fails, except for `bench`, where nginx and HAProxy are welcome but not needed.
+set -euo pipefail
+
+# Debian keeps daemons in /usr/sbin, which is not on the path of everyone.
+PATH="$PATH:/usr/sbin:/sbin"
+
+needed=()
+welcome=()
+
+# want <list> <program> <Debian package>
+want() {
+    command -v "$2" >/dev/null || case "$1" in
+        needed) needed+=("$3") ;;
+        welcome) welcome+=("$3") ;;
+    esac
+}
+
+missing_toolchain() {
+    command -v cargo >/dev/null || { echo "setup: no cargo; install Rust from https://rustup.rs"; return 0; }
+    return 1
+}
+
+# Debian's daemons start when they are installed, on the ports that a user's own may want: the policy says no meanwhile.
+install() {
+    local policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod +x "$policy"
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    echo "setup: installing $*"
+    # The lists may be years old or absent; without a fresh one the versions named in them are gone.
+    apt-get update -qq -o DPkg::Lock::Timeout=300
+    apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "$@" >/dev/null
+}
+
+if [ $# -eq 0 ]; then
+    echo "usage: $0 <demo|test|bench>..." >&2
+    exit 2
+fi
+if missing_toolchain >&2; then exit 1; fi
+
+for purpose in "$@"; do
+    # Every build: pingora's zlib is built with cmake, rustls' ring with a C compiler.
+    want needed cmake cmake
+    want needed cc gcc
+    case "$purpose" in
+        demo) ;;
+        test)
+            want needed chromium chromium
+            want needed chromedriver chromium-driver
+            want needed curl curl
+            ;;
+        bench)
+            want welcome nginx nginx-light
+            want welcome haproxy haproxy
+            ;;
+        *)
+            echo "setup: unknown purpose '$purpose'" >&2
+            exit 2
+            ;;
+    esac
+done
+
+missing=("${needed[@]}" "${welcome[@]}")
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+# Named twice when two purposes need it.
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    install "${missing[@]}"
+    exit 0
+fi
+
+{
+    echo "setup: missing: ${missing[*]}. On Debian or Ubuntu:"
+    echo "    sudo apt-get update && sudo apt-get install -y --no-install-recommends ${missing[*]}"
+} >&2
+if [ ${#needed[@]} -gt 0 ]; then
+    exit 1
+fi
+echo "setup: going on without; the benchmark leaves out what is not installed" >&2

@@ -1,0 +1,25 @@
+//! End to end: the real binary between raw clients and scripted pods.
+//!
+//! Every test starts its own proxy on its own ports, so all of them run in parallel. The binary is `PODPIN_BIN`, or
+//! `podpin` beside this executable (`make test` builds it first). What a test claims is its name.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the report")]
+
+mod admin;
+mod affinity;
+mod bad_input;
+mod bad_tokens;
+mod browser;
+mod command_line;
+mod endpoint_states;
+mod event_stream;
+mod forwarding;
+mod http2;
+mod memory;
+mod ordinary;
+mod passing_on;
+mod picking;
+mod real_clients;
+mod routing;
+mod shutdown;
+mod upstream_garbage;

@@ -1,0 +1,201 @@
+//! Pods that do not speak HTTP, or stop in the middle: an honest end, bounded memory, counted.
+
+use podpin_testkit::{Answer, Ending, Pod, PodStream, Proxy, Request, Setup};
+
+/// A proxy with one pod that answers by hand, without second tries.
+async fn by_hand() -> (Pod, Proxy) {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/events", Answer::ByHand);
+    pod.answer("/plain", Answer::ByHand);
+    let setup = Setup::chat(&[&pod]).with("retries: {attempts: 0}").with("health: {passive: off}");
+    (pod, setup.start().await)
+}
+
+async fn errors(proxy: &Proxy) -> f64 {
+    proxy.metric("podpin_upstream_errors_total", &[("service", "chat")]).await
+}
+
+#[tokio::test]
+async fn a_head_that_is_not_http_is_a_502() {
+    let (pod, proxy) = by_hand().await;
+    let heads = [
+        "garbage\r\n\r\n",
+        "HTTP/1.1 abc\r\n\r\n",
+        "HTTP/1.1 20 OK\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "HTTP/3.0 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type : text/event-stream\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nab",
+        "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    ];
+    for head in heads {
+        let before = errors(&proxy).await;
+        let mut connection = proxy.connect().await;
+        connection.send(Request::events("/events").bytes()).await;
+        let mut stream = pod.next_stream().await;
+        assert!(stream.try_raw(head.as_bytes()).await);
+        let response = connection.response("GET").await;
+        assert_eq!(response.status, 502, "{head:?}");
+        stream.client_gone().await;
+        assert_eq!(errors(&proxy).await, before + 1.0, "{head:?}");
+    }
+    assert_eq!(
+        proxy.metric("podpin_upstream_errors_total", &[("kind", "protocol")]).await,
+        heads.len() as f64
+    );
+}
+
+#[tokio::test]
+async fn a_pod_that_closes_before_it_answers_is_a_502() {
+    let pod = Pod::start("pod-a").await;
+    let setup = Setup::chat(&[&pod]).with("retries: {attempts: 0}").with("health: {passive: off}");
+    let proxy = setup.start().await;
+    for (answer, path) in [(Answer::Close, "/close"), (Answer::Reset, "/reset")] {
+        pod.answer(path, answer);
+        for request in [Request::get(path), Request::events(path)] {
+            let response = request.send(proxy.address).await;
+            assert_eq!(response.status, 502, "{request:?}");
+        }
+    }
+    proxy.wait_metric("podpin_upstream_errors_total", &[("service", "chat"), ("kind", "reset")], 4.0).await;
+}
+
+#[tokio::test]
+async fn half_a_head_and_a_close_is_a_502() {
+    let (pod, proxy) = by_hand().await;
+    for request in [Request::get("/plain"), Request::events("/events")] {
+        let mut connection = proxy.connect().await;
+        connection.send(request.bytes()).await;
+        let mut stream = pod.next_stream().await;
+        stream.raw("HTTP/1.1 200 OK\r\nContent-Ty").await;
+        stream.close();
+        assert_eq!(connection.response("GET").await.status, 502, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_cut_with_bounded_memory() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/events", Answer::EndlessHead);
+    pod.answer("/plain", Answer::EndlessHead);
+    let setup = Setup::chat(&[&pod]).with("retries: {attempts: 0}").with("health: {passive: off}");
+    let proxy = setup.start().await;
+    proxy.get("/warm").await;
+    let before = proxy.process.memory_bytes();
+    for request in [Request::events("/events"), Request::get("/plain")] {
+        assert_eq!(request.send(proxy.address).await.status, 502, "{request:?}");
+    }
+    let grown = proxy.process.memory_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "{grown} bytes more");
+    proxy.wait_metric_at_least("podpin_upstream_errors_total", &[("service", "chat")], 2.0).await;
+}
+
+/// Opens a stream by hand with a chunked head and one event.
+async fn opened(pod: &Pod, proxy: &Proxy) -> (podpin_testkit::EventStream, PodStream) {
+    let mut connection = proxy.connect().await;
+    connection.send(Request::events("/events").bytes()).await;
+    let mut stream = pod.next_stream().await;
+    stream
+        .raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    stream.raw("d\r\ndata: whole\n\n\r\n").await;
+    let head = connection.head().await;
+    let mut client = connection.into_events(head);
+    assert_eq!(client.next_data().await, "whole");
+    (client, stream)
+}
+
+#[tokio::test]
+async fn a_broken_chunk_ends_the_stream_as_a_death_after_the_last_whole_event() {
+    let (pod, proxy) = by_hand().await;
+    let pieces = [
+        "xyz\r\n",
+        "-1\r\n",
+        "+3\r\nabc\r\n",
+        "3\r\nabcXX",
+        "fffffffffffffffffffff\r\n",
+        "0x5\r\nabcde\r\n",
+        "\r\n",
+        "7\r\ndata: h\r\nnonsense\r\n",
+    ];
+    for piece in pieces {
+        let before = errors(&proxy).await;
+        let (mut client, mut stream) = opened(&pod, &proxy).await;
+        assert!(stream.try_raw(piece.as_bytes()).await);
+        let (items, ending) = client.rest().await;
+        assert!(items.is_empty(), "{piece:?}: {items:?}");
+        assert!(matches!(ending, Ending::Cut | Ending::Reset), "{piece:?}: {ending:?}");
+        assert_eq!(client.text(), "data: whole\n\n", "{piece:?}");
+        stream.client_gone().await;
+        podpin_testkit::wait_for("the error to be counted", async || errors(&proxy).await == before + 1.0)
+            .await;
+    }
+    let labels = [("service", "chat"), ("kind", "protocol")];
+    assert_eq!(proxy.metric("podpin_upstream_errors_total", &labels).await, pieces.len() as f64);
+}
+
+#[tokio::test]
+async fn half_an_event_and_a_close_ends_after_the_last_whole_event() {
+    let (pod, proxy) = by_hand().await;
+    for half in ["8\r\ndata: ha\r\n", "ff\r\ndata: ha", "5", ""] {
+        let (mut client, mut stream) = opened(&pod, &proxy).await;
+        assert!(stream.try_raw(half.as_bytes()).await);
+        stream.close();
+        let (items, ending) = client.rest().await;
+        assert!(
+            items.is_empty() && matches!(ending, Ending::Cut | Ending::Reset),
+            "{half:?}: {items:?} {ending:?}"
+        );
+        assert_eq!(client.text(), "data: whole\n\n", "{half:?}");
+    }
+    proxy.wait_metric("podpin_streams_closed_total", &[("reason", "upstream_reset")], 4.0).await;
+}
+
+#[tokio::test]
+async fn half_an_event_and_a_clean_end_is_clean_without_the_half() {
+    let (pod, proxy) = by_hand().await;
+    let (mut client, mut stream) = opened(&pod, &proxy).await;
+    stream.raw("8\r\ndata: ha\r\n0\r\n\r\n").await;
+    assert_eq!(client.rest().await, (vec![], Ending::Clean));
+    assert_eq!(client.text(), "data: whole\n\n");
+}
+
+#[tokio::test]
+async fn chunk_extensions_and_trailers_are_read_past() {
+    let (pod, proxy) = by_hand().await;
+    let (mut client, mut stream) = opened(&pod, &proxy).await;
+    stream.raw("B;name=\"value\"\r\ndata: two\n\n\r\n0;x\r\nX-Trailer: 1\r\n\r\n").await;
+    assert_eq!(client.next_data().await, "two");
+    assert_eq!(client.next().await, Err(Ending::Clean));
+}
+
+#[tokio::test]
+async fn informational_responses_before_the_stream_are_passed_over() {
+    let (pod, proxy) = by_hand().await;
+    let mut connection = proxy.connect().await;
+    connection.send(Request::events("/events").bytes()).await;
+    let mut stream = pod.next_stream().await;
+    stream.raw("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n").await;
+    let mut head = connection.head().await;
+    while head.start_line.starts_with("HTTP/1.1 1") {
+        head = connection.head().await;
+    }
+    assert_eq!(connection.into_events(head).next_data().await, "x");
+}
+
+#[tokio::test]
+async fn a_compressed_stream_is_relayed_untouched() {
+    let (pod, proxy) = by_hand().await;
+    let mut connection = proxy.connect().await;
+    connection.send(Request::events("/events").bytes()).await;
+    let mut stream = pod.next_stream().await;
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\nContent-Length: 6\r\n\r\n";
+    stream.raw(head).await;
+    stream.raw("\x1f\x0b\x08\n\nx").await;
+    let response = connection.response("GET").await;
+    assert_eq!(response.header("content-encoding"), Some("gzip"));
+    assert_eq!((response.body.as_slice(), response.ending), (&b"\x1f\x0b\x08\n\nx"[..], Ending::Clean));
+}

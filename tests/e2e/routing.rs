@@ -97,12 +97,12 @@ async fn what_no_route_matches_is_a_404() {
     assert_eq!(ask(&proxy, "a.example", "/y").await, not_found);
     assert_eq!(ask(&proxy, "a.example", "/x").await, ("chat".to_owned(), "chat".to_owned()));
     let mut connection = proxy.connect().await;
-    assert_eq!(connection.ask(&Request::get("/y")).await.status, 404);
-    assert_eq!(
-        connection.ask(&Request::get("/x").host("a.example")).await.text(),
-        "chat",
-        "the connection serves on"
-    );
+    let refused = connection.ask(&Request::get("/y")).await;
+    assert_eq!(refused.status, 404);
+    if refused.header("connection").is_none_or(|value| !value.contains("close")) {
+        let served = connection.ask(&Request::get("/x").host("a.example")).await;
+        assert_eq!(served.text(), "chat", "the connection was said to serve on");
+    }
     assert!(pod.targets().iter().all(|target| target == "/x"), "{:?}", pod.targets());
 }
 

@@ -35,7 +35,9 @@ pub(crate) async fn serve(socket: TcpListener, gateway: Arc<Gateway>) {
         .route("/metrics", get(metrics))
         .route("/api/endpoints", get(endpoints))
         .route("/api/streams", get(streams))
-        .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here"))
+        .method_not_allowed_fallback(async || {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here")
+        })
         .fallback(async || problem(StatusCode::NOT_FOUND, "no such path"))
         .with_state(gateway);
     if let Err(error) = axum::serve(socket, routes).await {
@@ -61,7 +63,8 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
     measure(&gateway);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], gateway.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], gateway.metrics.render())
+        .into_response()
 }
 
 /// Sets the gauges that are read from state rather than counted.
@@ -175,9 +178,16 @@ impl StreamView {
     }
 }
 
-async fn streams(State(gateway): State<Arc<Gateway>>, Query(asked): Query<HashMap<String, String>>) -> Response {
-    if let Some(unknown) = asked.keys().find(|key| !matches!(key.as_str(), "service" | "endpoint" | "limit")) {
-        return problem(StatusCode::BAD_REQUEST, &format!("unknown parameter `{unknown}`: service, endpoint, limit"));
+async fn streams(
+    State(gateway): State<Arc<Gateway>>,
+    Query(asked): Query<HashMap<String, String>>,
+) -> Response {
+    if let Some(unknown) = asked.keys().find(|key| !matches!(key.as_str(), "service" | "endpoint" | "limit"))
+    {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            &format!("unknown parameter `{unknown}`: service, endpoint, limit"),
+        );
     }
     let limit = match asked.get("limit").map(|text| text.parse::<usize>()) {
         None => STREAMS_LIMIT_DEFAULT,

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderValue};
 use podpin_affinity::{Claim, Lifetime, SameSite as CookieSameSite, SessionId, SetCookie, Token, TokenError};
 use podpin_config::{CookieAttributes, SameSite, Secure, Strategy as Configured};
-use podpin_endpoints::{Endpoint, EndpointId, MoveReason, Nowhere, Permit, Pick, PickRequest, Strategy, pick};
+use podpin_endpoints::{
+    Endpoint, EndpointId, MoveReason, Nowhere, Permit, Pick, PickRequest, Strategy, pick,
+};
 
 use crate::client_limit::{ClientKey, ClientPermit};
 use crate::clock;
@@ -183,13 +185,21 @@ impl Admission {
     }
 
     /// The `Set-Cookie` that makes the client's cookie tell the truth; `None` when it does already.
-    pub(crate) fn set_cookie(&self, gateway: &Gateway, endpoint: EndpointId, client: &Client) -> Option<HeaderValue> {
+    pub(crate) fn set_cookie(
+        &self,
+        gateway: &Gateway,
+        endpoint: EndpointId,
+        client: &Client,
+    ) -> Option<HeaderValue> {
         let attributes = self.service().configuration.affinity.cookie.as_ref()?;
         if !self.reissue && self.pinned == Some(endpoint) {
             return None;
         }
-        let token =
-            Token { session: self.session, endpoint: *endpoint.as_bytes(), started_seconds: self.started_seconds };
+        let token = Token {
+            session: self.session,
+            endpoint: *endpoint.as_bytes(),
+            started_seconds: self.started_seconds,
+        };
         let value = gateway.keyring().sign(&self.service().name, &token);
         let cookie = set_cookie(attributes, &value, client);
         HeaderValue::try_from(cookie.to_string()).ok()

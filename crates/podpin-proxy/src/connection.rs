@@ -62,7 +62,11 @@ impl Drop for Connection {
 /// What a client sent next.
 enum Next {
     /// A whole request head and perhaps more.
-    Request { bytes: BytesMut, length: usize, facts: Facts },
+    Request {
+        bytes: BytesMut,
+        length: usize,
+        facts: Facts,
+    },
     /// The preface of HTTP/2 and perhaps more.
     H2(BytesMut),
     Refused(Failure),
@@ -179,7 +183,11 @@ impl Connection {
         let limit = self.listener.gateway.limits.request_header_bytes;
         let too_large = || {
             let line_ends = bytes.contains(&b'\n');
-            Next::Refused(Failure::Head(if line_ends { HeadError::TooLarge } else { HeadError::TargetTooLong }))
+            Next::Refused(Failure::Head(if line_ends {
+                HeadError::TooLarge
+            } else {
+                HeadError::TargetTooLong
+            }))
         };
         match head::scan(bytes, *scanned) {
             Ok(Scan::Complete(length)) if length > limit => Some(too_large()),

@@ -20,7 +20,8 @@ pub(crate) fn raise_limit() -> u64 {
 
 /// Says so when `limits.connections` cannot be reached with this many descriptors.
 pub(crate) fn warn_if_short(limit: u64, connections: usize) {
-    let wanted = u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHER_DESCRIPTORS);
+    let wanted =
+        u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHER_DESCRIPTORS);
     if limit < wanted {
         tracing::warn!(
             limit,

@@ -58,7 +58,9 @@ impl Downstream {
             Downstream::H1 { tcp, stray_bytes, .. } => loop {
                 let mut bytes = [0; 512];
                 let mut buffer = ReadBuf::new(&mut bytes);
-                if ready!(Pin::new(&mut *tcp).poll_read(context, &mut buffer)).is_err() || buffer.filled().is_empty() {
+                if ready!(Pin::new(&mut *tcp).poll_read(context, &mut buffer)).is_err()
+                    || buffer.filled().is_empty()
+                {
                     return Poll::Ready(Gone);
                 }
                 *stray_bytes = stray_bytes.saturating_add(buffer.filled().len());
@@ -70,7 +72,11 @@ impl Downstream {
     }
 
     /// Writes what the client takes now; gives how much that was, at least one byte.
-    pub(crate) fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Gone>> {
+    pub(crate) fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize, Gone>> {
         match self {
             Downstream::H1 { tcp, .. } => match ready!(Pin::new(tcp).poll_write(context, bytes)) {
                 Ok(count) if count > 0 => Poll::Ready(Ok(count)),

@@ -72,7 +72,9 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Clie
     };
     match opened {
         Ok(opened) => opening.begin(opened, exchange),
-        Err(failure) => refuse((&gateway, &head, &client), Some(&admission), (failure, began), exchange).await,
+        Err(failure) => {
+            refuse((&gateway, &head, &client), Some(&admission), (failure, began), exchange).await
+        }
     }
 }
 
@@ -130,7 +132,8 @@ impl Opening<'_> {
         let mut lines = forward::request_lines(&self.head.headers, self.client);
         self.admission.strip_cookie(&mut lines);
         lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        for (name, value) in forward::forwarding_lines(&self.head.headers, self.client, &self.head.authority) {
+        for (name, value) in forward::forwarding_lines(&self.head.headers, self.client, &self.head.authority)
+        {
             lines.insert(name, value);
         }
         self.admission.session_lines(&mut lines, placement);
@@ -190,7 +193,11 @@ impl Opening<'_> {
         let service = self.admission.service();
         self.admission.count(Some(placement));
         let code = status.as_str();
-        self.gateway.metrics.requests.with_label_values(&[&service.name, &self.admission.route.name, "GET", code]).inc();
+        self.gateway
+            .metrics
+            .requests
+            .with_label_values(&[&service.name, &self.admission.route.name, "GET", code])
+            .inc();
         if streams {
             let resumed = self.head.headers.contains_key(LAST_EVENT_ID);
             service.metrics.streams_opened.inc(match self.admission.decision(Some(placement)) {
@@ -293,7 +300,8 @@ fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record 
     log.host.clone_from(&head.authority);
     log.path.clone_from(&head.target);
     log.protocol = protocol_name(head.version);
-    log.user_agent = head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    log.user_agent =
+        head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
     log
 }
 

@@ -48,19 +48,21 @@ impl Exchange {
                 // Both outcomes mean the same: the stream was reset, or its connection is gone.
                 session.idle().await.map_or_else(drop, drop);
             }
-            Exchange::H1 { tcp, keep_alive, .. } => poll_fn(|context| {
-                loop {
-                    let mut bytes = [0; 512];
-                    let mut buffer = ReadBuf::new(&mut bytes);
-                    let read = ready!(Pin::new(&mut *tcp).poll_read(context, &mut buffer));
-                    if read.is_err() || buffer.filled().is_empty() {
-                        return Poll::Ready(());
+            Exchange::H1 { tcp, keep_alive, .. } => {
+                poll_fn(|context| {
+                    loop {
+                        let mut bytes = [0; 512];
+                        let mut buffer = ReadBuf::new(&mut bytes);
+                        let read = ready!(Pin::new(&mut *tcp).poll_read(context, &mut buffer));
+                        if read.is_err() || buffer.filled().is_empty() {
+                            return Poll::Ready(());
+                        }
+                        // A pipelined request: dropped, so the connection cannot go on after this one.
+                        *keep_alive = false;
                     }
-                    // A pipelined request: dropped, so the connection cannot go on after this one.
-                    *keep_alive = false;
-                }
-            })
-            .await,
+                })
+                .await
+            }
         }
     }
 
@@ -94,7 +96,12 @@ impl Exchange {
     }
 }
 
-fn h1_head(status: StatusCode, lines: &HeaderMap, framing: Framing, (goes_on, http10): (bool, bool)) -> Vec<u8> {
+fn h1_head(
+    status: StatusCode,
+    lines: &HeaderMap,
+    framing: Framing,
+    (goes_on, http10): (bool, bool),
+) -> Vec<u8> {
     let reason = status.canonical_reason().unwrap_or_default();
     let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
     forward::write_lines(&mut head, lines);
@@ -135,9 +142,8 @@ pub(crate) async fn refuse_h1(mut tcp: TcpStream, failure: Failure) {
             }
         }
     };
-    match tokio::time::timeout(LINGER, Box::pin(answered)).await {
-        Ok(Err(error)) => tracing::trace!(%error, "the client did not read its refusal"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(LINGER, Box::pin(answered)).await {
+        tracing::trace!(%error, "the client did not read its refusal");
     }
     // Whatever is left unread is thrown away with the connection.
     if let Err(error) = socket2::SockRef::from(&tcp).shutdown(Shutdown::Both) {

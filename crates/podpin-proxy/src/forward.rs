@@ -50,7 +50,9 @@ impl Client {
                 break;
             }
         }
-        let https = headers.get(&FORWARDED_PROTO).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"));
+        let https = headers
+            .get(&FORWARDED_PROTO)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"));
         Client { peer, address, trusted: true, secure: tls || https }
     }
 }
@@ -92,10 +94,8 @@ pub(crate) fn request_lines(headers: &HeaderMap, client: &Client) -> HeaderMap {
     let nominated = nominated(headers);
     let mut passed = HeaderMap::with_capacity(headers.len() + 6);
     for (name, value) in headers {
-        let replaced = matches!(
-            *name,
-            header::HOST | header::CONTENT_LENGTH | header::EXPECT | header::ACCEPT_ENCODING
-        );
+        let replaced =
+            matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT | header::ACCEPT_ENCODING);
         if !replaced && !is_hop_by_hop(name) && !nominated.contains(name) && !is_claimed(name, client) {
             passed.append(name.clone(), value.clone());
         }
@@ -121,7 +121,11 @@ fn is_claimed(name: &HeaderName, client: &Client) -> bool {
 
 /// What we say about the client: `X-Forwarded-For/-Proto/-Host`, `X-Real-IP` and `Forwarded`, appended to what a
 /// trusted proxy said, replacing what anybody else said. `asked` are the lines as they came.
-pub(crate) fn forwarding_lines(asked: &HeaderMap, client: &Client, authority: &str) -> Vec<(HeaderName, HeaderValue)> {
+pub(crate) fn forwarding_lines(
+    asked: &HeaderMap,
+    client: &Client,
+    authority: &str,
+) -> Vec<(HeaderName, HeaderValue)> {
     let told = |name: &HeaderName| {
         let lines = asked.get_all(name).iter().filter_map(|value| value.to_str().ok());
         let list = lines.collect::<Vec<_>>().join(", ");
@@ -151,7 +155,9 @@ fn forwarded_element(peer: IpAddr, authority: &str, scheme: &str) -> String {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("\"[{ip}]\""),
     };
-    let token = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    let token = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+    };
     match authority {
         "" => format!("for={node};proto={scheme}"),
         host if token(host) => format!("for={node};host={host};proto={scheme}"),
@@ -220,7 +226,10 @@ mod tests {
     fn map(lines: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in lines {
-            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
         }
         map
     }
@@ -269,7 +278,11 @@ mod tests {
 
     #[test]
     fn forwarding_lines_are_replaced_for_strangers_and_appended_for_trusted_peers() {
-        let lines = [("x-forwarded-for", "198.51.100.7"), ("forwarded", "for=198.51.100.7"), ("x-forwarded-host", "o")];
+        let lines = [
+            ("x-forwarded-for", "198.51.100.7"),
+            ("forwarded", "for=198.51.100.7"),
+            ("x-forwarded-host", "o"),
+        ];
         let text = |trusted: &[&str]| {
             let told = forwarding_lines(&map(&lines), &client("10.0.0.1", &lines, trusted), "h:8080");
             told.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect::<Vec<_>>()

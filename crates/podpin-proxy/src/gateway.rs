@@ -55,7 +55,10 @@ impl Gateway {
     ///
     /// # Errors
     /// When a key file or the access log cannot be used.
-    pub(crate) fn new(config: &Config, version: &str) -> Result<(Arc<Gateway>, Vec<TableWriter>), StartError> {
+    pub(crate) fn new(
+        config: &Config,
+        version: &str,
+    ) -> Result<(Arc<Gateway>, Vec<TableWriter>), StartError> {
         let metrics = Metrics::new(version)?;
         let keyring = keys::load(&config.affinity_keys)?;
         let access_log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
@@ -64,9 +67,14 @@ impl Gateway {
             .iter()
             .map(|service| ServiceState::new(service.clone(), metrics.service(&service.name)))
             .unzip();
-        let routes: Vec<Arc<Route>> = config.routes.iter().filter_map(|route| resolve(route, &services)).collect();
+        let routes: Vec<Arc<Route>> =
+            config.routes.iter().filter_map(|route| resolve(route, &services)).collect();
         let table = RouteTable::new(
-            config.routes.iter().zip(&routes).map(|(route, to)| (&*route.hosts, &*route.paths, Arc::clone(to))),
+            config
+                .routes
+                .iter()
+                .zip(&routes)
+                .map(|(route, to)| (&*route.hosts, &*route.paths, Arc::clone(to))),
         );
         metrics.config_last_reload.set(1);
         metrics.config_last_reload_at.set(crate::service::unix_seconds_f64());

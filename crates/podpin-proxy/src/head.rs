@@ -86,12 +86,12 @@ impl RequestHead {
 
 /// Checks a complete head (as [`scan`] measured it).
 pub(crate) fn check(head: &[u8]) -> Result<Facts, HeadError> {
-    with_parsed(head, |request| facts(request))
+    with_parsed(head, facts)
 }
 
 /// Parses a complete head that [`check`] has passed.
 pub(crate) fn parse(head: &[u8]) -> Result<RequestHead, HeadError> {
-    with_parsed(head, |request| build(request))
+    with_parsed(head, build)
 }
 
 fn with_parsed<T>(
@@ -108,16 +108,23 @@ fn with_parsed<T>(
         Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooLarge),
         Err(httparse::Error::Version) => Err(version_error(head)),
         Err(httparse::Error::HeaderName) => Err(HeadError::Malformed("a header name is not a token")),
-        Err(httparse::Error::HeaderValue) => Err(HeadError::Malformed("a header value has a control character")),
+        Err(httparse::Error::HeaderValue) => {
+            Err(HeadError::Malformed("a header value has a control character"))
+        }
         Err(_) => Err(HeadError::Malformed("the request line is not `METHOD target HTTP/1.1`")),
     }
 }
 
 fn version_error(head: &[u8]) -> HeadError {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let mut parts = line.split(|byte| *byte == b' ').skip(2);
+    let version = parts.next().unwrap_or_default();
     match version.strip_prefix(b"HTTP/") {
-        Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => HeadError::Version,
+        Some([major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() && parts.next().is_none() =>
+        {
+            HeadError::Version
+        }
         _ => HeadError::Malformed("the request line is not `METHOD target HTTP/1.1`"),
     }
 }
@@ -140,7 +147,8 @@ fn facts(request: &httparse::Request<'_, '_>) -> Result<Facts, HeadError> {
 fn check_target(method: &str, target: &str) -> Result<(), HeadError> {
     let absolute = || {
         let scheme = target.split("://").next().unwrap_or_default();
-        target.contains("://") && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
+        target.contains("://")
+            && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
     };
     if target.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
         return Err(HeadError::Malformed("the request target has a forbidden character"));
@@ -218,7 +226,9 @@ impl Framing {
 }
 
 fn check_host(value: &[u8]) -> Result<(), HeadError> {
-    let allowed = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"');
+    let allowed = |byte: &u8| {
+        byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"')
+    };
     if value.iter().all(allowed) { Ok(()) } else { Err(HeadError::Malformed("Host is not a host and port")) }
 }
 
@@ -378,7 +388,10 @@ mod tests {
     #[test]
     fn an_absolute_target_wins_over_host() {
         let head = parse(b"GET http://b.example:81/x?y=1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-        assert_eq!((head.authority.as_str(), head.target.as_str(), head.path()), ("b.example:81", "/x?y=1", "/x"));
+        assert_eq!(
+            (head.authority.as_str(), head.target.as_str(), head.path()),
+            ("b.example:81", "/x?y=1", "/x")
+        );
         let head = parse(b"GET http://b.example?y HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         assert_eq!(head.target, "/?y");
         let head = parse(b"GET /go?to=http://c/ HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();

@@ -13,8 +13,8 @@ use bytes::{Buf, BytesMut};
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
-    UniqueIDType,
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
@@ -35,7 +35,11 @@ impl ClientStream {
         let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
         // A fresh cell takes the value; it spares a system call a request.
         let _fresh = digest.peer_addr.set(Some(PingoraAddress::Inet(peer)));
-        ClientStream { prefix, tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp), digest: Arc::new(digest) }
+        ClientStream {
+            prefix,
+            tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp),
+            digest: Arc::new(digest),
+        }
     }
 
     /// The socket, when nothing is left to read or write on it.
@@ -71,7 +75,11 @@ impl AsyncRead for ClientStream {
 }
 
 impl AsyncWrite for ClientStream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.tcp).poll_write(context, bytes)
     }
 

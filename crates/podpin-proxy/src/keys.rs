@@ -35,14 +35,16 @@ fn from_files(files: &[KeyFile]) -> Result<Keyring, StartError> {
     let mut keys = Vec::with_capacity(files.len());
     for file in files {
         let place = file.file.display().to_string();
-        let material = fs::read(&file.file).map_err(|source| StartError::KeyFile { file: place.clone(), source })?;
+        let material =
+            fs::read(&file.file).map_err(|source| StartError::KeyFile { file: place.clone(), source })?;
         keys.push(key(&file.id, &material, &place)?);
     }
     ring(keys, "affinityKeys")
 }
 
 fn key(id: &str, material: &[u8], place: &str) -> Result<Key, StartError> {
-    Key::new(id, material).map_err(|error| StartError::Key { file: place.to_owned(), error: error.to_string() })
+    Key::new(id, material)
+        .map_err(|error| StartError::Key { file: place.to_owned(), error: error.to_string() })
 }
 
 fn ring(keys: Vec<Key>, place: &str) -> Result<Keyring, StartError> {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// `stream_duration_seconds`: from a second to a day.
@@ -32,7 +32,8 @@ pub(crate) enum UpstreamErrorKind {
 }
 
 impl UpstreamErrorKind {
-    pub(crate) const ALL: [UpstreamErrorKind; 4] = [Self::Connect, Self::Timeout, Self::Reset, Self::Protocol];
+    pub(crate) const ALL: [UpstreamErrorKind; 4] =
+        [Self::Connect, Self::Timeout, Self::Reset, Self::Protocol];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -142,11 +143,14 @@ fn shard_of_thread() -> usize {
     SHARD.with(|shard| *shard)
 }
 
+/// What is exported, and what it is read from.
+type Cell = (IntCounter, Arc<ShardedCounter>);
+
 /// Sharded counters of one name, one for each service, as Prometheus wants them.
 #[derive(Clone)]
 struct ShardedFamily {
     vec: IntCounterVec,
-    cells: Arc<parking_lot::Mutex<Vec<(IntCounter, Arc<ShardedCounter>)>>>,
+    cells: Arc<parking_lot::Mutex<Vec<Cell>>>,
 }
 
 impl ShardedFamily {
@@ -228,7 +232,13 @@ impl Builder {
         self.add(IntGaugeVec::new(Opts::new(format!("podpin_{name}"), help), labels))
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: &[f64],
+    ) -> prometheus::Result<HistogramVec> {
         let options = HistogramOpts::new(format!("podpin_{name}"), help).buckets(buckets.to_vec());
         self.add(HistogramVec::new(options, labels))
     }
@@ -409,8 +419,16 @@ impl Metrics {
             ejections: self.ejections.with_label_values(&[name]),
             discovery_last_event: self.discovery_last_event.with_label_values(&[name]),
             discovery_connected: self.discovery_connected.with_label_values(&[name]),
-            streams_opened: Labelled::new(&self.streams_opened, name, &["new", "pinned", "repinned", "resumed"]),
-            streams_closed: Labelled::new(&self.streams_closed, name, &CloseReason::ALL.map(CloseReason::label)),
+            streams_opened: Labelled::new(
+                &self.streams_opened,
+                name,
+                &["new", "pinned", "repinned", "resumed"],
+            ),
+            streams_closed: Labelled::new(
+                &self.streams_closed,
+                name,
+                &CloseReason::ALL.map(CloseReason::label),
+            ),
             affinity_decisions: Labelled::new(
                 &self.affinity_decisions,
                 name,

@@ -267,7 +267,8 @@ impl ProxyHttp for Pipeline {
         }
         // A kept connection that the pod closed meanwhile is no failure of the pod: ask again on a fresh one, if
         // asking twice does no harm and the body is still there.
-        let harmless = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
+        let harmless =
+            session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
         let stale = client_reused && !request.answered;
         if stale && harmless && request.may_retry() {
             request.retry("reset");
@@ -283,7 +284,12 @@ impl ProxyHttp for Pipeline {
         error
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        request: &mut Request,
+    ) -> FailToProxy {
         let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
         request.failure = Some(failure);
         let code = failure.status().map_or(0, |status| status.as_u16());
@@ -299,7 +305,8 @@ impl ProxyHttp for Pipeline {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
         let admission = request.admission.as_ref();
-        let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
+        let (service, route) =
+            admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
         let method = method_label(&session.req_header().method);
         let metrics = &self.gateway.metrics;
         metrics.requests.with_label_values(&[service, route, method, &status.to_string()]).inc();
@@ -371,7 +378,10 @@ fn downstream_failure(error: &Error) -> Failure {
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
         (
             ErrorSource::Downstream,
-            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | ErrorType::WriteTimedout,
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::ConnectionClosed
+            | ErrorType::WriteTimedout,
         ) => Failure::ClientGone,
         (ErrorSource::Downstream, _) => Failure::Body,
         (ErrorSource::Upstream, _) => Failure::UpstreamReset,

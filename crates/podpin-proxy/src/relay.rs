@@ -407,7 +407,8 @@ impl Relay {
 
     fn act(&mut self, context: &mut Context<'_>, now: Millis) -> Poll<CloseReason> {
         let passed = |moment: Option<Millis>| moment.is_some_and(|moment| moment <= now);
-        let since = |moment: Millis, limit: Option<Duration>| passed(limit.map(|limit| clock::after(moment, limit)));
+        let since =
+            |moment: Millis, limit: Option<Duration>| passed(limit.map(|limit| clock::after(moment, limit)));
         if !self.unsent.is_empty() && since(self.last_write, self.times.client_write) {
             return Poll::Ready(CloseReason::SlowClient);
         }

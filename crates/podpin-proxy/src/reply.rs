@@ -74,7 +74,9 @@ impl Failure {
             Failure::NoRoute => StatusCode::NOT_FOUND,
             Failure::Connections | Failure::NoEndpoint | Failure::Full => StatusCode::SERVICE_UNAVAILABLE,
             Failure::ClientLimit => StatusCode::TOO_MANY_REQUESTS,
-            Failure::UpstreamConnect | Failure::UpstreamReset | Failure::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Failure::UpstreamConnect | Failure::UpstreamReset | Failure::UpstreamProtocol => {
+                StatusCode::BAD_GATEWAY
+            }
             Failure::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Failure::ClientGone => return None,
@@ -131,7 +133,8 @@ impl Failure {
     pub(crate) fn h1_close(self) -> Vec<u8> {
         let Some(status) = self.status() else { return Vec::new() };
         let body = self.body();
-        let retry_after = self.retry_after_seconds().map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+        let retry_after =
+            self.retry_after_seconds().map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
         format!(
             "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
              Cache-Control: no-store\r\n{retry_after}Connection: close\r\n\r\n{body}",

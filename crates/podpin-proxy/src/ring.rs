@@ -55,7 +55,8 @@ impl KetamaRing {
     }
 
     fn resort(&self, key: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId> {
-        let start = key.iter().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(*byte)));
+        let start =
+            key.iter().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(*byte)));
         let (before, after) = self.sorted.split_at_checked(start.checked_rem(self.sorted.len())?)?;
         after.iter().chain(before).find(|id| accept(id)).copied()
     }

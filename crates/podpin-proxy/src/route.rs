@@ -54,7 +54,9 @@ impl<R: Clone> RouteTable<R> {
             }
             for host in hosts {
                 match host {
-                    Host::Exact(name) => table.exact_hosts.entry(name.clone()).or_default().add(paths, &route),
+                    Host::Exact(name) => {
+                        table.exact_hosts.entry(name.clone()).or_default().add(paths, &route)
+                    }
                     Host::Wildcard(suffix) => {
                         table.wildcard_hosts.entry(suffix.clone()).or_default().add(paths, &route);
                     }
@@ -125,10 +127,12 @@ mod tests {
 
     use super::*;
 
-    fn table(routes: &[(&[&str], &[(&str, &str)])]) -> RouteTable<usize> {
+    type Spec<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+
+    fn table(routes: &[Spec<'_>]) -> RouteTable<usize> {
         let parsed: Vec<(Vec<Host>, Vec<PathMatch>)> = routes
             .iter()
-            .map(|(hosts, paths)| (hosts.iter().map(|h| host(h)).collect(), paths.iter().map(|p| path(p)).collect()))
+            .map(|(hosts, paths)| (hosts.iter().map(|h| host(h)).collect(), paths.iter().map(path).collect()))
             .collect();
         RouteTable::new(parsed.iter().enumerate().map(|(at, (h, p))| (h.as_slice(), p.as_slice(), at)))
     }
@@ -141,7 +145,11 @@ mod tests {
     }
 
     fn path((kind, value): &(&str, &str)) -> PathMatch {
-        if *kind == "=" { PathMatch::Exact((*value).to_owned()) } else { PathMatch::Prefix((*value).to_owned()) }
+        if *kind == "=" {
+            PathMatch::Exact((*value).to_owned())
+        } else {
+            PathMatch::Prefix((*value).to_owned())
+        }
     }
 
     #[test]
@@ -169,7 +177,11 @@ mod tests {
 
     #[test]
     fn a_prefix_matches_by_path_element() {
-        let table = table(&[(&[], &[("^", "/events")]), (&[], &[("=", "/events/now")]), (&[], &[("^", "/events/a/")])]);
+        let table = table(&[
+            (&[], &[("^", "/events")]),
+            (&[], &[("=", "/events/now")]),
+            (&[], &[("^", "/events/a/")]),
+        ]);
         let cases = [
             ("/events", Some(0)),
             ("/events/", Some(0)),
@@ -189,7 +201,9 @@ mod tests {
     fn reference(routes: &[(Option<Host>, PathMatch)], host: &str, path: &str) -> Option<usize> {
         let host_rank = |pattern: &Option<Host>| match pattern {
             None => Some(0),
-            Some(Host::Wildcard(suffix)) => (host.len() > suffix.len() && host.ends_with(suffix.as_str())).then(|| suffix.len()),
+            Some(Host::Wildcard(suffix)) => {
+                (host.len() > suffix.len() && host.ends_with(suffix.as_str())).then_some(suffix.len())
+            }
             Some(Host::Exact(name)) => (name == host).then_some(usize::MAX),
         };
         let path_rank = |pattern: &PathMatch| match pattern {

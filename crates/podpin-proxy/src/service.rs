@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use podpin_config::Service as Configuration;
-use podpin_endpoints::{EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition, Update};
+use podpin_endpoints::{
+    EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition, Update,
+};
 
 use crate::client_limit::ClientLimit;
 use crate::clock;
@@ -39,15 +41,22 @@ impl std::fmt::Debug for ServiceState {
 
 impl ServiceState {
     /// The service without endpoints, and the one writer of its table.
-    pub(crate) fn new(configuration: Configuration, metrics: ServiceMetrics) -> (Arc<ServiceState>, TableWriter) {
+    pub(crate) fn new(
+        configuration: Configuration,
+        metrics: ServiceMetrics,
+    ) -> (Arc<ServiceState>, TableWriter) {
         let table = Table::new();
         let snapshot = table.snapshot();
         let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
         let health = configuration.health.as_ref();
         let service = Arc::new(ServiceState {
             name: configuration.name.as_str().into(),
-            ejection: health.map(|health| EjectionPolicy { failures: health.failures, ejection: health.ejection }),
-            client_limit: configuration.limits.streams_per_client.map(|limit| Arc::new(ClientLimit::new(limit))),
+            ejection: health
+                .map(|health| EjectionPolicy { failures: health.failures, ejection: health.ejection }),
+            client_limit: configuration
+                .limits
+                .streams_per_client
+                .map(|limit| Arc::new(ClientLimit::new(limit))),
             configuration,
             metrics,
             view: ArcSwap::from_pointee(View { snapshot, ring }),

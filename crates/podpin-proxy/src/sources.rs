@@ -32,8 +32,12 @@ pub(crate) fn prepare(writers: Vec<TableWriter>) -> Result<Vec<(TableWriter, Sou
                 let source = FileSource::new(path.clone());
                 match source.read() {
                     Ok(observed) => replace(&mut writer, observed),
-                    Err(error @ (ReadError::Missing { .. } | ReadError::Io { .. })) => unreadable(&writer, &error),
-                    Err(error @ ReadError::Garbled(_)) => return Err(StartError::Endpoints(error.to_string())),
+                    Err(error @ (ReadError::Missing { .. } | ReadError::Io { .. })) => {
+                        unreadable(&writer, &error)
+                    }
+                    Err(error @ ReadError::Garbled(_)) => {
+                        return Err(StartError::Endpoints(error.to_string()));
+                    }
                 }
                 Source::File(source)
             }

@@ -129,7 +129,8 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     drop(bound);
     let (leave, leaving) = oneshot::channel();
     let (done, left) = mpsc::channel();
-    let parts = Control { gateway: Arc::clone(&gateway), prepared, admin_socket, keys: config.affinity_keys.clone() };
+    let parts =
+        Control { gateway: Arc::clone(&gateway), prepared, admin_socket, keys: config.affinity_keys.clone() };
     let control = control(parts, leaving, done)?;
     Ok(Running {
         gateway,
@@ -170,7 +171,11 @@ struct Control {
     keys: podpin_config::AffinityKeys,
 }
 
-fn control(parts: Control, leave: oneshot::Receiver<()>, done: mpsc::Sender<()>) -> io::Result<JoinHandle<()>> {
+fn control(
+    parts: Control,
+    leave: oneshot::Receiver<()>,
+    done: mpsc::Sender<()>,
+) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(async move {

@@ -32,7 +32,11 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
-    pub(crate) fn new(gateway: Arc<Gateway>, record: Arc<StreamRecord>, log: Option<Box<Record>>) -> Accounts {
+    pub(crate) fn new(
+        gateway: Arc<Gateway>,
+        record: Arc<StreamRecord>,
+        log: Option<Box<Record>>,
+    ) -> Accounts {
         Accounts { gateway, record, log }
     }
 

@@ -203,7 +203,10 @@ impl BodyDecoder {
         let lengths = headers.get_all(header::CONTENT_LENGTH);
         let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
         if let Some(encoding) = encodings.next() {
-            if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") || minor == 0 {
+            if encodings.next().is_some()
+                || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                || minor == 0
+            {
                 return Err(UpstreamError::Protocol("Transfer-Encoding is not exactly `chunked`"));
             }
             if lengths.iter().next().is_some() {
@@ -316,7 +319,9 @@ impl Chunk {
             }
             (Chunk::Trailer { seen, line }, b'\r') => Chunk::TrailerLf { seen, line },
             (Chunk::Trailer { .. }, b'\n') => return Err(ChunkError("a trailer line ends in a bare LF")),
-            (Chunk::Trailer { seen, line }, _) => Chunk::Trailer { seen: one_more(seen)?, line: line.saturating_add(1) },
+            (Chunk::Trailer { seen, line }, _) => {
+                Chunk::Trailer { seen: one_more(seen)?, line: line.saturating_add(1) }
+            }
             (Chunk::TrailerLf { line: 0, .. }, b'\n') => return Ok(None),
             (Chunk::TrailerLf { seen, .. }, b'\n') => Chunk::Trailer { seen, line: 0 },
             (Chunk::TrailerLf { .. }, _) => return Err(ChunkError("CR without LF in the trailer section")),
@@ -337,7 +342,11 @@ fn size_step(value: u64, digits: u8, byte: u8) -> Result<Chunk, ChunkError> {
 }
 
 fn one_more(seen: u16) -> Result<u16, ChunkError> {
-    if seen >= CHUNK_LINE_BYTES_MAX { Err(ChunkError("an extension or trailer section is too long")) } else { Ok(seen + 1) }
+    if seen >= CHUNK_LINE_BYTES_MAX {
+        Err(ChunkError("an extension or trailer section is too long"))
+    } else {
+        Ok(seen + 1)
+    }
 }
 
 #[cfg(test)]
@@ -368,8 +377,20 @@ mod tests {
     #[test]
     fn malformed_chunks_are_refused() {
         let cases = [
-            "g\r\n", "\r\n", "-1\r\n", "0x1\r\n", "1\n", "1;a\n", "1\r\rx", "1\r\nab\r\n", "1\r\na\nb", "1\r\na\r\r",
-            "1111111111111111\r\n", "0\r\nA: b\n", "0\r\n\rx", " 1\r\n",
+            "g\r\n",
+            "\r\n",
+            "-1\r\n",
+            "0x1\r\n",
+            "1\n",
+            "1;a\n",
+            "1\r\rx",
+            "1\r\nab\r\n",
+            "1\r\na\nb",
+            "1\r\na\r\r",
+            "1111111111111111\r\n",
+            "0\r\nA: b\n",
+            "0\r\n\rx",
+            " 1\r\n",
         ];
         for case in cases {
             let result = decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &[case.as_bytes()]);

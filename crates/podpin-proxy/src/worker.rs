@@ -51,11 +51,16 @@ pub(crate) fn start(
     })
 }
 
-async fn run(gateway: Arc<Gateway>, sockets: Vec<(String, bool, StdListener)>, mut stop: watch::Receiver<bool>) {
+async fn run(
+    gateway: Arc<Gateway>,
+    sockets: Vec<(String, bool, StdListener)>,
+    mut stop: watch::Receiver<bool>,
+) {
     let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
     let proxy = Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(&gateway))));
     for (name, h2c, socket) in sockets {
-        let listener = Arc::new(Listener { name, h2c, gateway: Arc::clone(&gateway), proxy: Arc::clone(&proxy) });
+        let listener =
+            Arc::new(Listener { name, h2c, gateway: Arc::clone(&gateway), proxy: Arc::clone(&proxy) });
         match TcpListener::from_std(socket) {
             Ok(socket) => drop(gateway.tasks.spawn(accept(listener, socket))),
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),

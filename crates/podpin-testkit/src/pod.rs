@@ -9,7 +9,7 @@ mod answer;
 mod connection;
 mod stream;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,6 +70,7 @@ struct Shared {
     address: SocketAddr,
     once: Mutex<HashMap<String, VecDeque<Answer>>>,
     always: Mutex<HashMap<String, Answer>>,
+    greeted: Mutex<HashSet<String>>,
     seen: Mutex<Vec<PodRequest>>,
     connections: AtomicUsize,
     requests: mpsc::UnboundedSender<PodRequest>,
@@ -98,6 +99,7 @@ impl Pod {
             address: listener.local_addr().expect("the address"),
             once: Mutex::default(),
             always: Mutex::default(),
+            greeted: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             requests,
@@ -138,9 +140,9 @@ impl Pod {
         locked(&self.shared.once).entry(path.to_owned()).or_default().push_back(answer.into());
     }
 
-    /// Event streams on `path` begin with an event that names this pod.
+    /// Event streams on `path` begin with an event that names this pod. Other requests for it are not concerned.
     pub fn greet(&self, path: &str) {
-        self.answer(path, StreamAnswer::new().opening(&format!("data: {}\n\n", self.name())));
+        locked(&self.shared.greeted).insert(path.to_owned());
     }
 
     /// The next request, awaited.
@@ -197,7 +199,12 @@ impl Shared {
         let once = locked(&self.once).get_mut(path).and_then(VecDeque::pop_front);
         let scripted = once.or_else(|| locked(&self.always).get(path).cloned());
         scripted.unwrap_or_else(|| match head.header("accept") {
-            Some(accept) if accept.contains("text/event-stream") => StreamAnswer::new().into(),
+            Some(accept) if accept.contains("text/event-stream") => {
+                match locked(&self.greeted).contains(path) {
+                    true => StreamAnswer::new().opening(&format!("data: {}\n\n", self.name)).into(),
+                    false => StreamAnswer::new().into(),
+                }
+            }
             _ => Reply::new(200).body(self.name.clone()).into(),
         })
     }

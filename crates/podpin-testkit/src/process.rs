@@ -125,14 +125,15 @@ impl Process {
         [self.stdout(), self.stderr()].concat().join("\n")
     }
 
-    /// The proportional set size in bytes: its memory, shared pages counted in shares.
+    /// The memory that is its own, in bytes: the anonymous part of its proportional set size. The program's text is
+    /// left out, because its share changes with every other process of the same binary that comes or goes.
     ///
     /// # Panics
     /// When the kernel does not say.
     pub fn memory_bytes(&self) -> u64 {
         let path = format!("/proc/{}/smaps_rollup", self.id());
         let text = std::fs::read_to_string(path).expect("smaps_rollup");
-        let line = text.lines().find(|line| line.starts_with("Pss:")).expect("a line Pss");
+        let line = text.lines().find(|line| line.starts_with("Pss_Anon:")).expect("a line Pss_Anon");
         let kibibytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
         kibibytes.expect("a number") * 1024
     }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use podpin_config::{Config, Discovery, Host, PathMatch, Route, Service, Strategy, format_bytes, format_duration};
+use podpin_config::{
+    Config, Discovery, Host, PathMatch, Route, Service, Strategy, format_bytes, format_duration,
+};
 
 use crate::BAD_CONFIGURATION;
 
@@ -93,7 +95,9 @@ fn paths(route: &Route) -> String {
         .iter()
         .map(|path| match path {
             PathMatch::Exact(value) => format!("={value}"),
-            PathMatch::Prefix(value) => format!("{}*", if value.ends_with('/') { value.clone() } else { format!("{value}/") }),
+            PathMatch::Prefix(value) => {
+                format!("{}*", if value.ends_with('/') { value.clone() } else { format!("{value}/") })
+            }
         })
         .collect();
     paths.join(", ")

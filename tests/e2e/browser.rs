@@ -21,7 +21,7 @@ const FLAGS: [&str; 9] = [
 ];
 
 /// A browser with one tab (W3C WebDriver).
-struct Browser {
+pub(super) struct Browser {
     address: SocketAddr,
     session: String,
     _driver: Process,
@@ -29,7 +29,7 @@ struct Browser {
 }
 
 impl Browser {
-    async fn start() -> Browser {
+    pub(super) async fn start() -> Browser {
         let port = free_port();
         let driver = Process::spawn(Command::new("chromedriver").arg(format!("--port={port}")));
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -54,12 +54,12 @@ impl Browser {
         response.json()["value"].clone()
     }
 
-    async fn open(&self, url: &str) {
+    pub(super) async fn open(&self, url: &str) {
         self.command("POST", &format!("/session/{}/url", self.session), &json!({"url": url})).await;
     }
 
     /// What a JavaScript expression is on the page now.
-    async fn read(&self, expression: &str) -> Value {
+    pub(super) async fn read(&self, expression: &str) -> Value {
         let script = json!({"script": format!("return {expression}"), "args": []});
         self.command("POST", &format!("/session/{}/execute/sync", self.session), &script).await
     }

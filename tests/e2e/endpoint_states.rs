@@ -1,6 +1,7 @@
 //! The endpoints file: its states, its changes, its mishaps.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use podpin_testkit::{EndpointsFile, Pod, Process, Proxy, Request, Setup, Visitor, free_port};
 
@@ -107,8 +108,11 @@ async fn a_mounted_config_map_that_is_swapped_is_read_again() {
     let proxy = Setup::new().service_in("chat", &file).start().await;
     assert_eq!(proxy.get("/who").await.text(), "pod-a");
     for pod in [&pods[1], &pods[2], &pods[0]] {
+        let swapped = Instant::now();
         file.swap(&[(pod.name(), pod.address(), "ready")]);
         proxy.wait_endpoints("chat", &[(pod.name(), "ready")]).await;
+        // Far below any polling of contents: the change itself must have been noticed.
+        assert!(swapped.elapsed() < Duration::from_secs(2), "noticed after {:?}", swapped.elapsed());
         assert_eq!(proxy.get("/who").await.text(), pod.name());
     }
 }

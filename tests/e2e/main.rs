@@ -11,6 +11,7 @@ mod bad_input;
 mod bad_tokens;
 mod browser;
 mod command_line;
+mod demo;
 mod endpoint_states;
 mod event_stream;
 mod forwarding;

@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::{name, node::Node, section::Section};
+use crate::{
+    name,
+    node::{Node, Position},
+    section::Section,
+};
 
 /// Where the keys come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub struct KeyFile {
     pub id: String,
     /// Holds at least 32 bytes of key material. Absolute, or joined to the configuration file's directory.
     pub file: PathBuf,
+    /// Where the configuration names the file.
+    pub at: Position,
 }
 
 impl AffinityKeys {
@@ -49,6 +55,7 @@ fn read_key(item: &Node<'_>, ids: &mut name::Unique) -> Option<KeyFile> {
         let id = node.name(&name::KEY_ID)?;
         ids.insert(node, &id).then_some(id)
     });
-    let file = section.require("file", "the path of a file").and_then(Node::file_path);
-    Some(KeyFile { id: id?, file: file? })
+    let node = section.require("file", "the path of a file");
+    let file = node.and_then(Node::file_path);
+    Some(KeyFile { id: id?, file: file?, at: node?.position() })
 }

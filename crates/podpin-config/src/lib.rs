@@ -29,6 +29,7 @@ pub use affinity::{Affinity, CookieAttributes, SameSite, Secure};
 pub use error::{ConfigError, Problem};
 pub use keys::{AffinityKeys, KeyFile};
 pub use listener::{Listener, ListenerLimits};
+pub use node::Position;
 pub use parse::Config;
 pub use route::{Host, PathMatch, Route};
 pub use service::{

@@ -161,7 +161,7 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
-    use crate::watch::tests::without_poll;
+    use crate::watch::tests::{change, without_poll};
 
     /// A file that is being watched, and what is told of it.
     struct Watched {
@@ -259,7 +259,7 @@ mod tests {
         let mut probe = without_poll([file.path.clone()]);
         fs::write(&file.path, "- {name: b, addr").unwrap();
         // By now the half-written text has been seen by a watch of the same kind.
-        probe.changed().await;
+        change(&mut probe).await;
         fs::write(&file.path, B).unwrap();
         assert_eq!(file.names().await, ["b"]);
     }
@@ -269,8 +269,10 @@ mod tests {
         let mut file = Watched::new("endpoints.yaml", Some(A));
         assert_eq!(file.names().await, ["a"]);
         let mut probe = without_poll([file.path.clone()]);
-        fs::write(&file.path, format!("# a comment\n{A}")).unwrap();
-        probe.changed().await;
+        for comment in 0..10 {
+            fs::write(&file.path, format!("# {comment}\n{A}")).unwrap();
+            change(&mut probe).await;
+        }
         fs::write(&file.path, B).unwrap();
         assert_eq!(file.names().await, ["b"]);
     }

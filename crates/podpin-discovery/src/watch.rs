@@ -97,7 +97,6 @@ impl FileWatch {
         loop {
             if !self.suspicious {
                 self.wait().await;
-                self.suspicious = true;
             }
             let survey = Arc::clone(&self.survey);
             let look = tokio::task::spawn_blocking(move || hold(&survey).look());
@@ -112,9 +111,12 @@ impl FileWatch {
     }
 
     /// Waits for a burst of events to be over, or for the next poll.
-    async fn wait(&self) {
+    async fn wait(&mut self) {
         let event = || self.signal.raised.notified();
-        if timeout(self.poll, event()).await.is_ok() {
+        let heard = timeout(self.poll, event()).await.is_ok();
+        // Before the next await: if the caller drops this there, the event is used up.
+        self.suspicious = true;
+        if heard {
             let silence = async { while timeout(SILENCE, event()).await.is_ok() {} };
             // Either way it is time to look; nothing is lost, a later event raises the signal again.
             let _ = timeout(DEBOUNCE_MAX, silence).await;
@@ -126,7 +128,8 @@ impl FileWatch {
 #[derive(Debug, Default)]
 struct Signal {
     raised: Notify,
-    /// The paths whose events matter: entries on the way and the directories that hold them.
+    /// The paths whose events matter: every entry on the way of a lookup. A directory on the way is such an entry, so
+    /// that its own end is heard, too.
     interest: Mutex<BTreeSet<PathBuf>>,
 }
 
@@ -188,8 +191,8 @@ impl Survey {
         for _ in 0..LINKS_MAX {
             let ways: Vec<Step> = self.paths.iter().flat_map(|path| way_of(path)).collect();
             let directories: BTreeSet<PathBuf> = ways.iter().map(|step| step.directory.clone()).collect();
-            let entries = ways.iter().map(|step| step.directory.join(&step.entry));
-            let interest: BTreeSet<PathBuf> = entries.chain(directories.iter().cloned()).collect();
+            let interest: BTreeSet<PathBuf> =
+                ways.iter().map(|step| step.directory.join(&step.entry)).collect();
             if interest == before {
                 break;
             }
@@ -238,7 +241,7 @@ fn way_of(path: &Path) -> Vec<Step> {
         }
         let Ok(target) = fs::read_link(&next) else { break };
         links += 1;
-        if false {
+        if links > LINKS_MAX {
             break;
         }
         if target.is_absolute() {
@@ -316,7 +319,8 @@ pub(crate) mod tests {
         FileWatch::start(paths, signal, Some(watcher), NEVER)
     }
 
-    async fn change(watch: &mut FileWatch) {
+    /// Waits for the next change.
+    pub(crate) async fn change(watch: &mut FileWatch) {
         timeout(Duration::from_secs(10), watch.changed()).await.expect("no change was noticed");
     }
 
@@ -446,14 +450,31 @@ pub(crate) mod tests {
         let (_directory, path) = directory();
         let mut watch = without_poll([path.clone()]);
         fs::write(&path, "1").unwrap();
-        for _ in 0..20 {
-            // Dropped at its first await, in whatever state it is.
+        // Dropped at whatever await it has reached: while it waits, while it debounces, while it looks.
+        for _ in 0..500 {
             tokio::select! {
                 biased;
                 () = watch.changed() => return,
                 () = tokio::task::yield_now() => {}
             }
         }
+        change(&mut watch).await;
+    }
+
+    #[tokio::test]
+    async fn an_event_that_was_heard_before_a_drop_is_looked_into_afterwards() {
+        let (_directory, path) = directory();
+        let mut watch = without_poll([path.clone()]);
+        fs::write(&path, "1").unwrap();
+        // The watcher's thread has raised the signal, and the wait that used it up is dropped while it debounces.
+        watch.signal.raised.notified().await;
+        watch.signal.raised.notify_one();
+        tokio::select! {
+            biased;
+            () = watch.changed() => panic!("there was no time to debounce"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert!(watch.suspicious);
         change(&mut watch).await;
     }
 

@@ -11,7 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
-use podpin_endpoints::{Endpoint, Phase};
+use podpin_endpoints::{Endpoint, Phase, Snapshot};
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -76,7 +76,7 @@ fn measure(gateway: &Gateway) {
         let mut counts = HashMap::from([("ready", 0), ("resting", 0), ("draining", 0), ("ejected", 0)]);
         for endpoint in view.snapshot.endpoints() {
             *counts.entry(phase_name(endpoint.phase)).or_default() += 1;
-            *counts.entry("ejected").or_default() += i64::from(endpoint.load.is_ejected(clock::now()));
+            *counts.entry("ejected").or_default() += i64::from(is_ejected(&view.snapshot, endpoint));
             let labels = [&*service.name, &*endpoint.name, stream_state(endpoint.phase)];
             gauges.streams_active.with_label_values(&labels).add(i64::from(endpoint.load.open_streams()));
         }
@@ -84,6 +84,12 @@ fn measure(gateway: &Gateway) {
             gauges.endpoints.with_label_values(&[&*service.name, state]).set(count);
         }
     }
+}
+
+/// Ejected and left out: when too many are, nobody is.
+fn is_ejected(snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
+    let now = clock::now();
+    endpoint.load.is_ejected(now) && snapshot.honours_ejection(now)
 }
 
 fn stream_state(phase: Phase) -> &'static str {
@@ -110,13 +116,13 @@ pub(crate) struct EndpointView {
 }
 
 impl EndpointView {
-    fn of(endpoint: &Endpoint) -> EndpointView {
+    fn of(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
         EndpointView {
             name: endpoint.name.to_string(),
             uid: endpoint.uid.as_deref().map(str::to_owned),
             address: endpoint.address.to_string(),
             state: phase_name(endpoint.phase),
-            ejected: endpoint.load.is_ejected(clock::now()),
+            ejected: is_ejected(snapshot, endpoint),
             since: clock::rfc3339(endpoint.phase_since),
             zone: endpoint.zone.as_deref().map(str::to_owned),
             node: endpoint.node.as_deref().map(str::to_owned),
@@ -127,7 +133,8 @@ impl EndpointView {
 
     /// The endpoints of a service, in the order of its list.
     pub(crate) fn all(service: &ServiceState) -> Vec<EndpointView> {
-        service.view().snapshot.endpoints().iter().map(|endpoint| EndpointView::of(endpoint)).collect()
+        let view = service.view();
+        view.snapshot.endpoints().iter().map(|endpoint| EndpointView::of(&view.snapshot, endpoint)).collect()
     }
 }
 

@@ -116,7 +116,7 @@ impl Connection {
                     if facts.event_stream {
                         return Box::pin(self.serve_event_stream(tcp, &bytes, length, &facts)).await;
                     }
-                    match self.forward(tcp, bytes, &facts, &closing).await {
+                    match self.forward(tcp, (bytes, length), &facts, &closing).await {
                         Some(idle) => tcp = idle,
                         None => return,
                     }
@@ -220,12 +220,16 @@ impl Connection {
     async fn forward(
         &self,
         tcp: TcpStream,
-        bytes: BytesMut,
+        (bytes, length): (BytesMut, usize),
         facts: &Facts,
         closing: &ShutdownWatch,
     ) -> Option<TcpStream> {
         let limits = &self.listener.gateway.limits;
-        let mut session = ServerSession::new_http1(Box::new(ClientStream::new(tcp, self.peer, bytes)));
+        let mut stream = ClientStream::new(tcp, self.peer, bytes);
+        if facts.chunked {
+            stream = stream.with_chunked_body(length);
+        }
+        let mut session = ServerSession::new_http1(Box::new(stream));
         let seconds = limits.keep_alive_timeout.as_secs();
         session.set_keepalive(Some(seconds).filter(|_| facts.keep_alive && !*closing.borrow()));
         let reused = self.listener.proxy.process_new_http(session, closing).await?;

@@ -61,6 +61,8 @@ pub(crate) fn scan(input: &[u8], from: usize) -> Result<Scan, HeadError> {
 pub(crate) struct Facts {
     /// A GET without a body that accepts `text/event-stream`.
     pub(crate) event_stream: bool,
+    /// The body comes in chunks.
+    pub(crate) chunked: bool,
     /// The connection may serve another request after this one.
     pub(crate) keep_alive: bool,
 }
@@ -140,6 +142,7 @@ fn facts(request: &httparse::Request<'_, '_>) -> Result<Facts, HeadError> {
     framing.check(minor)?;
     Ok(Facts {
         event_stream: method == "GET" && framing.accepts_events && !framing.has_body && !framing.upgrade,
+        chunked: framing.transfer_encodings > 0,
         keep_alive: if minor == 0 { framing.keep_alive && !framing.close } else { !framing.close },
     })
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -19,6 +19,8 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::upstream_h1::{BodyDecoder, FIRST_CHUNK, Piece};
+
 /// Enough for a response head and a small body in one packet.
 const WRITE_BUFFER_BYTES: usize = 4096;
 
@@ -28,6 +30,30 @@ pub(crate) struct ClientStream {
     prefix: BytesMut,
     tcp: BufWriter<TcpStream>,
     digest: Arc<SocketDigest>,
+    body: Option<ChunkedBody>,
+}
+
+/// A chunked request body as it is read: Pingora takes chunk sizes that RFC 9112 section 7.1 does not allow.
+struct ChunkedBody {
+    /// Bytes of the head still to come.
+    head_left: usize,
+    decoder: BodyDecoder,
+}
+
+impl ChunkedBody {
+    /// Looks at bytes on their way to Pingora.
+    fn check(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let skipped = self.head_left.min(bytes.len());
+        self.head_left -= skipped;
+        let mut rest = bytes.get(skipped..).unwrap_or_default();
+        loop {
+            match self.decoder.decode(&mut rest) {
+                Ok(Piece::Data(_)) => {}
+                Ok(Piece::More | Piece::End) => return Ok(()),
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            }
+        }
+    }
 }
 
 impl ClientStream {
@@ -39,7 +65,19 @@ impl ClientStream {
             prefix,
             tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp),
             digest: Arc::new(digest),
+            body: None,
         }
+    }
+
+    /// Refuses a chunked body that breaks its framing; the head ends after `head_bytes` of what is read.
+    pub(crate) fn with_chunked_body(mut self, head_bytes: usize) -> ClientStream {
+        let decoder = BodyDecoder::Chunked(FIRST_CHUNK);
+        self.body = Some(ChunkedBody { head_left: head_bytes, decoder });
+        self
+    }
+
+    fn check(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.body.as_mut().map_or(Ok(()), |body| body.check(bytes))
     }
 
     /// The socket, when nothing is left to read or write on it.
@@ -61,8 +99,10 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         if self.prefix.is_empty() {
-            return Pin::new(self.tcp.get_mut()).poll_read(context, buffer);
+            ready!(Pin::new(self.tcp.get_mut()).poll_read(context, buffer))?;
+            return Poll::Ready(self.check(buffer.filled().get(before..).unwrap_or_default()));
         }
         let count = self.prefix.len().min(buffer.remaining());
         buffer.put_slice(self.prefix.get(..count).unwrap_or_default());
@@ -70,7 +110,7 @@ impl AsyncRead for ClientStream {
         if self.prefix.is_empty() {
             self.prefix = BytesMut::new();
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.check(buffer.filled().get(before..).unwrap_or_default()))
     }
 }
 

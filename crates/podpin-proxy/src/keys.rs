@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use podpin_affinity::{Key, Keyring};
-use podpin_config::{AffinityKeys, KeyFile};
+use podpin_config::{AffinityKeys, KeyFile, Position};
 use podpin_discovery::FileWatch;
 
 use crate::gateway::Gateway;
@@ -28,27 +28,38 @@ fn ephemeral() -> Result<Keyring, StartError> {
     getrandom::fill(&mut material).map_err(|error| StartError::Random(error.to_string()))?;
     // Raw bytes may begin or end with white space, which a key file's reader trims: hex has none.
     let hex: String = material.iter().map(|byte| format!("{byte:02x}")).collect();
-    ring(vec![key("ephemeral", hex.as_bytes(), "the ephemeral key")?], "the ephemeral key")
+    let place = "the ephemeral key";
+    ring(vec![key("ephemeral", hex.as_bytes(), (place, None))?], place)
 }
 
 fn from_files(files: &[KeyFile]) -> Result<Keyring, StartError> {
     let mut keys = Vec::with_capacity(files.len());
     for file in files {
         let place = file.file.display().to_string();
-        let material =
-            fs::read(&file.file).map_err(|source| StartError::KeyFile { file: place.clone(), source })?;
-        keys.push(key(&file.id, &material, &place)?);
+        let material = fs::read(&file.file).map_err(|source| StartError::KeyFile {
+            at: file.at,
+            file: place.clone(),
+            source,
+        })?;
+        keys.push(key(&file.id, &material, (&place, Some(file.at)))?);
     }
     ring(keys, "affinityKeys")
 }
 
-fn key(id: &str, material: &[u8], place: &str) -> Result<Key, StartError> {
-    Key::new(id, material)
-        .map_err(|error| StartError::Key { file: place.to_owned(), error: error.to_string() })
+fn key(id: &str, material: &[u8], (place, at): (&str, Option<Position>)) -> Result<Key, StartError> {
+    Key::new(id, material).map_err(|error| StartError::Key {
+        at,
+        file: place.to_owned(),
+        error: error.to_string(),
+    })
 }
 
 fn ring(keys: Vec<Key>, place: &str) -> Result<Keyring, StartError> {
-    Keyring::new(keys).map_err(|error| StartError::Key { file: place.to_owned(), error: error.to_string() })
+    Keyring::new(keys).map_err(|error| StartError::Key {
+        at: None,
+        file: place.to_owned(),
+        error: error.to_string(),
+    })
 }
 
 /// Follows the key files: new keys are in force as soon as all files hold good ones, else the old ones stay.

@@ -223,6 +223,13 @@ impl ProxyHttp for Pipeline {
             return Ok(());
         }
         let upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if session.req_header().version == Version::HTTP_10 {
+            // No chunks for HTTP/1.0: the end of the connection is the end of the body.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            if !response.headers.contains_key(header::CONTENT_LENGTH) {
+                session.set_keepalive(None);
+            }
+        }
         strip_response(response, upgrade, admission.service().cookie_name())?;
         let cookie = admission.set_cookie(&self.gateway, placement.endpoint.id, client);
         if let Some(cookie) = cookie.filter(|_| upgrade || !response.status.is_informational()) {
@@ -375,6 +382,7 @@ fn authority(head: &RequestHeader) -> &str {
 /// What an error that is not the pod's means for the client.
 fn downstream_failure(error: &Error) -> Failure {
     match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, _) if is_invalid_data(error) => Failure::Body,
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
         (
             ErrorSource::Downstream,
@@ -387,6 +395,12 @@ fn downstream_failure(error: &Error) -> Failure {
         (ErrorSource::Upstream, _) => Failure::UpstreamReset,
         (ErrorSource::Internal | ErrorSource::Unset, _) => Failure::Internal,
     }
+}
+
+/// The client's bytes were refused by `io.rs`, not lost.
+fn is_invalid_data(error: &Error) -> bool {
+    let cause = error.cause.as_deref().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::InvalidData)
 }
 
 async fn write_failure(session: &mut Session, failure: Failure) -> Result<()> {

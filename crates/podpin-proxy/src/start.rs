@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use podpin_config::Config;
+use podpin_config::{Config, Position};
 use tokio::sync::{oneshot, watch};
 
 use crate::gateway::Gateway;
@@ -35,16 +35,20 @@ pub enum StartError {
     )]
     NoKeys,
     /// A key file cannot be read.
-    #[error("affinity key {file}: {source}")]
+    #[error("affinityKeys: {file}: {source}")]
     KeyFile {
+        /// Where the configuration names it.
+        at: Position,
         /// The file.
         file: String,
         /// Why not.
         source: io::Error,
     },
     /// A key file does not hold a usable key.
-    #[error("affinity key {file}: {error}")]
+    #[error("affinityKeys: {file}: {error}")]
     Key {
+        /// Where the configuration names it; `None` for keys together.
+        at: Option<Position>,
         /// The file.
         file: String,
         /// What is wrong with it.
@@ -75,6 +79,21 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Where the configuration says what does not work.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            StartError::KeyFile { at, .. } => Some(*at),
+            StartError::Key { at, .. } => *at,
+            StartError::NoKeys
+            | StartError::Endpoints(_)
+            | StartError::Bind { .. }
+            | StartError::Random(_)
+            | StartError::Metrics(_)
+            | StartError::Io(_) => None,
+        }
+    }
+
     /// The operator's input is at fault (exit code 1), not the machine.
     #[must_use]
     pub fn is_configuration(&self) -> bool {

@@ -176,7 +176,8 @@ pub(crate) enum Chunk {
     TrailerLf { seen: u16, line: u16 },
 }
 
-const FIRST_CHUNK: Chunk = Chunk::Size { value: 0, digits: 0 };
+/// Where a chunked body begins.
+pub(crate) const FIRST_CHUNK: Chunk = Chunk::Size { value: 0, digits: 0 };
 
 /// One step of decoding.
 #[derive(Debug, PartialEq, Eq)]
@@ -336,7 +337,7 @@ fn size_step(value: u64, digits: u8, byte: u8) -> Result<Chunk, ChunkError> {
         (Some(digit), _) => Ok(Chunk::Size { value: value * 16 + u64::from(digit), digits: digits + 1 }),
         (None, _) if digits == 0 => Err(ChunkError("the size is not hexadecimal")),
         (None, b'\r') => Ok(Chunk::SizeLf { value }),
-        (None, b';' | b' ' | b'\t') => Ok(Chunk::Extension { value, seen: 1 }),
+        (None, b';') => Ok(Chunk::Extension { value, seen: 1 }),
         (None, _) => Err(ChunkError("the size is not hexadecimal")),
     }
 }
@@ -390,6 +391,7 @@ mod tests {
             "1111111111111111\r\n",
             "0\r\nA: b\n",
             "0\r\n\rx",
+            "1 \r\n",
             " 1\r\n",
         ];
         for case in cases {
@@ -402,7 +404,7 @@ mod tests {
 
     #[test]
     fn extensions_and_trailers_are_dropped() {
-        let body = b"3;name=value\r\nabc\r\n2 \r\nde\r\n0\r\nA: b\r\nC: d\r\n\r\n";
+        let body = b"3;name=value\r\nabc\r\n2;a\r\nde\r\n0\r\nA: b\r\nC: d\r\n\r\n";
         let result = decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &[body]);
         assert_eq!(result, Ok((b"abcde".to_vec(), true)));
     }

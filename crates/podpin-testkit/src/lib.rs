@@ -10,6 +10,7 @@
 mod client;
 mod endpoints_file;
 mod h2_client;
+mod line;
 mod metrics;
 mod patience;
 mod pod;
@@ -21,6 +22,7 @@ mod wire;
 pub use client::{Connection, EventStream, Request, Response, Visitor};
 pub use endpoints_file::EndpointsFile;
 pub use h2_client::H2Connection;
+pub use line::Line;
 pub use metrics::Metrics;
 pub use patience::{PATIENCE, in_time, wait_for, wait_for_some};
 pub use pod::{Answer, Framing, Pod, PodRequest, PodStream, Reply, StreamAnswer};

@@ -198,14 +198,12 @@ impl Shared {
         let path = head.word(1).split('?').next().unwrap_or_default();
         let once = locked(&self.once).get_mut(path).and_then(VecDeque::pop_front);
         let scripted = once.or_else(|| locked(&self.always).get(path).cloned());
-        scripted.unwrap_or_else(|| match head.header("accept") {
-            Some(accept) if accept.contains("text/event-stream") => {
-                match locked(&self.greeted).contains(path) {
-                    true => StreamAnswer::new().opening(&format!("data: {}\n\n", self.name)).into(),
-                    false => StreamAnswer::new().into(),
-                }
-            }
-            _ => Reply::new(200).body(self.name.clone()).into(),
+        let accepts_events = head.header("accept").is_some_and(|accept| accept.contains("text/event-stream"));
+        let greeted = locked(&self.greeted).contains(path);
+        scripted.unwrap_or_else(|| match (accepts_events, greeted) {
+            (true, true) => StreamAnswer::new().opening(&format!("data: {}\n\n", self.name)).into(),
+            (true, false) => StreamAnswer::new().into(),
+            (false, _) => Reply::new(200).body(self.name.clone()).into(),
         })
     }
 

@@ -1,7 +1,8 @@
 //! The testkit against itself, without a proxy in between: what a client reports is what a pod did.
 
 use podpin_testkit::{
-    Answer, Connection, Ending, EndpointsFile, Framing, Item, Pod, Reply, Request, StreamAnswer, Visitor,
+    Answer, Connection, Ending, EndpointsFile, Framing, Item, Line, Pod, Reply, Request, StreamAnswer,
+    Visitor,
 };
 
 #[tokio::test]
@@ -108,6 +109,20 @@ async fn a_stopped_pod_refuses_and_can_come_back() {
     assert_eq!((items, ending == Ending::Clean), (Vec::<Item>::new(), false));
     let again = Pod::start_at("pod", address).await;
     assert_eq!(Request::get("/").send(again.address()).await.text(), "pod");
+}
+
+#[tokio::test]
+async fn a_line_that_is_cut_ends_for_both_sides_and_carries_the_next_connection() {
+    let pod = Pod::start("pod").await;
+    let line = Line::to(pod.address()).await;
+    let mut client = Request::events("/events").open(line.address()).await;
+    let mut stream = pod.next_stream().await;
+    stream.event("one").await;
+    assert_eq!(client.next_data().await, "one");
+    line.cut();
+    stream.client_gone().await;
+    assert!(matches!(client.next().await, Err(Ending::Cut | Ending::Reset)));
+    assert_eq!(Request::get("/").send(line.address()).await.text(), "pod");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use podpin_config::{
     Config, Discovery, Host, PathMatch, Route, Service, Strategy, format_bytes, format_duration,
 };
 
+use podpin_proxy::StartError;
+
 use crate::BAD_CONFIGURATION;
 
 /// Prints each route with its effective timeouts, or every error.
@@ -21,7 +23,7 @@ pub(crate) fn check(file: &Path) -> ExitCode {
         }
     };
     if let Err(error) = podpin_proxy::verify(&config) {
-        eprintln!("{}: {error}", file.display());
+        eprintln!("{}", located(file, &error));
         return ExitCode::from(BAD_CONFIGURATION);
     }
     println!("{}: ok", file.display());
@@ -31,6 +33,15 @@ pub(crate) fn check(file: &Path) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// What is wrong, with the place in the configuration that says so.
+pub(crate) fn located(file: &Path, error: &StartError) -> String {
+    let file = file.display();
+    match error.position() {
+        Some(at) => format!("{file}:{}:{}: {error}", at.line, at.column),
+        None => format!("{file}: {error}"),
+    }
 }
 
 fn describe(route: &Route, service: &Service) -> String {

@@ -7,7 +7,7 @@ use anyhow::Context;
 use podpin_config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::telemetry;
+use crate::{check, telemetry};
 
 /// What a shell reports for a process that SIGINT ended.
 const INTERRUPTED: u8 = 130;
@@ -17,7 +17,8 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     telemetry::init(None);
     let config = Config::load(file).map_err(|error| anyhow::anyhow!("{error}"))?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
-    let running = podpin_proxy::start(&config, env!("CARGO_PKG_VERSION"))?;
+    let running = podpin_proxy::start(&config, env!("CARGO_PKG_VERSION"))
+        .map_err(|error| anyhow::anyhow!("{}", check::located(file, &error)))?;
     for (name, address) in running.listeners() {
         tracing::info!(listener = %name, %address, "listening");
     }

@@ -97,9 +97,13 @@ fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
     let config = parse(include_str!("contract.yaml"));
     assert_eq!(config.workers, Some(2));
     assert_eq!(config.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
-    let file =
-        |id: &str, file: &str| KeyFile { id: id.into(), file: PathBuf::from("/etc/podpin").join(file) };
-    assert_eq!(config.affinity_keys, AffinityKeys::Files(vec![file("k2", "keys/k2"), file("k1", "keys/k1")]));
+    let file = |id: &str, file: &str, line| KeyFile {
+        id: id.into(),
+        file: PathBuf::from("/etc/podpin").join(file),
+        at: Position { line, column: 20 },
+    };
+    let files = vec![file("k2", "keys/k2", 16), file("k1", "keys/k1", 17)];
+    assert_eq!(config.affinity_keys, AffinityKeys::Files(files));
     let route = Route {
         name: "stream".into(),
         hosts: vec![Host::Exact("app.example.com".into())],
@@ -255,10 +259,8 @@ fn paths_of_files_are_relative_to_the_configuration() {
     let text = "accessLog: {path: logs/a.json}\naffinityKeys: [{id: k, file: /run/k}]\nservices: {chat: {discovery: {file: {path: ../e.yaml}}}}";
     let config = parse(&with_the_rest(text));
     assert_eq!(config.access_log, AccessLog::File("/etc/podpin/logs/a.json".into()));
-    assert_eq!(
-        config.affinity_keys,
-        AffinityKeys::Files(vec![KeyFile { id: "k".into(), file: "/run/k".into() }])
-    );
+    let AffinityKeys::Files(files) = &config.affinity_keys else { panic!("no key files") };
+    assert_eq!(files[0].file, PathBuf::from("/run/k"));
     assert_eq!(config.services[0].discovery, Discovery::File("/etc/podpin/../e.yaml".into()));
     assert_eq!(parse(&with_the_rest("accessLog: {path: '-'}")).access_log, AccessLog::Stdout);
     assert_eq!(parse(&with_the_rest("affinityKeys: ephemeral")).affinity_keys, AffinityKeys::Ephemeral);

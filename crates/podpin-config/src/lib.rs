@@ -9,6 +9,7 @@ mod admin;
 mod affinity;
 mod error;
 mod keys;
+mod kubernetes;
 mod listener;
 mod name;
 mod node;
@@ -28,13 +29,14 @@ pub use admin::Admin;
 pub use affinity::{Affinity, CookieAttributes, SameSite, Secure};
 pub use error::{ConfigError, Problem};
 pub use keys::{AffinityKeys, KeyFile};
+pub use kubernetes::Kubernetes;
 pub use listener::{Listener, ListenerLimits};
 pub use node::Position;
 pub use parse::Config;
 pub use route::{Host, PathMatch, Route};
 pub use service::{
-    Balance, Discovery, Drain, PassiveHealth, Retries, Service, ServiceLimits, StaticEndpoint, Strategy,
-    Timeouts,
+    Balance, Discovery, Drain, KubernetesService, PassiveHealth, Port, Retries, Service, ServiceLimits,
+    StaticEndpoint, Strategy, Timeouts, ZonePreference,
 };
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse};

@@ -36,6 +36,11 @@ pub(crate) const ROUTE: NameRule = label("a route name");
 /// As a service's: it becomes a metric label.
 pub(crate) const LISTENER: NameRule = label("a listener name");
 
+/// A namespace of the cluster.
+pub(crate) const NAMESPACE: NameRule = label("a namespace");
+/// The name of a Service's port.
+pub(crate) const PORT: NameRule = label("a port name");
+
 const fn label(what: &'static str) -> NameRule {
     NameRule {
         what,

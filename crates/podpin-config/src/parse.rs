@@ -11,6 +11,7 @@ use crate::{
     admin::Admin,
     error::{ConfigError, Problem},
     keys::AffinityKeys,
+    kubernetes::Kubernetes,
     listener::{Listener, ListenerLimits, read_listeners},
     node::{Context, Node, read_tree},
     route::{Route, read_routes},
@@ -44,6 +45,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// At least one, in the order of the file; names are unique.
     pub services: Vec<Service>,
+    /// How the cluster is reached; of no effect when no service is discovered there.
+    pub kubernetes: Kubernetes,
     /// How podpin itself leaves.
     pub shutdown: Shutdown,
 }
@@ -97,6 +100,7 @@ impl Config {
             access_log: AccessLog::read(section.get("accessLog")),
             routes: routes.map(|list| read_routes(list, &names)).unwrap_or_default(),
             services,
+            kubernetes: Kubernetes::read(&section.section("kubernetes")),
             shutdown: Shutdown::read(&section.section("shutdown")),
         })
     }

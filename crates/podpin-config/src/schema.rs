@@ -71,6 +71,7 @@ const SHAPES: &[Shape] = &[
     shape("services.*.discovery", &["static", "file", "kubernetes"]),
     shape("services.*.discovery.static[]", &["name", "address", "zone", "weight"]),
     shape("services.*.discovery.file", &["path"]),
+    shape("services.*.discovery.kubernetes", &["namespace", "service", "port", "pods"]),
     shape("services.*.balance", &["strategy", "slowStart", "zone", "rebalance"]),
     shape(
         "services.*.affinity",
@@ -89,6 +90,7 @@ const SHAPES: &[Shape] = &[
     shape("services.*.limits", &["streamsPerEndpoint", "streamsPerClient"]),
     shape("services.*.health", &["passive", "active"]),
     shape("services.*.health.passive", &["failures", "ejection"]),
+    shape("kubernetes", &["kubeconfig", "context", "initialListTimeout"]),
     shape("shutdown", &["announce", "spread", "timeout"]),
 ];
 
@@ -106,7 +108,6 @@ const fn later_key(shape: &'static str, accepted: &'static [&'static str]) -> La
 
 /// Keys that are refused unless their value asks for nothing.
 const LATER: &[Later] = &[
-    later_key("kubernetes", &["off"]),
     later_key("listeners[].tls", &["off"]),
     later_key("listeners[].proxyProtocol", &["off"]),
     later_key("routes[].backends", &["off"]),
@@ -115,8 +116,7 @@ const LATER: &[Later] = &[
     later_key("routes[].redirect", &["off"]),
     later_key("routes[].rewrite", &["off"]),
     later_key("services.*.tls", &["off"]),
-    later_key("services.*.discovery.kubernetes", &["off"]),
-    later_key("services.*.balance.zone", &["none", "off"]),
+    later_key("services.*.discovery.kubernetes.pods", &["off"]),
     later_key("services.*.balance.rebalance", &["off"]),
     later_key("services.*.affinity.header", &["off"]),
     later_key("services.*.affinity.query", &["off"]),

@@ -4,7 +4,7 @@ mod discovery;
 
 use std::time::Duration;
 
-pub use discovery::{Discovery, StaticEndpoint};
+pub use discovery::{Discovery, KubernetesService, Port, StaticEndpoint};
 
 use crate::{
     affinity::{Affinity, CookieNames},
@@ -47,6 +47,8 @@ pub struct Balance {
     pub strategy: Strategy,
     /// A new endpoint's share grows over this time. 100 ms to 1 h, default 30 s; `None`: full share at once.
     pub slow_start: Option<Duration>,
+    /// Whether clients are kept in the proxy's own zone. Default: no.
+    pub zone: ZonePreference,
 }
 
 /// The choice among eligible endpoints.
@@ -58,6 +60,16 @@ pub enum Strategy {
     RoundRobin,
     /// Any.
     Random,
+}
+
+/// Whether a new client is placed in the proxy's own zone, if it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZonePreference {
+    /// Zones do not count.
+    None,
+    /// An endpoint that the cluster hints at for our zone, or without hints one of our zone, comes first; another is
+    /// taken when none of those is eligible.
+    Prefer,
 }
 
 /// How streams leave an endpoint that goes away. Nothing to choose yet: only `handover: none` exists.
@@ -113,7 +125,11 @@ const EJECTION: DurationRange = DurationRange::new(Duration::from_millis(100), D
 
 impl Default for Balance {
     fn default() -> Self {
-        Self { strategy: Strategy::LeastStreams, slow_start: Some(Duration::from_secs(30)) }
+        Self {
+            strategy: Strategy::LeastStreams,
+            slow_start: Some(Duration::from_secs(30)),
+            zone: ZonePreference::None,
+        }
     }
 }
 
@@ -168,7 +184,7 @@ pub(crate) fn read_services<'a>(node: &Node<'a>) -> (Vec<Service>, Vec<&'a str>)
 impl Service {
     fn read<'a>(node: &Node<'a>, name: &str, cookies: &mut CookieNames<'a>) -> Option<Self> {
         let section = Section::of(node)?;
-        let discovery = section.require("discovery", "one of `static` and `file`").and_then(Discovery::read);
+        let discovery = section.require("discovery", discovery::ONE_OF).and_then(Discovery::read);
         let service = Self {
             name: name.to_owned(),
             discovery: Discovery::Static(Vec::new()),
@@ -196,8 +212,18 @@ impl Balance {
         Self {
             strategy: section.choice("strategy", &strategies, default.strategy),
             slow_start: section.duration_or_off("slowStart", SLOW_START, default.slow_start),
+            zone: read_zone(section).unwrap_or(default.zone),
         }
     }
+}
+
+/// `none`, `off` or `prefer`.
+fn read_zone(section: &Section<'_>) -> Option<ZonePreference> {
+    let node = section.get("zone")?;
+    if node.is_off() {
+        return Some(ZonePreference::None);
+    }
+    node.choice(&[("none", ZonePreference::None), ("prefer", ZonePreference::Prefer)])
 }
 
 impl Drain {

@@ -307,6 +307,7 @@ impl Entry {
             uid: None,
             address,
             zone: self.zone.map(Into::into),
+            zone_hints: None,
             node: None,
             weight: self.weight.unwrap_or(1),
             condition: self.condition.unwrap_or(Condition::Ready),

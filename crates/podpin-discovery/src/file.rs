@@ -28,6 +28,7 @@ pub fn static_endpoints(list: &[StaticEndpoint]) -> Update {
         uid: None,
         address: endpoint.address,
         zone: endpoint.zone.as_deref().map(Into::into),
+        zone_hints: None,
         node: None,
         weight: endpoint.weight,
         condition: Condition::Ready,

@@ -29,6 +29,7 @@ fn observed(number: u32) -> Observed {
         uid: None,
         address,
         zone: None,
+        zone_hints: None,
         node: None,
         weight: 1 + number % 3,
         condition: Condition::Ready,
@@ -56,6 +57,7 @@ fn nanoseconds(snapshot: &Snapshot, pinned: Option<EndpointId>, strategy: Strate
         strategy,
         stream_limit: Some(10_000),
         slow_start: Some(Duration::from_secs(30)),
+        zone: None,
         exclude: &[],
         now: Millis(60_000),
     };

@@ -126,6 +126,9 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Topology zone.
     pub zone: Option<Arc<str>>,
+    /// The zones that its clients should come from, where the cluster hints at any (EndpointSlice `hints.forZones`,
+    /// KEP-2433).
+    pub zone_hints: Option<Arc<[Arc<str>]>>,
     /// Node that it runs on.
     pub node: Option<Arc<str>>,
     /// Share of new clients beside the others, at least 1.
@@ -153,6 +156,7 @@ impl Endpoint {
             uid: observed.uid,
             address: observed.address,
             zone: observed.zone,
+            zone_hints: observed.zone_hints,
             node: observed.node,
             // Zero would be an endpoint that no draw can choose, and a ring without a point.
             weight: observed.weight.max(1),
@@ -181,6 +185,13 @@ impl Endpoint {
         Endpoint { phase, serving, phase_since, ..self }
     }
 
+    /// The zones whose new clients it should get: those of the hints, or without hints its own.
+    pub(crate) fn zones_served(&self) -> impl Iterator<Item = &Arc<str>> {
+        let hinted = self.zone_hints.as_deref();
+        let own = self.zone.iter().filter(move |_| hinted.is_none());
+        hinted.unwrap_or_default().iter().chain(own)
+    }
+
     /// Whether `other` says anything new about the same identity.
     pub(crate) fn differs(&self, other: &Endpoint) -> bool {
         self.phase != other.phase
@@ -189,6 +200,7 @@ impl Endpoint {
             || self.name != other.name
             || self.uid != other.uid
             || self.zone != other.zone
+            || self.zone_hints != other.zone_hints
             || self.node != other.node
     }
 

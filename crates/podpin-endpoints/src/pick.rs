@@ -2,6 +2,7 @@
 //!
 //! * A new client goes to the one with fewer streams for its weight of two drawn by weight ("power of two choices"),
 //!   or by turn, or by lot. Fresh endpoints are drawn less often while they warm up.
+//! * With a zone asked for, a new client is drawn among the endpoints that serve this zone while one of them is eligible.
 //! * A pinned client stays. If it cannot, its session id is looked up on the consistent-hash ring, so that all
 //!   replicas and all its parallel requests choose the same successor before any new cookie has arrived.
 //!
@@ -50,6 +51,8 @@ pub struct PickRequest<'a> {
     pub stream_limit: Option<u32>,
     /// How long a new endpoint warms up; `None` = not at all.
     pub slow_start: Option<Duration>,
+    /// The zone whose endpoints a new client should get while one of them is eligible; `None` = zones do not count.
+    pub zone: Option<&'a str>,
     /// Endpoints that this request has tried in vain.
     pub exclude: &'a [EndpointId],
     /// The present moment.
@@ -183,7 +186,12 @@ impl Candidates<'_> {
     }
 
     fn place(&self, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
-        let ready = self.snapshot.ready();
+        let near = self.request.zone.and_then(|zone| self.snapshot.ready_in(zone));
+        near.and_then(|lot| self.place_among(lot, rng))
+            .or_else(|| self.place_among(self.snapshot.ready(), rng))
+    }
+
+    fn place_among(&self, ready: &Lot, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
         for _ in 0..DRAWS_MAX {
             let drawn = match self.request.strategy {
                 Strategy::LeastStreams => self.draw_two(ready, rng)?,
@@ -194,7 +202,7 @@ impl Candidates<'_> {
                 return Some(Arc::clone(endpoint));
             }
         }
-        self.place_after_a_walk(rng)
+        self.place_after_a_walk(ready.endpoints(), rng)
     }
 
     /// The outer `None`: there is nothing to draw from. The inner: what was drawn cannot be used.
@@ -231,8 +239,11 @@ impl Candidates<'_> {
     }
 
     /// The draws met only unusable ones: looks at all, so that an eligible one is found whenever there is one.
-    fn place_after_a_walk(&self, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
-        let ready = self.snapshot.ready().endpoints();
+    fn place_after_a_walk(
+        &self,
+        ready: &[Arc<Endpoint>],
+        rng: &mut impl FnMut(u64) -> u64,
+    ) -> Option<Arc<Endpoint>> {
         let eligible: Vec<_> = ready.iter().filter(|endpoint| self.eligible(endpoint)).cloned().collect();
         let warm: Vec<_> = eligible.iter().filter(|endpoint| self.warm(endpoint, rng)).cloned().collect();
         let lot = Lot::new(if warm.is_empty() { eligible } else { warm });
@@ -359,6 +370,7 @@ mod tests {
             strategy: Strategy::LeastStreams,
             stream_limit: Some(2),
             slow_start: None,
+            zone: None,
             exclude: &[],
             now: NOW,
         }
@@ -600,6 +612,77 @@ mod tests {
                 assert!(count.abs_diff(expected) <= tolerance, "{strategy:?}: {held:?}");
             }
         }
+    }
+
+    /// `name:own zone:hinted zones`, such as `a:z1:z2,z3`.
+    fn zoned(list: &[&str]) -> Vec<Observed> {
+        let one = |text: &&str| {
+            let mut parts = text.split(':').map(|part| Some(part).filter(|part| !part.is_empty()));
+            let mut part = || parts.next().flatten();
+            let name = part().unwrap();
+            let zone = part().map(Into::into);
+            let zone_hints = part().map(|zones| zones.split(',').map(Into::into).collect());
+            Observed { zone, zone_hints, ..observed(name, Condition::Ready) }
+        };
+        list.iter().map(one).collect()
+    }
+
+    /// The names that new clients from zone z1 are placed on.
+    fn placed_in_z1(snapshot: &Snapshot, request: &PickRequest<'_>) -> Vec<String> {
+        let request = PickRequest { zone: Some("z1"), stream_limit: Some(1), ..*request };
+        let mut names: Vec<String> =
+            (0..200).map(|seed| place(snapshot, &request, &mut seeded(seed))).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    #[test]
+    fn a_zone_is_preferred_by_hints_and_without_hints_by_where_endpoints_are() {
+        let cases: [(&[&str], &[&str]); 7] = [
+            (&["a:z1", "b:z2", "c:z1"], &["a", "c"]),
+            (&["a:z1:z2", "b:z2:z1", "c:z1:z1"], &["b", "c"]),
+            (&["a:z1:z2", "b:z2:z1,z2", "c:z3"], &["b"]),
+            (&["a:z1:z2", "b:z2:z2"], &["a", "b"]),
+            (&["a:z1:z2", "b:z1"], &["b"]),
+            (&["a", "b:z2", "c"], &["a", "b", "c"]),
+            (&["a::z1,z1", "b"], &["a"]),
+        ];
+        for (list, expected) in cases {
+            for strategy in [Strategy::LeastStreams, Strategy::RoundRobin, Strategy::Random] {
+                let request = PickRequest { strategy, ..request() };
+                assert_eq!(placed_in_z1(&snapshot(zoned(list)), &request), expected, "{list:?} {strategy:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_zone_that_cannot_take_a_client_is_left() {
+        let snapshot = snapshot(zoned(&["a:z1", "b:z1", "c:z2", "d:z2", "e:z2"]));
+        let tried = [id("a")];
+        let retry = PickRequest { exclude: &tried, ..request() };
+        assert_eq!(placed_in_z1(&snapshot, &retry), ["b"]);
+        let permits = fill(&snapshot, "b");
+        assert_eq!(placed_in_z1(&snapshot, &retry), ["c", "d", "e"]);
+        drop(permits);
+        eject(&snapshot, "b");
+        assert_eq!(placed_in_z1(&snapshot, &retry), ["c", "d", "e"]);
+        assert_eq!(placed_in_z1(&snapshot, &request()), ["a"]);
+    }
+
+    #[test]
+    fn a_pin_and_its_successor_do_not_care_for_zones() {
+        let snapshot = snapshot(zoned(&["a:z2", "b:z1"]));
+        let in_z1 = |name| PickRequest { zone: Some("z1"), ..pinned_to(name) };
+        assert_eq!(outcome(&snapshot, &in_z1("a")), "stay a");
+        assert_eq!(outcome(&snapshot, &in_z1("z")), "move a gone", "all replicas agree, wherever they are");
+    }
+
+    #[test]
+    fn only_ready_endpoints_count_for_a_zone() {
+        let mut list = zoned(&["a:z1", "b:z2"]);
+        list[0].condition = Condition::Draining { serving: true };
+        assert_eq!(placed_in_z1(&snapshot(list), &request()), ["b"]);
     }
 
     #[test]

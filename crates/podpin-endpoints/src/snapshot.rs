@@ -3,6 +3,7 @@
 //! What every pick needs is laid out when the snapshot is made (once per change), so that a pick among ten thousand
 //! endpoints costs what a pick among ten does. Who may be picked is decided in `pick.rs`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,6 +18,8 @@ pub struct Snapshot {
     endpoints: Vec<Arc<Endpoint>>,
     index: IdMap<usize>,
     ready: Lot,
+    /// The ready ones that serve each zone; see [`Endpoint::zones_served`].
+    ready_by_zone: HashMap<Arc<str>, Lot>,
     counts: Counts,
     first_list_seen: bool,
     /// The round-robin turn, shared by all snapshots of the table.
@@ -49,7 +52,8 @@ impl Snapshot {
             resting: in_phase(Phase::Resting).count(),
             draining: in_phase(Phase::Draining).count(),
         };
-        Snapshot { endpoints, index, ready, counts, first_list_seen, turn }
+        let ready_by_zone = by_zone(ready.endpoints());
+        Snapshot { endpoints, index, ready, ready_by_zone, counts, first_list_seen, turn }
     }
 
     /// All endpoints, sorted by name, then identity: the same order on every replica.
@@ -94,9 +98,30 @@ impl Snapshot {
         &self.ready
     }
 
+    /// The ready ones that new clients of `zone` should get; `None` when there is none.
+    pub(crate) fn ready_in(&self, zone: &str) -> Option<&Lot> {
+        self.ready_by_zone.get(zone)
+    }
+
     pub(crate) fn next_turn(&self) -> u64 {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// The endpoints of each zone, laid out to draw from; one that is hinted for several zones is in each.
+fn by_zone(ready: &[Arc<Endpoint>]) -> HashMap<Arc<str>, Lot> {
+    let mut members: HashMap<Arc<str>, Vec<Arc<Endpoint>>> = HashMap::new();
+    for endpoint in ready {
+        for zone in endpoint.zones_served() {
+            match members.get_mut(zone) {
+                // A zone that is hinted twice counts once.
+                Some(list) if list.last().is_some_and(|last| Arc::ptr_eq(last, endpoint)) => {}
+                Some(list) => list.push(Arc::clone(endpoint)),
+                None => drop(members.insert(Arc::clone(zone), vec![Arc::clone(endpoint)])),
+            }
+        }
+    }
+    members.into_iter().map(|(zone, list)| (zone, Lot::new(list))).collect()
 }
 
 /// The rule of [`Snapshot::honours_ejection`] for any set of endpoints.

@@ -275,6 +275,7 @@ pub(crate) mod tests {
             uid: Some(format!("uid-{name}").into()),
             address,
             zone: None,
+            zone_hints: None,
             node: None,
             weight: 1,
             condition,
@@ -434,6 +435,10 @@ pub(crate) mod tests {
         let zone = replace(&mut table, &[zoned], 3);
         assert!(!zone.members_changed, "a ring does not care for zones");
         assert_eq!(only(&zone.snapshot).zone.as_deref(), Some("z1"));
+        let hints: Arc<[Arc<str>]> = ["z2".into()].into();
+        let hinted = Observed { zone_hints: Some(Arc::clone(&hints)), ..moved.clone() };
+        let hint = replace(&mut table, &[hinted], 3);
+        assert_eq!(only(&hint.snapshot).zone_hints, Some(hints), "hints alone are news, too");
         assert!(replace(&mut table, &[Observed { weight: 2, ..moved }], 4).members_changed);
         drop(permit);
         assert_eq!(only(&table.snapshot()).load.open_streams(), 0);

@@ -34,6 +34,9 @@ pub struct Observed {
     pub address: SocketAddr,
     /// Topology zone.
     pub zone: Option<Arc<str>>,
+    /// The zones that its clients should come from, where the cluster hints at any (EndpointSlice `hints.forZones`,
+    /// KEP-2433).
+    pub zone_hints: Option<Arc<[Arc<str>]>>,
     /// Node that it runs on.
     pub node: Option<Arc<str>>,
     /// Share of new clients; 0 is taken as 1.

@@ -32,6 +32,7 @@ fn observed(pod: usize, condition: Condition) -> Observed {
         uid: None,
         address: address(pod),
         zone: None,
+        zone_hints: None,
         node: None,
         weight: 1,
         condition,
@@ -314,6 +315,7 @@ proptest! {
             strategy,
             stream_limit: limited.then_some(LIMIT),
             slow_start: Some(Duration::from_secs(30)),
+            zone: None,
             exclude: &exclude,
             now: NOW,
         };
@@ -345,6 +347,7 @@ proptest! {
             strategy: Balance::LeastStreams,
             stream_limit: Some(LIMIT),
             slow_start: Some(Duration::from_secs(30)),
+            zone: None,
             exclude: &exclude,
             now: NOW,
         };
@@ -393,6 +396,7 @@ proptest! {
                 strategy: Balance::Random,
                 stream_limit: None,
                 slow_start: None,
+                zone: None,
                 exclude: &[],
                 now: NOW,
             };

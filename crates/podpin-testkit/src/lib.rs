@@ -7,6 +7,7 @@
 //! Waiting: a test waits for an event (`next_request`, `next_event`, `client_gone`), bounded by [`PATIENCE`]. State
 //! that has no event of its own (a metric, a file that was re-read) is waited for with [`wait_for`].
 
+mod api_server;
 mod client;
 mod endpoints_file;
 mod h2_client;
@@ -19,6 +20,9 @@ mod proxy;
 mod sse;
 mod wire;
 
+pub use api_server::{
+    ApiRequest, ApiServer, Backup, Cut, Fault, Kubeconfig, On, Recording, Slice, SlicePod, Step, start_pods,
+};
 pub use client::{Connection, EventStream, Request, Response, Visitor};
 pub use endpoints_file::EndpointsFile;
 pub use h2_client::H2Connection;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use podpin_config::{AffinityKeys, Config, Discovery};
+use podpin_config::{AffinityKeys, Config, Discovery, Service};
 
 use crate::{parse, with_the_rest};
 
@@ -29,7 +29,7 @@ fn every_example_is_accepted() {
             read += 1;
         }
     }
-    assert!(read >= 3, "only {read} files");
+    assert!(read >= 4, "only {read} files");
 }
 
 #[test]
@@ -49,6 +49,13 @@ fn the_file_example_names_the_endpoints_example() {
         panic!("no file discovery");
     };
     assert!(path.is_file(), "{}", path.display());
+}
+
+#[test]
+fn the_cluster_example_is_discovered_in_the_cluster() {
+    let config = load("kubernetes.yaml");
+    let discovered = |service: &Service| matches!(service.discovery, Discovery::Kubernetes(_));
+    assert!(config.services.iter().all(discovered));
 }
 
 #[test]

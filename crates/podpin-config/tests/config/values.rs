@@ -62,7 +62,11 @@ fn a_service_has_the_defaults_of_the_contract() {
     let expected = Service {
         name: "chat".into(),
         discovery: Discovery::Static(vec![]),
-        balance: Balance { strategy: Strategy::LeastStreams, slow_start: Some(seconds(30)) },
+        balance: Balance {
+            strategy: Strategy::LeastStreams,
+            slow_start: Some(seconds(30)),
+            zone: ZonePreference::None,
+        },
         affinity: Affinity { cookie: Some(cookie), absolute_timeout: DAY },
         drain: Drain {},
         sse: Sse {
@@ -156,6 +160,41 @@ fn what_asks_for_nothing_new_is_accepted() {
 }
 
 #[test]
+fn a_service_of_the_cluster_is_read() {
+    let discovered = |keys: &str| {
+        let text = with_the_rest(&format!("services: {{chat: {{discovery: {{kubernetes: {{{keys}}}}}}}}}"));
+        parse(&text).services.remove(0).discovery
+    };
+    let expected = |namespace: Option<&str>, port| {
+        let (namespace, service) = (namespace.map(str::to_owned), "chat-app".to_owned());
+        Discovery::Kubernetes(KubernetesService { namespace, service, port })
+    };
+    let cases = [
+        ("namespace: prod, service: chat-app, port: http", expected(Some("prod"), Port::Name("http".into()))),
+        ("service: chat-app, port: 8080", expected(None, Port::Number(8_080))),
+        ("namespace: null, service: chat-app, port: 65535, pods: off", expected(None, Port::Number(65_535))),
+    ];
+    for (keys, expected) in cases {
+        assert_eq!(discovered(keys), expected, "{keys}");
+    }
+}
+
+#[test]
+fn the_way_to_the_cluster_is_read() {
+    let kubernetes = |keys: &str| parse(&with_the_rest(keys)).kubernetes;
+    let default = Kubernetes { kubeconfig: None, context: None, initial_list_timeout: seconds(30) };
+    assert_eq!(kubernetes(""), default);
+    assert_eq!(kubernetes("kubernetes: {}"), default);
+    let expected = Kubernetes {
+        kubeconfig: Some("/etc/podpin/kube/config".into()),
+        context: Some("admin@prod".into()),
+        initial_list_timeout: MINUTE,
+    };
+    let keys = "kubernetes: {kubeconfig: kube/config, context: admin@prod, initialListTimeout: 1m}";
+    assert_eq!(kubernetes(keys), expected);
+}
+
+#[test]
 fn cookie_attributes_are_read() {
     let keys = "affinity: {absoluteTimeout: 9600h, cookie: {name: __Host-pin, maxAge: session, sameSite: None, secure: true, httpOnly: false, partitioned: true, forward: true}}";
     let affinity = service(keys).affinity;
@@ -189,9 +228,11 @@ fn services_may_share_a_cookie_name_on_different_paths() {
 
 #[test]
 fn numbers_and_words_of_a_service_are_read() {
-    let keys = "balance: {strategy: roundRobin, slowStart: 1m}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}}, maxDuration: 1h30m, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}}, maxDuration: 1h30m, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
     let service = service(keys);
-    assert_eq!(service.balance, Balance { strategy: Strategy::RoundRobin, slow_start: Some(MINUTE) });
+    let expected =
+        Balance { strategy: Strategy::RoundRobin, slow_start: Some(MINUTE), zone: ZonePreference::Prefer };
+    assert_eq!(service.balance, expected);
     let retry =
         RetryHint { normal: Some(Duration::from_millis(250)), drain_min: seconds(5), drain_max: seconds(5) };
     let sse =

@@ -64,6 +64,12 @@ impl Setup {
         setup
     }
 
+    /// One more service with a discovery of the test's own words, such as `{kubernetes: {service: chat, port: http}}`.
+    pub fn service_from(mut self, name: &str, discovery: &str) -> Setup {
+        self.services.push((name.to_owned(), vec![format!("discovery: {discovery}")]));
+        self
+    }
+
     /// One more line under the service added last, such as `sse: {keepAlive: off}`.
     ///
     /// # Panics

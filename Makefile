@@ -22,8 +22,8 @@ test: ## all tests: unit, property, documentation, end to end and browser
 	@scripts/setup.sh test
 	$(CARGO) build --workspace --all-targets
 	$(CARGO) test --workspace --doc --quiet
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --workspace $(ARGS); \
-	else set -x; $(CARGO) test --workspace --all-targets $(ARGS); fi
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --workspace --no-fail-fast $(ARGS); \
+	else set -x; $(CARGO) test --workspace --all-targets --no-fail-fast $(ARGS); fi
 
 bench: ## podpin beside nginx, HAProxy and a TCP relay: about 3 minutes (ARGS=--quick: 40 seconds)
 	@scripts/setup.sh bench

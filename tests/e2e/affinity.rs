@@ -97,9 +97,9 @@ async fn a_pin_survives_reconnects_of_many_clients() {
             assert_eq!(who(&mut visitor).await, (pod.clone(), pod.clone()));
         }
     }
-    assert_eq!(proxy.metric("podpin_affinity_decisions_total", &[("result", "new")]).await, 20.0);
-    assert_eq!(proxy.metric("podpin_affinity_decisions_total", &[("result", "pinned")]).await, 120.0);
-    assert_eq!(proxy.metric("podpin_streams_opened_total", &[("result", "pinned")]).await, 60.0);
+    proxy.wait_metric("podpin_affinity_decisions_total", &[("result", "new")], 20.0).await;
+    proxy.wait_metric("podpin_affinity_decisions_total", &[("result", "pinned")], 120.0).await;
+    proxy.wait_metric("podpin_streams_opened_total", &[("result", "pinned")], 60.0).await;
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_restart_with_the_same_keys_keeps_every_pin() {
     for (visitor, pod) in visitors {
         assert_eq!(who(&mut visitor.at(after.address)).await, (pod.clone(), pod));
     }
-    assert_eq!(after.metric("podpin_affinity_decisions_total", &[("result", "pinned")]).await, 20.0);
+    after.wait_metric("podpin_affinity_decisions_total", &[("result", "pinned")], 20.0).await;
 }
 
 #[tokio::test]

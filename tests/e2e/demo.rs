@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use podpin_testkit::{Line, Process, Request, free_port, wait_for, wait_for_some};
+use podpin_testkit::{Line, Process, Request, free_port, free_port_run, wait_for, wait_for_some};
 
 use crate::browser::Browser;
 
@@ -67,11 +67,19 @@ async fn without_a_person_it_drives_clients_prints_a_table_and_exits_0() {
 
 #[tokio::test]
 async fn taken_ports_are_passed_over_and_it_says_so() {
-    let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, free_port())).unwrap();
-    let taken = holder.local_addr().unwrap();
-    // The next free port of the one is the wish of the other: they must not both take it.
-    let (process, address) = demo(&taken.to_string(), &local(taken.port() + 1)).await;
-    assert_ne!(address, taken);
-    assert!(process.output().contains(&taken.port().to_string()), "{}", process.output());
+    // Room for both to look for the next free one.
+    let first = free_port_run(6);
+    let holder = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).unwrap();
+    let (process, address) = demo(&local(first), &local(first + 4)).await;
+    assert_ne!(address, holder.local_addr().unwrap());
+    assert!(process.output().contains(&first.to_string()), "{}", process.output());
+    assert_eq!(Request::get("/whoami").send(address).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_next_free_port_of_the_one_is_not_the_wish_of_the_other() {
+    let first = free_port_run(6);
+    let _holder = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).unwrap();
+    let (_process, address) = demo(&local(first), &local(first + 1)).await;
     assert_eq!(Request::get("/whoami").send(address).await.status, 200);
 }

@@ -139,12 +139,12 @@ async fn a_missing_file_is_not_ready_until_it_comes() {
     let proxy = Setup::new().service_in("chat", &file).start_alive().await;
     assert_eq!(proxy.admin_get("/readyz").await.status, 503);
     assert_eq!(proxy.get("/who").await.status, 503);
-    assert_eq!(proxy.metric("podpin_discovery_connected", &[("service", "chat")]).await, 0.0);
+    proxy.wait_metric("podpin_discovery_connected", &[("service", "chat")], 0.0).await;
     assert!(proxy.process.stderr().concat().contains("endpoints.yaml"), "{:?}", proxy.process.stderr());
     file.write(&listed(&pods, &["ready"]));
     podpin_testkit::wait_for("readiness", async || proxy.is_ready().await).await;
     assert_eq!(proxy.get("/who").await.text(), "pod-a");
-    assert_eq!(proxy.metric("podpin_discovery_connected", &[("service", "chat")]).await, 1.0);
+    proxy.wait_metric("podpin_discovery_connected", &[("service", "chat")], 1.0).await;
 }
 
 #[tokio::test]
@@ -161,13 +161,13 @@ async fn a_file_that_is_garbled_later_changes_nothing_but_a_metric() {
         proxy.wait_metric(connected.0, &connected.1, 1.0).await;
     }
     let labels = [("service", "chat"), ("reason", "garbled")];
-    assert_eq!(proxy.metric("podpin_discovery_errors_total", &labels).await, 6.0);
+    proxy.wait_metric("podpin_discovery_errors_total", &labels, 6.0).await;
     file.write_text("{{{");
     proxy.wait_metric(connected.0, &connected.1, 0.0).await;
     file.write(&listed(&pods[1..], &["ready"]));
     proxy.wait_endpoints("chat", &[("pod-b", "ready")]).await;
     assert_eq!(proxy.get("/who").await.text(), "pod-b");
-    assert_eq!(proxy.metric(connected.0, &connected.1).await, 1.0);
+    proxy.wait_metric(connected.0, &connected.1, 1.0).await;
 }
 
 #[tokio::test]

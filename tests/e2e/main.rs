@@ -20,6 +20,7 @@ mod memory;
 mod ordinary;
 mod passing_on;
 mod picking;
+mod published_client;
 mod real_clients;
 mod routing;
 mod shutdown;

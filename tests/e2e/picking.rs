@@ -163,7 +163,7 @@ async fn a_pod_that_fails_again_and_again_is_taken_out_for_a_while() {
         proxy.metric("podpin_endpoints", &[("service", "chat"), ("state", "ejected")]).await == 1.0
     })
     .await;
-    assert_eq!(proxy.metric("podpin_endpoint_ejections_total", &[("service", "chat")]).await, 1.0);
+    proxy.wait_metric("podpin_endpoint_ejections_total", &[("service", "chat")], 1.0).await;
     let tries = proxy.metric("podpin_upstream_retries_total", &[]).await;
     for _ in 0..10 {
         assert_eq!(proxy.get("/who").await.text(), "pod-a");

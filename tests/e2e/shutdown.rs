@@ -21,7 +21,7 @@ async fn while_it_announces_its_end_it_is_not_ready_and_still_serves() {
     podpin_testkit::wait_for("not ready", async || proxy.admin_get("/readyz").await.status == 503).await;
     assert_eq!(proxy.get("/").await.status, 200, "a new connection");
     assert_eq!(proxy.admin_get("/livez").await.status, 200);
-    assert_eq!(proxy.metric("podpin_shutdown_in_progress", &[]).await, 1.0);
+    proxy.wait_metric("podpin_shutdown_in_progress", &[], 1.0).await;
     assert_eq!(proxy.wait_exit().await, 0);
 }
 

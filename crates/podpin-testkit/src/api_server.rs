@@ -2,8 +2,8 @@
 //!
 //! Plain HTTP/1.1 (or TLS 1.2/1.3) over raw sockets, because a real one and every library is too well behaved: half
 //! lines, hangs, resets and versions that run backwards are what a client of it must survive. What it knows of the
-//! API was measured on a real kube-apiserver 1.36 (`docs` of the project; the recordings can be replayed with
-//! [`ApiServer::replay`]). Every request is logged with its time, so that a test can bound their rate.
+//! API was measured on a real kube-apiserver 1.36; recordings of it can be replayed with
+//! [`ApiServer::replay`]. Every request is logged with its time, so that a test can bound their rate.
 //!
 //! It writes down what it is told and never judges it: loopback addresses, which the real one refuses, are how
 //! scripted pods get into slices.
@@ -167,35 +167,35 @@ impl ApiServer {
         self.shared.state().token = Some(token.to_owned());
     }
 
-    /// Creates or replaces a slice; its version.
-    pub fn put(&self, slice: &Slice) -> u64 {
-        self.put_value(slice.value())
+    /// Creates or replaces a slice.
+    pub fn put(&self, slice: &Slice) {
+        self.put_value(slice.value());
     }
 
     /// Creates or replaces an object as it is, but for its version.
-    pub fn put_value(&self, object: Value) -> u64 {
+    pub fn put_value(&self, object: Value) {
         let mut state = self.shared.state();
         let change = state.store.put(object);
-        state.publish(&change)
+        state.publish(&change);
     }
 
     /// Deletes a slice.
     ///
     /// # Panics
     /// When there is none.
-    pub fn delete(&self, slice: &Slice) -> u64 {
+    pub fn delete(&self, slice: &Slice) {
         let (namespace, name) = slice.key();
-        self.delete_named(namespace, name)
+        self.delete_named(namespace, name);
     }
 
     /// Deletes an object.
     ///
     /// # Panics
     /// When there is none.
-    pub fn delete_named(&self, namespace: &str, name: &str) -> u64 {
+    pub fn delete_named(&self, namespace: &str, name: &str) {
         let mut state = self.shared.state();
         let change = state.store.delete(namespace, name).unwrap_or_else(|| panic!("no {namespace}/{name}"));
-        state.publish(&change)
+        state.publish(&change);
     }
 
     /// Forgets the history: whoever resumes from a version of before, or continues a list, gets a 410.
@@ -294,9 +294,9 @@ impl ApiServer {
     /// Does what a step of a recording says.
     pub fn replay(&self, step: &Step) {
         match step {
-            Step::List(items) => items.iter().for_each(|item| drop(self.put_value(item.clone()))),
-            Step::Put(object) => drop(self.put_value(object.clone())),
-            Step::Delete { namespace, name } => drop(self.delete_named(namespace, name)),
+            Step::List(items) => items.iter().for_each(|item| self.put_value(item.clone())),
+            Step::Put(object) => self.put_value(object.clone()),
+            Step::Delete { namespace, name } => self.delete_named(namespace, name),
             Step::Bookmark => self.bookmark(),
             Step::Expired => self.cut_watches(Cut::Expired),
         }
@@ -351,8 +351,8 @@ impl Shared {
 }
 
 impl State {
-    /// Tells every watch; the version of the change.
-    fn publish(&mut self, change: &Change) -> u64 {
+    /// Tells every watch.
+    fn publish(&mut self, change: &Change) {
         for watch in self.open_watches() {
             if let Some(event) = change.event_in(&watch.scope)
                 && change.version > watch.after
@@ -361,7 +361,6 @@ impl State {
                 watch.push(Push::Line(event.to_string()));
             }
         }
-        change.version
     }
 
     fn bookmark(&mut self, wanted: impl Fn(&Watch) -> bool) {

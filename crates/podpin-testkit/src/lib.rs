@@ -31,6 +31,6 @@ pub use metrics::Metrics;
 pub use patience::{PATIENCE, in_time, wait_for, wait_for_some};
 pub use pod::{Answer, Framing, Pod, PodRequest, PodStream, Reply, StreamAnswer};
 pub use process::{Process, podpin_binary};
-pub use proxy::{Proxy, Setup, Signal, free_port};
+pub use proxy::{Proxy, Setup, Signal, free_port, free_port_run};
 pub use sse::{Event, EventParser, Item};
 pub use wire::{Ending, Head};

@@ -4,7 +4,7 @@ mod setup;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -24,14 +24,24 @@ const PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// # Panics
 /// When none is free.
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
+    free_port_run(1)
+}
+
+/// The first of `count` ports in a row, as [`free_port`]: for a program that looks for the next free one itself.
+///
+/// # Panics
+/// When there are none.
+pub fn free_port_run(count: u16) -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let range = u32::from(PORTS.end - PORTS.start);
     // Other test processes begin elsewhere.
-    let start = (std::process::id() * 97 % u32::from(PORTS.end - PORTS.start)) as u16;
+    let start = std::process::id() * 97;
     for _ in PORTS {
-        let step = NEXT.fetch_add(1, Ordering::SeqCst).wrapping_add(start);
-        let port = PORTS.start + step % (PORTS.end - PORTS.start);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
+        let step = NEXT.fetch_add(u32::from(count), Ordering::SeqCst).wrapping_add(start) % range;
+        let first = PORTS.start + u16::try_from(step).expect("less than the range of ports");
+        let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if (first..first + count).all(is_free) {
+            return first;
         }
     }
     panic!("no free port");

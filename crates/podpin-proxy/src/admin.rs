@@ -50,15 +50,26 @@ fn problem(status: StatusCode, error: &str) -> Response {
 }
 
 async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    if gateway.is_ready() {
-        return "ok\n".into_response();
-    }
     let waiting: Vec<&str> = gateway.waiting_for().collect();
+    if gateway.is_ready() {
+        return match waiting.is_empty() {
+            true => "ok\n".into_response(),
+            false => format!("ok, but without endpoints yet: {}\n", waiting.join(", ")).into_response(),
+        };
+    }
     let why = match (gateway.is_leaving(), waiting.is_empty()) {
         (true, _) => "leaving\n".to_owned(),
         (false, _) => format!("waiting for the endpoints of: {}\n", waiting.join(", ")),
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+/// Says once, at the time when readiness stops waiting, which services the cluster has said nothing about.
+pub(crate) async fn watch_readiness(gateway: Arc<Gateway>) {
+    tokio::time::sleep_until(clock::instant(gateway.lists_awaited_until())).await;
+    for service in gateway.waiting_for() {
+        tracing::error!(service, "no list of endpoints from the cluster within kubernetes.initialListTimeout");
+    }
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {

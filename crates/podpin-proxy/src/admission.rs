@@ -96,6 +96,7 @@ impl Admission {
             strategy: strategy(balance.strategy),
             stream_limit: limit.filter(|_| kind == Kind::Stream),
             slow_start: balance.slow_start,
+            zone: service.near.as_deref(),
             exclude: tried,
             now: clock::now(),
         };

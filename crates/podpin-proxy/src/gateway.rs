@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderMap;
 use podpin_affinity::Keyring;
 use podpin_config::{Cidr, Config, ListenerLimits, Shutdown};
+use podpin_endpoints::Millis;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +29,9 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
+/// Names our own zone; in a Pod by the downward API or by the overlay for a zone.
+const ZONE_VARIABLE: &str = "PODPIN_ZONE";
+
 /// The shared state of the proxy. Everything in it is read without waiting.
 pub(crate) struct Gateway {
     routes: RouteTable,
@@ -39,6 +43,8 @@ pub(crate) struct Gateway {
     pub(crate) limits: ListenerLimits,
     pub(crate) shutdown: Shutdown,
     trusted_proxies: Vec<Cidr>,
+    /// Until when readiness waits for the first lists of the cluster's services.
+    lists_awaited_until: Millis,
     /// Client connections open now.
     pub(crate) connections: AtomicUsize,
     /// Ordinary requests in flight.
@@ -62,10 +68,11 @@ impl Gateway {
         let metrics = Metrics::new(version)?;
         let keyring = keys::load(&config.affinity_keys)?;
         let access_log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
+        let zone = std::env::var(ZONE_VARIABLE).ok().filter(|zone| !zone.is_empty());
         let (services, writers): (Vec<_>, Vec<_>) = config
             .services
             .iter()
-            .map(|service| ServiceState::new(service.clone(), metrics.service(&service.name)))
+            .map(|service| ServiceState::new(service.clone(), metrics.service(&service.name), zone.as_deref()))
             .unzip();
         let routes: Vec<Arc<Route>> =
             config.routes.iter().filter_map(|route| resolve(route, &services)).collect();
@@ -88,6 +95,7 @@ impl Gateway {
             limits: config.limits.clone(),
             shutdown: config.shutdown.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
+            lists_awaited_until: clock::after(clock::now(), config.kubernetes.initial_list_timeout),
             connections: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
@@ -115,14 +123,26 @@ impl Gateway {
         Client::of(peer, tls, headers, &self.trusted_proxies)
     }
 
-    /// Ready for traffic: every service has had its first list of endpoints, and we are not leaving.
+    /// Ready for traffic: every service has had its first list of endpoints, and we are not leaving. One service that
+    /// the cluster says nothing about does not keep the others waiting for longer than `kubernetes.initialListTimeout`.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.is_leaving() && self.waiting_for().next().is_none()
+        let overdue = clock::now() >= self.lists_awaited_until;
+        let awaited = |service: &&Arc<ServiceState>| !(overdue && service.is_of_the_cluster());
+        !self.is_leaving() && !self.without_list().any(|service| awaited(&service))
+    }
+
+    /// How long readiness waits for the first lists of the cluster's services.
+    pub(crate) fn lists_awaited_until(&self) -> Millis {
+        self.lists_awaited_until
+    }
+
+    fn without_list(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
+        self.services.iter().filter(|service| !service.view().snapshot.first_list_seen())
     }
 
     /// Services that never had a list of endpoints.
     pub(crate) fn waiting_for(&self) -> impl Iterator<Item = &str> {
-        self.services.iter().filter(|service| !service.view().snapshot.first_list_seen()).map(|s| &*s.name)
+        self.without_list().map(|service| &*service.name)
     }
 
     /// SIGTERM has come.

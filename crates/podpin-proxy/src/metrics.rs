@@ -201,6 +201,7 @@ pub(crate) struct Metrics {
     discovery_errors: IntCounterVec,
     discovery_last_event: GaugeVec,
     discovery_connected: IntGaugeVec,
+    discovery_relists: IntCounterVec,
     pub(crate) streams_active: IntGaugeVec,
     pub(crate) endpoints: IntGaugeVec,
     pub(crate) connections_active: IntGaugeVec,
@@ -332,7 +333,7 @@ impl Metrics {
             )?,
             discovery_errors: make.counters(
                 "discovery_errors_total",
-                "Endpoint lists that could not be read (garbled or missing); the last good one was kept.",
+                "What discovery could not use (garbled, missing, malformed); the last good endpoints were kept.",
                 &["service", "reason"],
             )?,
             discovery_last_event: make.add(GaugeVec::new(
@@ -346,6 +347,11 @@ impl Metrics {
                 "discovery_connected",
                 "1 while the source of the service's endpoints can be read.",
                 service,
+            )?,
+            discovery_relists: make.counters(
+                "discovery_relists_total",
+                "Whole lists asked of the Kubernetes API server, by why.",
+                &["service", "reason"],
             )?,
             streams_active: make.gauges(
                 "streams_active",
@@ -446,7 +452,12 @@ impl Metrics {
                 &UpstreamErrorKind::ALL.map(UpstreamErrorKind::label),
             ),
             refusals: Labelled::new(&self.refusals, name, &RefusalKind::ALL.map(RefusalKind::label)),
-            discovery_errors: Labelled::new(&self.discovery_errors, name, &["garbled", "missing"]),
+            discovery_relists: Labelled::new(
+                &self.discovery_relists,
+                name,
+                &["start", "expired", "error", "periodic", "malformed", "confirm"],
+            ),
+            discovery_errors: Labelled::new(&self.discovery_errors, name, &["garbled", "missing", "malformed"]),
         }
     }
 }
@@ -486,6 +497,7 @@ pub(crate) struct ServiceMetrics {
     pub(crate) upstream_retries: Labelled,
     pub(crate) upstream_errors: Labelled,
     pub(crate) refusals: Labelled,
+    pub(crate) discovery_relists: Labelled,
     pub(crate) discovery_errors: Labelled,
 }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use podpin_config::Service as Configuration;
+use podpin_config::{Discovery, Service as Configuration, ZonePreference};
 use podpin_endpoints::{
     EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition, Update,
 };
@@ -28,6 +28,8 @@ pub(crate) struct ServiceState {
     pub(crate) configuration: Configuration,
     pub(crate) metrics: ServiceMetrics,
     ejection: Option<EjectionPolicy>,
+    /// The zone that new clients are kept in, with `balance.zone: prefer`.
+    pub(crate) near: Option<String>,
     /// Present when `limits.streamsPerClient` is.
     pub(crate) client_limit: Option<Arc<ClientLimit>>,
     view: ArcSwap<View>,
@@ -44,7 +46,9 @@ impl ServiceState {
     pub(crate) fn new(
         configuration: Configuration,
         metrics: ServiceMetrics,
+        own_zone: Option<&str>,
     ) -> (Arc<ServiceState>, TableWriter) {
+        let near = own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer);
         let table = Table::new();
         let snapshot = table.snapshot();
         let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
@@ -57,6 +61,7 @@ impl ServiceState {
                 .limits
                 .streams_per_client
                 .map(|limit| Arc::new(ClientLimit::new(limit))),
+            near: near.map(str::to_owned),
             configuration,
             metrics,
             view: ArcSwap::from_pointee(View { snapshot, ring }),
@@ -68,6 +73,11 @@ impl ServiceState {
     /// The endpoints as of now.
     pub(crate) fn view(&self) -> Guard<Arc<View>> {
         self.view.load()
+    }
+
+    /// Its endpoints are told by Kubernetes.
+    pub(crate) fn is_of_the_cluster(&self) -> bool {
+        matches!(self.configuration.discovery, Discovery::Kubernetes(_))
     }
 
     /// Name of the affinity cookie, when there is one.
@@ -115,10 +125,15 @@ impl TableWriter {
         &self.service
     }
 
+    /// Notes that the source was heard of, whether or not it said anything new.
+    pub(crate) fn heard(&self) {
+        self.service.metrics.discovery_last_event.set(unix_seconds_f64());
+    }
+
     /// Applies what discovery said and publishes the outcome.
     pub(crate) fn apply(&mut self, update: Update) {
         let applied = self.table.apply(update, clock::now());
-        self.service.metrics.discovery_last_event.set(unix_seconds_f64());
+        self.heard();
         for transition in &applied.transitions {
             log_transition(&self.service.name, transition);
         }

@@ -1,32 +1,34 @@
 //! Runs the discovery of each service: what it says goes to the one writer of that service's endpoints.
 
-use podpin_config::Discovery;
-use podpin_discovery::{FileEvent, FileSource, ReadError, static_endpoints};
+use podpin_config::{Config, Discovery, KubernetesService, Port};
+use podpin_discovery::{
+    FileEvent, FileSource, KubeError, KubeEvent, KubeService, KubeSettings, PortRef, ReadError, static_endpoints,
+};
 use podpin_endpoints::{Observed, Update};
 
 use crate::service::TableWriter;
 use crate::start::StartError;
 
-/// A service's source after its first reading.
-pub(crate) enum Source {
-    /// Written in the configuration; never changes.
-    Static,
-    /// A file, followed as it changes.
-    File(FileSource),
+/// Every source after its first reading, and the writers that they feed.
+#[derive(Default)]
+pub(crate) struct Sources {
+    /// Files, followed as they change.
+    pub(crate) files: Vec<(TableWriter, FileSource)>,
+    /// Services of the one cluster, followed together.
+    pub(crate) cluster: Vec<(TableWriter, KubeService)>,
 }
 
 /// Reads every source once, so that a good start is ready at once and a garbled file is refused at once.
 ///
 /// # Errors
 /// [`StartError::Endpoints`] when a file is there and cannot be understood. A missing file is waited for.
-pub(crate) fn prepare(writers: Vec<TableWriter>) -> Result<Vec<(TableWriter, Source)>, StartError> {
-    let mut prepared = Vec::with_capacity(writers.len());
+pub(crate) fn prepare(writers: Vec<TableWriter>) -> Result<Sources, StartError> {
+    let mut sources = Sources::default();
     for mut writer in writers {
         let service = writer.service().clone();
-        let source = match &service.configuration.discovery {
+        match &service.configuration.discovery {
             Discovery::Static(endpoints) => {
                 apply(&mut writer, static_endpoints(endpoints));
-                Source::Static
             }
             Discovery::File(path) => {
                 let source = FileSource::new(path.clone());
@@ -39,12 +41,12 @@ pub(crate) fn prepare(writers: Vec<TableWriter>) -> Result<Vec<(TableWriter, Sou
                         return Err(StartError::Endpoints(error.to_string()));
                     }
                 }
-                Source::File(source)
+                sources.files.push((writer, source));
             }
-        };
-        prepared.push((writer, source));
+            Discovery::Kubernetes(of) => sources.cluster.push((writer, kube_service(of))),
+        }
     }
-    Ok(prepared)
+    Ok(sources)
 }
 
 /// Refuses an endpoints file that is there and cannot be understood.
@@ -59,9 +61,8 @@ pub(crate) fn verify(discovery: &Discovery) -> Result<(), StartError> {
     }
 }
 
-/// Follows a source for as long as the process runs.
-pub(crate) async fn follow(mut writer: TableWriter, source: Source) {
-    let Source::File(source) = source else { return };
+/// Follows a file for as long as the process runs.
+pub(crate) async fn follow_file(mut writer: TableWriter, source: FileSource) {
     source
         .watch(move |event| match event {
             FileEvent::Endpoints(observed) => replace(&mut writer, observed),
@@ -79,6 +80,49 @@ pub(crate) async fn follow(mut writer: TableWriter, source: Source) {
             }
         })
         .await;
+}
+
+/// How the cluster of this configuration is reached.
+pub(crate) fn kube_settings(config: &Config) -> KubeSettings {
+    let kubernetes = &config.kubernetes;
+    KubeSettings { kubeconfig: kubernetes.kubeconfig.clone(), context: kubernetes.context.clone(), ..KubeSettings::default() }
+}
+
+fn kube_service(of: &KubernetesService) -> KubeService {
+    let port = match &of.port {
+        Port::Number(number) => PortRef::Number(*number),
+        Port::Name(name) => PortRef::Name(name.clone()),
+    };
+    KubeService { namespace: of.namespace.clone(), service: of.service.clone(), port }
+}
+
+/// Follows the EndpointSlices of all services of the cluster for as long as the process runs.
+///
+/// # Errors
+/// When there is no cluster to follow: that is the operator's to mend.
+pub(crate) async fn follow_cluster(
+    settings: KubeSettings,
+    services: Vec<(TableWriter, KubeService)>,
+) -> Result<std::convert::Infallible, KubeError> {
+    let (mut writers, services): (Vec<_>, Vec<_>) = services.into_iter().unzip();
+    podpin_discovery::follow(settings, services, move |event| hear(&mut writers, event)).await
+}
+
+fn hear(writers: &mut [TableWriter], event: KubeEvent) {
+    let (KubeEvent::Endpoints { service, .. }
+    | KubeEvent::Connected { service, .. }
+    | KubeEvent::Heard { service }
+    | KubeEvent::Relist { service, .. }
+    | KubeEvent::Malformed { service }) = &event;
+    let Some(writer) = writers.get_mut(*service) else { return };
+    let metrics = &writer.service().metrics;
+    match event {
+        KubeEvent::Endpoints { update, .. } => writer.apply(update),
+        KubeEvent::Connected { connected, .. } => metrics.discovery_connected.set(i64::from(connected)),
+        KubeEvent::Heard { .. } => writer.heard(),
+        KubeEvent::Relist { reason, .. } => metrics.discovery_relists.inc(reason.as_str()),
+        KubeEvent::Malformed { .. } => metrics.discovery_errors.inc("malformed"),
+    }
 }
 
 fn replace(writer: &mut TableWriter, observed: Vec<Observed>) {

@@ -13,10 +13,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use podpin_config::{Config, Position};
+use podpin_discovery::{KubeService, KubeSettings};
 use tokio::sync::{oneshot, watch};
 
 use crate::gateway::Gateway;
 use crate::service::TableWriter;
+use crate::sources::Sources;
 use crate::worker::{self, Bound};
 use crate::{admin, clock, descriptors, keys, sources};
 
@@ -134,7 +136,7 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     clock::now();
     descriptors::warn_if_short(descriptors::raise_limit(), config.limits.connections);
     let (gateway, writers) = Gateway::new(config, version)?;
-    let prepared = sources::prepare(writers)?;
+    let sources = sources::prepare(writers)?;
     let bound = bind_all(config)?;
     let admin_socket = bind("admin", config.admin.address)?;
     let admin_address = admin_socket.local_addr()?;
@@ -149,7 +151,7 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     let (leave, leaving) = oneshot::channel();
     let (done, left) = mpsc::channel();
     let parts =
-        Control { gateway: Arc::clone(&gateway), prepared, admin_socket, keys: config.affinity_keys.clone() };
+        Control { gateway: Arc::clone(&gateway), sources, cluster: sources::kube_settings(config), admin_socket, keys: config.affinity_keys.clone() };
     let control = control(parts, leaving, done)?;
     Ok(Running {
         gateway,
@@ -185,7 +187,8 @@ fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
 
 struct Control {
     gateway: Arc<Gateway>,
-    prepared: Vec<(TableWriter, sources::Source)>,
+    sources: Sources,
+    cluster: KubeSettings,
     admin_socket: TcpListener,
     keys: podpin_config::AffinityKeys,
 }
@@ -199,9 +202,13 @@ fn control(
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(async move {
             let mut tasks = tokio::task::JoinSet::new();
-            for (writer, source) in parts.prepared {
-                tasks.spawn(sources::follow(writer, source));
+            for (writer, source) in parts.sources.files {
+                tasks.spawn(sources::follow_file(writer, source));
             }
+            if !parts.sources.cluster.is_empty() {
+                tasks.spawn(follow_cluster(parts.cluster, parts.sources.cluster));
+            }
+            tasks.spawn(admin::watch_readiness(Arc::clone(&parts.gateway)));
             tasks.spawn(keys::follow(Arc::clone(&parts.gateway), parts.keys));
             match tokio::net::TcpListener::from_std(parts.admin_socket) {
                 Ok(socket) => drop(tasks.spawn(admin::serve(socket, Arc::clone(&parts.gateway)))),
@@ -217,6 +224,12 @@ fn control(
             tracing::debug!("nobody waited for the shutdown");
         }
     })
+}
+
+async fn follow_cluster(settings: KubeSettings, services: Vec<(TableWriter, KubeService)>) {
+    if let Err(error) = sources::follow_cluster(settings, services).await {
+        tracing::error!(%error, "endpoints are not followed any more");
+    }
 }
 
 /// Readiness off, still accepting for `announce`; listeners closed and streams sent away over `spread`; done when

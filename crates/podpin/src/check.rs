@@ -118,6 +118,10 @@ fn source(service: &Service) -> String {
     match &service.discovery {
         Discovery::Static(endpoints) => format!("static, {} endpoints", endpoints.len()),
         Discovery::File(path) => format!("file {}", path.display()),
+        Discovery::Kubernetes(of) => {
+            let namespace = of.namespace.as_deref().unwrap_or("its own namespace");
+            format!("kubernetes service {} in {namespace}", of.service)
+        }
     }
 }
 

@@ -1,7 +1,16 @@
-//! Probe.
-#[test]
-fn probe() {
-    let all: Vec<serde_json::Value> = serde_saphyr::from_multiple("a: 1\nb: [x, 0440, off, \"1\", null, ~, 1.5, true]\nc: |\n  x\n---\nz: {}\n").unwrap();
-    println!("{all:?}");
-    println!("{:?}", serde_saphyr::from_multiple::<serde_json::Value>("a: 1\na: 2\n"));
-}
+//! What stands in `deploy/` is read by the types and the parser that will read it in earnest.
+//!
+//! Every manifest goes through its k8s-openapi type and back, and nothing of it may be lost, so a misspelt field is
+//! found here instead of being ignored by a cluster. Every kustomization is put together, and then its parts have to
+//! fit: names that exist, selectors that find pods, ports and times that agree with the podpin configuration inside.
+//! What only an API server knows (allowed values, admission) is left to one.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the report")]
+
+mod bundle;
+mod configuration;
+mod documents;
+mod fitting;
+mod hardening;
+mod kinds;
+mod manifests;

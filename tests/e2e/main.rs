@@ -16,6 +16,7 @@ mod endpoint_states;
 mod event_stream;
 mod forwarding;
 mod http2;
+mod kubernetes;
 mod memory;
 mod ordinary;
 mod passing_on;

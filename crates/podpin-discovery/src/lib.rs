@@ -1,4 +1,4 @@
-//! What is said about endpoints: static lists and files so far, each turned into the one vocabulary of
+//! What is said about endpoints: by static lists, by files and by Kubernetes, each turned into the one vocabulary of
 //! [`podpin_endpoints::Update`].
 //!
 //! Nothing here decides what is believed or who is picked; and whatever fails here takes no endpoint away: the last
@@ -7,8 +7,12 @@
 
 mod endpoints_file;
 mod file;
+mod kube;
+mod slice;
 mod watch;
 
 pub use endpoints_file::{EndpointsFileError, parse_endpoints};
 pub use file::{FileEvent, FileSource, ReadError, static_endpoints};
+pub use kube::{KubeError, KubeEvent, KubeService, KubeSettings, RelistReason, follow};
+pub use slice::{Merged, PortRef, observe};
 pub use watch::FileWatch;

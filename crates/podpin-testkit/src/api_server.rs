@@ -90,7 +90,6 @@ struct State {
 struct Watch {
     target: String,
     scope: Scope,
-    after: u64,
     takes_bookmarks: bool,
     is_deaf: bool,
     pushes: mpsc::UnboundedSender<Push>,
@@ -101,8 +100,6 @@ struct Watch {
 enum Push {
     /// A line: without its line feed, not necessarily JSON.
     Line(String),
-    /// A line, then the clean end.
-    Last(String),
     /// An end.
     End(Cut),
 }
@@ -179,6 +176,11 @@ impl ApiServer {
         state.publish(&change);
     }
 
+    /// As [`ApiServer::put`], but no open watch is told: for an event that is lost.
+    pub fn put_unseen(&self, slice: &Slice) {
+        self.shared.state().store.put(slice.value());
+    }
+
     /// Deletes a slice.
     ///
     /// # Panics
@@ -249,14 +251,16 @@ impl ApiServer {
     /// Ends every open watch.
     pub fn cut_watches(&self, cut: Cut) {
         let mut state = self.shared.state();
-        let push = match cut {
-            Cut::Expired => {
-                state.store.expire();
-                Push::Last(store::Refusal::new(410, "too old resource version").event().to_string())
+        let expired = store::Refusal::new(410, "too old resource version").event().to_string();
+        if cut == Cut::Expired {
+            state.store.expire();
+        }
+        for watch in state.watches.drain(..) {
+            if cut == Cut::Expired {
+                watch.push(Push::Line(expired.clone()));
             }
-            other => Push::End(other),
-        };
-        state.watches.drain(..).for_each(|watch| watch.push(push.clone()));
+            watch.push(Push::End(cut));
+        }
     }
 
     /// The targets of the watches that are open.
@@ -287,7 +291,8 @@ impl ApiServer {
     /// The most requests that came within `window` anywhere since `since`.
     pub fn most_within(&self, window: Duration, since: Instant) -> usize {
         let times: Vec<_> = self.requests().iter().map(|one| one.at).filter(|at| *at >= since).collect();
-        let within = |first: &Instant| times.iter().filter(|at| **at >= *first && **at < *first + window).count();
+        let within =
+            |first: &Instant| times.iter().filter(|at| **at >= *first && **at < *first + window).count();
         times.iter().map(within).max().unwrap_or_default()
     }
 
@@ -355,7 +360,6 @@ impl State {
     fn publish(&mut self, change: &Change) {
         for watch in self.open_watches() {
             if let Some(event) = change.event_in(&watch.scope)
-                && change.version > watch.after
                 && !watch.is_deaf
             {
                 watch.push(Push::Line(event.to_string()));
@@ -385,7 +389,6 @@ impl State {
         let watch = Watch {
             target: target.to_owned(),
             scope: query.scope.clone(),
-            after: beginning.after,
             takes_bookmarks: query.flag("allowWatchBookmarks"),
             is_deaf: beginning.is_deaf,
             pushes,

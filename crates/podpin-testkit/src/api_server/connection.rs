@@ -252,7 +252,6 @@ async fn follow(
         };
         let sent = match push {
             Some(Push::Line(line)) => socket.send(&line_chunk(&line)).await,
-            Some(Push::Last(line)) => socket.send(&line_chunk(&line)).await && return finish(socket).await,
             Some(Push::End(cut)) => return end_watch(socket, cut).await,
             // The server has stopped.
             None => false,

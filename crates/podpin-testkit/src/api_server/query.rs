@@ -200,9 +200,7 @@ mod tests {
 
     #[test]
     fn a_selector_accepts_as_the_api_does() {
-        let of = |service: &str, namespace: &str| {
-            json!({"metadata": {"namespace": namespace, "labels": {"kubernetes.io/service-name": service}}})
-        };
+        let of = |service: &str, namespace: &str| json!({"metadata": {"namespace": namespace, "labels": {"kubernetes.io/service-name": service}}});
         let cases = [
             ("", true, true),
             ("labelSelector=kubernetes.io%2Fservice-name%3Dchat", true, false),

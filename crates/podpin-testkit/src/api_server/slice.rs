@@ -86,7 +86,8 @@ impl SlicePod {
     }
 
     fn value(&self, namespace: &str) -> Value {
-        let mut endpoint = json!({"addresses": [self.address.to_string()], "conditions": self.condition_map()});
+        let mut endpoint =
+            json!({"addresses": [self.address.to_string()], "conditions": self.condition_map()});
         let mut put = |key: &str, value: Value| {
             endpoint.as_object_mut().expect("an object").insert(key.to_owned(), value);
         };

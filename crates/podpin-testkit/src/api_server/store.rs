@@ -73,11 +73,10 @@ impl Change {
     }
 }
 
-/// How a watch begins: events at once, then every change after a version.
+/// How a watch begins: these events at once, then every change from now on.
 #[derive(Debug)]
 pub(super) struct Beginning {
     pub(super) events: Vec<Value>,
-    pub(super) after: u64,
     /// From a version that has not been reached: such a watch is served in silence, for ever.
     pub(super) is_deaf: bool,
 }
@@ -192,11 +191,12 @@ impl Store {
                 return Err(Refusal::new(400, "sendInitialEvents needs resourceVersionMatch=NotOlderThan"));
             }
             let mut events = present();
-            events.extend(query.flag("allowWatchBookmarks").then(|| self.bookmark(Bookmark::InitialEventsEnd)));
-            return Ok(Beginning { events, after: self.version, is_deaf: false });
+            events
+                .extend(query.flag("allowWatchBookmarks").then(|| self.bookmark(Bookmark::InitialEventsEnd)));
+            return Ok(Beginning { events, is_deaf: false });
         }
         if from == 0 {
-            return Ok(Beginning { events: present(), after: self.version, is_deaf: false });
+            return Ok(Beginning { events: present(), is_deaf: false });
         }
         if from < self.oldest {
             let oldest = self.oldest;
@@ -204,7 +204,7 @@ impl Store {
         }
         let missed = self.history.iter().filter(|change| change.version > from);
         let events = missed.filter_map(|change| change.event_in(&query.scope)).collect();
-        Ok(Beginning { events, after: from.max(self.version), is_deaf: from > self.version })
+        Ok(Beginning { events, is_deaf: from > self.version })
     }
 
     /// A bookmark of the newest version.
@@ -252,7 +252,8 @@ fn expired_token() -> Refusal {
 }
 
 fn key(object: &Value) -> (String, String) {
-    let of = |name| object.get("metadata").and_then(|metadata| metadata.get(name)?.as_str()).unwrap_or_default();
+    let of =
+        |name| object.get("metadata").and_then(|metadata| metadata.get(name)?.as_str()).unwrap_or_default();
     (of("namespace").to_owned(), of("name").to_owned())
 }
 
@@ -319,7 +320,8 @@ mod tests {
         assert_eq!(kinds(&resumed.events), pairs(&all));
         let last = resumed.events[2]["object"]["metadata"]["resourceVersion"].clone();
         assert_eq!(last, store.version().to_string(), "a deletion has a version of its own");
-        let narrow = store.watch(&query(&format!("resourceVersion={listed}&labelSelector=service=a"))).unwrap();
+        let narrow =
+            store.watch(&query(&format!("resourceVersion={listed}&labelSelector=service=a"))).unwrap();
         let left = [("ADDED", "s2"), ("DELETED", "s1"), ("DELETED", "s2")];
         assert_eq!(kinds(&narrow.events), pairs(&left), "leaving the selector is a deletion");
     }

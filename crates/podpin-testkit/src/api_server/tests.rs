@@ -6,6 +6,12 @@ use serde_json::Value;
 
 use super::*;
 use crate::wire::{Body, Ending, Head, Wire};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
 use crate::{Connection, Request, in_time};
 
 const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/lab/endpointslices";
@@ -76,7 +82,8 @@ async fn a_watch_goes_on_where_the_list_ended() {
     let server = ApiServer::start().await;
     server.put(&chat(&["pod-a"]));
     server.put(&Slice::of("web", 80));
-    let (status, list) = get(&server, &format!("{SLICES}?labelSelector=kubernetes.io/service-name=chat")).await;
+    let (status, list) =
+        get(&server, &format!("{SLICES}?labelSelector=kubernetes.io/service-name=chat")).await;
     assert_eq!((status, list["items"].as_array().unwrap().len()), (200, 1));
     assert_eq!(list["items"][0]["endpoints"][0]["targetRef"]["uid"], "uid-pod-a");
     let version = list["metadata"]["resourceVersion"].as_str().unwrap();
@@ -263,4 +270,30 @@ async fn scripted_pods_share_a_port_and_fit_into_one_slice() {
     for pod in &pods {
         assert_eq!(Request::get("/who").send(pod.address()).await.text(), pod.name());
     }
+}
+
+#[tokio::test]
+async fn over_tls_it_is_known_by_the_authority_of_its_kubeconfig_only() {
+    let (server, other) = (ApiServer::start_tls().await, ApiServer::start_tls().await);
+    let kubeconfig = server.kubeconfig();
+    let text = std::fs::read_to_string(kubeconfig.path()).unwrap();
+    assert!(text.contains(&format!("server: https://{}", server.address())), "{text}");
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_file(kubeconfig.path().with_file_name("ca.crt")).unwrap();
+    roots.add(authority).unwrap();
+    let configuration = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = TlsConnector::from(Arc::new(configuration));
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let stream = tokio::net::TcpStream::connect(server.address()).await.unwrap();
+    let mut trusted = connector.connect(name.clone(), stream).await.unwrap();
+    trusted.write_all(&Request::get(SLICES).header("Connection", "close").bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    trusted.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let stream = tokio::net::TcpStream::connect(other.address()).await.unwrap();
+    assert!(connector.connect(name, stream).await.is_err(), "another authority");
 }

@@ -1,0 +1,234 @@
+//! Endpoints as Kubernetes tells them: the EndpointSlices of Services, listed and watched, one watch for a namespace.
+//!
+//! ```text
+//!          ┌────────── 410, periodic, malformed, confirm ──────────┐
+//!          ▼                                                       │
+//!   ┌── LIST ──▶ told ──▶ WATCH ──▶ events, bookmarks ──▶ end ──▶ WATCH from the last version ..
+//!   │      ▲                │
+//!   └ 0.2-3 s ◀── refused, unreachable, silent
+//! ```
+//!
+//! Fail static: whatever goes wrong is told and tried again; no endpoint is taken away by a failure. Merging is in
+//! `slice.rs`, what is known in `kube/ledger.rs`, the requests in `kube/wire.rs`, the loop in `kube/namespace.rs`.
+
+mod cluster;
+mod ledger;
+mod namespace;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::select_all;
+use podpin_endpoints::Update;
+
+use crate::kube::cluster::Cluster;
+use crate::kube::namespace::Namespace;
+use crate::slice::PortRef;
+
+/// Lists are repeated this often although nothing seems to be wrong: an API server whose etcd was restored from a
+/// backup may serve a watch that will never say anything again. Longer means staler after such an accident, shorter
+/// means load for nothing.
+const RELIST_EVERY: Duration = Duration::from_secs(300);
+
+/// How long a watch lasts; kube-apiserver would choose 30 to 60 minutes, and middle boxes forget connections earlier.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
+
+/// A page of a list takes an API server milliseconds, a loaded one a second or two.
+const LIST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How the cluster is reached.
+#[derive(Clone, Debug)]
+pub struct KubeSettings {
+    /// A kubeconfig file. `None`: the Pod's service account, else `KUBECONFIG`, else `~/.kube/config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig; naming one asks for a kubeconfig. `None`: its current one.
+    pub context: Option<String>,
+    /// Lists are repeated this often, give or take a tenth. Default 5 min.
+    pub relist_every: Duration,
+    /// How long the server is asked to keep a watch open. Default 290 s; whole seconds, at least one.
+    pub watch_timeout: Duration,
+    /// How long a page of a list may take. Default 15 s.
+    pub list_timeout: Duration,
+}
+
+impl Default for KubeSettings {
+    fn default() -> KubeSettings {
+        KubeSettings {
+            kubeconfig: None,
+            context: None,
+            relist_every: RELIST_EVERY,
+            watch_timeout: WATCH_TIMEOUT,
+            list_timeout: LIST_TIMEOUT,
+        }
+    }
+}
+
+impl From<&podpin_config::Kubernetes> for KubeSettings {
+    fn from(kubernetes: &podpin_config::Kubernetes) -> KubeSettings {
+        KubeSettings {
+            kubeconfig: kubernetes.kubeconfig.clone(),
+            context: kubernetes.context.clone(),
+            ..KubeSettings::default()
+        }
+    }
+}
+
+/// A port of a Service that is to be followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubeService {
+    /// Where it is. `None`: the Pod's own namespace, else that of the kubeconfig's context, else `default`.
+    pub namespace: Option<String>,
+    /// The Service's name. It need not exist yet.
+    pub service: String,
+    /// Which of its ports.
+    pub port: PortRef,
+}
+
+impl From<&podpin_config::KubernetesService> for KubeService {
+    fn from(service: &podpin_config::KubernetesService) -> KubeService {
+        KubeService {
+            namespace: service.namespace.clone(),
+            service: service.service.clone(),
+            port: (&service.port).into(),
+        }
+    }
+}
+
+/// What is told; `service` is the place in the list that was given to [`follow`].
+#[derive(Clone, Debug)]
+pub enum KubeEvent {
+    /// Its endpoints: always the whole list, after every event and every list, be it new or not.
+    Endpoints {
+        /// Whose.
+        service: usize,
+        /// [`Update::Replace`].
+        update: Update,
+    },
+    /// Whether the API server is being heard; told when that changes. Told `true` when a watch has been opened, `false`
+    /// when a list or a watch has failed.
+    Connected {
+        /// Whose.
+        service: usize,
+        /// Whether it is.
+        connected: bool,
+    },
+    /// The API server has said something, if only that nothing happened.
+    Heard {
+        /// About whom.
+        service: usize,
+    },
+    /// A list was read, after its endpoints have been told.
+    Relist {
+        /// Whose.
+        service: usize,
+        /// Why it was asked for.
+        reason: RelistReason,
+    },
+    /// An object, a line or an endpoint in a slice could not be understood, and was left out. Told to all services of a
+    /// namespace when nobody knows whose it was.
+    Malformed {
+        /// Whose.
+        service: usize,
+    },
+}
+
+/// Why a list was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RelistReason {
+    /// The first one.
+    Start,
+    /// The version is too old (410), has gone backwards, or nothing was heard of it for a whole watch.
+    Expired,
+    /// A watch was refused.
+    Error,
+    /// It was time.
+    Periodic,
+    /// Something could not be read.
+    Malformed,
+    /// The last one would have emptied a service.
+    Confirm,
+}
+
+impl RelistReason {
+    /// The word for it in metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RelistReason::Start => "start",
+            RelistReason::Expired => "expired",
+            RelistReason::Error => "error",
+            RelistReason::Periodic => "periodic",
+            RelistReason::Malformed => "malformed",
+            RelistReason::Confirm => "confirm",
+        }
+    }
+}
+
+/// Why nothing can be followed: what is wrong on this side and does not heal by itself. An API server that cannot be
+/// reached is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum KubeError {
+    /// There is no configuration anywhere.
+    #[error(
+        "no way to a Kubernetes cluster: not in a Pod ({in_cluster}), and no kubeconfig ({kubeconfig}); \
+         set kubernetes.kubeconfig"
+    )]
+    NoCluster {
+        /// Why the Pod's service account is not used.
+        in_cluster: String,
+        /// Why no kubeconfig is.
+        kubeconfig: String,
+    },
+    /// The kubeconfig cannot be used.
+    #[error("kubeconfig {file}: {error}")]
+    Kubeconfig {
+        /// Which.
+        file: String,
+        /// What is wrong with it.
+        #[source]
+        error: kube::config::KubeconfigError,
+    },
+    /// No client can be made: a certificate, a key or a credential plugin is wrong.
+    #[error("the Kubernetes client cannot be set up: {0}")]
+    Client(#[source] kube::Error),
+    /// The credential plugin could not even be run.
+    #[error("the credential plugin of the kubeconfig: {0}")]
+    Plugin(String),
+}
+
+/// Follows `services` and tells `on` what becomes of them, for ever; drop the future to stop.
+///
+/// # Errors
+/// At the start only, when there is no usable configuration; see [`KubeError`].
+///
+/// # Panics
+/// Outside a tokio runtime with IO and time.
+pub async fn follow(
+    settings: KubeSettings,
+    services: Vec<KubeService>,
+    on: impl FnMut(KubeEvent) + Send,
+) -> Result<Infallible, KubeError> {
+    let default = Cluster::reach(&settings).await?.namespace;
+    let mut namespaces: BTreeMap<&str, Vec<(usize, &KubeService)>> = BTreeMap::new();
+    for (number, service) in services.iter().enumerate() {
+        let namespace = service.namespace.as_deref().unwrap_or(&default);
+        namespaces.entry(namespace).or_default().push((number, service));
+    }
+    if namespaces.is_empty() {
+        return std::future::pending().await;
+    }
+    let on = Mutex::new(on);
+    let tell = |event| (on.lock().unwrap_or_else(PoisonError::into_inner))(event);
+    let mut followed = Vec::with_capacity(namespaces.len());
+    for (name, services) in namespaces {
+        let cluster = Cluster::reach(&settings).await?;
+        let namespace = Namespace::new(name, &settings, cluster.client, &services);
+        followed.push(Box::pin(namespace.follow(&tell)));
+    }
+    let (never, ..) = select_all(followed).await;
+    match never {}
+}

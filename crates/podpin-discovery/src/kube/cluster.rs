@@ -1,0 +1,92 @@
+//! The way to the API server: which configuration, and a client that does not hide failures.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::kube::{KubeError, KubeSettings};
+
+/// To connect, TLS included. An API server in the same cluster answers in milliseconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A watch that the server should have ended is dead this long after.
+const READ_GRACE: Duration = Duration::from_secs(10);
+
+/// A client, and the namespace that is meant where none is named.
+pub(crate) struct Cluster {
+    /// Shares nothing with other clients.
+    pub(crate) client: Client,
+    /// The Pod's own, else that of the context, else `default`.
+    pub(crate) namespace: String,
+}
+
+impl Cluster {
+    /// Reads the configuration as it is now. Makes no request (but runs the credential plugin of a kubeconfig that
+    /// has one).
+    ///
+    /// # Errors
+    /// When there is no configuration, or none that a client can be made of.
+    pub(crate) async fn reach(settings: &KubeSettings) -> Result<Cluster, KubeError> {
+        // Someone else in the process may have installed it before; it is the same then.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut config = configuration(settings).await?;
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        config.read_timeout = Some(settings.watch_timeout + READ_GRACE);
+        // Else the time that a connection has been idle counts.
+        config.reset_reader_on_write = true;
+        // It would wait behind our back, and hide why.
+        config.default_retry = false;
+        let namespace = config.default_namespace.clone();
+        // A credential plugin blocks.
+        let made = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
+        match made {
+            Ok(client) => Ok(Cluster { client: client.map_err(KubeError::Client)?, namespace }),
+            Err(panicked) => Err(KubeError::Plugin(panicked.to_string())),
+        }
+    }
+}
+
+/// What the operator named, else the Pod's service account, else `KUBECONFIG` and `~/.kube/config`.
+async fn configuration(settings: &KubeSettings) -> Result<Config, KubeError> {
+    if settings.kubeconfig.is_some() || settings.context.is_some() {
+        return from_kubeconfig(settings).await;
+    }
+    let in_cluster = match Config::incluster() {
+        Ok(config) => return Ok(config),
+        Err(error) => error.to_string(),
+    };
+    match from_kubeconfig(settings).await {
+        Err(KubeError::Kubeconfig { error, .. }) if is_missing(&error) => {
+            Err(KubeError::NoCluster { in_cluster, kubeconfig: error.to_string() })
+        }
+        other => other,
+    }
+}
+
+async fn from_kubeconfig(settings: &KubeSettings) -> Result<Config, KubeError> {
+    let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
+    let refused = |error| KubeError::Kubeconfig { file: name_of(settings.kubeconfig.as_deref()), error };
+    let kubeconfig = match &settings.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    };
+    Config::from_custom_kubeconfig(kubeconfig.map_err(refused)?, &options).await.map_err(refused)
+}
+
+fn is_missing(error: &kube::config::KubeconfigError) -> bool {
+    use kube::config::KubeconfigError::{FindPath, ReadConfig};
+    match error {
+        FindPath => true,
+        ReadConfig(error, _) => error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+fn name_of(path: Option<&Path>) -> String {
+    match path {
+        Some(path) => path.display().to_string(),
+        None => "KUBECONFIG or ~/.kube/config".to_owned(),
+    }
+}

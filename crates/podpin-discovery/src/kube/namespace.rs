@@ -1,0 +1,400 @@
+//! The loop of one namespace: list, watch, list again when there is a reason, and never faster than is good.
+//!
+//! Not kube's `watcher` with its `default_backoff`, which delays the relist after a 410 by 20 s, hides bookmarks and
+//! loses what it cannot read. Bounds: a watch starts at most once a second after the first; a failure is followed by
+//! 0.2 to 2.5 s of silence; what cannot be read brings a relist at once the first time, later ones ever more seldom.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use crate::kube::cluster::Cluster;
+use crate::kube::ledger::{Draft, Ledger};
+use crate::kube::wire::{Failure, Lines, Said, Slices, Suspect, read_line, read_slice};
+use crate::kube::{KubeEvent, KubeService, KubeSettings, RelistReason};
+use crate::slice::version_of;
+
+/// Between the starts of two watches. An API server that answers 200 and ends at once would be asked thousands of times
+/// a second; once a second is nothing to it, and no later than anyone would notice.
+const WATCH_SPACING: Duration = Duration::from_secs(1);
+
+/// The first and the longest wait after failures; drawn evenly between the first and a bound that doubles. Short enough
+/// that an API server which is back is heard again within 3 s.
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_millis(2_500);
+
+/// How long after a list that would empty a service the second one is asked for: an API server that starts needs about
+/// as long to fill its cache, and a service that is really empty has nobody to send clients to meanwhile.
+const CONFIRM_AFTER: Duration = Duration::from_secs(1);
+
+/// The second relist for what cannot be read; the first comes at once, each further one waits twice as long, up to
+/// `relist_every`.
+const MALFORMED_AGAIN: Duration = Duration::from_secs(2);
+
+/// The server's clock may run a little slower than ours when a watch ends.
+const END_GRACE: Duration = Duration::from_secs(10);
+
+/// So many failures in a row are taken for a configuration that has changed (another CA, another address), too.
+const RENEWAL_FAILURES: u32 = 8;
+
+/// Lists that lose their continue token before the last page are begun anew this often at once.
+const RESTARTS_MAX: u32 = 3;
+
+/// One namespace that is being followed.
+pub(crate) struct Namespace<'f> {
+    name: &'f str,
+    settings: &'f KubeSettings,
+    client: Client,
+    slices: Slices,
+    ledger: Ledger,
+    /// The last version that was heard; empty before the first list.
+    version: String,
+    /// When and why the next list is due.
+    relist: (Instant, RelistReason),
+    /// Before that, no watch is started.
+    next_watch: Instant,
+    /// Failures in a row.
+    failures: u32,
+    /// When the next relist for something malformed may be, counted from the one before; zero = at once.
+    malformed_delay: Duration,
+    /// What was told last; `None` = nothing yet.
+    connected: Option<Result<(), Failure>>,
+}
+
+/// How a watch came to its end.
+enum End {
+    /// The server ended it, or it is time for a list.
+    Over,
+    /// A list is needed now.
+    Relist(RelistReason),
+    /// It was refused or has broken.
+    Failed(Failure),
+}
+
+type Tell<'t> = &'t (dyn Fn(KubeEvent) + Sync);
+
+impl<'f> Namespace<'f> {
+    /// The services, with their numbers, of the namespace `name`.
+    pub(crate) fn new(
+        name: &'f str,
+        settings: &'f KubeSettings,
+        client: Client,
+        services: &[(usize, &KubeService)],
+    ) -> Namespace<'f> {
+        let ledger = Ledger::new(services.iter().copied());
+        let now = Instant::now();
+        Namespace {
+            name,
+            settings,
+            client,
+            slices: Slices::of(name, &ledger.names()),
+            ledger,
+            version: String::new(),
+            relist: (now, RelistReason::Start),
+            next_watch: now,
+            failures: 0,
+            malformed_delay: Duration::ZERO,
+            connected: None,
+        }
+    }
+
+    /// Lists and watches for ever.
+    pub(crate) async fn follow(mut self, tell: Tell<'_>) -> Infallible {
+        loop {
+            let (due, reason) = self.relist;
+            if due <= Instant::now() {
+                if let Err(failure) = self.list(reason, tell).await {
+                    self.fail(failure, tell).await;
+                    continue;
+                }
+            }
+            sleep_until(self.next_watch.min(self.relist.0)).await;
+            if self.relist.0 <= Instant::now() {
+                continue;
+            }
+            match self.watch(tell).await {
+                End::Over => {}
+                End::Relist(reason) => self.relist = (Instant::now(), reason),
+                End::Failed(failure) => {
+                    if !matches!(failure, Failure::Unreachable(_)) {
+                        self.relist = (Instant::now(), RelistReason::Error);
+                    }
+                    self.fail(failure, tell).await;
+                }
+            }
+        }
+    }
+
+    /// Reads all pages and takes them over.
+    async fn list(&mut self, reason: RelistReason, tell: Tell<'_>) -> Result<(), Failure> {
+        let mut restarts = 0;
+        let (draft, version) = loop {
+            match self.pages(tell).await {
+                Err(Failure::Expired) if restarts < RESTARTS_MAX => restarts += 1,
+                other => break other?,
+            }
+        };
+        self.version = version;
+        let unreadable = draft.has_unreadable();
+        let believed = self.ledger.replace(draft, &mut |event| tell(event));
+        self.schedule(reason, unreadable, believed);
+        for service in self.ledger.numbers() {
+            tell(KubeEvent::Relist { service, reason });
+            tell(KubeEvent::Heard { service });
+        }
+        Ok(())
+    }
+
+    async fn pages(&self, tell: Tell<'_>) -> Result<(Draft, String), Failure> {
+        let mut draft = Draft::default();
+        let mut token: Option<String> = None;
+        loop {
+            let page = self.slices.page(&self.client, token.as_deref(), self.settings.list_timeout).await?;
+            let page = page.items()?;
+            for item in &page.items {
+                self.draft(&mut draft, item, tell);
+            }
+            match page.more {
+                Some(more) => token = Some(more),
+                None => return Ok((draft, page.version)),
+            }
+        }
+    }
+
+    fn draft(&self, draft: &mut Draft, item: &RawValue, tell: Tell<'_>) {
+        let read = read_slice(item.get());
+        let suspect = match read {
+            Ok(slice) => match self.ledger.draft(draft, &slice, &mut |event| tell(event)) {
+                Ok(()) => return,
+                Err(nameless) => nameless.into(),
+            },
+            Err(suspect) => suspect,
+        };
+        draft.unreadable(suspect.name.as_deref());
+        self.suspect(&suspect, tell);
+    }
+
+    /// When the next list is due, after one that was read for `reason`.
+    fn schedule(&mut self, reason: RelistReason, unreadable: bool, believed: bool) {
+        let now = Instant::now();
+        if !unreadable && reason == RelistReason::Periodic {
+            self.malformed_delay = Duration::ZERO;
+        }
+        self.relist = (now + around(self.settings.relist_every), RelistReason::Periodic);
+        if unreadable {
+            self.relist_for_malformed(MALFORMED_AGAIN);
+        }
+        if !believed {
+            self.relist = self.relist.min_by_time((now + CONFIRM_AFTER, RelistReason::Confirm));
+        }
+    }
+
+    fn relist_for_malformed(&mut self, at_least: Duration) {
+        let delay = self.malformed_delay.max(at_least);
+        self.malformed_delay =
+            (delay * 2).clamp(MALFORMED_AGAIN, self.settings.relist_every.max(MALFORMED_AGAIN));
+        self.relist = self.relist.min_by_time((Instant::now() + delay, RelistReason::Malformed));
+    }
+
+    /// Watches from the last version on until there is a reason not to.
+    async fn watch(&mut self, tell: Tell<'_>) -> End {
+        let started = Instant::now();
+        self.next_watch = started + WATCH_SPACING;
+        let within = self.settings.watch_timeout;
+        let mut lines = match self.slices.watch(&self.client, &self.version, within).await {
+            Ok(lines) => lines,
+            Err(Failure::Expired) => return End::Relist(RelistReason::Expired),
+            Err(failure) => return End::Failed(failure),
+        };
+        self.connect(tell);
+        let mut heard = false;
+        let end = self.hear(&mut lines, started + within + END_GRACE, &mut heard, tell).await;
+        match end {
+            // Neither an event nor a bookmark: this version may be one that never comes to anything.
+            End::Over | End::Failed(_) if !heard && started.elapsed() * 2 >= within => {
+                End::Relist(RelistReason::Expired)
+            }
+            end => end,
+        }
+    }
+
+    async fn hear(&mut self, lines: &mut Lines, until: Instant, heard: &mut bool, tell: Tell<'_>) -> End {
+        loop {
+            let line = match timeout_at(until.min(self.relist.0), lines.next()).await {
+                Ok(Ok(Some(line))) => line,
+                Ok(Ok(None)) | Err(_) => return End::Over,
+                Ok(Err(failure)) => return End::Failed(failure),
+            };
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            *heard = true;
+            let said = read_line(line);
+            if let Some(end) = self.take(said, tell) {
+                return end;
+            }
+        }
+    }
+
+    /// Takes one line of a watch over. `Some` when that was its last.
+    fn take(&mut self, said: Said, tell: Tell<'_>) -> Option<End> {
+        match said {
+            Said::Put(slice) => return self.put(&slice, tell),
+            Said::Deleted(deleted) => {
+                if self.advance(deleted.version.as_deref()).is_err() {
+                    return Some(End::Relist(RelistReason::Expired));
+                }
+                self.ledger.remove(&deleted.name, &mut |event| tell(event));
+                self.heard(deleted.service.as_deref(), tell);
+            }
+            Said::Bookmark(version) => {
+                if self.advance(Some(&version)).is_err() {
+                    return Some(End::Relist(RelistReason::Expired));
+                }
+                self.heard(None, tell);
+            }
+            Said::Failed(Failure::Expired) => return Some(End::Relist(RelistReason::Expired)),
+            Said::Failed(failure) => return Some(End::Failed(failure)),
+            Said::Unknown(word) => {
+                tracing::warn!(namespace = self.name, %word, "unknown kind of event in a watch: left out");
+                self.ledger.numbers().for_each(|service| tell(KubeEvent::Malformed { service }));
+            }
+            Said::Malformed(suspect) => {
+                self.suspect(&suspect, tell);
+                self.relist_for_malformed(Duration::ZERO);
+            }
+        }
+        None
+    }
+
+    fn put(&mut self, slice: &EndpointSlice, tell: Tell<'_>) -> Option<End> {
+        if self.advance(slice.metadata.resource_version.as_deref()).is_err() {
+            return Some(End::Relist(RelistReason::Expired));
+        }
+        match self.ledger.put(slice, &mut |event| tell(event)) {
+            Ok(()) => self.heard(Ledger::service_of(slice), tell),
+            Err(nameless) => {
+                self.suspect(&nameless.into(), tell);
+                self.relist_for_malformed(Duration::ZERO);
+            }
+        }
+        None
+    }
+
+    /// Goes on to `version`. An error when that is a step back, which no watch of a sound server takes.
+    fn advance(&mut self, version: Option<&str>) -> Result<(), Backwards> {
+        let Some(version) = version else { return Ok(()) };
+        let backwards = match (version_of(Some(&self.version)), version_of(Some(version))) {
+            (Some(before), Some(now)) => now < before,
+            // Versions are opaque in principle.
+            _ => false,
+        };
+        if backwards {
+            tracing::warn!(
+                namespace = self.name,
+                from = self.version,
+                to = version,
+                "the resource version went backwards"
+            );
+            return Err(Backwards);
+        }
+        version.clone_into(&mut self.version);
+        Ok(())
+    }
+
+    fn heard(&self, service: Option<&str>, tell: Tell<'_>) {
+        for service in self.ledger.concerned(service) {
+            tell(KubeEvent::Heard { service });
+        }
+    }
+
+    fn suspect(&self, suspect: &Suspect, tell: Tell<'_>) {
+        let Suspect { name, service, why } = suspect;
+        tracing::warn!(
+            namespace = self.name,
+            slice = name.as_deref().unwrap_or("?"),
+            service = service.as_deref().unwrap_or("?"),
+            %why,
+            "an EndpointSlice that cannot be read is left out"
+        );
+        for service in self.ledger.concerned(service.as_deref()) {
+            tell(KubeEvent::Malformed { service });
+        }
+    }
+
+    fn connect(&mut self, tell: Tell<'_>) {
+        self.failures = 0;
+        if self.connected == Some(Ok(())) {
+            return;
+        }
+        tracing::info!(
+            namespace = self.name,
+            services = self.ledger.names().len(),
+            "following EndpointSlices"
+        );
+        self.connected = Some(Ok(()));
+        self.ledger.numbers().for_each(|service| tell(KubeEvent::Connected { service, connected: true }));
+    }
+
+    /// Tells and logs what has changed, and waits before the next attempt.
+    async fn fail(&mut self, failure: Failure, tell: Tell<'_>) {
+        self.failures = self.failures.saturating_add(1);
+        let outdated = matches!(failure, Failure::Refused { code: 401, .. })
+            || self.failures.is_multiple_of(RENEWAL_FAILURES);
+        let known = matches!(&self.connected, Some(Err(before)) if before.resembles(&failure));
+        if !known {
+            tracing::warn!(
+                namespace = self.name,
+                reason = %failure,
+                "EndpointSlices cannot be followed: the last known endpoints are kept"
+            );
+        }
+        if !matches!(self.connected, Some(Err(_))) {
+            self.ledger
+                .numbers()
+                .for_each(|service| tell(KubeEvent::Connected { service, connected: false }));
+        }
+        self.connected = Some(Err(failure));
+        sleep(backoff(self.failures, fastrand::f64())).await;
+        if outdated {
+            self.renew().await;
+        }
+    }
+
+    /// A client reads its token anew once a minute and a kubeconfig never; a new client reads both at once.
+    async fn renew(&mut self) {
+        match Cluster::reach(self.settings).await {
+            Ok(cluster) => self.client = cluster.client,
+            Err(error) => tracing::debug!(%error, "the configuration cannot be read now; the old one stays"),
+        }
+    }
+}
+
+/// A resource version that is smaller than the one before.
+struct Backwards;
+
+/// The earlier of two plans.
+trait Sooner {
+    fn min_by_time(self, other: Self) -> Self;
+}
+
+impl Sooner for (Instant, RelistReason) {
+    fn min_by_time(self, other: Self) -> Self {
+        if other.0 < self.0 { other } else { self }
+    }
+}
+
+/// Drawn from a tenth around `interval`, so that replicas which started together do not ask together for ever.
+fn around(interval: Duration) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+/// How long to wait after the `failures`th failure in a row; `draw` is from 0 to 1.
+fn backoff(failures: u32, draw: f64) -> Duration {
+    let bound = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(BACKOFF_MAX);
+    BACKOFF_MIN + bound.saturating_sub(BACKOFF_MIN).mul_f64(draw)
+}

@@ -1,0 +1,456 @@
+//! What goes over the wire: LIST page by page, WATCH line by line, and every way in which they fail.
+//!
+//! Raw requests instead of kube's typed ones, because those hide what has to be seen here: bookmarks, objects that
+//! cannot be read, and the difference between an end and a failure. A line is read whole or not at all; nothing is
+//! ever kept beyond a bound.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::{AsyncBufRead, AsyncBufReadExt};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use kube::core::params::{ListParams, WatchParams};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::time::{error::Elapsed, timeout};
+
+use crate::kube::ledger::{Nameless, SERVICE_LABEL};
+
+/// Objects in a page; what kubectl asks for.
+const PAGE_ITEMS: u32 = 500;
+
+/// A page of 500 slices of 100 endpoints is 13 MB; of the 1,000 endpoints that the API allows, 130 MB would be a page
+/// that nobody has seen. A larger one fails with these words in the log.
+const PAGE_BYTES_MAX: usize = 128 << 20;
+
+/// etcd takes objects of 1.5 MiB; JSON is longer than what it stores. Longer ones end the watch, and the relist brings
+/// them.
+const LINE_BYTES_MAX: usize = 8 << 20;
+
+/// The response to a watch begins at once, whatever there is to say; this long is no answer.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest list of names in a URL, encoded: half of the 8 KiB that proxies in between let pass. A longer one is left
+/// out, and the whole namespace is read.
+const SELECTOR_BYTES_MAX: usize = 4_096;
+
+/// Words of an error that are repeated in the log.
+const MESSAGE_CHARS_MAX: usize = 300;
+
+/// Why something did not work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The version or the continue token is too old (410 Gone).
+    #[error("the resource version is too old (410)")]
+    Expired,
+    /// The API server said no.
+    #[error("the API server answers {verb} with {code}: {message}{}", hint(*code))]
+    Refused {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// HTTP status.
+        code: u16,
+        /// Its own words.
+        message: String,
+    },
+    /// No connection, or a broken one.
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
+    /// Connected, but no answer within this time.
+    #[error("the API server has not answered {verb} within {after:?}")]
+    Silent {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// An answer that is no list.
+    #[error("the API server's answer is not a list of EndpointSlices: {0}")]
+    Garbled(String),
+}
+
+fn hint(code: u16) -> &'static str {
+    match code {
+        401 => " (is the token valid for this cluster?)",
+        403 => {
+            " (a Role in that namespace must grant the verbs get, list and watch on the resource endpointslices of the \
+             API group discovery.k8s.io)"
+        }
+        _ => "",
+    }
+}
+
+impl Failure {
+    /// Whether a person who has read about one need not read about the other.
+    pub(crate) fn resembles(&self, other: &Failure) -> bool {
+        match (self, other) {
+            (Failure::Refused { verb, code, .. }, Failure::Refused { verb: other, code: other_code, .. }) => {
+                (verb, code) == (other, other_code)
+            }
+            // A server that starts is now refused, now silent.
+            (
+                Failure::Unreachable(_) | Failure::Silent { .. },
+                Failure::Unreachable(_) | Failure::Silent { .. },
+            ) => true,
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        }
+    }
+
+    fn of(error: &kube::Error, verb: &'static str) -> Failure {
+        match error {
+            kube::Error::Api(status) => Failure::of_status(status.code, &status.message, verb),
+            other => Failure::Unreachable(with_sources(other)),
+        }
+    }
+
+    fn of_status(code: u16, message: &str, verb: &'static str) -> Failure {
+        match code {
+            410 => Failure::Expired,
+            _ => Failure::Refused { verb, code, message: excerpt(message) },
+        }
+    }
+}
+
+/// An error and what it came from; the outermost words alone are "client error (Connect)".
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    excerpt(&text)
+}
+
+fn excerpt(text: &str) -> String {
+    text.chars().take(MESSAGE_CHARS_MAX).flat_map(char::escape_debug).collect()
+}
+
+/// The EndpointSlices of a namespace, or those of some of its Services.
+#[derive(Debug)]
+pub(crate) struct Slices {
+    path: kube::core::Request,
+    selector: Option<String>,
+}
+
+/// One page of a list.
+pub(crate) struct Page {
+    body: Vec<u8>,
+}
+
+/// A page as it can be read.
+pub(crate) struct PageItems<'p> {
+    /// Every object, readable or not.
+    pub(crate) items: Vec<&'p RawValue>,
+    /// The version of the whole list.
+    pub(crate) version: String,
+    /// What to ask for the next page with.
+    pub(crate) more: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawPage<'p> {
+    #[serde(default)]
+    kind: String,
+    metadata: RawListMeta,
+    #[serde(borrow, default)]
+    items: Option<Vec<&'p RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawListMeta {
+    #[serde(default)]
+    resource_version: String,
+    #[serde(default, rename = "continue")]
+    more: Option<String>,
+}
+
+impl Slices {
+    /// Those of the Services called `names` in `namespace`.
+    pub(crate) fn of(namespace: &str, names: &[&str]) -> Slices {
+        let path = kube::core::Request::new(format!(
+            "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        ));
+        let selector = match names {
+            [one] => format!("{SERVICE_LABEL}={one}"),
+            several => format!("{SERVICE_LABEL} in ({})", several.join(",")),
+        };
+        // A comma takes three bytes in a URL.
+        let encoded = selector.len() + 2 * names.len();
+        Slices { path, selector: Some(selector).filter(|_| encoded <= SELECTOR_BYTES_MAX) }
+    }
+
+    /// Asks for the page after `token`, or the first one.
+    pub(crate) async fn page(
+        &self,
+        client: &Client,
+        token: Option<&str>,
+        within: Duration,
+    ) -> Result<Page, Failure> {
+        let parameters = ListParams {
+            label_selector: self.selector.clone(),
+            limit: Some(PAGE_ITEMS),
+            continue_token: token.map(str::to_owned),
+            ..ListParams::default()
+        };
+        let request = self.path.list(&parameters).map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let answer = async {
+            let reader = client.request_stream(request).await.map_err(|error| Failure::of(&error, "list"))?;
+            read_page(Box::pin(reader)).await
+        };
+        timeout(within, answer).await.map_err(|_| Failure::Silent { verb: "list", after: within })?
+    }
+
+    /// Opens a watch from `version` on, which the server ends after `within`.
+    pub(crate) async fn watch(
+        &self,
+        client: &Client,
+        version: &str,
+        within: Duration,
+    ) -> Result<Lines, Failure> {
+        let parameters = WatchParams {
+            label_selector: self.selector.clone(),
+            timeout: u32::try_from(within.as_secs().max(1)).ok(),
+            bookmarks: true,
+            ..WatchParams::default()
+        };
+        let request =
+            self.path.watch(&parameters, version).map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let opened = timeout(HEAD_TIMEOUT, client.request_stream(request)).await;
+        let silent = |_: Elapsed| Failure::Silent { verb: "watch", after: HEAD_TIMEOUT };
+        let reader = opened.map_err(silent)?.map_err(|error| Failure::of(&error, "watch"))?;
+        Ok(Lines { reader: Box::pin(reader), line: Vec::new(), whole: false })
+    }
+}
+
+type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
+
+async fn read_page(mut reader: Reader) -> Result<Page, Failure> {
+    let broken = |error: std::io::Error| Failure::Unreachable(with_sources(&error));
+    let mut body = Vec::new();
+    loop {
+        let chunk = reader.fill_buf().await.map_err(broken)?;
+        if chunk.is_empty() {
+            return Ok(Page { body });
+        }
+        body.extend_from_slice(chunk);
+        let length = chunk.len();
+        reader.as_mut().consume(length);
+        if body.len() > PAGE_BYTES_MAX {
+            return Err(Failure::Garbled(format!("a page of more than {} MiB", PAGE_BYTES_MAX >> 20)));
+        }
+    }
+}
+
+impl Page {
+    /// The objects in it.
+    ///
+    /// # Errors
+    /// [`Failure::Garbled`] when it is something else than a list of EndpointSlices with a version: what looks like an
+    /// empty list must not pass for one.
+    pub(crate) fn items(&self) -> Result<PageItems<'_>, Failure> {
+        let page: RawPage<'_> = serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::Garbled(excerpt(&error.to_string())))?;
+        if page.kind != "EndpointSliceList" {
+            return Err(Failure::Garbled(excerpt(&format!("its kind is {:?}", page.kind))));
+        }
+        if page.metadata.resource_version.is_empty() {
+            return Err(Failure::Garbled("it has no resourceVersion".to_owned()));
+        }
+        Ok(PageItems {
+            items: page.items.unwrap_or_default(),
+            version: page.metadata.resource_version,
+            more: page.metadata.more.filter(|token| !token.is_empty()),
+        })
+    }
+}
+
+/// The lines of a watch.
+pub(crate) struct Lines {
+    reader: Reader,
+    line: Vec<u8>,
+    /// Whether `line` has been handed out.
+    whole: bool,
+}
+
+impl Lines {
+    /// The next whole line; `None` at the end, where half a line is nothing. A call that is dropped loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Option<&[u8]>, Failure> {
+        if std::mem::take(&mut self.whole) {
+            self.line.clear();
+        }
+        loop {
+            let broken = |error: std::io::Error| Failure::Unreachable(with_sources(&error));
+            let chunk = self.reader.fill_buf().await.map_err(broken)?;
+            if chunk.is_empty() {
+                return Ok(None);
+            }
+            let end = chunk.iter().position(|byte| *byte == b'\n');
+            let (part, used) = match end {
+                Some(end) => (chunk.get(..end).unwrap_or_default(), end + 1),
+                None => (chunk, chunk.len()),
+            };
+            if self.line.len() + part.len() > LINE_BYTES_MAX {
+                return Err(Failure::Garbled(format!("a line of more than {} MiB", LINE_BYTES_MAX >> 20)));
+            }
+            self.line.extend_from_slice(part);
+            self.reader.as_mut().consume(used);
+            if end.is_some() {
+                self.whole = true;
+                return Ok(Some(&self.line));
+            }
+        }
+    }
+}
+
+/// What a line of a watch says.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// ADDED or MODIFIED: this is the whole slice now.
+    Put(Box<EndpointSlice>),
+    /// DELETED.
+    Deleted(Deleted),
+    /// Nothing happened up to this version.
+    Bookmark(String),
+    /// ERROR.
+    Failed(Failure),
+    /// A word that is not in the API.
+    Unknown(String),
+    /// Something that cannot be read.
+    Malformed(Suspect),
+}
+
+/// The slice that was deleted.
+#[derive(Debug)]
+pub(crate) struct Deleted {
+    /// Its name.
+    pub(crate) name: String,
+    /// The version of the deletion.
+    pub(crate) version: Option<String>,
+    /// The Service that it belonged to.
+    pub(crate) service: Option<String>,
+}
+
+impl From<Nameless> for Suspect {
+    fn from(_: Nameless) -> Suspect {
+        Suspect { why: "metadata.name is missing".to_owned(), ..Suspect::default() }
+    }
+}
+
+/// What can still be said of an object that cannot be read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    /// Its name.
+    pub(crate) name: Option<String>,
+    /// The Service whose slice it is.
+    pub(crate) service: Option<String>,
+    /// Why it cannot be read.
+    pub(crate) why: String,
+}
+
+#[derive(Deserialize)]
+struct RawLine<'l> {
+    #[serde(default, rename = "type")]
+    word: String,
+    #[serde(borrow, default)]
+    object: Option<&'l RawValue>,
+}
+
+/// Reads an object.
+///
+/// # Errors
+/// [`Suspect`], when it is no EndpointSlice.
+pub(crate) fn read_slice(json: &str) -> Result<Box<EndpointSlice>, Suspect> {
+    match serde_json::from_str::<EndpointSlice>(json) {
+        Ok(slice) => Ok(Box::new(slice)),
+        Err(error) => Err(Suspect { why: excerpt(&error.to_string()), ..Suspect::of(json) }),
+    }
+}
+
+/// Reads a line of a watch.
+pub(crate) fn read_line(line: &[u8]) -> Said {
+    let raw: RawLine<'_> = match serde_json::from_slice(line) {
+        Ok(raw) => raw,
+        Err(error) => {
+            return Said::Malformed(Suspect { why: excerpt(&error.to_string()), ..Suspect::default() });
+        }
+    };
+    let object = raw.object.map_or("null", RawValue::get);
+    match raw.word.as_str() {
+        "ADDED" | "MODIFIED" => read_slice(object).map_or_else(Said::Malformed, Said::Put),
+        "DELETED" => deleted(object),
+        "BOOKMARK" => bookmark(object),
+        "ERROR" => Said::Failed(status(object)),
+        // An error page with status 200.
+        "" if raw.object.is_none() => Said::Failed(status(&String::from_utf8_lossy(line))),
+        word => Said::Unknown(excerpt(word)),
+    }
+}
+
+fn deleted(object: &str) -> Said {
+    let parts = Parts::of(object);
+    match parts.name {
+        Some(name) if parts.is_slice => {
+            Said::Deleted(Deleted { name, version: parts.version, service: parts.service })
+        }
+        _ => {
+            Said::Malformed(Suspect { why: "DELETED of no EndpointSlice".to_owned(), ..Suspect::of(object) })
+        }
+    }
+}
+
+fn bookmark(object: &str) -> Said {
+    match Parts::of(object).version {
+        Some(version) => Said::Bookmark(version),
+        None => {
+            Said::Malformed(Suspect { why: "BOOKMARK without a version".to_owned(), ..Suspect::default() })
+        }
+    }
+}
+
+fn status(object: &str) -> Failure {
+    let value: Value = serde_json::from_str(object).unwrap_or_default();
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    let code = value.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+    match text("reason") {
+        "Expired" | "Gone" => Failure::Expired,
+        _ => Failure::of_status(code.unwrap_or_default(), text("message"), "watch"),
+    }
+}
+
+/// What an object says of itself, found without trusting the rest of it.
+struct Parts {
+    is_slice: bool,
+    name: Option<String>,
+    version: Option<String>,
+    service: Option<String>,
+}
+
+impl Parts {
+    fn of(json: &str) -> Parts {
+        let value: Value = serde_json::from_str(json).unwrap_or_default();
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        let metadata = value.get("metadata");
+        let of_metadata = |key: &str| text(metadata.and_then(|metadata| metadata.get(key)));
+        let labels = metadata.and_then(|metadata| metadata.get("labels"));
+        Parts {
+            is_slice: value.get("kind").is_none_or(|kind| kind == "EndpointSlice"),
+            name: of_metadata("name").filter(|name| !name.is_empty()),
+            version: of_metadata("resourceVersion").filter(|version| !version.is_empty()),
+            service: text(labels.and_then(|labels| labels.get(SERVICE_LABEL))),
+        }
+    }
+}
+
+impl Suspect {
+    fn of(json: &str) -> Suspect {
+        let Parts { name, service, .. } = Parts::of(json);
+        Suspect { name, service, why: String::new() }
+    }
+}

@@ -1,0 +1,147 @@
+//! Rights, privileges, and rollouts that take nothing away before its successor is there.
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{PodSpec, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::bundle::{self, Bundle};
+
+fn deployments() -> Vec<(String, DeploymentSpec)> {
+    let all = bundle::all().iter().flat_map(Bundle::of::<Deployment>).collect::<Vec<_>>();
+    all.into_iter().map(|one| (one.metadata.name.unwrap(), one.spec.unwrap())).collect()
+}
+
+fn pods() -> Vec<(String, PodSpec)> {
+    deployments().into_iter().map(|(name, spec)| (name, spec.template.spec.unwrap())).collect()
+}
+
+fn reads(group: &str, resource: &str) -> PolicyRule {
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(vec![resource.to_owned()]),
+        verbs: ["get", "list", "watch"].map(str::to_owned).to_vec(),
+        ..PolicyRule::default()
+    }
+}
+
+fn rules(bundle: &Bundle) -> Vec<PolicyRule> {
+    bundle.of::<Role>().into_iter().flat_map(|role| role.rules.unwrap()).collect()
+}
+
+#[test]
+fn podpin_may_read_endpoint_slices_and_nothing_else() {
+    for directory in ["base", "example"] {
+        assert_eq!(rules(&bundle::of(directory)), [reads("discovery.k8s.io", "endpointslices")]);
+    }
+}
+
+#[test]
+fn the_pods_overlay_adds_reading_pods_and_nothing_else() {
+    let bundle = bundle::of("overlays/pods-read");
+    assert_eq!(rules(&bundle), [reads("discovery.k8s.io", "endpointslices"), reads("", "pods")]);
+}
+
+#[test]
+fn only_who_talks_to_the_api_server_has_a_token() {
+    for (name, pod) in pods() {
+        assert_eq!(pod.automount_service_account_token, Some(name == "podpin"), "{name}");
+    }
+    for account in bundle::all().iter().flat_map(Bundle::of::<ServiceAccount>) {
+        assert_eq!(account.automount_service_account_token, Some(false));
+    }
+}
+
+#[test]
+fn every_pod_meets_the_restricted_pod_security_standard() {
+    for (name, pod) in pods() {
+        let security = pod.security_context.unwrap_or_default();
+        assert_eq!(security.run_as_non_root, Some(true), "{name}");
+        assert_eq!(security.run_as_user, Some(65532), "{name}: `nonroot` of distroless");
+        assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault", "{name}");
+        assert!(pod.host_network.is_none() && pod.host_pid.is_none() && pod.host_ipc.is_none(), "{name}");
+        assert!(pod.volumes.iter().flatten().all(|volume| volume.host_path.is_none()), "{name}");
+        for container in pod.containers {
+            let security = container.security_context.unwrap_or_default();
+            assert_eq!(security.allow_privilege_escalation, Some(false), "{name}");
+            assert_eq!(security.read_only_root_filesystem, Some(true), "{name}");
+            let capabilities = security.capabilities.unwrap_or_default();
+            assert_eq!(capabilities.drop, Some(vec!["ALL".to_owned()]), "{name}");
+            assert_eq!(capabilities.add, None, "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_container_asks_for_cpu_and_memory_and_is_bounded_in_memory() {
+    for (name, pod) in pods() {
+        for container in pod.containers {
+            let resources = container.resources.unwrap_or_default();
+            let (requests, limits) = (resources.requests.unwrap(), resources.limits.unwrap());
+            assert!(requests.contains_key("cpu") && requests.contains_key("memory"), "{name}");
+            assert!(limits.contains_key("memory"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn no_pod_goes_before_its_successor_is_ready() {
+    for (name, spec) in deployments() {
+        let rolling = spec.strategy.unwrap().rolling_update.unwrap();
+        assert_eq!(rolling.max_unavailable, Some(IntOrString::Int(0)), "{name}");
+        assert_eq!(rolling.max_surge, Some(IntOrString::Int(1)), "{name}");
+        let containers = spec.template.spec.unwrap().containers;
+        assert!(containers.iter().all(|one| one.readiness_probe.is_some()), "{name}");
+    }
+}
+
+#[test]
+fn a_pre_stop_sleep_leaves_time_to_end() {
+    /// What podpin-example takes at most after SIGTERM (`END_PATIENCE`), and reserve.
+    const END_SECONDS: i64 = 10;
+    let mut seen = 0;
+    for (name, pod) in pods() {
+        let grace = pod.termination_grace_period_seconds.expect("a grace period");
+        let hooks = pod.containers.into_iter().filter_map(|one| one.lifecycle?.pre_stop?.sleep);
+        for sleep in hooks {
+            assert!(sleep.seconds + END_SECONDS <= grace, "{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "the example sleeps before it stops");
+}
+
+#[test]
+fn a_deployment_has_a_number_of_replicas_or_an_autoscaler_that_holds_two() {
+    for bundle in bundle::all() {
+        let scalers = bundle.of::<HorizontalPodAutoscaler>();
+        for deployment in bundle.of::<Deployment>() {
+            let name = deployment.metadata.name.unwrap();
+            let replicas = deployment.spec.unwrap().replicas;
+            let mut specs = scalers.iter().filter_map(|one| one.spec.as_ref());
+            let scaler = specs.find(|one| one.scale_target_ref.name == name);
+            let least = match scaler {
+                Some(scaler) => {
+                    assert_eq!(replicas, None, "{name}: every apply would undo the autoscaler");
+                    scaler.min_replicas
+                }
+                None => replicas,
+            };
+            assert!(least >= Some(2), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_images_are_those_of_this_version() {
+    let dockerfile = crate::documents::repository().join("Dockerfile");
+    let dockerfile = std::fs::read_to_string(dockerfile).unwrap();
+    for container in pods().into_iter().flat_map(|(_, pod)| pod.containers) {
+        let image = container.image.unwrap();
+        let (name, tag) = image.split_once(':').expect("a tag");
+        assert_eq!(tag, env!("CARGO_PKG_VERSION"), "{image}");
+        let entry = format!("ENTRYPOINT [\"/usr/local/bin/{name}\"]");
+        assert!(dockerfile.contains(&entry), "the Dockerfile makes no {name}");
+    }
+}

@@ -1,0 +1,68 @@
+//! Many services, many endpoints: what they cost.
+
+use std::time::{Duration, Instant};
+
+use podpin_testkit::{ApiServer, Proxy, Setup, Slice, SlicePod, wait_for};
+
+const SERVICES: u16 = 200;
+const ENDPOINTS_EACH: u16 = 50;
+const ENDPOINTS: f64 = SERVICES as f64 * ENDPOINTS_EACH as f64;
+
+/// All of the process's own memory with that many endpoints.
+const MEMORY_BYTES_MAX: u64 = 100 << 20;
+
+fn name(service: u16) -> String {
+    format!("service-{service:03}")
+}
+
+fn pod(service: u16, index: u16) -> SlicePod {
+    let [_, service_byte] = service.to_be_bytes();
+    let [_, index_byte] = index.to_be_bytes();
+    SlicePod::new(&format!("pod-{service:03}-{index:02}"), [10, 7, service_byte, index_byte].into())
+}
+
+async fn ready(proxy: &Proxy) -> f64 {
+    proxy.metric("podpin_endpoints", &[("state", "ready")]).await
+}
+
+#[tokio::test]
+async fn two_hundred_services_with_ten_thousand_endpoints_fit_into_a_hundred_megabytes() {
+    let api = ApiServer::start().await;
+    let kubeconfig = api.kubeconfig();
+    let mut setup = Setup::new().top(&kubeconfig.setting());
+    for service in 0..SERVICES {
+        api.put(&Slice::of(&name(service), 8080).pods((0..ENDPOINTS_EACH).map(|index| pod(service, index))));
+        let discovery = format!("{{kubernetes: {{namespace: lab, service: {}, port: http}}}}", name(service));
+        setup = setup.service_from(&name(service), &discovery);
+    }
+    let proxy = setup.start().await;
+    wait_for("all endpoints", async || ready(&proxy).await == ENDPOINTS).await;
+    api.wait_watches(1).await;
+    let listed = proxy.process.memory_bytes();
+
+    let changed = Instant::now();
+    for service in 0..SERVICES {
+        let pods = (0..ENDPOINTS_EACH).map(|index| match index {
+            0 => pod(service, index).terminating(),
+            _ => pod(service, index),
+        });
+        api.put(&Slice::of(&name(service), 8080).pods(pods));
+    }
+    wait_for("a change of every slice", async || ready(&proxy).await == ENDPOINTS - f64::from(SERVICES))
+        .await;
+    let took = changed.elapsed();
+    let after = proxy.process.memory_bytes();
+    println!(
+        "{ENDPOINTS} endpoints: {} KiB listed, {} KiB after {SERVICES} changes in {took:?}",
+        listed >> 10,
+        after >> 10
+    );
+    assert!(after <= MEMORY_BYTES_MAX, "{after} bytes");
+    assert!(took <= Duration::from_secs(5), "{took:?} for {SERVICES} changes");
+    // Watching is quiet: what happens to others is not told to us.
+    let requests = api.requests().len();
+    (0..100).for_each(|_| api.put(&Slice::of("bystander", 8080)));
+    api.put(&Slice::of(&name(0), 8080).pod(pod(0, 0)));
+    proxy.wait_endpoints(&name(0), &[("pod-000-00", "draining")]).await;
+    assert_eq!(api.requests().len(), requests);
+}

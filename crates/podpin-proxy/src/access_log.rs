@@ -8,6 +8,7 @@ use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use podpin_config::AccessLog as Target;
 use serde::Serialize;
@@ -16,6 +17,8 @@ use crate::clock;
 
 /// Lines that may wait for a slow disk: about 2 MB of JSON. Full for long means that the log cannot keep up.
 const QUEUE_LINES: usize = 8192;
+/// How long the end of the process waits for a slow disk.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// What happened to one request. Absent facts are left out of the line.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -69,7 +72,7 @@ pub(crate) struct Record {
 /// Where lines go.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
-    queue: Option<SyncSender<Vec<u8>>>,
+    queue: Option<SyncSender<Entry>>,
     dropped: prometheus::IntCounter,
 }
 
@@ -92,15 +95,32 @@ impl AccessLog {
         self.queue.is_some()
     }
 
+    /// Waits until everything queued so far is written, at most a second.
+    pub(crate) fn flush(&self) {
+        let Some(queue) = &self.queue else { return };
+        let (mark, written) = sync_channel(1);
+        if queue.send(Entry::Mark(mark)).is_err() || written.recv_timeout(FLUSH_LIMIT).is_err() {
+            tracing::warn!("the access log is behind: its last lines are lost");
+        }
+    }
+
     /// Queues one line, or drops and counts it when the queue is full.
     pub(crate) fn write(&self, record: &Record) {
         let Some(queue) = &self.queue else { return };
         let Ok(mut line) = serde_json::to_vec(record) else { return };
         line.push(b'\n');
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(line) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(Entry::Line(line))
+        {
             self.dropped.inc();
         }
     }
+}
+
+/// What the writing thread is given.
+enum Entry {
+    Line(Vec<u8>),
+    /// Everything before this is written once it is answered.
+    Mark(SyncSender<()>),
 }
 
 impl Record {
@@ -118,25 +138,35 @@ fn append(path: &Path) -> io::Result<std::fs::File> {
         .map_err(|error| io::Error::new(error.kind(), format!("access log {}: {error}", path.display())))
 }
 
-fn start(target: impl Write + Send + 'static) -> io::Result<SyncSender<Vec<u8>>> {
+fn start(target: impl Write + Send + 'static) -> io::Result<SyncSender<Entry>> {
     let (queue, lines) = sync_channel(QUEUE_LINES);
     std::thread::Builder::new().name("access-log".to_owned()).spawn(move || drain(&lines, target))?;
     Ok(queue)
 }
 
 /// Writes what is queued in one go and flushes when nothing waits: few calls under load, no delay without.
-fn drain(lines: &Receiver<Vec<u8>>, target: impl Write) {
+fn drain(lines: &Receiver<Entry>, target: impl Write) {
     let mut target = BufWriter::with_capacity(64 * 1024, target);
     while let Ok(first) = lines.recv() {
         let mut next = Some(first);
-        while let Some(line) = next {
-            if let Err(error) = target.write_all(&line) {
-                tracing::warn!(%error, "the access log cannot be written");
+        let mut marks = Vec::new();
+        while let Some(entry) = next {
+            match entry {
+                Entry::Line(line) => {
+                    if let Err(error) = target.write_all(&line) {
+                        tracing::warn!(%error, "the access log cannot be written");
+                    }
+                }
+                Entry::Mark(mark) => marks.push(mark),
             }
             next = lines.try_recv().ok();
         }
         if let Err(error) = target.flush() {
             tracing::warn!(%error, "the access log cannot be written");
+        }
+        for mark in marks {
+            // Whoever asked may have given up waiting.
+            let _answered = mark.try_send(());
         }
     }
 }

@@ -89,12 +89,25 @@ fn measure(gateway: &Gateway) {
             *counts.entry(phase_name(endpoint.phase)).or_default() += 1;
             *counts.entry("ejected").or_default() += i64::from(is_ejected(&view.snapshot, endpoint));
             let labels = [&*service.name, &*endpoint.name, stream_state(endpoint.phase)];
-            gauges.streams_active.with_label_values(&labels).add(i64::from(endpoint.load.open_streams()));
+            gauges.streams_active.with_label_values(&labels).set(0);
         }
         for (state, count) in counts {
             gauges.endpoints.with_label_values(&[&*service.name, state]).set(count);
         }
     }
+    // From the streams themselves: those of an endpoint that left the list are open all the same.
+    gateway.streams.for_each(|record| {
+        if record.kind == Kind::Stream {
+            let labels = [&*record.route.service.name, &*record.endpoint.name, state_of(record)];
+            gauges.streams_active.with_label_values(&labels).inc();
+        }
+    });
+}
+
+/// `active`, or `draining` when its endpoint is.
+fn state_of(record: &StreamRecord) -> &'static str {
+    let service = &record.route.service;
+    stream_state(service.endpoint(&record.endpoint.id).map_or(Phase::Gone, |endpoint| endpoint.phase))
 }
 
 /// Ejected and left out: when too many are, nobody is.
@@ -178,7 +191,6 @@ struct StreamView {
 impl StreamView {
     fn of(record: &StreamRecord) -> StreamView {
         let service = &record.route.service;
-        let phase = service.endpoint(&record.endpoint.id).map_or(Phase::Gone, |endpoint| endpoint.phase);
         let id = record.last_event_id();
         StreamView {
             id: record.id,
@@ -191,7 +203,7 @@ impl StreamView {
             bytes: record.bytes.load(Ordering::Relaxed),
             last_event_id: (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned()),
             handovers: 0,
-            state: stream_state(phase),
+            state: state_of(record),
         }
     }
 }

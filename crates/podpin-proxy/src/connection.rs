@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -18,9 +18,12 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use podpin_config::ListenerLimits;
+use podpin_endpoints::Millis;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock;
 use crate::event_stream;
 use crate::exchange::{Exchange, refuse_h1};
 use crate::gateway::Gateway;
@@ -29,6 +32,8 @@ use crate::io::ClientStream;
 use crate::pipeline::Pipeline;
 use crate::reply::Failure;
 
+/// What one HTTP/2 stream may hold for a client that does not read, beside what the relay holds.
+const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// One read of a request head: most fit, and the buffer belongs to the thread.
 const READ_BYTES: usize = 16 * 1024;
@@ -101,8 +106,9 @@ impl Connection {
 
     async fn serve_from(self, mut tcp: TcpStream, mut first: bool) {
         let mut closing = self.listener.gateway.closing();
+        let mut ahead = BytesMut::new();
         loop {
-            match self.next(&tcp, first, &mut closing).await {
+            match self.next((&tcp, std::mem::take(&mut ahead)), first, &mut closing).await {
                 Next::Closed => return,
                 Next::Refused(failure) => return self.refuse(tcp, failure).await,
                 Next::H2(bytes) => {
@@ -117,7 +123,7 @@ impl Connection {
                         return Box::pin(self.serve_event_stream(tcp, &bytes, length, &facts)).await;
                     }
                     match self.forward(tcp, (bytes, length), &facts, &closing).await {
-                        Some(idle) => tcp = idle,
+                        Some(idle) => (tcp, ahead) = idle,
                         None => return,
                     }
                 }
@@ -140,11 +146,25 @@ impl Connection {
 
     /// Waits for the next head: for its first byte as long as an idle connection may live, for the rest as long as
     /// a head may take.
-    async fn next(&self, tcp: &TcpStream, first: bool, closing: &mut ShutdownWatch) -> Next {
+    async fn next(
+        &self,
+        (tcp, mut bytes): (&TcpStream, BytesMut),
+        first: bool,
+        closing: &mut ShutdownWatch,
+    ) -> Next {
         let limits = &self.listener.gateway.limits;
-        let mut bytes = BytesMut::new();
         let mut scanned = 0;
-        let idle_for = if first { limits.request_header_timeout } else { limits.keep_alive_timeout };
+        // A request that came behind the one before may be there already.
+        if !bytes.is_empty()
+            && let Some(next) = self.look(&mut bytes, &mut scanned)
+        {
+            return next;
+        }
+        let idle_for = if first || !bytes.is_empty() {
+            limits.request_header_timeout
+        } else {
+            limits.keep_alive_timeout
+        };
         let mut deadline = Instant::now() + idle_for;
         loop {
             if *closing.borrow() && bytes.is_empty() {
@@ -223,13 +243,12 @@ impl Connection {
         (bytes, length): (BytesMut, usize),
         facts: &Facts,
         closing: &ShutdownWatch,
-    ) -> Option<TcpStream> {
+    ) -> Option<(TcpStream, BytesMut)> {
         let limits = &self.listener.gateway.limits;
-        let mut stream = ClientStream::new(tcp, self.peer, bytes);
-        if facts.chunked {
-            stream = stream.with_chunked_body(length);
-        }
+        let stream = ClientStream::request((tcp, self.peer), bytes, length, facts.body);
+        let progress = stream.progress();
         let mut session = ServerSession::new_http1(Box::new(stream));
+        session.set_connection_user_context(Some(Box::new(progress)));
         let seconds = limits.keep_alive_timeout.as_secs();
         session.set_keepalive(Some(seconds).filter(|_| facts.keep_alive && !*closing.borrow()));
         let reused = self.listener.proxy.process_new_http(session, closing).await?;
@@ -238,11 +257,16 @@ impl Connection {
     }
 
     async fn serve_h2(self, tcp: TcpStream, bytes: BytesMut, closing: ShutdownWatch) {
-        let stream = ClientStream::new(tcp, self.peer, bytes);
+        let stream = ClientStream::endless(tcp, self.peer, bytes);
         let mut options = HttpServerOptions::default();
         options.h2c = true;
-        let app = Arc::new(H2Connection { connection: self, options });
-        app.process_new(Box::new(stream), &closing).await;
+        let streams = OpenStreams::new();
+        let gateway = Arc::clone(&self.listener.gateway);
+        let app = Arc::new(H2Connection { connection: self, options, streams: Arc::clone(&streams) });
+        tokio::select! {
+            _ = app.process_new(Box::new(stream), &closing) => {}
+            () = streams.idle(&gateway.limits) => {}
+        }
     }
 }
 
@@ -259,6 +283,53 @@ fn read_some(tcp: &TcpStream, bytes: &mut BytesMut) -> io::Result<usize> {
 struct H2Connection {
     connection: Connection,
     options: HttpServerOptions,
+    streams: Arc<OpenStreams>,
+}
+
+/// How many streams an HTTP/2 connection has, and since when it has none.
+struct OpenStreams {
+    open: AtomicUsize,
+    opened: AtomicBool,
+    idle_since: AtomicU64,
+}
+
+/// One stream of an HTTP/2 connection, counted as long as this lives.
+pub(crate) struct StreamGuard(Arc<OpenStreams>);
+
+impl OpenStreams {
+    fn new() -> Arc<OpenStreams> {
+        let idle_since = AtomicU64::new(clock::now().0);
+        Arc::new(OpenStreams { open: AtomicUsize::new(0), opened: AtomicBool::new(false), idle_since })
+    }
+
+    fn guard(self: &Arc<Self>) -> StreamGuard {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.opened.store(true, Ordering::Relaxed);
+        StreamGuard(Arc::clone(self))
+    }
+
+    /// Resolves when there was no first stream for as long as a head may take, or none at all for as long as an idle
+    /// connection is kept.
+    async fn idle(&self, limits: &ListenerLimits) {
+        loop {
+            let opened = self.opened.load(Ordering::Relaxed);
+            let limit = if opened { limits.keep_alive_timeout } else { limits.request_header_timeout };
+            let busy = self.open.load(Ordering::Relaxed) > 0;
+            let since = if busy { clock::now() } else { Millis(self.idle_since.load(Ordering::Relaxed)) };
+            let due = clock::after(since, limit);
+            if due <= clock::now() {
+                return;
+            }
+            tokio::time::sleep_until(clock::instant(due)).await;
+        }
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.idle_since.store(clock::now().0, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[async_trait]
@@ -268,6 +339,7 @@ impl HttpServerApp for H2Connection {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        let guard = self.streams.guard();
         let listener = &self.connection.listener;
         let ServerSession::H2(session) = session else { return None };
         if !wants_events(&session) {
@@ -276,7 +348,11 @@ impl HttpServerApp for H2Connection {
         let gateway = Arc::clone(&listener.gateway);
         let head = h2_head(session.req_header());
         let client = gateway.client(self.connection.peer.ip(), false, &head.headers);
-        Box::pin(event_stream::serve(gateway, head, client, Exchange::H2(Box::new(session)))).await;
+        let exchange = Exchange::H2(Box::new(session), guard);
+        match head::check_authority(&head.authority) {
+            Ok(()) => Box::pin(event_stream::serve(gateway, head, client, exchange)).await,
+            Err(error) => exchange.refuse(error.into()).await,
+        }
         None
     }
 
@@ -288,6 +364,7 @@ impl HttpServerApp for H2Connection {
         let mut options = default_h2_options();
         let limit = self.connection.listener.gateway.limits.request_header_bytes;
         options.max_header_list_size(u32::try_from(limit).unwrap_or(u32::MAX));
+        options.max_send_buffer_size(H2_SEND_BUFFER_BYTES);
         Some(options)
     }
 }

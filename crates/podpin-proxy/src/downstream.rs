@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::SendStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -124,12 +124,15 @@ impl Downstream {
         match self {
             Downstream::H1 { framing: Framing::Chunked, .. } => {}
             Downstream::H1 { tcp, .. } => {
-                // Without chunks only a reset tells an early end from a proper one.
+                // Without chunks only a reset tells an early end from a proper one; what the client has not read is
+                // lost with it.
                 if let Err(error) = socket2::SockRef::from(&tcp).set_linger(Some(std::time::Duration::ZERO)) {
                     tracing::debug!(%error, "the connection ends without a reset");
                 }
             }
-            Downstream::H2(mut stream) => stream.send_reset(Reason::INTERNAL_ERROR),
+            // Dropped without an end, the stream is reset (CANCEL) once what is queued has gone out; an explicit reset
+            // would throw that away.
+            Downstream::H2(stream) => drop(stream),
         }
     }
 }

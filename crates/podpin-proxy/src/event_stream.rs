@@ -40,6 +40,8 @@ struct Opening<'a> {
     began: Millis,
     retries: u32,
     connect_millis: u64,
+    /// The endpoint that failed last.
+    asked: Option<Placement>,
 }
 
 /// A pod that answered.
@@ -51,6 +53,7 @@ struct Opened {
 
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
 pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Client, mut exchange: Exchange) {
+    let _in_flight = gateway.in_flight();
     let began = clock::now();
     let admission = match Admission::new(&gateway, &head.authority, head.path(), &head.headers) {
         Ok(admission) => admission,
@@ -64,6 +67,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Clie
         began,
         retries: 0,
         connect_millis: 0,
+        asked: None,
     };
     let opened = tokio::select! {
         biased;
@@ -73,7 +77,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Clie
     match opened {
         Ok(opened) => opening.begin(opened, exchange),
         Err(failure) => {
-            refuse((&gateway, &head, &client), Some(&admission), (failure, began), exchange).await
+            refuse((&gateway, &head, &client), Some(&opening), (failure, began), exchange).await;
         }
     }
 }
@@ -84,13 +88,17 @@ impl Opening<'_> {
         let attempts = self.admission.service().configuration.retries.attempts;
         let of_client = self.admission.client_permit(self.client)?;
         let mut tried: Vec<EndpointId> = Vec::new();
+        let mut last = None;
         loop {
             let (placement, permit) = match self.admission.place_stream(&tried) {
                 Ok(placed) => placed,
                 // Nothing is left to try: the client is told what the last endpoint did.
-                Err(_) if !tried.is_empty() => return Err(Failure::UpstreamConnect),
-                Err(failure) => return Err(failure),
+                Err(failure) => return Err(last.map_or(failure, |(failure, _)| failure)),
             };
+            if let Some((_, reason)) = last {
+                self.admission.service().metrics.upstream_retries.inc(reason);
+                self.retries += 1;
+            }
             let endpoint = Arc::clone(&placement.endpoint);
             let error = match self.ask(&placement).await {
                 Ok(answer) => {
@@ -101,17 +109,20 @@ impl Opening<'_> {
                 Err(error) => error,
             };
             let (kind, failure) = classify(&error);
-            self.admission.service().endpoint_failed(&endpoint, kind);
+            match error {
+                UpstreamError::Local(_) => self.admission.service().metrics.upstream_errors.inc(kind.label()),
+                _ => self.admission.service().endpoint_failed(&endpoint, kind),
+            }
             tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
             let again = match error {
                 UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some("connect"),
                 // A GET may be asked again (RFC 9110 section 9.2.2).
                 UpstreamError::Reset(_) => Some("reset"),
-                UpstreamError::ResponseTimeout | UpstreamError::Protocol(_) => None,
+                UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Protocol(_) => None,
             };
+            self.asked = Some(placement);
             let Some(reason) = again.filter(|_| self.retries < attempts) else { return Err(failure) };
-            self.admission.service().metrics.upstream_retries.inc(reason);
-            self.retries += 1;
+            last = Some((failure, reason));
             tried.push(endpoint.id);
         }
     }
@@ -156,6 +167,7 @@ impl Opening<'_> {
         let lines = self.response_lines(&answer, &placement, streams);
         self.count(&placement, status, streams);
         let accounts = self.accounts(&placement, status, streams);
+        self.gateway.leave_if_closing(accounts.record());
         let Some(begun) = exchange.begin(status, &lines, self.head.version, length) else {
             return accounts.settle(&Finished::client_gone());
         };
@@ -172,13 +184,17 @@ impl Opening<'_> {
         });
         // Only event streams take a place of their endpoint.
         let permits = Some(permits).filter(|_| streams);
-        self.gateway.tasks.spawn(StreamTask::new(relay, accounts, permits, begun.connection));
+        self.gateway.tasks.spawn(StreamTask::new(relay, accounts, permits, begun.after));
     }
 
     fn response_lines(&self, answer: &Answer, placement: &Placement, streams: bool) -> HeaderMap {
         let mut lines = forward::response_lines(&answer.head.headers, self.admission.service().cookie_name());
-        if streams {
+        let lengths = lines.get_all(header::CONTENT_LENGTH).iter().count();
+        if streams || answer.head.status == StatusCode::NO_CONTENT {
+            // RFC 9110 section 8.6: none with 204.
             lines.remove(header::CONTENT_LENGTH);
+        } else if let Some(length) = lines.get(header::CONTENT_LENGTH).filter(|_| lengths > 1).cloned() {
+            lines.insert(header::CONTENT_LENGTH, length);
         }
         if let Some(cookie) = self.admission.set_cookie(self.gateway, placement.endpoint.id, self.client) {
             if let Some(private) = forward::private_cache_control(&lines) {
@@ -265,10 +281,11 @@ impl Opening<'_> {
 /// Answers a request that no pod will, and accounts for it.
 async fn refuse(
     (gateway, head, client): (&Arc<Gateway>, &RequestHead, &Client),
-    admission: Option<&Admission>,
+    opening: Option<&Opening<'_>>,
     (failure, began): (Failure, Millis),
     exchange: Exchange,
 ) {
+    let admission = opening.map(|opening| opening.admission);
     let code = failure.status().map_or(0, |status| status.as_u16());
     let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
     gateway.metrics.requests.with_label_values(&[service, route, "GET", &code.to_string()]).inc();
@@ -285,7 +302,11 @@ async fn refuse(
         log.route = admission.map(|known| known.route.name.to_string());
         log.service = admission.map(|known| known.service().name.to_string());
         log.affinity = admission.map(|known| known.decision(None));
-        log.reason = if failure == Failure::ClientGone { "client" } else { "refused" };
+        log.session = admission.map(|known| known.session.to_string());
+        log.endpoint =
+            opening.and_then(|opening| opening.asked.as_ref()).map(|placed| placed.endpoint.name.to_string());
+        log.retries = opening.map_or(0, |opening| opening.retries);
+        log.reason = failure.log_reason();
         log.error = Some(failure.to_string());
         log.duration_ms = clock::duration_millis(clock::now().since(began));
         gateway.access_log.write(&log);
@@ -316,7 +337,7 @@ pub(crate) fn protocol_name(version: Version) -> &'static str {
 
 fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
     match error {
-        UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => {
+        UpstreamError::Local(_) | UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => {
             (UpstreamErrorKind::Connect, Failure::UpstreamConnect)
         }
         UpstreamError::Reset(_) => (UpstreamErrorKind::Reset, Failure::UpstreamReset),

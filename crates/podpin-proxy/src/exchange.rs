@@ -13,10 +13,11 @@ use pingora::protocols::http::v2::server::HttpSession as SessionV2;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, StreamGuard};
 use crate::downstream::{Downstream, Framing};
 use crate::forward;
 use crate::reply::Failure;
+use crate::upstream_h1;
 
 /// How long a refused client may take to read the answer before its connection is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -27,8 +28,16 @@ const LINGER_BYTES: usize = 256 * 1024;
 pub(crate) enum Exchange {
     /// HTTP/1.0 or 1.1, with the connection that may go on afterwards.
     H1 { tcp: TcpStream, connection: Connection, keep_alive: bool },
-    /// One stream of an HTTP/2 connection.
-    H2(Box<SessionV2>),
+    /// One stream of an HTTP/2 connection, counted there.
+    H2(Box<SessionV2>, StreamGuard),
+}
+
+/// What a stream holds of its client's connection.
+pub(crate) enum After {
+    /// HTTP/1: the connection itself, which may carry another request.
+    H1 { connection: Connection, goes_on: bool },
+    /// HTTP/2: its place among the connection's streams.
+    H2 { _guard: StreamGuard },
 }
 
 /// An answer that has begun.
@@ -36,15 +45,15 @@ pub(crate) struct Begun {
     pub(crate) downstream: Downstream,
     /// The head, still to be written (HTTP/1).
     pub(crate) head: Vec<u8>,
-    /// The connection, when it may carry another request after this one.
-    pub(crate) connection: Option<Connection>,
+    /// What the stream keeps alive and counted as long as it runs.
+    pub(crate) after: After,
 }
 
 impl Exchange {
     /// Resolves when the client leaves while it waits.
     pub(crate) async fn gone(&mut self) {
         match self {
-            Exchange::H2(session) => {
+            Exchange::H2(session, _) => {
                 // Both outcomes mean the same: the stream was reset, or its connection is gone.
                 session.idle().await.map_or_else(drop, drop);
             }
@@ -79,11 +88,18 @@ impl Exchange {
                 let http10 = version == Version::HTTP_10;
                 let framing = if length.is_some() || http10 { Framing::Plain } else { Framing::Chunked };
                 let goes_on = keep_alive && (length.is_some() || !http10);
+                if let Err(error) = upstream_h1::keep_alive(&tcp) {
+                    tracing::debug!(%error, "the client left before its answer");
+                    return None;
+                }
                 let head = h1_head(status, lines, framing, (goes_on, http10));
-                let connection = goes_on.then_some(connection);
-                Some(Begun { downstream: Downstream::h1(tcp, framing), head, connection })
+                Some(Begun {
+                    downstream: Downstream::h1(tcp, framing),
+                    head,
+                    after: After::H1 { connection, goes_on },
+                })
             }
-            Exchange::H2(session) => begin_h2(*session, status, lines),
+            Exchange::H2(session, guard) => begin_h2((*session, guard), status, lines),
         }
     }
 
@@ -91,7 +107,7 @@ impl Exchange {
     pub(crate) async fn refuse(self, failure: Failure) {
         match self {
             Exchange::H1 { tcp, .. } => refuse_h1(tcp, failure).await,
-            Exchange::H2(session) => refuse_h2(*session, failure).await,
+            Exchange::H2(session, _guard) => refuse_h2(*session, failure).await,
         }
     }
 }
@@ -117,14 +133,18 @@ fn h1_head(
     head
 }
 
-fn begin_h2(mut session: SessionV2, status: StatusCode, lines: &HeaderMap) -> Option<Begun> {
+fn begin_h2(
+    (mut session, guard): (SessionV2, StreamGuard),
+    status: StatusCode,
+    lines: &HeaderMap,
+) -> Option<Begun> {
     let mut head = ResponseHeader::build(status, Some(lines.len())).ok()?;
     for (name, value) in lines {
         head.append_header(name.clone(), value.clone()).ok()?;
     }
     session.write_response_header(Box::new(head), false).ok()?;
     let stream = session.take_response_body_writer()?;
-    Some(Begun { downstream: Downstream::H2(stream), head: Vec::new(), connection: None })
+    Some(Begun { downstream: Downstream::H2(stream), head: Vec::new(), after: After::H2 { _guard: guard } })
 }
 
 /// Writes the answer and closes, so that the client can read it.

@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::route::{Route, RouteTable};
 use crate::service::{ServiceState, TableWriter};
 use crate::start::StartError;
-use crate::streams::Streams;
+use crate::streams::{StreamRecord, Streams};
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -171,14 +171,36 @@ impl Gateway {
         self.streams.count() == 0 && self.requests.load(Ordering::Relaxed) == 0
     }
 
+    /// Counts a request as in flight until the guard is dropped.
+    pub(crate) fn in_flight(self: &Arc<Self>) -> InFlight {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// A stream that begins while others are sent away leaves with them.
+    pub(crate) fn leave_if_closing(&self, stream: &StreamRecord) {
+        if *self.closing.borrow() {
+            stream.leave(self.moment_within(self.shutdown.spread));
+        }
+    }
+
+    fn moment_within(&self, window: Duration) -> Millis {
+        let delay = fastrand::u64(..=clock::duration_millis(window));
+        clock::after(clock::now(), Duration::from_millis(delay))
+    }
+
     /// Asks every open stream to leave, spread evenly at random over the window.
     pub(crate) fn send_streams_away(&self, spread: Duration) {
-        let now = clock::now();
-        let window = clock::duration_millis(spread);
-        self.streams.for_each(|stream| {
-            let delay = Duration::from_millis(fastrand::u64(..=window));
-            stream.leave(clock::after(now, delay));
-        });
+        self.streams.for_each(|stream| stream.leave(self.moment_within(spread)));
+    }
+}
+
+/// A request on its way, which a shutdown waits for.
+pub(crate) struct InFlight(Arc<Gateway>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

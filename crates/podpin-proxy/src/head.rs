@@ -56,13 +56,24 @@ pub(crate) fn scan(input: &[u8], from: usize) -> Result<Scan, HeadError> {
     Ok(Scan::Partial)
 }
 
+/// How the body of a request is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestBody {
+    /// So many bytes; 0 for none.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// The connection may become something else: there is no end.
+    Upgrade,
+}
+
 /// What the connection must know to choose a data path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
+    /// Where the request ends on the connection.
+    pub(crate) body: RequestBody,
     /// A GET without a body that accepts `text/event-stream`.
     pub(crate) event_stream: bool,
-    /// The body comes in chunks.
-    pub(crate) chunked: bool,
     /// The connection may serve another request after this one.
     pub(crate) keep_alive: bool,
 }
@@ -141,25 +152,35 @@ fn facts(request: &httparse::Request<'_, '_>) -> Result<Facts, HeadError> {
     let framing = Framing::of(request)?;
     framing.check(minor)?;
     Ok(Facts {
-        event_stream: method == "GET" && framing.accepts_events && !framing.has_body && !framing.upgrade,
-        chunked: framing.transfer_encodings > 0,
+        event_stream: method == "GET" && framing.accepts_events && framing.body() == RequestBody::Length(0),
+        body: framing.body(),
         keep_alive: if minor == 0 { framing.keep_alive && !framing.close } else { !framing.close },
     })
 }
 
 fn check_target(method: &str, target: &str) -> Result<(), HeadError> {
-    let absolute = || {
-        let scheme = target.split("://").next().unwrap_or_default();
-        target.contains("://")
-            && (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"))
-    };
     if target.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
         return Err(HeadError::Malformed("the request target has a forbidden character"));
     }
-    if target.starts_with('/') || (target == "*" && method == "OPTIONS") || absolute() {
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok(());
     }
-    Err(HeadError::Malformed("the request target is neither a path nor an absolute URI"))
+    let scheme = target.split("://").next().unwrap_or_default();
+    match split_target(target).0 {
+        Some(authority) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+            check_authority(authority)
+        }
+        _ => Err(HeadError::Malformed("the request target is neither a path nor an absolute URI")),
+    }
+}
+
+/// Whether this is a host and port, and nothing that a pod or another proxy could read otherwise.
+pub(crate) fn check_authority(authority: &str) -> Result<(), HeadError> {
+    if authority.is_empty() {
+        Err(HeadError::Malformed("the request target has no host"))
+    } else {
+        check_host(authority.as_bytes())
+    }
 }
 
 /// What the header lines say about where the request ends and where it goes.
@@ -168,7 +189,7 @@ struct Framing {
     hosts: usize,
     content_lengths: usize,
     transfer_encodings: usize,
-    has_body: bool,
+    length: u64,
     upgrade: bool,
     close: bool,
     keep_alive: bool,
@@ -193,10 +214,9 @@ impl Framing {
             check_host(value)?;
         } else if name.eq_ignore_ascii_case("content-length") {
             self.content_lengths += 1;
-            self.has_body |= content_length(value)? > 0;
+            self.length = content_length(value)?;
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             self.transfer_encodings += 1;
-            self.has_body = true;
             if !value.eq_ignore_ascii_case(b"chunked") {
                 return Err(HeadError::Malformed("Transfer-Encoding is not exactly `chunked`"));
             }
@@ -209,6 +229,14 @@ impl Framing {
             self.accepts_events |= accepts_event_stream(value);
         }
         Ok(())
+    }
+
+    fn body(&self) -> RequestBody {
+        match (self.upgrade, self.transfer_encodings > 0) {
+            (true, _) => RequestBody::Upgrade,
+            (false, true) => RequestBody::Chunked,
+            (false, false) => RequestBody::Length(self.length),
+        }
     }
 
     fn check(&self, minor: u8) -> Result<(), HeadError> {
@@ -318,6 +346,11 @@ mod tests {
             "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
             "GET / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
+            "GET http://x\";for=6.6.6.6;host=\"y/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://evil@app/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a\\b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\n",

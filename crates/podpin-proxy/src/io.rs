@@ -1,12 +1,21 @@
-//! A client's socket as Pingora wants it: bytes that were read already come first, small writes are gathered.
+//! A client's socket as Pingora wants it for one request: what was read already comes first, small writes are gathered,
+//! and nothing behind the request is handed out.
+//!
+//! Pingora takes bytes behind a request for an error or drops them; here they stay for the next request. A chunked body
+//! is checked on its way, because Pingora takes chunk sizes that RFC 9112 section 7.1 does not allow. And while Pingora
+//! waits for a pod's response head it watches the client by reading from here, which is where the deadline of
+//! `timeouts.responseHeader` is kept: Pingora's own read timeout would also cut a response that pauses.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
@@ -16,74 +25,212 @@ use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
+use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
+use crate::clock;
+use crate::head::RequestBody;
 use crate::upstream_h1::{BodyDecoder, FIRST_CHUNK, Piece};
 
 /// Enough for a response head and a small body in one packet.
 const WRITE_BUFFER_BYTES: usize = 4096;
+/// Bytes of later requests that are kept while one is served; more stay in the socket.
+const AHEAD_BYTES_MAX: usize = 64 * 1024;
+/// One read; the memory is zeroed first, so it is not as large as Pingora's buffers.
+const READ_BYTES_MAX: usize = 16 * 1024;
 
-/// A plaintext client connection while Pingora serves a request on it.
-pub(crate) struct ClientStream {
-    /// Read already, to be read again: the head that we looked at.
-    prefix: BytesMut,
-    tcp: BufWriter<TcpStream>,
-    digest: Arc<SocketDigest>,
-    body: Option<ChunkedBody>,
+/// How far a request has come with its pod; written by the pipeline, watched by the client's stream.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    limit: AtomicU64,
+    since: AtomicU64,
+    answered: AtomicBool,
 }
 
-/// A chunked request body as it is read: Pingora takes chunk sizes that RFC 9112 section 7.1 does not allow.
-struct ChunkedBody {
-    /// Bytes of the head still to come.
-    head_left: usize,
-    decoder: BodyDecoder,
-}
+impl Progress {
+    /// The pod has so long for its response head, from now on.
+    pub(crate) fn await_answer(&self, limit: Option<Duration>) {
+        self.touch();
+        self.limit.store(limit.map_or(0, clock::duration_millis), Ordering::Relaxed);
+    }
 
-impl ChunkedBody {
-    /// Looks at bytes on their way to Pingora.
-    fn check(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let skipped = self.head_left.min(bytes.len());
-        self.head_left -= skipped;
-        let mut rest = bytes.get(skipped..).unwrap_or_default();
-        loop {
-            match self.decoder.decode(&mut rest) {
-                Ok(Piece::Data(_)) => {}
-                Ok(Piece::More | Piece::End) => return Ok(()),
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-            }
-        }
+    /// The request itself moved: the pod's time begins anew.
+    pub(crate) fn touch(&self) {
+        self.since.store(clock::now().0, Ordering::Relaxed);
+    }
+
+    /// The response head is there.
+    pub(crate) fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// When the pod's time is up.
+    fn deadline(&self) -> Option<Millis> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let waits = limit > 0 && !self.answered.load(Ordering::Relaxed);
+        waits.then(|| Millis(self.since.load(Ordering::Relaxed).saturating_add(limit)))
     }
 }
 
+/// What of the request is still to be handed out.
+enum Rest {
+    /// This much of the head, then the body.
+    Head(usize, RequestBody),
+    Length(u64),
+    Chunked(BodyDecoder),
+    /// HTTP/2, or a connection that may be upgraded: everything.
+    Endless,
+}
+
+/// A plaintext client connection while Pingora serves a request on it.
+pub(crate) struct ClientStream {
+    /// Read already and not handed out yet.
+    ahead: BytesMut,
+    rest: Rest,
+    tcp: BufWriter<TcpStream>,
+    digest: Arc<SocketDigest>,
+    progress: Arc<Progress>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
 impl ClientStream {
-    pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, prefix: BytesMut) -> ClientStream {
+    /// A whole connection, beginning with `ahead`.
+    pub(crate) fn endless(tcp: TcpStream, peer: SocketAddr, ahead: BytesMut) -> ClientStream {
+        ClientStream::new((tcp, peer), ahead, Rest::Endless)
+    }
+
+    /// One request: its head is the first `head_bytes` of `ahead`.
+    pub(crate) fn request(
+        (tcp, peer): (TcpStream, SocketAddr),
+        ahead: BytesMut,
+        head_bytes: usize,
+        body: RequestBody,
+    ) -> ClientStream {
+        ClientStream::new((tcp, peer), ahead, Rest::Head(head_bytes, body))
+    }
+
+    fn new((tcp, peer): (TcpStream, SocketAddr), ahead: BytesMut, rest: Rest) -> ClientStream {
         let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
         // A fresh cell takes the value; it spares a system call a request.
         let _fresh = digest.peer_addr.set(Some(PingoraAddress::Inet(peer)));
         ClientStream {
-            prefix,
+            ahead,
+            rest,
             tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp),
             digest: Arc::new(digest),
-            body: None,
+            progress: Arc::default(),
+            timer: None,
         }
     }
 
-    /// Refuses a chunked body that breaks its framing; the head ends after `head_bytes` of what is read.
-    pub(crate) fn with_chunked_body(mut self, head_bytes: usize) -> ClientStream {
-        let decoder = BodyDecoder::Chunked(FIRST_CHUNK);
-        self.body = Some(ChunkedBody { head_left: head_bytes, decoder });
-        self
+    /// Where the pipeline notes how far the request has come.
+    pub(crate) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
-    fn check(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.body.as_mut().map_or(Ok(()), |body| body.check(bytes))
+    /// The socket and what came behind the request, when the request was read to its end and all is written.
+    pub(crate) fn into_idle(self) -> Option<(TcpStream, BytesMut)> {
+        let ended = match self.rest {
+            Rest::Length(0) | Rest::Chunked(BodyDecoder::Done) => true,
+            Rest::Head(..) | Rest::Length(_) | Rest::Chunked(_) | Rest::Endless => false,
+        };
+        (ended && self.tcp.buffer().is_empty()).then(|| (self.tcp.into_inner(), self.ahead))
     }
 
-    /// The socket, when nothing is left to read or write on it.
-    pub(crate) fn into_idle(self) -> Option<TcpStream> {
-        let idle = self.prefix.is_empty() && self.tcp.buffer().is_empty();
-        idle.then(|| self.tcp.into_inner())
+    /// How many of the next bytes may belong to the request; `None` when it has ended.
+    fn allowed(&self) -> Option<usize> {
+        match self.rest {
+            Rest::Head(left, _) => Some(left),
+            Rest::Length(0) | Rest::Chunked(BodyDecoder::Done) => None,
+            Rest::Length(left) => Some(usize::try_from(left).unwrap_or(usize::MAX)),
+            Rest::Chunked(_) | Rest::Endless => Some(usize::MAX),
+        }
+    }
+
+    /// Takes note of bytes that are handed out; gives how many of them belong to the request.
+    fn hand_out(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = bytes.len();
+        match &mut self.rest {
+            Rest::Endless => {}
+            Rest::Head(left, body) => {
+                *left = left.saturating_sub(count);
+                if *left == 0 {
+                    self.rest = match body {
+                        RequestBody::Length(length) => Rest::Length(*length),
+                        RequestBody::Chunked => Rest::Chunked(BodyDecoder::Chunked(FIRST_CHUNK)),
+                        RequestBody::Upgrade => Rest::Endless,
+                    };
+                }
+            }
+            Rest::Length(left) => *left = left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX)),
+            Rest::Chunked(decoder) => return chunked(decoder, bytes),
+        }
+        Ok(count)
+    }
+
+    /// Reads what comes behind the request, for later; resolves only at the end of the connection.
+    fn poll_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.ahead.len() < AHEAD_BYTES_MAX {
+            let mut bytes = [0; 1024];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(self.tcp.get_mut()).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(buffer.filled());
+        }
+        Poll::Pending
+    }
+
+    fn poll_request(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(allowed) = self.allowed() else { return self.poll_ahead(context) };
+        let room = allowed.min(buffer.remaining()).min(READ_BYTES_MAX);
+        let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
+        if self.ahead.is_empty() {
+            ready!(Pin::new(self.tcp.get_mut()).poll_read(context, &mut piece))?;
+        } else {
+            let count = self.ahead.len().min(room);
+            piece.put_slice(self.ahead.get(..count).unwrap_or_default());
+            self.ahead.advance(count);
+        }
+        let belongs = self.hand_out(piece.filled())?;
+        if let Some(behind) = piece.filled().get(belongs..).filter(|behind| !behind.is_empty()) {
+            let mut kept = BytesMut::from(behind);
+            kept.extend_from_slice(&self.ahead);
+            self.ahead = kept;
+        }
+        buffer.advance(belongs);
+        Poll::Ready(Ok(()))
+    }
+
+    /// An error when the pod has been silent for too long.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(due) = self.progress.deadline() {
+            if due <= clock::now() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let at = clock::instant(due);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            ready!(timer.as_mut().poll(context));
+        }
+        Poll::Pending
+    }
+}
+
+/// How many of these bytes belong to a chunked body.
+fn chunked(decoder: &mut BodyDecoder, bytes: &[u8]) -> io::Result<usize> {
+    let mut rest = bytes;
+    loop {
+        match decoder.decode(&mut rest) {
+            Ok(Piece::Data(_)) => {}
+            Ok(Piece::More | Piece::End) => return Ok(bytes.len() - rest.len()),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
     }
 }
 
@@ -99,18 +246,10 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        if self.prefix.is_empty() {
-            ready!(Pin::new(self.tcp.get_mut()).poll_read(context, buffer))?;
-            return Poll::Ready(self.check(buffer.filled().get(before..).unwrap_or_default()));
+        match self.poll_request(context, buffer) {
+            Poll::Pending => self.poll_deadline(context),
+            ready => ready,
         }
-        let count = self.prefix.len().min(buffer.remaining());
-        buffer.put_slice(self.prefix.get(..count).unwrap_or_default());
-        self.prefix.advance(count);
-        if self.prefix.is_empty() {
-            self.prefix = BytesMut::new();
-        }
-        Poll::Ready(self.check(buffer.filled().get(before..).unwrap_or_default()))
     }
 }
 
@@ -183,7 +322,7 @@ impl GetSocketDigest for ClientStream {
 impl Peek for ClientStream {
     /// Answers from what was read already: that is where the HTTP/2 preface is.
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
-        let Some(start) = self.prefix.get(..buffer.len()) else { return Ok(false) };
+        let Some(start) = self.ahead.get(..buffer.len()) else { return Ok(false) };
         buffer.copy_from_slice(start);
         Ok(true)
     }

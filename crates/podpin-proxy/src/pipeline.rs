@@ -4,7 +4,6 @@
 //! Pingora's business here: its connection pool, its framing, its retry loop.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,7 +20,8 @@ use crate::admission::{Admission, Kind, Placement, move_reason};
 use crate::clock;
 use crate::event_stream::protocol_name;
 use crate::forward::{self, Client};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, InFlight};
+use crate::io::Progress;
 use crate::metrics::UpstreamErrorKind;
 use crate::reply::Failure;
 
@@ -50,17 +50,11 @@ pub(crate) struct Request {
     connect_asked: Millis,
     connect_millis: Option<u64>,
     answered: bool,
+    /// Shared with the client's stream, which keeps the deadline (HTTP/1.1 clients only).
+    progress: Option<Arc<Progress>>,
     failure: Option<Failure>,
     /// Counts the request as in flight until it is over, whatever happens.
     _in_flight: InFlight,
-}
-
-struct InFlight(Arc<Gateway>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Request {
@@ -100,7 +94,6 @@ impl ProxyHttp for Pipeline {
     type CTX = Request;
 
     fn new_ctx(&self) -> Request {
-        self.gateway.requests.fetch_add(1, Ordering::Relaxed);
         Request {
             began: clock::now(),
             client: None,
@@ -111,13 +104,26 @@ impl ProxyHttp for Pipeline {
             connect_asked: Millis(0),
             connect_millis: None,
             answered: false,
+            progress: None,
             failure: None,
-            _in_flight: InFlight(Arc::clone(&self.gateway)),
+            _in_flight: self.gateway.in_flight(),
         }
+    }
+
+    fn on_connection_reuse(
+        &self,
+        _session: &mut Session,
+        request: &mut Request,
+        context: Box<dyn std::any::Any + Send + Sync>,
+    ) {
+        request.progress = context.downcast::<Arc<Progress>>().ok().map(|progress| *progress);
     }
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
         session.set_read_timeout(Some(self.gateway.limits.request_body_timeout));
+        // RFC 9110 section 15.2: no interim responses for HTTP/1.0.
+        let http10 = session.req_header().version == Version::HTTP_10;
+        session.set_ignore_info_resp(http10);
         let head = session.req_header();
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
@@ -144,13 +150,33 @@ impl ProxyHttp for Pipeline {
         let mut peer = HttpPeer::new(placement.endpoint.address, false, String::new());
         peer.options.connection_timeout = Some(times.connect);
         peer.options.total_connection_timeout = Some(times.connect);
-        // Between two reads; an upgraded connection may be silent for as long as it likes.
-        peer.options.read_timeout = times.response_header.filter(|_| !session.is_upgrade_req());
+        // Pingora's is a limit between two reads. The deadline of the head is the client's stream's to keep; without
+        // one (HTTP/2) the limit between reads must do.
+        peer.options.read_timeout = match &request.progress {
+            Some(progress) => {
+                progress.await_answer(times.response_header);
+                times.upstream_idle.filter(|_| !session.is_upgrade_req())
+            }
+            None => times.response_header.max(times.upstream_idle),
+        };
         peer.options.write_timeout = times.response_header;
         peer.options.idle_timeout = Some(POOL_IDLE);
         request.placement = Some(placement);
         request.connect_asked = clock::now();
         Ok(Box::new(peer))
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<bytes::Bytes>,
+        _end: bool,
+        request: &mut Request,
+    ) -> Result<()> {
+        if let Some(progress) = &request.progress {
+            progress.touch();
+        }
+        Ok(())
     }
 
     async fn connected_to_upstream(
@@ -215,14 +241,18 @@ impl ProxyHttp for Pipeline {
         else {
             return Err(request.fail(Failure::Internal));
         };
-        if !request.answered {
+        let upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if !request.answered && (upgrade || !response.status.is_informational()) {
             request.answered = true;
             admission.service().endpoint_succeeded(&placement.endpoint.load);
+            if let Some(progress) = &request.progress {
+                progress.answered();
+            }
         }
-        if response.status.is_informational() && session.was_upgraded() {
-            return Ok(());
+        if upgrade {
+            // An upgraded connection may be silent for as long as it likes.
+            session.set_read_timeout(None);
         }
-        let upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if session.req_header().version == Version::HTTP_10 {
             // No chunks for HTTP/1.0: the end of the connection is the end of the body.
             response.remove_header(&header::TRANSFER_ENCODING);
@@ -252,7 +282,10 @@ impl ProxyHttp for Pipeline {
         if let Some(placement) = &request.placement {
             request.tried.push(placement.endpoint.id);
         }
-        let again = request.may_retry();
+        // Only if there is another one to ask.
+        let elsewhere =
+            request.admission.as_ref().map(|known| known.place(Kind::Request, &request.tried).is_ok());
+        let again = request.may_retry() && elsewhere == Some(true);
         if again {
             request.retry("connect");
         }
@@ -282,6 +315,11 @@ impl ProxyHttp for Pipeline {
             error.set_retry(true);
             return error;
         }
+        if request.answered && matches!(error.etype(), ErrorType::ReadTimedout) {
+            // A response that pauses for `timeouts.upstreamIdle` is cut; the pod did answer.
+            error.set_retry(false);
+            return error;
+        }
         request.endpoint_failed(match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamErrorKind::Timeout,
             ErrorType::InvalidHTTPHeader | ErrorType::H1Error => UpstreamErrorKind::Protocol,
@@ -297,6 +335,9 @@ impl ProxyHttp for Pipeline {
         error: &Error,
         request: &mut Request,
     ) -> FailToProxy {
+        if is_caused_by(error, std::io::ErrorKind::TimedOut) && request.failure.is_none() {
+            request.endpoint_failed(UpstreamErrorKind::Timeout);
+        }
         let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
         request.failure = Some(failure);
         let code = failure.status().map_or(0, |status| status.as_u16());
@@ -382,7 +423,7 @@ fn authority(head: &RequestHeader) -> &str {
 /// What an error that is not the pod's means for the client.
 fn downstream_failure(error: &Error) -> Failure {
     match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, _) if is_invalid_data(error) => Failure::Body,
+        (ErrorSource::Downstream, _) if is_caused_by(error, std::io::ErrorKind::InvalidData) => Failure::Body,
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
         (
             ErrorSource::Downstream,
@@ -397,10 +438,10 @@ fn downstream_failure(error: &Error) -> Failure {
     }
 }
 
-/// The client's bytes were refused by `io.rs`, not lost.
-fn is_invalid_data(error: &Error) -> bool {
+/// What `io.rs` says through Pingora: bytes of the client that it refused, or a pod that took too long.
+fn is_caused_by(error: &Error, kind: std::io::ErrorKind) -> bool {
     let cause = error.cause.as_deref().and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::InvalidData)
+    cause.is_some_and(|cause| cause.kind() == kind)
 }
 
 async fn write_failure(session: &mut Session, failure: Failure) -> Result<()> {
@@ -449,7 +490,7 @@ fn record(session: &Session, error: Option<&Error>, request: &Request, status: u
     if let Some(admission) = &request.admission {
         log.route = Some(admission.route.name.to_string());
         log.service = Some(admission.service().name.to_string());
-        log.affinity = Some(admission.decision(request.placement.as_ref()));
+        log.affinity = Some(admission.decision(request.placement.as_ref().filter(|_| request.answered)));
         log.session = Some(admission.session.to_string());
     }
     if let Some(placement) = &request.placement {
@@ -458,9 +499,7 @@ fn record(session: &Session, error: Option<&Error>, request: &Request, status: u
     }
     log.reason = match (error.is_some(), request.failure) {
         (false, _) => "complete",
-        (true, Some(failure)) if failure.refusal().is_some() || failure == Failure::NoRoute => "refused",
-        (true, Some(Failure::ClientGone)) => "client",
-        (true, _) => "error",
+        (true, failure) => failure.map_or("error", Failure::log_reason),
     };
     log.error = error.and(request.failure).map(|failure| failure.to_string());
     log.bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(0);

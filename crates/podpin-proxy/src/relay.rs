@@ -114,6 +114,8 @@ pub(crate) struct Relay {
     early: Vec<u8>,
     timer: Pin<Box<Sleep>>,
     armed: Millis,
+    /// The timer, as it is set now, knows the task.
+    polled: bool,
     last_read: Millis,
     last_write: Millis,
     first_event: Option<Millis>,
@@ -146,7 +148,7 @@ impl Relay {
             let from = start.downstream.frame(&mut piece);
             unsent.extend_from_slice(piece.get(from..).unwrap_or_default());
         }
-        Relay {
+        let mut relay = Relay {
             downstream: Some(start.downstream),
             upstream: start.upstream,
             decoder: start.decoder,
@@ -158,12 +160,17 @@ impl Relay {
             early: start.early,
             timer: Box::pin(tokio::time::sleep_until(clock::instant(now))),
             armed: Millis(0),
+            polled: false,
             last_read: now,
             last_write: now,
             first_event: None,
             leave_at: None,
             ending: None,
+        };
+        if relay.decoder == BodyDecoder::Done && relay.early.is_empty() {
+            relay.end(CloseReason::UpstreamEnd, None);
         }
+        relay
     }
 
     /// One turn: everything that can be done now. `Ready` when the stream is over.
@@ -273,7 +280,11 @@ impl Relay {
     }
 
     fn count_events(&mut self, events: u32) {
-        self.first_event.get_or_insert(self.last_read);
+        if self.first_event.is_none() {
+            self.first_event = Some(self.last_read);
+            let took = self.last_read.since(self.record.since);
+            self.record.route.service.metrics.stream_first_event.observe(took.as_secs_f64());
+        }
         self.record.events.fetch_add(u64::from(events), Ordering::Relaxed);
         self.record.route.service.metrics.stream_events.add(u64::from(events));
         if let Body::Events(framer) = &self.body
@@ -322,6 +333,8 @@ impl Relay {
             return;
         }
         self.ending = Some(Ending { reason, clean: true, error: None });
+        // The client has its time for the end as for anything else.
+        self.last_write = clock::now();
         let Some(downstream) = &self.downstream else { return };
         if let Some(words) = last_words {
             let mut piece = vec![0; CHUNK_PREFIX_BYTES];
@@ -366,8 +379,12 @@ impl Relay {
             if due < self.armed || self.armed <= now {
                 self.armed = due;
                 self.timer.as_mut().reset(clock::instant(due));
-                ready!(self.timer.as_mut().poll(context));
-                continue;
+                self.polled = false;
+            }
+            // Pending without a waker when the task's budget is used up: then it is polled again.
+            if !self.polled {
+                self.polled = self.timer.as_mut().poll(context).is_pending()
+                    && tokio::task::coop::has_budget_remaining();
             }
             return Poll::Pending;
         }

@@ -124,6 +124,27 @@ impl Failure {
         }
     }
 
+    /// The reason as the access log spells it.
+    pub(crate) fn log_reason(self) -> &'static str {
+        match self {
+            Failure::ClientGone => "client",
+            Failure::NoRoute
+            | Failure::NoEndpoint
+            | Failure::Full
+            | Failure::ClientLimit
+            | Failure::Connections => "refused",
+            Failure::Head(_)
+            | Failure::HeadTimeout
+            | Failure::BodyTimeout
+            | Failure::Body
+            | Failure::UpstreamConnect
+            | Failure::UpstreamTimeout
+            | Failure::UpstreamReset
+            | Failure::UpstreamProtocol
+            | Failure::Internal => "error",
+        }
+    }
+
     /// The body: one line of text that says why.
     pub(crate) fn body(self) -> String {
         format!("podpin: {self}\n")

@@ -25,6 +25,9 @@ use crate::{admin, clock, descriptors, keys, sources};
 /// How often the end of the last stream is looked for while shutting down.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
 
+/// How long connections may take to end once nothing is left to serve on them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -246,6 +249,11 @@ async fn leave_gracefully(gateway: &Gateway) {
     while !gateway.is_idle() && tokio::time::Instant::now() < deadline {
         poll.tick().await;
     }
+    gateway.tasks.close();
+    // What was written last may still be on its way out of the workers.
+    if tokio::time::timeout(LAST_WORDS, gateway.tasks.wait()).await.is_err() {
+        tracing::debug!("some connections are still open");
+    }
     tracing::info!(streams = gateway.streams.count(), "left");
 }
 
@@ -285,5 +293,6 @@ impl Running {
                 tracing::error!("a thread ended in a panic");
             }
         }
+        self.gateway.access_log.flush();
     }
 }

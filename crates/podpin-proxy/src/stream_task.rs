@@ -12,7 +12,7 @@ use crate::access_log::Record;
 use crate::admission::Kind;
 use crate::client_limit::ClientPermit;
 use crate::clock;
-use crate::connection::Connection;
+use crate::exchange::After;
 use crate::gateway::Gateway;
 use crate::metrics::{CloseReason, UpstreamErrorKind};
 use crate::relay::{Finished, Relay};
@@ -29,6 +29,7 @@ pub(crate) struct Accounts {
     gateway: Arc<Gateway>,
     record: Arc<StreamRecord>,
     log: Option<Box<Record>>,
+    settled: bool,
 }
 
 impl Accounts {
@@ -37,7 +38,7 @@ impl Accounts {
         record: Arc<StreamRecord>,
         log: Option<Box<Record>>,
     ) -> Accounts {
-        Accounts { gateway, record, log }
+        Accounts { gateway, record, log, settled: false }
     }
 
     pub(crate) fn record(&self) -> &Arc<StreamRecord> {
@@ -46,6 +47,11 @@ impl Accounts {
 
     /// Counts and logs the end of the stream.
     pub(crate) fn settle(mut self, finished: &Finished) {
+        self.write_down(finished);
+    }
+
+    fn write_down(&mut self, finished: &Finished) {
+        self.settled = true;
         let record = Arc::clone(&self.record);
         self.gateway.streams.close(&record);
         let metrics = &record.route.service.metrics;
@@ -56,9 +62,6 @@ impl Accounts {
             metrics.stream_duration.observe(lived.as_secs_f64());
         } else {
             metrics.request_duration.observe(lived.as_secs_f64());
-        }
-        if let Some(first) = first {
-            metrics.stream_first_event.observe(first.as_secs_f64());
         }
         if finished.reason == CloseReason::UpstreamReset {
             let kind = if finished.protocol { UpstreamErrorKind::Protocol } else { UpstreamErrorKind::Reset };
@@ -78,13 +81,27 @@ impl Accounts {
     }
 }
 
+impl Drop for Accounts {
+    /// A stream that was dropped in the middle: the shutdown's deadline, or a bug.
+    fn drop(&mut self) {
+        if !self.settled {
+            let leaving = self.gateway.is_leaving();
+            let reason = if leaving { CloseReason::Shutdown } else { CloseReason::Error };
+            self.write_down(&Finished {
+                reason,
+                error: Some("cut in the middle"),
+                ..Finished::client_gone()
+            });
+        }
+    }
+}
+
 /// One detached stream. Written by hand because an async block would hold the relay twice.
 pub(crate) struct StreamTask {
     relay: Relay,
     accounts: Option<Accounts>,
     permits: Option<Permits>,
-    /// The HTTP/1.1 connection that may go on after the stream.
-    connection: Option<Connection>,
+    after: Option<After>,
 }
 
 impl StreamTask {
@@ -92,9 +109,9 @@ impl StreamTask {
         relay: Relay,
         accounts: Accounts,
         permits: Option<Permits>,
-        connection: Option<Connection>,
+        after: After,
     ) -> StreamTask {
-        StreamTask { relay, accounts: Some(accounts), permits, connection }
+        StreamTask { relay, accounts: Some(accounts), permits, after: Some(after) }
     }
 }
 
@@ -108,7 +125,7 @@ impl Future for StreamTask {
         if let Some(accounts) = self.accounts.take() {
             accounts.settle(&finished);
         }
-        if let (Some(tcp), Some(connection)) = (tcp, self.connection.take()) {
+        if let (Some(tcp), Some(After::H1 { connection, goes_on: true })) = (tcp, self.after.take()) {
             connection.go_on(tcp);
         }
         Poll::Ready(())

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -27,6 +28,9 @@ pub(crate) enum UpstreamError {
     /// No connection: nothing was sent.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
+    /// No connection for want of something of our own (descriptors, ports, memory): the endpoint is not to blame.
+    #[error("cannot connect from here: {0}")]
+    Local(io::Error),
     /// No connection within `timeouts.connect`: nothing was sent.
     #[error("no connection in time")]
     ConnectTimeout,
@@ -65,11 +69,31 @@ pub(crate) struct Answer {
 pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, UpstreamError> {
     let tcp = match timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(tcp)) => tcp,
+        Ok(Err(error)) if is_local(&error) => return Err(UpstreamError::Local(error)),
         Ok(Err(error)) => return Err(UpstreamError::Connect(error)),
         Err(_) => return Err(UpstreamError::ConnectTimeout),
     };
-    tcp.set_nodelay(true).map_err(UpstreamError::Connect)?;
+    tcp.set_nodelay(true).and_then(|()| keep_alive(&tcp)).map_err(UpstreamError::Connect)?;
     Ok(tcp)
+}
+
+/// Whether a failure to connect says something about this machine only.
+pub(crate) fn is_local(error: &io::Error) -> bool {
+    let local = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+    error.raw_os_error().is_some_and(|code| local.contains(&code))
+}
+
+/// Has the kernel look after a connection that may be silent for hours: a peer that vanished without a word is
+/// noticed within a minute and a half.
+///
+/// # Errors
+/// When the socket is closed already.
+pub(crate) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+    let probes = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10))
+        .with_retries(3);
+    SockRef::from(tcp).set_tcp_keepalive(&probes)
 }
 
 /// Sends a request head and reads the response head.

@@ -1,6 +1,6 @@
 //! `podpin keygen`: 32 random bytes as 43 characters of base64url.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -29,7 +29,11 @@ pub(crate) fn keygen(arguments: &KeygenArguments) -> anyhow::Result<ExitCode> {
     };
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(mut file) => {
-            writeln!(file, "{key}").with_context(|| path.display().to_string())?;
+            if let Err(error) = writeln!(file, "{key}") {
+                // An empty file would refuse to be replaced later.
+                fs::remove_file(path).with_context(|| path.display().to_string())?;
+                return Err(error).with_context(|| path.display().to_string());
+            }
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {

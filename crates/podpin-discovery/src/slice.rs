@@ -131,10 +131,10 @@ fn number_of(ports: &[EndpointPort], port: &PortRef) -> Result<Option<u16>, OutO
             let matches = |one: &EndpointPort| one.port.is_none_or(|port| port == i32::from(*number));
             ports.any(matches).then_some(i32::from(*number))
         }
-        PortRef::Name(name) => match ports.find(|one| one.name.as_deref().unwrap_or_default() == name) {
-            Some(one) => Some(one.port.unwrap_or_default()),
-            None => None,
-        },
+        PortRef::Name(name) => {
+            let named = ports.find(|one| one.name.as_deref().unwrap_or_default() == name);
+            named.map(|one| one.port.unwrap_or_default())
+        }
     };
     let number = found.map(u16::try_from).transpose().map_err(|_| OutOfRange)?;
     if number == Some(0) { Err(OutOfRange) } else { Ok(number) }

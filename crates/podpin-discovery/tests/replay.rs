@@ -184,13 +184,13 @@ fn shuffled(slices: &mut Vec<EndpointSlice>, seed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
     #[test]
     fn order_duplicates_and_lost_watches_change_nothing_in_the_end(
         which in any::<prop::sample::Index>(), tricks in tricks()
     ) {
-        let recording = called(which.get(&SHORT));
+        let recording = called(which.get::<&str>(&SHORT));
         let port = PortRef::Name("http".into());
         let (mut tested, mut model) = (Tested::default(), Model::new(&port));
         for (index, step) in recording.steps.iter().enumerate() {
@@ -223,7 +223,7 @@ proptest! {
     fn events_that_are_lost_with_a_watch_do_not_matter_after_a_list(
         which in any::<prop::sample::Index>(), lost in prop::collection::vec(any::<prop::sample::Index>(), 1..12)
     ) {
-        let recording = called(which.get(&SHORT));
+        let recording = called(which.get::<&str>(&SHORT));
         let port = PortRef::Name("http".into());
         let (mut tested, mut model) = (Tested::default(), Model::new(&port));
         let lost: Vec<usize> = lost.iter().map(|at| at.index(recording.steps.len())).collect();

@@ -230,9 +230,8 @@ fn control(
 }
 
 async fn follow_cluster(settings: KubeSettings, services: Vec<(TableWriter, KubeService)>) {
-    if let Err(error) = sources::follow_cluster(settings, services).await {
-        tracing::error!(%error, "endpoints are not followed any more");
-    }
+    let Err(error) = sources::follow_cluster(settings, services).await;
+    tracing::error!(%error, "the endpoints of the cluster cannot be followed");
 }
 
 /// Readiness off, still accepting for `announce`; listeners closed and streams sent away over `spread`; done when

@@ -250,13 +250,23 @@ async fn a_restart_of_the_api_server_with_changes_in_between() {
     stays(&proxy, stopped).await;
     assert_eq!(proxy.endpoints("chat").await.len(), 3);
     proxy.wait_metric("podpin_discovery_connected", &[("service", "chat")], 0.0).await;
-    // A restarted one may refuse a valid account for a moment.
-    cluster.api.fail_once(On::List, Fault::Status(403));
-    cluster.api.fail_once(On::Watch, Fault::Status(403));
     cluster.api.start_again().await;
     recovers(&proxy, &[("pod-a", "ready"), ("pod-b", "draining")]).await;
     let most = cluster.api.most_within(Duration::from_secs(1), stopped);
     assert!(most <= REQUESTS_PER_SECOND_MAX, "{most} requests within a second");
+}
+
+#[tokio::test]
+async fn a_restarted_api_server_that_refuses_a_valid_account_for_a_moment_is_not_given_up() {
+    let mut cluster = Cluster::ready(&["pod-a", "pod-b"]).await;
+    let proxy = cluster.setup().start().await;
+    cluster.api.wait_watches(1).await;
+    cluster.api.stop().await;
+    cluster.api.fail_once(On::List, Fault::Status(403));
+    cluster.api.fail_once(On::Watch, Fault::Status(403));
+    cluster.api.start_again().await;
+    cluster.api.put(&cluster.all_but(0, cluster.pod(0).terminating()));
+    proxy.wait_endpoints("chat", &[("pod-a", "draining"), ("pod-b", "ready")]).await;
 }
 
 #[tokio::test]

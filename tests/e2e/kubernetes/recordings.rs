@@ -38,10 +38,12 @@ impl Model {
                     let uid = endpoint["targetRef"]["uid"].as_str().unwrap().to_owned();
                     let address = format!("{}:{}", endpoint["addresses"][0].as_str().unwrap(), port["port"]);
                     let said = |name: &str| endpoint["conditions"][name].as_bool();
-                    let state = match (said("terminating"), said("ready")) {
+                    // With `publishNotReadyAddresses` only `serving` tells; without it the two agree.
+                    let unready = said("ready") == Some(false) || said("serving") == Some(false);
+                    let state = match (said("terminating"), unready) {
                         (Some(true), _) => "draining",
-                        (_, None | Some(true)) => "ready",
-                        (_, Some(false)) => "resting",
+                        (_, false) => "ready",
+                        (_, true) => "resting",
                     };
                     if state == "draining" {
                         self.terminated.insert((uid.clone(), address.clone()));
@@ -80,8 +82,11 @@ async fn replayed(name: &str, service: &str, mut disturb: impl FnMut(usize, &Api
         api.replay(step);
         model.follow(step);
         let expected = model.lines();
-        wait_for(&format!("{name}: the endpoints after step {index}"), async || {
-            listed(&proxy).await == expected
+        let what = format!("{name}: the endpoints after step {index}");
+        wait_for(&what, async || {
+            let have = listed(&proxy).await;
+            if have != expected { eprintln!("only {:?} / only expected {:?}", have.difference(&expected).collect::<Vec<_>>(), expected.difference(&have).collect::<Vec<_>>()); }
+            have == expected
         })
         .await;
     }

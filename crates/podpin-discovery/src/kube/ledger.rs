@@ -261,3 +261,150 @@ impl Followed {
 fn name_of(slice: &EndpointSlice) -> Result<&str, Nameless> {
     slice.metadata.name.as_deref().filter(|name| !name.is_empty()).ok_or(Nameless)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use podpin_endpoints::{Millis, Table};
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(name: &str, port: &str) -> KubeService {
+        KubeService { namespace: None, service: name.into(), port: PortRef::Name(port.into()) }
+    }
+
+    /// As JSON on the wire: the slice `name` of `service` with so many pods.
+    fn text(name: &str, service: &str, version: u32, pods: u32) -> String {
+        let pod = |number: u32| {
+            let [_, _, high, low] = number.to_be_bytes();
+            json!({
+                "addresses": [format!("10.1.{high}.{low}")],
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "targetRef": {"kind": "Pod", "namespace": "lab", "name": format!("{service}-5bf9bc7c7f-{number:05}"),
+                              "uid": format!("2ae8673e-499f-4be5-ba16-{service}{number:08}")},
+                "nodeName": format!("lab-node-{}", number % 40), "zone": format!("zone-{}", number % 3),
+                "hints": {"forZones": [{"name": format!("zone-{}", number % 3)}]},
+            })
+        };
+        let pods: Vec<_> = (0..pods).map(pod).collect();
+        let managed = json!([{"manager": "kube-controller-manager", "operation": "Update",
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:addressType": {}, "f:endpoints": {}, "f:ports": {}}}]);
+        json!({
+            "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+            "metadata": {"name": name, "resourceVersion": version.to_string(), "managedFields": managed,
+                         "labels": {(SERVICE_LABEL): service}},
+            "addressType": "IPv4", "endpoints": pods, "ports": [{"name": "http", "port": 8080}],
+        })
+        .to_string()
+    }
+
+    fn slice(name: &str, service: &str, version: u32, pods: u32) -> EndpointSlice {
+        serde_json::from_str(&text(name, service, version, pods)).unwrap()
+    }
+
+    /// How many endpoints were told, by service, in order.
+    fn told(act: impl FnOnce(&mut dyn FnMut(KubeEvent))) -> Vec<(usize, usize)> {
+        let mut told = Vec::new();
+        act(&mut |event| {
+            if let KubeEvent::Endpoints { service, update: Update::Replace(list) } = event {
+                told.push((service, list.len()));
+            }
+        });
+        told
+    }
+
+    fn list(ledger: &mut Ledger, slices: &[EndpointSlice]) -> (Vec<(usize, usize)>, bool) {
+        let mut draft = Draft::default();
+        slices.iter().for_each(|slice| ledger.draft(&mut draft, slice, &mut |_| {}).unwrap());
+        let mut believed = false;
+        (told(|on| believed = ledger.replace(draft, on)), believed)
+    }
+
+    fn ledger() -> Ledger {
+        let services = [service("chat", "http"), service("web", "http"), service("chat", "admin")];
+        Ledger::new(services.iter().enumerate())
+    }
+
+    #[test]
+    fn only_those_whom_an_event_concerns_are_told() {
+        let mut ledger = ledger();
+        let first = list(&mut ledger, &[slice("c", "chat", 1, 2), slice("w", "web", 1, 3)]);
+        assert_eq!(first, (vec![(0, 2), (2, 0), (1, 3)], true));
+        assert_eq!(told(|on| ledger.put(&slice("c", "chat", 2, 4), on).unwrap()), [(0, 4), (2, 0)]);
+        assert_eq!(told(|on| ledger.put(&slice("x", "else", 3, 4), on).unwrap()), []);
+        assert_eq!(told(|on| ledger.remove("w", on)), [(1, 0)]);
+        assert_eq!(told(|on| ledger.remove("w", on)), []);
+        // A slice that changes hands.
+        assert_eq!(told(|on| ledger.put(&slice("c", "web", 4, 5), on).unwrap()), [(0, 0), (2, 0), (1, 5)]);
+        assert_eq!(told(|on| ledger.put(&slice("c", "else", 5, 5), on).unwrap()), [(1, 0)]);
+        assert_eq!(ledger.put(&EndpointSlice::default(), &mut |_| {}), Err(Nameless));
+        assert_eq!(ledger.concerned(Some("chat")), [0, 2]);
+        assert_eq!(ledger.concerned(Some("else")), [0; 0]);
+        assert_eq!(ledger.concerned(None), [0, 2, 1]);
+    }
+
+    #[test]
+    fn a_list_that_empties_a_service_is_believed_the_second_time_in_a_row() {
+        let mut ledger = ledger();
+        let full = [slice("c", "chat", 1, 2), slice("w", "web", 1, 3)];
+        assert!(list(&mut ledger, &full).1);
+        let emptied = |version| [slice("c", "chat", version, 0), slice("w", "web", version, 1)];
+        let first = list(&mut ledger, &emptied(2));
+        assert_eq!(first, (vec![(0, 2), (2, 0), (1, 1)], false), "the others are told at once");
+        assert!(list(&mut ledger, &full).1, "a false alarm");
+        assert!(!list(&mut ledger, &[]).1, "and the doubt begins anew");
+        // What is new is taken meanwhile, and what an event says counts at once.
+        assert_eq!(told(|on| ledger.put(&slice("c2", "chat", 3, 1), on).unwrap()), [(0, 2), (2, 0)]);
+        assert_eq!(told(|on| ledger.remove("w", on)), [(1, 0)]);
+        assert_eq!(list(&mut ledger, &[]), (vec![(0, 0), (2, 0), (1, 0)], true));
+        assert!(list(&mut ledger, &[]).1, "empty stays empty without a doubt");
+    }
+
+    #[test]
+    fn what_cannot_be_read_in_a_list_stays_as_it_was() {
+        let all = || [slice("c", "chat", 1, 2), slice("c2", "chat", 1, 4), slice("w", "web", 1, 3)];
+        let replaced = |name: Option<&str>| {
+            let mut ledger = ledger();
+            list(&mut ledger, &all());
+            let mut draft = Draft::default();
+            draft.unreadable(name);
+            ledger.draft(&mut draft, &slice("w", "web", 2, 1), &mut |_| {}).unwrap();
+            let told = told(|on| assert!(ledger.replace(draft, on)));
+            (told, ledger.places.len())
+        };
+        assert_eq!(replaced(Some("c2")), (vec![(0, 4), (2, 0), (1, 1)], 2));
+        assert_eq!(replaced(None), (vec![(0, 4), (2, 0), (1, 1)], 3), "the same addresses merge into one");
+    }
+
+    /// The bound is the one of issue 3, for an optimised build; the best of many runs keeps busy neighbours out.
+    #[test]
+    fn a_change_of_a_hundred_endpoints_is_applied_within_five_milliseconds() {
+        let names: Vec<String> = (0..200).map(|number| format!("s{number:03}")).collect();
+        let services: Vec<KubeService> = names.iter().map(|name| service(name, "http")).collect();
+        let mut ledger = Ledger::new(services.iter().enumerate());
+        let slices: Vec<EndpointSlice> = names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| slice(name, name, 1, if index == 0 { 100 } else { 50 }))
+            .collect();
+        list(&mut ledger, &slices);
+        let mut table = Table::new();
+        let mut apply = |version: u32| {
+            let line = text("s000", "s000", version, 100 - version % 2);
+            let start = Instant::now();
+            let slice: EndpointSlice = serde_json::from_str(&line).unwrap();
+            let put = ledger.put(&slice, &mut |event| {
+                let KubeEvent::Endpoints { update, .. } = event else { return };
+                table.apply(update, Millis(u64::from(version)));
+            });
+            assert_eq!(put, Ok(()));
+            start.elapsed()
+        };
+        let best = (2..40).map(&mut apply).min().unwrap();
+        let allowed = if cfg!(debug_assertions) { 50 } else { 5 };
+        assert!(best < Duration::from_millis(allowed), "{best:?}");
+        println!("one MODIFIED of 100 endpoints: {best:?}");
+    }
+}

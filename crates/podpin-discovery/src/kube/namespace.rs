@@ -106,11 +106,11 @@ impl<'f> Namespace<'f> {
     pub(crate) async fn follow(mut self, tell: Tell<'_>) -> Infallible {
         loop {
             let (due, reason) = self.relist;
-            if due <= Instant::now() {
-                if let Err(failure) = self.list(reason, tell).await {
-                    self.fail(failure, tell).await;
-                    continue;
-                }
+            if due <= Instant::now()
+                && let Err(failure) = self.list(reason, tell).await
+            {
+                self.fail(failure, tell).await;
+                continue;
             }
             sleep_until(self.next_watch.min(self.relist.0)).await;
             if self.relist.0 <= Instant::now() {
@@ -397,4 +397,28 @@ fn around(interval: Duration) -> Duration {
 fn backoff(failures: u32, draw: f64) -> Duration {
     let bound = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(BACKOFF_MAX);
     BACKOFF_MIN + bound.saturating_sub(BACKOFF_MIN).mul_f64(draw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_stay_within_their_bounds() {
+        for failures in 1..100 {
+            let (least, most) = (backoff(failures, 0.0), backoff(failures, 1.0));
+            assert_eq!(least, BACKOFF_MIN);
+            assert!(most <= BACKOFF_MAX && most >= backoff(failures - 1, 1.0), "{failures}: {most:?}");
+        }
+        assert_eq!(backoff(1, 1.0), Duration::from_millis(400));
+        assert_eq!(backoff(u32::MAX, 1.0), BACKOFF_MAX);
+    }
+
+    #[test]
+    fn replicas_do_not_list_in_step() {
+        for _ in 0..100 {
+            let interval = around(Duration::from_secs(300));
+            assert!((270..=330).contains(&interval.as_secs()), "{interval:?}");
+        }
+    }
 }

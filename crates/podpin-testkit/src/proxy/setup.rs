@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 
 use tokio::net::TcpStream;
 
 use super::{Proxy, answers, free_port};
-use crate::{EndpointsFile, PATIENCE, Pod, Process};
+use crate::{EndpointsFile, PATIENCE, Pod, Process, podpin_binary};
 
 /// How often a start is tried with other ports when another process took ours in between.
 const STARTS: usize = 5;
@@ -28,6 +29,7 @@ pub struct Setup {
     top: Vec<String>,
     routes: Vec<String>,
     services: Vec<(String, Vec<String>)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -89,6 +91,12 @@ impl Setup {
     /// One more route, as a mapping: `{name: all, service: chat}`.
     pub fn route(mut self, route: &str) -> Setup {
         self.routes.push(route.to_owned());
+        self
+    }
+
+    /// With one more environment variable.
+    pub fn environment(mut self, name: &str, value: &str) -> Setup {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -186,7 +194,10 @@ impl Setup {
         let (address, admin) = (local(free_port()), local(free_port()));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = self.write(directory.path(), address, admin);
-        let process = Process::start(&["run", "--config", &path]);
+        let mut command = Command::new(podpin_binary());
+        command.args(["run", "--config", &path]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let process = Process::spawn(&mut command);
         let mut proxy = Proxy { address, admin, process, directory };
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !is_up(&proxy, until).await {

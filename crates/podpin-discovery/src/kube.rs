@@ -200,6 +200,14 @@ pub enum KubeError {
     Plugin(String),
 }
 
+/// Whether there is a cluster to follow, as far as this machine's own configuration can tell; asks nobody.
+///
+/// # Errors
+/// What [`follow`] would fail with at its start.
+pub async fn check(settings: &KubeSettings) -> Result<(), KubeError> {
+    Cluster::reach(settings).await.map(drop)
+}
+
 /// Follows `services` and tells `on` what becomes of them, for ever; drop the future to stop.
 ///
 /// # Errors

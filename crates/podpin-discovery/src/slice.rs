@@ -472,27 +472,26 @@ mod tests {
 
     #[test]
     fn of_duplicates_the_newcomer_wins_unless_it_is_terminating() {
-        // The pods of an older slice, of a newer one, and what comes of them.
-        let cases: [(&[(&str, &str, &str)], &[(&str, &str, &str)], &[&str]); 7] = [
+        // A pod in an older slice, one in a newer one, and what comes of them.
+        let cases = [
             // The same pod moves between slices.
-            (&[("a", "10.0.0.1", "RS-")], &[("a", "10.0.0.1", "---")], &["a 10.0.0.1:8080 resting~"]),
-            (&[("a", "10.0.0.1", "---")], &[("a", "10.0.0.1", "RS-")], &["a 10.0.0.1:8080 ready"]),
-            (&[("a", "10.0.0.1", "RS-")], &[("a", "10.0.0.1", "-ST")], &["a 10.0.0.1:8080 ready"]),
-            (&[("a", "10.0.0.1", "RS-")], &[("a", "10.0.0.2", "RS-")], &["a 10.0.0.2:8080 ready"]),
+            (["a", "10.0.0.1", "RS-"], ["a", "10.0.0.1", "---"], "a 10.0.0.1:8080 resting~"),
+            (["a", "10.0.0.1", "---"], ["a", "10.0.0.1", "RS-"], "a 10.0.0.1:8080 ready"),
+            (["a", "10.0.0.1", "RS-"], ["a", "10.0.0.1", "-ST"], "a 10.0.0.1:8080 ready"),
+            (["a", "10.0.0.1", "RS-"], ["a", "10.0.0.2", "RS-"], "a 10.0.0.2:8080 ready"),
             // An address that another pod has taken over.
-            (&[("a", "10.0.0.1", "RS-")], &[("b", "10.0.0.1", "RS-")], &["b 10.0.0.1:8080 ready"]),
-            (&[("a", "10.0.0.1", "-ST")], &[("b", "10.0.0.1", "---")], &["b 10.0.0.1:8080 resting~"]),
-            (&[("a", "10.0.0.1", "RS-")], &[("b", "10.0.0.1", "-ST")], &["a 10.0.0.1:8080 ready"]),
+            (["a", "10.0.0.1", "RS-"], ["b", "10.0.0.1", "RS-"], "b 10.0.0.1:8080 ready"),
+            (["b", "10.0.0.1", "RS-"], ["a", "10.0.0.1", "RS-"], "a 10.0.0.1:8080 ready"),
+            (["a", "10.0.0.1", "-ST"], ["b", "10.0.0.1", "---"], "b 10.0.0.1:8080 resting~"),
+            (["a", "10.0.0.1", "RS-"], ["b", "10.0.0.1", "-ST"], "a 10.0.0.1:8080 ready"),
         ];
         for (older, newer, expected) in cases {
-            let list = |pods: &[(&str, &str, &str)]| -> Value {
-                pods.iter().map(|(name, ip, conditions)| pod(name, ip, conditions)).collect()
-            };
+            let list = |[name, ip, conditions]: [&str; 3]| json!([pod(name, ip, conditions)]);
             // As a number, 10 is newer than 9.
             let slices = [slice(9, &list(older)), slice(10, &list(newer))];
-            assert_eq!(words(&slices, &http()), expected);
+            assert_eq!(words(&slices, &http()), [expected]);
             let [old, new] = slices;
-            assert_eq!(words(&[new, old], &http()), expected, "in whatever order they come");
+            assert_eq!(words(&[new, old], &http()), [expected], "in whatever order they come");
         }
     }
 

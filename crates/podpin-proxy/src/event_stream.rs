@@ -19,7 +19,7 @@ use crate::exchange::Exchange;
 use crate::forward::{self, Client};
 use crate::gateway::Gateway;
 use crate::head::RequestHead;
-use crate::metrics::UpstreamErrorKind;
+use crate::labels::UpstreamErrorKind;
 use crate::relay::{Body, Finished, Relay, Start, Times};
 use crate::reply::Failure;
 use crate::stream_task::{Accounts, Permits, StreamTask};

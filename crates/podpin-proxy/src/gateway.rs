@@ -72,7 +72,9 @@ impl Gateway {
         let (services, writers): (Vec<_>, Vec<_>) = config
             .services
             .iter()
-            .map(|service| ServiceState::new(service.clone(), metrics.service(&service.name), zone.as_deref()))
+            .map(|service| {
+                ServiceState::new(service.clone(), metrics.service(&service.name), zone.as_deref())
+            })
             .unzip();
         let routes: Vec<Arc<Route>> =
             config.routes.iter().filter_map(|route| resolve(route, &services)).collect();

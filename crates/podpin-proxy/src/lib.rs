@@ -19,6 +19,7 @@ mod gateway;
 mod head;
 mod io;
 mod keys;
+mod labels;
 mod metrics;
 mod pipeline;
 mod relay;

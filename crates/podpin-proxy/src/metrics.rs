@@ -14,6 +14,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::labels::{CloseReason, RefusalKind, UpstreamErrorKind};
+
 /// `stream_duration_seconds`: from a second to a day.
 const STREAM_SECONDS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
 /// Latencies: from half a millisecond to half a minute.
@@ -21,96 +23,6 @@ const LATENCY_SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Power of two; more workers than this share cells, which only costs speed.
 const SHARDS: usize = 16;
-
-/// `upstream_errors_total{kind}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UpstreamErrorKind {
-    Connect,
-    Timeout,
-    Reset,
-    Protocol,
-}
-
-impl UpstreamErrorKind {
-    pub(crate) const ALL: [UpstreamErrorKind; 4] =
-        [Self::Connect, Self::Timeout, Self::Reset, Self::Protocol];
-
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Timeout => "timeout",
-            Self::Reset => "reset",
-            Self::Protocol => "protocol",
-        }
-    }
-}
-
-/// `refusals_total{kind}`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RefusalKind {
-    NoEndpoint,
-    Full,
-    ClientLimit,
-}
-
-impl RefusalKind {
-    pub(crate) const ALL: [RefusalKind; 3] = [Self::NoEndpoint, Self::Full, Self::ClientLimit];
-
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::NoEndpoint => "no_endpoint",
-            Self::Full => "full",
-            Self::ClientLimit => "client_limit",
-        }
-    }
-}
-
-/// `streams_closed_total{reason}`: why a stream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseReason {
-    /// The client closed its side.
-    Client,
-    /// The pod ended the stream with its last chunk.
-    UpstreamEnd,
-    /// The pod's side broke: reset, end without a last chunk, malformed framing.
-    UpstreamReset,
-    /// `sse.maxDuration`.
-    MaxDuration,
-    /// `timeouts.upstreamIdle`.
-    Idle,
-    /// The proxy itself is leaving.
-    Shutdown,
-    /// The client did not read for `timeouts.clientWrite`.
-    SlowClient,
-    /// Anything else; the access log says what.
-    Error,
-}
-
-impl CloseReason {
-    pub(crate) const ALL: [CloseReason; 8] = [
-        Self::Client,
-        Self::UpstreamEnd,
-        Self::UpstreamReset,
-        Self::MaxDuration,
-        Self::Idle,
-        Self::Shutdown,
-        Self::SlowClient,
-        Self::Error,
-    ];
-
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::UpstreamEnd => "upstream_end",
-            Self::UpstreamReset => "upstream_reset",
-            Self::MaxDuration => "max_duration",
-            Self::Idle => "idle",
-            Self::Shutdown => "shutdown",
-            Self::SlowClient => "slow_client",
-            Self::Error => "error",
-        }
-    }
-}
 
 /// A counter that workers add to without sharing a cache line.
 #[derive(Debug, Default)]
@@ -457,7 +369,11 @@ impl Metrics {
                 name,
                 &["start", "expired", "error", "periodic", "malformed", "confirm"],
             ),
-            discovery_errors: Labelled::new(&self.discovery_errors, name, &["garbled", "missing", "malformed"]),
+            discovery_errors: Labelled::new(
+                &self.discovery_errors,
+                name,
+                &["garbled", "missing", "malformed"],
+            ),
         }
     }
 }

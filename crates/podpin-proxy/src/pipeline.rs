@@ -22,7 +22,7 @@ use crate::event_stream::protocol_name;
 use crate::forward::{self, Client};
 use crate::gateway::{Gateway, InFlight};
 use crate::io::Progress;
-use crate::metrics::UpstreamErrorKind;
+use crate::labels::UpstreamErrorKind;
 use crate::reply::Failure;
 
 /// How long an unused connection to a pod is kept for the next request; below the idle limits of common servers.

@@ -29,7 +29,7 @@ use tokio::time::Sleep;
 
 use crate::clock;
 use crate::downstream::{CHUNK_PREFIX_BYTES, Downstream, Gone};
-use crate::metrics::CloseReason;
+use crate::labels::CloseReason;
 use crate::streams::StreamRecord;
 use crate::upstream_h1::{BodyDecoder, Piece};
 

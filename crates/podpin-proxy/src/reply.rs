@@ -6,7 +6,7 @@
 use http::StatusCode;
 
 use crate::head::HeadError;
-use crate::metrics::RefusalKind;
+use crate::labels::RefusalKind;
 
 /// Why a client gets an answer of ours instead of a pod's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

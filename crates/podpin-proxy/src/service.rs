@@ -12,8 +12,12 @@ use podpin_endpoints::{
 
 use crate::client_limit::ClientLimit;
 use crate::clock;
-use crate::metrics::{RefusalKind, ServiceMetrics, UpstreamErrorKind};
+use crate::labels::{RefusalKind, UpstreamErrorKind};
+use crate::metrics::ServiceMetrics;
 use crate::ring::KetamaRing;
+
+/// Changes of state of one update that get a line each in the log.
+const LINES_MAX: usize = 20;
 
 /// Endpoints as of now, with the ring over them.
 #[derive(Debug)]
@@ -134,9 +138,7 @@ impl TableWriter {
     pub(crate) fn apply(&mut self, update: Update) {
         let applied = self.table.apply(update, clock::now());
         self.heard();
-        for transition in &applied.transitions {
-            log_transition(&self.service.name, transition);
-        }
+        log_transitions(&self.service.name, &applied.transitions);
         let ring = if applied.members_changed {
             Arc::new(KetamaRing::new(applied.snapshot.endpoints()))
         } else {
@@ -144,6 +146,22 @@ impl TableWriter {
         };
         self.service.view.store(Arc::new(View { snapshot: applied.snapshot, ring }));
     }
+}
+
+/// A line for each, or one for all when there are many: a cluster's first list may have ten thousand.
+fn log_transitions(service: &str, transitions: &[Transition]) {
+    if transitions.len() <= LINES_MAX {
+        return transitions.iter().for_each(|transition| log_transition(service, transition));
+    }
+    let count = |phase: Phase| transitions.iter().filter(|transition| transition.to == phase).count();
+    tracing::info!(
+        service,
+        ready = count(Phase::Ready),
+        resting = count(Phase::Resting),
+        draining = count(Phase::Draining),
+        gone = count(Phase::Gone),
+        "many endpoints changed state"
+    );
 }
 
 fn log_transition(service: &str, transition: &Transition) {

@@ -2,7 +2,8 @@
 
 use podpin_config::{Config, Discovery, KubernetesService, Port};
 use podpin_discovery::{
-    FileEvent, FileSource, KubeError, KubeEvent, KubeService, KubeSettings, PortRef, ReadError, static_endpoints,
+    FileEvent, FileSource, KubeError, KubeEvent, KubeService, KubeSettings, PortRef, ReadError,
+    static_endpoints,
 };
 use podpin_endpoints::{Observed, Update};
 
@@ -82,10 +83,35 @@ pub(crate) async fn follow_file(mut writer: TableWriter, source: FileSource) {
         .await;
 }
 
+/// Refuses a configuration that needs a cluster where there is no way to one.
+///
+/// # Errors
+/// [`StartError::Cluster`].
+pub(crate) fn verify_cluster(config: &Config) -> Result<(), StartError> {
+    let of_the_cluster = |discovery: &Discovery| matches!(discovery, Discovery::Kubernetes(_));
+    if !config.services.iter().any(|service| of_the_cluster(&service.discovery)) {
+        return Ok(());
+    }
+    let settings = kube_settings(config);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // On a thread of its own: whoever starts the proxy may be in an event loop already.
+    let checked = std::thread::scope(|scope| {
+        scope.spawn(|| runtime.block_on(podpin_discovery::check(&settings))).join()
+    });
+    match checked {
+        Ok(checked) => checked.map_err(|error| StartError::Cluster(error.to_string())),
+        Err(_) => Err(StartError::Cluster("the Kubernetes client cannot be set up".to_owned())),
+    }
+}
+
 /// How the cluster of this configuration is reached.
 pub(crate) fn kube_settings(config: &Config) -> KubeSettings {
     let kubernetes = &config.kubernetes;
-    KubeSettings { kubeconfig: kubernetes.kubeconfig.clone(), context: kubernetes.context.clone(), ..KubeSettings::default() }
+    KubeSettings {
+        kubeconfig: kubernetes.kubeconfig.clone(),
+        context: kubernetes.context.clone(),
+        ..KubeSettings::default()
+    }
 }
 
 fn kube_service(of: &KubernetesService) -> KubeService {

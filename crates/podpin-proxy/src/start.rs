@@ -62,6 +62,9 @@ pub enum StartError {
     /// An endpoints file is there but cannot be understood.
     #[error("{0}")]
     Endpoints(String),
+    /// There is no Kubernetes cluster to follow.
+    #[error("{0}")]
+    Cluster(String),
     /// A listener's address cannot be bound.
     #[error("{name}: cannot listen on {address}: {source}")]
     Bind {
@@ -91,6 +94,7 @@ impl StartError {
             StartError::KeyFile { at, .. } => Some(*at),
             StartError::Key { at, .. } => *at,
             StartError::NoKeys
+            | StartError::Cluster(_)
             | StartError::Endpoints(_)
             | StartError::Bind { .. }
             | StartError::Random(_)
@@ -128,7 +132,7 @@ pub fn verify(config: &Config) -> Result<(), StartError> {
     for service in &config.services {
         sources::verify(&service.discovery)?;
     }
-    Ok(())
+    sources::verify_cluster(config)
 }
 
 /// Starts the proxy: binds, reads keys and endpoint files, spawns threads. Returns when it accepts connections.
@@ -139,6 +143,7 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     clock::now();
     descriptors::warn_if_short(descriptors::raise_limit(), config.limits.connections);
     let (gateway, writers) = Gateway::new(config, version)?;
+    sources::verify_cluster(config)?;
     let sources = sources::prepare(writers)?;
     let bound = bind_all(config)?;
     let admin_socket = bind("admin", config.admin.address)?;
@@ -153,8 +158,13 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     drop(bound);
     let (leave, leaving) = oneshot::channel();
     let (done, left) = mpsc::channel();
-    let parts =
-        Control { gateway: Arc::clone(&gateway), sources, cluster: sources::kube_settings(config), admin_socket, keys: config.affinity_keys.clone() };
+    let parts = Control {
+        gateway: Arc::clone(&gateway),
+        sources,
+        cluster: sources::kube_settings(config),
+        admin_socket,
+        keys: config.affinity_keys.clone(),
+    };
     let control = control(parts, leaving, done)?;
     Ok(Running {
         gateway,

@@ -14,7 +14,7 @@ use crate::client_limit::ClientPermit;
 use crate::clock;
 use crate::exchange::After;
 use crate::gateway::Gateway;
-use crate::metrics::{CloseReason, UpstreamErrorKind};
+use crate::labels::{CloseReason, UpstreamErrorKind};
 use crate::relay::{Finished, Relay};
 use crate::streams::StreamRecord;
 

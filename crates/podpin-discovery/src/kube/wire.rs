@@ -454,3 +454,96 @@ impl Suspect {
         Suspect { name, service, why: String::new() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_the_role_lacks() {
+        let refused = Failure::of_status(403, "endpointslices is forbidden: User \"x\" cannot list", "list");
+        let words = refused.to_string();
+        for part in
+            ["list with 403", "cannot list", "get, list and watch", "endpointslices", "discovery.k8s.io"]
+        {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+        assert!(Failure::of_status(401, "", "list").to_string().contains("token"));
+        assert_eq!(Failure::of_status(410, "", "watch"), Failure::Expired);
+    }
+
+    #[test]
+    fn what_only_looks_like_an_empty_list_is_none() {
+        let read = |body: &str| Page { body: body.into() }.items().map(|page| page.items.len());
+        let good = r#"{"kind":"EndpointSliceList","metadata":{"resourceVersion":"7"},"items":"#;
+        assert_eq!(read(&format!("{good}[]}}")), Ok(0));
+        assert_eq!(read(&format!("{good}null}}")), Ok(0));
+        assert_eq!(read(&format!("{good}[1,\"x\",{{}}]}}")), Ok(3), "each is judged by itself");
+        let bad = [
+            "",
+            "{}",
+            "[]",
+            r#"{"kind":"EndpointSliceList","metadata":{},"items":[]}"#,
+            r#"{"kind":"PodList","metadata":{"resourceVersion":"7"},"items":[]}"#,
+            r#"{"kind":"Status","metadata":{"resourceVersion":"7"},"code":500}"#,
+            r#"{"kind":"EndpointSliceList","metadata":{"resourceVersion":"7"},"items":["#,
+        ];
+        for body in bad {
+            assert!(matches!(read(body), Err(Failure::Garbled(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_lines_of_a_watch_are_told_apart() {
+        let said = |line: &str| match read_line(line.as_bytes()) {
+            Said::Put(slice) => format!("put {}", slice.metadata.name.unwrap_or_default()),
+            Said::Deleted(deleted) => format!("deleted {}", deleted.name),
+            Said::Bookmark(version) => format!("bookmark {version}"),
+            Said::Failed(Failure::Expired) => "expired".into(),
+            Said::Failed(failure) => format!("failed {failure}"),
+            Said::Unknown(word) => format!("unknown {word}"),
+            Said::Malformed(suspect) => format!("malformed {:?} {:?}", suspect.name, suspect.service),
+        };
+        let metadata =
+            r#""metadata":{"name":"c","resourceVersion":"9","labels":{"kubernetes.io/service-name":"chat"}}"#;
+        let cases = [
+            (format!(r#"{{"type":"ADDED","object":{{{metadata}}}}}"#), "put c"),
+            (format!(r#"{{"type":"MODIFIED","object":{{"endpoints":null,{metadata}}}}}"#), "put c"),
+            (format!(r#"{{"type":"DELETED","object":{{"endpoints":"?",{metadata}}}}}"#), "deleted c"),
+            (format!(r#"{{"type":"BOOKMARK","object":{{{metadata}}}}}"#), "bookmark 9"),
+            (r#"{"type":"ERROR","object":{"code":410}}"#.into(), "expired"),
+            (r#"{"type":"ERROR","object":{"reason":"Expired"}}"#.into(), "expired"),
+            (r#"{"kind":"Status","code":410}"#.into(), "expired"),
+            (
+                r#"{"type":"ERROR","object":{"code":500,"message":"etcd"}}"#.into(),
+                "failed the API server answers watch with 500: etcd",
+            ),
+            (format!(r#"{{"type":"RENAMED","object":{{{metadata}}}}}"#), "unknown RENAMED"),
+            (
+                format!(r#"{{"type":"ADDED","object":{{"endpoints":"?",{metadata}}}}}"#),
+                "malformed Some(\"c\") Some(\"chat\")",
+            ),
+            (
+                format!(r#"{{"type":"ADDED","object":{{"kind":"Pod",{metadata}}}}}"#),
+                "malformed Some(\"c\") Some(\"chat\")",
+            ),
+            (r#"{"type":"ADDED","object":7}"#.into(), "malformed None None"),
+            ("<html>".into(), "malformed None None"),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(said(&line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_logged_once_for_what_a_reader_takes_for_the_same() {
+        let silent = Failure::Silent { verb: "list", after: HEAD_TIMEOUT };
+        let unreachable = Failure::Unreachable("refused".into());
+        let forbidden = Failure::of_status(403, "a", "list");
+        assert!(silent.resembles(&unreachable) && unreachable.resembles(&silent));
+        assert!(forbidden.resembles(&Failure::of_status(403, "b", "list")));
+        assert!(!forbidden.resembles(&Failure::of_status(403, "a", "watch")));
+        assert!(!forbidden.resembles(&Failure::of_status(401, "a", "list")));
+        assert!(!forbidden.resembles(&silent) && !silent.resembles(&forbidden));
+    }
+}

@@ -84,6 +84,58 @@ async fn heads_that_parsers_disagree_about_are_refused_and_closed() {
 }
 
 #[tokio::test]
+async fn an_authority_that_is_not_a_host_and_port_is_refused() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).start().await;
+    let bad = ["u@app", "u:p@app", "@app", "x\";for=6.6.6.6;host=\"y", "a\\b", "\\", "a,b", ","];
+    let mut heads: Vec<_> =
+        bad.iter().map(|bad| format!("GET http://{bad}/x HTTP/1.1\r\nHost: app\r\n")).collect();
+    heads.extend(bad.iter().map(|bad| format!("GET /x HTTP/1.1\r\nHost: {bad}\r\n")));
+    heads.extend(bad.iter().map(|bad| format!("GET http://app/x HTTP/1.1\r\nHost: {bad}\r\n")));
+    for empty in ["http:///x", "http://", "http://?x", "HTTP:///x", "https:///x"] {
+        heads.push(format!("GET {empty} HTTP/1.1\r\nHost: app\r\n"));
+    }
+    let mut wrong = Vec::new();
+    for head in heads {
+        for accept in ["", "Accept: text/event-stream\r\n"] {
+            let status = refused(&proxy, format!("{head}{accept}\r\n{SMUGGLED}").as_bytes()).await;
+            wrong.extend((status != 400).then(|| format!("{status} for {head:?} {accept:?}")));
+        }
+    }
+    assert!(wrong.is_empty(), "not refused with 400:\n{}", wrong.join("\n"));
+    only_the_good_one_came(&proxy, &pod).await;
+}
+
+#[tokio::test]
+async fn a_bad_chunk_in_the_segment_of_the_head_is_a_400() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).start().await;
+    let bodies = [
+        "xyz\r\nabc\r\n0\r\n\r\n",
+        "0x3\r\nabc\r\n0\r\n\r\n",
+        "+3\r\nabc\r\n0\r\n\r\n",
+        "3 \r\nabc\r\n0\r\n\r\n",
+        "3\nabc\n0\n\n",
+        "3\r\nabcd\r\n0\r\n\r\n",
+        "ffffffffffffffffff\r\nabc\r\n0\r\n\r\n",
+        "3\r\nabc\r\nnonsense\r\n",
+    ];
+    let mut wrong = Vec::new();
+    for body in bodies {
+        let head = "POST /broken HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let status = refused(&proxy, [head, body, SMUGGLED].concat().as_bytes()).await;
+        wrong.extend((status != 400).then(|| format!("{status} for {body:?}")));
+    }
+    assert!(wrong.is_empty(), "not refused with 400:\n{}", wrong.join("\n"));
+    assert_eq!(proxy.get("/good").await.status, 200);
+    for request in pod.requests() {
+        let broken = request.target == "/broken" && request.body_ending != Ending::Clean;
+        assert!(broken || request.target == "/good", "{request:?}");
+    }
+    assert_eq!(proxy.metric("podpin_upstream_errors_total", &[]).await, 0.0, "it was not the pod's fault");
+}
+
+#[tokio::test]
 async fn what_is_not_served_at_all_is_refused() {
     let pod = Pod::start("pod-a").await;
     let proxy = Setup::chat(&[&pod]).start().await;
@@ -243,4 +295,33 @@ async fn connections_beyond_the_limit_are_turned_away() {
         connection.try_response("GET").await.is_ok_and(|response| response.status == 200)
     })
     .await;
+}
+
+#[tokio::test]
+async fn event_streams_that_end_their_connection_count_as_connections_too() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).top("limits: {connections: 2}").start().await;
+    let active = ("podpin_connections_active", [("listener", "http")]);
+    // Earlier probes of the harness may still be closing.
+    proxy.wait_metric(active.0, &active.1, 0.0).await;
+    let mut kept = Vec::new();
+    for request in [Request::events("/").http10(), Request::events("/").header("Connection", "close")] {
+        let mut client = request.open(proxy.address).await;
+        let mut stream = pod.next_stream().await;
+        stream.event("open").await;
+        assert_eq!(client.next_data().await, "open");
+        kept.push((client, stream));
+    }
+    assert_eq!(proxy.metric(active.0, &active.1).await, 2.0);
+    let mut connection = proxy.connect().await;
+    connection.try_send(Request::get("/who").bytes()).await;
+    let turned_away = connection.try_response("GET").await;
+    assert!(turned_away.is_err() || turned_away.is_ok_and(|response| response.status == 503));
+    for (left, (mut client, stream)) in kept.into_iter().enumerate() {
+        stream.finish().await;
+        assert_eq!(client.next().await, Err(Ending::Clean));
+        let open = [1.0, 0.0][left];
+        proxy.wait_metric(active.0, &active.1, open).await;
+    }
+    assert_eq!(proxy.get("/who").await.status, 200);
 }

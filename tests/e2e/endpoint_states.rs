@@ -101,6 +101,27 @@ async fn a_stream_in_flight_is_not_touched_by_changes_that_do_not_concern_it() {
 }
 
 #[tokio::test]
+async fn the_stream_of_an_endpoint_that_left_the_list_is_still_counted() {
+    let pods = Pod::start_three().await;
+    let file = EndpointsFile::with(&listed(&pods[..2], &["ready"; 2]));
+    let proxy = Setup::new().service_in("chat", &file).start().await;
+    let mut client = pinned_to(&proxy, "pod-a").await.events("/events").await;
+    let mut stream = pods[0].next_stream().await;
+    assert_eq!(client.next_data().await, "pod-a");
+    let labels = |state| [("service", "chat"), ("endpoint", "pod-a"), ("state", state)];
+    proxy.wait_metric("podpin_streams_active", &labels("active"), 1.0).await;
+    file.write(&listed(&pods[1..2], &["ready"]));
+    proxy.wait_endpoints("chat", &[("pod-b", "ready")]).await;
+    let metrics = proxy.metrics().await;
+    assert_eq!(metrics.sum("podpin_streams_active", &labels("draining")), 1.0);
+    assert_eq!(metrics.sum("podpin_streams_active", &[]), 1.0, "counted once");
+    stream.event("still here").await;
+    assert_eq!(client.next_data().await, "still here");
+    drop(client);
+    proxy.wait_metric("podpin_streams_active", &[], 0.0).await;
+}
+
+#[tokio::test]
 async fn a_mounted_config_map_that_is_swapped_is_read_again() {
     let pods = Pod::start_three().await;
     let file = EndpointsFile::absent();

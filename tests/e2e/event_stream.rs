@@ -385,6 +385,26 @@ async fn what_happened_is_in_the_access_log_and_the_metrics() {
 }
 
 #[tokio::test]
+async fn the_first_event_is_measured_while_the_stream_is_open() {
+    let (_pod, proxy, mut client, mut stream) = open(&["sse: {keepAlive: off}"]).await;
+    let count = "podpin_stream_first_event_seconds_count";
+    stream.send(": no event\n\ndata: ha").await;
+    client.until_contains(": no event").await;
+    assert_eq!(proxy.metric(count, &[("service", "chat")]).await, 0.0);
+    stream.send("lf\n\n").await;
+    assert_eq!(client.next_data().await, "half");
+    proxy.wait_metric(count, &[("service", "chat")], 1.0).await;
+    stream.event("second").await;
+    assert_eq!(client.next_data().await, "second");
+    let metrics = proxy.metrics().await;
+    assert_eq!(metrics.sum("podpin_streams_active", &[("service", "chat")]), 1.0);
+    assert_eq!(metrics.sum(count, &[("service", "chat")]), 1.0, "only the first event counts");
+    stream.finish().await;
+    closed(&proxy, "upstream_end").await;
+    assert_eq!(proxy.metric(count, &[("service", "chat")]).await, 1.0, "not again at the end");
+}
+
+#[tokio::test]
 async fn a_burst_arrives_complete_and_in_order() {
     let (_pod, _proxy, mut client, mut stream) = open(&[]).await;
     let burst: String = (0..5_000).map(|number| format!("id: {number}\ndata: {number}\n\n")).collect();

@@ -1,6 +1,9 @@
 //! HTTP/2 without TLS, where a listener asks for it.
 
-use podpin_testkit::{Ending, H2Connection, Item, Pod, Reply, Request, Setup};
+use podpin_testkit::{
+    Answer, Ending, H2_PREFACE, H2_SETTINGS, H2Answer, H2Connection, Item, Pod, Reply, Request, Setup,
+    h2_request,
+};
 
 #[tokio::test]
 async fn events_flow_one_by_one_over_http_2_with_the_same_affinity() {
@@ -39,6 +42,72 @@ async fn a_stream_that_the_pod_resets_is_reset() {
     assert_eq!((items, ending), (vec![], Ending::Reset));
     let response = connection.send(&Request::get("/who")).await;
     assert_eq!(response.text(), "pod-a", "the connection serves on");
+}
+
+#[tokio::test]
+async fn what_the_pod_sent_before_it_died_comes_before_the_reset() {
+    const HEAD: &str =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    const EVENT: &str = "d\r\ndata: whole\n\n\r\n";
+    const HALF: &str = "8\r\ndata: ha\r\n";
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/events", Answer::ByHand);
+    let setup = Setup::chat(&[&pod]).with("health: {passive: off}");
+    let proxy = setup.with("sse: {keepAlive: off}").h2c().start().await;
+    let deaths: [&[String]; 6] = [
+        &[[HEAD, EVENT].concat()],
+        &[[HEAD, EVENT, HALF].concat()],
+        &[[HEAD, EVENT, "nonsense\r\n"].concat()],
+        &[HEAD.to_owned(), [EVENT, HALF].concat()],
+        &[HEAD.to_owned(), EVENT.to_owned()],
+        &[HEAD.to_owned(), EVENT.to_owned(), HALF.to_owned()],
+    ];
+    let mut connection = H2Connection::open(proxy.address).await;
+    let mut wrong = Vec::new();
+    for (number, segments) in deaths.iter().cycle().take(3 * deaths.len()).enumerate() {
+        let dying = async {
+            let mut stream = pod.next_stream().await;
+            for segment in *segments {
+                stream.raw(segment).await;
+            }
+            if number % 2 == 0 { stream.close() } else { stream.reset() }
+        };
+        let request = Request::events("/events");
+        let (mut client, ()) = tokio::join!(connection.events(&request), dying);
+        let (_, ending) = client.rest().await;
+        let seen = (client.text(), ending);
+        let right = seen == ("data: whole\n\n".to_owned(), Ending::Reset);
+        wrong.extend((!right).then(|| format!("{seen:?} for {segments:?}, number {number}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(connection.send(&Request::get("/who")).await.text(), "pod-a", "the connection serves on");
+}
+
+#[tokio::test]
+async fn an_authority_that_is_not_a_host_and_port_is_refused() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).h2c().start().await;
+    let bad = ["u@app", "u:p@app", "x\";for=6.6.6.6;host=\"y", "a\\b", "a,b", "a/b", "a b", "a?b", "a#b", ""];
+    let shapes = bad.iter().flat_map(|value| {
+        [vec![(":authority", *value)], vec![("host", *value)], vec![(":authority", "app"), ("host", *value)]]
+    });
+    let mut wrong = Vec::new();
+    for fields in shapes {
+        for accept in ["*/*", "text/event-stream"] {
+            let mut head = vec![(":method", "GET"), (":scheme", "http"), (":path", "/bad")];
+            head.extend(fields.iter().copied());
+            head.push(("accept", accept));
+            let mut connection = proxy.connect().await;
+            connection.send([H2_PREFACE, H2_SETTINGS, &h2_request(&head)].concat()).await;
+            let answer = connection.h2_answer().await;
+            // RFC 9113 section 8.1.1: what the library finds malformed itself is a stream error.
+            let refused = [H2Answer::Status(400), H2Answer::Reset(1)].contains(&answer);
+            wrong.extend((!refused).then(|| format!("{answer:?} for {fields:?} with Accept: {accept}")));
+        }
+    }
+    assert!(wrong.is_empty(), "not refused:\n{}", wrong.join("\n"));
+    assert_eq!(proxy.get("/good").await.status, 200);
+    assert_eq!(pod.targets(), ["/good"]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Everything that is not an event stream: passed on by the same rules, with the same affinity.
 
-use podpin_testkit::{Answer, Ending, Pod, Reply, Request, Setup};
+use podpin_testkit::{Answer, Ending, H2Connection, Pod, Reply, Request, Setup};
 
 #[tokio::test]
 async fn one_connection_serves_many_requests_on_few_pod_connections() {
@@ -156,15 +156,53 @@ async fn an_event_stream_of_a_post_flows_as_well() {
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_order_or_the_connection_is_closed() {
+async fn http_1_0_clients_get_no_interim_responses() {
     let pod = Pod::start("pod-a").await;
-    pod.answer("/1", Reply::new(200).body("one"));
-    pod.answer("/2", Reply::new(200).body("two"));
+    pod.answer("/x", Answer::ByHand);
     let proxy = Setup::chat(&[&pod]).start().await;
-    let mut connection = proxy.connect().await;
-    connection.send([Request::get("/1").bytes(), Request::get("/2").bytes()].concat()).await;
-    assert_eq!(connection.response("GET").await.text(), "one");
-    if let Ok(second) = connection.try_response("GET").await {
-        assert_eq!(second.text(), "two");
+    let requests = [
+        Request::get("/x").http10(),
+        Request::new("POST", "/x").http10().body("abc"),
+        Request::new("POST", "/x").http10().header("Expect", "100-continue").body("abc"),
+        Request::events("/x").http10(),
+    ];
+    for request in requests {
+        for interim in ["100 Continue", "103 Early Hints\r\nLink: </x>"] {
+            let mut connection = proxy.connect().await;
+            connection.send(request.bytes()).await;
+            let mut stream = pod.next_stream().await;
+            stream.raw(&format!("HTTP/1.1 {interim}\r\n\r\n")).await;
+            stream.raw("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc").await;
+            let head = connection.head().await;
+            assert_eq!(head.start_line.split(' ').nth(1), Some("200"), "{interim}: {head:?}");
+            assert_eq!(connection.raw(3).await, b"abc");
+            stream.close();
+            assert_eq!(connection.unread(), b"");
+        }
     }
+}
+
+#[tokio::test]
+async fn lengths_come_once_and_never_with_204() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/204", Reply::new(204).header("Content-Length", "0"));
+    pod.answer("/twice", Reply::new(200).header("Content-Length", "3").body("abc"));
+    let proxy = Setup::chat(&[&pod]).h2c().start().await;
+    let mut connection = proxy.connect().await;
+    let mut h2 = H2Connection::open(proxy.address).await;
+    let mut wrong = Vec::new();
+    for of in [Request::get, Request::events] {
+        for (path, status, lengths, body) in [("/204", 204, &[][..], ""), ("/twice", 200, &["3"], "abc")] {
+            for response in [connection.ask(&of(path)).await, h2.send(&of(path)).await] {
+                let seen = (response.status, response.text(), response.head.all("content-length"));
+                let right = seen == (status, body.to_owned(), lengths.to_vec());
+                wrong.extend(
+                    (!right).then(|| format!("{} for {:?}: {seen:?}", response.head.start_line, of(path))),
+                );
+                assert_eq!(response.header("transfer-encoding"), None, "{:?}", response.head);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(connection.unread(), b"");
 }

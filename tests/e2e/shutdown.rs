@@ -1,6 +1,30 @@
 //! SIGTERM: not ready, then gone, with exit code 0.
 
-use podpin_testkit::{Ending, Pod, Request, Setup, Signal};
+use std::time::{Duration, Instant};
+
+use podpin_testkit::{Answer, Connection, Ending, Item, Pod, Proxy, Request, Setup, Signal, wait_for};
+use serde_json::Value;
+
+/// An event stream request at a pod that has not answered when the listener has been closed.
+async fn waiting_while_we_leave(pod: &Pod, proxy: &Proxy) -> (Connection, podpin_testkit::PodStream) {
+    pod.answer("/events", Answer::ByHand);
+    let mut connection = proxy.connect().await;
+    connection.send(Request::events("/events").bytes()).await;
+    let stream = pod.next_stream().await;
+    proxy.signal(Signal::TERM);
+    wait_for("the listener to be closed", async || {
+        tokio::net::TcpStream::connect(proxy.address).await.is_err()
+    })
+    .await;
+    (connection, stream)
+}
+
+/// The lines of the access log about `/events`, after the process has ended.
+fn logged(proxy: &Proxy) -> Vec<Value> {
+    let lines =
+        proxy.process.stdout().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+    lines.filter(|line| line["path"] == "/events").collect()
+}
 
 #[tokio::test]
 async fn sigterm_ends_the_process_with_exit_code_0() {
@@ -59,4 +83,66 @@ async fn a_request_in_flight_is_finished() {
     answer.raw("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
     assert_eq!(connection.response("GET").await.text(), "done");
     assert_eq!(proxy.wait_exit().await, 0);
+}
+
+#[tokio::test]
+async fn an_event_stream_that_still_waits_for_its_pod_begins_and_is_told_goodbye() {
+    let pod = Pod::start("pod-a").await;
+    let times = "shutdown: {announce: 0s, spread: 500ms, timeout: 8s}";
+    let mut proxy = Setup::chat(&[&pod]).top(times).start().await;
+    let (mut connection, mut stream) = waiting_while_we_leave(&pod, &proxy).await;
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.raw(&format!("{head}d\r\ndata: whole\n\n\r\n8\r\ndata: ha\r\n")).await;
+    let head = connection.head().await;
+    assert_eq!(head.header("content-type"), Some("text/event-stream"), "{head:?}");
+    let mut client = connection.into_events(head);
+    assert_eq!(client.next_data().await, "whole");
+    let (items, ending) = client.rest().await;
+    assert!(matches!(items.as_slice(), [Item::Retry(1_000..=10_000)]), "{items:?}");
+    assert_eq!((ending, client.is_inside_event()), (Ending::Clean, false));
+    assert_eq!(proxy.wait_exit().await, 0);
+    let lines = logged(&proxy);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["reason"], &lines[0]["status"]), (&"shutdown".into(), &200.into()), "{lines:?}");
+}
+
+#[tokio::test]
+async fn an_event_stream_whose_pod_never_answers_is_refused_and_logged_before_the_end() {
+    let pod = Pod::start("pod-a").await;
+    let times = "shutdown: {announce: 0s, spread: 0s, timeout: 8s}";
+    let setup = Setup::chat(&[&pod]).with("timeouts: {responseHeader: 2s}").top(times);
+    let mut proxy = setup.start().await;
+    let (mut connection, _silent) = waiting_while_we_leave(&pod, &proxy).await;
+    assert_eq!(connection.response("GET").await.status, 504);
+    assert_eq!(proxy.wait_exit().await, 0);
+    let lines = logged(&proxy);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["reason"], &lines[0]["status"]), (&"error".into(), &504.into()), "{lines:?}");
+}
+
+#[tokio::test]
+async fn streams_begun_while_it_announces_its_end_are_told_goodbye_within_the_spread() {
+    let pods = Pod::start_three().await;
+    let times = "shutdown: {announce: 1500ms, spread: 1s, timeout: 9s}";
+    let mut proxy = Setup::chat(&[&pods[0]]).top(times).start().await;
+    let mut clients = vec![Request::events("/events").open(proxy.address).await];
+    proxy.signal(Signal::TERM);
+    let told = Instant::now();
+    wait_for("not ready", async || !proxy.is_ready().await).await;
+    for _ in 0..3 {
+        clients.push(Request::events("/events").open(proxy.address).await);
+    }
+    for client in &mut clients {
+        assert_eq!(client.next_data().await, "pod-a");
+        let (items, ending) = client.rest().await;
+        assert!(matches!(items.as_slice(), [Item::Retry(1_000..=10_000)]), "{items:?}");
+        assert_eq!(ending, Ending::Clean);
+    }
+    // 1.5 s and 1 s, and what a busy machine adds.
+    assert!(told.elapsed() < Duration::from_millis(4_500), "after {:?}", told.elapsed());
+    assert!(told.elapsed() >= Duration::from_millis(1_400), "after {:?}", told.elapsed());
+    assert_eq!(proxy.wait_exit().await, 0);
+    let lines = logged(&proxy);
+    assert_eq!(lines.len(), clients.len(), "a line for every stream: {lines:?}");
+    assert!(lines.iter().all(|line| line["reason"] == "shutdown"), "{lines:?}");
 }

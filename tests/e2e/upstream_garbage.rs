@@ -64,6 +64,28 @@ async fn a_pod_that_closes_before_it_answers_is_a_502() {
 }
 
 #[tokio::test]
+async fn with_nobody_else_to_ask_a_reset_is_no_retry_and_the_log_says_who_it_was() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).with("health: {passive: off}").start().await;
+    for (answer, name) in [(Answer::Close, "close"), (Answer::Reset, "reset")] {
+        for (kind, request) in [("plain", Request::get as fn(&str) -> Request), ("events", Request::events)] {
+            let path = format!("/{name}-{kind}");
+            pod.answer(&path, answer.clone());
+            assert_eq!(request(&path).send(proxy.address).await.status, 502, "{path}");
+            let line = proxy.access_log_line(|line| line["path"] == path.as_str()).await;
+            assert_eq!((&line["endpoint"], &line["service"]), (&"pod-a".into(), &"chat".into()), "{line}");
+            assert_eq!((&line["reason"], &line["status"]), (&"error".into(), &502.into()), "{line}");
+            assert_eq!(line["retries"], 0, "{line}");
+            assert!(line["session"].as_str().is_some_and(|session| !session.is_empty()), "{line}");
+            assert_eq!(pod.next_request().await.target, path);
+        }
+    }
+    assert_eq!(pod.requests().len(), 4, "asked once each");
+    assert_eq!(proxy.metric("podpin_upstream_retries_total", &[]).await, 0.0);
+    proxy.wait_metric("podpin_upstream_errors_total", &[("service", "chat"), ("kind", "reset")], 4.0).await;
+}
+
+#[tokio::test]
 async fn half_a_head_and_a_close_is_a_502() {
     let (pod, proxy) = by_hand().await;
     for request in [Request::get("/plain"), Request::events("/events")] {

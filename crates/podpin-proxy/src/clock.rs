@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use podpin_endpoints::Millis;
 
-static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+static START: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
 
 /// Milliseconds since this process first asked.
 pub(crate) fn now() -> Millis {
-    Millis(duration_millis(START.elapsed()))
+    Millis(duration_millis(START.0.elapsed()))
 }
 
 /// Seconds since 1970-01-01T00:00:00Z; 0 if the machine's clock is set before that.
@@ -22,8 +22,8 @@ pub(crate) fn unix_seconds() -> u64 {
 
 /// The wall-clock time of a moment on the monotonic clock, as RFC 3339 with milliseconds.
 pub(crate) fn rfc3339(moment: Millis) -> String {
-    let age = Duration::from_millis(now().0.saturating_sub(moment.0));
-    let at = SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH);
+    // From one reading of the wall clock, so that a moment is the same whenever it is asked for.
+    let at = START.1.checked_add(Duration::from_millis(moment.0)).unwrap_or(UNIX_EPOCH);
     jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |stamp| format!("{stamp:.3}"))
 }
 
@@ -39,6 +39,6 @@ pub(crate) fn after(from: Millis, delay: Duration) -> Millis {
 
 /// The same moment as the timer of the async runtime wants it.
 pub(crate) fn instant(moment: Millis) -> tokio::time::Instant {
-    let start = tokio::time::Instant::from_std(*START);
+    let start = tokio::time::Instant::from_std(START.0);
     start.checked_add(Duration::from_millis(moment.0)).unwrap_or(start)
 }

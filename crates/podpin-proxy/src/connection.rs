@@ -28,7 +28,7 @@ use crate::event_stream;
 use crate::exchange::{Exchange, refuse_h1};
 use crate::gateway::Gateway;
 use crate::head::{self, Facts, HeadError, RequestHead, Scan};
-use crate::io::ClientStream;
+use crate::io::{ClientStream, Progress};
 use crate::pipeline::Pipeline;
 use crate::reply::Failure;
 
@@ -341,18 +341,27 @@ impl HttpServerApp for H2Connection {
     ) -> Option<ReusedHttpStream> {
         let guard = self.streams.guard();
         let listener = &self.connection.listener;
-        let ServerSession::H2(session) = session else { return None };
+        let ServerSession::H2(mut session) = session else { return None };
+        let head = h2_head(session.req_header());
+        if let Err(error) = head::check_authority(&head.authority) {
+            Exchange::H2(Box::new(session), guard).refuse(error.into()).await;
+            return None;
+        }
         if !wants_events(&session) {
-            return listener.proxy.process_new_http(ServerSession::H2(session), shutdown).await;
+            let progress = Arc::<Progress>::default();
+            let mut parts = session.req_header().as_owned_parts();
+            parts.extensions.insert(Arc::clone(&progress));
+            *session.req_header_mut() = parts.into();
+            return tokio::select! {
+                reused = listener.proxy.process_new_http(ServerSession::H2(session), shutdown) => reused,
+                // The request is dropped, which resets its stream.
+                () = progress.expired() => None,
+            };
         }
         let gateway = Arc::clone(&listener.gateway);
-        let head = h2_head(session.req_header());
         let client = gateway.client(self.connection.peer.ip(), false, &head.headers);
         let exchange = Exchange::H2(Box::new(session), guard);
-        match head::check_authority(&head.authority) {
-            Ok(()) => Box::pin(event_stream::serve(gateway, head, client, exchange)).await,
-            Err(error) => exchange.refuse(error.into()).await,
-        }
+        Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
         None
     }
 

@@ -4,12 +4,16 @@
 //! that relays the stream and hold no buffer of their own.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use h2::SendStream;
+use h2::{Reason, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 /// Room in front of a body piece for its chunk size: 8 hexadecimal digits and CRLF.
 pub(crate) const CHUNK_PREFIX_BYTES: usize = 10;
@@ -34,7 +38,7 @@ pub(crate) enum Downstream {
     /// HTTP/1.0 or 1.1.
     H1 { tcp: TcpStream, framing: Framing, stray_bytes: usize },
     /// HTTP/2.
-    H2(SendStream<Bytes>),
+    H2 { stream: SendStream<Bytes>, queue: Arc<Queue> },
 }
 
 impl Downstream {
@@ -43,18 +47,23 @@ impl Downstream {
         Downstream::H1 { tcp, framing, stray_bytes: 0 }
     }
 
+    /// The sending half of an h2 stream whose response head was written.
+    pub(crate) fn h2(stream: SendStream<Bytes>) -> Downstream {
+        Downstream::H2 { stream, queue: Arc::default() }
+    }
+
     /// Frames `piece[CHUNK_PREFIX_BYTES..]` in place; gives the offset where the framed bytes begin.
     pub(crate) fn frame(&self, piece: &mut Vec<u8>) -> usize {
         match self {
             Downstream::H1 { framing: Framing::Chunked, .. } => seal_chunk(piece),
-            Downstream::H1 { .. } | Downstream::H2(_) => CHUNK_PREFIX_BYTES,
+            Downstream::H1 { .. } | Downstream::H2 { .. } => CHUNK_PREFIX_BYTES,
         }
     }
 
     /// Resolves when the client has left: closed, half-closed or reset. Other bytes of an HTTP/1 client are dropped.
     pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         match self {
-            Downstream::H2(stream) => stream.poll_reset(context).map(|_| Gone),
+            Downstream::H2 { stream, .. } => stream.poll_reset(context).map(|_| Gone),
             Downstream::H1 { tcp, stray_bytes, .. } => loop {
                 let mut bytes = [0; 512];
                 let mut buffer = ReadBuf::new(&mut bytes);
@@ -82,7 +91,7 @@ impl Downstream {
                 Ok(count) if count > 0 => Poll::Ready(Ok(count)),
                 Ok(_) | Err(_) => Poll::Ready(Err(Gone)),
             },
-            Downstream::H2(stream) => {
+            Downstream::H2 { stream, queue } => {
                 while stream.capacity() == 0 {
                     stream.reserve_capacity(bytes.len());
                     match ready!(stream.poll_capacity(context)) {
@@ -91,7 +100,7 @@ impl Downstream {
                     }
                 }
                 let piece = bytes.get(..stream.capacity()).unwrap_or(bytes);
-                let sent = stream.send_data(Bytes::copy_from_slice(piece), false);
+                let sent = stream.send_data(queue.piece(piece), false);
                 Poll::Ready(sent.map(|()| piece.len()).map_err(|_| Gone))
             }
         }
@@ -101,7 +110,7 @@ impl Downstream {
     pub(crate) fn last_bytes(&self) -> &'static [u8] {
         match self {
             Downstream::H1 { framing: Framing::Chunked, .. } => b"0\r\n\r\n",
-            Downstream::H1 { .. } | Downstream::H2(_) => b"",
+            Downstream::H1 { .. } | Downstream::H2 { .. } => b"",
         }
     }
 
@@ -110,7 +119,7 @@ impl Downstream {
         match self {
             Downstream::H1 { tcp, stray_bytes: 0, .. } => Some(tcp),
             Downstream::H1 { .. } => None,
-            Downstream::H2(mut stream) => {
+            Downstream::H2 { mut stream, .. } => {
                 if let Err(error) = stream.send_data(Bytes::new(), true) {
                     tracing::debug!(%error, "the client left before the end of its stream");
                 }
@@ -119,21 +128,76 @@ impl Downstream {
         }
     }
 
-    /// Ends so that the client can tell the body is not complete: no last chunk, or a reset.
-    pub(crate) fn abort(self) {
+    /// Ends so that the client can tell the body is not complete: no last chunk, or a reset. What is left to do then
+    /// for HTTP/2 is the caller's to await.
+    pub(crate) fn abort(self) -> Option<Dying> {
         match self {
-            Downstream::H1 { framing: Framing::Chunked, .. } => {}
+            Downstream::H1 { framing: Framing::Chunked, .. } => None,
             Downstream::H1 { tcp, .. } => {
                 // Without chunks only a reset tells an early end from a proper one; what the client has not read is
                 // lost with it.
-                if let Err(error) = socket2::SockRef::from(&tcp).set_linger(Some(std::time::Duration::ZERO)) {
+                if let Err(error) = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO)) {
                     tracing::debug!(%error, "the connection ends without a reset");
                 }
+                None
             }
-            // Dropped without an end, the stream is reset (CANCEL) once what is queued has gone out; an explicit reset
-            // would throw that away.
-            Downstream::H2(stream) => drop(stream),
+            Downstream::H2 { stream, queue } => Some(Dying { stream, queue }),
         }
+    }
+}
+
+/// Pieces of one h2 stream that its connection has not written yet.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pieces: AtomicUsize,
+    written: Notify,
+}
+
+/// A piece that tells when it is written or thrown away.
+struct Piece {
+    bytes: Box<[u8]>,
+    queue: Arc<Queue>,
+}
+
+impl Queue {
+    fn piece(self: &Arc<Self>, bytes: &[u8]) -> Bytes {
+        self.pieces.fetch_add(1, Ordering::Relaxed);
+        Bytes::from_owner(Piece { bytes: bytes.into(), queue: Arc::clone(self) })
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if self.queue.pieces.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.queue.written.notify_one();
+        }
+    }
+}
+
+/// An h2 stream that ends badly: a reset throws away what is queued, so the reset waits for that.
+pub(crate) struct Dying {
+    stream: SendStream<Bytes>,
+    queue: Arc<Queue>,
+}
+
+impl Dying {
+    /// Resets the stream once everything before is written, at the latest after `limit`.
+    pub(crate) async fn reset(mut self, limit: Duration) {
+        let written = async {
+            while self.queue.pieces.load(Ordering::Relaxed) > 0 {
+                self.queue.written.notified().await;
+            }
+        };
+        if tokio::time::timeout(limit, written).await.is_err() {
+            tracing::debug!("a client did not take the end of its stream");
+        }
+        self.stream.send_reset(Reason::INTERNAL_ERROR);
     }
 }
 

@@ -144,7 +144,7 @@ fn begin_h2(
     }
     session.write_response_header(Box::new(head), false).ok()?;
     let stream = session.take_response_body_writer()?;
-    Some(Begun { downstream: Downstream::H2(stream), head: Vec::new(), after: After::H2 { _guard: guard } })
+    Some(Begun { downstream: Downstream::h2(stream), head: Vec::new(), after: After::H2 { _guard: guard } })
 }
 
 /// Writes the answer and closes, so that the client can read it.

@@ -28,6 +28,7 @@ use pingora::protocols::{
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use crate::clock;
@@ -47,6 +48,7 @@ pub(crate) struct Progress {
     limit: AtomicU64,
     since: AtomicU64,
     answered: AtomicBool,
+    changed: Notify,
 }
 
 impl Progress {
@@ -54,6 +56,7 @@ impl Progress {
     pub(crate) fn await_answer(&self, limit: Option<Duration>) {
         self.touch();
         self.limit.store(limit.map_or(0, clock::duration_millis), Ordering::Relaxed);
+        self.changed.notify_one();
     }
 
     /// The request itself moved: the pod's time begins anew.
@@ -64,6 +67,22 @@ impl Progress {
     /// The response head is there.
     pub(crate) fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Resolves when the pod's time is up; never once it has answered.
+    pub(crate) async fn expired(&self) {
+        loop {
+            match self.deadline() {
+                Some(due) if due <= clock::now() => return,
+                Some(due) => tokio::time::sleep_until(clock::instant(due)).await,
+                None => self.changed.notified().await,
+            }
+        }
+    }
+
+    /// The pod's time was up before it answered.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.deadline().is_some_and(|due| due <= clock::now())
     }
 
     /// When the pod's time is up.

@@ -3,22 +3,25 @@
 //! Decisions are the same as for event streams (`admission.rs`, `forward.rs`, `reply.rs`); only the bytes are
 //! Pingora's business here: its connection pool, its framing, its retry loop.
 
+mod outcome;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::header::{self, HeaderName};
-use http::{Method, Version};
+use http::Version;
+use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::{EndpointId, Millis};
 
-use crate::access_log::Record;
-use crate::admission::{Admission, Kind, Placement, move_reason};
+use self::outcome::{
+    authority, downstream_failure, is_caused_by, method_label, record, strip_response, write_failure,
+};
+use crate::admission::{Admission, Kind, Placement};
 use crate::clock;
-use crate::event_stream::protocol_name;
 use crate::forward::{self, Client};
 use crate::gateway::{Gateway, InFlight};
 use crate::io::Progress;
@@ -50,7 +53,8 @@ pub(crate) struct Request {
     connect_asked: Millis,
     connect_millis: Option<u64>,
     answered: bool,
-    /// Shared with the client's stream, which keeps the deadline (HTTP/1.1 clients only).
+    logged: bool,
+    /// Shared with whoever keeps the deadline: the client's stream, for HTTP/2 its connection.
     progress: Option<Arc<Progress>>,
     failure: Option<Failure>,
     /// Counts the request as in flight until it is over, whatever happens.
@@ -89,6 +93,15 @@ impl Request {
     }
 }
 
+impl Drop for Request {
+    /// An HTTP/2 request whose pod took too long is dropped in the middle: nobody else settles its accounts.
+    fn drop(&mut self) {
+        if !self.logged && self.progress.as_ref().is_some_and(|progress| progress.is_expired()) {
+            self.endpoint_failed(UpstreamErrorKind::Timeout);
+        }
+    }
+}
+
 #[async_trait]
 impl ProxyHttp for Pipeline {
     type CTX = Request;
@@ -104,6 +117,7 @@ impl ProxyHttp for Pipeline {
             connect_asked: Millis(0),
             connect_millis: None,
             answered: false,
+            logged: false,
             progress: None,
             failure: None,
             _in_flight: self.gateway.in_flight(),
@@ -120,6 +134,9 @@ impl ProxyHttp for Pipeline {
     }
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
+        if request.progress.is_none() {
+            request.progress = session.req_header().extensions.get::<Arc<Progress>>().cloned();
+        }
         session.set_read_timeout(Some(self.gateway.limits.request_body_timeout));
         // RFC 9110 section 15.2: no interim responses for HTTP/1.0.
         let http10 = session.req_header().version == Version::HTTP_10;
@@ -150,14 +167,13 @@ impl ProxyHttp for Pipeline {
         let mut peer = HttpPeer::new(placement.endpoint.address, false, String::new());
         peer.options.connection_timeout = Some(times.connect);
         peer.options.total_connection_timeout = Some(times.connect);
-        // Pingora's is a limit between two reads. The deadline of the head is the client's stream's to keep; without
-        // one (HTTP/2) the limit between reads must do.
+        // Pingora's is a limit between two reads; the deadline of the head is kept where `Progress` is watched.
         peer.options.read_timeout = match &request.progress {
             Some(progress) => {
                 progress.await_answer(times.response_header);
                 times.upstream_idle.filter(|_| !session.is_upgrade_req())
             }
-            None => times.response_header.max(times.upstream_idle),
+            None => times.response_header,
         };
         peer.options.write_timeout = times.response_header;
         peer.options.idle_timeout = Some(POOL_IDLE);
@@ -341,7 +357,8 @@ impl ProxyHttp for Pipeline {
         let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
         request.failure = Some(failure);
         let code = failure.status().map_or(0, |status| status.as_u16());
-        if session.response_written().is_none() && code > 0 {
+        let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+        if !begun && code > 0 {
             session.set_keepalive(None);
             if let Err(error) = write_failure(session, failure).await {
                 tracing::debug!(%error, "the client left before its answer");
@@ -351,7 +368,11 @@ impl ProxyHttp for Pipeline {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
-        let status = session.response_written().map_or(0, |head| head.status.as_u16());
+        request.logged = true;
+        let written = session
+            .response_written()
+            .filter(|head| !head.status.is_informational() || session.was_upgraded());
+        let status = written.map_or(0, |head| head.status.as_u16());
         let admission = request.admission.as_ref();
         let (service, route) =
             admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
@@ -386,125 +407,4 @@ impl ProxyHttp for Pipeline {
     ) -> bool {
         true
     }
-}
-
-/// Takes out of a response what only means something between the pod and us, and what only we may say.
-fn strip_response(response: &mut ResponseHeader, upgrade: bool, cookie: Option<&str>) -> Result<()> {
-    let framing = |name: &HeaderName| *name == header::TRANSFER_ENCODING || *name == header::CONTENT_LENGTH;
-    let kept = forward::response_lines(&response.headers, cookie);
-    let gone: Vec<HeaderName> = response
-        .headers
-        .keys()
-        .filter(|name| !kept.contains_key(*name) && !framing(name))
-        .filter(|name| !(upgrade && matches!(**name, header::CONNECTION | header::UPGRADE)))
-        .cloned()
-        .collect();
-    for name in gone {
-        response.remove_header(&name);
-    }
-    if let Some(cookie) = cookie {
-        let lines: Vec<_> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
-        if lines.iter().any(|line| forward::sets_cookie(line, cookie)) {
-            response.remove_header(&header::SET_COOKIE);
-            for line in lines.into_iter().filter(|line| !forward::sets_cookie(line, cookie)) {
-                response.append_header(header::SET_COOKIE, line)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Host and port as the client asked for them.
-fn authority(head: &RequestHeader) -> &str {
-    let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    head.uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default()
-}
-
-/// What an error that is not the pod's means for the client.
-fn downstream_failure(error: &Error) -> Failure {
-    match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, _) if is_caused_by(error, std::io::ErrorKind::InvalidData) => Failure::Body,
-        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
-        (
-            ErrorSource::Downstream,
-            ErrorType::ReadError
-            | ErrorType::WriteError
-            | ErrorType::ConnectionClosed
-            | ErrorType::WriteTimedout,
-        ) => Failure::ClientGone,
-        (ErrorSource::Downstream, _) => Failure::Body,
-        (ErrorSource::Upstream, _) => Failure::UpstreamReset,
-        (ErrorSource::Internal | ErrorSource::Unset, _) => Failure::Internal,
-    }
-}
-
-/// What `io.rs` says through Pingora: bytes of the client that it refused, or a pod that took too long.
-fn is_caused_by(error: &Error, kind: std::io::ErrorKind) -> bool {
-    let cause = error.cause.as_deref().and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    cause.is_some_and(|cause| cause.kind() == kind)
-}
-
-async fn write_failure(session: &mut Session, failure: Failure) -> Result<()> {
-    let body = failure.body();
-    let status = failure.status().unwrap_or(http::StatusCode::BAD_GATEWAY);
-    let mut head = ResponseHeader::build(status, Some(5))?;
-    head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
-    head.insert_header(header::CONTENT_LENGTH, body.len())?;
-    head.insert_header(header::CACHE_CONTROL, "no-store")?;
-    if let Some(seconds) = failure.retry_after_seconds() {
-        head.insert_header(header::RETRY_AFTER, seconds)?;
-    }
-    let with_body = session.req_header().method != Method::HEAD;
-    session.write_response_header(Box::new(head), !with_body).await?;
-    if with_body {
-        session.write_response_body(Some(body.into()), true).await?;
-    }
-    Ok(())
-}
-
-/// Only registered methods are labels: a client must not be able to make up time series.
-fn method_label(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::PATCH => "PATCH",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
-    }
-}
-
-fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
-    let head = session.req_header();
-    let upgraded = session.was_upgraded();
-    let mut log = Record::begun(if upgraded { "upgrade" } else { "request" }, request.began);
-    log.client = request.client.as_ref().map(|client| client.address);
-    log.method = head.method.to_string();
-    log.host = authority(head).to_owned();
-    log.path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    log.protocol = protocol_name(if session.is_http2() { Version::HTTP_2 } else { head.version });
-    log.status = status;
-    log.user_agent = head.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    if let Some(admission) = &request.admission {
-        log.route = Some(admission.route.name.to_string());
-        log.service = Some(admission.service().name.to_string());
-        log.affinity = Some(admission.decision(request.placement.as_ref().filter(|_| request.answered)));
-        log.session = Some(admission.session.to_string());
-    }
-    if let Some(placement) = &request.placement {
-        log.endpoint = Some(placement.endpoint.name.to_string());
-        log.repinned = placement.moved.map(move_reason);
-    }
-    log.reason = match (error.is_some(), request.failure) {
-        (false, _) => "complete",
-        (true, failure) => failure.map_or("error", Failure::log_reason),
-    };
-    log.error = error.and(request.failure).map(|failure| failure.to_string());
-    log.bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(0);
-    log.duration_ms = clock::duration_millis(clock::now().since(request.began));
-    log.connect_ms = request.connect_millis;
-    log.retries = request.retries;
-    log
 }

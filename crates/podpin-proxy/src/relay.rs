@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::clock;
-use crate::downstream::{CHUNK_PREFIX_BYTES, Downstream, Gone};
+use crate::downstream::{CHUNK_PREFIX_BYTES, Downstream, Dying, Gone};
 use crate::labels::CloseReason;
 use crate::streams::StreamRecord;
 use crate::upstream_h1::{BodyDecoder, Piece};
@@ -80,6 +80,8 @@ pub(crate) struct Finished {
     pub(crate) first_event: Option<Millis>,
     /// The pod broke the framing of its body.
     pub(crate) protocol: bool,
+    /// An HTTP/2 stream whose bad end must wait for what is queued before it.
+    pub(crate) dying: Option<Dying>,
     /// The client's socket, when it may carry another request.
     pub(crate) tcp: Option<TcpStream>,
 }
@@ -87,7 +89,14 @@ pub(crate) struct Finished {
 impl Finished {
     /// The client left before the stream began.
     pub(crate) fn client_gone() -> Finished {
-        Finished { reason: CloseReason::Client, error: None, protocol: false, first_event: None, tcp: None }
+        Finished {
+            reason: CloseReason::Client,
+            error: None,
+            protocol: false,
+            first_event: None,
+            dying: None,
+            tcp: None,
+        }
     }
 }
 
@@ -459,16 +468,24 @@ impl Relay {
     fn close(&mut self, reason: CloseReason) -> Finished {
         let clean = self.ending.filter(|ending| ending.reason == reason);
         let downstream = self.downstream.take();
+        let mut dying = None;
         let tcp = match (downstream, clean) {
             (Some(downstream), Some(Ending { clean: true, .. })) => downstream.finish(),
             (Some(downstream), _) => {
-                downstream.abort();
+                dying = downstream.abort();
                 None
             }
             (None, _) => None,
         };
         let error = self.ending.and_then(|ending| ending.error);
-        Finished { reason, error, protocol: error == Some(MALFORMED), first_event: self.first_event, tcp }
+        Finished {
+            reason,
+            error,
+            protocol: error == Some(MALFORMED),
+            first_event: self.first_event,
+            dying,
+            tcp,
+        }
     }
 }
 

@@ -28,6 +28,9 @@ const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
 /// How long connections may take to end once nothing is left to serve on them.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// What ending the threads may take; the whole shutdown stays within `shutdown.timeout`.
+const THREADS_END: Duration = Duration::from_millis(500);
+
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -248,7 +251,7 @@ async fn follow_cluster(settings: KubeSettings, services: Vec<(TableWriter, Kube
 /// nothing is left, at the latest after `timeout`.
 async fn leave_gracefully(gateway: &Gateway) {
     let times = gateway.shutdown.clone();
-    let deadline = tokio::time::Instant::now() + times.timeout;
+    let deadline = tokio::time::Instant::now() + times.timeout.saturating_sub(THREADS_END);
     gateway.begin_leaving();
     tracing::info!(streams = gateway.streams.count(), announce = ?times.announce, "leaving: readiness is off");
     tokio::time::sleep(times.announce).await;
@@ -260,7 +263,8 @@ async fn leave_gracefully(gateway: &Gateway) {
     }
     gateway.tasks.close();
     // What was written last may still be on its way out of the workers.
-    if tokio::time::timeout(LAST_WORDS, gateway.tasks.wait()).await.is_err() {
+    let last_words = deadline.min(tokio::time::Instant::now() + LAST_WORDS);
+    if tokio::time::timeout_at(last_words, gateway.tasks.wait()).await.is_err() {
         tracing::debug!("some connections are still open");
     }
     tracing::info!(streams = gateway.streams.count(), "left");

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use podpin_endpoints::Permit;
 
@@ -17,6 +18,9 @@ use crate::gateway::Gateway;
 use crate::labels::{CloseReason, UpstreamErrorKind};
 use crate::relay::{Finished, Relay};
 use crate::streams::StreamRecord;
+
+/// How long a client may take for the last events before the reset that says the stream broke.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// The places a stream takes, given back when it ends.
 pub(crate) struct Permits {
@@ -123,6 +127,12 @@ impl Future for StreamTask {
         drop(self.permits.take());
         let tcp = finished.tcp.take();
         if let Some(accounts) = self.accounts.take() {
+            if let Some(dying) = finished.dying.take() {
+                // A client that reads nothing is not waited for.
+                let limit =
+                    if finished.reason == CloseReason::SlowClient { Duration::ZERO } else { LAST_EVENTS };
+                accounts.gateway.tasks.spawn(dying.reset(limit));
+            }
             accounts.settle(&finished);
         }
         if let (Some(tcp), Some(After::H1 { connection, goes_on: true })) = (tcp, self.after.take()) {

@@ -144,10 +144,18 @@ impl Connection {
     /// # Panics
     /// When the connection ends first.
     pub async fn raw(&mut self, count: usize) -> Vec<u8> {
+        let bytes = self.try_raw(count).await;
+        bytes.unwrap_or_else(|ending| panic!("the connection ended ({ending:?}) before {count} bytes"))
+    }
+
+    /// Reads exactly `count` bytes as they are.
+    ///
+    /// # Errors
+    /// How the connection ended when it ended first.
+    pub async fn try_raw(&mut self, count: usize) -> Result<Vec<u8>, Ending> {
         let mut framing = Body::Length(count as u64);
         let (bytes, ending) = in_time("raw bytes", framing.all(&mut self.wire)).await;
-        assert_eq!(ending, Ending::Clean, "the connection ended after {} of {count} bytes", bytes.len());
-        bytes
+        if ending == Ending::Clean { Ok(bytes) } else { Err(ending) }
     }
 
     /// Reads on until the server ends the connection, and says how: `Cut` is a FIN.

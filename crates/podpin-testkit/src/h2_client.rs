@@ -66,6 +66,12 @@ impl H2Connection {
         stream
     }
 
+    /// Waits until the server closes the connection, which the client would keep.
+    pub async fn closed_by_server(&mut self) {
+        let ended = in_time("the server closing an HTTP/2 connection", &mut self.driver).await;
+        ended.expect("the connection's task");
+    }
+
     /// How the connection ends, awaited.
     pub async fn ending(self) -> Ending {
         let mut driver = self.driver;

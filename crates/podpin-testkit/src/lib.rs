@@ -11,6 +11,7 @@ mod api_server;
 mod client;
 mod endpoints_file;
 mod h2_client;
+mod h2_frames;
 mod line;
 mod metrics;
 mod patience;
@@ -26,6 +27,7 @@ pub use api_server::{
 pub use client::{Connection, EventStream, Request, Response, Visitor};
 pub use endpoints_file::EndpointsFile;
 pub use h2_client::H2Connection;
+pub use h2_frames::{H2_PREFACE, H2_SETTINGS, H2Answer, h2_request};
 pub use line::Line;
 pub use metrics::Metrics;
 pub use patience::{PATIENCE, in_time, wait_for, wait_for_some};

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::client::{Connection, Request, Response, Visitor, status};
-use crate::{Metrics, Process, wait_for, wait_for_some};
+use crate::{Item, Metrics, Process, wait_for, wait_for_some};
 pub use rustix::process::Signal;
 pub use setup::Setup;
 
@@ -78,6 +78,20 @@ impl Proxy {
     /// A connection to it.
     pub async fn connect(&self) -> Connection {
         Connection::open(self.address).await
+    }
+
+    /// Lets time pass by the proxy's own clock: until a silent event stream of its own on `target` has shown `count`
+    /// keep-alive comments, each after `sse.keepAlive` (a pod must open that stream and leave it silent).
+    ///
+    /// # Panics
+    /// When the stream ends first.
+    pub async fn pass_keep_alives(&self, target: &str, count: usize) {
+        let mut clock = Request::events(target).open(self.address).await;
+        let mut seen = 0;
+        while seen < count {
+            let item = clock.next().await.unwrap_or_else(|ending| panic!("the clock stopped: {ending:?}"));
+            seen += usize::from(matches!(item, Item::Comment(_)));
+        }
     }
 
     /// GET on the admin port.

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Pingora reports each client that leaves as an error of its own; what matters of that is in our access log.
-const DEFAULT: &str = "info,pingora_core=error,pingora_proxy=error";
+const DEFAULT: &str = "info,pingora_core=error,pingora_proxy=error,kube_client=off";
 
 /// Turns logging on, for the whole process.
 pub(crate) fn init(default: Option<&str>) {

@@ -1,0 +1,151 @@
+//! What comes of an ordinary request: the pod's answer made ours, our own answer to a failure, the line in the log.
+
+use http::header::{self, HeaderName};
+use http::{Method, StatusCode, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::*;
+
+use super::Request;
+use crate::access_log::Record;
+use crate::admission::move_reason;
+use crate::clock;
+use crate::event_stream::protocol_name;
+use crate::forward;
+use crate::reply::Failure;
+
+/// Takes out of a response what only means something between the pod and us, and what only we may say.
+pub(super) fn strip_response(
+    response: &mut ResponseHeader,
+    upgrade: bool,
+    cookie: Option<&str>,
+) -> Result<()> {
+    let framing = |name: &HeaderName| *name == header::TRANSFER_ENCODING || *name == header::CONTENT_LENGTH;
+    let kept = forward::response_lines(&response.headers, cookie);
+    let gone: Vec<HeaderName> = response
+        .headers
+        .keys()
+        .filter(|name| !kept.contains_key(*name) && !framing(name))
+        .filter(|name| !(upgrade && matches!(**name, header::CONNECTION | header::UPGRADE)))
+        .cloned()
+        .collect();
+    for name in gone {
+        response.remove_header(&name);
+    }
+    single_length(response)?;
+    if let Some(cookie) = cookie {
+        let lines: Vec<_> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+        if lines.iter().any(|line| forward::sets_cookie(line, cookie)) {
+            response.remove_header(&header::SET_COOKIE);
+            for line in lines.into_iter().filter(|line| !forward::sets_cookie(line, cookie)) {
+                response.append_header(header::SET_COOKIE, line)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One `Content-Length` at most, and none with 204 (RFC 9110 section 8.6).
+fn single_length(response: &mut ResponseHeader) -> Result<()> {
+    let lengths: Vec<_> = response.headers.get_all(header::CONTENT_LENGTH).iter().cloned().collect();
+    if response.status == StatusCode::NO_CONTENT {
+        response.remove_header(&header::CONTENT_LENGTH);
+    } else if let [first, _, ..] = lengths.as_slice() {
+        response.insert_header(header::CONTENT_LENGTH, first.clone())?;
+    }
+    Ok(())
+}
+
+/// Host and port as the client asked for them.
+pub(super) fn authority(head: &RequestHeader) -> &str {
+    let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    head.uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default()
+}
+
+/// What an error that is not the pod's means for the client.
+pub(super) fn downstream_failure(error: &Error) -> Failure {
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, _) if is_caused_by(error, std::io::ErrorKind::InvalidData) => Failure::Body,
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
+        (
+            ErrorSource::Downstream,
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::ConnectionClosed
+            | ErrorType::WriteTimedout,
+        ) => Failure::ClientGone,
+        (ErrorSource::Downstream, _) => Failure::Body,
+        (ErrorSource::Upstream, _) => Failure::UpstreamReset,
+        (ErrorSource::Internal | ErrorSource::Unset, _) => Failure::Internal,
+    }
+}
+
+/// What `io.rs` says through Pingora: bytes of the client that it refused, or a pod that took too long.
+pub(super) fn is_caused_by(error: &Error, kind: std::io::ErrorKind) -> bool {
+    let cause = error.cause.as_deref().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == kind)
+}
+
+pub(super) async fn write_failure(session: &mut Session, failure: Failure) -> Result<()> {
+    let body = failure.body();
+    let status = failure.status().unwrap_or(http::StatusCode::BAD_GATEWAY);
+    let mut head = ResponseHeader::build(status, Some(5))?;
+    head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    head.insert_header(header::CACHE_CONTROL, "no-store")?;
+    if let Some(seconds) = failure.retry_after_seconds() {
+        head.insert_header(header::RETRY_AFTER, seconds)?;
+    }
+    let with_body = session.req_header().method != Method::HEAD;
+    session.write_response_header(Box::new(head), !with_body).await?;
+    if with_body {
+        session.write_response_body(Some(body.into()), true).await?;
+    }
+    Ok(())
+}
+
+/// Only registered methods are labels: a client must not be able to make up time series.
+pub(super) fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+pub(super) fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
+    let head = session.req_header();
+    let upgraded = session.was_upgraded();
+    let mut log = Record::begun(if upgraded { "upgrade" } else { "request" }, request.began);
+    log.client = request.client.as_ref().map(|client| client.address);
+    log.method = head.method.to_string();
+    log.host = authority(head).to_owned();
+    log.path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    log.protocol = protocol_name(if session.is_http2() { Version::HTTP_2 } else { head.version });
+    log.status = status;
+    log.user_agent = head.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    if let Some(admission) = &request.admission {
+        log.route = Some(admission.route.name.to_string());
+        log.service = Some(admission.service().name.to_string());
+        log.affinity = Some(admission.decision(request.placement.as_ref().filter(|_| request.answered)));
+        log.session = Some(admission.session.to_string());
+    }
+    if let Some(placement) = &request.placement {
+        log.endpoint = Some(placement.endpoint.name.to_string());
+        log.repinned = placement.moved.map(move_reason);
+    }
+    log.reason = match (error.is_some(), request.failure) {
+        (false, _) => "complete",
+        (true, failure) => failure.map_or("error", Failure::log_reason),
+    };
+    log.error = error.and(request.failure).map(|failure| failure.to_string());
+    log.bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(0);
+    log.duration_ms = clock::duration_millis(clock::now().since(request.began));
+    log.connect_ms = request.connect_millis;
+    log.retries = request.retries;
+    log
+}

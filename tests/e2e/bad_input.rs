@@ -302,7 +302,8 @@ async fn event_streams_that_end_their_connection_count_as_connections_too() {
     let pod = Pod::start("pod-a").await;
     let proxy = Setup::chat(&[&pod]).top("limits: {connections: 2}").start().await;
     let active = ("podpin_connections_active", [("listener", "http")]);
-    // Earlier probes of the harness may still be closing.
+    // Earlier probes of the harness stand before this request in the queue, and may still be closing.
+    assert_eq!(proxy.get("/who").await.status, 200);
     proxy.wait_metric(active.0, &active.1, 0.0).await;
     let mut kept = Vec::new();
     for request in [Request::events("/").http10(), Request::events("/").header("Connection", "close")] {

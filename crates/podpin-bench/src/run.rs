@@ -63,7 +63,7 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
         let protocol = if arguments.h2c { Protocol::H2c } else { Protocol::Http1 };
         let wanted =
             if arguments.streams.is_empty() { &scene.plan.memory_streams } else { &arguments.streams };
-        let streams = within_file_limit(wanted, report);
+        let streams = within_file_limit(wanted, protocol, report);
         memory::measure(scene, protocol, &streams, report).await?;
     }
     if matches!(role, Role::Memory(_)) {
@@ -96,10 +96,20 @@ fn memory_arguments(role: &Role) -> Option<MemoryArgs> {
     }
 }
 
-/// Each stream takes two descriptors of the proxy.
-fn within_file_limit(wanted: &[u32], report: &mut Report) -> Vec<u32> {
+/// Each stream takes two descriptors of the proxy; over HTTP/2 many share one to the client, and every pod has its own.
+fn within_file_limit(wanted: &[u32], protocol: Protocol, report: &mut Report) -> Vec<u32> {
     let files = raise_file_limit();
-    let most = u32::try_from(files.saturating_sub(SPARE_FILES) / 2).unwrap_or(u32::MAX);
+    let each = match protocol {
+        Protocol::Http1 => 2.0,
+        Protocol::H2c => 1.1,
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count of files, rounded down"
+    )]
+    let most =
+        (f64::from(u32::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(u32::MAX)) / each) as u32;
     let mut streams: Vec<u32> = wanted.iter().map(|count| (*count).min(most)).collect();
     if wanted.iter().any(|count| *count > most) {
         report.note(format!("the limit of {files} open files allows {most} streams (ulimit -Hn)"));

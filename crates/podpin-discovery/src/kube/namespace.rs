@@ -153,8 +153,13 @@ impl<'f> Namespace<'f> {
         let mut draft = Draft::default();
         let mut token: Option<String> = None;
         loop {
-            let page = self.slices.page(&self.client, token.as_deref(), self.settings.list_timeout).await?;
-            let page = page.items()?;
+            let answer = self.slices.page(&self.client, token.as_deref(), self.settings.list_timeout).await;
+            // Only a continue token can be too old: beginning anew at once would be told the same.
+            let first = token.is_none();
+            let too_old =
+                |failure| if first && failure == Failure::Expired { refused_list() } else { failure };
+            let answer = answer.map_err(too_old)?;
+            let page = answer.items().map_err(too_old)?;
             for item in &page.items {
                 self.draft(&mut draft, item, tell);
             }
@@ -342,6 +347,12 @@ impl<'f> Namespace<'f> {
 
     /// Tells and logs what has changed, and waits before the next attempt.
     async fn fail(&mut self, failure: Failure, tell: Tell<'_>) {
+        let answers = |failure: &Failure| matches!(failure, Failure::Refused { .. });
+        let was_silent = matches!(&self.connected, Some(Err(before)) if !answers(before));
+        if answers(&failure) && was_silent {
+            // It is back, and what it refuses while it starts should not cost what the outage did.
+            self.failures = 0;
+        }
         self.failures = self.failures.saturating_add(1);
         let outdated = matches!(failure, Failure::Refused { code: 401, .. })
             || self.failures.is_multiple_of(RENEWAL_FAILURES);
@@ -391,6 +402,11 @@ impl Sooner for (Instant, RelistReason) {
 /// Drawn from a tenth around `interval`, so that replicas which started together do not ask together for ever.
 fn around(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+/// 410 for a list that named no version: an API server that is not itself.
+fn refused_list() -> Failure {
+    Failure::Refused { verb: "list", code: 410, message: "a list from its beginning is refused".to_owned() }
 }
 
 /// How long to wait after the `failures`th failure in a row; `draw` is from 0 to 1.

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use crate::admission::Kind;
 use crate::clock;
 use crate::gateway::Gateway;
-use crate::service::{ServiceState, phase_name};
+use crate::service::ServiceState;
 use crate::status_page;
 use crate::streams::StreamRecord;
 
@@ -89,7 +89,7 @@ fn measure(gateway: &Gateway) {
         let view = service.view();
         let mut counts = HashMap::from([("ready", 0), ("resting", 0), ("draining", 0), ("ejected", 0)]);
         for endpoint in view.snapshot.endpoints() {
-            *counts.entry(phase_name(endpoint.phase)).or_default() += 1;
+            *counts.entry(endpoint.phase.as_str()).or_default() += 1;
             *counts.entry("ejected").or_default() += i64::from(is_ejected(&view.snapshot, endpoint));
             let labels = [&*service.name, &*endpoint.name, stream_state(endpoint.phase)];
             gauges.streams_active.with_label_values(&labels).set(0);
@@ -148,7 +148,7 @@ impl EndpointView {
             name: endpoint.name.to_string(),
             uid: endpoint.uid.as_deref().map(str::to_owned),
             address: endpoint.address.to_string(),
-            state: phase_name(endpoint.phase),
+            state: endpoint.phase.as_str(),
             ejected: is_ejected(snapshot, endpoint),
             since: clock::rfc3339(endpoint.phase_since),
             zone: endpoint.zone.as_deref().map(str::to_owned),

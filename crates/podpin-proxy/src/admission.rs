@@ -142,7 +142,7 @@ impl Admission {
         let metrics = &self.service().metrics;
         metrics.affinity_decisions.inc(self.decision(placement));
         if let Some(reason) = placement.and_then(|placement| placement.moved) {
-            metrics.affinity_repins.inc(move_reason(reason));
+            metrics.affinity_repins.inc(reason.as_str());
         }
     }
 
@@ -181,7 +181,7 @@ impl Admission {
             lines.insert(forward::SESSION, session);
         }
         if let Some(reason) = placement.moved {
-            lines.insert(forward::REPINNED, HeaderValue::from_static(move_reason(reason)));
+            lines.insert(forward::REPINNED, HeaderValue::from_static(reason.as_str()));
         }
     }
 
@@ -255,16 +255,5 @@ fn strategy(configured: Configured) -> Strategy {
         Configured::LeastStreams => Strategy::LeastStreams,
         Configured::RoundRobin => Strategy::RoundRobin,
         Configured::Random => Strategy::Random,
-    }
-}
-
-/// The reason as metrics and `X-Podpin-Repinned` spell it.
-pub(crate) fn move_reason(reason: MoveReason) -> &'static str {
-    match reason {
-        MoveReason::Draining => "draining",
-        MoveReason::Gone => "gone",
-        MoveReason::Unready => "unready",
-        MoveReason::Ejected => "ejected",
-        MoveReason::Full => "full",
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn duration_millis(duration: Duration) -> u64 {
 
 /// The moment `delay` from `from`.
 pub(crate) fn after(from: Millis, delay: Duration) -> Millis {
-    Millis(from.0.saturating_add(duration_millis(delay)))
+    from.after(delay)
 }
 
 /// The same moment as the timer of the async runtime wants it.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, Version};
-use podpin_endpoints::{EndpointId, Millis};
+use podpin_endpoints::{EndpointId, Millis, MoveReason};
 use podpin_sse::{Framer, retry_line};
 
 use crate::access_log::Record;
-use crate::admission::{Admission, Kind, Placement, move_reason};
+use crate::admission::{Admission, Kind, Placement};
 use crate::clock;
 use crate::exchange::Exchange;
 use crate::forward::{self, Client};
@@ -268,7 +268,7 @@ impl Opening<'_> {
             log.kind = if streams { "stream" } else { "request" };
             log.status = status.as_u16();
             log.affinity = Some(self.admission.decision(Some(placement)));
-            log.repinned = placement.moved.map(move_reason);
+            log.repinned = placement.moved.map(MoveReason::as_str);
             log.session = Some(self.admission.session.to_string());
             log.connect_ms = Some(self.connect_millis);
             log.retries = self.retries;

@@ -170,20 +170,10 @@ fn log_transition(service: &str, transition: &Transition) {
         service,
         endpoint = %endpoint.name,
         address = %endpoint.address,
-        from = transition.from.map_or("new", phase_name),
-        to = phase_name(transition.to),
+        from = transition.from.map_or("new", Phase::as_str),
+        to = transition.to.as_str(),
         "endpoint changed state"
     );
-}
-
-/// The state as metrics and the admin API spell it.
-pub(crate) fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Ready => "ready",
-        Phase::Resting => "resting",
-        Phase::Draining => "draining",
-        Phase::Gone => "gone",
-    }
 }
 
 /// Unix seconds as Prometheus wants them; exact to the second for some millions of years.

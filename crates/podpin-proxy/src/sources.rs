@@ -1,9 +1,8 @@
 //! Runs the discovery of each service: what it says goes to the one writer of that service's endpoints.
 
-use podpin_config::{Config, Discovery, KubernetesService, Port};
+use podpin_config::{Config, Discovery};
 use podpin_discovery::{
-    FileEvent, FileSource, KubeError, KubeEvent, KubeService, KubeSettings, PortRef, ReadError,
-    static_endpoints,
+    FileEvent, FileSource, KubeError, KubeEvent, KubeService, KubeSettings, ReadError, static_endpoints,
 };
 use podpin_endpoints::{Observed, Update};
 
@@ -44,7 +43,7 @@ pub(crate) fn prepare(writers: Vec<TableWriter>) -> Result<Sources, StartError> 
                 }
                 sources.files.push((writer, source));
             }
-            Discovery::Kubernetes(of) => sources.cluster.push((writer, kube_service(of))),
+            Discovery::Kubernetes(of) => sources.cluster.push((writer, KubeService::from(of))),
         }
     }
     Ok(sources)
@@ -92,7 +91,7 @@ pub(crate) fn verify_cluster(config: &Config) -> Result<(), StartError> {
     if !config.services.iter().any(|service| of_the_cluster(&service.discovery)) {
         return Ok(());
     }
-    let settings = kube_settings(config);
+    let settings = KubeSettings::from(&config.kubernetes);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // On a thread of its own: whoever starts the proxy may be in an event loop already.
     let checked = std::thread::scope(|scope| {
@@ -102,24 +101,6 @@ pub(crate) fn verify_cluster(config: &Config) -> Result<(), StartError> {
         Ok(checked) => checked.map_err(|error| StartError::Cluster(error.to_string())),
         Err(_) => Err(StartError::Cluster("the Kubernetes client cannot be set up".to_owned())),
     }
-}
-
-/// How the cluster of this configuration is reached.
-pub(crate) fn kube_settings(config: &Config) -> KubeSettings {
-    let kubernetes = &config.kubernetes;
-    KubeSettings {
-        kubeconfig: kubernetes.kubeconfig.clone(),
-        context: kubernetes.context.clone(),
-        ..KubeSettings::default()
-    }
-}
-
-fn kube_service(of: &KubernetesService) -> KubeService {
-    let port = match &of.port {
-        Port::Number(number) => PortRef::Number(*number),
-        Port::Name(name) => PortRef::Name(name.clone()),
-    };
-    KubeService { namespace: of.namespace.clone(), service: of.service.clone(), port }
 }
 
 /// Follows the EndpointSlices of all services of the cluster for as long as the process runs.

@@ -164,7 +164,7 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     let parts = Control {
         gateway: Arc::clone(&gateway),
         sources,
-        cluster: sources::kube_settings(config),
+        cluster: KubeSettings::from(&config.kubernetes),
         admin_socket,
         keys: config.affinity_keys.clone(),
     };

@@ -4,10 +4,10 @@ use http::header::{self, HeaderName};
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
+use podpin_endpoints::MoveReason;
 
 use super::Request;
 use crate::access_log::Record;
-use crate::admission::move_reason;
 use crate::clock;
 use crate::event_stream::protocol_name;
 use crate::forward;
@@ -136,7 +136,7 @@ pub(super) fn record(session: &Session, error: Option<&Error>, request: &Request
     }
     if let Some(placement) = &request.placement {
         log.endpoint = Some(placement.endpoint.name.to_string());
-        log.repinned = placement.moved.map(move_reason);
+        log.repinned = placement.moved.map(MoveReason::as_str);
     }
     log.reason = match (error.is_some(), request.failure) {
         (false, _) => "complete",

@@ -312,6 +312,7 @@ impl Entry {
             weight: self.weight.unwrap_or(1),
             condition: self.condition.unwrap_or(Condition::Ready),
             reversible_drain: true,
+            deadline: None,
         })
     }
 }

@@ -33,6 +33,7 @@ pub fn static_endpoints(list: &[StaticEndpoint]) -> Update {
         weight: endpoint.weight,
         condition: Condition::Ready,
         reversible_drain: true,
+        deadline: None,
     };
     Update::Replace(list.iter().map(observed).collect())
 }

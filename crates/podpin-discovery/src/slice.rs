@@ -170,6 +170,7 @@ fn observed(endpoint: &Endpoint, address: SocketAddr, words: &mut Words) -> Obse
         condition: condition_of(endpoint.conditions.as_ref()),
         // A slice without pods is written by a person or a controller of theirs, who may change their mind.
         reversible_drain: uid.is_none(),
+        deadline: None,
     }
 }
 
@@ -367,6 +368,7 @@ mod tests {
             weight: 1,
             condition: Condition::Ready,
             reversible_drain: false,
+            deadline: None,
         };
         assert_eq!(
             merged(&[slice(1, &json!([one]))], &http()),

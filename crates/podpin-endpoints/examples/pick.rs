@@ -34,6 +34,7 @@ fn observed(number: u32) -> Observed {
         weight: 1 + number % 3,
         condition: Condition::Ready,
         reversible_drain: false,
+        deadline: None,
     }
 }
 

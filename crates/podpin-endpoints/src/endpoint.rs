@@ -139,6 +139,8 @@ pub struct Endpoint {
     pub serving: bool,
     /// When `phase` began.
     pub phase_since: Millis,
+    /// When it will be killed, where that is known: the end of a terminating pod's grace period.
+    pub deadline: Option<Millis>,
     /// When this identity was first seen.
     pub added: Millis,
     /// Whether new clients come to it gradually; false for members of the very first list.
@@ -163,6 +165,7 @@ impl Endpoint {
             phase: observed.condition.phase(),
             serving: observed.condition.serving(),
             phase_since: now,
+            deadline: observed.deadline,
             added: now,
             slow_start,
             load,
@@ -202,6 +205,7 @@ impl Endpoint {
             || self.zone != other.zone
             || self.zone_hints != other.zone_hints
             || self.node != other.node
+            || self.deadline != other.deadline
     }
 
     /// Whether a ring built for this version is wrong for `other`.

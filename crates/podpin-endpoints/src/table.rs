@@ -280,6 +280,7 @@ pub(crate) mod tests {
             weight: 1,
             condition,
             reversible_drain: false,
+            deadline: None,
         }
     }
 

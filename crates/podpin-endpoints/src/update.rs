@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::endpoint::EndpointId;
+use crate::millis::Millis;
 use crate::phase::{Drain, Phase};
 
 /// One sentence of discovery about the endpoints of one service.
@@ -45,6 +46,8 @@ pub struct Observed {
     pub condition: Condition,
     /// Whether "draining" may be taken back: true for states that a person writes into a file, false for pods.
     pub reversible_drain: bool,
+    /// When it will be killed, where that is known: the end of a terminating pod's grace period.
+    pub deadline: Option<Millis>,
 }
 
 impl Observed {

@@ -37,6 +37,7 @@ fn observed(pod: usize, condition: Condition) -> Observed {
         weight: 1,
         condition,
         reversible_drain: reversible(pod),
+        deadline: None,
     }
 }
 

@@ -13,6 +13,28 @@ pub struct Affinity {
     pub cookie: Option<CookieAttributes>,
     /// A pin ends this long after its session began, whatever the cookie says. 1 min to 9600 h, default 24 h.
     pub absolute_timeout: Duration,
+    /// What becomes of a pinned client whose endpoint cannot be used. Default: it moves.
+    pub on_unavailable: OnUnavailable,
+}
+
+/// What becomes of a request whose pinned endpoint cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnavailable {
+    /// It moves to the endpoint that its session id hashes to, for good.
+    Repin,
+    /// It is refused: 503, for event streams as `sse.unavailable` says.
+    Strict,
+    /// It waits for a place, first come, first served. A pin whose endpoint is leaving for good moves at once.
+    Wait(WaitQueue),
+}
+
+/// Where requests of one service wait for a place at an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitQueue {
+    /// Requests that may wait at a time, 1 to 1,000,000, default 1,000; another is refused at once.
+    pub length: u32,
+    /// How long each may wait before it is refused. 10 ms to 10 min, default 10 s.
+    pub timeout: Duration,
 }
 
 /// The attributes that the cookie is set with. A `__Host-` or `__Secure-` name has what browsers want of it.
@@ -71,12 +93,18 @@ const COOKIE_NAME_BYTES_MAX: usize = 128;
 /// The limit of RFC 6265bis section 5.6 for one attribute.
 const COOKIE_PATH_BYTES_MAX: usize = 1024;
 
+const QUEUE_TIMEOUT: DurationRange = DurationRange::new(Duration::from_millis(10), Duration::from_secs(600));
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 impl Affinity {
     /// The affinity of `service` when nothing is written.
     pub fn default_for(service: &str) -> Self {
-        Self { cookie: Some(CookieAttributes::default_for(service)), absolute_timeout: DAY }
+        Self {
+            cookie: Some(CookieAttributes::default_for(service)),
+            absolute_timeout: DAY,
+            on_unavailable: OnUnavailable::Repin,
+        }
     }
 
     pub(crate) fn read<'a>(section: &Section<'a>, service: &str, cookies: &mut CookieNames<'a>) -> Self {
@@ -89,7 +117,28 @@ impl Affinity {
             let written = section.get("cookie").and_then(|node| node.child("name"));
             cookies.claim(service, cookie, written);
         }
-        Self { cookie, absolute_timeout }
+        Self { cookie, absolute_timeout, on_unavailable: OnUnavailable::read(section) }
+    }
+}
+
+impl OnUnavailable {
+    fn read(section: &Section<'_>) -> Self {
+        let queue = WaitQueue::read(&section.section("queue"));
+        let choices = [("repin", Self::Repin), ("strict", Self::Strict), ("wait", Self::Wait(queue))];
+        let chosen = section.choice("onUnavailable", &choices, Self::Repin);
+        if let Some(unused) = section.get("queue").filter(|_| chosen != Self::Wait(queue)) {
+            unused.fail_at_key("has no effect without `onUnavailable: wait`".to_owned());
+        }
+        chosen
+    }
+}
+
+impl WaitQueue {
+    fn read(section: &Section<'_>) -> Self {
+        Self {
+            length: section.count("length", 1..=1_000_000, 1_000),
+            timeout: section.duration("timeout", QUEUE_TIMEOUT, Duration::from_secs(10)),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ mod unit;
 
 pub use access_log::AccessLog;
 pub use admin::Admin;
-pub use affinity::{Affinity, CookieAttributes, SameSite, Secure};
+pub use affinity::{Affinity, CookieAttributes, OnUnavailable, SameSite, Secure, WaitQueue};
 pub use error::{ConfigError, Problem};
 pub use keys::{AffinityKeys, KeyFile};
 pub use kubernetes::Kubernetes;
@@ -35,9 +35,9 @@ pub use node::Position;
 pub use parse::Config;
 pub use route::{Host, PathMatch, Route};
 pub use service::{
-    Balance, Discovery, Drain, KubernetesService, PassiveHealth, Port, Retries, Service, ServiceLimits,
-    StaticEndpoint, Strategy, Timeouts, ZonePreference,
+    Balance, Budget, Discovery, Drain, KubernetesService, Order, PassiveHealth, Pinned, Port, Retries,
+    Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
 };
 pub use shutdown::Shutdown;
-pub use sse::{RetryHint, Sse};
+pub use sse::{RetryHint, Sse, Unavailable};
 pub use unit::{Cidr, CidrError, format_bytes, format_duration};

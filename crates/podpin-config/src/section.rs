@@ -41,6 +41,11 @@ impl<'a> Section<'a> {
         &self.node
     }
 
+    /// Whether no key of this mapping is written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Whether a key of this mapping was refused as not supported yet.
     pub(crate) fn has_refused_keys(&self) -> bool {
         self.refused

@@ -1,10 +1,12 @@
 //! Services: groups of endpoints that stand in for one another, and how they are used.
 
 mod discovery;
+mod drain;
 
 use std::time::Duration;
 
 pub use discovery::{Discovery, KubernetesService, Port, StaticEndpoint};
+pub use drain::{Budget, Drain, Order, Pinned};
 
 use crate::{
     affinity::{Affinity, CookieNames},
@@ -71,10 +73,6 @@ pub enum ZonePreference {
     /// taken when none of those is eligible.
     Prefer,
 }
-
-/// How streams leave an endpoint that goes away. Nothing to choose yet: only `handover: none` exists.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Drain {}
 
 /// How long the pods may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,13 +222,6 @@ fn read_zone(section: &Section<'_>) -> Option<ZonePreference> {
         return Some(ZonePreference::None);
     }
     node.choice(&[("none", ZonePreference::None), ("prefer", ZonePreference::Prefer)])
-}
-
-impl Drain {
-    /// Every key of the section is checked by the table of what is not supported yet.
-    fn read(_section: &Section<'_>) -> Self {
-        Self::default()
-    }
 }
 
 impl Timeouts {

@@ -16,8 +16,19 @@ pub struct Sse {
     pub retry: RetryHint,
     /// A stream is ended politely after this long. 1 s to 9600 h; default `None`: never.
     pub max_duration: Option<Duration>,
+    /// What an event stream request is told when nothing can serve it. Default: to come back.
+    pub unavailable: Unavailable,
     /// The longest event that is held back until it is whole, in bytes. 1 KiB to 64 MiB, default 1 MiB.
     pub event_bytes_max: usize,
+}
+
+/// What an event stream request is told when nothing can serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// 200 with a `retry:` and a clean end: a browser's `EventSource` gives up for good on any other status.
+    Retry,
+    /// The status that says why, such as 503.
+    Status,
 }
 
 /// The `retry:` field: how long a browser waits before it reconnects. Whole milliseconds.
@@ -43,6 +54,7 @@ impl Default for Sse {
             keep_alive: Some(Duration::from_secs(15)),
             retry: RetryHint::default(),
             max_duration: None,
+            unavailable: Unavailable::Retry,
             event_bytes_max: 1 << 20,
         }
     }
@@ -66,6 +78,11 @@ impl Sse {
             keep_alive: section.duration_or_off("keepAlive", KEEP_ALIVE, default.keep_alive),
             retry: RetryHint::read(&section.section("retry")),
             max_duration: section.duration_or_off("maxDuration", MAX_DURATION, default.max_duration),
+            unavailable: section.choice(
+                "unavailable",
+                &[("retry", Unavailable::Retry), ("status", Unavailable::Status)],
+                default.unavailable,
+            ),
             event_bytes_max: section.bytes("eventBytesMax", event_bytes, default.event_bytes_max),
         }
     }

@@ -67,12 +67,25 @@ fn a_service_has_the_defaults_of_the_contract() {
             slow_start: Some(seconds(30)),
             zone: ZonePreference::None,
         },
-        affinity: Affinity { cookie: Some(cookie), absolute_timeout: DAY },
-        drain: Drain {},
+        affinity: Affinity {
+            cookie: Some(cookie),
+            absolute_timeout: DAY,
+            on_unavailable: OnUnavailable::Repin,
+        },
+        drain: Drain {
+            pinned: Pinned::Repin,
+            spread: seconds(20),
+            timeout: seconds(30),
+            margin: seconds(2),
+            order: Order::Oldest,
+            budget: None,
+            return_window: seconds(30),
+        },
         sse: Sse {
             keep_alive: Some(seconds(15)),
             retry: RetryHint { normal: Some(seconds(3)), drain_min: seconds(1), drain_max: seconds(10) },
             max_duration: None,
+            unavailable: Unavailable::Retry,
             event_bytes_max: 1_048_576,
         },
         timeouts: Timeouts {
@@ -146,7 +159,7 @@ fn off_in_all_its_spellings_switches_off() {
         let limits =
             service(&format!("limits: {{streamsPerEndpoint: {off}, streamsPerClient: {off}}}")).limits;
         assert_eq!((limits.streams_per_endpoint, limits.streams_per_client), (None, None));
-        assert_eq!(service(&format!("drain: {{budget: {off}}}\ntls: {off}")).drain, Drain {});
+        assert_eq!(service(&format!("drain: {{budget: {off}}}\ntls: {off}")).drain, Drain::default());
         assert_eq!(parse(&with_the_rest(&format!("accessLog: {off}"))).access_log, AccessLog::Off);
         let listener = format!("listeners: [{{name: http, address: 0.0.0.0:8080, h2c: {off}, tls: {off}}}]");
         assert_eq!(parse(&with_the_rest(&listener)).listeners.first().map(|l| l.h2c), Some(false));
@@ -228,15 +241,20 @@ fn services_may_share_a_cookie_name_on_different_paths() {
 
 #[test]
 fn numbers_and_words_of_a_service_are_read() {
-    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}}, maxDuration: 1h30m, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}}, maxDuration: 1h30m, unavailable: status, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
     let service = service(keys);
     let expected =
         Balance { strategy: Strategy::RoundRobin, slow_start: Some(MINUTE), zone: ZonePreference::Prefer };
     assert_eq!(service.balance, expected);
     let retry =
         RetryHint { normal: Some(Duration::from_millis(250)), drain_min: seconds(5), drain_max: seconds(5) };
-    let sse =
-        Sse { keep_alive: Some(seconds(1)), retry, max_duration: Some(90 * MINUTE), event_bytes_max: 65_536 };
+    let sse = Sse {
+        keep_alive: Some(seconds(1)),
+        retry,
+        max_duration: Some(90 * MINUTE),
+        unavailable: Unavailable::Status,
+        event_bytes_max: 65_536,
+    };
     assert_eq!(service.sse, sse);
     let timeouts = Timeouts {
         connect: Duration::from_millis(1_500),
@@ -249,6 +267,40 @@ fn numbers_and_words_of_a_service_are_read() {
     let limits = ServiceLimits { streams_per_endpoint: Some(7), streams_per_client: Some(6) };
     assert_eq!(service.limits, limits);
     assert_eq!(service.health, Some(PassiveHealth { failures: 1, ejection: seconds(15) }));
+}
+
+#[test]
+fn a_drain_is_read() {
+    let keys = "drain: {pinned: keep, spread: 0s, timeout: 1h, margin: 500ms, order: idle, budget: {perSecond: 100, percent: 10}, returnWindow: 1m}";
+    let expected = Drain {
+        pinned: Pinned::Keep,
+        spread: Duration::ZERO,
+        timeout: 60 * MINUTE,
+        margin: Duration::from_millis(500),
+        order: Order::Idle,
+        budget: Some(Budget { per_second: Some(100), percent: Some(10) }),
+        return_window: MINUTE,
+    };
+    assert_eq!(service(keys).drain, expected);
+    assert_eq!(service("drain: {order: random}").drain.order, Order::Random);
+    let budgets = [
+        ("{perSecond: 7}", Some(Budget { per_second: Some(7), percent: None })),
+        ("{percent: 100, perSecond: off}", Some(Budget { per_second: None, percent: Some(100) })),
+        ("{percent: off, perSecond: off}", None),
+        ("null", None),
+    ];
+    for (text, expected) in budgets {
+        assert_eq!(service(&format!("drain: {{budget: {text}}}")).drain.budget, expected, "{text}");
+    }
+}
+
+#[test]
+fn what_becomes_of_a_client_whose_pin_cannot_be_used_is_read() {
+    let of = |keys: &str| service(&format!("affinity: {{{keys}}}")).affinity.on_unavailable;
+    assert_eq!(of("onUnavailable: strict"), OnUnavailable::Strict);
+    let queue = |length, timeout| OnUnavailable::Wait(WaitQueue { length, timeout });
+    assert_eq!(of("onUnavailable: wait"), queue(1_000, seconds(10)));
+    assert_eq!(of("onUnavailable: wait, queue: {length: 5, timeout: 1m}"), queue(5, MINUTE));
 }
 
 #[test]

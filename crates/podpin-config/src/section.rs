@@ -18,13 +18,15 @@ pub(crate) struct Section<'a> {
     entries: Vec<(&'a str, Node<'a>)>,
     /// A key that is not supported yet was reported: what it stands for is not missing, and need not be reported again.
     refused: bool,
+    /// Nothing is written in it.
+    blank: bool,
 }
 
 impl<'a> Section<'a> {
     /// Reads the keys of `node`; reports unknown ones and those that are not supported yet. `None`: not a mapping.
     pub(crate) fn of(node: &Node<'a>) -> Option<Self> {
         let mut entries = node.entries("a mapping", Keys::Words)?;
-        let mut refused = false;
+        let (mut refused, blank) = (false, entries.is_empty());
         entries.retain(|(key, value)| match verdict(node, key, value) {
             Verdict::Read => true,
             Verdict::Ignore => false,
@@ -33,7 +35,7 @@ impl<'a> Section<'a> {
                 false
             }
         });
-        Some(Self { node: node.clone(), entries, refused })
+        Some(Self { node: node.clone(), entries, refused, blank })
     }
 
     /// The mapping itself.
@@ -41,9 +43,9 @@ impl<'a> Section<'a> {
         &self.node
     }
 
-    /// Whether no key of this mapping is written.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Whether no key of this mapping is written, not even an unknown one.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.blank
     }
 
     /// Whether a key of this mapping was refused as not supported yet.
@@ -79,6 +81,7 @@ impl<'a> Section<'a> {
             node: absent(),
             entries: Vec::new(),
             refused: false,
+            blank: true,
         })
     }
 

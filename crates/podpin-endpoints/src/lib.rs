@@ -9,6 +9,7 @@ mod departed;
 mod endpoint;
 mod lot;
 mod millis;
+mod pace;
 mod phase;
 mod pick;
 mod snapshot;
@@ -18,6 +19,7 @@ mod update;
 
 pub use endpoint::{Endpoint, EndpointId};
 pub use millis::Millis;
+pub use pace::{BudgetLimits, Departure, Motion, Pacer, Purse};
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};
 pub use snapshot::{Counts, Snapshot};

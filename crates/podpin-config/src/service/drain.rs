@@ -103,7 +103,7 @@ impl Budget {
             per_second: section.count_or_off("perSecond", 1..=1_000_000, None),
             percent: section.count_or_off("percent", 1..=100, None),
         };
-        if budget == (Self { per_second: None, percent: None }) && section.is_empty() {
+        if section.is_blank() {
             node.fail("an empty budget limits nothing; write perSecond, percent or both, or `off`");
         }
         Some(budget).filter(|budget| budget.per_second.is_some() || budget.percent.is_some())

@@ -59,6 +59,7 @@ fn nanoseconds(snapshot: &Snapshot, pinned: Option<EndpointId>, strategy: Strate
         stream_limit: Some(10_000),
         slow_start: Some(Duration::from_secs(30)),
         zone: None,
+        keep: None,
         exclude: &[],
         now: Millis(60_000),
     };

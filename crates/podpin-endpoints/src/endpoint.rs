@@ -8,6 +8,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -147,6 +148,34 @@ pub struct Endpoint {
     pub slow_start: bool,
     /// Streams and failures, shared by all versions of this identity.
     pub load: Arc<Load>,
+}
+
+/// How long a drain may take (`drain`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainTimes {
+    /// Streams leave evenly over this time.
+    pub spread: Duration,
+    /// The deadline, counted from the drain's beginning, of an endpoint that does not know its own.
+    pub timeout: Duration,
+    /// How long before its end an endpoint that knows it is to be empty.
+    pub margin: Duration,
+}
+
+impl DrainTimes {
+    /// By when everything has left this draining endpoint.
+    #[must_use]
+    pub fn deadline(&self, endpoint: &Endpoint) -> Millis {
+        let margin = u64::try_from(self.margin.as_millis()).unwrap_or(u64::MAX);
+        let known = endpoint.deadline.map(|end| Millis(end.0.saturating_sub(margin)));
+        known.unwrap_or_else(|| endpoint.phase_since.after(self.timeout))
+    }
+
+    /// When streams must begin to leave at the latest, to do so evenly.
+    #[must_use]
+    pub fn last_departures(&self, endpoint: &Endpoint) -> Millis {
+        let spread = u64::try_from(self.spread.as_millis()).unwrap_or(u64::MAX);
+        Millis(self.deadline(endpoint).0.saturating_sub(spread))
+    }
 }
 
 impl Endpoint {

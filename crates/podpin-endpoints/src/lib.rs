@@ -17,7 +17,7 @@ mod streams;
 mod table;
 mod update;
 
-pub use endpoint::{Endpoint, EndpointId};
+pub use endpoint::{DrainTimes, Endpoint, EndpointId};
 pub use millis::Millis;
 pub use pace::{BudgetLimits, Departure, Motion, Pacer, Purse};
 pub use phase::Phase;

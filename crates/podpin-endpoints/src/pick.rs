@@ -13,7 +13,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::{DrainTimes, Endpoint, EndpointId};
 use crate::lot::Lot;
 use crate::millis::Millis;
 use crate::phase::Phase;
@@ -53,6 +53,8 @@ pub struct PickRequest<'a> {
     pub slow_start: Option<Duration>,
     /// The zone whose endpoints a new client should get while one of them is eligible; `None` = zones do not count.
     pub zone: Option<&'a str>,
+    /// Until when a pinned client stays on an endpoint that drains and still serves; `None` = it moves at once.
+    pub keep: Option<DrainTimes>,
     /// Endpoints that this request has tried in vain.
     pub exclude: &'a [EndpointId],
     /// The present moment.
@@ -273,6 +275,7 @@ impl Candidates<'_> {
             Phase::Ready => {}
             Phase::Resting if client == Client::Pinned && endpoint.serving => {}
             Phase::Resting => return Some(MoveReason::Unready),
+            Phase::Draining if client == Client::Pinned && self.is_kept(endpoint) => {}
             Phase::Draining => return Some(MoveReason::Draining),
             Phase::Gone => return Some(MoveReason::Gone),
         }
@@ -285,6 +288,12 @@ impl Candidates<'_> {
         } else {
             None
         }
+    }
+
+    /// Whether a client that is pinned to this draining endpoint may still begin something there.
+    fn is_kept(&self, endpoint: &Endpoint) -> bool {
+        let until = self.request.keep.map(|times| times.last_departures(endpoint));
+        endpoint.serving && until.is_some_and(|until| self.request.now < until)
     }
 
     fn excluded(&self, endpoint: &Endpoint) -> bool {
@@ -371,6 +380,7 @@ mod tests {
             stream_limit: Some(2),
             slow_start: None,
             zone: None,
+            keep: None,
             exclude: &[],
             now: NOW,
         }
@@ -440,6 +450,29 @@ mod tests {
             assert_eq!(outcome(&snapshot, &pinned_to("b")), expected, "{condition:?}");
         }
         assert_eq!(outcome(&ready(&["a", "b"]), &pinned_to("z")), "move a gone");
+    }
+
+    #[test]
+    fn a_pin_that_drains_is_kept_until_the_last_departures_begin() {
+        let times = DrainTimes {
+            spread: Duration::from_secs(20),
+            timeout: Duration::from_secs(30),
+            margin: Duration::from_secs(2),
+        };
+        let kept = |now| PickRequest { keep: Some(times), now: Millis(now), ..pinned_to("b") };
+        let of = |serving, deadline| {
+            let own = Observed { deadline, ..observed("b", Condition::Draining { serving }) };
+            snapshot(vec![observed("a", Condition::Ready), own])
+        };
+        // Draining since 0, so until 30 s - 20 s.
+        assert_eq!(outcome(&of(true, None), &kept(9_999)), "stay b");
+        assert_eq!(outcome(&of(true, None), &kept(10_000)), "move a draining");
+        assert_eq!(outcome(&of(false, None), &kept(1)), "move a draining");
+        // Killed at 100 s, so until 98 s - 20 s.
+        assert_eq!(outcome(&of(true, Some(Millis(100_000))), &kept(77_999)), "stay b");
+        assert_eq!(outcome(&of(true, Some(Millis(100_000))), &kept(78_000)), "move a draining");
+        let new = PickRequest { pinned: None, ..kept(1) };
+        assert_eq!(outcome(&of(true, None), &new), "place a", "only those who are there already");
     }
 
     #[test]

@@ -317,6 +317,7 @@ proptest! {
             stream_limit: limited.then_some(LIMIT),
             slow_start: Some(Duration::from_secs(30)),
             zone: None,
+            keep: None,
             exclude: &exclude,
             now: NOW,
         };
@@ -349,6 +350,7 @@ proptest! {
             stream_limit: Some(LIMIT),
             slow_start: Some(Duration::from_secs(30)),
             zone: None,
+            keep: None,
             exclude: &exclude,
             now: NOW,
         };
@@ -398,6 +400,7 @@ proptest! {
                 stream_limit: None,
                 slow_start: None,
                 zone: None,
+                keep: None,
                 exclude: &[],
                 now: NOW,
             };

@@ -29,16 +29,23 @@ pub(crate) enum RefusalKind {
     NoEndpoint,
     Full,
     ClientLimit,
+    /// It waited for a place for `affinity.queue.timeout`, or the queue was full.
+    QueueTimeout,
+    /// No endpoint answered an event stream request well; the client was told to come back instead of a 502 or 504.
+    Upstream,
 }
 
 impl RefusalKind {
-    pub(crate) const ALL: [RefusalKind; 3] = [Self::NoEndpoint, Self::Full, Self::ClientLimit];
+    pub(crate) const ALL: [RefusalKind; 5] =
+        [Self::NoEndpoint, Self::Full, Self::ClientLimit, Self::QueueTimeout, Self::Upstream];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::NoEndpoint => "no_endpoint",
             Self::Full => "full",
             Self::ClientLimit => "client_limit",
+            Self::QueueTimeout => "queue_timeout",
+            Self::Upstream => "upstream",
         }
     }
 }
@@ -52,6 +59,8 @@ pub(crate) enum CloseReason {
     UpstreamEnd,
     /// The pod's side broke: reset, end without a last chunk, malformed framing.
     UpstreamReset,
+    /// Its endpoint is leaving, and the client was told goodbye.
+    Drain,
     /// `sse.maxDuration`.
     MaxDuration,
     /// `timeouts.upstreamIdle`.
@@ -65,10 +74,11 @@ pub(crate) enum CloseReason {
 }
 
 impl CloseReason {
-    pub(crate) const ALL: [CloseReason; 8] = [
+    pub(crate) const ALL: [CloseReason; 9] = [
         Self::Client,
         Self::UpstreamEnd,
         Self::UpstreamReset,
+        Self::Drain,
         Self::MaxDuration,
         Self::Idle,
         Self::Shutdown,
@@ -81,11 +91,52 @@ impl CloseReason {
             Self::Client => "client",
             Self::UpstreamEnd => "upstream_end",
             Self::UpstreamReset => "upstream_reset",
+            Self::Drain => "drain",
             Self::MaxDuration => "max_duration",
             Self::Idle => "idle",
             Self::Shutdown => "shutdown",
             Self::SlowClient => "slow_client",
             Self::Error => "error",
+        }
+    }
+}
+
+/// `drain_departures_total{kind}`: how a stream left an endpoint that drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DepartureKind {
+    /// `retry:` and a clean end between two events.
+    Polite,
+    /// Cut at the deadline: it was within an event, or the client did not take its goodbye.
+    Forced,
+}
+
+impl DepartureKind {
+    pub(crate) const ALL: [DepartureKind; 2] = [Self::Polite, Self::Forced];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Polite => "polite",
+            Self::Forced => "forced",
+        }
+    }
+}
+
+/// `reconnects_total{outcome}`: what became of a client whose stream was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReconnectOutcome {
+    /// It was back within `drain.returnWindow`.
+    Returned,
+    /// It was not.
+    Lost,
+}
+
+impl ReconnectOutcome {
+    pub(crate) const ALL: [ReconnectOutcome; 2] = [Self::Returned, Self::Lost];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Returned => "returned",
+            Self::Lost => "lost",
         }
     }
 }

@@ -40,4 +40,4 @@ pub use service::{
 };
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse, Unavailable};
-pub use unit::{Cidr, CidrError, format_bytes, format_duration};
+pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

@@ -7,5 +7,5 @@ mod duration;
 pub use bytes::format_bytes;
 pub(crate) use bytes::parse_bytes;
 pub use cidr::{Cidr, CidrError};
-pub use duration::format_duration;
-pub(crate) use duration::{DurationError, DurationRange, parse_duration};
+pub(crate) use duration::DurationRange;
+pub use duration::{DurationError, format_duration, parse_duration};

@@ -2,15 +2,17 @@
 //!
 //! It runs on the control thread, so that it answers however busy the workers are.
 
+mod drain_wait;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use podpin_endpoints::{Endpoint, Phase, Snapshot};
 use serde::Serialize;
 use serde_json::json;
@@ -19,7 +21,7 @@ use tokio::net::TcpListener;
 use crate::admission::Kind;
 use crate::clock;
 use crate::gateway::Gateway;
-use crate::service::ServiceState;
+use crate::service::{Operation, ServiceState};
 use crate::status_page;
 use crate::streams::StreamRecord;
 
@@ -34,6 +36,9 @@ pub(crate) async fn serve(socket: TcpListener, gateway: Arc<Gateway>) {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/endpoints", get(endpoints))
+        .route("/api/endpoints/{service}/{endpoint}/drain", post(drain))
+        .route("/api/endpoints/{service}/{endpoint}/undrain", post(undrain))
+        .route("/api/drain/wait", get(drain_wait::wait))
         .route("/api/streams", get(streams))
         .method_not_allowed_fallback(async || {
             problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here")
@@ -85,6 +90,7 @@ async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
 fn measure(gateway: &Gateway) {
     let gauges = &gateway.metrics;
     gauges.streams_active.reset();
+    gauges.drain_remaining.reset();
     for service in &gateway.services {
         let view = service.view();
         let mut counts = HashMap::from([("ready", 0), ("resting", 0), ("draining", 0), ("ejected", 0)]);
@@ -93,6 +99,9 @@ fn measure(gateway: &Gateway) {
             *counts.entry("ejected").or_default() += i64::from(is_ejected(&view.snapshot, endpoint));
             let labels = [&*service.name, &*endpoint.name, stream_state(endpoint.phase)];
             gauges.streams_active.with_label_values(&labels).set(0);
+            if endpoint.phase == Phase::Draining {
+                gauges.drain_remaining.with_label_values(&[&*service.name, &*endpoint.name]).set(0);
+            }
         }
         for (state, count) in counts {
             gauges.endpoints.with_label_values(&[&*service.name, state]).set(count);
@@ -101,8 +110,13 @@ fn measure(gateway: &Gateway) {
     // From the streams themselves: those of an endpoint that left the list are open all the same.
     gateway.streams.for_each(|record| {
         if record.kind == Kind::Stream {
-            let labels = [&*record.route.service.name, &*record.endpoint.name, state_of(record)];
+            let (service, endpoint) = (&*record.route.service.name, &*record.endpoint.name);
+            let state = state_of(record);
+            let labels = [service, endpoint, state];
             gauges.streams_active.with_label_values(&labels).inc();
+            if state == "draining" {
+                gauges.drain_remaining.with_label_values(&[service, endpoint]).inc();
+            }
         }
     });
 }
@@ -172,6 +186,33 @@ async fn endpoints(State(gateway): State<Arc<Gateway>>) -> Response {
         .map(|service| json!({ "service": *service.name, "endpoints": EndpointView::all(service) }))
         .collect();
     Json(json!({ "services": services })).into_response()
+}
+
+async fn drain(State(gateway): State<Arc<Gateway>>, Path(named): Path<(String, String)>) -> Response {
+    operate(&gateway, &named, Operation::Drain)
+}
+
+async fn undrain(State(gateway): State<Arc<Gateway>>, Path(named): Path<(String, String)>) -> Response {
+    operate(&gateway, &named, Operation::Undrain)
+}
+
+/// Does it to every port of the pod that is meant; answers with the endpoint, the first of them where there are more.
+fn operate(gateway: &Gateway, (service, called): &(String, String), operation: Operation) -> Response {
+    let Some(service) = gateway.services.iter().find(|one| *one.name == **service) else {
+        return problem(StatusCode::NOT_FOUND, &format!("no service `{service}`"));
+    };
+    let view = service.view();
+    let ids: Vec<_> = view.snapshot.called(called).map(|endpoint| endpoint.id).collect();
+    drop(view);
+    let operated: Vec<_> = ids.iter().filter_map(|id| service.operate(id, operation)).collect();
+    let Some(first) = operated.first() else {
+        return problem(
+            StatusCode::NOT_FOUND,
+            &format!("no endpoint `{called}` in the service `{}`", service.name),
+        );
+    };
+    tracing::info!(service = %service.name, endpoint = %first.name, ?operation, "asked on the admin port");
+    Json(EndpointView::of(&service.view().snapshot, first)).into_response()
 }
 
 /// A stream as the admin API shows it.

@@ -3,10 +3,11 @@
 //! Both data paths come through here, so that a client's event stream and its ordinary requests land on one endpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use podpin_affinity::{Claim, Lifetime, SameSite as CookieSameSite, SessionId, SetCookie, Token, TokenError};
-use podpin_config::{CookieAttributes, SameSite, Secure, Strategy as Configured};
+use podpin_config::{CookieAttributes, OnUnavailable, SameSite, Secure, Strategy as Configured};
 use podpin_endpoints::{
     Endpoint, EndpointId, MoveReason, Nowhere, Permit, Pick, PickRequest, Strategy, pick,
 };
@@ -18,6 +19,9 @@ use crate::gateway::Gateway;
 use crate::reply::Failure;
 use crate::route::Route;
 use crate::service::ServiceState;
+
+/// How often a request that waits for a place looks without being told to.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A routed request with its affinity.
 #[derive(Debug)]
@@ -97,6 +101,7 @@ impl Admission {
             stream_limit: limit.filter(|_| kind == Kind::Stream),
             slow_start: balance.slow_start,
             zone: service.near.as_deref(),
+            keep: service.keep(),
             exclude: tried,
             now: clock::now(),
         };
@@ -105,9 +110,85 @@ impl Admission {
         match picked {
             Pick::Stay(endpoint) => Ok(Placement { endpoint, moved: None, stayed: true }),
             Pick::Place(endpoint) => Ok(Placement { endpoint, moved: None, stayed: false }),
-            Pick::Move(endpoint, reason) => Ok(Placement { endpoint, moved: Some(reason), stayed: false }),
+            Pick::Move(endpoint, reason) => self.relocate(endpoint, reason, tried),
             Pick::Nowhere(Nowhere::NoEndpoint) => Err(Failure::NoEndpoint),
             Pick::Nowhere(Nowhere::Full) => Err(Failure::Full),
+        }
+    }
+
+    /// Whether a client may leave its pin, as `affinity.onUnavailable` says.
+    fn relocate(
+        &self,
+        endpoint: Arc<Endpoint>,
+        reason: MoveReason,
+        tried: &[EndpointId],
+    ) -> Result<Placement, Failure> {
+        let refusal = if reason == MoveReason::Full { Failure::Full } else { Failure::NoEndpoint };
+        match (self.service().configuration.affinity.on_unavailable, reason) {
+            (OnUnavailable::Strict, _) => Err(refusal),
+            // A pin that failed this very request is not waited for.
+            (OnUnavailable::Wait(_), MoveReason::Unready | MoveReason::Ejected | MoveReason::Full)
+                if tried.is_empty() =>
+            {
+                Err(refusal)
+            }
+            (OnUnavailable::Repin | OnUnavailable::Wait(_), _) => {
+                Ok(Placement { endpoint, moved: Some(reason), stayed: false })
+            }
+        }
+    }
+
+    /// As [`Admission::place_stream`], waiting for a place where the service has a queue.
+    ///
+    /// # Errors
+    /// [`Failure::QueueTimeout`] too.
+    pub(crate) async fn await_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
+        self.await_place(tried, || self.place_stream(tried)).await
+    }
+
+    /// As [`Admission::place`] for an ordinary request, waiting for a place where the service has a queue.
+    ///
+    /// # Errors
+    /// [`Failure::QueueTimeout`] too.
+    pub(crate) async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
+        self.await_place(tried, || self.place(Kind::Request, tried)).await
+    }
+
+    async fn await_place<P>(
+        &self,
+        tried: &[EndpointId],
+        attempt: impl Fn() -> Result<P, Failure>,
+    ) -> Result<P, Failure> {
+        // What is left after a failure is tried at once or not at all.
+        let Some(queue) = self.service().queue.as_ref().filter(|_| tried.is_empty()) else {
+            return attempt();
+        };
+        if queue.is_empty() {
+            match attempt() {
+                Err(Failure::NoEndpoint | Failure::Full) => {}
+                other => return other,
+            }
+        }
+        let Some(ticket) = queue.join() else { return Err(Failure::QueueTimeout) };
+        let deadline = tokio::time::Instant::now() + queue.timeout;
+        loop {
+            tokio::select! {
+                biased;
+                () = ticket.turn() => {}
+                () = tokio::time::sleep_until(deadline) => return Err(Failure::QueueTimeout),
+                // What ends by itself, as an ejection does, tells nobody.
+                () = tokio::time::sleep(LOOK_AGAIN) => {
+                    queue.wake();
+                    continue;
+                }
+            }
+            match attempt() {
+                Err(Failure::NoEndpoint | Failure::Full) if queue.is_closed() => {
+                    return Err(Failure::QueueTimeout);
+                }
+                Err(Failure::NoEndpoint | Failure::Full) => ticket.pass_on(),
+                other => return other,
+            }
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::clock;
 use crate::event_stream;
-use crate::exchange::{Exchange, refuse_h1};
+use crate::exchange::{Exchange, answer_h1};
 use crate::gateway::Gateway;
 use crate::head::{self, Facts, HeadError, RequestHead, Scan};
 use crate::io::{ClientStream, Progress};
@@ -141,7 +141,9 @@ impl Connection {
         let code = failure.status().map_or(0, |status| status.as_u16()).to_string();
         self.listener.gateway.metrics.heads_refused.with_label_values(&[&self.listener.name, &code]).inc();
         tracing::debug!(peer = %self.peer, %failure, "request refused");
-        Box::pin(refuse_h1(tcp, failure)).await;
+        if let Some(answer) = failure.answer() {
+            Box::pin(answer_h1(tcp, &answer)).await;
+        }
     }
 
     /// Waits for the next head: for its first byte as long as an idle connection may live, for the rest as long as

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, Version};
-use podpin_endpoints::{EndpointId, Millis, MoveReason};
+use podpin_config::Unavailable;
+use podpin_endpoints::{Endpoint, EndpointId, Millis, MoveReason};
 use podpin_sse::{Framer, retry_line};
 
 use crate::access_log::Record;
@@ -19,11 +20,12 @@ use crate::exchange::Exchange;
 use crate::forward::{self, Client};
 use crate::gateway::Gateway;
 use crate::head::RequestHead;
-use crate::labels::UpstreamErrorKind;
+use crate::labels::{RefusalKind, UpstreamErrorKind};
 use crate::relay::{Body, Finished, Relay, Start, Times};
-use crate::reply::Failure;
+use crate::reply::{self, Failure};
 use crate::stream_task::{Accounts, Permits, StreamTask};
-use crate::upstream_h1::{self, Answer, UpstreamError};
+use crate::streams;
+use crate::upstream_h1::{self, UpstreamError};
 
 /// `sse.maxDuration` is shortened by up to this share of itself, so that streams that began together do not end
 /// together.
@@ -48,7 +50,31 @@ struct Opening<'a> {
 struct Opened {
     placement: Placement,
     permits: Permits,
-    answer: Answer,
+    answer: upstream_h1::Answer,
+}
+
+/// An endpoint that did not help.
+struct Attempt {
+    failure: Failure,
+    /// Why another one may be asked, if it may.
+    again: Option<&'static str>,
+    /// It did answer: 502, 503 or 504.
+    answered: Option<Box<Opened>>,
+}
+
+impl Attempt {
+    fn answered(opened: Opened) -> Attempt {
+        Attempt {
+            failure: Failure::UpstreamStatus(opened.answer.head.status.as_u16()),
+            again: Some("status"),
+            answered: Some(Box::new(opened)),
+        }
+    }
+}
+
+/// An endpoint that says it cannot serve now; another one may.
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
@@ -86,48 +112,85 @@ impl Opening<'_> {
     /// Tries endpoints until one answers, within `retries`.
     async fn open(&mut self) -> Result<Opened, Failure> {
         let attempts = self.admission.service().configuration.retries.attempts;
-        let of_client = self.admission.client_permit(self.client)?;
+        let mut of_client = self.admission.client_permit(self.client)?;
         let mut tried: Vec<EndpointId> = Vec::new();
-        let mut last = None;
+        let mut last: Option<Attempt> = None;
         loop {
-            let (placement, permit) = match self.admission.place_stream(&tried) {
+            let (placement, permit) = match Box::pin(self.admission.await_stream(&tried)).await {
                 Ok(placed) => placed,
                 // Nothing is left to try: the client is told what the last endpoint did.
-                Err(failure) => return Err(last.map_or(failure, |(failure, _)| failure)),
+                Err(failure) => return last.map_or(Err(failure), |last| self.give_up(last)),
             };
-            if let Some((_, reason)) = last {
+            if let Some(reason) = last.take().and_then(|last| last.again) {
                 self.admission.service().metrics.upstream_retries.inc(reason);
                 self.retries += 1;
             }
             let endpoint = Arc::clone(&placement.endpoint);
-            let error = match self.ask(&placement).await {
+            let service = self.admission.service();
+            let attempt = match self.ask(&placement).await {
                 Ok(answer) => {
-                    self.admission.service().endpoint_succeeded(&endpoint.load);
-                    let permits = Permits { _endpoint: permit, _client: of_client };
-                    return Ok(Opened { placement, permits, answer });
+                    let opened = Opened {
+                        placement,
+                        permits: Permits::new(permit, of_client.take(), service),
+                        answer,
+                    };
+                    let status = opened.answer.head.status;
+                    if !is_unavailable(status) {
+                        service.endpoint_succeeded(&endpoint.load);
+                        return Ok(opened);
+                    }
+                    service.endpoint_unavailable(&endpoint);
+                    Attempt::answered(opened)
                 }
-                Err(error) => error,
+                Err(error) => {
+                    tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
+                    self.asked = Some(placement);
+                    self.failed(&endpoint, &error)
+                }
             };
-            let (kind, failure) = classify(&error);
-            match error {
-                UpstreamError::Local(_) => self.admission.service().metrics.upstream_errors.inc(kind.label()),
-                _ => self.admission.service().endpoint_failed(&endpoint, kind),
+            if attempt.again.is_none() || self.retries >= attempts {
+                return self.give_up(attempt);
             }
-            tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
-            let again = match error {
-                UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some("connect"),
-                // A GET may be asked again (RFC 9110 section 9.2.2).
-                UpstreamError::Reset(_) => Some("reset"),
-                UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Protocol(_) => None,
-            };
-            self.asked = Some(placement);
-            let Some(reason) = again.filter(|_| self.retries < attempts) else { return Err(failure) };
-            last = Some((failure, reason));
             tried.push(endpoint.id);
+            let mut attempt = attempt;
+            // The client's place goes with the next attempt.
+            of_client =
+                of_client.or_else(|| attempt.answered.as_mut().and_then(|it| it.permits.take_client()));
+            last = Some(attempt);
         }
     }
 
-    async fn ask(&mut self, placement: &Placement) -> Result<Answer, UpstreamError> {
+    /// Counts what an endpoint did wrong, and says whether another one may be asked.
+    fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Attempt {
+        let (kind, failure) = classify(error);
+        match error {
+            UpstreamError::Local(_) => self.admission.service().metrics.upstream_errors.inc(kind.label()),
+            _ => self.admission.service().endpoint_failed(endpoint, kind),
+        }
+        let again = match error {
+            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some("connect"),
+            // A GET may be asked again (RFC 9110 section 9.2.2).
+            UpstreamError::Reset(_) => Some("reset"),
+            UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Protocol(_) => None,
+        };
+        Attempt { failure, again, answered: None }
+    }
+
+    /// What the client is told when no other endpoint can be asked: the answer that there is, unless that would stop a
+    /// browser for good.
+    fn give_up(&mut self, last: Attempt) -> Result<Opened, Failure> {
+        let passes = self.admission.service().configuration.sse.unavailable == Unavailable::Status;
+        match last.answered {
+            Some(opened) if passes => Ok(*opened),
+            Some(opened) => {
+                self.asked = Some(opened.placement);
+                Err(last.failure)
+            }
+            None => Err(last.failure),
+        }
+    }
+
+    async fn ask(&mut self, placement: &Placement) -> Result<upstream_h1::Answer, UpstreamError> {
         let service = self.admission.service();
         let times = &service.configuration.timeouts;
         let asked = clock::now();
@@ -167,7 +230,13 @@ impl Opening<'_> {
         let lines = self.response_lines(&answer, &placement, streams);
         self.count(&placement, status, streams);
         let accounts = self.accounts(&placement, status, streams);
-        self.gateway.leave_if_closing(accounts.record());
+        if streams {
+            self.gateway.leave_with_the_others(accounts.record());
+            if let Some(session) = accounts.record().session {
+                let service = self.admission.service();
+                service.returns.came_back(session, clock::now(), &service.metrics);
+            }
+        }
         let Some(begun) = exchange.begin(status, &lines, self.head.version, length) else {
             return accounts.settle(&Finished::client_gone());
         };
@@ -187,7 +256,12 @@ impl Opening<'_> {
         self.gateway.tasks.spawn(StreamTask::new(relay, accounts, permits, begun.after));
     }
 
-    fn response_lines(&self, answer: &Answer, placement: &Placement, streams: bool) -> HeaderMap {
+    fn response_lines(
+        &self,
+        answer: &upstream_h1::Answer,
+        placement: &Placement,
+        streams: bool,
+    ) -> HeaderMap {
         let mut lines = forward::response_lines(&answer.head.headers, self.admission.service().cookie_name());
         let lengths = lines.get_all(header::CONTENT_LENGTH).iter().count();
         if streams || answer.head.status == StatusCode::NO_CONTENT {
@@ -261,8 +335,15 @@ impl Opening<'_> {
     fn accounts(&self, placement: &Placement, status: StatusCode, streams: bool) -> Accounts {
         let gateway = self.gateway;
         let kind = if streams { Kind::Stream } else { Kind::Request };
-        let about = (Arc::clone(&self.admission.route), Arc::clone(&placement.endpoint));
-        let record = gateway.streams.open(about, kind, self.client.address, self.began);
+        let session = self.admission.service().cookie_name().map(|_| *self.admission.session.as_bytes());
+        let record = gateway.streams.open(streams::Opening {
+            kind,
+            route: Arc::clone(&self.admission.route),
+            endpoint: Arc::clone(&placement.endpoint),
+            client: self.client.address,
+            session,
+            since: self.began,
+        });
         let log = gateway.access_log.is_on().then(|| {
             let mut log = request_record(self.head, self.client, self.began);
             log.kind = if streams { "stream" } else { "request" };
@@ -286,12 +367,15 @@ async fn refuse(
     exchange: Exchange,
 ) {
     let admission = opening.map(|opening| opening.admission);
-    let code = failure.status().map_or(0, |status| status.as_u16());
+    let invitation = admission.and_then(|admission| invitation(admission, failure));
+    let answer = invitation.as_ref().map(|(_, answer)| answer.clone()).or_else(|| failure.answer());
+    let code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
     let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
     gateway.metrics.requests.with_label_values(&[service, route, "GET", &code.to_string()]).inc();
     if let Some(admission) = admission {
         admission.count(None);
-        if let Some(kind) = failure.refusal() {
+        let invited = invitation.as_ref().map(|(kind, _)| *kind);
+        if let Some(kind) = invited.or_else(|| failure.refusal()) {
             admission.service().refused(kind);
         }
     }
@@ -306,12 +390,23 @@ async fn refuse(
         log.endpoint =
             opening.and_then(|opening| opening.asked.as_ref()).map(|placed| placed.endpoint.name.to_string());
         log.retries = opening.map_or(0, |opening| opening.retries);
-        log.reason = failure.log_reason();
+        log.reason = if invitation.is_some() { "refused" } else { failure.log_reason() };
         log.error = Some(failure.to_string());
         log.duration_ms = clock::duration_millis(clock::now().since(began));
         gateway.access_log.write(&log);
     }
-    exchange.refuse(failure).await;
+    if let Some(answer) = answer {
+        exchange.answer(answer).await;
+    }
+}
+
+/// The answer that brings an event stream client back, where the service wants that and it may help.
+fn invitation(admission: &Admission, failure: Failure) -> Option<(RefusalKind, reply::Answer)> {
+    let sse = &admission.service().configuration.sse;
+    let kind = failure.passing().filter(|_| sse.unavailable == Unavailable::Retry)?;
+    let retry = &sse.retry;
+    let (min, max) = (clock::duration_millis(retry.drain_min), clock::duration_millis(retry.drain_max));
+    Some((kind, failure.invitation(fastrand::u64(min..=max.max(min)))))
 }
 
 fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
@@ -347,7 +442,7 @@ fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
 }
 
 /// 200 and `text/event-stream`, not encoded: its framing can be read.
-fn is_event_stream(answer: &Answer) -> bool {
+fn is_event_stream(answer: &upstream_h1::Answer) -> bool {
     let headers = &answer.head.headers;
     let essence = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = essence.split(';').next().unwrap_or_default().trim();

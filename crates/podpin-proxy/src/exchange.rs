@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use crate::connection::{Connection, StreamGuard};
 use crate::downstream::{Downstream, Framing};
 use crate::forward;
-use crate::reply::Failure;
+use crate::reply::{Answer, Failure};
 use crate::upstream_h1;
 
 /// How long a refused client may take to read the answer before its connection is closed under it.
@@ -105,9 +105,16 @@ impl Exchange {
 
     /// Answers with a failure of ours.
     pub(crate) async fn refuse(self, failure: Failure) {
+        if let Some(answer) = failure.answer() {
+            self.answer(answer).await;
+        }
+    }
+
+    /// Gives an answer of ours.
+    pub(crate) async fn answer(self, answer: Answer) {
         match self {
-            Exchange::H1 { tcp, .. } => refuse_h1(tcp, failure).await,
-            Exchange::H2(session, _guard) => refuse_h2(*session, failure).await,
+            Exchange::H1 { tcp, .. } => answer_h1(tcp, &answer).await,
+            Exchange::H2(session, _guard) => answer_h2(*session, answer).await,
         }
     }
 }
@@ -148,9 +155,9 @@ fn begin_h2(
 }
 
 /// Writes the answer and closes, so that the client can read it.
-pub(crate) async fn refuse_h1(mut tcp: TcpStream, failure: Failure) {
+pub(crate) async fn answer_h1(mut tcp: TcpStream, answer: &Answer) {
     let answered = async {
-        tcp.write_all(&failure.h1_close()).await?;
+        tcp.write_all(&answer.h1_close()).await?;
         tcp.shutdown().await?;
         let mut left = LINGER_BYTES;
         let mut bytes = [0; 1024];
@@ -171,20 +178,18 @@ pub(crate) async fn refuse_h1(mut tcp: TcpStream, failure: Failure) {
     }
 }
 
-async fn refuse_h2(mut session: SessionV2, failure: Failure) {
-    let Some(status) = failure.status() else { return };
-    let body = failure.body();
+async fn answer_h2(mut session: SessionV2, answer: Answer) {
     let answered = async {
-        let mut head = ResponseHeader::build(status, Some(4))?;
-        head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))?;
-        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+        let mut head = ResponseHeader::build(answer.status, Some(4))?;
+        head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type))?;
+        head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
         head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
-        if let Some(seconds) = failure.retry_after_seconds() {
+        if let Some(seconds) = answer.retry_after_seconds {
             head.insert_header(header::RETRY_AFTER, seconds)?;
         }
         session.write_response_header(Box::new(head), false)?;
         session.set_write_timeout(Some(LINGER));
-        session.write_body(body.clone().into(), true).await
+        session.write_body(answer.body.into(), true).await
     };
     if let Err(error) = answered.await {
         tracing::debug!(%error, "the client left before its answer");

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderMap;
+use parking_lot::Mutex;
 use podpin_affinity::Keyring;
 use podpin_config::{Cidr, Config, ListenerLimits, Shutdown};
-use podpin_endpoints::Millis;
-use tokio::sync::watch;
+use podpin_endpoints::{Millis, Phase};
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::AccessLog;
 use crate::clock;
+use crate::drain::{Desk, ShutdownTimes};
 use crate::forward::Client;
 use crate::keys;
 use crate::metrics::Metrics;
@@ -51,6 +53,9 @@ pub(crate) struct Gateway {
     pub(crate) requests: AtomicUsize,
     /// Owns every connection and stream of the workers.
     pub(crate) tasks: TaskTracker,
+    /// Wakes the task that makes streams leave.
+    pub(crate) drain_wake: Arc<Notify>,
+    shutdown_times: Mutex<Option<ShutdownTimes>>,
     leaving: AtomicBool,
     /// Turns true when listeners must close and idle connections with them.
     closing: watch::Sender<bool>,
@@ -69,11 +74,13 @@ impl Gateway {
         let keyring = keys::load(&config.affinity_keys)?;
         let access_log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
         let zone = std::env::var(ZONE_VARIABLE).ok().filter(|zone| !zone.is_empty());
+        let drain_wake = Arc::new(Notify::new());
         let (services, writers): (Vec<_>, Vec<_>) = config
             .services
             .iter()
             .map(|service| {
-                ServiceState::new(service.clone(), metrics.service(&service.name), zone.as_deref())
+                let desk = Desk::new(Arc::clone(&drain_wake));
+                ServiceState::new(service.clone(), metrics.service(&service.name), zone.as_deref(), desk)
             })
             .unzip();
         let routes: Vec<Arc<Route>> =
@@ -101,6 +108,8 @@ impl Gateway {
             connections: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
+            drain_wake,
+            shutdown_times: Mutex::default(),
             leaving: AtomicBool::new(false),
             closing: watch::Sender::new(false),
         };
@@ -161,6 +170,7 @@ impl Gateway {
     /// Closes listeners and idle connections.
     pub(crate) fn close_listeners(&self) {
         self.closing.send_replace(true);
+        self.services.iter().filter_map(|service| service.queue.as_ref()).for_each(|queue| queue.close());
     }
 
     /// Listeners and idle connections watch this; Pingora takes it as its shutdown signal.
@@ -179,21 +189,25 @@ impl Gateway {
         InFlight(Arc::clone(self))
     }
 
-    /// A stream that begins while others are sent away leaves with them.
-    pub(crate) fn leave_if_closing(&self, stream: &StreamRecord) {
-        if *self.closing.borrow() {
-            stream.leave(self.moment_within(self.shutdown.spread));
+    /// A stream that begins on an endpoint that is leaving, or while all are sent away, leaves with the others. To be
+    /// asked after the stream is among [`Gateway::streams`], or it might be overlooked on both sides.
+    pub(crate) fn leave_with_the_others(&self, stream: &Arc<StreamRecord>) {
+        let service = &stream.route.service;
+        let phase = || service.endpoint(&stream.endpoint.id).map_or(Phase::Gone, |endpoint| endpoint.phase);
+        if *self.closing.borrow() || phase() >= Phase::Draining {
+            service.desk.report_late(Arc::clone(stream));
         }
     }
 
-    fn moment_within(&self, window: Duration) -> Millis {
-        let delay = fastrand::u64(..=clock::duration_millis(window));
-        clock::after(clock::now(), Duration::from_millis(delay))
+    /// Sends every open stream away, evenly over `spread`, all before `deadline`.
+    pub(crate) fn send_streams_away(&self, spread: Duration, deadline: Millis) {
+        *self.shutdown_times.lock() = Some(ShutdownTimes { begins: clock::now(), spread, deadline });
+        self.drain_wake.notify_one();
     }
 
-    /// Asks every open stream to leave, spread evenly at random over the window.
-    pub(crate) fn send_streams_away(&self, spread: Duration) {
-        self.streams.for_each(|stream| stream.leave(self.moment_within(spread)));
+    /// When all streams are to leave, if they are.
+    pub(crate) fn shutdown_times(&self) -> Option<ShutdownTimes> {
+        *self.shutdown_times.lock()
     }
 }
 

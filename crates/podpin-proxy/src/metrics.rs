@@ -14,13 +14,15 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::labels::{CloseReason, RefusalKind, UpstreamErrorKind};
+use crate::labels::{CloseReason, DepartureKind, ReconnectOutcome, RefusalKind, UpstreamErrorKind};
 
 /// `stream_duration_seconds`: from a second to a day.
 const STREAM_SECONDS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
 /// Latencies: from half a millisecond to half a minute.
 const LATENCY_SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// `reconnect_gap_seconds`: a client waits for its `retry:`, by default 1 to 10 s.
+const GAP_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0];
 /// Power of two; more workers than this share cells, which only costs speed.
 const SHARDS: usize = 16;
 
@@ -110,11 +112,16 @@ pub(crate) struct Metrics {
     upstream_errors: IntCounterVec,
     refusals: IntCounterVec,
     ejections: IntCounterVec,
+    drain_departures: IntCounterVec,
+    reconnects: IntCounterVec,
+    reconnect_gap: HistogramVec,
+    budget_exceeded: IntCounterVec,
     discovery_errors: IntCounterVec,
     discovery_last_event: GaugeVec,
     discovery_connected: IntGaugeVec,
     discovery_relists: IntCounterVec,
     pub(crate) streams_active: IntGaugeVec,
+    pub(crate) drain_remaining: IntGaugeVec,
     pub(crate) endpoints: IntGaugeVec,
     pub(crate) connections_active: IntGaugeVec,
     pub(crate) connections_total: IntCounterVec,
@@ -255,6 +262,27 @@ impl Metrics {
                 ),
                 service,
             ))?,
+            drain_departures: make.counters(
+                "drain_departures_total",
+                "Event streams that left an endpoint because it drained: polite (retry: and a clean end between two events) or forced (cut at the deadline).",
+                &["service", "kind"],
+            )?,
+            reconnects: make.counters(
+                "reconnects_total",
+                "Clients whose stream was ended or broken: returned within drain.returnWindow, or lost.",
+                &["service", "outcome"],
+            )?,
+            reconnect_gap: make.histograms(
+                "reconnect_gap_seconds",
+                "How long clients that returned were without their stream.",
+                service,
+                GAP_SECONDS,
+            )?,
+            budget_exceeded: make.counters(
+                "disconnect_budget_exceeded_total",
+                "Disconnects beyond drain.budget, because a deadline left no time for it.",
+                service,
+            )?,
             discovery_connected: make.gauges(
                 "discovery_connected",
                 "1 while the source of the service's endpoints can be read.",
@@ -269,6 +297,11 @@ impl Metrics {
                 "streams_active",
                 "Open event streams; state is active, or draining when their endpoint is.",
                 &["service", "endpoint", "state"],
+            )?,
+            drain_remaining: make.gauges(
+                "drain_streams_remaining",
+                "Event streams still open on endpoints that drain or are no longer listed.",
+                &["service", "endpoint"],
             )?,
             endpoints: make.gauges("endpoints", "Endpoints by state.", &["service", "state"])?,
             connections_active: make.gauges("connections_active", "Open client connections.", &["listener"])?,
@@ -335,6 +368,8 @@ impl Metrics {
             request_duration: self.request_duration.with_label_values(&[name]),
             upstream_connect: self.upstream_connect.with_label_values(&[name]),
             ejections: self.ejections.with_label_values(&[name]),
+            reconnect_gap: self.reconnect_gap.with_label_values(&[name]),
+            budget_exceeded: self.budget_exceeded.with_label_values(&[name]),
             discovery_last_event: self.discovery_last_event.with_label_values(&[name]),
             discovery_connected: self.discovery_connected.with_label_values(&[name]),
             streams_opened: Labelled::new(
@@ -362,6 +397,16 @@ impl Metrics {
                 &self.upstream_errors,
                 name,
                 &UpstreamErrorKind::ALL.map(UpstreamErrorKind::label),
+            ),
+            drain_departures: Labelled::new(
+                &self.drain_departures,
+                name,
+                &DepartureKind::ALL.map(DepartureKind::label),
+            ),
+            reconnects: Labelled::new(
+                &self.reconnects,
+                name,
+                &ReconnectOutcome::ALL.map(ReconnectOutcome::label),
             ),
             refusals: Labelled::new(&self.refusals, name, &RefusalKind::ALL.map(RefusalKind::label)),
             discovery_relists: Labelled::new(
@@ -404,6 +449,10 @@ pub(crate) struct ServiceMetrics {
     pub(crate) request_duration: Histogram,
     pub(crate) upstream_connect: Histogram,
     pub(crate) ejections: IntCounter,
+    pub(crate) reconnect_gap: Histogram,
+    pub(crate) budget_exceeded: IntCounter,
+    pub(crate) drain_departures: Labelled,
+    pub(crate) reconnects: Labelled,
     pub(crate) discovery_last_event: Gauge,
     pub(crate) discovery_connected: IntGauge,
     pub(crate) streams_opened: Labelled,

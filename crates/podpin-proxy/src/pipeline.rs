@@ -158,7 +158,7 @@ impl ProxyHttp for Pipeline {
 
     async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> Result<Box<HttpPeer>> {
         let Some(admission) = &request.admission else { return Err(request.fail(Failure::Internal)) };
-        let placement = match admission.place(Kind::Request, &request.tried) {
+        let placement = match Box::pin(admission.await_request(&request.tried)).await {
             Ok(placement) => placement,
             Err(_) if !request.tried.is_empty() => return Err(request.fail(Failure::UpstreamConnect)),
             Err(failure) => return Err(request.fail(failure)),

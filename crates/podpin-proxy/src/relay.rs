@@ -30,14 +30,14 @@ use tokio::time::Sleep;
 use crate::clock;
 use crate::downstream::{CHUNK_PREFIX_BYTES, Downstream, Dying, Gone};
 use crate::labels::CloseReason;
-use crate::streams::StreamRecord;
+use crate::streams::{Cause, StreamRecord};
 use crate::upstream_h1::{BodyDecoder, Piece};
 
 /// One read: large enough that a burst costs few calls, small enough to stay in the cache.
 const READ_BYTES: usize = 64 * 1024;
 /// Reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
-/// How long an event that passed `sse.eventBytesMax` may delay a goodbye before the stream is cut within it.
+/// How long an event that passed `sse.eventBytesMax` may delay the end of `sse.maxDuration` before the stream is cut within it.
 const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
 const MALFORMED: &str = "a chunk is malformed";
 const NEVER: Millis = Millis(u64::MAX);
@@ -80,6 +80,8 @@ pub(crate) struct Finished {
     pub(crate) first_event: Option<Millis>,
     /// The pod broke the framing of its body.
     pub(crate) protocol: bool,
+    /// It had to leave, and was cut: within an event, or because the client did not take its goodbye.
+    pub(crate) forced: bool,
     /// An HTTP/2 stream whose bad end must wait for what is queued before it.
     pub(crate) dying: Option<Dying>,
     /// The client's socket, when it may carry another request.
@@ -93,6 +95,7 @@ impl Finished {
             reason: CloseReason::Client,
             error: None,
             protocol: false,
+            forced: false,
             first_event: None,
             dying: None,
             tcp: None,
@@ -106,6 +109,15 @@ struct Ending {
     reason: CloseReason,
     clean: bool,
     error: Option<&'static str>,
+}
+
+/// When and why the stream has to leave.
+#[derive(Clone, Copy, Debug)]
+struct Leave {
+    at: Millis,
+    /// Whatever it is in the middle of.
+    by: Millis,
+    reason: CloseReason,
 }
 
 /// A stream between one client and one pod.
@@ -128,7 +140,8 @@ pub(crate) struct Relay {
     last_read: Millis,
     last_write: Millis,
     first_event: Option<Millis>,
-    leave_at: Option<Millis>,
+    leave: Option<Leave>,
+    forced: bool,
     ending: Option<Ending>,
 }
 
@@ -173,7 +186,8 @@ impl Relay {
             last_read: now,
             last_write: now,
             first_event: None,
-            leave_at: None,
+            leave: None,
+            forced: false,
             ending: None,
         };
         if relay.decoder == BodyDecoder::Done && relay.early.is_empty() {
@@ -184,8 +198,10 @@ impl Relay {
 
     /// One turn: everything that can be done now. `Ready` when the stream is over.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
-        if let Some(at) = self.record.poll_leave(context) {
-            self.leave_at = Some(at);
+        if let Some(at) = self.record.poll_leave(context)
+            && self.leave.is_none()
+        {
+            self.leave = self.asked_to_leave(at);
         }
         for _ in 0..READS_A_TURN {
             if let Poll::Ready(gone) = self.poll_downstream(context) {
@@ -201,6 +217,15 @@ impl Relay {
         }
         context.waker().wake_by_ref();
         self.poll_times(context)
+    }
+
+    fn asked_to_leave(&self, at: Millis) -> Option<Leave> {
+        let order = self.record.order()?;
+        let reason = match order.cause {
+            Cause::Drain => CloseReason::Drain,
+            Cause::Shutdown => CloseReason::Shutdown,
+        };
+        Some(Leave { at, by: order.by.max(at), reason })
     }
 
     /// Writes what is left to write, ends when that was the end, and watches for the client's leaving.
@@ -294,6 +319,7 @@ impl Relay {
             let took = self.last_read.since(self.record.since);
             self.record.route.service.metrics.stream_first_event.observe(took.as_secs_f64());
         }
+        self.record.set_last_event(self.last_read);
         self.record.events.fetch_add(u64::from(events), Ordering::Relaxed);
         self.record.route.service.metrics.stream_events.add(u64::from(events));
         if let Body::Events(framer) = &self.body
@@ -413,13 +439,23 @@ impl Relay {
             due = due.min(clock::after(self.last_write, limit));
         }
         if self.ending.is_none() && matches!(self.body, Body::Events(_)) {
-            due = due.min(self.leave_by().unwrap_or(due)).min(self.ends_by().unwrap_or(due));
+            due = due.min(self.leaves_at().unwrap_or(due)).min(self.ends_by().unwrap_or(due));
+        }
+        if let Some(leave) = self.leave.filter(|_| self.is_leaving()) {
+            due = due.min(leave.by);
         }
         due
     }
 
-    fn leave_by(&self) -> Option<Millis> {
-        self.leave_at.map(|at| self.at_a_boundary_from(at))
+    /// Its goodbye was said, and waits to be taken.
+    fn is_leaving(&self) -> bool {
+        let ending = self.ending.map(|ending| ending.reason);
+        self.leave.is_some_and(|leave| ending == Some(leave.reason))
+    }
+
+    /// Within an event that is passed through, a goodbye waits for its boundary as long as there is time.
+    fn leaves_at(&self) -> Option<Millis> {
+        self.leave.map(|leave| if self.at_boundary() { leave.at } else { leave.by })
     }
 
     fn ends_by(&self) -> Option<Millis> {
@@ -435,15 +471,22 @@ impl Relay {
         let passed = |moment: Option<Millis>| moment.is_some_and(|moment| moment <= now);
         let since =
             |moment: Millis, limit: Option<Duration>| passed(limit.map(|limit| clock::after(moment, limit)));
+        let by = self.leave.filter(|_| self.is_leaving()).map(|leave| leave.by);
         if !self.unsent.is_empty() && since(self.last_write, self.times.client_write) {
             return Poll::Ready(CloseReason::SlowClient);
+        }
+        if let (Some(ending), true) = (&mut self.ending, passed(by)) {
+            ending.clean = false;
+            self.forced = true;
+            return Poll::Ready(ending.reason);
         }
         if self.ending.is_some() {
             return Poll::Pending;
         }
         let streams = matches!(self.body, Body::Events(_));
-        if streams && passed(self.leave_by()) {
-            self.goodbye(CloseReason::Shutdown);
+        if let Some(leave) = self.leave.filter(|_| streams && passed(self.leaves_at())) {
+            self.forced = !self.at_boundary();
+            self.goodbye(leave.reason);
         } else if streams && passed(self.ends_by()) {
             self.end(CloseReason::MaxDuration, None);
         } else if self.unsent.is_empty() && since(self.last_read, self.times.upstream_idle) {
@@ -482,6 +525,7 @@ impl Relay {
             reason,
             error,
             protocol: error == Some(MALFORMED),
+            forced: self.forced,
             first_event: self.first_event,
             dying,
             tcp,

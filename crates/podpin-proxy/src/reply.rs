@@ -38,6 +38,12 @@ pub(crate) enum Failure {
     /// The client is at `limits.streamsPerClient`.
     #[error("too many streams of this client")]
     ClientLimit,
+    /// No place became free within `affinity.queue.timeout`, or too many were waiting.
+    #[error("no place became free in time")]
+    QueueTimeout,
+    /// Every endpoint that was asked for an event stream answered 502, 503 or 504.
+    #[error("the endpoints answer {0}")]
+    UpstreamStatus(u16),
     /// No connection to an endpoint within `retries`.
     #[error("the endpoint cannot be reached")]
     UpstreamConnect,
@@ -72,7 +78,12 @@ impl Failure {
             Failure::Head(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Failure::HeadTimeout | Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Failure::NoRoute => StatusCode::NOT_FOUND,
-            Failure::Connections | Failure::NoEndpoint | Failure::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Failure::Connections | Failure::NoEndpoint | Failure::Full | Failure::QueueTimeout => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Failure::UpstreamStatus(code) => {
+                StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
+            }
             Failure::ClientLimit => StatusCode::TOO_MANY_REQUESTS,
             Failure::UpstreamConnect | Failure::UpstreamReset | Failure::UpstreamProtocol => {
                 StatusCode::BAD_GATEWAY
@@ -86,9 +97,12 @@ impl Failure {
     /// Seconds for `Retry-After` (RFC 9110 section 10.2.3), where asking again makes sense.
     pub(crate) fn retry_after_seconds(self) -> Option<u32> {
         match self {
-            Failure::Connections | Failure::NoEndpoint | Failure::Full | Failure::ClientLimit => {
-                Some(RETRY_AFTER_SECONDS)
-            }
+            Failure::Connections
+            | Failure::NoEndpoint
+            | Failure::Full
+            | Failure::ClientLimit
+            | Failure::QueueTimeout
+            | Failure::UpstreamStatus(_) => Some(RETRY_AFTER_SECONDS),
             Failure::Head(_)
             | Failure::HeadTimeout
             | Failure::BodyTimeout
@@ -109,6 +123,7 @@ impl Failure {
             Failure::NoEndpoint => Some(RefusalKind::NoEndpoint),
             Failure::Full => Some(RefusalKind::Full),
             Failure::ClientLimit => Some(RefusalKind::ClientLimit),
+            Failure::QueueTimeout => Some(RefusalKind::QueueTimeout),
             Failure::Head(_)
             | Failure::HeadTimeout
             | Failure::BodyTimeout
@@ -119,6 +134,30 @@ impl Failure {
             | Failure::UpstreamTimeout
             | Failure::UpstreamReset
             | Failure::UpstreamProtocol
+            | Failure::UpstreamStatus(_)
+            | Failure::ClientGone
+            | Failure::Internal => None,
+        }
+    }
+
+    /// Whether an event stream client had better come back than be told a status: a browser's `EventSource` gives up for
+    /// good on anything but 200 (WHATWG HTML, section 9.2.3). Gives the kind of refusal that is counted then.
+    pub(crate) fn passing(self) -> Option<RefusalKind> {
+        match self {
+            Failure::NoEndpoint | Failure::Full | Failure::ClientLimit | Failure::QueueTimeout => {
+                self.refusal()
+            }
+            Failure::UpstreamConnect
+            | Failure::UpstreamTimeout
+            | Failure::UpstreamReset
+            | Failure::UpstreamProtocol
+            | Failure::UpstreamStatus(_) => Some(RefusalKind::Upstream),
+            Failure::Head(_)
+            | Failure::HeadTimeout
+            | Failure::BodyTimeout
+            | Failure::Body
+            | Failure::Connections
+            | Failure::NoRoute
             | Failure::ClientGone
             | Failure::Internal => None,
         }
@@ -132,6 +171,7 @@ impl Failure {
             | Failure::NoEndpoint
             | Failure::Full
             | Failure::ClientLimit
+            | Failure::QueueTimeout
             | Failure::Connections => "refused",
             Failure::Head(_)
             | Failure::HeadTimeout
@@ -141,6 +181,7 @@ impl Failure {
             | Failure::UpstreamTimeout
             | Failure::UpstreamReset
             | Failure::UpstreamProtocol
+            | Failure::UpstreamStatus(_)
             | Failure::Internal => "error",
         }
     }
@@ -150,18 +191,55 @@ impl Failure {
         format!("podpin: {self}\n")
     }
 
+    /// The answer that says what is wrong; `None` when nobody is there to read it.
+    pub(crate) fn answer(self) -> Option<Answer> {
+        Some(Answer {
+            status: self.status()?,
+            content_type: "text/plain; charset=utf-8",
+            retry_after_seconds: self.retry_after_seconds(),
+            body: self.body(),
+        })
+    }
+
+    /// The answer to an event stream client that asks it to come back after so long: an event stream that says why in a
+    /// comment, and is over.
+    pub(crate) fn invitation(self, retry_millis: u64) -> Answer {
+        Answer {
+            status: StatusCode::OK,
+            content_type: "text/event-stream",
+            retry_after_seconds: None,
+            body: format!("{}: podpin: {self}\n\n", podpin_sse::retry_line(retry_millis)),
+        }
+    }
+
     /// The whole answer in HTTP/1.1, for a connection that is closed after it. Empty when nobody is there to read it.
     pub(crate) fn h1_close(self) -> Vec<u8> {
-        let Some(status) = self.status() else { return Vec::new() };
-        let body = self.body();
+        self.answer().map(|answer| answer.h1_close()).unwrap_or_default()
+    }
+}
+
+/// An answer of ours, complete.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) retry_after_seconds: Option<u32>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// In HTTP/1.1, for a connection that is closed after it.
+    pub(crate) fn h1_close(&self) -> Vec<u8> {
         let retry_after =
-            self.retry_after_seconds().map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+            self.retry_after_seconds.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
         format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\n{retry_after}Connection: close\r\n\r\n{body}",
-            status.as_u16(),
-            status.canonical_reason().unwrap_or("Error"),
-            body.len(),
+            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
+             Cache-Control: no-store\r\n{retry_after}Connection: close\r\n\r\n{}",
+            self.status.as_u16(),
+            self.status.canonical_reason().unwrap_or("Error"),
+            self.content_type,
+            self.body.len(),
+            self.body,
         )
         .into_bytes()
     }
@@ -179,5 +257,13 @@ mod tests {
         assert!(head.contains("\r\nRetry-After: 5\r\n") && head.ends_with("Connection: close"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
         assert!(Failure::ClientGone.h1_close().is_empty());
+    }
+
+    #[test]
+    fn an_invitation_is_an_event_stream_without_an_event() {
+        let text = String::from_utf8(Failure::Full.invitation(1_234).h1_close()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
+        assert_eq!(body, "retry: 1234\n\n: podpin: every endpoint is at its limit\n\n");
     }
 }

@@ -5,15 +5,20 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use podpin_config::{Discovery, Service as Configuration, ZonePreference};
+use parking_lot::Mutex;
+use podpin_config::{Discovery, OnUnavailable, Pinned, Service as Configuration, ZonePreference};
 use podpin_endpoints::{
-    EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition, Update,
+    Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition,
+    Update,
 };
 
 use crate::client_limit::ClientLimit;
 use crate::clock;
+use crate::drain::Desk;
 use crate::labels::{RefusalKind, UpstreamErrorKind};
 use crate::metrics::ServiceMetrics;
+use crate::queue::Queue;
+use crate::returns::Returns;
 use crate::ring::KetamaRing;
 
 /// Changes of state of one update that get a line each in the log.
@@ -36,7 +41,22 @@ pub(crate) struct ServiceState {
     pub(crate) near: Option<String>,
     /// Present when `limits.streamsPerClient` is.
     pub(crate) client_limit: Option<Arc<ClientLimit>>,
+    /// Present with `affinity.onUnavailable: wait`.
+    pub(crate) queue: Option<Arc<Queue>>,
+    /// What the drain has to know of its endpoints and streams.
+    pub(crate) desk: Desk,
+    /// Clients that should be back soon.
+    pub(crate) returns: Returns,
+    /// Changed on the control thread only; the lock is never waited for by a request.
+    table: Mutex<Table>,
     view: ArcSwap<View>,
+}
+
+/// What an operator may do to an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Drain,
+    Undrain,
 }
 
 impl std::fmt::Debug for ServiceState {
@@ -51,6 +71,7 @@ impl ServiceState {
         configuration: Configuration,
         metrics: ServiceMetrics,
         own_zone: Option<&str>,
+        desk: Desk,
     ) -> (Arc<ServiceState>, TableWriter) {
         let near = own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer);
         let table = Table::new();
@@ -66,11 +87,18 @@ impl ServiceState {
                 .streams_per_client
                 .map(|limit| Arc::new(ClientLimit::new(limit))),
             near: near.map(str::to_owned),
+            queue: match configuration.affinity.on_unavailable {
+                OnUnavailable::Wait(queue) => Some(Arc::new(Queue::new(queue))),
+                OnUnavailable::Repin | OnUnavailable::Strict => None,
+            },
+            desk,
+            returns: Returns::new(configuration.drain.return_window),
             configuration,
             metrics,
+            table: Mutex::new(table),
             view: ArcSwap::from_pointee(View { snapshot, ring }),
         });
-        let writer = TableWriter { service: Arc::clone(&service), table };
+        let writer = TableWriter { service: Arc::clone(&service) };
         (service, writer)
     }
 
@@ -92,11 +120,20 @@ impl ServiceState {
     /// Counts a failure of an endpoint, and ejects it when the policy says so.
     pub(crate) fn endpoint_failed(&self, endpoint: &Endpoint, kind: UpstreamErrorKind) {
         self.metrics.upstream_errors.inc(kind.label());
+        self.eject_if_due(endpoint);
+    }
+
+    fn eject_if_due(&self, endpoint: &Endpoint) {
         let Some(policy) = &self.ejection else { return };
         if endpoint.load.failed(policy, clock::now()) {
             self.metrics.ejections.inc();
             tracing::warn!(service = %self.name, endpoint = %endpoint.name, "ejected after consecutive failures");
         }
+    }
+
+    /// Counts an answer that says the endpoint cannot serve (502, 503, 504), and ejects it when the policy says so.
+    pub(crate) fn endpoint_unavailable(&self, endpoint: &Endpoint) {
+        self.eject_if_due(endpoint);
     }
 
     /// Counts a success, which ends a row of failures.
@@ -111,6 +148,43 @@ impl ServiceState {
         self.metrics.refusals.inc(kind.label());
     }
 
+    /// How long drains of this service take.
+    pub(crate) fn drain_times(&self) -> DrainTimes {
+        let drain = &self.configuration.drain;
+        DrainTimes { spread: drain.spread, timeout: drain.timeout, margin: drain.margin }
+    }
+
+    /// Until when pinned clients stay on a draining endpoint, if they do.
+    pub(crate) fn keep(&self) -> Option<DrainTimes> {
+        (self.configuration.drain.pinned == Pinned::Keep).then(|| self.drain_times())
+    }
+
+    /// Drains an endpoint by hand, or takes that back. `None` when it is unknown.
+    pub(crate) fn operate(&self, id: &EndpointId, operation: Operation) -> Option<Arc<Endpoint>> {
+        let mut table = self.table.lock();
+        let applied = match operation {
+            Operation::Drain => table.drain(id, clock::now()),
+            Operation::Undrain => table.undrain(id, clock::now()),
+        }?;
+        self.publish(applied);
+        self.endpoint(id)
+    }
+
+    /// Makes an outcome known to everyone whom it concerns.
+    fn publish(&self, applied: Applied) {
+        log_transitions(&self.name, &applied.transitions);
+        let ring = if applied.members_changed {
+            Arc::new(KetamaRing::new(applied.snapshot.endpoints()))
+        } else {
+            Arc::clone(&self.view.load().ring)
+        };
+        self.view.store(Arc::new(View { snapshot: applied.snapshot, ring }));
+        self.desk.report(applied.transitions);
+        if let Some(queue) = &self.queue {
+            queue.wake();
+        }
+    }
+
     /// An endpoint of the newest view.
     pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<Arc<Endpoint>> {
         self.view.load().snapshot.get(id).cloned()
@@ -120,7 +194,6 @@ impl ServiceState {
 /// The only one that changes a service's endpoints.
 pub(crate) struct TableWriter {
     service: Arc<ServiceState>,
-    table: Table,
 }
 
 impl TableWriter {
@@ -135,16 +208,11 @@ impl TableWriter {
     }
 
     /// Applies what discovery said and publishes the outcome.
-    pub(crate) fn apply(&mut self, update: Update) {
-        let applied = self.table.apply(update, clock::now());
+    pub(crate) fn apply(&self, update: Update) {
         self.heard();
-        log_transitions(&self.service.name, &applied.transitions);
-        let ring = if applied.members_changed {
-            Arc::new(KetamaRing::new(applied.snapshot.endpoints()))
-        } else {
-            Arc::clone(&self.service.view.load().ring)
-        };
-        self.service.view.store(Arc::new(View { snapshot: applied.snapshot, ring }));
+        let mut table = self.service.table.lock();
+        let applied = table.apply(update, clock::now());
+        self.service.publish(applied);
     }
 }
 

@@ -24,16 +24,16 @@ pub(crate) struct Sources {
 /// [`StartError::Endpoints`] when a file is there and cannot be understood. A missing file is waited for.
 pub(crate) fn prepare(writers: Vec<TableWriter>) -> Result<Sources, StartError> {
     let mut sources = Sources::default();
-    for mut writer in writers {
+    for writer in writers {
         let service = writer.service().clone();
         match &service.configuration.discovery {
             Discovery::Static(endpoints) => {
-                apply(&mut writer, static_endpoints(endpoints));
+                apply(&writer, static_endpoints(endpoints));
             }
             Discovery::File(path) => {
                 let source = FileSource::new(path.clone());
                 match source.read() {
-                    Ok(observed) => replace(&mut writer, observed),
+                    Ok(observed) => replace(&writer, observed),
                     Err(error @ (ReadError::Missing { .. } | ReadError::Io { .. })) => {
                         unreadable(&writer, &error)
                     }
@@ -62,10 +62,10 @@ pub(crate) fn verify(discovery: &Discovery) -> Result<(), StartError> {
 }
 
 /// Follows a file for as long as the process runs.
-pub(crate) async fn follow_file(mut writer: TableWriter, source: FileSource) {
+pub(crate) async fn follow_file(writer: TableWriter, source: FileSource) {
     source
         .watch(move |event| match event {
-            FileEvent::Endpoints(observed) => replace(&mut writer, observed),
+            FileEvent::Endpoints(observed) => replace(&writer, observed),
             FileEvent::Garbled(error) => {
                 let service = writer.service();
                 service.metrics.discovery_errors.inc("garbled");
@@ -111,17 +111,17 @@ pub(crate) async fn follow_cluster(
     settings: KubeSettings,
     services: Vec<(TableWriter, KubeService)>,
 ) -> Result<std::convert::Infallible, KubeError> {
-    let (mut writers, services): (Vec<_>, Vec<_>) = services.into_iter().unzip();
-    podpin_discovery::follow(settings, services, move |event| hear(&mut writers, event)).await
+    let (writers, services): (Vec<_>, Vec<_>) = services.into_iter().unzip();
+    podpin_discovery::follow(settings, services, move |event| hear(&writers, event)).await
 }
 
-fn hear(writers: &mut [TableWriter], event: KubeEvent) {
+fn hear(writers: &[TableWriter], event: KubeEvent) {
     let (KubeEvent::Endpoints { service, .. }
     | KubeEvent::Connected { service, .. }
     | KubeEvent::Heard { service }
     | KubeEvent::Relist { service, .. }
     | KubeEvent::Malformed { service }) = &event;
-    let Some(writer) = writers.get_mut(*service) else { return };
+    let Some(writer) = writers.get(*service) else { return };
     let metrics = &writer.service().metrics;
     match event {
         KubeEvent::Endpoints { update, .. } => writer.apply(update),
@@ -132,11 +132,11 @@ fn hear(writers: &mut [TableWriter], event: KubeEvent) {
     }
 }
 
-fn replace(writer: &mut TableWriter, observed: Vec<Observed>) {
+fn replace(writer: &TableWriter, observed: Vec<Observed>) {
     apply(writer, Update::Replace(observed));
 }
 
-fn apply(writer: &mut TableWriter, update: Update) {
+fn apply(writer: &TableWriter, update: Update) {
     writer.service().metrics.discovery_connected.set(1);
     writer.apply(update);
 }

@@ -20,7 +20,7 @@ use crate::gateway::Gateway;
 use crate::service::TableWriter;
 use crate::sources::Sources;
 use crate::worker::{self, Bound};
-use crate::{admin, clock, descriptors, keys, sources};
+use crate::{admin, clock, descriptors, drain, keys, sources};
 
 /// How often the end of the last stream is looked for while shutting down.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
@@ -225,6 +225,7 @@ fn control(
                 tasks.spawn(follow_cluster(parts.cluster, parts.sources.cluster));
             }
             tasks.spawn(admin::watch_readiness(Arc::clone(&parts.gateway)));
+            tasks.spawn(drain::run(Arc::clone(&parts.gateway)));
             tasks.spawn(keys::follow(Arc::clone(&parts.gateway), parts.keys));
             match tokio::net::TcpListener::from_std(parts.admin_socket) {
                 Ok(socket) => drop(tasks.spawn(admin::serve(socket, Arc::clone(&parts.gateway)))),
@@ -251,12 +252,17 @@ async fn follow_cluster(settings: KubeSettings, services: Vec<(TableWriter, Kube
 /// nothing is left, at the latest after `timeout`.
 async fn leave_gracefully(gateway: &Gateway) {
     let times = gateway.shutdown.clone();
-    let deadline = tokio::time::Instant::now() + times.timeout.saturating_sub(THREADS_END);
+    let gone_by = clock::after(clock::now(), times.timeout.saturating_sub(THREADS_END));
+    let deadline = clock::instant(gone_by);
     gateway.begin_leaving();
     tracing::info!(streams = gateway.streams.count(), announce = ?times.announce, "leaving: readiness is off");
     tokio::time::sleep(times.announce).await;
     gateway.close_listeners();
-    gateway.send_streams_away(times.spread);
+    // The last ones have as long as connections have to take their end.
+    gateway.send_streams_away(
+        times.spread,
+        podpin_endpoints::Millis(gone_by.0.saturating_sub(clock::duration_millis(LAST_WORDS))),
+    );
     let mut poll = tokio::time::interval(SHUTDOWN_POLL);
     while !gateway.is_idle() && tokio::time::Instant::now() < deadline {
         poll.tick().await;

@@ -15,8 +15,10 @@ use crate::client_limit::ClientPermit;
 use crate::clock;
 use crate::exchange::After;
 use crate::gateway::Gateway;
-use crate::labels::{CloseReason, UpstreamErrorKind};
+use crate::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
+use crate::queue::Queue;
 use crate::relay::{Finished, Relay};
+use crate::service::ServiceState;
 use crate::streams::StreamRecord;
 
 /// How long a client may take for the last events before the reset that says the stream broke.
@@ -24,8 +26,32 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// The places a stream takes, given back when it ends.
 pub(crate) struct Permits {
-    pub(crate) _endpoint: Permit,
-    pub(crate) _client: Option<ClientPermit>,
+    endpoint: Option<Permit>,
+    client: Option<ClientPermit>,
+    queue: Option<Arc<Queue>>,
+}
+
+impl Permits {
+    pub(crate) fn new(endpoint: Permit, client: Option<ClientPermit>, service: &ServiceState) -> Permits {
+        Permits { endpoint: Some(endpoint), client, queue: service.queue.clone() }
+    }
+}
+
+impl Permits {
+    /// The client's place, for another attempt.
+    pub(crate) fn take_client(&mut self) -> Option<ClientPermit> {
+        self.client.take()
+    }
+}
+
+impl Drop for Permits {
+    /// Whoever waits for a place may look now.
+    fn drop(&mut self) {
+        drop((self.endpoint.take(), self.client.take()));
+        if let Some(queue) = &self.queue {
+            queue.wake();
+        }
+    }
 }
 
 /// What is known of a stream when it begins and written down when it ends.
@@ -64,6 +90,7 @@ impl Accounts {
         if record.kind == Kind::Stream {
             metrics.streams_closed.inc(finished.reason.label());
             metrics.stream_duration.observe(lived.as_secs_f64());
+            depart(&record, finished);
         } else {
             metrics.request_duration.observe(lived.as_secs_f64());
         }
@@ -82,6 +109,47 @@ impl Accounts {
         log.duration_ms = clock::duration_millis(lived);
         log.first_event_ms = first.map(clock::duration_millis);
         self.gateway.access_log.write(&log);
+    }
+}
+
+/// What the end of a stream means for the drain that it was part of, and for whether its client is awaited back.
+fn depart(record: &StreamRecord, finished: &Finished) {
+    let service = &record.route.service;
+    let order = record.order();
+    if record.is_told() {
+        service.returns.told_one_ended();
+    }
+    let tally = order.map(|order| order.tally);
+    let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
+    if finished.reason == CloseReason::Drain {
+        service.metrics.drain_departures.inc(kind.label());
+    }
+    if let Some(tally) = &tally {
+        match finished.reason {
+            CloseReason::Drain | CloseReason::Shutdown => tally.departed(kind),
+            CloseReason::UpstreamReset => tally.broke(),
+            CloseReason::Client
+            | CloseReason::UpstreamEnd
+            | CloseReason::MaxDuration
+            | CloseReason::Idle
+            | CloseReason::SlowClient
+            | CloseReason::Error => tally.left(),
+        }
+    }
+    let expected = match finished.reason {
+        CloseReason::Drain | CloseReason::UpstreamReset | CloseReason::MaxDuration | CloseReason::Idle => {
+            true
+        }
+        // The proxy will not be there to see it come back.
+        CloseReason::Shutdown
+        | CloseReason::Client
+        | CloseReason::UpstreamEnd
+        | CloseReason::SlowClient
+        | CloseReason::Error => false,
+    };
+    if let Some(session) = record.session.filter(|_| expected) {
+        service.returns.expect(session, tally, clock::now(), &service.metrics);
+        service.desk.look();
     }
 }
 

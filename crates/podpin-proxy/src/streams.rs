@@ -6,15 +6,17 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Context;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use podpin_endpoints::{Endpoint, Millis};
+use podpin_endpoints::{Endpoint, EndpointId, Millis};
 
 use crate::admission::Kind;
 use crate::route::Route;
+use crate::service::ServiceState;
+use crate::tally::Tally;
 
 /// Power of two; streams open and close far more rarely than events flow.
 const SHARDS: usize = 16;
@@ -29,12 +31,48 @@ pub(crate) struct StreamRecord {
     pub(crate) route: Arc<Route>,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) client: IpAddr,
+    /// The session that its client will be recognised by; `None` where there is no cookie.
+    pub(crate) session: Option<[u8; 16]>,
     pub(crate) since: Millis,
     pub(crate) events: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    /// When its last event went to the client; its beginning before the first.
+    last_event: AtomicU64,
     last_event_id: Mutex<Vec<u8>>,
     leave_at: AtomicU64,
+    /// What the drain that it belongs to wants of it.
+    order: Mutex<Option<Box<Order>>>,
+    is_queued: AtomicBool,
+    is_closed: AtomicBool,
     waker: AtomicWaker,
+}
+
+/// Who makes a stream leave, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) cause: Cause,
+    /// When it has to be gone at the latest, whatever it is in the middle of.
+    pub(crate) by: Millis,
+    pub(crate) tally: Arc<Tally>,
+}
+
+/// Why streams leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Their endpoint goes away.
+    Drain,
+    /// The proxy itself does.
+    Shutdown,
+}
+
+/// What is known of a stream when it begins.
+pub(crate) struct Opening {
+    pub(crate) kind: Kind,
+    pub(crate) route: Arc<Route>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) client: IpAddr,
+    pub(crate) session: Option<[u8; 16]>,
+    pub(crate) since: Millis,
 }
 
 impl StreamRecord {
@@ -52,10 +90,70 @@ impl StreamRecord {
         }
     }
 
-    /// Asks the stream to say goodbye at this moment, at its next event boundary.
-    pub(crate) fn leave(&self, at: Millis) {
+    /// Whether it is a stream of this service.
+    pub(crate) fn belongs_to(&self, service: &Arc<ServiceState>) -> bool {
+        Arc::ptr_eq(&self.route.service, service)
+    }
+
+    /// Whether it runs on this endpoint of this service.
+    pub(crate) fn is_of(&self, service: &Arc<ServiceState>, id: &EndpointId) -> bool {
+        self.endpoint.id == *id && self.belongs_to(service)
+    }
+
+    /// Notes that an event went to the client at this moment.
+    pub(crate) fn set_last_event(&self, at: Millis) {
+        self.last_event.store(at.0, Ordering::Relaxed);
+    }
+
+    /// When the last event went to the client.
+    pub(crate) fn last_event(&self) -> Millis {
+        Millis(self.last_event.load(Ordering::Relaxed))
+    }
+
+    /// Puts it among those that will leave; false when it is there already.
+    pub(crate) fn queue(&self, order: Order) -> bool {
+        let mut held = self.order.lock();
+        if self.is_queued.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        order.tally.joined();
+        *held = Some(Box::new(order));
+        true
+    }
+
+    /// Takes it out again, unless it was told to leave: its endpoint stays after all.
+    pub(crate) fn unqueue(&self) {
+        let mut held = self.order.lock();
+        if !self.is_told()
+            && let Some(order) = held.take()
+        {
+            order.tally.left();
+            self.is_queued.store(false, Ordering::Release);
+        }
+    }
+
+    /// Asks the stream to say goodbye at this moment, at its next event boundary, but no later than `by`.
+    pub(crate) fn leave(&self, at: Millis, by: Millis) {
+        if let Some(order) = self.order.lock().as_mut() {
+            order.by = by;
+        }
         self.leave_at.store(at.0, Ordering::Release);
         self.waker.wake();
+    }
+
+    /// It was asked to leave.
+    pub(crate) fn is_told(&self) -> bool {
+        self.leave_at.load(Ordering::Acquire) != NEVER
+    }
+
+    /// What is wanted of it, if it is to leave.
+    pub(crate) fn order(&self) -> Option<Order> {
+        self.order.lock().as_deref().cloned()
+    }
+
+    /// It has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// When the stream was asked to leave; registers the task to be woken by a later [`StreamRecord::leave`].
@@ -75,13 +173,8 @@ pub(crate) struct Streams {
 
 impl Streams {
     /// Adds a stream that just began; whoever opens it must [`Streams::close`] it.
-    pub(crate) fn open(
-        &self,
-        (route, endpoint): (Arc<Route>, Arc<Endpoint>),
-        kind: Kind,
-        client: IpAddr,
-        since: Millis,
-    ) -> Arc<StreamRecord> {
+    pub(crate) fn open(&self, opening: Opening) -> Arc<StreamRecord> {
+        let Opening { kind, route, endpoint, client, session, since } = opening;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let record = Arc::new(StreamRecord {
             id,
@@ -89,13 +182,21 @@ impl Streams {
             route,
             endpoint,
             client,
+            session,
             since,
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            last_event: AtomicU64::new(since.0),
             last_event_id: Mutex::default(),
             leave_at: AtomicU64::new(NEVER),
+            order: Mutex::default(),
+            is_queued: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
+        if kind == Kind::Stream {
+            record.route.service.desk.opened();
+        }
         if let Some(shard) = self.shard(id) {
             shard.lock().insert(id, Arc::clone(&record));
         }
@@ -104,6 +205,10 @@ impl Streams {
 
     /// Removes a stream that ended.
     pub(crate) fn close(&self, record: &StreamRecord) {
+        record.is_closed.store(true, Ordering::Release);
+        if record.kind == Kind::Stream {
+            record.route.service.desk.closed();
+        }
         if let Some(shard) = self.shard(record.id) {
             let mut streams = shard.lock();
             streams.remove(&record.id);
@@ -119,6 +224,15 @@ impl Streams {
             let records: Vec<_> = shard.lock().values().cloned().collect();
             records.iter().for_each(&mut visit);
         }
+    }
+
+    /// The open streams that `wanted` accepts.
+    pub(crate) fn select(&self, wanted: impl Fn(&StreamRecord) -> bool) -> Vec<Arc<StreamRecord>> {
+        let mut selected = Vec::new();
+        for shard in &self.shards {
+            selected.extend(shard.lock().values().filter(|record| wanted(record)).cloned());
+        }
+        selected
     }
 
     /// How many streams are open.

@@ -25,21 +25,29 @@ const FRACTION_DIGITS_MAX: usize = 18;
 
 /// Why a text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum DurationError {
+pub enum DurationError {
+    /// No number with a unit.
     #[error("expected a duration such as 15s")]
     NotADuration,
+    /// A sign.
     #[error("a duration must not be negative")]
     Negative,
+    /// A number alone.
     #[error("a unit is missing (ms, s, m or h, such as 15s)")]
     UnitMissing,
+    /// A unit that there is not, such as `d`.
     #[error("unknown unit `{0}`; the units are ms, s, m and h")]
     UnitUnknown(String),
+    /// More than fits.
     #[error("too long")]
     TooLong,
 }
 
-/// Reads `text` as a duration.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+/// Reads `text` as a duration: `250ms`, `15s`, `1h30m`, `1.5s`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     if text.starts_with('-') {
         return Err(DurationError::Negative);
     }

@@ -1,0 +1,438 @@
+//! Makes streams leave: those of endpoints that go away, and all of them when the proxy itself does.
+//!
+//! One task on the control thread. It is told of endpoints that begin or stop to drain, takes a turn every
+//! [`TURN`] while anything has to leave, asks podpin-endpoints' `pace.rs` how many go now, and tells those streams a
+//! moment within the turn. The goodbye itself is the stream's own (`relay.rs`). When all streams of a drain have ended and
+//! their clients are back or lost, one record of it is written to the log.
+//!
+//! ```text
+//! table ── transition ──▶ desk ──▶ Leaving { departure, streams in their order } ── told ──▶ relay: goodbye
+//!                          ▲                     │ all ended, nobody awaited
+//!   a stream that begins on a leaving endpoint   ▼
+//!                                          the record in the log
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use podpin_config::{Order as LeavingOrder, Pinned};
+use podpin_endpoints::{
+    BudgetLimits, Departure, Endpoint, EndpointId, Millis, Motion, Pacer, Phase, Purse, Transition,
+};
+use tokio::sync::Notify;
+
+use crate::admission::Kind;
+use crate::clock;
+use crate::gateway::Gateway;
+use crate::service::ServiceState;
+use crate::streams::{Cause, Order, StreamRecord};
+use crate::tally::Tally;
+
+/// Between two turns while streams leave. Departures are laid out within it, so it only bounds how late the drain
+/// notices a change.
+const TURN: Duration = Duration::from_millis(50);
+/// Between two looks while there is nothing to tell anybody: clients are awaited, or departures have yet to begin.
+const LOOK: Duration = Duration::from_millis(250);
+/// While nothing goes on at all; news wake the task at once.
+const NOTHING: Duration = Duration::from_secs(3_600);
+/// How often streams are put in order anew by their silence.
+const REORDER: Duration = Duration::from_secs(1);
+/// How long an event that passed `sse.eventBytesMax` may delay a goodbye before the stream is cut within it, where the
+/// deadline allows.
+const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
+const NEVER: Millis = Millis(u64::MAX);
+
+/// Where a service leaves word for the drain.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    news: Mutex<News>,
+    /// Event streams of the service that are open.
+    open: AtomicU32,
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    transitions: Vec<Transition>,
+    /// Streams that began although their endpoint, or the proxy, is leaving.
+    late: Vec<Arc<StreamRecord>>,
+}
+
+impl Desk {
+    /// A desk; `wake` is what the drain waits for.
+    pub(crate) fn new(wake: Arc<Notify>) -> Desk {
+        Desk { news: Mutex::default(), open: AtomicU32::new(0), wake }
+    }
+
+    /// Endpoints changed their phase.
+    pub(crate) fn report(&self, transitions: Vec<Transition>) {
+        let concerns = |one: &Transition| {
+            one.to >= Phase::Draining || one.from.is_some_and(|from| from >= Phase::Draining)
+        };
+        if transitions.iter().any(concerns) {
+            self.news.lock().transitions.extend(transitions.into_iter().filter(concerns));
+            self.wake.notify_one();
+        }
+    }
+
+    /// An event stream of the service begins.
+    pub(crate) fn opened(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An event stream of the service has ended.
+    pub(crate) fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn open_streams(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Clients are awaited from now on.
+    pub(crate) fn look(&self) {
+        self.wake.notify_one();
+    }
+
+    /// A stream has begun that will have to leave.
+    pub(crate) fn report_late(&self, record: Arc<StreamRecord>) {
+        self.news.lock().late.push(record);
+        self.wake.notify_one();
+    }
+}
+
+/// The proxy's own shutdown, once it has begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShutdownTimes {
+    pub(crate) begins: Millis,
+    pub(crate) spread: Duration,
+    pub(crate) deadline: Millis,
+}
+
+/// Runs all drains for as long as the process runs.
+pub(crate) async fn run(gateway: Arc<Gateway>) {
+    let mut services: Vec<ServiceDrain> =
+        gateway.services.iter().map(|service| ServiceDrain::new(Arc::clone(service))).collect();
+    loop {
+        let now = clock::now();
+        let rest = services.iter_mut().map(|service| service.turn(&gateway, now)).min().unwrap_or(NOTHING);
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = gateway.drain_wake.notified() => {}
+        }
+    }
+}
+
+/// All that leaves of one service.
+struct ServiceDrain {
+    service: Arc<ServiceState>,
+    pacer: Pacer,
+    endpoints: BTreeMap<EndpointId, Leaving>,
+    shutdown: Option<Leaving>,
+    /// Drains whose streams have ended and whose clients are awaited.
+    awaited: Vec<Leaving>,
+}
+
+/// Streams that leave together.
+struct Leaving {
+    /// As it was when it was seen last; `None` for the shutdown.
+    endpoint: Option<Arc<Endpoint>>,
+    departure: Departure,
+    /// Those that were not told yet, the next one first.
+    streams: VecDeque<Arc<StreamRecord>>,
+    tally: Arc<Tally>,
+    began: Millis,
+    reordered: Millis,
+    /// It was said that the budget was exceeded.
+    exceeded_said: bool,
+}
+
+impl ServiceDrain {
+    fn new(service: Arc<ServiceState>) -> ServiceDrain {
+        let budget = service.configuration.drain.budget;
+        let limits =
+            budget.map(|budget| BudgetLimits { per_second: budget.per_second, percent: budget.percent });
+        ServiceDrain {
+            service,
+            pacer: Pacer::new(limits.unwrap_or_default()),
+            endpoints: BTreeMap::new(),
+            shutdown: None,
+            awaited: Vec::new(),
+        }
+    }
+
+    /// Does what is due until the next turn; gives how long that may wait.
+    fn turn(&mut self, gateway: &Gateway, now: Millis) -> Duration {
+        let news = std::mem::take(&mut *self.service.desk.news.lock());
+        for transition in news.transitions {
+            self.hear(gateway, transition, now);
+        }
+        if let Some(times) = gateway.shutdown_times() {
+            self.begin_shutdown(gateway, times, now);
+        }
+        for record in news.late {
+            self.join(record);
+        }
+        self.service.returns.expire(now, &self.service.metrics);
+        self.follow_deadlines(now);
+        self.let_go(now);
+        self.settle(now);
+        self.rest(now)
+    }
+
+    /// An endpoint began or stopped to drain, or is gone.
+    fn hear(&mut self, gateway: &Gateway, transition: Transition, now: Millis) {
+        let endpoint = transition.endpoint;
+        if transition.to < Phase::Draining {
+            if let Some(leaving) = self.endpoints.remove(&endpoint.id) {
+                leaving.streams.iter().for_each(|record| record.unqueue());
+                tracing::info!(service = %self.service.name, endpoint = %endpoint.name, "the drain was taken back");
+                self.awaited.push(leaving);
+            }
+            return;
+        }
+        if let Some(leaving) = self.endpoints.get_mut(&endpoint.id) {
+            leaving.endpoint = Some(endpoint);
+            return;
+        }
+        let id = endpoint.id;
+        let open =
+            gateway.streams.select(|record| record.kind == Kind::Stream && record.is_of(&self.service, &id));
+        if open.is_empty() && transition.to == Phase::Gone {
+            return;
+        }
+        let departure = self.departure(&endpoint, now);
+        let mut leaving = Leaving::new(Some(endpoint), departure, now);
+        open.into_iter().for_each(|record| leaving.join(record));
+        leaving.put_in_order(self.service.configuration.drain.order, now);
+        self.endpoints.insert(id, leaving);
+    }
+
+    fn departure(&self, endpoint: &Endpoint, now: Millis) -> Departure {
+        let (begins, deadline) = self.schedule(endpoint, now);
+        Departure::new(begins, self.service.configuration.drain.spread, deadline, Purse::Budget)
+    }
+
+    /// When streams of this endpoint begin to leave, and by when all have.
+    fn schedule(&self, endpoint: &Endpoint, began: Millis) -> (Millis, Millis) {
+        let times = self.service.drain_times();
+        let kept = self.service.configuration.drain.pinned == Pinned::Keep && endpoint.serving;
+        let begins = if kept { times.last_departures(endpoint).max(began) } else { began };
+        (begins, times.deadline(endpoint))
+    }
+
+    fn begin_shutdown(&mut self, gateway: &Gateway, times: ShutdownTimes, now: Millis) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        let departure = Departure::new(times.begins, times.spread, times.deadline, Purse::Budget);
+        let mut leaving = Leaving::new(None, departure, now);
+        let open =
+            gateway.streams.select(|record| record.kind == Kind::Stream && record.belongs_to(&self.service));
+        open.into_iter().for_each(|record| leaving.join(record));
+        leaving.put_in_order(self.service.configuration.drain.order, now);
+        self.shutdown = Some(leaving);
+    }
+
+    /// A stream began on an endpoint that is leaving.
+    fn join(&mut self, record: Arc<StreamRecord>) {
+        let leaving = self.endpoints.get_mut(&record.endpoint.id).or(self.shutdown.as_mut());
+        if let Some(leaving) = leaving {
+            leaving.join(record);
+        }
+    }
+
+    /// Deadlines become known, and pods stop to serve, while streams leave.
+    fn follow_deadlines(&mut self, now: Millis) {
+        let mut changed = Vec::new();
+        for (id, leaving) in &self.endpoints {
+            let Some(current) = self.service.endpoint(id) else { continue };
+            let (begins, deadline) = self.schedule(&current, leaving.began);
+            let is_new = deadline != leaving.departure.deadline() || begins < leaving.departure.begins();
+            let begins = if begins >= now { begins } else { leaving.departure.begins().min(now) };
+            changed.push((*id, current, is_new.then_some((begins, deadline))));
+        }
+        let spread = self.service.configuration.drain.spread;
+        for (id, current, times) in changed {
+            let Some(leaving) = self.endpoints.get_mut(&id) else { continue };
+            leaving.endpoint = Some(current);
+            if let Some((begins, deadline)) = times {
+                leaving.departure.set_deadline(begins, spread, deadline);
+            }
+        }
+    }
+
+    /// Tells as many streams as the pace wants a moment until the next turn.
+    fn let_go(&mut self, now: Millis) {
+        let order = self.service.configuration.drain.order;
+        let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
+        for leaving in &mut all {
+            leaving.streams.retain(|record| !record.is_closed());
+            leaving.departure.remaining = u32::try_from(leaving.streams.len()).unwrap_or(u32::MAX);
+            if order == LeavingOrder::Idle && now.since(leaving.reordered) >= REORDER {
+                leaving.put_in_order(order, now);
+            }
+        }
+        if all.iter().all(|leaving| leaving.streams.is_empty()) {
+            return;
+        }
+        let retry = &self.service.configuration.sse.retry;
+        let motion = Motion {
+            streams: self.service.desk.open_streams(),
+            away: self.service.returns.in_motion(),
+            absence: (retry.drain_min + retry.drain_max) / 2,
+        };
+        let mut departures: Vec<&mut Departure> =
+            all.iter_mut().map(|leaving| &mut leaving.departure).collect();
+        let exceeded = self.pacer.turn(&mut departures, motion, now, TURN);
+        if exceeded > 0 {
+            self.service.metrics.budget_exceeded.inc_by(u64::from(exceeded));
+        }
+        for leaving in all {
+            if exceeded > 0
+                && leaving.departure.due > 0
+                && !std::mem::replace(&mut leaving.exceeded_said, true)
+            {
+                tracing::warn!(
+                    service = %self.service.name,
+                    endpoint = leaving.name(),
+                    "drain.budget is exceeded: the streams could not leave before their deadline otherwise"
+                );
+            }
+            leaving.tell(&self.service, now);
+        }
+    }
+
+    /// Drains whose streams have ended are over; those whose clients are settled are written down.
+    fn settle(&mut self, now: Millis) {
+        let service = Arc::clone(&self.service);
+        let over = |leaving: &Leaving| {
+            let sums = leaving.tally.sums();
+            leaving.streams.is_empty() && sums.ended() >= sums.streams && leaving.departure.begins() <= now
+        };
+        let is_listed = |id: &EndpointId| service.endpoint(id).is_some();
+        let gone: Vec<EndpointId> = (self.endpoints.iter())
+            .filter(|(id, leaving)| over(leaving) && (!is_listed(id) || leaving.has_streams_to_tell_of()))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            let Some(leaving) = self.endpoints.remove(&id) else { continue };
+            if is_listed(&id) {
+                // A stream that was on its way when the drain began may still come: it gets a drain of its own.
+                let departure = leaving.departure;
+                let next = Leaving::new(leaving.endpoint.clone(), departure, leaving.began);
+                self.endpoints.insert(id, next);
+            }
+            if leaving.has_streams_to_tell_of() {
+                self.awaited.push(leaving);
+            }
+        }
+        self.awaited.retain(|leaving| {
+            let settled = leaving.tally.sums().is_settled();
+            if settled {
+                leaving.write_down(&service.name);
+            }
+            !settled
+        });
+    }
+
+    fn rest(&self, now: Millis) -> Duration {
+        let all = self.endpoints.values().chain(&self.shutdown);
+        let mut rest =
+            if self.awaited.is_empty() && self.service.returns.away() == 0 { NOTHING } else { LOOK };
+        for leaving in all {
+            let sums = leaving.tally.sums();
+            rest =
+                rest.min(if !leaving.streams.is_empty() && leaving.departure.begins() <= now.after(LOOK) {
+                    TURN
+                } else if sums.ended() < sums.streams || leaving.endpoint.is_some() {
+                    LOOK
+                } else {
+                    NOTHING
+                });
+        }
+        rest
+    }
+}
+
+impl Leaving {
+    fn new(endpoint: Option<Arc<Endpoint>>, departure: Departure, now: Millis) -> Leaving {
+        Leaving {
+            endpoint,
+            departure,
+            streams: VecDeque::new(),
+            tally: Arc::default(),
+            began: now,
+            reordered: now,
+            exceeded_said: false,
+        }
+    }
+
+    fn join(&mut self, record: Arc<StreamRecord>) {
+        let cause = if self.endpoint.is_some() { Cause::Drain } else { Cause::Shutdown };
+        let order = Order { cause, by: NEVER, tally: Arc::clone(&self.tally) };
+        if !record.is_closed() && record.queue(order) {
+            self.streams.push_back(record);
+        }
+    }
+
+    fn put_in_order(&mut self, order: LeavingOrder, now: Millis) {
+        self.reordered = now;
+        let streams = self.streams.make_contiguous();
+        match order {
+            LeavingOrder::Oldest => streams.sort_by_key(|record| (record.since, record.id)),
+            LeavingOrder::Idle => streams.sort_by_key(|record| (record.last_event(), record.id)),
+            LeavingOrder::Random => fastrand::shuffle(streams),
+        }
+    }
+
+    /// Tells those that are due their moments, evenly within the turn.
+    fn tell(&mut self, service: &ServiceState, now: Millis) {
+        let due = self.departure.due;
+        let turn = clock::duration_millis(TURN);
+        for place in 0..u64::from(due) {
+            let Some(record) = self.streams.pop_front() else { return };
+            let at = Millis(now.0 + turn * place / u64::from(due)).min(self.departure.deadline().max(now));
+            let by = clock::after(at, BOUNDARY_WAIT).min(self.departure.deadline().max(at));
+            service.returns.tell();
+            record.leave(at, by);
+        }
+    }
+
+    fn has_streams_to_tell_of(&self) -> bool {
+        self.tally.sums().streams > 0
+    }
+
+    fn name(&self) -> &str {
+        self.endpoint.as_ref().map_or("(all)", |endpoint| &endpoint.name)
+    }
+
+    /// The one record of a drain.
+    fn write_down(&self, service: &str) {
+        let sums = self.tally.sums();
+        if sums.streams == 0 {
+            return;
+        }
+        let took = sums.last_end.since(self.began);
+        let seconds = |millis: Option<u32>| millis.map(|millis| f64::from(millis) / 1_000.0);
+        tracing::info!(
+            service,
+            endpoint = self.name(),
+            streams = sums.streams,
+            moved = 0,
+            polite = sums.polite,
+            forced = sums.forced,
+            broken = sums.broken,
+            left = sums.left,
+            returned = sums.returned,
+            lost = sums.lost,
+            gap_p50_seconds = seconds(sums.gap_millis(500)),
+            gap_p99_seconds = seconds(sums.gap_millis(990)),
+            took_seconds = took.as_secs_f64(),
+            "drained"
+        );
+    }
+}

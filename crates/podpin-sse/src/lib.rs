@@ -4,6 +4,7 @@
 //! Follows the WHATWG HTML standard, section 9.2 "Server-sent events". Reading and writing, keep-alive timing and
 //! choosing a successor are left to the proxy.
 
+mod cursor;
 mod frame;
 mod handover;
 mod insert;

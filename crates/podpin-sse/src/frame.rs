@@ -22,9 +22,15 @@
 //!
 //! What is between a boundary and the end of input is held, not its lines nor its fields: the block is parsed when it
 //! is whole. Only in pass-through are lines followed one by one. Reading and timing are left to the proxy.
+//!
+//! A stream that may be handed over has a `Cursor`, which is told of every block that is forwarded; what a successor
+//! replays of them is dropped in `frame/replay.rs`.
+
+mod replay;
 
 use std::mem;
 
+use crate::cursor::Cursor;
 use crate::line::{CR, Field, ID_BYTES_MAX, LF, is_comment, split_line};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -32,14 +38,19 @@ const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 
 /// Cuts one event stream into whole blocks.
 ///
-/// An idle one is at most 64 bytes, and on the heap only the last event id (`ID_BYTES_MAX` at most).
+/// An idle one is at most 72 bytes, and on the heap only the last event id (`ID_BYTES_MAX` at most); with a cursor
+/// 536 bytes more on the heap from the first event id on.
 #[derive(Debug)]
 pub struct Framer {
     tail: Tail,
     /// The last event id, if `id_state` says that it is known. Kept for its capacity otherwise.
     id: Vec<u8>,
     event_bytes_max: usize,
+    /// What was forwarded lately. Empty before the first id.
+    cursor: Option<Box<Cursor>>,
     id_state: IdState,
+    /// The stream may be handed over.
+    has_cursor: bool,
     /// Nothing was decided about a byte order mark yet.
     opening: bool,
     /// The last byte pushed was a CR: an LF that comes next belongs to it.
@@ -54,6 +65,8 @@ pub struct Pushed {
     pub events: u32,
     /// Whether a `retry` field was forwarded that clients obey.
     pub retry_seen: bool,
+    /// Events that were dropped, because a successor replayed what the client has.
+    pub dropped: u32,
 }
 
 #[derive(Debug)]
@@ -83,11 +96,18 @@ impl Framer {
             tail: NOTHING_HELD,
             id: Vec::new(),
             event_bytes_max,
+            cursor: None,
             id_state: IdState::NeverSet,
+            has_cursor: false,
             opening: true,
             after_carriage_return: false,
             ever_overflowed: false,
         }
+    }
+
+    /// A framer like that of [`Framer::new`] for a stream that may be handed over: it remembers recent event ids.
+    pub fn with_cursor(event_bytes_max: usize) -> Self {
+        Self { has_cursor: true, ..Self::new(event_bytes_max) }
     }
 
     /// Takes the next bytes of the body, cut anywhere, and appends to `out` every block that they complete.
@@ -118,10 +138,10 @@ impl Framer {
 
     /// Whether the block at hand is too large to be held and is appended as it comes.
     pub fn is_pass_through(&self) -> bool {
-        matches!(self.tail, Tail::PassThrough(_))
+        matches!(&self.tail, Tail::PassThrough(passing) if passing.whither == Whither::Client)
     }
 
-    /// Whether any block was too large to be held.
+    /// Whether any block that was appended was too large to be held. Such a stream forgets its cursor.
     pub fn ever_overflowed(&self) -> bool {
         self.ever_overflowed
     }
@@ -144,11 +164,12 @@ impl Framer {
     /// In pass-through the client has part of the event already: the framer stays off any boundary, and the client's
     /// stream can only be ended.
     pub fn discard(&mut self) {
-        if let Tail::Held(held) = &mut self.tail {
-            *held = Vec::new();
-            self.opening = true;
-            self.after_carriage_return = false;
+        if self.is_pass_through() {
+            return;
         }
+        self.tail = NOTHING_HELD;
+        self.opening = true;
+        self.after_carriage_return = false;
     }
 
     /// Takes the first bytes of the stream, and of them the byte order mark.
@@ -175,11 +196,15 @@ impl Framer {
             self.take_late_line_feed(out);
             rest = after;
         }
+        let awaits_replay = self.awaits_replay();
         rest = match &self.tail {
-            Tail::Held(held) if held.is_empty() => rest,
+            Tail::Held(held) if held.is_empty() || awaits_replay => rest,
             Tail::Held(_) => self.finish_held(rest, out, pushed),
             Tail::PassThrough(_) => self.finish_passing(rest, out, pushed),
         };
+        if awaits_replay {
+            return self.take_replay(rest, out, pushed);
+        }
         self.take_blocks(rest, out, pushed);
     }
 
@@ -192,8 +217,9 @@ impl Framer {
     }
 
     /// Appends the whole blocks of `input`, which starts at a boundary, in one piece; holds the rest.
+    #[inline(always)]
     fn take_blocks(&mut self, input: &[u8], out: &mut Vec<u8>, pushed: &mut Pushed) {
-        let blocks = Blocks::scan(input);
+        let blocks = self.scan(input);
         out.extend_from_slice(before(input, blocks.rest));
         self.apply(&blocks, pushed);
         self.hold(blocks.rest, out, pushed);
@@ -210,7 +236,8 @@ impl Framer {
         out.extend_from_slice(&mem::take(held));
         out.extend_from_slice(before(input, rest));
         let (_, block) = out.split_at(start);
-        self.apply(&Blocks::scan(block), pushed);
+        let block = self.scan(block);
+        self.apply(&block, pushed);
         rest
     }
 
@@ -218,6 +245,12 @@ impl Framer {
     fn finish_passing<'a>(&mut self, input: &'a [u8], out: &mut Vec<u8>, pushed: &mut Pushed) -> &'a [u8] {
         let Tail::PassThrough(passing) = &mut self.tail else { return input };
         let rest = passing.follow(input);
+        if passing.whither == Whither::Nowhere {
+            let Some(rest) = rest else { return &[] };
+            pushed.dropped += u32::from(passing.has_data);
+            self.tail = NOTHING_HELD;
+            return rest;
+        }
         out.extend_from_slice(before(input, rest.unwrap_or_default()));
         pushed.retry_seen |= mem::take(&mut passing.retry_seen);
         let Some(rest) = rest else { return &[] };
@@ -236,14 +269,34 @@ impl Framer {
             append(held, more, self.event_bytes_max);
             return;
         }
-        let mut passing = Box::new(PassThrough::new(is_comment(if held.is_empty() { more } else { held })));
-        for bytes in [held, more] {
-            passing.follow(bytes);
-            out.extend_from_slice(bytes);
+        let held = mem::take(held);
+        let mut passing = Box::new(PassThrough::new(is_comment(if held.is_empty() { more } else { &held })));
+        passing.follow(&held);
+        passing.follow(more);
+        if self.drops_unfinished(&passing) {
+            passing.whither = Whither::Nowhere;
+            self.tail = Tail::PassThrough(passing);
+            return;
         }
+        out.extend_from_slice(&held);
+        out.extend_from_slice(more);
         pushed.retry_seen |= mem::take(&mut passing.retry_seen);
         self.tail = Tail::PassThrough(passing);
         self.ever_overflowed = true;
+        self.has_cursor = false;
+        self.cursor = None;
+    }
+
+    /// Reads whole blocks that are being forwarded, and lets the cursor know of them.
+    ///
+    /// Inlined by force, like its caller: called out of line from the two of them it costs each push 50 instructions.
+    #[inline(always)]
+    fn scan<'a>(&mut self, bytes: &'a [u8]) -> Blocks<'a> {
+        if !self.has_cursor {
+            return Blocks::scan(bytes, |_| {});
+        }
+        let cursor = &mut self.cursor;
+        Blocks::scan(bytes, |block| Cursor::note(cursor, block.id, block.has_data))
     }
 
     fn apply(&mut self, blocks: &Blocks<'_>, pushed: &mut Pushed) {
@@ -274,7 +327,7 @@ struct Blocks<'a> {
     id: Option<&'a [u8]>,
 }
 
-/// A block of which lines were read, and not yet the empty one.
+/// What a block says. A comment says nothing.
 #[derive(Default)]
 struct Block<'a> {
     has_fields: bool,
@@ -284,26 +337,18 @@ struct Block<'a> {
 }
 
 impl<'a> Blocks<'a> {
-    /// Reads `bytes`, which start at a boundary.
-    fn scan(bytes: &'a [u8]) -> Self {
+    /// Reads `bytes`, which start at a boundary, and shows each block to `note`.
+    fn scan(bytes: &'a [u8], mut note: impl FnMut(&Block<'a>)) -> Self {
         let mut blocks = Self { rest: bytes, events: 0, retry_seen: false, id: None };
-        let mut block = Block::default();
-        let mut lines = bytes;
-        while let Some((line, rest)) = split_line(lines) {
-            lines = rest;
-            if line.is_empty() {
-                blocks.finish(&mem::take(&mut block), rest);
-            } else if !is_comment(line) {
-                block.take(line);
-            } else if !block.has_fields {
-                blocks.rest = rest;
-            }
+        while let Some((block, rest)) = Block::split(blocks.rest) {
+            note(&block);
+            blocks.add(&block);
+            blocks.rest = rest;
         }
         blocks
     }
 
-    fn finish(&mut self, block: &Block<'a>, rest: &'a [u8]) {
-        self.rest = rest;
+    fn add(&mut self, block: &Block<'a>) {
         self.events += u32::from(block.has_data);
         self.retry_seen |= block.retry_seen;
         self.id = block.id.or(self.id);
@@ -311,6 +356,22 @@ impl<'a> Blocks<'a> {
 }
 
 impl<'a> Block<'a> {
+    /// Reads the first whole block of `bytes`, which start at a boundary. Returns what follows it, too.
+    fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let mut block = Self::default();
+        let mut lines = bytes;
+        while let Some((line, rest)) = split_line(lines) {
+            lines = rest;
+            if line.is_empty() || (is_comment(line) && !block.has_fields) {
+                return Some((block, rest));
+            }
+            if !is_comment(line) {
+                block.take(line);
+            }
+        }
+        None
+    }
+
     fn take(&mut self, line: &'a [u8]) {
         self.has_fields = true;
         match Field::parse(line) {
@@ -322,13 +383,22 @@ impl<'a> Block<'a> {
     }
 }
 
-/// What is remembered of a block that is appended as it comes.
+/// Where a block goes that is too large to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whither {
+    Client,
+    /// It is a replay of an event that the client got whole.
+    Nowhere,
+}
+
+/// What is remembered of a block that is not held.
 #[derive(Debug)]
 struct PassThrough {
     /// The beginning of the line at hand, as much as tells its meaning.
     line: Vec<u8>,
     /// The block is one comment line.
     is_comment: bool,
+    whither: Whither,
     has_data: bool,
     retry_seen: bool,
     id: Option<Vec<u8>>,
@@ -339,7 +409,14 @@ impl PassThrough {
     const LINE_BYTES_MAX: usize = b"id: ".len() + ID_BYTES_MAX + 1;
 
     fn new(is_comment: bool) -> Self {
-        Self { line: Vec::new(), is_comment, has_data: false, retry_seen: false, id: None }
+        Self {
+            line: Vec::new(),
+            is_comment,
+            whither: Whither::Client,
+            has_data: false,
+            retry_seen: false,
+            id: None,
+        }
     }
 
     /// Follows the lines of `input` up to the end of the block. Returns what comes after it, if it ends here.
@@ -497,7 +574,7 @@ mod tests {
             let pushed = Framer::new(LARGE).push(stream, &mut Vec::new());
             assert_eq!(
                 pushed,
-                Pushed { events: *events, retry_seen: *retry_seen },
+                Pushed { events: *events, retry_seen: *retry_seen, dropped: 0 },
                 "{}",
                 stream.escape_ascii()
             );
@@ -551,11 +628,11 @@ mod tests {
         let more = framer.push(b"\r", &mut out);
         assert_eq!((more, out.as_slice()), (Pushed::default(), b"id: 1\n\ndata: 78901\r".as_slice()));
         let retry = framer.push(b"\nid: 2\nretry: 3\n", &mut out);
-        assert_eq!(retry, Pushed { events: 0, retry_seen: true });
+        assert_eq!(retry, Pushed { retry_seen: true, ..Pushed::default() });
         assert_eq!((framer.last_event_id(), framer.at_boundary()), (Some(b"1".as_slice()), false));
 
         let end = framer.push(b"\r\n\ndata: x", &mut out);
-        assert_eq!(end, Pushed { events: 1, retry_seen: false });
+        assert_eq!(end, Pushed { events: 1, ..Pushed::default() });
         assert!(!framer.is_pass_through() && framer.ever_overflowed() && framer.at_boundary());
         assert_eq!((framer.last_event_id(), framer.held_bytes()), (Some(b"2".as_slice()), 7));
         assert_eq!(out, b"id: 1\n\ndata: 78901\r\nid: 2\nretry: 3\n\r\n\n");
@@ -600,7 +677,7 @@ mod tests {
 
     #[test]
     fn an_idle_framer_is_small_and_holds_no_heap_but_the_id() {
-        assert!(size_of::<Framer>() <= 64, "{}", size_of::<Framer>());
+        assert!(size_of::<Framer>() <= 72, "{}", size_of::<Framer>());
         let idle: [&[&[u8]]; 4] =
             [&[], &[b"data: x\n\n"], &[b"data", b": x\n", b"\n"], &[b"\xef", b"\xbb\xbfdata\n\n"]];
         for pushes in idle {

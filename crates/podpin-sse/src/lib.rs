@@ -1,12 +1,18 @@
-//! How is an event stream carried? Framing by whole events, without sockets and clocks.
+//! How is an event stream carried? Framing by whole events, and handing over from one pod to
+//! another, without sockets and clocks.
 //!
 //! Follows the WHATWG HTML standard, section 9.2 "Server-sent events". Reading and writing, keep-alive timing and
-//! what happens when a pod goes away are left to the proxy.
+//! choosing a successor are left to the proxy.
 
+mod cursor;
 mod frame;
+mod handover;
 mod insert;
 mod line;
 
 pub use frame::{Framer, Pushed};
+pub use handover::{
+    Action, Answer, Cause, Eligibility, End, Handover, Limits, Moment, Outcome, Pod, Report, Step,
+};
 pub use insert::{KEEP_ALIVE, retry_line};
 pub use line::ID_BYTES_MAX;

@@ -25,7 +25,7 @@ use crate::{
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// What the operator asked for. Every name in it resolves, every number is in range.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// At least one; names and addresses are unique.
     pub listeners: Vec<Listener>,

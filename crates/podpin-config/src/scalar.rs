@@ -114,6 +114,23 @@ impl<'a> Node<'a> {
         value
     }
 
+    /// A number in `range`, whole or not.
+    pub(crate) fn ratio(&self, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = match self.scalar() {
+            Some(Scalar::Integer(number)) => i32::try_from(*number).ok().map(f64::from),
+            Some(Scalar::FloatingPoint(number)) => Some(number.into_inner()),
+            _ => {
+                self.fail_expected("a number such as 1.5", "");
+                return None;
+            }
+        };
+        let value = value.filter(|value| range.contains(value));
+        if value.is_none() {
+            self.fail(format!("must be between {} and {}", range.start(), range.end()));
+        }
+        value
+    }
+
     /// `true` or `false`; `off` is `false`.
     pub(crate) fn boolean(&self) -> Option<bool> {
         match self.scalar() {

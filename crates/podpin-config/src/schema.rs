@@ -73,6 +73,7 @@ const SHAPES: &[Shape] = &[
     shape("services.*.discovery.file", &["path"]),
     shape("services.*.discovery.kubernetes", &["namespace", "service", "port", "pods"]),
     shape("services.*.balance", &["strategy", "slowStart", "zone", "rebalance"]),
+    shape("services.*.balance.rebalance", &["threshold", "budgetPerSecond"]),
     shape(
         "services.*.affinity",
         &["cookie", "header", "query", "clientIP", "absoluteTimeout", "onUnavailable", "queue"],
@@ -84,9 +85,21 @@ const SHAPES: &[Shape] = &[
     ),
     shape(
         "services.*.drain",
-        &["pinned", "spread", "timeout", "margin", "order", "handover", "budget", "returnWindow"],
+        &[
+            "pinned",
+            "spread",
+            "timeout",
+            "margin",
+            "order",
+            "handover",
+            "handoverTimeout",
+            "handoversPerStream",
+            "budget",
+            "returnWindow",
+        ],
     ),
     shape("services.*.drain.budget", &["perSecond", "percent"]),
+    shape("services.*.drain.handoversPerStream", &["limit", "window"]),
     shape("services.*.sse", &["keepAlive", "retry", "maxDuration", "unavailable", "eventBytesMax"]),
     shape("services.*.sse.retry", &["normal", "drain"]),
     shape("services.*.sse.retry.drain", &["min", "max"]),
@@ -122,11 +135,9 @@ const LATER: &[Later] = &[
     later_key("routes[].rewrite", &["off"]),
     later_key("services.*.tls", &["off"]),
     later_key("services.*.discovery.kubernetes.pods", &["off"]),
-    later_key("services.*.balance.rebalance", &["off"]),
     later_key("services.*.affinity.header", &["off"]),
     later_key("services.*.affinity.query", &["off"]),
     later_key("services.*.affinity.clientIP", &["off"]),
-    later_key("services.*.drain.handover", &["none", "off"]),
     later_key("services.*.health.active", &["off"]),
 ];
 

@@ -115,6 +115,11 @@ impl<'a> Section<'a> {
         self.get(key).and_then(|node| node.count(range)).unwrap_or(default)
     }
 
+    /// A number, whole or not, or `default`.
+    pub(crate) fn ratio(&self, key: &str, range: RangeInclusive<f64>, default: f64) -> f64 {
+        self.get(key).and_then(|node| node.ratio(range)).unwrap_or(default)
+    }
+
     /// A whole number or `off`, or `default`.
     pub(crate) fn count_or_off(
         &self,

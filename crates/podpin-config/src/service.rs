@@ -6,7 +6,7 @@ mod drain;
 use std::time::Duration;
 
 pub use discovery::{Discovery, KubernetesService, Port, StaticEndpoint};
-pub use drain::{Budget, Drain, Order, Pinned};
+pub use drain::{Budget, Drain, Handover, HandoverLimit, Order, Pinned};
 
 use crate::{
     affinity::{Affinity, CookieNames},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// One service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// A DNS label, unique; part of the cookie's default name and a metric label.
     pub name: String,
@@ -43,7 +43,7 @@ pub struct Service {
 }
 
 /// How an endpoint is chosen for a new client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Balance {
     /// Default: fewest streams.
     pub strategy: Strategy,
@@ -51,6 +51,18 @@ pub struct Balance {
     pub slow_start: Option<Duration>,
     /// Whether clients are kept in the proxy's own zone. Default: no.
     pub zone: ZonePreference,
+    /// Whether streams in flight move to endpoints that have fewer. Default `None`: no.
+    pub rebalance: Option<Rebalance>,
+}
+
+/// Moving streams in flight from the fullest to the emptiest endpoint, by handover.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rebalance {
+    /// It begins when the fullest endpoint has this many times the streams of the emptiest, for their weights. 1.1 to 100,
+    /// default 1.5.
+    pub threshold: f64,
+    /// Streams moved in a second, 1 to 1,000,000, default 20.
+    pub budget_per_second: u32,
 }
 
 /// The choice among eligible endpoints.
@@ -127,7 +139,14 @@ impl Default for Balance {
             strategy: Strategy::LeastStreams,
             slow_start: Some(Duration::from_secs(30)),
             zone: ZonePreference::None,
+            rebalance: None,
         }
+    }
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self { threshold: 1.5, budget_per_second: 20 }
     }
 }
 
@@ -195,7 +214,19 @@ impl Service {
             limits: ServiceLimits::read(&section.section("limits")),
             health: PassiveHealth::read(section.get("health")),
         };
+        service.check_rebalance(&section);
         Some(Self { discovery: discovery?, ..service })
+    }
+}
+
+impl Service {
+    /// Nobody is disconnected for balance's sake.
+    fn check_rebalance(&self, section: &Section<'_>) {
+        if self.balance.rebalance.is_some() && self.drain.handover == Handover::None {
+            let balance = section.section("balance");
+            let at = balance.get("rebalance").unwrap_or(balance.node());
+            at.fail("needs `drain: {handover: lastEventId}`: streams are moved by handover only".to_owned());
+        }
     }
 }
 
@@ -211,7 +242,19 @@ impl Balance {
             strategy: section.choice("strategy", &strategies, default.strategy),
             slow_start: section.duration_or_off("slowStart", SLOW_START, default.slow_start),
             zone: read_zone(section).unwrap_or(default.zone),
+            rebalance: section.get("rebalance").and_then(Rebalance::read),
         }
+    }
+}
+
+impl Rebalance {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let section = node.section_or_off("a mapping of threshold and budgetPerSecond")??;
+        let default = Self::default();
+        Some(Self {
+            threshold: section.ratio("threshold", 1.1..=100.0, default.threshold),
+            budget_per_second: section.count("budgetPerSecond", 1..=1_000_000, default.budget_per_second),
+        })
     }
 }
 

@@ -20,9 +20,33 @@ pub struct Drain {
     pub order: Order,
     /// How many disconnects the service bears. Default `None`: any number.
     pub budget: Option<Budget>,
+    /// How streams in flight change pods. Default: they end, and clients come back by themselves.
+    pub handover: Handover,
+    /// How long a successor may take to answer. 10 ms to 5 min, default 5 s.
+    pub handover_timeout: Duration,
+    /// How often one stream is handed over, so that two failing pods do not play it against each other.
+    pub handovers_per_stream: HandoverLimit,
     /// A client that was disconnected and is back within this time has returned, later it is lost.
     /// 1 s to 1 h, default 30 s.
     pub return_window: Duration,
+}
+
+/// How a stream in flight leaves its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handover {
+    /// It ends politely, and its client comes back.
+    None,
+    /// It goes on: the successor is asked for what follows the last event id. Also when the pod dies.
+    LastEventId,
+}
+
+/// A bound on handovers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HandoverLimit {
+    /// Handovers of one stream within `window`, 1 to 1,000, default 5.
+    pub limit: u32,
+    /// 1 s to 24 h, default 1 min.
+    pub window: Duration,
 }
 
 /// What becomes of pinned clients that come back to a pod which terminates and still serves.
@@ -57,6 +81,10 @@ pub struct Budget {
 const SPREAD: DurationRange = DurationRange::new(Duration::ZERO, Duration::from_secs(3_600));
 const TIMEOUT: DurationRange = DurationRange::new(Duration::ZERO, Duration::from_secs(86_400));
 const MARGIN: DurationRange = DurationRange::new(Duration::ZERO, Duration::from_secs(600));
+const HANDOVER_TIMEOUT: DurationRange =
+    DurationRange::new(Duration::from_millis(10), Duration::from_secs(300));
+const HANDOVER_WINDOW: DurationRange =
+    DurationRange::new(Duration::from_secs(1), Duration::from_secs(86_400));
 const RETURN_WINDOW: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
 
 impl Default for Drain {
@@ -68,6 +96,9 @@ impl Default for Drain {
             margin: Duration::from_secs(2),
             order: Order::Oldest,
             budget: None,
+            handover: Handover::None,
+            handover_timeout: Duration::from_secs(5),
+            handovers_per_stream: HandoverLimit::default(),
             return_window: Duration::from_secs(30),
         }
     }
@@ -91,8 +122,37 @@ impl Drain {
                 default.order,
             ),
             budget: section.get("budget").and_then(Budget::read),
+            handover: section.get("handover").and_then(Handover::read).unwrap_or(default.handover),
+            handover_timeout: section.duration("handoverTimeout", HANDOVER_TIMEOUT, default.handover_timeout),
+            handovers_per_stream: HandoverLimit::read(&section.section("handoversPerStream")),
             return_window: section.duration("returnWindow", RETURN_WINDOW, default.return_window),
         }
+    }
+}
+
+impl Default for HandoverLimit {
+    fn default() -> Self {
+        Self { limit: 5, window: Duration::from_secs(60) }
+    }
+}
+
+impl HandoverLimit {
+    fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            limit: section.count("limit", 1..=1_000, default.limit),
+            window: section.duration("window", HANDOVER_WINDOW, default.window),
+        }
+    }
+}
+
+impl Handover {
+    /// `none`, `off` or `lastEventId`.
+    fn read(node: &Node<'_>) -> Option<Self> {
+        if node.is_off() {
+            return Some(Self::None);
+        }
+        node.choice(&[("none", Self::None), ("lastEventId", Self::LastEventId)])
     }
 }
 

@@ -66,6 +66,7 @@ fn a_service_has_the_defaults_of_the_contract() {
             strategy: Strategy::LeastStreams,
             slow_start: Some(seconds(30)),
             zone: ZonePreference::None,
+            rebalance: None,
         },
         affinity: Affinity {
             cookie: Some(cookie),
@@ -79,6 +80,9 @@ fn a_service_has_the_defaults_of_the_contract() {
             margin: seconds(2),
             order: Order::Oldest,
             budget: None,
+            handover: Handover::None,
+            handover_timeout: seconds(5),
+            handovers_per_stream: HandoverLimit { limit: 5, window: MINUTE },
             return_window: seconds(30),
         },
         sse: Sse {
@@ -243,8 +247,12 @@ fn services_may_share_a_cookie_name_on_different_paths() {
 fn numbers_and_words_of_a_service_are_read() {
     let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}}, maxDuration: 1h30m, unavailable: status, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
     let service = service(keys);
-    let expected =
-        Balance { strategy: Strategy::RoundRobin, slow_start: Some(MINUTE), zone: ZonePreference::Prefer };
+    let expected = Balance {
+        strategy: Strategy::RoundRobin,
+        slow_start: Some(MINUTE),
+        zone: ZonePreference::Prefer,
+        rebalance: None,
+    };
     assert_eq!(service.balance, expected);
     let retry =
         RetryHint { normal: Some(Duration::from_millis(250)), drain_min: seconds(5), drain_max: seconds(5) };
@@ -271,7 +279,7 @@ fn numbers_and_words_of_a_service_are_read() {
 
 #[test]
 fn a_drain_is_read() {
-    let keys = "drain: {pinned: keep, spread: 0s, timeout: 1h, margin: 500ms, order: idle, budget: {perSecond: 100, percent: 10}, returnWindow: 1m}";
+    let keys = "drain: {pinned: keep, spread: 0s, timeout: 1h, margin: 500ms, order: idle, budget: {perSecond: 100, percent: 10}, handover: lastEventId, handoverTimeout: 1s, handoversPerStream: {limit: 2, window: 10s}, returnWindow: 1m}";
     let expected = Drain {
         pinned: Pinned::Keep,
         spread: Duration::ZERO,
@@ -279,6 +287,9 @@ fn a_drain_is_read() {
         margin: Duration::from_millis(500),
         order: Order::Idle,
         budget: Some(Budget { per_second: Some(100), percent: Some(10) }),
+        handover: Handover::LastEventId,
+        handover_timeout: seconds(1),
+        handovers_per_stream: HandoverLimit { limit: 2, window: seconds(10) },
         return_window: MINUTE,
     };
     assert_eq!(service(keys).drain, expected);
@@ -292,6 +303,20 @@ fn a_drain_is_read() {
     for (text, expected) in budgets {
         assert_eq!(service(&format!("drain: {{budget: {text}}}")).drain.budget, expected, "{text}");
     }
+}
+
+#[test]
+fn rebalancing_is_read() {
+    let of = |text: &str| {
+        let keys = format!("balance: {{rebalance: {text}}}\ndrain: {{handover: lastEventId}}");
+        service(&keys).balance.rebalance
+    };
+    assert_eq!(of("{}"), Some(Rebalance { threshold: 1.5, budget_per_second: 20 }));
+    assert_eq!(
+        of("{threshold: 2, budgetPerSecond: 5}"),
+        Some(Rebalance { threshold: 2.0, budget_per_second: 5 })
+    );
+    assert_eq!(of("off"), None);
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub(crate) struct Record {
     /// The endpoint that served it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) endpoint: Option<String>,
+    /// Those that a stream went through before, by handover, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) endpoints_before: Vec<String>,
     /// `pinned`, `new`, `repinned`, `forged`, `expired`, `malformed` or `unknown_key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) affinity: Option<&'static str>,

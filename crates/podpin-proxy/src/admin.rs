@@ -110,7 +110,8 @@ fn measure(gateway: &Gateway) {
     // From the streams themselves: those of an endpoint that left the list are open all the same.
     gateway.streams.for_each(|record| {
         if record.kind == Kind::Stream {
-            let (service, endpoint) = (&*record.route.service.name, &*record.endpoint.name);
+            let at = record.endpoint();
+            let (service, endpoint) = (&*record.route.service.name, &*at.name);
             let state = state_of(record);
             let labels = [service, endpoint, state];
             gauges.streams_active.with_label_values(&labels).inc();
@@ -124,7 +125,7 @@ fn measure(gateway: &Gateway) {
 /// `active`, or `draining` when its endpoint is.
 fn state_of(record: &StreamRecord) -> &'static str {
     let service = &record.route.service;
-    stream_state(service.endpoint(&record.endpoint.id).map_or(Phase::Gone, |endpoint| endpoint.phase))
+    stream_state(service.endpoint(&record.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase))
 }
 
 /// Ejected and left out: when too many are, nobody is.
@@ -228,7 +229,7 @@ struct StreamView {
     events: u64,
     bytes: u64,
     last_event_id: Option<String>,
-    handovers: u32,
+    handovers: usize,
     state: &'static str,
 }
 
@@ -239,14 +240,14 @@ impl StreamView {
         StreamView {
             id: record.id,
             service: service.name.to_string(),
-            endpoint: record.endpoint.name.to_string(),
+            endpoint: record.endpoint().name.to_string(),
             route: record.route.name.to_string(),
             client: record.client.to_string(),
             since: clock::rfc3339(record.since),
             events: record.events.load(Ordering::Relaxed),
             bytes: record.bytes.load(Ordering::Relaxed),
             last_event_id: (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned()),
-            handovers: 0,
+            handovers: record.handovers(),
             state: state_of(record),
         }
     }
@@ -269,12 +270,13 @@ async fn streams(
         Some(Err(_)) => return problem(StatusCode::BAD_REQUEST, "limit is not a number"),
     };
     let wanted = |record: &StreamRecord| {
+        let endpoint = record.endpoint();
         let named = |key: &str, name: &str, uid: Option<&str>| {
             asked.get(key).is_none_or(|wanted| wanted == name || Some(wanted.as_str()) == uid)
         };
         record.kind == Kind::Stream
             && named("service", &record.route.service.name, None)
-            && named("endpoint", &record.endpoint.name, record.endpoint.uid.as_deref())
+            && named("endpoint", &endpoint.name, endpoint.uid.as_deref())
     };
     let mut total = 0_usize;
     let mut found = Vec::new();

@@ -52,6 +52,13 @@ pub(crate) enum Kind {
     Request,
 }
 
+impl Placement {
+    /// At this endpoint, whatever `pick` would say.
+    pub(crate) fn at(endpoint: Arc<Endpoint>) -> Placement {
+        Placement { endpoint, moved: None, stayed: false }
+    }
+}
+
 impl Admission {
     /// Routes a request and reads its token.
     ///
@@ -68,13 +75,27 @@ impl Admission {
         let (session, started_seconds, pinned, reissue, refused) = match claim {
             Claim::Pinned(verified) => {
                 let token = verified.token;
-                let pin = EndpointId::from_bytes(token.endpoint);
-                (token.session, token.started_seconds, Some(pin), !verified.signed_by_first_key, None)
+                let shown = EndpointId::from_bytes(token.endpoint);
+                let pin = route.service.moved.correct(token.session.as_bytes(), shown);
+                let reissue = !verified.signed_by_first_key || pin != shown;
+                (token.session, token.started_seconds, Some(pin), reissue, None)
             }
             Claim::None => (new_session(), clock::unix_seconds(), None, true, None),
             Claim::Refused(error) => (new_session(), clock::unix_seconds(), None, true, Some(error)),
         };
         Ok(Admission { route, session, started_seconds, pinned, reissue, refused })
+    }
+
+    /// A stream in flight whose client is pinned to `endpoint`.
+    pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
+        Admission {
+            route,
+            session,
+            started_seconds: 0,
+            pinned: Some(endpoint),
+            reissue: false,
+            refused: None,
+        }
     }
 
     pub(crate) fn service(&self) -> &Arc<ServiceState> {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use podpin_config::{Order as LeavingOrder, Pinned};
+use podpin_config::{Handover, Order as LeavingOrder, Pinned};
 use podpin_endpoints::{
     BudgetLimits, Departure, Endpoint, EndpointId, Millis, Motion, Pacer, Phase, Purse, Transition,
 };
@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use crate::admission::Kind;
 use crate::clock;
 use crate::gateway::Gateway;
+use crate::rebalance::Rebalancing;
 use crate::service::ServiceState;
 use crate::streams::{Cause, Order, StreamRecord};
 use crate::tally::Tally;
@@ -51,6 +52,8 @@ pub(crate) struct Desk {
     news: Mutex<News>,
     /// Event streams of the service that are open.
     open: AtomicU32,
+    /// Disconnects that no budget was asked for, since the last turn.
+    unplanned: AtomicU32,
     wake: Arc<Notify>,
 }
 
@@ -64,7 +67,7 @@ struct News {
 impl Desk {
     /// A desk; `wake` is what the drain waits for.
     pub(crate) fn new(wake: Arc<Notify>) -> Desk {
-        Desk { news: Mutex::default(), open: AtomicU32::new(0), wake }
+        Desk { news: Mutex::default(), open: AtomicU32::new(0), unplanned: AtomicU32::new(0), wake }
     }
 
     /// Endpoints changed their phase.
@@ -86,6 +89,11 @@ impl Desk {
     /// An event stream of the service has ended.
     pub(crate) fn closed(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A client had to be disconnected although a handover was planned.
+    pub(crate) fn charge(&self) {
+        self.unplanned.fetch_add(1, Ordering::Relaxed);
     }
 
     fn open_streams(&self) -> u32 {
@@ -132,6 +140,7 @@ struct ServiceDrain {
     pacer: Pacer,
     endpoints: BTreeMap<EndpointId, Leaving>,
     shutdown: Option<Leaving>,
+    rebalancing: Option<Rebalancing>,
     /// Drains whose streams have ended and whose clients are awaited.
     awaited: Vec<Leaving>,
 }
@@ -155,11 +164,14 @@ impl ServiceDrain {
         let budget = service.configuration.drain.budget;
         let limits =
             budget.map(|budget| BudgetLimits { per_second: budget.per_second, percent: budget.percent });
+        let rebalance = service.configuration.balance.rebalance;
+        let rebalancing = rebalance.map(|settings| Rebalancing::new(settings, clock::now()));
         ServiceDrain {
             service,
             pacer: Pacer::new(limits.unwrap_or_default()),
             endpoints: BTreeMap::new(),
             shutdown: None,
+            rebalancing,
             awaited: Vec::new(),
         }
     }
@@ -179,6 +191,9 @@ impl ServiceDrain {
         self.service.returns.expire(now, &self.service.metrics);
         self.follow_deadlines(now);
         self.let_go(now);
+        if let Some(rebalancing) = self.rebalancing.as_mut().filter(|_| self.shutdown.is_none()) {
+            rebalancing.look(gateway, &self.service, now);
+        }
         self.settle(now);
         self.rest(now)
     }
@@ -213,7 +228,12 @@ impl ServiceDrain {
 
     fn departure(&self, endpoint: &Endpoint, now: Millis) -> Departure {
         let (begins, deadline) = self.schedule(endpoint, now);
-        Departure::new(begins, self.service.configuration.drain.spread, deadline, Purse::Budget)
+        let drain = &self.service.configuration.drain;
+        let purse = match drain.handover {
+            Handover::None => Purse::Budget,
+            Handover::LastEventId => Purse::Free,
+        };
+        Departure::new(begins, drain.spread, deadline, purse)
     }
 
     /// When streams of this endpoint begin to leave, and by when all have.
@@ -239,7 +259,7 @@ impl ServiceDrain {
 
     /// A stream began on an endpoint that is leaving.
     fn join(&mut self, record: Arc<StreamRecord>) {
-        let leaving = self.endpoints.get_mut(&record.endpoint.id).or(self.shutdown.as_mut());
+        let leaving = self.endpoints.get_mut(&record.endpoint().id).or(self.shutdown.as_mut());
         if let Some(leaving) = leaving {
             leaving.join(record);
         }
@@ -270,7 +290,7 @@ impl ServiceDrain {
         let order = self.service.configuration.drain.order;
         let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
         for leaving in &mut all {
-            leaving.streams.retain(|record| !record.is_closed());
+            leaving.streams.retain(|record| !record.is_closed() && record.is_queued_by(&leaving.tally));
             leaving.departure.remaining = u32::try_from(leaving.streams.len()).unwrap_or(u32::MAX);
             if order == LeavingOrder::Idle && now.since(leaving.reordered) >= REORDER {
                 leaving.put_in_order(order, now);
@@ -279,6 +299,7 @@ impl ServiceDrain {
         if all.iter().all(|leaving| leaving.streams.is_empty()) {
             return;
         }
+        self.pacer.charge(self.service.desk.unplanned.swap(0, Ordering::Relaxed));
         let retry = &self.service.configuration.sse.retry;
         let motion = Motion {
             streams: self.service.desk.open_streams(),
@@ -341,8 +362,8 @@ impl ServiceDrain {
 
     fn rest(&self, now: Millis) -> Duration {
         let all = self.endpoints.values().chain(&self.shutdown);
-        let mut rest =
-            if self.awaited.is_empty() && self.service.returns.away() == 0 { NOTHING } else { LOOK };
+        let idle = self.awaited.is_empty() && self.service.returns.away() == 0 && self.rebalancing.is_none();
+        let mut rest = if idle { NOTHING } else { LOOK };
         for leaving in all {
             let sums = leaving.tally.sums();
             rest =
@@ -397,8 +418,9 @@ impl Leaving {
             let Some(record) = self.streams.pop_front() else { return };
             let at = Millis(now.0 + turn * place / u64::from(due)).min(self.departure.deadline().max(now));
             let by = clock::after(at, BOUNDARY_WAIT).min(self.departure.deadline().max(at));
-            service.returns.tell();
-            record.leave(at, by);
+            if record.leave(at, by) {
+                service.returns.tell();
+            }
         }
     }
 
@@ -422,7 +444,7 @@ impl Leaving {
             service,
             endpoint = self.name(),
             streams = sums.streams,
-            moved = 0,
+            moved = sums.moved,
             polite = sums.polite,
             forced = sums.forced,
             broken = sums.broken,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, Version};
-use podpin_config::Unavailable;
+use podpin_config::{Handover, Unavailable};
 use podpin_endpoints::{Endpoint, EndpointId, Millis, MoveReason};
 use podpin_sse::{Framer, retry_line};
 
@@ -21,17 +21,18 @@ use crate::forward::{self, Client};
 use crate::gateway::Gateway;
 use crate::head::RequestHead;
 use crate::labels::{RefusalKind, UpstreamErrorKind};
-use crate::relay::{Body, Finished, Relay, Start, Times};
+use crate::relay::{Body, Finished, Passage, Relay, Start, Times};
 use crate::reply::{self, Failure};
+use crate::service::ServiceState;
 use crate::stream_task::{Accounts, Permits, StreamTask};
 use crate::streams;
+use crate::successor::{LAST_EVENT_ID, Plan, may_go_on_elsewhere};
 use crate::upstream_h1::{self, UpstreamError};
 
 /// `sse.maxDuration` is shortened by up to this share of itself, so that streams that began together do not end
 /// together.
 const DURATION_JITTER: f64 = 0.1;
 const EVENT_STREAM: &str = "text/event-stream";
-const LAST_EVENT_ID: &str = "last-event-id";
 
 /// A request on its way to a pod.
 struct Opening<'a> {
@@ -162,11 +163,7 @@ impl Opening<'_> {
 
     /// Counts what an endpoint did wrong, and says whether another one may be asked.
     fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Attempt {
-        let (kind, failure) = classify(error);
-        match error {
-            UpstreamError::Local(_) => self.admission.service().metrics.upstream_errors.inc(kind.label()),
-            _ => self.admission.service().endpoint_failed(endpoint, kind),
-        }
+        let failure = count_failure(self.admission.service(), endpoint, error);
         let again = match error {
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some("connect"),
             // A GET may be asked again (RFC 9110 section 9.2.2).
@@ -203,6 +200,21 @@ impl Opening<'_> {
 
     /// The upstream request head, from end-to-end lines and our own.
     fn request(&self, placement: &Placement) -> Vec<u8> {
+        let mut lines = self.lines();
+        self.admission.session_lines(&mut lines, placement);
+        let mut request = self.head(&lines, &placement.endpoint);
+        request.extend_from_slice(b"\r\n");
+        request
+    }
+
+    /// What of it is the same for every pod; without the last event id, which changes.
+    fn plan(&self, endpoint: &Endpoint) -> Plan {
+        let mut lines = self.lines();
+        lines.remove(LAST_EVENT_ID);
+        Plan::new(Arc::clone(self.gateway), self.admission, self.head(&lines, endpoint))
+    }
+
+    fn lines(&self) -> HeaderMap {
         let mut lines = forward::request_lines(&self.head.headers, self.client);
         self.admission.strip_cookie(&mut lines);
         lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -210,14 +222,17 @@ impl Opening<'_> {
         {
             lines.insert(name, value);
         }
-        self.admission.session_lines(&mut lines, placement);
+        lines
+    }
+
+    /// Request line and header lines, without the empty one at the end.
+    fn head(&self, lines: &HeaderMap, endpoint: &Endpoint) -> Vec<u8> {
         let host = match self.head.authority.as_str() {
-            "" => placement.endpoint.address.to_string(),
+            "" => endpoint.address.to_string(),
             host => host.to_owned(),
         };
         let mut request = format!("GET {} HTTP/1.1\r\nHost: {host}\r\n", self.head.target).into_bytes();
-        forward::write_lines(&mut request, &lines);
-        request.extend_from_slice(b"\r\n");
+        forward::write_lines(&mut request, lines);
         request
     }
 
@@ -229,7 +244,8 @@ impl Opening<'_> {
         let length = answer.body.known_length().filter(|_| !streams);
         let lines = self.response_lines(&answer, &placement, streams);
         self.count(&placement, status, streams);
-        let accounts = self.accounts(&placement, status, streams);
+        let passage = self.passage(&answer, &placement, streams);
+        let accounts = self.accounts(&placement, status, (streams, passage.is_some()));
         if streams {
             self.gateway.leave_with_the_others(accounts.record());
             if let Some(session) = accounts.record().session {
@@ -240,6 +256,8 @@ impl Opening<'_> {
         let Some(begun) = exchange.begin(status, &lines, self.head.version, length) else {
             return accounts.settle(&Finished::client_gone());
         };
+        // Only event streams take a place of their endpoint.
+        let permits = Some(permits).filter(|_| streams);
         let relay = Relay::new(Start {
             downstream: begun.downstream,
             head: begun.head,
@@ -247,13 +265,25 @@ impl Opening<'_> {
             upstream: answer.tcp,
             decoder: answer.body,
             early: answer.rest,
-            body: self.body(streams),
+            body: self.body(streams, passage.is_some()),
             times: self.times(streams),
             record: Arc::clone(accounts.record()),
+            permits,
+            passage,
         });
-        // Only event streams take a place of their endpoint.
-        let permits = Some(permits).filter(|_| streams);
-        self.gateway.tasks.spawn(StreamTask::new(relay, accounts, permits, begun.after));
+        self.gateway.tasks.spawn(StreamTask::new(relay, accounts, begun.after));
+    }
+
+    /// What the stream needs to go on at another pod, if it may.
+    fn passage(
+        &self,
+        answer: &upstream_h1::Answer,
+        placement: &Placement,
+        streams: bool,
+    ) -> Option<Box<Passage>> {
+        let wanted = self.admission.service().configuration.drain.handover == Handover::LastEventId;
+        let may = streams && wanted && may_go_on_elsewhere(&answer.head.headers);
+        may.then(|| Box::new(Passage::new(self.plan(&placement.endpoint))))
     }
 
     fn response_lines(
@@ -309,11 +339,12 @@ impl Opening<'_> {
         }
     }
 
-    fn body(&self, streams: bool) -> Body {
-        if streams {
-            Body::Events(Framer::new(self.admission.service().configuration.sse.event_bytes_max))
-        } else {
-            Body::Opaque
+    fn body(&self, streams: bool, goes_on: bool) -> Body {
+        let max = self.admission.service().configuration.sse.event_bytes_max;
+        match (streams, goes_on) {
+            (true, true) => Body::Events(Framer::with_cursor(max)),
+            (true, false) => Body::Events(Framer::new(max)),
+            (false, _) => Body::Opaque,
         }
     }
 
@@ -332,7 +363,12 @@ impl Opening<'_> {
         }
     }
 
-    fn accounts(&self, placement: &Placement, status: StatusCode, streams: bool) -> Accounts {
+    fn accounts(
+        &self,
+        placement: &Placement,
+        status: StatusCode,
+        (streams, goes_on): (bool, bool),
+    ) -> Accounts {
         let gateway = self.gateway;
         let kind = if streams { Kind::Stream } else { Kind::Request };
         let session = self.admission.service().cookie_name().map(|_| *self.admission.session.as_bytes());
@@ -343,6 +379,7 @@ impl Opening<'_> {
             client: self.client.address,
             session,
             since: self.began,
+            may_be_rebalanced: goes_on,
         });
         let log = gateway.access_log.is_on().then(|| {
             let mut log = request_record(self.head, self.client, self.began);
@@ -430,6 +467,16 @@ pub(crate) fn protocol_name(version: Version) -> &'static str {
     }
 }
 
+/// Counts what an endpoint did wrong; gives what a client is told of it.
+pub(crate) fn count_failure(service: &ServiceState, endpoint: &Endpoint, error: &UpstreamError) -> Failure {
+    let (kind, failure) = classify(error);
+    match error {
+        UpstreamError::Local(_) => service.metrics.upstream_errors.inc(kind.label()),
+        _ => service.endpoint_failed(endpoint, kind),
+    }
+    failure
+}
+
 fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
     match error {
         UpstreamError::Local(_) | UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => {
@@ -442,7 +489,7 @@ fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
 }
 
 /// 200 and `text/event-stream`, not encoded: its framing can be read.
-fn is_event_stream(answer: &upstream_h1::Answer) -> bool {
+pub(crate) fn is_event_stream(answer: &upstream_h1::Answer) -> bool {
     let headers = &answer.head.headers;
     let essence = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = essence.split(';').next().unwrap_or_default().trim();

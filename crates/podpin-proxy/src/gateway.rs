@@ -193,7 +193,7 @@ impl Gateway {
     /// asked after the stream is among [`Gateway::streams`], or it might be overlooked on both sides.
     pub(crate) fn leave_with_the_others(&self, stream: &Arc<StreamRecord>) {
         let service = &stream.route.service;
-        let phase = || service.endpoint(&stream.endpoint.id).map_or(Phase::Gone, |endpoint| endpoint.phase);
+        let phase = || service.endpoint(&stream.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase);
         if *self.closing.borrow() || phase() >= Phase::Draining {
             service.desk.report_late(Arc::clone(stream));
         }

@@ -1,5 +1,7 @@
 //! The values of metric labels that say why: each an enum, so that the compiler knows all of them.
 
+use podpin_sse::{Cause, Outcome};
+
 /// `upstream_errors_total{kind}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UpstreamErrorKind {
@@ -61,6 +63,8 @@ pub(crate) enum CloseReason {
     UpstreamReset,
     /// Its endpoint is leaving, and the client was told goodbye.
     Drain,
+    /// Moved to a pod with fewer streams. Only a handover does that, so no stream ends for it; part of the contract.
+    Rebalance,
     /// `sse.maxDuration`.
     MaxDuration,
     /// `timeouts.upstreamIdle`.
@@ -74,11 +78,12 @@ pub(crate) enum CloseReason {
 }
 
 impl CloseReason {
-    pub(crate) const ALL: [CloseReason; 9] = [
+    pub(crate) const ALL: [CloseReason; 10] = [
         Self::Client,
         Self::UpstreamEnd,
         Self::UpstreamReset,
         Self::Drain,
+        Self::Rebalance,
         Self::MaxDuration,
         Self::Idle,
         Self::Shutdown,
@@ -92,6 +97,7 @@ impl CloseReason {
             Self::UpstreamEnd => "upstream_end",
             Self::UpstreamReset => "upstream_reset",
             Self::Drain => "drain",
+            Self::Rebalance => "rebalance",
             Self::MaxDuration => "max_duration",
             Self::Idle => "idle",
             Self::Shutdown => "shutdown",
@@ -104,6 +110,8 @@ impl CloseReason {
 /// `drain_departures_total{kind}`: how a stream left an endpoint that drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DepartureKind {
+    /// It goes on at another pod, and its client did not notice.
+    Handover,
     /// `retry:` and a clean end between two events.
     Polite,
     /// Cut at the deadline: it was within an event, or the client did not take its goodbye.
@@ -111,10 +119,11 @@ pub(crate) enum DepartureKind {
 }
 
 impl DepartureKind {
-    pub(crate) const ALL: [DepartureKind; 2] = [Self::Polite, Self::Forced];
+    pub(crate) const ALL: [DepartureKind; 3] = [Self::Handover, Self::Polite, Self::Forced];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
+            Self::Handover => "handover",
             Self::Polite => "polite",
             Self::Forced => "forced",
         }
@@ -138,5 +147,24 @@ impl ReconnectOutcome {
             Self::Returned => "returned",
             Self::Lost => "lost",
         }
+    }
+}
+
+/// `handovers_total{cause}`.
+pub(crate) fn handover_cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Planned => "planned",
+        Cause::Crash => "crash",
+    }
+}
+
+/// `handovers_total{result}`.
+pub(crate) fn handover_result(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Refused => "refused",
+        Outcome::Timeout => "timeout",
+        Outcome::NoId => "no_id",
+        Outcome::Limit => "limit",
     }
 }

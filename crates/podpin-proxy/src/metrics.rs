@@ -14,7 +14,11 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::labels::{CloseReason, DepartureKind, ReconnectOutcome, RefusalKind, UpstreamErrorKind};
+use crate::labels::{
+    CloseReason, DepartureKind, ReconnectOutcome, RefusalKind, UpstreamErrorKind, handover_cause,
+    handover_result,
+};
+use podpin_sse::{Cause, Outcome};
 
 /// `stream_duration_seconds`: from a second to a day.
 const STREAM_SECONDS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
@@ -116,6 +120,9 @@ pub(crate) struct Metrics {
     reconnects: IntCounterVec,
     reconnect_gap: HistogramVec,
     budget_exceeded: IntCounterVec,
+    handovers: IntCounterVec,
+    handover_duration: HistogramVec,
+    handover_duplicates: IntCounterVec,
     discovery_errors: IntCounterVec,
     discovery_last_event: GaugeVec,
     discovery_connected: IntGaugeVec,
@@ -283,6 +290,22 @@ impl Metrics {
                 "Disconnects beyond drain.budget, because a deadline left no time for it.",
                 service,
             )?,
+            handovers: make.counters(
+                "handovers_total",
+                "Streams that were to go on at another pod, by cause (planned: theirs leaves; crash: it died) and final result.",
+                &["service", "cause", "result"],
+            )?,
+            handover_duration: make.histograms(
+                "handover_seconds",
+                "Time from the beginning of a handover to its result; when it is planned, events flow meanwhile.",
+                service,
+                LATENCY_SECONDS,
+            )?,
+            handover_duplicates: make.counters(
+                "handover_duplicates_dropped_total",
+                "Events that a successor replayed although the client had them, and that were dropped.",
+                service,
+            )?,
             discovery_connected: make.gauges(
                 "discovery_connected",
                 "1 while the source of the service's endpoints can be read.",
@@ -370,6 +393,9 @@ impl Metrics {
             ejections: self.ejections.with_label_values(&[name]),
             reconnect_gap: self.reconnect_gap.with_label_values(&[name]),
             budget_exceeded: self.budget_exceeded.with_label_values(&[name]),
+            handover_duration: self.handover_duration.with_label_values(&[name]),
+            handover_duplicates: self.handover_duplicates.with_label_values(&[name]),
+            handovers: Handovers::new(&self.handovers, name),
             discovery_last_event: self.discovery_last_event.with_label_values(&[name]),
             discovery_connected: self.discovery_connected.with_label_values(&[name]),
             streams_opened: Labelled::new(
@@ -439,6 +465,30 @@ impl Labelled {
     }
 }
 
+/// The counters of handovers of one service.
+pub(crate) struct Handovers(Vec<(Cause, Outcome, IntCounter)>);
+
+impl Handovers {
+    fn new(family: &IntCounterVec, service: &str) -> Handovers {
+        let outcomes = [Outcome::Ok, Outcome::Refused, Outcome::Timeout, Outcome::NoId, Outcome::Limit];
+        let counters = [Cause::Planned, Cause::Crash].into_iter().flat_map(|cause| {
+            outcomes.map(|outcome| {
+                let labels = [service, handover_cause(cause), handover_result(outcome)];
+                (cause, outcome, family.with_label_values(&labels))
+            })
+        });
+        Handovers(counters.collect())
+    }
+
+    /// Counts one with its final result.
+    pub(crate) fn inc(&self, cause: Cause, outcome: Outcome) {
+        let wanted = |counter: &&(Cause, Outcome, IntCounter)| (counter.0, counter.1) == (cause, outcome);
+        if let Some((_, _, counter)) = self.0.iter().find(wanted) {
+            counter.inc();
+        }
+    }
+}
+
 /// The metrics of one service.
 pub(crate) struct ServiceMetrics {
     pub(crate) stream_events: Arc<ShardedCounter>,
@@ -452,6 +502,9 @@ pub(crate) struct ServiceMetrics {
     pub(crate) reconnect_gap: Histogram,
     pub(crate) budget_exceeded: IntCounter,
     pub(crate) drain_departures: Labelled,
+    pub(crate) handovers: Handovers,
+    pub(crate) handover_duration: Histogram,
+    pub(crate) handover_duplicates: IntCounter,
     pub(crate) reconnects: Labelled,
     pub(crate) discovery_last_event: Gauge,
     pub(crate) discovery_connected: IntGauge,

@@ -10,8 +10,12 @@
 //! streaming ----------> streaming           ---------------------> finishing -> done (clean)
 //!     |   client does not take it                                      ^
 //!     +------------------------> blocked -------- taken ---------------+
-//!     pod dies: what is whole goes out, then the stream ends without a last chunk (broken)
+//!     pod dies: what is whole goes out, then the stream goes on at another pod (relay/passage.rs), or ends without a
+//!     last chunk (broken)
 //! ```
+
+mod ending;
+mod passage;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -22,7 +26,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use podpin_endpoints::Millis;
-use podpin_sse::{Framer, KEEP_ALIVE, retry_line};
+use podpin_sse::{End, Framer};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -30,17 +34,17 @@ use tokio::time::Sleep;
 use crate::clock;
 use crate::downstream::{CHUNK_PREFIX_BYTES, Downstream, Dying, Gone};
 use crate::labels::CloseReason;
-use crate::streams::{Cause, StreamRecord};
+use crate::stream_task::Permits;
+use crate::streams::StreamRecord;
 use crate::upstream_h1::{BodyDecoder, Piece};
 
 /// One read: large enough that a burst costs few calls, small enough to stay in the cache.
 const READ_BYTES: usize = 64 * 1024;
 /// Reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
-/// How long an event that passed `sse.eventBytesMax` may delay the end of `sse.maxDuration` before the stream is cut within it.
-const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
 const MALFORMED: &str = "a chunk is malformed";
-const NEVER: Millis = Millis(u64::MAX);
+use self::ending::{Ending, Leave};
+pub(crate) use self::passage::Passage;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch { read: vec![0; READ_BYTES], write: Vec::new() });
@@ -103,31 +107,19 @@ impl Finished {
     }
 }
 
-/// Why the stream is ending, once it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ending {
-    reason: CloseReason,
-    clean: bool,
-    error: Option<&'static str>,
-}
-
-/// When and why the stream has to leave.
-#[derive(Clone, Copy, Debug)]
-struct Leave {
-    at: Millis,
-    /// Whatever it is in the middle of.
-    by: Millis,
-    reason: CloseReason,
-}
-
 /// A stream between one client and one pod.
 pub(crate) struct Relay {
     downstream: Option<Downstream>,
-    upstream: TcpStream,
+    /// `None` while the pod is gone and its successor is being asked.
+    upstream: Option<TcpStream>,
     decoder: BodyDecoder,
     body: Body,
     times: Times,
     record: Arc<StreamRecord>,
+    /// Its places at the endpoint and of its client; `None` for what is no event stream.
+    permits: Option<Permits>,
+    /// Present where the stream may go on at another pod.
+    passage: Option<Box<Passage>>,
     /// Framed bytes that the client has not taken; stops reading from the pod.
     unsent: Vec<u8>,
     unsent_from: usize,
@@ -158,6 +150,8 @@ pub(crate) struct Start {
     pub(crate) body: Body,
     pub(crate) times: Times,
     pub(crate) record: Arc<StreamRecord>,
+    pub(crate) permits: Option<Permits>,
+    pub(crate) passage: Option<Box<Passage>>,
 }
 
 impl Relay {
@@ -172,11 +166,13 @@ impl Relay {
         }
         let mut relay = Relay {
             downstream: Some(start.downstream),
-            upstream: start.upstream,
+            upstream: Some(start.upstream),
             decoder: start.decoder,
             body: start.body,
             times: start.times,
             record: start.record,
+            permits: start.permits,
+            passage: start.passage,
             unsent,
             unsent_from: 0,
             early: start.early,
@@ -196,6 +192,11 @@ impl Relay {
         relay
     }
 
+    /// Its places, to be given back.
+    pub(crate) fn take_permits(&mut self) -> Option<Permits> {
+        self.permits.take()
+    }
+
     /// One turn: everything that can be done now. `Ready` when the stream is over.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
         if let Some(at) = self.record.poll_leave(context)
@@ -204,6 +205,7 @@ impl Relay {
             self.leave = self.asked_to_leave(at);
         }
         for _ in 0..READS_A_TURN {
+            self.poll_passage(context);
             if let Poll::Ready(gone) = self.poll_downstream(context) {
                 return Poll::Ready(gone);
             }
@@ -217,15 +219,6 @@ impl Relay {
         }
         context.waker().wake_by_ref();
         self.poll_times(context)
-    }
-
-    fn asked_to_leave(&self, at: Millis) -> Option<Leave> {
-        let order = self.record.order()?;
-        let reason = match order.cause {
-            Cause::Drain => CloseReason::Drain,
-            Cause::Shutdown => CloseReason::Shutdown,
-        };
-        Some(Leave { at, by: order.by.max(at), reason })
     }
 
     /// Writes what is left to write, ends when that was the end, and watches for the client's leaving.
@@ -259,18 +252,21 @@ impl Relay {
                 self.absorb(context, &early, write);
                 return Poll::Ready(());
             }
+            let Some(upstream) = &mut self.upstream else { return Poll::Pending };
             if self.decoder == BodyDecoder::Done {
-                self.end(CloseReason::UpstreamEnd, None);
+                self.upstream_ended(End::Clean, "");
                 return Poll::Ready(());
             }
             let mut buffer = ReadBuf::new(read);
-            match ready!(Pin::new(&mut self.upstream).poll_read(context, &mut buffer)) {
+            match ready!(Pin::new(upstream).poll_read(context, &mut buffer)) {
                 Ok(()) if buffer.filled().is_empty() && self.decoder.ends_at_close() => {
-                    self.end(CloseReason::UpstreamEnd, None);
+                    self.upstream_ended(End::Clean, "");
                 }
-                Ok(()) if buffer.filled().is_empty() => self.broken("the connection ended within the body"),
+                Ok(()) if buffer.filled().is_empty() => {
+                    self.upstream_ended(End::Reset, "the connection ended within the body");
+                }
                 Ok(()) => self.absorb(context, buffer.filled(), write),
-                Err(_) => self.broken("the connection was reset"),
+                Err(_) => self.upstream_ended(End::Reset, "the connection was reset"),
             }
             Poll::Ready(())
         })
@@ -285,8 +281,8 @@ impl Relay {
         self.forward(context, out);
         match outcome {
             Ok(false) => {}
-            Ok(true) => self.end(CloseReason::UpstreamEnd, None),
-            Err(error) => self.broken(error),
+            Ok(true) => self.upstream_ended(End::Clean, ""),
+            Err(error) => self.upstream_ended(End::Reset, error),
         }
         if out.capacity() > 4 * READ_BYTES {
             *out = Vec::new();
@@ -295,18 +291,28 @@ impl Relay {
 
     /// Appends to `out` what may go to the client; `true` when the body is complete.
     fn decode(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, &'static str> {
-        let mut events = 0;
+        let (mut events, mut dropped) = (0, 0);
+        // What a successor replays is judged by all that one read brought.
+        let mut replay = self.awaits_replay().then(Vec::new);
         let ended = loop {
             match self.decoder.decode(&mut bytes) {
-                Ok(Piece::Data(data)) => match &mut self.body {
-                    Body::Events(framer) => events += framer.push(data, out).events,
-                    Body::Opaque => out.extend_from_slice(data),
+                Ok(Piece::Data(data)) => match (&mut self.body, &mut replay) {
+                    (Body::Events(_), Some(replay)) => replay.extend_from_slice(data),
+                    (Body::Events(framer), None) => events += framer.push(data, out).events,
+                    (Body::Opaque, _) => out.extend_from_slice(data),
                 },
                 Ok(Piece::More) => break Ok(self.decoder == BodyDecoder::Done),
                 Ok(Piece::End) => break Ok(true),
                 Err(_) => break Err(MALFORMED),
             }
         };
+        if let (Some(replay), Body::Events(framer)) = (replay, &mut self.body) {
+            let pushed = framer.push(&replay, out);
+            (events, dropped) = (pushed.events, pushed.dropped);
+        }
+        if dropped > 0 {
+            self.record.route.service.metrics.handover_duplicates.inc_by(u64::from(dropped));
+        }
         if events > 0 {
             self.count_events(events);
         }
@@ -352,183 +358,6 @@ impl Relay {
                     break;
                 }
             }
-        }
-    }
-
-    fn at_boundary(&self) -> bool {
-        match &self.body {
-            Body::Events(framer) => framer.at_boundary(),
-            Body::Opaque => false,
-        }
-    }
-
-    /// Ends well, once everything is written.
-    fn end(&mut self, reason: CloseReason, last_words: Option<Vec<u8>>) {
-        if self.ending.is_some() {
-            return;
-        }
-        self.ending = Some(Ending { reason, clean: true, error: None });
-        // The client has its time for the end as for anything else.
-        self.last_write = clock::now();
-        let Some(downstream) = &self.downstream else { return };
-        if let Some(words) = last_words {
-            let mut piece = vec![0; CHUNK_PREFIX_BYTES];
-            piece.extend_from_slice(&words);
-            let from = downstream.frame(&mut piece);
-            self.unsent.extend_from_slice(piece.get(from..).unwrap_or_default());
-        }
-        self.unsent.extend_from_slice(downstream.last_bytes());
-    }
-
-    /// Ends as a death of the pod: after the last whole event, without a last chunk.
-    fn broken(&mut self, error: &'static str) {
-        self.ending = Some(Ending { reason: CloseReason::UpstreamReset, clean: false, error: Some(error) });
-    }
-
-    /// The polite goodbye: `retry:` drawn from `sse.retry.drain`, then a clean end.
-    fn goodbye(&mut self, reason: CloseReason) {
-        let (min, max) = self.times.goodbye_retry;
-        let (min, max) = (clock::duration_millis(min), clock::duration_millis(max));
-        let retry = retry_line(fastrand::u64(min..=max.max(min)));
-        let words = self.at_boundary().then(|| retry.into_bytes());
-        self.end(reason, words);
-    }
-
-    /// Does what is due, and sets the timer for what comes next. `Ready` when the stream must end now.
-    fn poll_times(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
-        loop {
-            let due = self.due();
-            let now = clock::now();
-            if due <= now {
-                if let Poll::Ready(reason) = self.act(context, now) {
-                    return Poll::Ready(reason);
-                }
-                if let Poll::Ready(reason) = self.poll_downstream(context) {
-                    return Poll::Ready(reason);
-                }
-                continue;
-            }
-            if due == NEVER {
-                return Poll::Pending;
-            }
-            if due < self.armed || self.armed <= now {
-                self.armed = due;
-                self.timer.as_mut().reset(clock::instant(due));
-                self.polled = false;
-            }
-            // Pending without a waker when the task's budget is used up: then it is polled again.
-            if !self.polled {
-                self.polled = self.timer.as_mut().poll(context).is_pending()
-                    && tokio::task::coop::has_budget_remaining();
-            }
-            return Poll::Pending;
-        }
-    }
-
-    /// The next moment at which silence itself means something.
-    fn due(&self) -> Millis {
-        let mut due = NEVER;
-        if self.unsent.is_empty() && self.ending.is_none() {
-            if let Some(silence) = self.times.keep_alive.filter(|_| self.at_boundary()) {
-                due = due.min(clock::after(self.last_write, silence));
-            }
-            if let Some(silence) = self.times.upstream_idle {
-                due = due.min(clock::after(self.last_read, silence));
-            }
-        } else if let Some(limit) = self.times.client_write {
-            due = due.min(clock::after(self.last_write, limit));
-        }
-        if self.ending.is_none() && matches!(self.body, Body::Events(_)) {
-            due = due.min(self.leaves_at().unwrap_or(due)).min(self.ends_by().unwrap_or(due));
-        }
-        if let Some(leave) = self.leave.filter(|_| self.is_leaving()) {
-            due = due.min(leave.by);
-        }
-        due
-    }
-
-    /// Its goodbye was said, and waits to be taken.
-    fn is_leaving(&self) -> bool {
-        let ending = self.ending.map(|ending| ending.reason);
-        self.leave.is_some_and(|leave| ending == Some(leave.reason))
-    }
-
-    /// Within an event that is passed through, a goodbye waits for its boundary as long as there is time.
-    fn leaves_at(&self) -> Option<Millis> {
-        self.leave.map(|leave| if self.at_boundary() { leave.at } else { leave.by })
-    }
-
-    fn ends_by(&self) -> Option<Millis> {
-        self.times.ends_at.map(|at| self.at_a_boundary_from(at))
-    }
-
-    /// Within an event that is passed through, an end waits for its boundary, but not for ever.
-    fn at_a_boundary_from(&self, moment: Millis) -> Millis {
-        if self.at_boundary() { moment } else { clock::after(moment, BOUNDARY_WAIT) }
-    }
-
-    fn act(&mut self, context: &mut Context<'_>, now: Millis) -> Poll<CloseReason> {
-        let passed = |moment: Option<Millis>| moment.is_some_and(|moment| moment <= now);
-        let since =
-            |moment: Millis, limit: Option<Duration>| passed(limit.map(|limit| clock::after(moment, limit)));
-        let by = self.leave.filter(|_| self.is_leaving()).map(|leave| leave.by);
-        if !self.unsent.is_empty() && since(self.last_write, self.times.client_write) {
-            return Poll::Ready(CloseReason::SlowClient);
-        }
-        if let (Some(ending), true) = (&mut self.ending, passed(by)) {
-            ending.clean = false;
-            self.forced = true;
-            return Poll::Ready(ending.reason);
-        }
-        if self.ending.is_some() {
-            return Poll::Pending;
-        }
-        let streams = matches!(self.body, Body::Events(_));
-        if let Some(leave) = self.leave.filter(|_| streams && passed(self.leaves_at())) {
-            self.forced = !self.at_boundary();
-            self.goodbye(leave.reason);
-        } else if streams && passed(self.ends_by()) {
-            self.end(CloseReason::MaxDuration, None);
-        } else if self.unsent.is_empty() && since(self.last_read, self.times.upstream_idle) {
-            self.goodbye(CloseReason::Idle);
-        } else if self.unsent.is_empty() && since(self.last_write, self.times.keep_alive) {
-            self.keep_alive(context, now);
-        }
-        Poll::Pending
-    }
-
-    fn keep_alive(&mut self, context: &mut Context<'_>, now: Millis) {
-        self.record.route.service.metrics.stream_keepalives.add(1);
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.write.clear();
-            scratch.write.resize(CHUNK_PREFIX_BYTES, 0);
-            scratch.write.extend_from_slice(KEEP_ALIVE);
-            self.forward(context, &mut scratch.write);
-        });
-        self.last_write = now;
-    }
-
-    fn close(&mut self, reason: CloseReason) -> Finished {
-        let clean = self.ending.filter(|ending| ending.reason == reason);
-        let downstream = self.downstream.take();
-        let mut dying = None;
-        let tcp = match (downstream, clean) {
-            (Some(downstream), Some(Ending { clean: true, .. })) => downstream.finish(),
-            (Some(downstream), _) => {
-                dying = downstream.abort();
-                None
-            }
-            (None, _) => None,
-        };
-        let error = self.ending.and_then(|ending| ending.error);
-        Finished {
-            reason,
-            error,
-            protocol: error == Some(MALFORMED),
-            forced: self.forced,
-            first_event: self.first_event,
-            dying,
-            tcp,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::drain::Desk;
 use crate::labels::{RefusalKind, UpstreamErrorKind};
 use crate::metrics::ServiceMetrics;
 use crate::queue::Queue;
+use crate::rebalance::Moved;
 use crate::returns::Returns;
 use crate::ring::KetamaRing;
 
@@ -47,6 +48,8 @@ pub(crate) struct ServiceState {
     pub(crate) desk: Desk,
     /// Clients that should be back soon.
     pub(crate) returns: Returns,
+    /// Clients whose stream moved before their cookie did.
+    pub(crate) moved: Moved,
     /// Changed on the control thread only; the lock is never waited for by a request.
     table: Mutex<Table>,
     view: ArcSwap<View>,
@@ -92,6 +95,7 @@ impl ServiceState {
                 OnUnavailable::Repin | OnUnavailable::Strict => None,
             },
             desk,
+            moved: Moved::default(),
             returns: Returns::new(configuration.drain.return_window),
             configuration,
             metrics,

@@ -38,6 +38,14 @@ impl Permits {
 }
 
 impl Permits {
+    /// The stream goes on at another endpoint.
+    pub(crate) fn move_to(&mut self, permit: Permit) {
+        self.endpoint = Some(permit);
+        if let Some(queue) = &self.queue {
+            queue.wake();
+        }
+    }
+
     /// The client's place, for another attempt.
     pub(crate) fn take_client(&mut self) -> Option<ClientPermit> {
         self.client.take()
@@ -101,7 +109,8 @@ impl Accounts {
         let Some(mut log) = self.log.take() else { return };
         log.route = Some(record.route.name.to_string());
         log.service = Some(record.route.service.name.to_string());
-        log.endpoint = Some(record.endpoint.name.to_string());
+        log.endpoint = Some(record.endpoint().name.to_string());
+        log.endpoints_before = record.endpoints_before().iter().map(|name| name.to_string()).collect();
         log.reason = finished.reason.label();
         log.error = finished.error.map(str::to_owned);
         log.bytes = record.bytes.load(Ordering::Relaxed);
@@ -128,6 +137,8 @@ fn depart(record: &StreamRecord, finished: &Finished) {
         match finished.reason {
             CloseReason::Drain | CloseReason::Shutdown => tally.departed(kind),
             CloseReason::UpstreamReset => tally.broke(),
+            // What is moved for balance's sake does not end for it.
+            CloseReason::Rebalance => tally.left(),
             CloseReason::Client
             | CloseReason::UpstreamEnd
             | CloseReason::MaxDuration
@@ -142,6 +153,7 @@ fn depart(record: &StreamRecord, finished: &Finished) {
         }
         // The proxy will not be there to see it come back.
         CloseReason::Shutdown
+        | CloseReason::Rebalance
         | CloseReason::Client
         | CloseReason::UpstreamEnd
         | CloseReason::SlowClient
@@ -172,18 +184,12 @@ impl Drop for Accounts {
 pub(crate) struct StreamTask {
     relay: Relay,
     accounts: Option<Accounts>,
-    permits: Option<Permits>,
     after: Option<After>,
 }
 
 impl StreamTask {
-    pub(crate) fn new(
-        relay: Relay,
-        accounts: Accounts,
-        permits: Option<Permits>,
-        after: After,
-    ) -> StreamTask {
-        StreamTask { relay, accounts: Some(accounts), permits, after: Some(after) }
+    pub(crate) fn new(relay: Relay, accounts: Accounts, after: After) -> StreamTask {
+        StreamTask { relay, accounts: Some(accounts), after: Some(after) }
     }
 }
 
@@ -192,7 +198,7 @@ impl Future for StreamTask {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let mut finished = ready!(Pin::new(&mut self.relay).poll(context));
-        drop(self.permits.take());
+        drop(self.relay.take_permits());
         let tcp = finished.tcp.take();
         if let Some(accounts) = self.accounts.take() {
             if let Some(dying) = finished.dying.take() {

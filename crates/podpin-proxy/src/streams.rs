@@ -20,6 +20,8 @@ use crate::tally::Tally;
 
 /// Power of two; streams open and close far more rarely than events flow.
 const SHARDS: usize = 16;
+/// Names kept of the endpoints that a stream went through, for the access log; a limit of handovers bounds them, too.
+const ENDPOINTS_REMEMBERED: usize = 64;
 const NEVER: u64 = u64::MAX;
 
 /// One open stream, as others see it.
@@ -29,7 +31,7 @@ pub(crate) struct StreamRecord {
     /// An event stream, or another answer on its way to a client that asked for one.
     pub(crate) kind: Kind,
     pub(crate) route: Arc<Route>,
-    pub(crate) endpoint: Arc<Endpoint>,
+    place: Mutex<Place>,
     pub(crate) client: IpAddr,
     /// The session that its client will be recognised by; `None` where there is no cookie.
     pub(crate) session: Option<[u8; 16]>,
@@ -44,7 +46,15 @@ pub(crate) struct StreamRecord {
     order: Mutex<Option<Box<Order>>>,
     is_queued: AtomicBool,
     is_closed: AtomicBool,
+    may_be_rebalanced: AtomicBool,
     waker: AtomicWaker,
+}
+
+/// Where a stream is, and where it was before.
+#[derive(Debug)]
+struct Place {
+    endpoint: Arc<Endpoint>,
+    before: Vec<Arc<str>>,
 }
 
 /// Who makes a stream leave, and how.
@@ -57,12 +67,14 @@ pub(crate) struct Order {
 }
 
 /// Why streams leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Cause {
     /// Their endpoint goes away.
     Drain,
     /// The proxy itself does.
     Shutdown,
+    /// This endpoint has fewer; it goes there or stays.
+    Rebalance(Arc<Endpoint>),
 }
 
 /// What is known of a stream when it begins.
@@ -73,6 +85,8 @@ pub(crate) struct Opening {
     pub(crate) client: IpAddr,
     pub(crate) session: Option<[u8; 16]>,
     pub(crate) since: Millis,
+    /// It may go on at another pod.
+    pub(crate) may_be_rebalanced: bool,
 }
 
 impl StreamRecord {
@@ -97,7 +111,38 @@ impl StreamRecord {
 
     /// Whether it runs on this endpoint of this service.
     pub(crate) fn is_of(&self, service: &Arc<ServiceState>, id: &EndpointId) -> bool {
-        self.endpoint.id == *id && self.belongs_to(service)
+        self.place.lock().endpoint.id == *id && self.belongs_to(service)
+    }
+
+    /// The endpoint that it runs on.
+    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
+        Arc::clone(&self.place.lock().endpoint)
+    }
+
+    /// The names of the endpoints that it ran on before, in their order.
+    pub(crate) fn endpoints_before(&self) -> Vec<Arc<str>> {
+        self.place.lock().before.clone()
+    }
+
+    /// How often it changed its endpoint.
+    pub(crate) fn handovers(&self) -> usize {
+        self.place.lock().before.len()
+    }
+
+    /// It goes on at `endpoint`, and has nothing more to do with what its old one was about. Gives what was wanted of it
+    /// there, and whether it had been told.
+    pub(crate) fn move_to(&self, endpoint: Arc<Endpoint>) -> (Option<Order>, bool) {
+        let mut place = self.place.lock();
+        let old = std::mem::replace(&mut place.endpoint, endpoint);
+        if place.before.len() < ENDPOINTS_REMEMBERED {
+            place.before.push(Arc::clone(&old.name));
+        }
+        drop(place);
+        let mut held = self.order.lock();
+        let order = held.take();
+        let told = self.leave_at.swap(NEVER, Ordering::AcqRel) != NEVER;
+        self.is_queued.store(false, Ordering::Release);
+        (order.map(|order| *order), told)
     }
 
     /// Notes that an event went to the client at this moment.
@@ -133,12 +178,32 @@ impl StreamRecord {
     }
 
     /// Asks the stream to say goodbye at this moment, at its next event boundary, but no later than `by`.
-    pub(crate) fn leave(&self, at: Millis, by: Millis) {
-        if let Some(order) = self.order.lock().as_mut() {
-            order.by = by;
-        }
+    ///
+    /// False when it does not belong to a drain any more.
+    pub(crate) fn leave(&self, at: Millis, by: Millis) -> bool {
+        let mut held = self.order.lock();
+        let Some(order) = held.as_mut() else { return false };
+        order.by = by;
         self.leave_at.store(at.0, Ordering::Release);
+        drop(held);
         self.waker.wake();
+        true
+    }
+
+    /// It stays after all, and is not asked again; gives whether it had been told to leave.
+    pub(crate) fn stay(&self) -> bool {
+        self.may_be_rebalanced.store(false, Ordering::Relaxed);
+        let mut held = self.order.lock();
+        if let Some(order) = held.take() {
+            order.tally.left();
+        }
+        self.is_queued.store(false, Ordering::Release);
+        self.leave_at.swap(NEVER, Ordering::AcqRel) != NEVER
+    }
+
+    /// It belongs to the drain with this account.
+    pub(crate) fn is_queued_by(&self, tally: &Arc<Tally>) -> bool {
+        self.order.lock().as_ref().is_some_and(|order| Arc::ptr_eq(&order.tally, tally))
     }
 
     /// It was asked to leave.
@@ -149,6 +214,11 @@ impl StreamRecord {
     /// What is wanted of it, if it is to leave.
     pub(crate) fn order(&self) -> Option<Order> {
         self.order.lock().as_deref().cloned()
+    }
+
+    /// It can be moved for balance's sake, as far as is known.
+    pub(crate) fn may_be_rebalanced(&self) -> bool {
+        self.may_be_rebalanced.load(Ordering::Relaxed)
     }
 
     /// It has ended.
@@ -174,13 +244,13 @@ pub(crate) struct Streams {
 impl Streams {
     /// Adds a stream that just began; whoever opens it must [`Streams::close`] it.
     pub(crate) fn open(&self, opening: Opening) -> Arc<StreamRecord> {
-        let Opening { kind, route, endpoint, client, session, since } = opening;
+        let Opening { kind, route, endpoint, client, session, since, may_be_rebalanced } = opening;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let record = Arc::new(StreamRecord {
             id,
             kind,
             route,
-            endpoint,
+            place: Mutex::new(Place { endpoint, before: Vec::new() }),
             client,
             session,
             since,
@@ -192,6 +262,7 @@ impl Streams {
             order: Mutex::default(),
             is_queued: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
+            may_be_rebalanced: AtomicBool::new(may_be_rebalanced),
             waker: AtomicWaker::new(),
         });
         if kind == Kind::Stream {

@@ -22,6 +22,8 @@ pub(crate) struct Tally {
 pub(crate) struct Sums {
     /// Streams that were there, ended or not.
     pub(crate) streams: u32,
+    /// Went on at another pod.
+    pub(crate) moved: u32,
     pub(crate) polite: u32,
     pub(crate) forced: u32,
     /// The endpoint died under them.
@@ -43,9 +45,10 @@ impl Tally {
         self.sums.lock().streams += 1;
     }
 
-    /// A stream was ended by us.
+    /// A stream was moved or ended by us.
     pub(crate) fn departed(&self, kind: DepartureKind) {
         self.ended(|sums| match kind {
+            DepartureKind::Handover => sums.moved += 1,
             DepartureKind::Polite => sums.polite += 1,
             DepartureKind::Forced => sums.forced += 1,
         });
@@ -94,7 +97,7 @@ impl Tally {
 impl Sums {
     /// Streams that have ended.
     pub(crate) fn ended(&self) -> u32 {
-        self.polite + self.forced + self.broken + self.left
+        self.moved + self.polite + self.forced + self.broken + self.left
     }
 
     /// All streams have ended and no client is awaited.

@@ -200,6 +200,16 @@ enum State {
 struct Attempt {
     cause: Cause,
     from: Moment,
+    need: Need,
+}
+
+/// What becomes of the stream when a successor does not take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// It has to leave its pod all the same.
+    Must,
+    /// It stays where it is.
+    May,
 }
 
 impl Handover {
@@ -213,8 +223,26 @@ impl Handover {
         if self.state != State::Streaming {
             return Step::NOTHING;
         }
-        let attempt = Attempt { cause: Cause::Planned, from: now };
+        let attempt = Attempt { cause: Cause::Planned, from: now, need: Need::Must };
         self.begin(attempt, State::Opening(attempt), Action::Goodbye, resume_id)
+    }
+
+    /// Another pod would suit the stream better, but it need not leave: whatever stands in the way of a handover leaves it
+    /// where it is.
+    pub fn on_rebalance(&mut self, resume_id: Option<&[u8]>, now: Moment) -> Step {
+        if self.state != State::Streaming || self.eligibility == Eligibility::Ineligible {
+            return Step::NOTHING;
+        }
+        let attempt = Attempt { cause: Cause::Planned, from: now, need: Need::May };
+        let is_possible = resume_id.is_some_and(|id| !id.is_empty()) && self.take_turn(now);
+        if !is_possible {
+            return Step::NOTHING;
+        }
+        self.state = State::Opening(attempt);
+        Step {
+            action: Action::Open { cause: attempt.cause, deadline: now + self.limits.handover_ms },
+            report: None,
+        }
     }
 
     /// The body of the pod that is streaming ended.
@@ -229,14 +257,14 @@ impl Handover {
                 self.finish(Action::EndClean)
             }
             State::Streaming => {
-                let attempt = Attempt { cause, from: now };
+                let attempt = Attempt { cause, from: now, need: Need::Must };
                 self.begin(attempt, State::Broken(attempt), otherwise, resume_id)
             }
             State::Opening(attempt) if resume_id.is_none() => {
-                self.conclude(attempt, Outcome::NoId, otherwise, now)
+                self.conclude(Attempt { need: Need::Must, ..attempt }, Outcome::NoId, otherwise, now)
             }
             State::Opening(attempt) => {
-                self.state = State::Broken(attempt);
+                self.state = State::Broken(Attempt { need: Need::Must, ..attempt });
                 Step::NOTHING
             }
             State::Broken(_) | State::Finishing => Step::NOTHING,
@@ -328,7 +356,12 @@ impl Handover {
 
     fn conclude(&mut self, attempt: Attempt, outcome: Outcome, action: Action, now: Moment) -> Step {
         let took_ms = now.0.saturating_sub(attempt.from.0);
-        Step { report: Some(Report { cause: attempt.cause, outcome, took_ms }), ..self.finish(action) }
+        let report = Some(Report { cause: attempt.cause, outcome, took_ms });
+        if attempt.need == Need::May && action != Action::Swap {
+            self.state = State::Streaming;
+            return Step { action: Action::Nothing, report };
+        }
+        Step { report, ..self.finish(action) }
     }
 
     fn finish(&mut self, action: Action) -> Step {
@@ -414,6 +447,40 @@ mod tests {
         check("an answer too late", &[begun, late, (MADE, 106, nothing)], false);
         check("refused", &[begun, refused, (DEAD, 7, nothing)], false);
         check("a ready pod ends meanwhile", &[begun, over, (MADE, 7, nothing)], false);
+    }
+
+    #[test]
+    fn a_stream_that_need_not_leave_stays_when_it_cannot_be_handed_over() {
+        let begun = |now| {
+            let mut handover = eligible();
+            assert_eq!(handover.on_rebalance(ID, Moment(now)), open(PLANNED, now + 100));
+            handover
+        };
+        let stays = |outcome, took| done(Action::Nothing, PLANNED, outcome, took);
+        let mut handover = begun(5);
+        assert_eq!(feed(&mut handover, A(Answer::Refused), ID, 7), stays(Outcome::Refused, 2));
+        assert!(handover.flows() && handover.due().is_none());
+        assert_eq!(feed(&mut begun(5), Time, ID, 105), stays(Outcome::Timeout, 100));
+        assert_eq!(feed(&mut begun(5), A(Answer::NoContent), ID, 6), stays(Outcome::Refused, 1));
+        assert_eq!(feed(&mut begun(5), MADE, ID, 9), swap(PLANNED, 4));
+        // Its pod dies meanwhile: then it must.
+        let mut broken = begun(5);
+        assert_eq!(feed(&mut broken, DEAD, ID, 6), Step::NOTHING);
+        assert_eq!(
+            feed(&mut broken, A(Answer::Failed), ID, 7),
+            done(Action::Goodbye, PLANNED, Outcome::Refused, 2)
+        );
+        assert_eq!(feed(&mut begun(5), DEAD, None, 6), done(Action::EndBroken, PLANNED, Outcome::NoId, 1));
+        // Nothing begins without an id, beyond the limit, or twice.
+        assert_eq!(eligible().on_rebalance(None, Moment(1)), Step::NOTHING);
+        let mut often = eligible();
+        for now in [1, 2] {
+            assert_eq!(often.on_rebalance(ID, Moment(now)).report, None);
+            assert_eq!(often.on_rebalance(ID, Moment(now)), Step::NOTHING);
+            assert_eq!(feed(&mut often, MADE, ID, now), swap(PLANNED, 0));
+        }
+        assert_eq!(often.on_rebalance(ID, Moment(3)), Step::NOTHING);
+        assert!(often.flows());
     }
 
     #[test]

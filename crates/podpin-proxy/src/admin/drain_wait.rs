@@ -79,8 +79,10 @@ fn loads_of(gateway: &Gateway, pod: &str) -> Vec<Arc<Load>> {
         service.view().snapshot.called(pod).for_each(|endpoint| add(&endpoint.load));
     }
     let is_of = |name: &str, uid: Option<&str>| name == pod || uid == Some(pod);
-    let of_pod =
-        gateway.streams.select(|record| is_of(&record.endpoint.name, record.endpoint.uid.as_deref()));
-    of_pod.iter().for_each(|record| add(&record.endpoint.load));
+    let of_pod = gateway.streams.select(|record| {
+        let endpoint = record.endpoint();
+        is_of(&endpoint.name, endpoint.uid.as_deref())
+    });
+    of_pod.iter().for_each(|record| add(&record.endpoint().load));
     loads
 }

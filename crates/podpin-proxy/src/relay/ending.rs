@@ -1,0 +1,247 @@
+//! How and when a stream ends: the goodbye, the death that is passed on, the moments at which silence means something.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use podpin_endpoints::{Endpoint, Millis};
+use podpin_sse::{End, KEEP_ALIVE, retry_line};
+
+use super::{Body, Finished, MALFORMED, Relay, SCRATCH};
+use crate::clock;
+use crate::downstream::CHUNK_PREFIX_BYTES;
+use crate::labels::CloseReason;
+use crate::streams::Cause;
+
+/// How long an event that passed `sse.eventBytesMax` may delay the end of `sse.maxDuration` before the stream is cut within it.
+const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
+pub(super) const NEVER: Millis = Millis(u64::MAX);
+
+/// Why the stream is ending, once it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub(super) reason: CloseReason,
+    pub(super) clean: bool,
+    pub(super) error: Option<&'static str>,
+}
+
+/// When and why the stream has to leave.
+#[derive(Clone, Debug)]
+pub(super) struct Leave {
+    pub(super) at: Millis,
+    /// Whatever it is in the middle of.
+    pub(super) by: Millis,
+    pub(super) reason: CloseReason,
+    /// Where to, if that is not for `pick` to say: then it stays rather than end.
+    pub(super) target: Option<Arc<Endpoint>>,
+}
+
+impl Relay {
+    pub(super) fn asked_to_leave(&self, at: Millis) -> Option<Leave> {
+        let order = self.record.order()?;
+        let (reason, target) = match order.cause {
+            Cause::Drain => (CloseReason::Drain, None),
+            Cause::Shutdown => (CloseReason::Shutdown, None),
+            Cause::Rebalance(target) => (CloseReason::Rebalance, Some(target)),
+        };
+        Some(Leave { at, by: order.by.max(at), reason, target })
+    }
+
+    pub(super) fn at_boundary(&self) -> bool {
+        match &self.body {
+            Body::Events(framer) => framer.at_boundary(),
+            Body::Opaque => false,
+        }
+    }
+
+    /// Ends well, once everything is written.
+    pub(super) fn end(&mut self, reason: CloseReason, last_words: Option<Vec<u8>>) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.stop_passage();
+        self.ending = Some(Ending { reason, clean: true, error: None });
+        // The client has its time for the end as for anything else.
+        self.last_write = clock::now();
+        let Some(downstream) = &self.downstream else { return };
+        if let Some(words) = last_words {
+            let mut piece = vec![0; CHUNK_PREFIX_BYTES];
+            piece.extend_from_slice(&words);
+            let from = downstream.frame(&mut piece);
+            self.unsent.extend_from_slice(piece.get(from..).unwrap_or_default());
+        }
+        self.unsent.extend_from_slice(downstream.last_bytes());
+    }
+
+    /// Ends as a death of the pod: after the last whole event, without a last chunk.
+    pub(super) fn broken(&mut self, error: &'static str) {
+        self.stop_passage();
+        self.ending = Some(Ending { reason: CloseReason::UpstreamReset, clean: false, error: Some(error) });
+    }
+
+    /// The polite goodbye: `retry:` drawn from `sse.retry.drain`, then a clean end.
+    pub(super) fn goodbye(&mut self, reason: CloseReason) {
+        let (min, max) = self.times.goodbye_retry;
+        let (min, max) = (clock::duration_millis(min), clock::duration_millis(max));
+        let retry = retry_line(fastrand::u64(min..=max.max(min)));
+        let words = self.at_boundary().then(|| retry.into_bytes());
+        self.end(reason, words);
+    }
+
+    /// Does what is due, and sets the timer for what comes next. `Ready` when the stream must end now.
+    pub(super) fn poll_times(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
+        loop {
+            let due = self.due();
+            let now = clock::now();
+            if due <= now {
+                if let Poll::Ready(reason) = self.act(context, now) {
+                    return Poll::Ready(reason);
+                }
+                if let Poll::Ready(reason) = self.poll_downstream(context) {
+                    return Poll::Ready(reason);
+                }
+                continue;
+            }
+            if due == NEVER {
+                return Poll::Pending;
+            }
+            if due < self.armed || self.armed <= now {
+                self.armed = due;
+                self.timer.as_mut().reset(clock::instant(due));
+                self.polled = false;
+            }
+            // Pending without a waker when the task's budget is used up: then it is polled again.
+            if !self.polled {
+                self.polled = self.timer.as_mut().poll(context).is_pending()
+                    && tokio::task::coop::has_budget_remaining();
+            }
+            return Poll::Pending;
+        }
+    }
+
+    /// The next moment at which silence itself means something.
+    fn due(&self) -> Millis {
+        let mut due = NEVER;
+        if self.unsent.is_empty() && self.ending.is_none() {
+            if let Some(silence) = self.times.keep_alive.filter(|_| self.at_boundary()) {
+                due = due.min(clock::after(self.last_write, silence));
+            }
+            if let Some(silence) = self.times.upstream_idle.filter(|_| self.upstream.is_some()) {
+                due = due.min(clock::after(self.last_read, silence));
+            }
+        } else if let Some(limit) = self.times.client_write {
+            due = due.min(clock::after(self.last_write, limit));
+        }
+        if self.ending.is_none() && matches!(self.body, Body::Events(_)) {
+            due = due.min(self.leaves_at().unwrap_or(due)).min(self.ends_by().unwrap_or(due));
+        }
+        if let Some(leave) = self.leave.as_ref().filter(|_| self.is_leaving()) {
+            due = due.min(leave.by);
+        }
+        due.min(self.passage_due())
+    }
+
+    /// Its goodbye was said, and waits to be taken.
+    fn is_leaving(&self) -> bool {
+        let ending = self.ending.map(|ending| ending.reason);
+        self.leave.as_ref().is_some_and(|leave| ending == Some(leave.reason))
+    }
+
+    /// Within an event that is passed through, a goodbye waits for its boundary as long as there is time.
+    fn leaves_at(&self) -> Option<Millis> {
+        // Whoever is on his way has his own deadline.
+        let leave = self.leave.as_ref().filter(|_| self.passage_due() == NEVER)?;
+        Some(if self.at_boundary() { leave.at } else { leave.by })
+    }
+
+    fn ends_by(&self) -> Option<Millis> {
+        self.times.ends_at.map(|at| self.at_a_boundary_from(at))
+    }
+
+    /// Within an event that is passed through, an end waits for its boundary, but not for ever.
+    fn at_a_boundary_from(&self, moment: Millis) -> Millis {
+        if self.at_boundary() { moment } else { clock::after(moment, BOUNDARY_WAIT) }
+    }
+
+    fn act(&mut self, context: &mut Context<'_>, now: Millis) -> Poll<CloseReason> {
+        let passed = |moment: Option<Millis>| moment.is_some_and(|moment| moment <= now);
+        let since =
+            |moment: Millis, limit: Option<Duration>| passed(limit.map(|limit| clock::after(moment, limit)));
+        let by = self.leave.as_ref().filter(|_| self.is_leaving()).map(|leave| leave.by);
+        if !self.unsent.is_empty() && since(self.last_write, self.times.client_write) {
+            return Poll::Ready(CloseReason::SlowClient);
+        }
+        if let (Some(ending), true) = (&mut self.ending, passed(by)) {
+            ending.clean = false;
+            self.forced = true;
+            return Poll::Ready(ending.reason);
+        }
+        if self.ending.is_some() {
+            return Poll::Pending;
+        }
+        let streams = matches!(self.body, Body::Events(_));
+        if passed(Some(self.passage_due())) {
+            self.passage_time(now);
+        } else if streams && passed(self.leaves_at()) {
+            self.depart(now);
+        } else if streams && passed(self.ends_by()) {
+            self.end(CloseReason::MaxDuration, None);
+        } else if self.unsent.is_empty()
+            && self.upstream.is_some()
+            && since(self.last_read, self.times.upstream_idle)
+        {
+            self.upstream_ended(End::Silent, "the pod was silent for too long");
+        } else if self.unsent.is_empty() && since(self.last_write, self.times.keep_alive) {
+            self.keep_alive(context, now);
+        }
+        Poll::Pending
+    }
+
+    /// It is this stream's turn: to another pod if that can be done, else with a goodbye.
+    fn depart(&mut self, now: Millis) {
+        let Some(leave) = self.leave.clone() else { return };
+        match leave.reason {
+            CloseReason::Drain | CloseReason::Rebalance if self.leave_for_another(&leave, now) => {}
+            reason => {
+                self.forced = !self.at_boundary();
+                self.goodbye(reason);
+            }
+        }
+    }
+
+    fn keep_alive(&mut self, context: &mut Context<'_>, now: Millis) {
+        self.record.route.service.metrics.stream_keepalives.add(1);
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.write.clear();
+            scratch.write.resize(CHUNK_PREFIX_BYTES, 0);
+            scratch.write.extend_from_slice(KEEP_ALIVE);
+            self.forward(context, &mut scratch.write);
+        });
+        self.last_write = now;
+    }
+
+    pub(super) fn close(&mut self, reason: CloseReason) -> Finished {
+        let clean = self.ending.filter(|ending| ending.reason == reason);
+        let downstream = self.downstream.take();
+        let mut dying = None;
+        let tcp = match (downstream, clean) {
+            (Some(downstream), Some(Ending { clean: true, .. })) => downstream.finish(),
+            (Some(downstream), _) => {
+                dying = downstream.abort();
+                None
+            }
+            (None, _) => None,
+        };
+        let error = self.ending.and_then(|ending| ending.error);
+        Finished {
+            reason,
+            error,
+            protocol: error == Some(MALFORMED),
+            forced: self.forced,
+            first_event: self.first_event,
+            dying,
+            tcp,
+        }
+    }
+}

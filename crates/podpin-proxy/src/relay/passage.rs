@@ -1,0 +1,272 @@
+//! A stream that goes on at another pod: what `podpin_sse::Handover` decides is done here.
+//!
+//! ```text
+//! leave ──▶ on_drain ──▶ Open ──▶ the successor is asked, the old pod's events flow ──▶ Swap
+//! dead  ──▶ on_upstream_end ──▶ Open ──▶ the successor is asked, the client waits   ──▶ Swap
+//!                          └──▶ Goodbye, EndClean, EndBroken: `ending.rs`
+//! ```
+//!
+//! The swap takes one turn of the relay: the old connection is dropped with whatever it had begun, the successor's body
+//! begins at a boundary, and what it replays is dropped by the framer.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use podpin_endpoints::{Millis, Phase};
+use podpin_sse::{
+    Action, Answer, Cause as HandoverCause, Eligibility, End, Handover, Moment, Outcome, Pod, Report, Step,
+};
+
+use super::ending::{Leave, NEVER};
+use super::{Body, Relay};
+use crate::clock;
+use crate::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
+use crate::streams::Cause;
+use crate::successor::{Asked, Plan, Successor, Whither, may_go_on_elsewhere};
+
+/// The handovers of one stream.
+pub(crate) struct Passage {
+    handover: Handover,
+    plan: Arc<Plan>,
+    asking: Option<Pin<Box<dyn Future<Output = Asked> + Send>>>,
+    /// Where the handover that begins next is to go, if that is not for `pick` to say.
+    whither: Option<Whither>,
+    /// A pod that has answered.
+    successor: Option<Box<Successor>>,
+    /// What the stream ends as, if it comes to that.
+    fate: (CloseReason, &'static str),
+}
+
+impl Passage {
+    /// A stream that may be handed over.
+    pub(crate) fn new(plan: Plan) -> Passage {
+        Passage {
+            handover: Handover::new(Eligibility::Eligible, plan.limits()),
+            plan: Arc::new(plan),
+            asking: None,
+            whither: None,
+            successor: None,
+            fate: (CloseReason::Drain, ""),
+        }
+    }
+}
+
+impl Relay {
+    /// The framer looks for what the client has already.
+    pub(super) fn awaits_replay(&self) -> bool {
+        self.passage.is_some() && matches!(&self.body, Body::Events(framer) if framer.awaits_replay())
+    }
+
+    /// When a handover that is under way has taken too long.
+    pub(super) fn passage_due(&self) -> Millis {
+        let due = self.passage.as_ref().and_then(|passage| passage.handover.due());
+        due.map_or(NEVER, |moment| Millis(moment.0))
+    }
+
+    /// A handover has taken too long.
+    pub(super) fn passage_time(&mut self, now: Millis) {
+        self.decide(now, |handover, _, moment| handover.on_time(moment));
+    }
+
+    /// The stream ends: nothing of a handover is wanted any more.
+    pub(super) fn stop_passage(&mut self) {
+        if let Some(passage) = &mut self.passage {
+            passage.handover.on_finish();
+            (passage.asking, passage.successor) = (None, None);
+        }
+        self.upstream = None;
+    }
+
+    /// Leaves for another pod; false when this stream cannot.
+    pub(super) fn leave_for_another(&mut self, leave: &Leave, now: Millis) -> bool {
+        let Some(passage) = &mut self.passage else { return self.stays(leave) };
+        passage.fate = (leave.reason, "");
+        match &leave.target {
+            Some(target) => {
+                passage.whither = Some(Whither::To(Arc::clone(target)));
+                self.decide(now, Handover::on_rebalance);
+                // Not possible: it stays.
+                self.passage_due() != NEVER || self.stays(leave)
+            }
+            None => {
+                passage.whither = Some(Whither::From(self.record.endpoint().id));
+                self.decide(now, Handover::on_drain)
+            }
+        }
+    }
+
+    /// A stream that need not leave goes on where it is; false for others.
+    fn stays(&mut self, leave: &Leave) -> bool {
+        if leave.target.is_none() {
+            return false;
+        }
+        self.leave = None;
+        if self.record.stay() {
+            self.record.route.service.returns.told_one_ended();
+        }
+        true
+    }
+
+    /// The pod's body has come to its end, one way or another.
+    pub(super) fn upstream_ended(&mut self, end: End, error: &'static str) {
+        let reason = match end {
+            End::Clean => CloseReason::UpstreamEnd,
+            End::Reset => CloseReason::UpstreamReset,
+            End::Silent => CloseReason::Idle,
+        };
+        let Some(passage) = &mut self.passage else {
+            return match end {
+                End::Clean => self.end(reason, None),
+                End::Reset => self.broken(error),
+                End::Silent => self.goodbye(reason),
+            };
+        };
+        let service = &self.record.route.service;
+        let phase =
+            service.endpoint(&self.record.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase);
+        let pod = if phase >= Phase::Draining { Pod::Leaving } else { Pod::Ready };
+        let planned = (end, pod) == (End::Clean, Pod::Leaving);
+        passage.fate = (if planned { CloseReason::Drain } else { reason }, error);
+        passage.whither = Some(Whither::From(self.record.endpoint().id));
+        self.decide(clock::now(), |handover, id, now| handover.on_upstream_end(end, pod, id, now));
+        if self.ending.is_none() {
+            self.upstream = None;
+            if end == End::Reset {
+                self.record.route.service.metrics.upstream_errors.inc(UpstreamErrorKind::Reset.label());
+            }
+        }
+    }
+
+    /// Looks whether the successor has answered.
+    pub(super) fn poll_passage(&mut self, context: &mut Context<'_>) {
+        let Some(passage) = &mut self.passage else { return };
+        let Some(asking) = &mut passage.asking else { return };
+        let Poll::Ready(asked) = asking.as_mut().poll(context) else { return };
+        passage.asking = None;
+        let answer = match asked {
+            Asked::Stream(successor) => {
+                passage.successor = Some(successor);
+                Answer::EventStream
+            }
+            Asked::Not(answer) => answer,
+        };
+        self.decide(clock::now(), |handover, id, now| handover.on_answer(answer, id, now));
+    }
+
+    /// Tells the state machine what happened, and does what it says; false where there is none.
+    fn decide(
+        &mut self,
+        now: Millis,
+        happened: impl FnOnce(&mut Handover, Option<&[u8]>, Moment) -> Step,
+    ) -> bool {
+        let (Some(passage), Body::Events(framer)) = (&mut self.passage, &self.body) else { return false };
+        let resume_id = framer.resume_id().filter(|id| is_field_value(id));
+        let step = happened(&mut passage.handover, resume_id, Moment(now.0));
+        if let Some(report) = step.report {
+            self.count_handover(report);
+        }
+        self.obey(step.action, now);
+        true
+    }
+
+    fn obey(&mut self, action: Action, now: Millis) {
+        let Some(passage) = &mut self.passage else { return };
+        let (reason, error) = passage.fate;
+        match action {
+            Action::Nothing if passage.handover.due().is_none() => {
+                // It was given up, and the stream stays.
+                (passage.asking, passage.successor) = (None, None);
+                if let Some(leave) = self.leave.clone() {
+                    self.stays(&leave);
+                }
+            }
+            Action::Nothing => {}
+            Action::Open { .. } => self.ask(),
+            Action::Swap => self.swap(now),
+            Action::Goodbye => {
+                self.forced = reason == CloseReason::Drain && !self.at_boundary();
+                if let Some(leave) = &mut self.leave {
+                    // The time that it had went with the attempt.
+                    leave.by = leave.by.max(clock::after(now, LAST_WORDS));
+                    self.record.route.service.desk.charge();
+                }
+                self.goodbye(reason);
+            }
+            Action::EndClean => self.end(CloseReason::UpstreamEnd, None),
+            Action::EndBroken => self.broken(error),
+        }
+    }
+
+    fn ask(&mut self) {
+        let (Some(passage), Body::Events(framer)) = (&mut self.passage, &mut self.body) else { return };
+        let id = framer.tell().unwrap_or_default().to_vec();
+        let whither = passage.whither.take().unwrap_or(Whither::From(self.record.endpoint().id));
+        let plan = Arc::clone(&passage.plan);
+        passage.asking = Some(Box::pin(plan.ask(whither, id)));
+    }
+
+    /// Goes on at the successor.
+    fn swap(&mut self, now: Millis) {
+        let (Some(passage), Body::Events(framer)) = (&mut self.passage, &mut self.body) else { return };
+        let Some(successor) = passage.successor.take() else { return };
+        let gateway = Arc::clone(&passage.plan.gateway);
+        let Successor { endpoint, permit, answer } = *successor;
+        tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
+        framer.adopt();
+        self.upstream = Some(answer.tcp);
+        (self.decoder, self.early) = (answer.body, answer.rest);
+        self.last_read = now;
+        if let Some(permits) = &mut self.permits {
+            permits.move_to(permit);
+        }
+        self.settle_departure(endpoint);
+        if !may_go_on_elsewhere(&answer.head.headers) {
+            self.passage = None;
+        }
+        gateway.leave_with_the_others(&self.record);
+    }
+
+    /// The drain that the stream was part of has one less.
+    fn settle_departure(&mut self, to: Arc<podpin_endpoints::Endpoint>) {
+        let (order, told) = self.record.move_to(to);
+        let service = &self.record.route.service;
+        if told {
+            service.returns.told_one_ended();
+        }
+        if let Some(order) = order {
+            order.tally.departed(DepartureKind::Handover);
+            if let (Cause::Rebalance(_), Some(session)) = (&order.cause, self.record.session) {
+                service.moved.remember(session, self.record.endpoint().id);
+            }
+        }
+        if self.leave.take().is_some_and(|leave| leave.reason == CloseReason::Drain) {
+            service.metrics.drain_departures.inc(DepartureKind::Handover.label());
+        }
+    }
+
+    fn count_handover(&self, report: Report) {
+        let metrics = &self.record.route.service.metrics;
+        metrics.handovers.inc(report.cause, report.outcome);
+        if matches!(report.outcome, Outcome::Ok | Outcome::Refused | Outcome::Timeout) {
+            metrics.handover_duration.observe(std::time::Duration::from_millis(report.took_ms).as_secs_f64());
+        }
+        tracing::debug!(
+            stream = self.record.id,
+            endpoint = %self.record.endpoint().name,
+            planned = report.cause == HandoverCause::Planned,
+            outcome = ?report.outcome,
+            millis = report.took_ms,
+            "handover"
+        );
+    }
+}
+
+/// How long a client may take for the goodbye that came instead of a handover.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Whether it can stand in a header line (RFC 9110 section 5.5), which is how a successor is told.
+fn is_field_value(id: &[u8]) -> bool {
+    id.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
+}

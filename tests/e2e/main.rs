@@ -15,6 +15,7 @@ mod demo;
 mod endpoint_states;
 mod event_stream;
 mod forwarding;
+mod handover;
 mod http2;
 mod kubernetes;
 mod memory;

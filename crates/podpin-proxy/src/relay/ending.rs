@@ -98,6 +98,8 @@ impl Relay {
                 if let Poll::Ready(reason) = self.act(context, now) {
                     return Poll::Ready(reason);
                 }
+                // What has begun just now knows nobody to wake yet.
+                self.poll_passage(context);
                 if let Poll::Ready(reason) = self.poll_downstream(context) {
                     return Poll::Ready(reason);
                 }

@@ -1,13 +1,16 @@
 //! The example service as a program of its own, for a container: one pod, with its log in Redis or in memory.
 //!
 //! SIGTERM: `/healthz` turns 503, the pod serves on for `--linger`, then its streams end and it exits with 0.
+//! `podpin-example pre-stop` is another program in the same file, because the image has no shell: see `pre_stop.rs`.
+
+mod pre_stop;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use podpin_example::{
     ExamplePod, HistoryLimits, Log, PodSettings, StoreError, follow, parse_interval, publish_ticks,
 };
@@ -18,7 +21,20 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The example event stream service for podpin.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    PreStop(pre_stop::PreStopArguments),
+}
+
+#[derive(Debug, clap::Args)]
 struct ServeArguments {
     /// Address to listen on
     #[arg(long, default_value = "0.0.0.0:8080")]
@@ -42,7 +58,12 @@ struct ServeArguments {
 }
 
 fn main() -> ExitCode {
-    match serve(ServeArguments::parse()) {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        None => serve(arguments.serve),
+        Some(Command::PreStop(asked)) => pre_stop::run(&asked, pod_name),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("podpin-example: {error}");

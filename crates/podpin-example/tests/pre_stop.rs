@@ -157,9 +157,9 @@ async fn an_answer_that_never_ends_does_not_fill_the_memory() {
     let replica = Replica::on("127.0.0.1:0").await;
     let mut process = hook(&[&replica.address()], &FOR_AN_ANSWER);
     let (mut connection, _) = replica.question().await;
-    connection.write_all(EMPTY.replace("length: 28", "length: 99999999").as_bytes()).await.unwrap();
-    // Until the hook has had enough of it.
-    while connection.write_all(&[b' '; 4096]).await.is_ok() {}
+    connection.write_all(EMPTY.replace("length: 28", "length: 9999999999999").as_bytes()).await.unwrap();
+    let flood = async { while connection.write_all(&[b' '; 4096]).await.is_ok() {} };
+    in_time("the hook having had enough of it", flood).await;
     assert_eq!(process.wait_exit().await, 0);
 }
 

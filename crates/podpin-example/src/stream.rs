@@ -16,7 +16,7 @@
 //! it begins at the start of the history, after a `reset` that tells the client to rebuild what it has. A client
 //! so slow that the log overtakes it gets the same `reset` with `"reason":"behind"`, and one whose log Redis lost
 //! `"unknown"`. `n` counts events without a hole, `oldest` and `newest` (when the stream opened) are such numbers. `at`
-//! is the time of publication in microseconds since 1970.
+//! is the time of publication in microseconds since 1970. Into silence, as while Redis is away, go comments.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -26,12 +26,16 @@ use axum::body::{Body, Bytes};
 use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::log::{Location, Log, Overtaken, Read};
 use crate::pod::{Phase, Pod};
 
 /// Events written in one piece to a client that catches up; bounds the piece to some 10 KB of ticks.
 const CATCH_UP_ENTRIES: usize = 64;
+
+/// A comment, which no client sees: it tells proxies that the pod is alive while there is nothing to say.
+const KEEP_ALIVE: Bytes = Bytes::from_static(b":\n\n");
 
 /// What the request said about the client.
 #[derive(Debug, Default)]
@@ -80,14 +84,17 @@ impl EventStream {
     }
 
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
-        if let Some(client) = self.client.take() {
+        let silence = self.pod.0.keep_alive;
+        if let Some(client) = &self.client {
             // Where the client stands may have to be asked for: the pod's end does not wait for that.
             let (cursor, greeting) = tokio::select! {
                 biased;
-                greeted = greet(&self.pod.0, &client) => greeted,
+                greeted = greet(&self.pod.0, client) => greeted,
                 () = ended(&mut self.phase) => return None,
+                () = sleep(silence) => return Some((Ok(KEEP_ALIVE), self)),
             };
             self.cursor = cursor;
+            self.client = None;
             return Some((Ok(greeting.into()), self));
         }
         loop {
@@ -108,6 +115,7 @@ impl EventStream {
             tokio::select! {
                 _ = self.newest.changed() => {}
                 _ = self.phase.changed() => {}
+                () = sleep(silence) => return Some((Ok(KEEP_ALIVE), self)),
             }
         }
     }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podpin_example::{EventId, ExamplePod, HistoryLimits, Log, PodSettings, follow, publish_ticks};
-use podpin_testkit::{Event, EventStream, Line, Process, RedisData, RedisServer, Request, Signal, wait_for};
+use podpin_testkit::{
+    Ending, Event, EventStream, Line, Process, RedisData, RedisServer, Request, Signal, free_port, wait_for,
+};
 use serde_json::Value;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -435,13 +437,18 @@ async fn a_pod_that_never_reached_redis_is_unready_and_greets_when_it_has() {
     redis.command(&["EVAL", more, "0"]).await;
     redis.stop(RedisData::Kept).await;
     let log = Log::redis(&redis.url(), HistoryLimits::default()).unwrap();
-    let settings = PodSettings::new("pod-a", ([127, 0, 0, 1], 0).into(), Arc::clone(&log));
+    let settings = PodSettings {
+        keep_alive: Duration::from_millis(50),
+        ..PodSettings::new("pod-a", ([127, 0, 0, 1], 0).into(), Arc::clone(&log))
+    };
     let pod = ExamplePod::start(settings).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(followed(log));
     assert_eq!(Request::get("/healthz").send(pod.address()).await.status, 503);
     let mut new = Request::events("/events").open(pod.address()).await;
     let mut resuming = Request::events("/events").header("Last-Event-ID", "0-1").open(pod.address()).await;
+    // Nothing to say yet, and alive.
+    new.until_contains(":\n\n:\n\n").await;
     redis.start_again().await;
     let hello: Value = serde_json::from_str(&new.next_event().await.data).unwrap();
     assert_eq!(hello["newest"], 2000, "it knows all that there was");
@@ -450,6 +457,19 @@ async fn a_pod_that_never_reached_redis_is_unready_and_greets_when_it_has() {
     assert_eq!(resuming.next_event().await.id, old);
     let live = second_publish(&helper).await;
     assert_eq!(new.next_event().await.id, live, "a new client gets no history");
+}
+
+#[tokio::test]
+async fn a_pod_that_ends_does_not_wait_for_redis() {
+    let nobody = format!("redis://127.0.0.1:{}", free_port());
+    let log = Log::redis(&nobody, HistoryLimits::default()).unwrap();
+    let pod = ExamplePod::start(PodSettings::new("pod-a", ([127, 0, 0, 1], 0).into(), log)).unwrap();
+    let mut waiting = Request::events("/events").open(pod.address()).await;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(pod.end(Duration::from_secs(60)));
+    let (items, ending) = waiting.rest().await;
+    assert_eq!((items.len(), ending), (0, Ending::Clean));
+    tasks.join_next().await.unwrap().unwrap();
 }
 
 #[tokio::test]

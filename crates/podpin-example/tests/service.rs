@@ -313,6 +313,28 @@ async fn a_pod_says_who_it_is_and_how_often_it_met_the_session() {
 }
 
 #[tokio::test]
+async fn a_silent_stream_is_kept_alive_between_its_events() {
+    let log = Log::memory();
+    let settings = PodSettings {
+        keep_alive: Duration::from_millis(20),
+        ..PodSettings::new("pod-a", ([127, 0, 0, 1], 0).into(), Arc::clone(&log))
+    };
+    let pod = ExamplePod::start(settings).unwrap();
+    let mut source = EventSource::open(&pod, "").await;
+    source.hello().await;
+    for _ in 0..2 {
+        assert_eq!(source.line().await.as_deref(), Some(":"));
+        assert_eq!(source.line().await.as_deref(), Some(""));
+    }
+    log.append("news").await.unwrap();
+    let mut line = source.line().await.unwrap();
+    while line == ":" || line.is_empty() {
+        line = source.line().await.unwrap();
+    }
+    assert_eq!(line, "id: 1");
+}
+
+#[tokio::test]
 async fn one_ticker_numbers_the_events_of_the_shared_log() {
     let log = Log::memory();
     let pod = start("pod-a", &log);

@@ -56,6 +56,8 @@ for purpose in "$@"; do
             want needed chromium chromium
             want needed chromedriver chromium-driver
             want needed curl curl
+            # Tests start their own, each on a free port.
+            want needed redis-server redis-server
             ;;
         bench)
             want welcome nginx nginx-light

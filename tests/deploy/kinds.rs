@@ -3,7 +3,7 @@
 use k8s_openapi::Resource;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -21,6 +21,7 @@ pub(crate) fn problems(document: &Document) -> Vec<String> {
         check::<HorizontalPodAutoscaler>,
         check::<Ingress>,
         check::<NetworkPolicy>,
+        check::<Pod>,
         check::<PodDisruptionBudget>,
         check::<Role>,
         check::<RoleBinding>,

@@ -10,6 +10,7 @@
 mod bundle;
 mod configuration;
 mod documents;
+mod example;
 mod fitting;
 mod hardening;
 mod kinds;

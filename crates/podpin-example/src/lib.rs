@@ -9,8 +9,8 @@
 //! | `GET /` | the demo page |
 //! | `GET /events` | the event stream (WHATWG HTML, section 9.2) |
 //! | `POST /publish` | appends the body as the text of a new event |
-//! | `GET /whoami` | which pod answered, which session it was told, how often it met that session |
-//! | `GET /healthz` | 200, or 503 from the moment the pod is told to end |
+//! | `GET /whoami` | which pod answered, which session it was told, how often and since when that session was met |
+//! | `GET /healthz` | 200, or 503 from the moment the pod is told to end and while it cannot read from Redis |
 //! | `GET /demo/pods`, `POST /demo/pods/{name}/stop`, `.../start` | only with a [`DemoControl`], else 404 |
 
 mod control;
@@ -23,5 +23,7 @@ mod stream;
 
 pub use control::{ControlError, DemoControl, DemoPod, DemoPodState};
 pub use interval::{ParseIntervalError, parse_interval};
-pub use log::{Entry, HistoryLimits, Location, Log, Read, publish_ticks};
+pub use log::{
+    Entry, EventId, HistoryLimits, Location, Log, Overtaken, Read, StoreError, follow, publish_ticks,
+};
 pub use pod::{ExamplePod, PodSettings};

@@ -36,13 +36,18 @@ pub struct PodSettings {
     pub log: Arc<Log>,
     /// What the demo page may do to the pods; `None` answers 404.
     pub control: Option<Arc<dyn DemoControl>>,
+    /// A stream that is silent for so long gets a comment.
+    pub keep_alive: Duration,
 }
+
+/// Well below any proxy's limit for silence (30 s in `deploy/example`, 60 s in nginx), and next to nothing to send.
+const KEEP_ALIVE_DEFAULT: Duration = Duration::from_secs(10);
 
 impl PodSettings {
     /// A pod without demo control.
     #[must_use]
     pub fn new(name: &str, listen: SocketAddr, log: Arc<Log>) -> Self {
-        Self { name: name.to_owned(), listen, log, control: None }
+        Self { name: name.to_owned(), listen, log, control: None, keep_alive: KEEP_ALIVE_DEFAULT }
     }
 }
 
@@ -142,6 +147,7 @@ pub(crate) struct Pod {
     pub(crate) name_json: String,
     pub(crate) log: Arc<Log>,
     pub(crate) control: Option<Arc<dyn DemoControl>>,
+    pub(crate) keep_alive: Duration,
     pub(crate) sessions: Sessions,
     pub(crate) open_streams: AtomicUsize,
     pub(crate) phase: watch::Sender<Phase>,
@@ -154,6 +160,7 @@ impl Pod {
             name: settings.name,
             log: settings.log,
             control: settings.control,
+            keep_alive: settings.keep_alive,
             sessions: Sessions::default(),
             open_streams: AtomicUsize::new(0),
             phase: watch::Sender::new(Phase::Serving),

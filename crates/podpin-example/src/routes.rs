@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::control::{ControlError, DemoControl};
+use crate::log::EventId;
 use crate::pod::{Phase, Pod};
 use crate::stream::{self, Client};
 
@@ -71,25 +72,41 @@ async fn events(State(pod): SharedPod, Query(resume): Query<ResumeQuery>, header
         last_event_id: text(&headers, &LAST_EVENT_ID).or(resume.last_event_id).filter(|id| !id.is_empty()),
     };
     let headers = [(CONTENT_TYPE, "text/event-stream"), (ACCEL_BUFFERING, "no")];
-    (headers, stream::open(&pod, &client)).into_response()
+    (headers, stream::open(&pod, client)).into_response()
 }
 
-async fn publish(State(pod): SharedPod, body: String) -> Json<Value> {
-    let id = pod.log.append(&body);
-    Json(json!({"id": id, "pod": pod.name}))
+async fn publish(State(pod): SharedPod, body: String) -> Response {
+    match pod.log.append(&body).await {
+        Ok(id) => Json(json!({"id": id_json(id), "pod": pod.name})).into_response(),
+        Err(error) => {
+            let problem = Json(json!({"error": error.to_string(), "pod": pod.name}));
+            (StatusCode::SERVICE_UNAVAILABLE, problem).into_response()
+        }
+    }
+}
+
+fn id_json(id: EventId) -> Value {
+    match id {
+        EventId::Number(number) => number.into(),
+        EventId::Entry(..) => id.to_string().into(),
+    }
 }
 
 async fn whoami(State(pod): SharedPod, headers: HeaderMap) -> Json<Value> {
     let session = text(&headers, &SESSION);
-    let requests = pod.sessions.count(session.as_deref().unwrap_or_default());
-    Json(json!({"pod": pod.name, "session": session, "requests": requests}))
+    let meeting = pod.sessions.meet(&pod.log, session.as_deref().unwrap_or_default()).await;
+    let requests = meeting.map(|meeting| meeting.requests);
+    let first = meeting.map(|meeting| meeting.first);
+    Json(json!({"pod": pod.name, "session": session, "requests": requests, "firstMet": first}))
 }
 
 async fn health(State(pod): SharedPod) -> Response {
-    if *pod.phase.borrow() == Phase::Serving {
-        (StatusCode::OK, "ok\n").into_response()
-    } else {
+    if *pod.phase.borrow() != Phase::Serving {
         (StatusCode::SERVICE_UNAVAILABLE, "ending\n").into_response()
+    } else if !pod.log.is_readable() {
+        (StatusCode::SERVICE_UNAVAILABLE, "no events from Redis\n").into_response()
+    } else {
+        (StatusCode::OK, "ok\n").into_response()
     }
 }
 

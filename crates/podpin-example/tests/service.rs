@@ -127,7 +127,7 @@ impl EventSource {
 #[tokio::test]
 async fn a_new_client_is_greeted_and_gets_only_what_comes_after_it() {
     let log = Log::memory();
-    log.append("before");
+    log.append("before").await.unwrap();
     let pod = start("pod-a", &log);
     let mut source =
         EventSource::open(&pod, "X-Podpin-Session: s1\r\nX-Podpin-Repinned: gone\r\nLast-Event-ID: \r\n")
@@ -143,7 +143,7 @@ async fn a_new_client_is_greeted_and_gets_only_what_comes_after_it() {
         {"pod": "pod-a", "session": "s1", "repinned": "gone", "lastEventId": null, "newest": 1}
     );
     assert_eq!(source.hello().await, expected);
-    log.append("after");
+    log.append("after").await.unwrap();
     let event = source.next().await.unwrap();
     assert_eq!(event.id, "2");
     assert_eq!((&event.data["pod"], &event.data["text"]), (&"pod-a".into(), &"after".into()));
@@ -156,7 +156,7 @@ async fn a_client_that_comes_back_on_another_pod_gets_what_it_missed() {
     let mut source = EventSource::open(&first, "").await;
     source.hello().await;
     for _ in 0..200 {
-        log.append("event");
+        log.append("event").await.unwrap();
     }
     assert_eq!(source.ids(2).await, ["1", "2"]);
     drop(source);
@@ -164,7 +164,7 @@ async fn a_client_that_comes_back_on_another_pod_gets_what_it_missed() {
     assert_eq!(source.hello().await["lastEventId"], "2");
     let expected: Vec<String> = (3..=200).map(|id: u32| id.to_string()).collect();
     assert_eq!(source.ids(198).await, expected);
-    log.append("live");
+    log.append("live").await.unwrap();
     let event = source.next().await.unwrap();
     assert_eq!((event.id.as_str(), &event.data["pod"]), ("201", &"pod-b".into()));
 }
@@ -173,7 +173,7 @@ async fn a_client_that_comes_back_on_another_pod_gets_what_it_missed() {
 async fn an_id_in_the_query_resumes_and_the_header_wins_over_it() {
     let log = Log::memory();
     for _ in 0..9 {
-        log.append("event");
+        log.append("event").await.unwrap();
     }
     let pod = start("pod-a", &log);
     let mut source = EventSource::open_path(&pod, "/events?lastEventId=7", "").await;
@@ -188,7 +188,7 @@ async fn an_id_in_the_query_resumes_and_the_header_wins_over_it() {
 async fn an_id_that_cannot_be_served_begins_at_the_start_of_the_history_and_says_so() {
     let log = Log::bounded(HistoryLimits { entries_max: 3, bytes_max: usize::MAX });
     for _ in 0..10 {
-        log.append("event");
+        log.append("event").await.unwrap();
     }
     let pod = start("pod-a", &log);
     for (id, reason) in [("4", "expired"), ("99", "unknown"), ("abc", "unknown"), ("\u{e9}", "unknown")] {
@@ -269,7 +269,7 @@ async fn a_pod_that_ends_in_good_order_turns_unready_and_finishes_its_streams() 
     assert!(exchange(address, "GET", "/healthz", "", "").await.0.starts_with("http/1.0 200"));
     pod.retire();
     assert!(exchange(address, "GET", "/healthz", "", "").await.0.starts_with("http/1.0 503"));
-    log.append("still served");
+    log.append("still served").await.unwrap();
     let ended = tokio::spawn(pod.end(PATIENCE));
     in_time(connection.read_to_end(&mut received)).await.unwrap();
     in_time(ended).await.unwrap();
@@ -297,13 +297,41 @@ async fn a_client_that_leaves_an_idle_stream_is_noticed() {
 #[tokio::test]
 async fn a_pod_says_who_it_is_and_how_often_it_met_the_session() {
     let pod = start("pod-a", &Log::memory());
-    let expected = |session: Value, requests: u32| serde_json::json!({"pod": "pod-a", "session": session, "requests": requests});
+    let mut first = None;
     for requests in 1..=3 {
         let answer = json_of(pod.address(), "/whoami", "X-Podpin-Session: s1\r\n").await;
-        assert_eq!(answer, expected("s1".into(), requests));
+        let since = *first.get_or_insert_with(|| answer["firstMet"].as_u64().unwrap());
+        let expected =
+            serde_json::json!({"pod": "pod-a", "session": "s1", "requests": requests, "firstMet": since});
+        assert_eq!(answer, expected);
     }
-    assert_eq!(json_of(pod.address(), "/whoami", "X-Podpin-Session: s2\r\n").await, expected("s2".into(), 1));
-    assert_eq!(json_of(pod.address(), "/whoami", "").await, expected(Value::Null, 1));
+    assert!(first > Some(1_600_000_000_000_000));
+    for (headers, session) in [("X-Podpin-Session: s2\r\n", "s2".into()), ("", Value::Null)] {
+        let answer = json_of(pod.address(), "/whoami", headers).await;
+        assert_eq!((&answer["session"], &answer["requests"]), (&session, &1.into()));
+    }
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_kept_alive_between_its_events() {
+    let log = Log::memory();
+    let settings = PodSettings {
+        keep_alive: Duration::from_millis(20),
+        ..PodSettings::new("pod-a", ([127, 0, 0, 1], 0).into(), Arc::clone(&log))
+    };
+    let pod = ExamplePod::start(settings).unwrap();
+    let mut source = EventSource::open(&pod, "").await;
+    source.hello().await;
+    for _ in 0..2 {
+        assert_eq!(source.line().await.as_deref(), Some(":"));
+        assert_eq!(source.line().await.as_deref(), Some(""));
+    }
+    log.append("news").await.unwrap();
+    let mut line = source.line().await.unwrap();
+    while line == ":" || line.is_empty() {
+        line = source.line().await.unwrap();
+    }
+    assert_eq!(line, "id: 1");
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ mod patience;
 mod pod;
 mod process;
 mod proxy;
+mod redis;
 mod sse;
 mod wire;
 
@@ -34,5 +35,6 @@ pub use patience::{PATIENCE, in_time, wait_for, wait_for_some};
 pub use pod::{Answer, Framing, Pod, PodRequest, PodStream, Reply, StreamAnswer};
 pub use process::{Process, podpin_binary};
 pub use proxy::{Proxy, Setup, Signal, free_port, free_port_run};
+pub use redis::{RedisData, RedisServer};
 pub use sse::{Event, EventParser, Item};
 pub use wire::{Ending, Head};

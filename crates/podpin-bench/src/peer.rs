@@ -24,8 +24,10 @@ pub(crate) enum PeerKind {
     Haproxy,
     /// Debian's `nginx-light`.
     Nginx,
-    /// Our own.
+    /// Our own, with every default.
     Podpin,
+    /// Our own, with streams that may go on at another pod.
+    PodpinHandover,
 }
 
 impl PeerKind {
@@ -36,6 +38,7 @@ impl PeerKind {
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Podpin => "podpin",
+            Self::PodpinHandover => "podpin-handover",
         }
     }
 
@@ -61,13 +64,13 @@ impl Candidate {
             PeerKind::Relay => Some(own_binary()?),
             PeerKind::Haproxy => on_path("haproxy"),
             PeerKind::Nginx => on_path("nginx"),
-            PeerKind::Podpin => podpin_binary(podpin),
+            PeerKind::Podpin | PeerKind::PodpinHandover => podpin_binary(podpin),
         };
         let Some(program) = program else { return Ok(None) };
         let version = match kind {
             PeerKind::Relay => format!("relay {}", env!("CARGO_PKG_VERSION")),
             PeerKind::Haproxy | PeerKind::Nginx => version_of(&program, "-v")?,
-            PeerKind::Podpin => version_of(&program, "--version")?,
+            PeerKind::Podpin | PeerKind::PodpinHandover => version_of(&program, "--version")?,
         };
         Ok(Some(Self { kind, program, version }))
     }
@@ -156,8 +159,9 @@ fn arguments(kind: PeerKind, layout: &Layout<'_>) -> anyhow::Result<(LeashSignal
             let prefix = layout.directory.as_os_str().to_owned();
             (LeashSignal::Term, vec!["-p".into(), prefix, "-c".into(), file])
         }
-        PeerKind::Podpin => {
-            let file = write("podpin.yaml", peer_config::podpin(layout))?;
+        PeerKind::Podpin | PeerKind::PodpinHandover => {
+            let handover = if kind == PeerKind::PodpinHandover { "lastEventId" } else { "none" };
+            let file = write(&format!("{}.yaml", kind.name()), peer_config::podpin(layout, handover))?;
             (LeashSignal::Kill, vec!["run".into(), "--config".into(), file])
         }
     })

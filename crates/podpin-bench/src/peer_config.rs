@@ -29,8 +29,9 @@ impl Layout<'_> {
     }
 }
 
-/// podpin with every default of the product, but for: an ephemeral key, no access log, one worker.
-pub(crate) fn podpin(layout: &Layout<'_>) -> String {
+/// podpin with every default of the product, but for: an ephemeral key, no access log, one worker, and `drain.handover` as
+/// asked for.
+pub(crate) fn podpin(layout: &Layout<'_>, handover: &str) -> String {
     let mut endpoints = String::new();
     for (number, address) in layout.pods.iter().enumerate() {
         let _ = writeln!(endpoints, "        - {{name: pod-{number}, address: \"{address}\"}}");
@@ -48,6 +49,7 @@ routes:
   - {{name: all, service: bench}}
 services:
   bench:
+    drain: {{handover: {handover}}}
     discovery:
       static:
 {endpoints}",

@@ -15,6 +15,7 @@
 
 mod cluster;
 mod deadlines;
+mod failure;
 mod ledger;
 mod pods;
 mod reflector;

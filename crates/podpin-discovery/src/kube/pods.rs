@@ -14,9 +14,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 
 use crate::kube::KubeEvent;
+use crate::kube::failure::Failure;
 use crate::kube::ledger::{Ledger, locked};
 use crate::kube::reflector::{BACKOFF_MAX, Book, News, Tell};
-use crate::kube::wire::{Deleted, Extent, Failure, Nameless, Object, Parts, Resource};
+use crate::kube::wire::{Deleted, Extent, Nameless, Object, Parts, Resource};
 
 /// A right that is missing is not granted within seconds, and nothing waits for it; then again, an API server that has
 /// just started refuses for a moment, which the first and shorter waits are for.
@@ -127,9 +128,8 @@ impl Book for Pods<'_> {
     fn hear(&self, news: News<'_>, tell: Tell<'_>) {
         match news {
             News::Failed { .. } | News::Malformed(_) => {
-                for service in locked(self.ledger).numbers_with_pods() {
-                    tell(KubeEvent::PodsFailed { service });
-                }
+                let wanting = locked(self.ledger).numbers_with_pods();
+                wanting.into_iter().for_each(|service| tell(KubeEvent::PodsFailed { service }));
             }
             // Whether a service's endpoints are heard of is the slices' to say.
             News::Connected | News::Listed(_) | News::Bookmark => {}

@@ -13,8 +13,9 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::kube::cluster::Cluster;
+use crate::kube::failure::Failure;
 use crate::kube::wire::{
-    Deleted, Failure, Lines, Nameless, Object, Parts, Said, Selection, Suspect, read_line, read_object,
+    Deleted, Lines, Nameless, Object, Parts, Said, Selection, Suspect, read_line, read_object,
 };
 use crate::kube::{KubeEvent, KubeSettings, RelistReason};
 use crate::slice::version_of;

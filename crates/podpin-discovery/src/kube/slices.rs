@@ -6,9 +6,10 @@ use std::time::Duration;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::kube::KubeEvent;
+use crate::kube::failure::Failure;
 use crate::kube::ledger::{Draft, Ledger, SERVICE_LABEL, locked};
 use crate::kube::reflector::{BACKOFF_MAX, Book, News, Tell};
-use crate::kube::wire::{Deleted, Extent, Failure, Nameless, Object, Parts, Resource};
+use crate::kube::wire::{Deleted, Extent, Nameless, Object, Parts, Resource};
 
 /// Longest list of names in a URL, encoded: half of the 8 KiB that proxies in between let pass. A longer one is left
 /// out, and the whole namespace is read.

@@ -1,4 +1,4 @@
-//! What goes over the wire: LIST page by page, WATCH line by line, and every way in which they fail.
+//! What goes over the wire: LIST page by page, WATCH line by line; `failure.rs` has every way in which they fail.
 //!
 //! Raw requests instead of kube's typed ones, because those hide what has to be seen here: bookmarks, objects that
 //! cannot be read, and the difference between an end and a failure. A line is read whole or not at all; nothing is
@@ -16,6 +16,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::{error::Elapsed, timeout};
 
+use crate::kube::failure::{Failure, excerpt, with_sources};
 use crate::kube::ledger::SERVICE_LABEL;
 
 /// Objects in a page; what kubectl asks for.
@@ -31,9 +32,6 @@ const LINE_BYTES_MAX: usize = 8 << 20;
 
 /// The response to a watch begins at once, whatever there is to say; this long is no answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Words of an error that are repeated in the log.
-const MESSAGE_CHARS_MAX: usize = 300;
 
 /// A kind of object that is listed and watched, and how it is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,105 +78,6 @@ impl Resource {
     fn is_kind(&self, kind: &str) -> bool {
         kind == self.kind || (self.extent == Extent::Metadata && kind == "PartialObjectMetadata")
     }
-}
-
-/// Why something did not work.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The version or the continue token is too old (410 Gone).
-    #[error("the resource version is too old (410)")]
-    Expired,
-    /// The API server said no.
-    #[error("the API server answers {verb} with {code}: {message}{}", hint(*code, resource))]
-    Refused {
-        /// `list` or `watch`.
-        verb: &'static str,
-        /// Of what.
-        resource: &'static Resource,
-        /// HTTP status.
-        code: u16,
-        /// Its own words.
-        message: String,
-    },
-    /// No connection, or a broken one.
-    #[error("the API server cannot be reached: {0}")]
-    Unreachable(String),
-    /// Connected, but no answer within this time.
-    #[error("the API server has not answered {verb} within {after:?}")]
-    Silent {
-        /// `list` or `watch`.
-        verb: &'static str,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// An answer that is no list.
-    #[error("the API server's answer is not what was asked for: {0}")]
-    Garbled(String),
-}
-
-fn hint(code: u16, resource: &Resource) -> String {
-    match code {
-        401 => " (is the token valid for this cluster?)".to_owned(),
-        403 => {
-            let group = if resource.group.is_empty() { "core API group \"\"" } else { resource.group };
-            let words = format!(
-                "a Role in that namespace must grant the verbs get, list and watch on the resource {} of the API group \
-                 {group}",
-                resource.plural
-            );
-            format!(" ({words})")
-        }
-        _ => String::new(),
-    }
-}
-
-impl Failure {
-    /// Whether a person who has read about one need not read about the other.
-    pub(crate) fn resembles(&self, other: &Failure) -> bool {
-        match (self, other) {
-            (Failure::Refused { verb, code, .. }, Failure::Refused { verb: other, code: other_code, .. }) => {
-                (verb, code) == (other, other_code)
-            }
-            // A server that starts is now refused, now silent.
-            (
-                Failure::Unreachable(_) | Failure::Silent { .. },
-                Failure::Unreachable(_) | Failure::Silent { .. },
-            ) => true,
-            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
-        }
-    }
-
-    fn of(error: &kube::Error, verb: &'static str, resource: &'static Resource) -> Failure {
-        match error {
-            kube::Error::Api(status) => Failure::of_status(status.code, &status.message, verb, resource),
-            other => Failure::Unreachable(with_sources(other)),
-        }
-    }
-
-    fn of_status(code: u16, message: &str, verb: &'static str, resource: &'static Resource) -> Failure {
-        match code {
-            410 => Failure::Expired,
-            _ => Failure::Refused { verb, resource, code, message: excerpt(message) },
-        }
-    }
-}
-
-/// An error and what it came from; the outermost words alone are "client error (Connect)".
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    excerpt(&text)
-}
-
-fn excerpt(text: &str) -> String {
-    text.chars().take(MESSAGE_CHARS_MAX).flat_map(char::escape_debug).collect()
 }
 
 /// The objects of a namespace that are asked for.
@@ -519,25 +418,6 @@ mod tests {
     use crate::kube::pods::Pod;
     use crate::kube::slices::SLICES;
 
-    fn refusal(code: u16, message: &str, verb: &'static str) -> Failure {
-        Failure::of_status(code, message, verb, &SLICES)
-    }
-
-    #[test]
-    fn a_refusal_says_what_the_role_lacks() {
-        let refused = refusal(403, "endpointslices is forbidden: User \"x\" cannot list", "list");
-        let words = refused.to_string();
-        for part in
-            ["list with 403", "cannot list", "get, list and watch", "endpointslices", "discovery.k8s.io"]
-        {
-            assert!(words.contains(part), "{part} is not in {words}");
-        }
-        let pods = Failure::of_status(403, "", "watch", Pod::RESOURCE).to_string();
-        assert!(pods.contains("get, list and watch on the resource pods of the API group core"), "{pods}");
-        assert!(refusal(401, "", "list").to_string().contains("token"));
-        assert_eq!(refusal(410, "", "watch"), Failure::Expired);
-    }
-
     #[test]
     fn what_only_looks_like_an_empty_list_is_none() {
         let read_as =
@@ -611,17 +491,5 @@ mod tests {
         for (line, expected) in cases {
             assert_eq!(said(&line), expected, "{line}");
         }
-    }
-
-    #[test]
-    fn a_line_is_logged_once_for_what_a_reader_takes_for_the_same() {
-        let silent = Failure::Silent { verb: "list", after: HEAD_TIMEOUT };
-        let unreachable = Failure::Unreachable("refused".into());
-        let forbidden = refusal(403, "a", "list");
-        assert!(silent.resembles(&unreachable) && unreachable.resembles(&silent));
-        assert!(forbidden.resembles(&refusal(403, "b", "list")));
-        assert!(!forbidden.resembles(&refusal(403, "a", "watch")));
-        assert!(!forbidden.resembles(&refusal(401, "a", "list")));
-        assert!(!forbidden.resembles(&silent) && !silent.resembles(&forbidden));
     }
 }

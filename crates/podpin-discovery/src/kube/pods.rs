@@ -183,4 +183,13 @@ mod tests {
         };
         assert!(deleted("Pod") && deleted("PartialObjectMetadata") && !deleted("EndpointSlice"));
     }
+
+    #[test]
+    fn a_right_that_is_missing_is_asked_for_ever_more_seldom_and_an_outage_is_over_soon() {
+        let refused = |code| Failure::of_status(code, "", "list", &PODS);
+        assert_eq!(Pods::backoff_max(&refused(403)), FORBIDDEN_BACKOFF_MAX);
+        for failure in [refused(401), refused(503), Failure::Unreachable(String::new()), Failure::Expired] {
+            assert_eq!(Pods::backoff_max(&failure), BACKOFF_MAX, "{failure}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! one slice has one port for all of its endpoints.
 
 mod outages;
+mod pods;
 mod recordings;
 mod scale;
 mod slices;

@@ -134,7 +134,6 @@ const LATER: &[Later] = &[
     later_key("routes[].redirect", &["off"]),
     later_key("routes[].rewrite", &["off"]),
     later_key("services.*.tls", &["off"]),
-    later_key("services.*.discovery.kubernetes.pods", &["off"]),
     later_key("services.*.affinity.header", &["off"]),
     later_key("services.*.affinity.query", &["off"]),
     later_key("services.*.affinity.clientIP", &["off"]),

@@ -1,4 +1,5 @@
-//! Endpoints as Kubernetes tells them: the EndpointSlices of Services, listed and watched, one watch for a namespace.
+//! Endpoints as Kubernetes tells them: the EndpointSlices of Services, listed and watched, one watch for a namespace; and
+//! where a service asks for it a second one for Pods, which know when they will be killed.
 //!
 //! ```text
 //!          ┌────────── 410, periodic, malformed, confirm ──────────┐
@@ -9,24 +10,34 @@
 //! ```
 //!
 //! Fail static: whatever goes wrong is told and tried again; no endpoint is taken away by a failure. Merging is in
-//! `slice.rs`, what is known in `kube/ledger.rs`, the requests in `kube/wire.rs`, the loop in `kube/namespace.rs`.
+//! `slice.rs`, what is known in `kube/ledger.rs`, the requests in `kube/wire.rs`, the loop in `kube/reflector.rs`; what it
+//! reads in `kube/slices.rs` and `kube/pods.rs`.
 
 mod cluster;
+mod deadlines;
+mod failure;
 mod ledger;
-mod namespace;
+mod pods;
+mod reflector;
+mod slices;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::select_all;
-use podpin_endpoints::Update;
+use ::kube::Client;
+use futures_util::future::{select, select_all};
+use podpin_endpoints::{Millis, Update};
 
 use crate::kube::cluster::Cluster;
-use crate::kube::namespace::Namespace;
+use crate::kube::ledger::Ledger;
+use crate::kube::pods::Pods;
+use crate::kube::reflector::{Reflector, Tell};
+use crate::kube::slices::Slices;
 use crate::slice::PortRef;
 
 /// Lists are repeated this often although nothing seems to be wrong: an API server whose etcd was restored from a
@@ -53,6 +64,10 @@ pub struct KubeSettings {
     pub watch_timeout: Duration,
     /// How long a page of a list may take. Default 15 s.
     pub list_timeout: Duration,
+    /// What a time of the wall clock is called on the clock of the endpoints' deadlines: see
+    /// [`podpin_endpoints::Observed::deadline`]. Called once for each deadline, when it is heard. Default: milliseconds
+    /// since 1970, for those who do not ask for pods.
+    pub moment_of: fn(SystemTime) -> Millis,
 }
 
 impl Default for KubeSettings {
@@ -63,6 +78,7 @@ impl Default for KubeSettings {
             relist_every: RELIST_EVERY,
             watch_timeout: WATCH_TIMEOUT,
             list_timeout: LIST_TIMEOUT,
+            moment_of: |at| Millis(0).after(at.duration_since(UNIX_EPOCH).unwrap_or_default()),
         }
     }
 }
@@ -86,6 +102,8 @@ pub struct KubeService {
     pub service: String,
     /// Which of its ports.
     pub port: PortRef,
+    /// Whether Pods are read, too, so that endpoints have deadlines. Without the right to, they have none.
+    pub pods: bool,
 }
 
 impl From<&podpin_config::KubernetesService> for KubeService {
@@ -94,6 +112,7 @@ impl From<&podpin_config::KubernetesService> for KubeService {
             namespace: service.namespace.clone(),
             service: service.service.clone(),
             port: (&service.port).into(),
+            pods: service.pods,
         }
     }
 }
@@ -131,6 +150,12 @@ pub enum KubeEvent {
     /// An object, a line or an endpoint in a slice could not be understood, and was left out. Told to all services of a
     /// namespace when nobody knows whose it was.
     Malformed {
+        /// Whose.
+        service: usize,
+    },
+    /// Pods could not be listed, watched or read; the deadlines that are known stay. Told at every attempt, and only to
+    /// those who ask for pods.
+    PodsFailed {
         /// Whose.
         service: usize,
     },
@@ -233,10 +258,32 @@ pub async fn follow(
     let tell = |event| (on.lock().unwrap_or_else(PoisonError::into_inner))(event);
     let mut followed = Vec::with_capacity(namespaces.len());
     for (name, services) in namespaces {
-        let cluster = Cluster::reach(&settings).await?;
-        let namespace = Namespace::new(name, &settings, cluster.client, &services);
-        followed.push(Box::pin(namespace.follow(&tell)));
+        let client = Cluster::reach(&settings).await?.client;
+        let ledger = Ledger::new(services.into_iter(), settings.moment_of);
+        followed.push(Box::pin(follow_namespace(name, &settings, client, ledger, &tell)));
     }
     let (never, ..) = select_all(followed).await;
     match never {}
+}
+
+/// Follows the slices of a namespace, and its pods if anybody asks for them.
+async fn follow_namespace(
+    name: &str,
+    settings: &KubeSettings,
+    client: Client,
+    ledger: Ledger,
+    tell: Tell<'_>,
+) -> Infallible {
+    let wants_pods = !ledger.numbers_with_pods().is_empty();
+    let ledger = Mutex::new(ledger);
+    let slices = Slices::of(&ledger);
+    let selector = slices.selector();
+    let slices = Reflector::new(name, settings, client.clone(), selector, slices);
+    if !wants_pods {
+        return slices.follow(tell).await;
+    }
+    // Which pods belong to a Service its slices say; a selector of labels would be its own secret.
+    let pods = Reflector::new(name, settings, client, None, Pods::of(&ledger));
+    let (slices, pods) = (pin!(slices.follow(tell)), pin!(pods.follow(tell)));
+    select(slices, pods).await.factor_first().0
 }

@@ -99,6 +99,11 @@ impl Slice {
         self.endpoints.is_empty()
     }
 
+    /// The uids of the pods in it.
+    pub(crate) fn uids(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.endpoints.iter().filter_map(|observed| observed.uid.as_ref())
+    }
+
     fn take(&mut self, endpoints: &[Endpoint], port: u16) {
         let mut words = Words::default();
         self.endpoints.reserve_exact(endpoints.len());

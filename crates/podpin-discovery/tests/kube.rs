@@ -6,6 +6,9 @@
     reason = "a test that finds something else than it expects may panic anywhere"
 )]
 
+#[path = "kube/pods.rs"]
+mod pods;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -28,6 +31,11 @@ struct Seen {
     relists: Vec<(usize, RelistReason)>,
     malformed: BTreeMap<usize, usize>,
     heard: BTreeMap<usize, usize>,
+    pods_failed: BTreeMap<usize, usize>,
+    /// The deadlines of a service's endpoints by name, in milliseconds since 1970.
+    deadlines: BTreeMap<usize, BTreeMap<String, u64>>,
+    /// How often its endpoints were told.
+    told: BTreeMap<usize, usize>,
 }
 
 impl Seen {
@@ -42,6 +50,10 @@ impl Seen {
                 words.sort();
                 let before = self.endpoints.insert(service, words).unwrap_or_default();
                 self.emptied |= !before.is_empty() && list.is_empty();
+                let deadline =
+                    |one: &podpin_endpoints::Observed| Some((one.name.to_string(), one.deadline?.0));
+                self.deadlines.insert(service, list.iter().filter_map(deadline).collect());
+                *self.told.entry(service).or_default() += 1;
             }
             KubeEvent::Connected { service, connected } => {
                 assert_ne!(
@@ -56,6 +68,7 @@ impl Seen {
                 self.relists.push((service, reason));
             }
             KubeEvent::Malformed { service } => *self.malformed.entry(service).or_default() += 1,
+            KubeEvent::PodsFailed { service } => *self.pods_failed.entry(service).or_default() += 1,
         }
     }
 
@@ -122,15 +135,17 @@ impl Drop for Followed {
     }
 }
 
-/// `name`, `namespace/name`, each with `:port` or not.
+/// `name`, `namespace/name`, each with `:port` or not, and with `+pods` or not.
 fn service(text: &str) -> KubeService {
+    let pods = text.ends_with("+pods");
+    let text = text.trim_end_matches("+pods");
     let (text, port) = text.split_once(':').unwrap_or((text, "http"));
     let port = port.parse().map_or_else(|_| PortRef::Name(port.to_owned()), PortRef::Number);
     let (namespace, name) = match text.split_once('/') {
         Some((namespace, name)) => (Some(namespace.to_owned()), name),
         None => (None, text),
     };
-    KubeService { namespace, service: name.to_owned(), port }
+    KubeService { namespace, service: name.to_owned(), port, pods }
 }
 
 fn ip(last: u8) -> IpAddr {

@@ -151,6 +151,8 @@ pub(crate) struct EndpointView {
     pub(crate) state: &'static str,
     pub(crate) ejected: bool,
     pub(crate) since: String,
+    /// When its pod will be killed, where that is known.
+    deadline: Option<String>,
     zone: Option<String>,
     node: Option<String>,
     weight: u32,
@@ -166,6 +168,7 @@ impl EndpointView {
             state: endpoint.phase.as_str(),
             ejected: is_ejected(snapshot, endpoint),
             since: clock::rfc3339(endpoint.phase_since),
+            deadline: endpoint.deadline.map(clock::rfc3339),
             zone: endpoint.zone.as_deref().map(str::to_owned),
             node: endpoint.node.as_deref().map(str::to_owned),
             weight: endpoint.weight,

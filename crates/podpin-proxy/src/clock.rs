@@ -27,6 +27,20 @@ pub(crate) fn rfc3339(moment: Millis) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |stamp| format!("{stamp:.3}"))
 }
 
+/// The moment on the monotonic clock at which the wall clock will say `at`, as the two stand now; a time in the past is
+/// the corresponding past, or 0.
+pub(crate) fn moment_of(at: SystemTime) -> Millis {
+    shifted(now(), SystemTime::now(), at)
+}
+
+/// The moment of `at` when `now` is the moment of `wall`.
+fn shifted(now: Millis, wall: SystemTime, at: SystemTime) -> Millis {
+    match at.duration_since(wall) {
+        Ok(ahead) => now.after(ahead),
+        Err(past) => Millis(now.0.saturating_sub(duration_millis(past.duration()))),
+    }
+}
+
 /// Whole milliseconds of a duration; anything past 584 million years is cut off.
 pub(crate) fn duration_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -41,4 +55,19 @@ pub(crate) fn after(from: Millis, delay: Duration) -> Millis {
 pub(crate) fn instant(moment: Millis) -> tokio::time::Instant {
     let start = tokio::time::Instant::from_std(START.0);
     start.checked_add(Duration::from_millis(moment.0)).unwrap_or(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_the_wall_clock_is_as_far_from_now_on_the_monotonic_one() {
+        let wall = UNIX_EPOCH + Duration::from_secs(1_000);
+        let moment = |millis: u64| shifted(Millis(5_000), wall, UNIX_EPOCH + Duration::from_millis(millis));
+        assert_eq!(moment(1_030_000), Millis(35_000));
+        assert_eq!(moment(1_000_000), Millis(5_000));
+        assert_eq!(moment(996_500), Millis(1_500));
+        assert_eq!(moment(900_000), Millis(0), "before this process");
+    }
 }

@@ -259,7 +259,7 @@ impl Metrics {
             )?,
             discovery_errors: make.counters(
                 "discovery_errors_total",
-                "What discovery could not use (garbled, missing, malformed); the last good endpoints were kept.",
+                "What discovery could not use (garbled, missing, malformed, pods); the last good endpoints were kept.",
                 &["service", "reason"],
             )?,
             discovery_last_event: make.add(GaugeVec::new(
@@ -443,7 +443,7 @@ impl Metrics {
             discovery_errors: Labelled::new(
                 &self.discovery_errors,
                 name,
-                &["garbled", "missing", "malformed"],
+                &["garbled", "missing", "malformed", "pods"],
             ),
         }
     }

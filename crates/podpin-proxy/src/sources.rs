@@ -6,6 +6,7 @@ use podpin_discovery::{
 };
 use podpin_endpoints::{Observed, Update};
 
+use crate::clock;
 use crate::service::TableWriter;
 use crate::start::StartError;
 
@@ -111,6 +112,7 @@ pub(crate) async fn follow_cluster(
     settings: KubeSettings,
     services: Vec<(TableWriter, KubeService)>,
 ) -> Result<std::convert::Infallible, KubeError> {
+    let settings = KubeSettings { moment_of: clock::moment_of, ..settings };
     let (writers, services): (Vec<_>, Vec<_>) = services.into_iter().unzip();
     podpin_discovery::follow(settings, services, move |event| hear(&writers, event)).await
 }
@@ -120,7 +122,8 @@ fn hear(writers: &[TableWriter], event: KubeEvent) {
     | KubeEvent::Connected { service, .. }
     | KubeEvent::Heard { service }
     | KubeEvent::Relist { service, .. }
-    | KubeEvent::Malformed { service }) = &event;
+    | KubeEvent::Malformed { service }
+    | KubeEvent::PodsFailed { service }) = &event;
     let Some(writer) = writers.get(*service) else { return };
     let metrics = &writer.service().metrics;
     match event {
@@ -129,6 +132,7 @@ fn hear(writers: &[TableWriter], event: KubeEvent) {
         KubeEvent::Heard { .. } => writer.heard(),
         KubeEvent::Relist { reason, .. } => metrics.discovery_relists.inc(reason.as_str()),
         KubeEvent::Malformed { .. } => metrics.discovery_errors.inc("malformed"),
+        KubeEvent::PodsFailed { .. } => metrics.discovery_errors.inc("pods"),
     }
 }
 

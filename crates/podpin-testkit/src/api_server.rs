@@ -1,4 +1,4 @@
-//! A Kubernetes API server as far as EndpointSlices go: a store with versions, lists, watches, and a fault script.
+//! A Kubernetes API server as far as EndpointSlices and Pods go: a store with versions, lists, watches, and a fault script.
 //!
 //! Plain HTTP/1.1 (or TLS 1.2/1.3) over raw sockets, because a real one and every library is too well behaved: half
 //! lines, hangs, resets and versions that run backwards are what a client of it must survive. What it knows of the
@@ -11,6 +11,7 @@
 mod connection;
 mod fault;
 mod kubeconfig;
+mod pod;
 mod query;
 mod recording;
 mod slice;
@@ -20,7 +21,7 @@ mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpSocket};
@@ -30,11 +31,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::{Pod, free_port, wait_for};
 pub use fault::{Cut, Fault, On};
 pub use kubeconfig::Kubeconfig;
+pub use pod::PodObject;
 pub use recording::{Recording, Step};
 pub use slice::{Slice, SlicePod};
 
 use fault::Script;
-use query::{Query, Scope};
+use query::{Query, Resource, Scope};
+use slice::NAMESPACE;
 use socket::Acceptor;
 use store::{Bookmark, Change, Store};
 
@@ -50,6 +53,8 @@ pub struct ApiRequest {
     pub method: String,
     /// Its path and query.
     pub target: String,
+    /// Its `Accept`.
+    pub accept: Option<String>,
     /// Its `Authorization`.
     pub authorization: Option<String>,
     /// On which connection it came, counted from 0.
@@ -88,6 +93,7 @@ struct State {
 /// A watch that is open.
 #[derive(Debug)]
 struct Watch {
+    on: On,
     target: String,
     scope: Scope,
     takes_bookmarks: bool,
@@ -187,17 +193,39 @@ impl ApiServer {
     /// When there is none.
     pub fn delete(&self, slice: &Slice) {
         let (namespace, name) = slice.key();
-        self.delete_named(namespace, name);
+        self.remove(Resource::Slices, namespace, name);
     }
 
-    /// Deletes an object.
+    /// Creates or replaces a pod.
+    pub fn put_pod(&self, pod: &PodObject) {
+        self.put_value(pod.value());
+    }
+
+    /// Asks for the end of a pod of the namespace `lab` after a grace period in whole seconds, as `kubectl delete` does:
+    /// it will be killed at the time that is returned (`metadata.deletionTimestamp`), unless that is moved nearer. With
+    /// none it is gone at once.
     ///
     /// # Panics
     /// When there is none.
-    pub fn delete_named(&self, namespace: &str, name: &str) {
+    pub fn delete_pod(&self, name: &str, grace: Duration) -> String {
         let mut state = self.shared.state();
-        let change = state.store.delete(namespace, name).unwrap_or_else(|| panic!("no {namespace}/{name}"));
+        let pod = state.store.get(Resource::Pods, NAMESPACE, name);
+        let mut pod = pod.unwrap_or_else(|| panic!("no pod {name}"));
+        pod::delete(&mut pod, grace, SystemTime::now());
+        let deadline = pod::deadline(&pod).expect("it is being deleted").to_owned();
+        let change = state.store.put(pod);
         state.publish(&change);
+        drop(state);
+        if grace.is_zero() {
+            self.remove(Resource::Pods, NAMESPACE, name);
+        }
+        deadline
+    }
+
+    fn remove(&self, resource: Resource, namespace: &str, name: &str) {
+        let mut state = self.shared.state();
+        let change = state.store.delete(resource, namespace, name);
+        state.publish(&change.unwrap_or_else(|| panic!("no {namespace}/{name}")));
     }
 
     /// Forgets the history: whoever resumes from a version of before, or continues a list, gets a 410.
@@ -243,6 +271,13 @@ impl ApiServer {
         self.shared.state().watches.iter().for_each(|watch| watch.push(Push::Line(line.to_owned())));
     }
 
+    /// Sends a line to every open watch of Pods, JSON or not.
+    pub fn send_line_of_pods(&self, line: &str) {
+        let state = self.shared.state();
+        let of_pods = state.watches.iter().filter(|watch| watch.on == On::WatchPods);
+        of_pods.for_each(|watch| watch.push(Push::Line(line.to_owned())));
+    }
+
     /// Sends an event to every open watch, whatever the store says.
     pub fn send_event(&self, kind: &str, object: &Value) {
         self.send_line(&json!({"type": kind, "object": object}).to_string());
@@ -284,7 +319,9 @@ impl ApiServer {
         let state = self.shared.state();
         match on {
             On::Connect => state.connections,
-            On::List | On::Watch | On::Other => state.requests.iter().filter(|one| one.on == on).count(),
+            On::List | On::Watch | On::ListPods | On::WatchPods | On::Other => {
+                state.requests.iter().filter(|one| one.on == on).count()
+            }
         }
     }
 
@@ -301,7 +338,9 @@ impl ApiServer {
         match step {
             Step::List(items) => items.iter().for_each(|item| self.put_value(item.clone())),
             Step::Put(object) => self.put_value(object.clone()),
-            Step::Delete { namespace, name } => self.delete_named(namespace, name),
+            Step::Delete { kind, namespace, name } => {
+                self.remove(Resource::of(&json!({"kind": kind})), namespace, name);
+            }
             Step::Bookmark => self.bookmark(),
             Step::Expired => self.cut_watches(Cut::Expired),
         }
@@ -368,9 +407,12 @@ impl State {
     }
 
     fn bookmark(&mut self, wanted: impl Fn(&Watch) -> bool) {
-        let line = self.store.bookmark(Bookmark::Plain).to_string();
-        let takers = self.open_watches().iter().filter(|watch| watch.takes_bookmarks && !watch.is_deaf);
-        takers.filter(|watch| wanted(watch)).for_each(|watch| watch.push(Push::Line(line.clone())));
+        self.watches.retain(|watch| !watch.pushes.is_closed());
+        let takers = self.watches.iter().filter(|watch| watch.takes_bookmarks && !watch.is_deaf);
+        for watch in takers.filter(|watch| wanted(watch)) {
+            let bookmark = self.store.bookmark(Bookmark::Plain, &watch.scope);
+            watch.push(Push::Line(bookmark.to_string()));
+        }
     }
 
     fn open_watches(&mut self) -> &[Watch] {
@@ -387,6 +429,7 @@ impl State {
         let beginning = self.store.watch(query)?;
         let (pushes, receiver) = mpsc::unbounded_channel();
         let watch = Watch {
+            on: query.kind,
             target: target.to_owned(),
             scope: query.scope.clone(),
             takes_bookmarks: query.flag("allowWatchBookmarks"),

@@ -23,7 +23,8 @@ mod sse;
 mod wire;
 
 pub use api_server::{
-    ApiRequest, ApiServer, Backup, Cut, Fault, Kubeconfig, On, Recording, Slice, SlicePod, Step, start_pods,
+    ApiRequest, ApiServer, Backup, Cut, Fault, Kubeconfig, On, PodObject, Recording, Slice, SlicePod, Step,
+    start_pods,
 };
 pub use client::{Connection, EventStream, Request, Response, Visitor};
 pub use endpoints_file::EndpointsFile;

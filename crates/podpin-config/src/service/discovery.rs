@@ -30,6 +30,8 @@ pub struct KubernetesService {
     pub service: String,
     /// Which of its ports.
     pub port: Port,
+    /// Whether Pods are read, too, for when a terminating one will be killed. Default false.
+    pub pods: bool,
 }
 
 /// A port as EndpointSlices name it.
@@ -82,7 +84,8 @@ fn read_kubernetes(node: &Node<'_>) -> Option<KubernetesService> {
     let namespace = section.get("namespace").map(|node| node.name(&name::NAMESPACE));
     let service = section.require("service", name::SERVICE.what).and_then(|node| node.name(&name::SERVICE));
     let port = section.require("port", A_PORT).and_then(read_port);
-    Some(KubernetesService { namespace: namespace.flatten(), service: service?, port: port? })
+    let pods = section.boolean("pods", false);
+    Some(KubernetesService { namespace: namespace.flatten(), service: service?, port: port?, pods })
 }
 
 const A_PORT: &str = "a port's name such as http, or its number";

@@ -182,14 +182,19 @@ fn a_service_of_the_cluster_is_read() {
         let text = with_the_rest(&format!("services: {{chat: {{discovery: {{kubernetes: {{{keys}}}}}}}}}"));
         parse(&text).services.remove(0).discovery
     };
-    let expected = |namespace: Option<&str>, port| {
+    let expected = |namespace: Option<&str>, port, pods| {
         let (namespace, service) = (namespace.map(str::to_owned), "chat-app".to_owned());
-        Discovery::Kubernetes(KubernetesService { namespace, service, port })
+        Discovery::Kubernetes(KubernetesService { namespace, service, port, pods })
     };
+    let http = || Port::Name("http".into());
     let cases = [
-        ("namespace: prod, service: chat-app, port: http", expected(Some("prod"), Port::Name("http".into()))),
-        ("service: chat-app, port: 8080", expected(None, Port::Number(8_080))),
-        ("namespace: null, service: chat-app, port: 65535, pods: off", expected(None, Port::Number(65_535))),
+        ("namespace: prod, service: chat-app, port: http", expected(Some("prod"), http(), false)),
+        ("service: chat-app, port: 8080, pods: true", expected(None, Port::Number(8_080), true)),
+        ("service: chat-app, port: http, pods: null", expected(None, http(), false)),
+        (
+            "namespace: null, service: chat-app, port: 65535, pods: off",
+            expected(None, Port::Number(65_535), false),
+        ),
     ];
     for (keys, expected) in cases {
         assert_eq!(discovered(keys), expected, "{keys}");

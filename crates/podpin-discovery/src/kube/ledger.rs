@@ -1,15 +1,18 @@
-//! The slices of one namespace, as the API server told them last; pure.
+//! The slices of one namespace, as the API server told them last, and when its pods will be killed; pure.
 //!
 //! Everything is told per Service and as a full list: what a table makes of a list that says nothing new costs little,
 //! and a full list can never be wrong about what went missing. The one thing that a list is not believed at once is
 //! that a Service with endpoints has none any more: an API server that has lost its memory says the same.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use podpin_endpoints::Update;
 
+use crate::kube::deadlines::{Deadlines, MomentOf};
+use crate::kube::wire::Nameless;
 use crate::kube::{KubeEvent, KubeService};
 use crate::slice::{PortRef, Slice, merge};
 
@@ -17,12 +20,18 @@ use crate::slice::{PortRef, Slice, merge};
 pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// What is known of one namespace.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ledger {
     services: Vec<Followed>,
     by_name: HashMap<String, usize>,
     /// Which service each slice belongs to; an index into `services`.
     places: HashMap<Arc<str>, usize>,
+    deadlines: Deadlines,
+}
+
+/// Both reflectors of a namespace write into one ledger. They take turns in one task: nobody ever waits.
+pub(crate) fn locked(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One Service, and everyone who wants a port of it.
@@ -41,6 +50,8 @@ struct Follower {
     /// The number by which events call it.
     number: usize,
     port: PortRef,
+    /// Whether it is told when pods will be killed.
+    pods: bool,
     /// Whether the last list that was told had an endpoint in it.
     occupied: bool,
 }
@@ -61,14 +72,15 @@ pub(crate) struct Draft {
     nameless: bool,
 }
 
-/// A slice without a name.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Nameless;
-
 impl Ledger {
     /// Follows these services, each with the number by which events call it.
-    pub(crate) fn new<'s>(services: impl Iterator<Item = (usize, &'s KubeService)>) -> Ledger {
-        let mut ledger = Ledger::default();
+    pub(crate) fn new<'s>(
+        services: impl Iterator<Item = (usize, &'s KubeService)>,
+        moment_of: MomentOf,
+    ) -> Ledger {
+        let (by_name, places) = (HashMap::new(), HashMap::new());
+        let mut ledger =
+            Ledger { services: Vec::new(), by_name, places, deadlines: Deadlines::new(moment_of) };
         for (number, wanted) in services {
             let next = ledger.services.len();
             let index = *ledger.by_name.entry(wanted.service.clone()).or_insert(next);
@@ -77,8 +89,8 @@ impl Ledger {
                 ledger.services.push(Followed { followers, slices, belief: Belief::Sure });
             }
             if let Some(followed) = ledger.services.get_mut(index) {
-                let port = wanted.port.clone();
-                followed.followers.push(Follower { number, port, occupied: false });
+                let (port, pods) = (wanted.port.clone(), wanted.pods);
+                followed.followers.push(Follower { number, port, pods, occupied: false });
             }
         }
         ledger
@@ -91,9 +103,13 @@ impl Ledger {
         names
     }
 
-    /// The numbers of all followers.
-    pub(crate) fn numbers(&self) -> impl Iterator<Item = usize> {
-        self.services.iter().flat_map(|followed| &followed.followers).map(|follower| follower.number)
+    /// The numbers of those who want to know about pods.
+    pub(crate) fn numbers_with_pods(&self) -> Vec<usize> {
+        self.followers().filter(|follower| follower.pods).map(|follower| follower.number).collect()
+    }
+
+    fn followers(&self) -> impl Iterator<Item = &Follower> {
+        self.services.iter().flat_map(|followed| &followed.followers)
     }
 
     /// The numbers of those who follow the Service `name`; of all, when it is not known whose the news are.
@@ -103,7 +119,7 @@ impl Ledger {
                 let followed = self.by_name.get(name).and_then(|index| self.services.get(*index));
                 followed.into_iter().flat_map(|one| &one.followers).map(|one| one.number).collect()
             }
-            None => self.numbers().collect(),
+            None => self.followers().map(|follower| follower.number).collect(),
         }
     }
 
@@ -127,7 +143,7 @@ impl Ledger {
         let name: Arc<str> = name.into();
         self.places.insert(Arc::clone(&name), index);
         followed.slices.insert(name, pages);
-        followed.tell(on);
+        followed.tell(&self.deadlines, Follower::anyone, on);
         Ok(())
     }
 
@@ -136,7 +152,7 @@ impl Ledger {
         let Some(index) = self.places.remove(name) else { return };
         let Some(followed) = self.services.get_mut(index) else { return };
         followed.slices.remove(name);
-        followed.tell(on);
+        followed.tell(&self.deadlines, Follower::anyone, on);
     }
 
     /// Adds an item of a list.
@@ -170,10 +186,54 @@ impl Ledger {
         }
         let mut believed = true;
         for (followed, list) in self.services.iter_mut().zip(lists) {
-            believed &= followed.replace(list, on);
+            believed &= followed.replace(list, &self.deadlines, on);
         }
         self.places = self.services.iter().enumerate().flat_map(|(index, one)| one.places(index)).collect();
         believed
+    }
+
+    /// The pod `uid` will be killed at this time; `None`: it is not being deleted. Those who want to know are told, if that
+    /// is new and one of their endpoints.
+    pub(crate) fn pod(&mut self, uid: &str, deletion: Option<SystemTime>, on: &mut dyn FnMut(KubeEvent)) {
+        if self.deadlines.set(uid, deletion) {
+            self.tell_owners(|one| one == uid, on);
+        }
+    }
+
+    /// There is no such pod any more. While a slice still lists it, its deadline, which is over, is all the more true.
+    pub(crate) fn pod_gone(&mut self, uid: &str) {
+        if self.deadlines.knows(uid) && !self.services.iter().any(|followed| followed.lists(|one| one == uid))
+        {
+            self.deadlines.forget(uid);
+        }
+    }
+
+    /// Whether it is known when the pod will be killed.
+    pub(crate) fn knows_pod(&self, uid: &str) -> bool {
+        self.deadlines.knows(uid)
+    }
+
+    /// A list of pods was read; what is not in it is forgotten, unless a slice lists it: one of the two is late.
+    pub(crate) fn pods(&mut self, list: &[(Arc<str>, Option<SystemTime>)], on: &mut dyn FnMut(KubeEvent)) {
+        if !self.deadlines.is_empty() {
+            let mut stay: HashSet<&str> = list.iter().map(|(uid, _)| &**uid).collect();
+            stay.extend(self.services.iter().flat_map(Followed::uids).map(|uid| &**uid));
+            self.deadlines.keep(|uid| stay.contains(uid));
+        }
+        let deadlines = &mut self.deadlines;
+        let new = list.iter().filter(|(uid, deletion)| deadlines.set(uid, *deletion));
+        let changed: HashSet<&str> = new.map(|(uid, _)| &**uid).collect();
+        if !changed.is_empty() {
+            self.tell_owners(|uid| changed.contains(uid), on);
+        }
+    }
+
+    fn tell_owners(&mut self, concerns: impl Fn(&str) -> bool, on: &mut dyn FnMut(KubeEvent)) {
+        for followed in &mut self.services {
+            if followed.lists(&concerns) {
+                followed.tell(&self.deadlines, |follower| follower.pods, on);
+            }
+        }
     }
 
     /// The Service that a slice belongs to.
@@ -187,11 +247,6 @@ impl Ledger {
 }
 
 impl Draft {
-    /// Whether an item could not be read.
-    pub(crate) fn has_unreadable(&self) -> bool {
-        self.nameless || !self.unreadable.is_empty()
-    }
-
     /// There was an item that cannot be read; what was known under its name stays. Without a name everything that the
     /// list does not name might be it, and stays.
     pub(crate) fn unreadable(&mut self, name: Option<&str>) {
@@ -202,7 +257,22 @@ impl Draft {
     }
 }
 
+impl Follower {
+    fn anyone(&self) -> bool {
+        true
+    }
+}
+
 impl Followed {
+    /// The uids of the pods that its slices list, some more than once.
+    fn uids(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.slices.values().flatten().flat_map(Slice::uids)
+    }
+
+    fn lists(&self, is_one: impl Fn(&str) -> bool) -> bool {
+        self.uids().any(|uid| is_one(uid))
+    }
+
     fn read(&self, slice: &EndpointSlice, on: &mut dyn FnMut(KubeEvent)) -> Pages {
         let page = |follower: &Follower| {
             let page = Slice::read(slice, &follower.port);
@@ -214,9 +284,17 @@ impl Followed {
         self.followers.iter().map(page).collect()
     }
 
-    fn tell(&mut self, on: &mut dyn FnMut(KubeEvent)) {
-        for (page, follower) in self.followers.iter_mut().enumerate() {
-            let observed = merge(self.slices.values().filter_map(|pages| pages.get(page)));
+    fn tell(
+        &mut self,
+        deadlines: &Deadlines,
+        wanted: impl Fn(&Follower) -> bool,
+        on: &mut dyn FnMut(KubeEvent),
+    ) {
+        for (page, follower) in self.followers.iter_mut().enumerate().filter(|(_, one)| wanted(one)) {
+            let mut observed = merge(self.slices.values().filter_map(|pages| pages.get(page)));
+            if follower.pods {
+                deadlines.fill(&mut observed);
+            }
             follower.occupied = !observed.is_empty();
             on(KubeEvent::Endpoints { service: follower.number, update: Update::Replace(observed) });
         }
@@ -234,7 +312,12 @@ impl Followed {
     }
 
     /// Returns whether the list was believed.
-    fn replace(&mut self, list: BTreeMap<Arc<str>, Pages>, on: &mut dyn FnMut(KubeEvent)) -> bool {
+    fn replace(
+        &mut self,
+        list: BTreeMap<Arc<str>, Pages>,
+        deadlines: &Deadlines,
+        on: &mut dyn FnMut(KubeEvent),
+    ) -> bool {
         let emptied = |(page, follower): (usize, &Follower)| {
             let endpoints = || list.values().filter_map(|pages| pages.get(page)).all(Slice::is_empty);
             follower.occupied && endpoints()
@@ -249,7 +332,7 @@ impl Followed {
             self.belief = Belief::Sure;
             self.slices = list;
         }
-        self.tell(on);
+        self.tell(deadlines, Follower::anyone, on);
         self.belief == Belief::Sure
     }
 
@@ -272,7 +355,7 @@ mod tests {
     use super::*;
 
     fn service(name: &str, port: &str) -> KubeService {
-        KubeService { namespace: None, service: name.into(), port: PortRef::Name(port.into()) }
+        KubeService { namespace: None, service: name.into(), port: PortRef::Name(port.into()), pods: false }
     }
 
     /// As JSON on the wire: the slice `name` of `service` with so many pods.
@@ -324,7 +407,7 @@ mod tests {
 
     fn ledger() -> Ledger {
         let services = [service("chat", "http"), service("web", "http"), service("chat", "admin")];
-        Ledger::new(services.iter().enumerate())
+        Ledger::new(services.iter().enumerate(), |_| Millis(0))
     }
 
     #[test]
@@ -378,12 +461,95 @@ mod tests {
         assert_eq!(replaced(None), (vec![(0, 4), (2, 0), (1, 1)], 3), "the same addresses merge into one");
     }
 
+    /// "service: name=deadline .." as it was told.
+    fn deadlines(act: impl FnOnce(&mut dyn FnMut(KubeEvent))) -> Vec<(usize, Vec<u64>)> {
+        let mut told = Vec::new();
+        act(&mut |event| {
+            if let KubeEvent::Endpoints { service, update: Update::Replace(list) } = event {
+                let known = list.iter().filter_map(|one| Some(one.deadline?.0));
+                told.push((service, known.collect()));
+            }
+        });
+        told
+    }
+
+    fn uid(service: &str, number: u32) -> String {
+        format!("2ae8673e-499f-4be5-ba16-{service}{number:08}")
+    }
+
+    /// The services of [`ledger`], the first and the last of which ask for pods; milliseconds are those since 1970.
+    fn ledger_with_pods() -> Ledger {
+        let mut services = [service("chat", "http"), service("web", "http"), service("chat", "http")];
+        (services[0].pods, services[1].pods) = (true, true);
+        let moment_of = |at: SystemTime| Millis(0).after(at.duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        let mut ledger = Ledger::new(services.iter().enumerate(), moment_of);
+        list(&mut ledger, &[slice("c", "chat", 1, 2), slice("w", "web", 1, 3)]);
+        ledger
+    }
+
+    fn at(millis: u64) -> Option<SystemTime> {
+        Some(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn who_asks_for_pods_is_told_when_its_own_will_be_killed_and_nobody_else() {
+        let mut ledger = ledger_with_pods();
+        assert_eq!(ledger.numbers_with_pods(), [0, 1]);
+        let chat = uid("chat", 1);
+        assert_eq!(deadlines(|on| ledger.pod(&chat, at(500), on)), [(0, vec![500])]);
+        assert_eq!(deadlines(|on| ledger.pod(&chat, at(500), on)), [], "nothing new");
+        assert_eq!(deadlines(|on| ledger.pod("another", at(600), on)), [], "not ours");
+        assert_eq!(deadlines(|on| ledger.pod(&uid("chat", 0), None, on)), [], "it lives");
+        assert_eq!(deadlines(|on| ledger.pod(&chat, at(400), on)), [(0, vec![400])], "sooner");
+        let put =
+            |ledger: &mut Ledger, pods| deadlines(|on| ledger.put(&slice("c", "chat", 2, pods), on).unwrap());
+        assert_eq!(put(&mut ledger, 3), [(0, vec![400]), (2, vec![])], "slices come with what is known");
+        assert_eq!(deadlines(|on| ledger.pod(&chat, None, on)), [(0, vec![])], "taken back");
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_keeps_its_deadline_as_long_as_a_slice_lists_it() {
+        let mut ledger = ledger_with_pods();
+        let (listed, foreign) = (uid("web", 2), "foreign");
+        deadlines(|on| ledger.pod(&listed, at(7), on));
+        deadlines(|on| ledger.pod(foreign, at(8), on));
+        ledger.pod_gone(&listed);
+        ledger.pod_gone(foreign);
+        assert!(ledger.knows_pod(&listed) && !ledger.knows_pod(foreign));
+        assert_eq!(deadlines(|on| ledger.pods(&[], on)), []);
+        assert!(ledger.knows_pod(&listed), "nor does a list without it change that");
+        deadlines(|on| ledger.put(&slice("w", "web", 2, 2), on).unwrap());
+        ledger.pods(&[], &mut |_| {});
+        assert!(!ledger.knows_pod(&listed) && ledger.deadlines.is_empty(), "no slice lists it any more");
+    }
+
+    #[test]
+    fn a_list_of_pods_tells_what_is_new_in_it_once_a_service() {
+        let mut ledger = ledger_with_pods();
+        let list = |times: [Option<SystemTime>; 4]| {
+            let uids = [uid("chat", 0), uid("chat", 1), uid("web", 0), "foreign".to_owned()];
+            uids.into_iter().map(Into::into).zip(times).collect::<Vec<(Arc<str>, _)>>()
+        };
+        let sorted = |ledger: &mut Ledger, times| {
+            let mut told = deadlines(|on| ledger.pods(&list(times), on));
+            told.iter_mut().for_each(|(_, known)| known.sort_unstable());
+            told
+        };
+        let first = [at(1), at(2), None, at(4)];
+        assert_eq!(sorted(&mut ledger, first), [(0, vec![1, 2])]);
+        assert_eq!(sorted(&mut ledger, first), []);
+        assert_eq!(sorted(&mut ledger, [at(1), None, at(3), at(5)]), [(0, vec![1]), (1, vec![3])]);
+        assert!(ledger.knows_pod("foreign"));
+        ledger.pods(&[], &mut |_| {});
+        assert!(!ledger.knows_pod("foreign") && ledger.knows_pod(&uid("web", 0)));
+    }
+
     /// The bound is the one of issue 3, for an optimised build; the best of many runs keeps busy neighbours out.
     #[test]
     fn a_change_of_a_hundred_endpoints_is_applied_within_five_milliseconds() {
         let names: Vec<String> = (0..200).map(|number| format!("s{number:03}")).collect();
         let services: Vec<KubeService> = names.iter().map(|name| service(name, "http")).collect();
-        let mut ledger = Ledger::new(services.iter().enumerate());
+        let mut ledger = Ledger::new(services.iter().enumerate(), |_| Millis(0));
         let slices: Vec<EndpointSlice> = names
             .iter()
             .enumerate()

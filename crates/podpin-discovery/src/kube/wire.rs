@@ -1,4 +1,4 @@
-//! What goes over the wire: LIST page by page, WATCH line by line, and every way in which they fail.
+//! What goes over the wire: LIST page by page, WATCH line by line; `failure.rs` has every way in which they fail.
 //!
 //! Raw requests instead of kube's typed ones, because those hide what has to be seen here: bookmarks, objects that
 //! cannot be read, and the difference between an end and a failure. A line is read whole or not at all; nothing is
@@ -8,20 +8,21 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::{AsyncBufRead, AsyncBufReadExt};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::core::params::{ListParams, WatchParams};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::{error::Elapsed, timeout};
 
-use crate::kube::ledger::{Nameless, SERVICE_LABEL};
+use crate::kube::failure::{Failure, excerpt, with_sources};
+use crate::kube::ledger::SERVICE_LABEL;
 
 /// Objects in a page; what kubectl asks for.
 const PAGE_ITEMS: u32 = 500;
 
-/// A page of 500 slices of 100 endpoints is 13 MB; of the 1,000 endpoints that the API allows, 130 MB would be a page
+/// A page of 500 slices of 100 endpoints is 13 MB, one of 500 Pods' metadata 2 MB; of the 1,000 endpoints that the API allows, 130 MB would be a page
 /// that nobody has seen. A larger one fails with these words in the log.
 const PAGE_BYTES_MAX: usize = 128 << 20;
 
@@ -32,114 +33,65 @@ const LINE_BYTES_MAX: usize = 8 << 20;
 /// The response to a watch begins at once, whatever there is to say; this long is no answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest list of names in a URL, encoded: half of the 8 KiB that proxies in between let pass. A longer one is left
-/// out, and the whole namespace is read.
-const SELECTOR_BYTES_MAX: usize = 4_096;
-
-/// Words of an error that are repeated in the log.
-const MESSAGE_CHARS_MAX: usize = 300;
-
-/// Why something did not work.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The version or the continue token is too old (410 Gone).
-    #[error("the resource version is too old (410)")]
-    Expired,
-    /// The API server said no.
-    #[error("the API server answers {verb} with {code}: {message}{}", hint(*code))]
-    Refused {
-        /// `list` or `watch`.
-        verb: &'static str,
-        /// HTTP status.
-        code: u16,
-        /// Its own words.
-        message: String,
-    },
-    /// No connection, or a broken one.
-    #[error("the API server cannot be reached: {0}")]
-    Unreachable(String),
-    /// Connected, but no answer within this time.
-    #[error("the API server has not answered {verb} within {after:?}")]
-    Silent {
-        /// `list` or `watch`.
-        verb: &'static str,
-        /// How long was waited.
-        after: Duration,
-    },
-    /// An answer that is no list.
-    #[error("the API server's answer is not a list of EndpointSlices: {0}")]
-    Garbled(String),
+/// A kind of object that is listed and watched, and how it is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Resource {
+    /// Of one object.
+    pub(crate) kind: &'static str,
+    /// As it stands in a path and in a Role.
+    pub(crate) plural: &'static str,
+    /// As it stands in a Role; empty for the core group.
+    pub(crate) group: &'static str,
+    /// Group and version as they stand in a path.
+    pub(crate) root: &'static str,
+    /// How much of each object is asked for.
+    pub(crate) extent: Extent,
 }
 
-fn hint(code: u16) -> &'static str {
-    match code {
-        401 => " (is the token valid for this cluster?)",
-        403 => {
-            " (a Role in that namespace must grant the verbs get, list and watch on the resource endpointslices of the \
-             API group discovery.k8s.io)"
-        }
-        _ => "",
+/// How much of each object the server is asked to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of it.
+    Whole,
+    /// `metadata` only (PartialObjectMetadata of meta.k8s.io/v1), a fraction of a Pod. A server that sends all of it
+    /// is understood, too.
+    Metadata,
+}
+
+/// An object as far as it is needed here.
+pub(crate) trait Object: DeserializeOwned {
+    /// What it is one of.
+    const RESOURCE: &'static Resource;
+
+    /// Its `metadata.resourceVersion`.
+    fn version(&self) -> Option<&str>;
+}
+
+impl Resource {
+    /// Whether `kind` is that of a list of these.
+    fn is_list_kind(&self, kind: &str) -> bool {
+        let own = kind.strip_suffix("List") == Some(self.kind);
+        own || (self.extent == Extent::Metadata && kind == "PartialObjectMetadataList")
+    }
+
+    /// Whether `kind` is that of one of these.
+    fn is_kind(&self, kind: &str) -> bool {
+        kind == self.kind || (self.extent == Extent::Metadata && kind == "PartialObjectMetadata")
     }
 }
 
-impl Failure {
-    /// Whether a person who has read about one need not read about the other.
-    pub(crate) fn resembles(&self, other: &Failure) -> bool {
-        match (self, other) {
-            (Failure::Refused { verb, code, .. }, Failure::Refused { verb: other, code: other_code, .. }) => {
-                (verb, code) == (other, other_code)
-            }
-            // A server that starts is now refused, now silent.
-            (
-                Failure::Unreachable(_) | Failure::Silent { .. },
-                Failure::Unreachable(_) | Failure::Silent { .. },
-            ) => true,
-            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
-        }
-    }
-
-    fn of(error: &kube::Error, verb: &'static str) -> Failure {
-        match error {
-            kube::Error::Api(status) => Failure::of_status(status.code, &status.message, verb),
-            other => Failure::Unreachable(with_sources(other)),
-        }
-    }
-
-    fn of_status(code: u16, message: &str, verb: &'static str) -> Failure {
-        match code {
-            410 => Failure::Expired,
-            _ => Failure::Refused { verb, code, message: excerpt(message) },
-        }
-    }
-}
-
-/// An error and what it came from; the outermost words alone are "client error (Connect)".
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    excerpt(&text)
-}
-
-fn excerpt(text: &str) -> String {
-    text.chars().take(MESSAGE_CHARS_MAX).flat_map(char::escape_debug).collect()
-}
-
-/// The EndpointSlices of a namespace, or those of some of its Services.
+/// The objects of a namespace that are asked for.
 #[derive(Debug)]
-pub(crate) struct Slices {
+pub(crate) struct Selection {
+    resource: &'static Resource,
     path: kube::core::Request,
+    /// Of labels. `None`: all of the namespace.
     selector: Option<String>,
 }
 
 /// One page of a list.
 pub(crate) struct Page {
+    resource: &'static Resource,
     body: Vec<u8>,
 }
 
@@ -171,19 +123,12 @@ struct RawListMeta {
     more: Option<String>,
 }
 
-impl Slices {
-    /// Those of the Services called `names` in `namespace`.
-    pub(crate) fn of(namespace: &str, names: &[&str]) -> Slices {
-        let path = kube::core::Request::new(format!(
-            "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
-        ));
-        let selector = match names {
-            [one] => format!("{SERVICE_LABEL}={one}"),
-            several => format!("{SERVICE_LABEL} in ({})", several.join(",")),
-        };
-        // A comma takes three bytes in a URL.
-        let encoded = selector.len() + 2 * names.len();
-        Slices { path, selector: Some(selector).filter(|_| encoded <= SELECTOR_BYTES_MAX) }
+impl Selection {
+    /// The objects in `namespace` with these labels.
+    pub(crate) fn of(resource: &'static Resource, namespace: &str, selector: Option<String>) -> Selection {
+        let Resource { root, plural, .. } = resource;
+        let path = kube::core::Request::new(format!("/{root}/namespaces/{namespace}/{plural}"));
+        Selection { resource, path, selector }
     }
 
     /// Asks for the page after `token`, or the first one.
@@ -199,10 +144,15 @@ impl Slices {
             continue_token: token.map(str::to_owned),
             ..ListParams::default()
         };
-        let request = self.path.list(&parameters).map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let request = match self.resource.extent {
+            Extent::Whole => self.path.list(&parameters),
+            Extent::Metadata => self.path.list_metadata(&parameters),
+        };
+        let request = request.map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let refused = |error| Failure::of(&error, "list", self.resource);
         let answer = async {
-            let reader = client.request_stream(request).await.map_err(|error| Failure::of(&error, "list"))?;
-            read_page(Box::pin(reader)).await
+            let reader = client.request_stream(request).await.map_err(refused)?;
+            Ok(Page { resource: self.resource, body: read_page(Box::pin(reader)).await? })
         };
         timeout(within, answer).await.map_err(|_| Failure::Silent { verb: "list", after: within })?
     }
@@ -220,24 +170,28 @@ impl Slices {
             bookmarks: true,
             ..WatchParams::default()
         };
-        let request =
-            self.path.watch(&parameters, version).map_err(|error| Failure::Unreachable(error.to_string()))?;
+        let request = match self.resource.extent {
+            Extent::Whole => self.path.watch(&parameters, version),
+            Extent::Metadata => self.path.watch_metadata(&parameters, version),
+        };
+        let request = request.map_err(|error| Failure::Unreachable(error.to_string()))?;
         let opened = timeout(HEAD_TIMEOUT, client.request_stream(request)).await;
         let silent = |_: Elapsed| Failure::Silent { verb: "watch", after: HEAD_TIMEOUT };
-        let reader = opened.map_err(silent)?.map_err(|error| Failure::of(&error, "watch"))?;
+        let refused = |error| Failure::of(&error, "watch", self.resource);
+        let reader = opened.map_err(silent)?.map_err(refused)?;
         Ok(Lines { reader: Box::pin(reader), line: Vec::new(), whole: false })
     }
 }
 
 type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
 
-async fn read_page(mut reader: Reader) -> Result<Page, Failure> {
+async fn read_page(mut reader: Reader) -> Result<Vec<u8>, Failure> {
     let broken = |error: std::io::Error| Failure::Unreachable(with_sources(&error));
     let mut body = Vec::new();
     loop {
         let chunk = reader.fill_buf().await.map_err(broken)?;
         if chunk.is_empty() {
-            return Ok(Page { body });
+            return Ok(body);
         }
         body.extend_from_slice(chunk);
         let length = chunk.len();
@@ -252,12 +206,12 @@ impl Page {
     /// The objects in it.
     ///
     /// # Errors
-    /// [`Failure::Garbled`] when it is something else than a list of EndpointSlices with a version: what looks like an
+    /// [`Failure::Garbled`] when it is something else than a list of the resource with a version: what looks like an
     /// empty list must not pass for one.
     pub(crate) fn items(&self) -> Result<PageItems<'_>, Failure> {
         let page: RawPage<'_> = serde_json::from_slice(&self.body)
             .map_err(|error| Failure::Garbled(excerpt(&error.to_string())))?;
-        if page.kind != "EndpointSliceList" {
+        if !self.resource.is_list_kind(&page.kind) {
             return Err(Failure::Garbled(excerpt(&format!("its kind is {:?}", page.kind))));
         }
         if page.metadata.resource_version.is_empty() {
@@ -311,9 +265,9 @@ impl Lines {
 
 /// What a line of a watch says.
 #[derive(Debug)]
-pub(crate) enum Said {
-    /// ADDED or MODIFIED: this is the whole slice now.
-    Put(Box<EndpointSlice>),
+pub(crate) enum Said<O> {
+    /// ADDED or MODIFIED: this is the whole object now.
+    Put(Box<O>),
     /// DELETED.
     Deleted(Deleted),
     /// Nothing happened up to this version.
@@ -326,32 +280,45 @@ pub(crate) enum Said {
     Malformed(Suspect),
 }
 
-/// The slice that was deleted.
+/// What an object says of itself, found without trusting the rest of it; empty texts are none.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parts {
+    /// Its name.
+    pub(crate) name: Option<String>,
+    /// Its uid.
+    pub(crate) uid: Option<String>,
+    /// Its version; of one that was deleted, that of the deletion.
+    pub(crate) version: Option<String>,
+    /// The Service whose slice it is.
+    pub(crate) service: Option<String>,
+}
+
+/// The object that was deleted; it has a name.
 #[derive(Debug)]
 pub(crate) struct Deleted {
     /// Its name.
     pub(crate) name: String,
-    /// The version of the deletion.
-    pub(crate) version: Option<String>,
-    /// The Service that it belonged to.
-    pub(crate) service: Option<String>,
+    /// Everything else that is known of it.
+    pub(crate) parts: Parts,
 }
+
+/// An object that cannot be read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    /// What can still be said of it.
+    pub(crate) parts: Parts,
+    /// Why it cannot be read.
+    pub(crate) why: String,
+}
+
+/// An object without what it is known by.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Nameless;
 
 impl From<Nameless> for Suspect {
     fn from(_: Nameless) -> Suspect {
-        Suspect { why: "metadata.name is missing".to_owned(), ..Suspect::default() }
+        Suspect::because("metadata.name or metadata.uid is missing")
     }
-}
-
-/// What can still be said of an object that cannot be read.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Suspect {
-    /// Its name.
-    pub(crate) name: Option<String>,
-    /// The Service whose slice it is.
-    pub(crate) service: Option<String>,
-    /// Why it cannot be read.
-    pub(crate) why: String,
 }
 
 #[derive(Deserialize)]
@@ -365,116 +332,97 @@ struct RawLine<'l> {
 /// Reads an object.
 ///
 /// # Errors
-/// [`Suspect`], when it is no EndpointSlice.
-pub(crate) fn read_slice(json: &str) -> Result<Box<EndpointSlice>, Suspect> {
-    match serde_json::from_str::<EndpointSlice>(json) {
-        Ok(slice) => Ok(Box::new(slice)),
-        Err(error) => Err(Suspect { why: excerpt(&error.to_string()), ..Suspect::of(json) }),
+/// [`Suspect`], when it is no such object.
+pub(crate) fn read_object<O: Object>(json: &str) -> Result<Box<O>, Suspect> {
+    match serde_json::from_str::<O>(json) {
+        Ok(object) => Ok(Box::new(object)),
+        Err(error) => Err(Suspect { parts: Parts::of(json).1, why: excerpt(&error.to_string()) }),
     }
 }
 
 /// Reads a line of a watch.
-pub(crate) fn read_line(line: &[u8]) -> Said {
+pub(crate) fn read_line<O: Object>(line: &[u8]) -> Said<O> {
     let raw: RawLine<'_> = match serde_json::from_slice(line) {
         Ok(raw) => raw,
-        Err(error) => {
-            return Said::Malformed(Suspect { why: excerpt(&error.to_string()), ..Suspect::default() });
-        }
+        Err(error) => return Said::Malformed(Suspect::because(&error.to_string())),
     };
     let object = raw.object.map_or("null", RawValue::get);
     match raw.word.as_str() {
-        "ADDED" | "MODIFIED" => read_slice(object).map_or_else(Said::Malformed, Said::Put),
-        "DELETED" => deleted(object),
+        "ADDED" | "MODIFIED" => read_object(object).map_or_else(Said::Malformed, Said::Put),
+        "DELETED" => deleted(object, O::RESOURCE),
         "BOOKMARK" => bookmark(object),
-        "ERROR" => Said::Failed(status(object)),
+        "ERROR" => Said::Failed(status(object, O::RESOURCE)),
         // An error page with status 200.
-        "" if raw.object.is_none() => Said::Failed(status(&String::from_utf8_lossy(line))),
+        "" if raw.object.is_none() => Said::Failed(status(&String::from_utf8_lossy(line), O::RESOURCE)),
         word => Said::Unknown(excerpt(word)),
     }
 }
 
-fn deleted(object: &str) -> Said {
-    let parts = Parts::of(object);
-    match parts.name {
-        Some(name) if parts.is_slice => {
-            Said::Deleted(Deleted { name, version: parts.version, service: parts.service })
-        }
-        _ => {
-            Said::Malformed(Suspect { why: "DELETED of no EndpointSlice".to_owned(), ..Suspect::of(object) })
-        }
+fn deleted<O>(object: &str, resource: &Resource) -> Said<O> {
+    let (kind, mut parts) = Parts::of(object);
+    let fits = kind.is_none_or(|kind| resource.is_kind(&kind));
+    match parts.name.take_if(|_| fits) {
+        Some(name) => Said::Deleted(Deleted { name, parts }),
+        None => Said::Malformed(Suspect { parts, why: format!("DELETED of no {}", resource.kind) }),
     }
 }
 
-fn bookmark(object: &str) -> Said {
-    match Parts::of(object).version {
+fn bookmark<O>(object: &str) -> Said<O> {
+    match Parts::of(object).1.version {
         Some(version) => Said::Bookmark(version),
-        None => {
-            Said::Malformed(Suspect { why: "BOOKMARK without a version".to_owned(), ..Suspect::default() })
-        }
+        None => Said::Malformed(Suspect::because("BOOKMARK without a version")),
     }
 }
 
-fn status(object: &str) -> Failure {
+fn status(object: &str, resource: &'static Resource) -> Failure {
     let value: Value = serde_json::from_str(object).unwrap_or_default();
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     let code = value.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
     match text("reason") {
         "Expired" | "Gone" => Failure::Expired,
-        _ => Failure::of_status(code.unwrap_or_default(), text("message"), "watch"),
+        _ => Failure::of_status(code.unwrap_or_default(), text("message"), "watch", resource),
     }
 }
 
-/// What an object says of itself, found without trusting the rest of it.
-struct Parts {
-    is_slice: bool,
-    name: Option<String>,
-    version: Option<String>,
-    service: Option<String>,
-}
-
 impl Parts {
-    fn of(json: &str) -> Parts {
+    /// With its kind, if it says one.
+    fn of(json: &str) -> (Option<String>, Parts) {
         let value: Value = serde_json::from_str(json).unwrap_or_default();
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
         let metadata = value.get("metadata");
-        let of_metadata = |key: &str| text(metadata.and_then(|metadata| metadata.get(key)));
+        let of_metadata =
+            |key: &str| text(metadata.and_then(|metadata| metadata.get(key))).filter(|text| !text.is_empty());
         let labels = metadata.and_then(|metadata| metadata.get("labels"));
-        Parts {
-            is_slice: value.get("kind").is_none_or(|kind| kind == "EndpointSlice"),
-            name: of_metadata("name").filter(|name| !name.is_empty()),
-            version: of_metadata("resourceVersion").filter(|version| !version.is_empty()),
+        let parts = Parts {
+            name: of_metadata("name"),
+            uid: of_metadata("uid"),
+            version: of_metadata("resourceVersion"),
             service: text(labels.and_then(|labels| labels.get(SERVICE_LABEL))),
-        }
+        };
+        // What is no text is no kind that is wanted.
+        (value.get("kind").map(|kind| kind.as_str().unwrap_or_default().to_owned()), parts)
     }
 }
 
 impl Suspect {
-    fn of(json: &str) -> Suspect {
-        let Parts { name, service, .. } = Parts::of(json);
-        Suspect { name, service, why: String::new() }
+    fn because(why: &str) -> Suspect {
+        Suspect { parts: Parts::default(), why: excerpt(why) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-    #[test]
-    fn a_refusal_says_what_the_role_lacks() {
-        let refused = Failure::of_status(403, "endpointslices is forbidden: User \"x\" cannot list", "list");
-        let words = refused.to_string();
-        for part in
-            ["list with 403", "cannot list", "get, list and watch", "endpointslices", "discovery.k8s.io"]
-        {
-            assert!(words.contains(part), "{part} is not in {words}");
-        }
-        assert!(Failure::of_status(401, "", "list").to_string().contains("token"));
-        assert_eq!(Failure::of_status(410, "", "watch"), Failure::Expired);
-    }
+    use super::*;
+    use crate::kube::pods::Pod;
+    use crate::kube::slices::SLICES;
 
     #[test]
     fn what_only_looks_like_an_empty_list_is_none() {
-        let read = |body: &str| Page { body: body.into() }.items().map(|page| page.items.len());
+        let read_as =
+            |resource, body: &str| Page { resource, body: body.into() }.items().map(|page| page.items.len());
+        let read = |body: &str| read_as(&SLICES, body);
         let good = r#"{"kind":"EndpointSliceList","metadata":{"resourceVersion":"7"},"items":"#;
         assert_eq!(read(&format!("{good}[]}}")), Ok(0));
         assert_eq!(read(&format!("{good}null}}")), Ok(0));
@@ -491,18 +439,28 @@ mod tests {
         for body in bad {
             assert!(matches!(read(body), Err(Failure::Garbled(_))), "{body}");
         }
+        for (kind, is_pods) in
+            [("PodList", true), ("PartialObjectMetadataList", true), ("EndpointSliceList", false)]
+        {
+            let body = format!(r#"{{"kind":"{kind}","metadata":{{"resourceVersion":"7"}},"items":[]}}"#);
+            assert_eq!(read_as(Pod::RESOURCE, &body).is_ok(), is_pods, "{kind}");
+        }
+        let partial = r#"{"kind":"PartialObjectMetadataList","metadata":{"resourceVersion":"7"},"items":[]}"#;
+        assert!(read(partial).is_err(), "slices are wanted whole");
     }
 
     #[test]
     fn the_lines_of_a_watch_are_told_apart() {
-        let said = |line: &str| match read_line(line.as_bytes()) {
+        let said = |line: &str| match read_line::<EndpointSlice>(line.as_bytes()) {
             Said::Put(slice) => format!("put {}", slice.metadata.name.unwrap_or_default()),
             Said::Deleted(deleted) => format!("deleted {}", deleted.name),
             Said::Bookmark(version) => format!("bookmark {version}"),
             Said::Failed(Failure::Expired) => "expired".into(),
             Said::Failed(failure) => format!("failed {failure}"),
             Said::Unknown(word) => format!("unknown {word}"),
-            Said::Malformed(suspect) => format!("malformed {:?} {:?}", suspect.name, suspect.service),
+            Said::Malformed(suspect) => {
+                format!("malformed {:?} {:?}", suspect.parts.name, suspect.parts.service)
+            }
         };
         let metadata =
             r#""metadata":{"name":"c","resourceVersion":"9","labels":{"kubernetes.io/service-name":"chat"}}"#;
@@ -533,17 +491,5 @@ mod tests {
         for (line, expected) in cases {
             assert_eq!(said(&line), expected, "{line}");
         }
-    }
-
-    #[test]
-    fn a_line_is_logged_once_for_what_a_reader_takes_for_the_same() {
-        let silent = Failure::Silent { verb: "list", after: HEAD_TIMEOUT };
-        let unreachable = Failure::Unreachable("refused".into());
-        let forbidden = Failure::of_status(403, "a", "list");
-        assert!(silent.resembles(&unreachable) && unreachable.resembles(&silent));
-        assert!(forbidden.resembles(&Failure::of_status(403, "b", "list")));
-        assert!(!forbidden.resembles(&Failure::of_status(403, "a", "watch")));
-        assert!(!forbidden.resembles(&Failure::of_status(401, "a", "list")));
-        assert!(!forbidden.resembles(&silent) && !silent.resembles(&forbidden));
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 
 async fn answer(mut socket: Socket, head: &Head, connection: usize, shared: &Shared) -> Then {
     let target = head.word(1).to_owned();
-    let query = match Query::parse(&target) {
+    let query = match Query::parse(&target, head.header("accept").unwrap_or_default()) {
         Ok(query) => query,
         Err(why) => return refuse(socket, &Refusal::new(400, &why)).await,
     };
@@ -65,6 +65,7 @@ async fn answer(mut socket: Socket, head: &Head, connection: usize, shared: &Sha
         on: query.kind,
         method: head.word(0).to_owned(),
         target,
+        accept: head.header("accept").map(str::to_owned),
         authorization: head.header("authorization").map(str::to_owned),
         connection,
         at: Instant::now(),
@@ -86,8 +87,8 @@ async fn answer(mut socket: Socket, head: &Head, connection: usize, shared: &Sha
         return refuse(socket, &Refusal::new(401, "Unauthorized")).await;
     }
     match call.query.kind {
-        On::List => list(socket, &call, shared).await,
-        On::Watch => watch(socket, &call, shared).await,
+        On::List | On::ListPods => list(socket, &call, shared).await,
+        On::Watch | On::WatchPods => watch(socket, &call, shared).await,
         On::Other | On::Connect => refuse(socket, &Refusal::new(404, "the server could not find it")).await,
     }
 }
@@ -120,16 +121,16 @@ async fn reply(mut socket: Socket, code: u16, body: &str) -> Then {
 }
 
 async fn misbehave(mut socket: Socket, fault: Fault, call: &Call, shared: &Shared) -> Then {
-    let is_list = call.query.kind == On::List;
+    let is_list = matches!(call.query.kind, On::List | On::ListPods);
     match fault {
         Fault::Status(code) => return refuse(socket, &Refusal::new(code, "scripted")).await,
         Fault::EmptyList => {
             let version = shared.state().store.version().to_string();
-            let empty = list_of(json!({"resourceVersion": version}), Vec::new());
+            let empty = list_of(&call.query.scope, json!({"resourceVersion": version}), Vec::new());
             return reply(socket, 200, &empty.to_string()).await;
         }
         Fault::Garbage => return reply(socket, 200, "<html>it works</html>").await,
-        Fault::WrongType => return reply(socket, 200, &wrong_type(is_list).to_string()).await,
+        Fault::WrongType => return reply(socket, 200, &wrong_type(call, is_list).to_string()).await,
         Fault::ExpiredEvent => {
             let line = Refusal::new(410, "too old resource version").event().to_string();
             return if head_and_line(&mut socket, &line).await { finish(socket).await } else { Then::Over };
@@ -160,11 +161,11 @@ async fn hang(mut socket: Socket, shared: &Shared) {
 
 async fn half(mut socket: Socket, call: &Call, shared: &Shared) {
     let line = match call.query.kind {
-        On::List => {
+        On::List | On::ListPods => {
             let listed = shared.state().store.list(&call.query);
             listed.map_or_else(|refusal| refusal.status().to_string(), |list| list.to_string())
         }
-        On::Watch | On::Other | On::Connect => wrong_type(false).to_string(),
+        On::Watch | On::WatchPods | On::Other | On::Connect => wrong_type(call, false).to_string(),
     };
     let (half, _) = line.split_at(line.len() / 2);
     if socket.send(STREAM_HEAD).await && socket.send(&chunk(half)).await {
@@ -172,14 +173,15 @@ async fn half(mut socket: Socket, call: &Call, shared: &Shared) {
     }
 }
 
-/// JSON that is no list, or no event, of EndpointSlices.
-fn wrong_type(is_list: bool) -> Value {
+/// JSON that is no list, or no event, of what was asked for.
+fn wrong_type(call: &Call, is_list: bool) -> Value {
+    let resource = call.query.scope.resource;
     let object = json!({
-        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": 4, "endpoints": "seven",
-        "metadata": {"name": "wrong", "namespace": "lab", "resourceVersion": "7"},
+        "kind": resource.kind(), "apiVersion": resource.api_version(), "addressType": 4, "endpoints": "seven",
+        "metadata": {"name": "wrong", "namespace": "lab", "resourceVersion": "7", "deletionTimestamp": 4},
     });
     match is_list {
-        true => list_of(json!({"resourceVersion": 7}), vec![object]),
+        true => list_of(&call.query.scope, json!({"resourceVersion": 7}), vec![object]),
         false => json!({"type": "MODIFIED", "object": object}),
     }
 }
@@ -252,7 +254,7 @@ async fn follow(
         };
         let sent = match push {
             Some(Push::Line(line)) => socket.send(&line_chunk(&line)).await,
-            Some(Push::End(cut)) => return end_watch(socket, cut).await,
+            Some(Push::End(cut)) => return end_watch(socket, call, cut).await,
             // The server has stopped.
             None => false,
         };
@@ -262,12 +264,12 @@ async fn follow(
     }
 }
 
-async fn end_watch(mut socket: Socket, cut: Cut) -> Then {
+async fn end_watch(mut socket: Socket, call: &Call, cut: Cut) -> Then {
     match cut {
         Cut::Clean | Cut::Expired => return finish(socket).await,
         Cut::Fin => socket.close().await,
         Cut::HalfLine => {
-            let line = wrong_type(false).to_string();
+            let line = wrong_type(call, false).to_string();
             let (half, _) = line.split_at(line.len() / 2);
             if socket.send(&chunk(half)).await {
                 socket.close().await;

@@ -12,6 +12,10 @@ pub enum On {
     List,
     /// A watch of EndpointSlices.
     Watch,
+    /// A list of Pods.
+    ListPods,
+    /// A watch of Pods.
+    WatchPods,
     /// Any other request.
     Other,
 }

@@ -1,16 +1,91 @@
 //! What a request asks of the API server: path, parameters, label selector.
 //!
-//! Only what the discovery of a proxy may ask for: EndpointSlices of one namespace or of all, listed or watched. The
-//! selector is the API's own grammar (equality and sets, Kubernetes "Labels and Selectors").
+//! Only what the discovery of a proxy may ask for: EndpointSlices or Pods of one namespace or of all, listed or watched,
+//! whole or as metadata only. The selector is the API's own grammar (equality and sets, Kubernetes "Labels and
+//! Selectors").
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::On;
 
-/// Everything below here is EndpointSlices.
-const GROUP: &str = "/apis/discovery.k8s.io/v1/";
+/// What is asked for when only metadata is wanted.
+const METADATA: &str = "as=PartialObjectMetadata";
+
+/// What there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Resource {
+    #[default]
+    Slices,
+    Pods,
+}
+
+impl Resource {
+    const ALL: [Resource; 2] = [Resource::Slices, Resource::Pods];
+
+    /// Of which kind an object is; one that does not say it is a slice.
+    pub(super) fn of(object: &Value) -> Resource {
+        let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+        let is_it = |resource: &Resource| resource.kind() == kind;
+        Resource::ALL.into_iter().find(is_it).unwrap_or_default()
+    }
+
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Resource::Slices => "EndpointSlice",
+            Resource::Pods => "Pod",
+        }
+    }
+
+    pub(super) fn api_version(self) -> &'static str {
+        match self {
+            Resource::Slices => "discovery.k8s.io/v1",
+            Resource::Pods => "v1",
+        }
+    }
+
+    /// Everything below this path is in the resource's group and version.
+    fn root(self) -> &'static str {
+        match self {
+            Resource::Slices => "/apis/discovery.k8s.io/v1/",
+            Resource::Pods => "/api/v1/",
+        }
+    }
+
+    fn plural(self) -> &'static str {
+        match self {
+            Resource::Slices => "endpointslices",
+            Resource::Pods => "pods",
+        }
+    }
+
+    fn list(self) -> On {
+        match self {
+            Resource::Slices => On::List,
+            Resource::Pods => On::ListPods,
+        }
+    }
+
+    fn watch(self) -> On {
+        match self {
+            Resource::Slices => On::Watch,
+            Resource::Pods => On::WatchPods,
+        }
+    }
+
+    /// The namespace that a path names; `Some(None)`: all.
+    fn namespace(self, path: &str) -> Option<Option<String>> {
+        let parts: Vec<_> = path.strip_prefix(self.root())?.split('/').collect();
+        match parts.as_slice() {
+            [plural] if *plural == self.plural() => Some(None),
+            ["namespaces", namespace, plural] if *plural == self.plural() => {
+                Some(Some((*namespace).to_owned()))
+            }
+            _ => None,
+        }
+    }
+}
 
 /// A request's target, taken apart.
 #[derive(Clone, Debug)]
@@ -23,6 +98,8 @@ pub(super) struct Query {
 /// Which objects a list or a watch is about.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
+    pub(super) resource: Resource,
+    is_metadata_only: bool,
     namespace: Option<String>,
     selector: Vec<Requirement>,
 }
@@ -43,11 +120,11 @@ enum Rule {
 }
 
 impl Query {
-    /// Takes a target apart. What is no list and no watch of EndpointSlices is [`On::Other`].
+    /// Takes a target and the `Accept` beside it apart. What is no list and no watch is [`On::Other`].
     ///
     /// # Errors
     /// What is wrong with the selector.
-    pub(super) fn parse(target: &str) -> Result<Query, String> {
+    pub(super) fn parse(target: &str, accept: &str) -> Result<Query, String> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let parameters: BTreeMap<_, _> = query
             .split('&')
@@ -55,22 +132,17 @@ impl Query {
             .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
             .map(|(name, value)| (decoded(name), decoded(value)))
             .collect();
-        let namespace = match path.strip_prefix(GROUP).map(|rest| rest.split('/').collect::<Vec<_>>()) {
-            Some(parts) if parts == ["endpointslices"] => Some(None),
-            Some(parts) => match parts.as_slice() {
-                ["namespaces", namespace, "endpointslices"] => Some(Some((*namespace).to_owned())),
-                _ => None,
-            },
-            None => None,
-        };
+        let named = |resource: Resource| Some((resource, resource.namespace(path)?));
+        let found = Resource::ALL.into_iter().find_map(named);
         let watching = parameters.get("watch").is_some_and(|value| value == "true" || value == "1");
-        let kind = match (&namespace, watching) {
+        let kind = match (&found, watching) {
             (None, _) => On::Other,
-            (Some(_), true) => On::Watch,
-            (Some(_), false) => On::List,
+            (Some((resource, _)), true) => resource.watch(),
+            (Some((resource, _)), false) => resource.list(),
         };
         let selector = requirements(parameters.get("labelSelector").map_or("", String::as_str))?;
-        let scope = Scope { namespace: namespace.flatten(), selector };
+        let (resource, namespace) = found.unwrap_or_default();
+        let scope = Scope { resource, is_metadata_only: accept.contains(METADATA), namespace, selector };
         Ok(Query { kind, scope, parameters })
     }
 
@@ -95,8 +167,29 @@ impl Scope {
     pub(super) fn covers(&self, object: &Value) -> bool {
         let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
         let label = |key: &str| object.get("metadata")?.get("labels")?.get(key)?.as_str();
-        self.namespace.as_deref().is_none_or(|wanted| namespace == Some(wanted))
+        self.resource == Resource::of(object)
+            && self.namespace.as_deref().is_none_or(|wanted| namespace == Some(wanted))
             && self.selector.iter().all(|requirement| requirement.accepts(label(&requirement.key)))
+    }
+}
+
+impl Scope {
+    /// The kind of a list of these, and its version.
+    pub(super) fn list_kind(&self) -> (&'static str, &'static str) {
+        match (self.is_metadata_only, self.resource) {
+            (true, _) => ("PartialObjectMetadataList", "meta.k8s.io/v1"),
+            (false, Resource::Slices) => ("EndpointSliceList", Resource::Slices.api_version()),
+            (false, Resource::Pods) => ("PodList", Resource::Pods.api_version()),
+        }
+    }
+
+    /// The object as it is sent.
+    pub(super) fn sent(&self, object: &Value) -> Value {
+        if !self.is_metadata_only {
+            return object.clone();
+        }
+        let metadata = object.get("metadata").cloned().unwrap_or_default();
+        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
     }
 }
 
@@ -176,25 +269,30 @@ fn decoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+
+    const GROUP: &str = "/apis/discovery.k8s.io/v1/";
 
     fn query(parameters: &str) -> Query {
-        Query::parse(&format!("{GROUP}namespaces/prod/endpointslices?{parameters}")).unwrap()
+        Query::parse(&format!("{GROUP}namespaces/prod/endpointslices?{parameters}"), "").unwrap()
     }
 
     #[test]
-    fn lists_and_watches_of_endpoint_slices_are_told_from_everything_else() {
+    fn lists_and_watches_are_told_from_everything_else() {
         let kinds = [
             ("/apis/discovery.k8s.io/v1/endpointslices", On::List),
             ("/apis/discovery.k8s.io/v1/endpointslices?watch=true", On::Watch),
             ("/apis/discovery.k8s.io/v1/namespaces/a/endpointslices?limit=5", On::List),
             ("/apis/discovery.k8s.io/v1/namespaces/a/endpointslices?&watch=1&x", On::Watch),
             ("/apis/discovery.k8s.io/v1/namespaces/a/endpointslices/chat-1", On::Other),
-            ("/api/v1/pods?watch=true", On::Other),
+            ("/api/v1/pods?watch=true", On::WatchPods),
+            ("/api/v1/namespaces/a/pods", On::ListPods),
+            ("/api/v1/namespaces/a/endpointslices", On::Other),
+            ("/api/v1/namespaces/a/pods/chat-1", On::Other),
+            ("/apis/discovery.k8s.io/v1/namespaces/a/pods", On::Other),
             ("/version", On::Other),
         ];
         for (target, kind) in kinds {
-            assert_eq!(Query::parse(target).unwrap().kind, kind, "{target}");
+            assert_eq!(Query::parse(target, "").unwrap().kind, kind, "{target}");
         }
     }
 
@@ -223,7 +321,20 @@ mod tests {
         assert!(query("labelSelector=a!=b").scope.covers(&unlabelled), "as in the API");
         for wrong in ["a in b", "a in (b", "=b", "a b", "!"] {
             let target = format!("{GROUP}endpointslices?labelSelector={wrong}");
-            assert!(Query::parse(&target).is_err(), "{wrong}");
+            assert!(Query::parse(&target, "").is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn metadata_alone_is_sent_where_it_is_asked_for() {
+        let pod = json!({"kind": "Pod", "metadata": {"name": "a"}, "spec": {"nodeName": "n"}});
+        let scope = |accept| Query::parse("/api/v1/pods", accept).unwrap().scope;
+        let whole = scope("application/json");
+        assert_eq!((whole.sent(&pod), whole.list_kind().0), (pod.clone(), "PodList"));
+        let partial = scope("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+        assert_eq!(partial.list_kind().0, "PartialObjectMetadataList");
+        let sent = partial.sent(&pod);
+        assert_eq!((&sent["kind"], &sent["metadata"]), (&json!("PartialObjectMetadata"), &pod["metadata"]));
+        assert!(sent.get("spec").is_none());
     }
 }

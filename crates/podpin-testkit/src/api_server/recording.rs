@@ -14,6 +14,8 @@ pub enum Step {
     Put(Value),
     /// An object was deleted.
     Delete {
+        /// Its kind, if it says one: EndpointSlices and Pods do.
+        kind: String,
         /// Its namespace.
         namespace: String,
         /// Its name.
@@ -25,11 +27,13 @@ pub enum Step {
     Expired,
 }
 
-/// A recording of the EndpointSlices of one namespace.
+/// A recording of the EndpointSlices, or the Pods, of one namespace.
 #[derive(Clone, Debug)]
 pub struct Recording {
     /// What happened, in order.
     pub steps: Vec<Step>,
+    /// When each of them did, in milliseconds since 1970.
+    times: Vec<f64>,
 }
 
 impl Recording {
@@ -46,18 +50,43 @@ impl Recording {
             bytes.as_slice().read_to_string(&mut text)
         };
         read.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        Recording { steps: text.lines().filter_map(step).collect() }
+        let lines = text.lines().map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON ({error}): {line}"))
+        });
+        let lines: Vec<Value> = lines.collect();
+        let epoch = lines.iter().find_map(|line| line.get("epoch")?.as_f64()).unwrap_or_default();
+        let time =
+            |line: &Value| line.get("t_ms").and_then(Value::as_f64).unwrap_or_default() + epoch * 1_000.0;
+        let (times, steps) = lines.iter().filter_map(|line| Some((time(line), step(line)?))).unzip();
+        Recording { steps, times }
+    }
+
+    /// With what was recorded beside it, in the order in which it happened.
+    pub fn beside(self, other: Recording) -> Recording {
+        let all = |one: Recording| one.times.into_iter().zip(one.steps);
+        let mut merged: Vec<(f64, Step)> = all(self).chain(all(other)).collect();
+        merged.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        let (times, steps) = merged.into_iter().unzip();
+        Recording { steps, times }
     }
 }
 
 /// Lines about the recording itself (META, MARK, END) are no steps.
-fn step(line: &str) -> Option<Step> {
-    let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON ({error}): {line}"));
+fn step(line: &Value) -> Option<Step> {
     let at = |path: &str| line.pointer(path).and_then(Value::as_str).unwrap_or_default();
     match (at("/kind"), at("/event/type")) {
-        ("LIST", _) => line.pointer("/object/items").and_then(Value::as_array).cloned().map(Step::List),
+        ("LIST", _) => {
+            // The items of a list name no kind; the list does.
+            let kind = at("/object/kind").trim_end_matches("List").to_owned();
+            let mut items = line.pointer("/object/items").and_then(Value::as_array).cloned()?;
+            for item in items.iter_mut().filter_map(Value::as_object_mut) {
+                item.insert("kind".to_owned(), Value::from(kind.clone()));
+            }
+            Some(Step::List(items))
+        }
         ("EVENT", "ADDED" | "MODIFIED") => line.pointer("/event/object").cloned().map(Step::Put),
         ("EVENT", "DELETED") => Some(Step::Delete {
+            kind: at("/event/object/kind").to_owned(),
             namespace: at("/event/object/metadata/namespace").to_owned(),
             name: at("/event/object/metadata/name").to_owned(),
         }),

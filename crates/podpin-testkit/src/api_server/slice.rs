@@ -85,6 +85,14 @@ impl SlicePod {
         self
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn target_uid(&self) -> Option<&str> {
+        self.uid.as_deref()
+    }
+
     fn value(&self, namespace: &str) -> Value {
         let mut endpoint =
             json!({"addresses": [self.address.to_string()], "conditions": self.condition_map()});

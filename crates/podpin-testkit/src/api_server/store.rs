@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::query::{Query, Scope};
+use super::query::{Query, Resource, Scope};
 
 /// An answer that is not what was asked for: a `Status` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +62,10 @@ impl Change {
         let within = |object: &Option<Arc<Value>>| object.clone().filter(|object| scope.covers(object));
         match (within(&self.before), within(&self.after)) {
             (None, None) => None,
-            (None, Some(after)) => Some(json!({"type": "ADDED", "object": *after})),
-            (Some(_), Some(after)) => Some(json!({"type": "MODIFIED", "object": *after})),
+            (None, Some(after)) => Some(json!({"type": "ADDED", "object": scope.sent(&after)})),
+            (Some(_), Some(after)) => Some(json!({"type": "MODIFIED", "object": scope.sent(&after)})),
             (Some(before), None) => {
-                let mut last = Value::clone(&before);
+                let mut last = scope.sent(&before);
                 set_version(&mut last, self.version);
                 Some(json!({"type": "DELETED", "object": last}))
             }
@@ -81,13 +81,16 @@ pub(super) struct Beginning {
     pub(super) is_deaf: bool,
 }
 
+/// Resource, namespace, name.
+type Key = (Resource, String, String);
+
 /// All objects, as of one version.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     version: u64,
     /// Versions before this one are forgotten.
     oldest: u64,
-    objects: BTreeMap<(String, String), Arc<Value>>,
+    objects: BTreeMap<Key, Arc<Value>>,
     history: Vec<Change>,
     /// What is left of lists that were begun, by continue token.
     pages: BTreeMap<String, (u64, Vec<Arc<Value>>)>,
@@ -126,10 +129,16 @@ impl Store {
     }
 
     /// Removes an object, if it is there.
-    pub(super) fn delete(&mut self, namespace: &str, name: &str) -> Option<Change> {
-        let before = self.objects.remove(&(namespace.to_owned(), name.to_owned()))?;
+    pub(super) fn delete(&mut self, resource: Resource, namespace: &str, name: &str) -> Option<Change> {
+        let before = self.objects.remove(&(resource, namespace.to_owned(), name.to_owned()))?;
         self.version += 1;
         Some(self.record(Some(before), None))
+    }
+
+    /// An object, if it is there.
+    pub(super) fn get(&self, resource: Resource, namespace: &str, name: &str) -> Option<Value> {
+        let found = self.objects.get(&(resource, namespace.to_owned(), name.to_owned()));
+        found.map(|object| Value::clone(object))
     }
 
     fn record(&mut self, before: Option<Arc<Value>>, after: Option<Arc<Value>>) -> Change {
@@ -153,7 +162,7 @@ impl Store {
         self.pages.clear();
     }
 
-    /// An `EndpointSliceList`, or a page of one.
+    /// A list, or a page of one.
     ///
     /// # Errors
     /// 410 for an expired continue token, 504 for a version that is not reached yet.
@@ -175,7 +184,7 @@ impl Store {
             set(&mut metadata, "continue", json!(token));
             self.pages.insert(token, (version, rest));
         }
-        Ok(list_of(metadata, items.iter().map(|item| Value::clone(item)).collect()))
+        Ok(list_of(&query.scope, metadata, items.iter().map(|item| query.scope.sent(item)).collect()))
     }
 
     /// What a watch begins with.
@@ -183,7 +192,7 @@ impl Store {
     /// # Errors
     /// 410 for a version that is forgotten, 400 for parameters that do not go together.
     pub(super) fn watch(&self, query: &Query) -> Result<Beginning, Refusal> {
-        let added = |object: Arc<Value>| json!({"type": "ADDED", "object": *object});
+        let added = |object: Arc<Value>| json!({"type": "ADDED", "object": query.scope.sent(&object)});
         let present = || self.objects_in(&query.scope).into_iter().map(added).collect::<Vec<_>>();
         let from = query.number("resourceVersion").unwrap_or_default();
         if query.flag("sendInitialEvents") {
@@ -191,8 +200,11 @@ impl Store {
                 return Err(Refusal::new(400, "sendInitialEvents needs resourceVersionMatch=NotOlderThan"));
             }
             let mut events = present();
-            events
-                .extend(query.flag("allowWatchBookmarks").then(|| self.bookmark(Bookmark::InitialEventsEnd)));
+            events.extend(
+                query
+                    .flag("allowWatchBookmarks")
+                    .then(|| self.bookmark(Bookmark::InitialEventsEnd, &query.scope)),
+            );
             return Ok(Beginning { events, is_deaf: false });
         }
         if from == 0 {
@@ -208,16 +220,20 @@ impl Store {
     }
 
     /// A bookmark of the newest version.
-    pub(super) fn bookmark(&self, bookmark: Bookmark) -> Value {
+    pub(super) fn bookmark(&self, bookmark: Bookmark, scope: &Scope) -> Value {
         let mut metadata = json!({"resourceVersion": self.version.to_string(), "creationTimestamp": null});
         if bookmark == Bookmark::InitialEventsEnd {
             set(&mut metadata, "annotations", json!({"k8s.io/initial-events-end": "true"}));
         }
-        let object = json!({
-            "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": metadata,
-            "addressType": "", "endpoints": null, "ports": null,
-        });
-        json!({"type": "BOOKMARK", "object": object})
+        let resource = scope.resource;
+        let mut object =
+            json!({"kind": resource.kind(), "apiVersion": resource.api_version(), "metadata": metadata});
+        if resource == Resource::Slices {
+            set(&mut object, "addressType", json!(""));
+            set(&mut object, "endpoints", Value::Null);
+            set(&mut object, "ports", Value::Null);
+        }
+        json!({"type": "BOOKMARK", "object": scope.sent(&object)})
     }
 
     fn reached(&self, version: u64) -> Result<(), Refusal> {
@@ -240,21 +256,20 @@ pub(super) enum Bookmark {
     InitialEventsEnd,
 }
 
-/// An `EndpointSliceList`.
-pub(super) fn list_of(metadata: Value, items: Vec<Value>) -> Value {
-    json!({
-        "kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": metadata, "items": items,
-    })
+/// A list of what is in the scope.
+pub(super) fn list_of(scope: &Scope, metadata: Value, items: Vec<Value>) -> Value {
+    let (kind, version) = scope.list_kind();
+    json!({"kind": kind, "apiVersion": version, "metadata": metadata, "items": items})
 }
 
 fn expired_token() -> Refusal {
     Refusal::new(410, "The provided continue parameter is too old to display a consistent list result.")
 }
 
-fn key(object: &Value) -> (String, String) {
+fn key(object: &Value) -> Key {
     let of =
         |name| object.get("metadata").and_then(|metadata| metadata.get(name)?.as_str()).unwrap_or_default();
-    (of("namespace").to_owned(), of("name").to_owned())
+    (Resource::of(object), of("namespace").to_owned(), of("name").to_owned())
 }
 
 fn set_version(object: &mut Value, version: u64) {
@@ -272,7 +287,8 @@ mod tests {
     use super::*;
 
     fn query(parameters: &str) -> Query {
-        Query::parse(&format!("/apis/discovery.k8s.io/v1/namespaces/n/endpointslices?{parameters}")).unwrap()
+        Query::parse(&format!("/apis/discovery.k8s.io/v1/namespaces/n/endpointslices?{parameters}"), "")
+            .unwrap()
     }
 
     fn object(name: &str, service: &str) -> Value {
@@ -294,7 +310,7 @@ mod tests {
         (0..5).for_each(|number| drop(store.put(object(&format!("s{number}"), "a"))));
         let first = store.list(&query("limit=2")).unwrap();
         let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
-        store.delete("n", "s3");
+        store.delete(Resource::Slices, "n", "s3");
         let second = store.list(&query(&format!("limit=2&continue={token}"))).unwrap();
         assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
         assert_eq!(second["items"][1]["metadata"]["name"], "s3", "as of the first page");
@@ -314,7 +330,7 @@ mod tests {
         let listed = store.version();
         store.put(object("s2", "a"));
         store.put(object("s1", "b"));
-        store.delete("n", "s2");
+        store.delete(Resource::Slices, "n", "s2");
         let resumed = store.watch(&query(&format!("resourceVersion={listed}"))).unwrap();
         let all = [("ADDED", "s2"), ("MODIFIED", "s1"), ("DELETED", "s2")];
         assert_eq!(kinds(&resumed.events), pairs(&all));

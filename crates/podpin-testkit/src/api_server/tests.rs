@@ -297,3 +297,51 @@ async fn over_tls_it_is_known_by_the_authority_of_its_kubeconfig_only() {
     let stream = tokio::net::TcpStream::connect(other.address()).await.unwrap();
     assert!(connector.connect(name, stream).await.is_err(), "another authority");
 }
+
+const PODS: &str = "/api/v1/namespaces/lab/pods";
+
+#[tokio::test]
+async fn a_pod_is_deleted_with_grace_and_then_without() {
+    let server = ApiServer::start().await;
+    server.put(&chat(&["pod-a"]));
+    server.put_pod(&PodObject::new("pod-a"));
+    server.put_pod(&PodObject::new("pod-b").namespace("other"));
+    let (_, list) = get(&server, PODS).await;
+    assert_eq!((list["kind"].as_str(), list["items"].as_array().unwrap().len()), (Some("PodList"), 1));
+    assert_eq!(list["items"][0]["metadata"]["uid"], "uid-pod-a");
+    let (wire, head) =
+        ask(&server, &format!("{PODS}?watch=true&resourceVersion=402&allowWatchBookmarks=1")).await;
+    let mut watch = RawWatch { wire, body: Body::of_response("GET", &head), text: String::new() };
+    let deadline = server.delete_pod("pod-a", Duration::from_secs(30));
+    let line: Value = serde_json::from_str(&watch.line().await.unwrap()).unwrap();
+    assert_eq!(line["type"], "MODIFIED", "the pod of the other namespace is not told");
+    assert_eq!(line["object"]["metadata"]["deletionTimestamp"], deadline);
+    assert_eq!(line["object"]["metadata"]["deletionGracePeriodSeconds"], 30);
+    server.put(&chat(&[]));
+    assert!(server.delete_pod("pod-a", Duration::ZERO) < deadline);
+    watch.expect("MODIFIED", "pod-a").await;
+    watch.expect("DELETED", "pod-a").await;
+    let (lists, watches) = (server.count(On::ListPods), server.count(On::WatchPods));
+    assert_eq!((lists, watches, server.count(On::List), server.count(On::Watch)), (1, 1, 0, 0));
+    server.fail(On::ListPods, Fault::Status(403));
+    assert_eq!((get(&server, PODS).await.0, get(&server, SLICES).await.0), (403, 200));
+}
+
+#[tokio::test]
+async fn bookmarks_are_of_the_kind_that_is_watched() {
+    let server = ApiServer::start().await;
+    let target = format!("{PODS}?watch=true&resourceVersion=400&allowWatchBookmarks=true");
+    let (wire, head) = ask(&server, &target).await;
+    let mut pods = RawWatch { wire, body: Body::of_response("GET", &head), text: String::new() };
+    let mut slices = RawWatch::open(&server, "resourceVersion=400&allowWatchBookmarks=true").await;
+    server.wait_watches(2).await;
+    server.bookmark();
+    for (watch, kind) in [(&mut pods, "Pod"), (&mut slices, "EndpointSlice")] {
+        let line: Value = serde_json::from_str(&watch.line().await.unwrap()).unwrap();
+        assert_eq!((line["type"].as_str(), line["object"]["kind"].as_str()), (Some("BOOKMARK"), Some(kind)));
+    }
+    server.send_line_of_pods("only you");
+    server.send_line("all of you");
+    assert_eq!(pods.line().await.unwrap(), "only you");
+    assert_eq!(slices.line().await.unwrap(), "all of you");
+}

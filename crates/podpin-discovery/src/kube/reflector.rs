@@ -1,4 +1,5 @@
-//! The loop of one namespace: list, watch, list again when there is a reason, and never faster than is good.
+//! The loop of one resource in one namespace: list, watch, list again when there is a reason, and never faster than is
+//! good. What is read is written into a [`Book`].
 //!
 //! Not kube's `watcher` with its `default_backoff`, which delays the relist after a 410 by 20 s, hides bookmarks and
 //! loses what it cannot read. Bounds: a watch starts at most once a second after the first; a failure is followed by
@@ -7,15 +8,16 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::kube::cluster::Cluster;
-use crate::kube::ledger::{Draft, Ledger};
-use crate::kube::wire::{Failure, Lines, Said, Slices, Suspect, read_line, read_slice};
-use crate::kube::{KubeEvent, KubeService, KubeSettings, RelistReason};
+use crate::kube::failure::Failure;
+use crate::kube::wire::{
+    Deleted, Lines, Nameless, Object, Parts, Said, Selection, Suspect, read_line, read_object,
+};
+use crate::kube::{KubeEvent, KubeSettings, RelistReason};
 use crate::slice::version_of;
 
 /// Between the starts of two watches. An API server that answers 200 and ends at once would be asked thousands of times
@@ -25,7 +27,7 @@ const WATCH_SPACING: Duration = Duration::from_secs(1);
 /// The first and the longest wait after failures; drawn evenly between the first and a bound that doubles. Short enough
 /// that an API server which is back is heard again within 3 s.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_millis(2_500);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(2_500);
 
 /// How long after a list that would empty a service the second one is asked for: an API server that starts needs about
 /// as long to fill its cache, and a service that is really empty has nobody to send clients to meanwhile.
@@ -44,13 +46,73 @@ const RENEWAL_FAILURES: u32 = 8;
 /// Lists that lose their continue token before the last page are begun anew this often at once.
 const RESTARTS_MAX: u32 = 3;
 
-/// One namespace that is being followed.
-pub(crate) struct Namespace<'f> {
+/// Where what is read goes, and what the news mean to those who follow.
+pub(crate) trait Book {
+    /// What is read.
+    type Object: Object;
+    /// A list that is being read, item by item and page by page.
+    type Draft: Default + Send;
+
+    /// The words for what happens while nothing can be read.
+    const KEPT: &'static str;
+
+    /// The longest wait after such a failure.
+    fn backoff_max(failure: &Failure) -> Duration;
+
+    /// Adds an item of a list.
+    ///
+    /// # Errors
+    /// [`Nameless`]: it was not added.
+    fn draft(&self, draft: &mut Self::Draft, object: &Self::Object, tell: Tell<'_>) -> Result<(), Nameless>;
+
+    /// There was an item that cannot be read.
+    fn unreadable(&self, draft: &mut Self::Draft, parts: &Parts);
+
+    /// Takes the whole list over. Returns whether all of it was believed; if not, another list should be asked for soon.
+    fn replace(&self, draft: Self::Draft, tell: Tell<'_>) -> bool;
+
+    /// An object was added or changed.
+    ///
+    /// # Errors
+    /// [`Nameless`]: nothing was changed.
+    fn put(&self, object: &Self::Object, tell: Tell<'_>) -> Result<(), Nameless>;
+
+    /// An object was deleted.
+    fn remove(&self, deleted: &Deleted, tell: Tell<'_>);
+
+    /// Something else has happened.
+    fn hear(&self, news: News<'_>, tell: Tell<'_>);
+}
+
+/// What happens beside the objects themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum News<'n> {
+    /// A watch was opened, and none was before.
+    Connected,
+    /// A list or a watch has failed; the first one after a success, or after nothing.
+    Failed {
+        /// Whether it is that.
+        first: bool,
+    },
+    /// A list was read and taken over.
+    Listed(RelistReason),
+    /// Nothing has happened up to now.
+    Bookmark,
+    /// Something could not be read; what can be said of it.
+    Malformed(&'n Parts),
+}
+
+/// Takes what there is to tell.
+pub(crate) type Tell<'t> = &'t (dyn Fn(KubeEvent) + Sync);
+
+/// One resource of one namespace that is being followed.
+pub(crate) struct Reflector<'f, B> {
+    /// Of the namespace.
     name: &'f str,
     settings: &'f KubeSettings,
     client: Client,
-    slices: Slices,
-    ledger: Ledger,
+    selection: Selection,
+    book: B,
     /// The last version that was heard; empty before the first list.
     version: String,
     /// When and why the next list is due.
@@ -75,24 +137,22 @@ enum End {
     Failed(Failure),
 }
 
-type Tell<'t> = &'t (dyn Fn(KubeEvent) + Sync);
-
-impl<'f> Namespace<'f> {
-    /// The services, with their numbers, of the namespace `name`.
+impl<'f, B: Book> Reflector<'f, B> {
+    /// The objects of the namespace `name` with the labels of `selector`, written into `book`.
     pub(crate) fn new(
         name: &'f str,
         settings: &'f KubeSettings,
         client: Client,
-        services: &[(usize, &KubeService)],
-    ) -> Namespace<'f> {
-        let ledger = Ledger::new(services.iter().copied());
+        selector: Option<String>,
+        book: B,
+    ) -> Reflector<'f, B> {
         let now = Instant::now();
-        Namespace {
+        Reflector {
             name,
             settings,
             client,
-            slices: Slices::of(name, &ledger.names()),
-            ledger,
+            selection: Selection::of(B::Object::RESOURCE, name, selector),
+            book,
             version: String::new(),
             relist: (now, RelistReason::Start),
             next_watch: now,
@@ -132,55 +192,51 @@ impl<'f> Namespace<'f> {
     /// Reads all pages and takes them over.
     async fn list(&mut self, reason: RelistReason, tell: Tell<'_>) -> Result<(), Failure> {
         let mut restarts = 0;
-        let (draft, version) = loop {
+        let (draft, unreadable, version) = loop {
             match self.pages(tell).await {
                 Err(Failure::Expired) if restarts < RESTARTS_MAX => restarts += 1,
                 other => break other?,
             }
         };
         self.version = version;
-        let unreadable = draft.has_unreadable();
-        let believed = self.ledger.replace(draft, &mut |event| tell(event));
+        let believed = self.book.replace(draft, tell);
         self.schedule(reason, unreadable, believed);
-        for service in self.ledger.numbers() {
-            tell(KubeEvent::Relist { service, reason });
-            tell(KubeEvent::Heard { service });
-        }
+        self.book.hear(News::Listed(reason), tell);
         Ok(())
     }
 
-    async fn pages(&self, tell: Tell<'_>) -> Result<(Draft, String), Failure> {
-        let mut draft = Draft::default();
+    /// All items, whether there were any that cannot be read, and the version.
+    async fn pages(&self, tell: Tell<'_>) -> Result<(B::Draft, bool, String), Failure> {
+        let mut draft = B::Draft::default();
+        let mut unreadable = false;
         let mut token: Option<String> = None;
         loop {
-            let answer = self.slices.page(&self.client, token.as_deref(), self.settings.list_timeout).await;
+            let answer =
+                self.selection.page(&self.client, token.as_deref(), self.settings.list_timeout).await;
             // Only a continue token can be too old: beginning anew at once would be told the same.
             let first = token.is_none();
             let too_old =
-                |failure| if first && failure == Failure::Expired { refused_list() } else { failure };
+                |failure| if first && failure == Failure::Expired { refused_list::<B>() } else { failure };
             let answer = answer.map_err(too_old)?;
             let page = answer.items().map_err(too_old)?;
             for item in &page.items {
-                self.draft(&mut draft, item, tell);
+                unreadable |= self.draft(&mut draft, item, tell).is_err();
             }
             match page.more {
                 Some(more) => token = Some(more),
-                None => return Ok((draft, page.version)),
+                None => return Ok((draft, unreadable, page.version)),
             }
         }
     }
 
-    fn draft(&self, draft: &mut Draft, item: &RawValue, tell: Tell<'_>) {
-        let read = read_slice(item.get());
-        let suspect = match read {
-            Ok(slice) => match self.ledger.draft(draft, &slice, &mut |event| tell(event)) {
-                Ok(()) => return,
-                Err(nameless) => nameless.into(),
-            },
-            Err(suspect) => suspect,
-        };
-        draft.unreadable(suspect.name.as_deref());
-        self.suspect(&suspect, tell);
+    fn draft(&self, draft: &mut B::Draft, item: &RawValue, tell: Tell<'_>) -> Result<(), Unreadable> {
+        let read = read_object(item.get());
+        let taken = read.and_then(|object| Ok(self.book.draft(draft, &object, tell)?));
+        taken.map_err(|suspect| {
+            self.book.unreadable(draft, &suspect.parts);
+            self.suspect(&suspect, tell);
+            Unreadable
+        })
     }
 
     /// When the next list is due, after one that was read for `reason`.
@@ -210,7 +266,7 @@ impl<'f> Namespace<'f> {
         let started = Instant::now();
         self.next_watch = started + WATCH_SPACING;
         let within = self.settings.watch_timeout;
-        let mut lines = match self.slices.watch(&self.client, &self.version, within).await {
+        let mut lines = match self.selection.watch(&self.client, &self.version, within).await {
             Ok(lines) => lines,
             Err(Failure::Expired) => return End::Relist(RelistReason::Expired),
             Err(failure) => return End::Failed(failure),
@@ -246,27 +302,26 @@ impl<'f> Namespace<'f> {
     }
 
     /// Takes one line of a watch over. `Some` when that was its last.
-    fn take(&mut self, said: Said, tell: Tell<'_>) -> Option<End> {
+    fn take(&mut self, said: Said<B::Object>, tell: Tell<'_>) -> Option<End> {
         match said {
-            Said::Put(slice) => return self.put(&slice, tell),
+            Said::Put(object) => return self.put(&object, tell),
             Said::Deleted(deleted) => {
-                if self.advance(deleted.version.as_deref()).is_err() {
+                if self.advance(deleted.parts.version.as_deref()).is_err() {
                     return Some(End::Relist(RelistReason::Expired));
                 }
-                self.ledger.remove(&deleted.name, &mut |event| tell(event));
-                self.heard(deleted.service.as_deref(), tell);
+                self.book.remove(&deleted, tell);
             }
             Said::Bookmark(version) => {
                 if self.advance(Some(&version)).is_err() {
                     return Some(End::Relist(RelistReason::Expired));
                 }
-                self.heard(None, tell);
+                self.book.hear(News::Bookmark, tell);
             }
             Said::Failed(Failure::Expired) => return Some(End::Relist(RelistReason::Expired)),
             Said::Failed(failure) => return Some(End::Failed(failure)),
             Said::Unknown(word) => {
                 tracing::warn!(namespace = self.name, %word, "unknown kind of event in a watch: left out");
-                self.ledger.numbers().for_each(|service| tell(KubeEvent::Malformed { service }));
+                self.book.hear(News::Malformed(&Parts::default()), tell);
             }
             Said::Malformed(suspect) => {
                 self.suspect(&suspect, tell);
@@ -276,16 +331,13 @@ impl<'f> Namespace<'f> {
         None
     }
 
-    fn put(&mut self, slice: &EndpointSlice, tell: Tell<'_>) -> Option<End> {
-        if self.advance(slice.metadata.resource_version.as_deref()).is_err() {
+    fn put(&mut self, object: &B::Object, tell: Tell<'_>) -> Option<End> {
+        if self.advance(object.version()).is_err() {
             return Some(End::Relist(RelistReason::Expired));
         }
-        match self.ledger.put(slice, &mut |event| tell(event)) {
-            Ok(()) => self.heard(Ledger::service_of(slice), tell),
-            Err(nameless) => {
-                self.suspect(&nameless.into(), tell);
-                self.relist_for_malformed(Duration::ZERO);
-            }
+        if let Err(nameless) = self.book.put(object, tell) {
+            self.suspect(&nameless.into(), tell);
+            self.relist_for_malformed(Duration::ZERO);
         }
         None
     }
@@ -311,24 +363,17 @@ impl<'f> Namespace<'f> {
         Ok(())
     }
 
-    fn heard(&self, service: Option<&str>, tell: Tell<'_>) {
-        for service in self.ledger.concerned(service) {
-            tell(KubeEvent::Heard { service });
-        }
-    }
-
     fn suspect(&self, suspect: &Suspect, tell: Tell<'_>) {
-        let Suspect { name, service, why } = suspect;
+        let Suspect { parts, why } = suspect;
         tracing::warn!(
             namespace = self.name,
-            slice = name.as_deref().unwrap_or("?"),
-            service = service.as_deref().unwrap_or("?"),
+            kind = B::Object::RESOURCE.kind,
+            name = parts.name.as_deref().unwrap_or("?"),
+            service = parts.service.as_deref().unwrap_or("?"),
             %why,
-            "an EndpointSlice that cannot be read is left out"
+            "an object that cannot be read is left out"
         );
-        for service in self.ledger.concerned(service.as_deref()) {
-            tell(KubeEvent::Malformed { service });
-        }
+        self.book.hear(News::Malformed(parts), tell);
     }
 
     fn connect(&mut self, tell: Tell<'_>) {
@@ -336,13 +381,9 @@ impl<'f> Namespace<'f> {
         if self.connected == Some(Ok(())) {
             return;
         }
-        tracing::info!(
-            namespace = self.name,
-            services = self.ledger.names().len(),
-            "following EndpointSlices"
-        );
+        tracing::info!(namespace = self.name, "following {}s", B::Object::RESOURCE.kind);
         self.connected = Some(Ok(()));
-        self.ledger.numbers().for_each(|service| tell(KubeEvent::Connected { service, connected: true }));
+        self.book.hear(News::Connected, tell);
     }
 
     /// Tells and logs what has changed, and waits before the next attempt.
@@ -361,16 +402,16 @@ impl<'f> Namespace<'f> {
             tracing::warn!(
                 namespace = self.name,
                 reason = %failure,
-                "EndpointSlices cannot be followed: the last known endpoints are kept"
+                "{}s cannot be followed: {}",
+                B::Object::RESOURCE.kind,
+                B::KEPT
             );
         }
-        if !matches!(self.connected, Some(Err(_))) {
-            self.ledger
-                .numbers()
-                .for_each(|service| tell(KubeEvent::Connected { service, connected: false }));
-        }
+        let first = !matches!(self.connected, Some(Err(_)));
+        self.book.hear(News::Failed { first }, tell);
+        let wait = backoff(self.failures, B::backoff_max(&failure), fastrand::f64());
         self.connected = Some(Err(failure));
-        sleep(backoff(self.failures, fastrand::f64())).await;
+        sleep(wait).await;
         if outdated {
             self.renew().await;
         }
@@ -384,6 +425,9 @@ impl<'f> Namespace<'f> {
         }
     }
 }
+
+/// An item of a list that cannot be read.
+struct Unreadable;
 
 /// A resource version that is smaller than the one before.
 struct Backwards;
@@ -405,13 +449,14 @@ fn around(interval: Duration) -> Duration {
 }
 
 /// 410 for a list that named no version: an API server that is not itself.
-fn refused_list() -> Failure {
-    Failure::Refused { verb: "list", code: 410, message: "a list from its beginning is refused".to_owned() }
+fn refused_list<B: Book>() -> Failure {
+    let (resource, message) = (B::Object::RESOURCE, "a list from its beginning is refused".to_owned());
+    Failure::Refused { verb: "list", resource, code: 410, message }
 }
 
-/// How long to wait after the `failures`th failure in a row; `draw` is from 0 to 1.
-fn backoff(failures: u32, draw: f64) -> Duration {
-    let bound = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(BACKOFF_MAX);
+/// How long to wait after the `failures`th failure in a row, at most `most`; `draw` is from 0 to 1.
+fn backoff(failures: u32, most: Duration, draw: f64) -> Duration {
+    let bound = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(most);
     BACKOFF_MIN + bound.saturating_sub(BACKOFF_MIN).mul_f64(draw)
 }
 
@@ -422,12 +467,16 @@ mod tests {
     #[test]
     fn waits_grow_and_stay_within_their_bounds() {
         for failures in 1..100 {
-            let (least, most) = (backoff(failures, 0.0), backoff(failures, 1.0));
+            let of = |failures, draw| backoff(failures, BACKOFF_MAX, draw);
+            let (least, most) = (of(failures, 0.0), of(failures, 1.0));
             assert_eq!(least, BACKOFF_MIN);
-            assert!(most <= BACKOFF_MAX && most >= backoff(failures - 1, 1.0), "{failures}: {most:?}");
+            assert!(most <= BACKOFF_MAX && most >= of(failures - 1, 1.0), "{failures}: {most:?}");
         }
-        assert_eq!(backoff(1, 1.0), Duration::from_millis(400));
-        assert_eq!(backoff(u32::MAX, 1.0), BACKOFF_MAX);
+        assert_eq!(backoff(1, BACKOFF_MAX, 1.0), Duration::from_millis(400));
+        assert_eq!(backoff(u32::MAX, BACKOFF_MAX, 1.0), BACKOFF_MAX);
+        let patient = Duration::from_secs(30);
+        assert_eq!(backoff(1, patient, 1.0), Duration::from_millis(400));
+        assert_eq!(backoff(u32::MAX, patient, 1.0), patient);
     }
 
     #[test]

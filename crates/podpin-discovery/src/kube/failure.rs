@@ -1,0 +1,155 @@
+//! Why a list or a watch did not work, in words that say what to do about it.
+
+use std::time::Duration;
+
+use crate::kube::wire::Resource;
+
+/// Words of an error that are repeated in the log.
+const MESSAGE_CHARS_MAX: usize = 300;
+
+/// Why something did not work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The version or the continue token is too old (410 Gone).
+    #[error("the resource version is too old (410)")]
+    Expired,
+    /// The API server said no.
+    #[error("the API server answers {verb} with {code}: {message}{}", hint(*code, resource))]
+    Refused {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// Of what.
+        resource: &'static Resource,
+        /// HTTP status.
+        code: u16,
+        /// Its own words.
+        message: String,
+    },
+    /// No connection, or a broken one.
+    #[error("the API server cannot be reached: {0}")]
+    Unreachable(String),
+    /// Connected, but no answer within this time.
+    #[error("the API server has not answered {verb} within {after:?}")]
+    Silent {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// An answer that is no list.
+    #[error("the API server's answer is not what was asked for: {0}")]
+    Garbled(String),
+}
+
+fn hint(code: u16, resource: &Resource) -> String {
+    match code {
+        401 => " (is the token valid for this cluster?)".to_owned(),
+        403 => {
+            let group = match resource.group {
+                "" => "the core API group (\"\")".to_owned(),
+                group => format!("the API group {group}"),
+            };
+            let resource = resource.plural;
+            format!(
+                " (a Role in that namespace must grant the verbs get, list and watch on the resource {resource} of {group})"
+            )
+        }
+        _ => String::new(),
+    }
+}
+
+impl Failure {
+    /// Whether a person who has read about one need not read about the other.
+    pub(crate) fn resembles(&self, other: &Failure) -> bool {
+        match (self, other) {
+            (Failure::Refused { verb, code, .. }, Failure::Refused { verb: other, code: other_code, .. }) => {
+                (verb, code) == (other, other_code)
+            }
+            // A server that starts is now refused, now silent.
+            (
+                Failure::Unreachable(_) | Failure::Silent { .. },
+                Failure::Unreachable(_) | Failure::Silent { .. },
+            ) => true,
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        }
+    }
+
+    /// What `error` is, said to `verb`.
+    pub(crate) fn of(error: &kube::Error, verb: &'static str, resource: &'static Resource) -> Failure {
+        match error {
+            kube::Error::Api(status) => Failure::of_status(status.code, &status.message, verb, resource),
+            other => Failure::Unreachable(with_sources(other)),
+        }
+    }
+
+    /// What a status with this code is, said to `verb`.
+    pub(crate) fn of_status(
+        code: u16,
+        message: &str,
+        verb: &'static str,
+        resource: &'static Resource,
+    ) -> Failure {
+        match code {
+            410 => Failure::Expired,
+            _ => Failure::Refused { verb, resource, code, message: excerpt(message) },
+        }
+    }
+}
+
+/// An error and what it came from; the outermost words alone are "client error (Connect)".
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    excerpt(&text)
+}
+
+/// The beginning of a text, in one line.
+pub(crate) fn excerpt(text: &str) -> String {
+    text.chars().take(MESSAGE_CHARS_MAX).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube::pods::Pod;
+    use crate::kube::slices::SLICES;
+    use crate::kube::wire::Object;
+
+    fn refusal(code: u16, message: &str, verb: &'static str) -> Failure {
+        Failure::of_status(code, message, verb, &SLICES)
+    }
+
+    #[test]
+    fn a_refusal_says_what_the_role_lacks() {
+        let refused = refusal(403, "endpointslices is forbidden: User \"x\" cannot list", "list");
+        let words = refused.to_string();
+        for part in
+            ["list with 403", "cannot list", "get, list and watch", "endpointslices", "discovery.k8s.io"]
+        {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+        let pods = Failure::of_status(403, "", "watch", Pod::RESOURCE).to_string();
+        assert!(pods.contains("get, list and watch on the resource pods of the core API group"), "{pods}");
+        assert!(refusal(401, "", "list").to_string().contains("token"));
+        assert_eq!(refusal(410, "", "watch"), Failure::Expired);
+    }
+
+    #[test]
+    fn a_line_is_logged_once_for_what_a_reader_takes_for_the_same() {
+        let silent = Failure::Silent { verb: "list", after: Duration::from_secs(10) };
+        let unreachable = Failure::Unreachable("refused".into());
+        let forbidden = refusal(403, "a", "list");
+        assert!(silent.resembles(&unreachable) && unreachable.resembles(&silent));
+        assert!(forbidden.resembles(&refusal(403, "b", "list")));
+        assert!(!forbidden.resembles(&refusal(403, "a", "watch")));
+        assert!(!forbidden.resembles(&refusal(401, "a", "list")));
+        assert!(!forbidden.resembles(&silent) && !silent.resembles(&forbidden));
+    }
+}

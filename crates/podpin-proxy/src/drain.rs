@@ -73,7 +73,7 @@ impl Desk {
     /// Endpoints changed their phase.
     pub(crate) fn report(&self, transitions: Vec<Transition>) {
         let concerns = |one: &Transition| {
-            one.to >= Phase::Draining || one.from.is_some_and(|from| from >= Phase::Draining)
+            one.to >= Phase::Draining || one.from.is_none_or(|from| from >= Phase::Draining)
         };
         if transitions.iter().any(concerns) {
             self.news.lock().transitions.extend(transitions.into_iter().filter(concerns));
@@ -186,7 +186,7 @@ impl ServiceDrain {
             self.begin_shutdown(gateway, times, now);
         }
         for record in news.late {
-            self.join(record);
+            self.join(record, now);
         }
         self.service.returns.expire(now, &self.service.metrics);
         self.follow_deadlines(now);
@@ -219,15 +219,14 @@ impl ServiceDrain {
         if open.is_empty() && transition.to == Phase::Gone {
             return;
         }
-        let departure = self.departure(&endpoint, now);
+        let departure = self.departure(self.schedule(&endpoint, now));
         let mut leaving = Leaving::new(Some(endpoint), departure, now);
         open.into_iter().for_each(|record| leaving.join(record));
         leaving.put_in_order(self.service.configuration.drain.order, now);
         self.endpoints.insert(id, leaving);
     }
 
-    fn departure(&self, endpoint: &Endpoint, now: Millis) -> Departure {
-        let (begins, deadline) = self.schedule(endpoint, now);
+    fn departure(&self, (begins, deadline): (Millis, Millis)) -> Departure {
         let drain = &self.service.configuration.drain;
         let purse = match drain.handover {
             Handover::None => Purse::Budget,
@@ -258,10 +257,20 @@ impl ServiceDrain {
     }
 
     /// A stream began on an endpoint that is leaving.
-    fn join(&mut self, record: Arc<StreamRecord>) {
-        let leaving = self.endpoints.get_mut(&record.endpoint().id).or(self.shutdown.as_mut());
-        if let Some(leaving) = leaving {
+    fn join(&mut self, record: Arc<StreamRecord>, now: Millis) {
+        let endpoint = record.endpoint();
+        if let Some(leaving) = self.endpoints.get_mut(&endpoint.id).or(self.shutdown.as_mut()) {
+            return leaving.join(record);
+        }
+        let is_listed =
+            self.service.endpoint(&endpoint.id).is_some_and(|current| current.phase < Phase::Draining);
+        if !is_listed && !record.is_closed() {
+            // The endpoint went while this stream was being opened.
+            let deadline = clock::after(now, self.service.configuration.drain.timeout);
+            let departure = self.departure((now, deadline));
+            let mut leaving = Leaving::new(Some(Arc::clone(&endpoint)), departure, now);
             leaving.join(record);
+            self.endpoints.insert(endpoint.id, leaving);
         }
     }
 
@@ -290,7 +299,7 @@ impl ServiceDrain {
         let order = self.service.configuration.drain.order;
         let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
         for leaving in &mut all {
-            leaving.streams.retain(|record| !record.is_closed() && record.is_queued_by(&leaving.tally));
+            leaving.streams.retain(|record| !record.is_closed() && record.is_queued());
             leaving.departure.remaining = u32::try_from(leaving.streams.len()).unwrap_or(u32::MAX);
             if order == LeavingOrder::Idle && now.since(leaving.reordered) >= REORDER {
                 leaving.put_in_order(order, now);
@@ -323,7 +332,7 @@ impl ServiceDrain {
                     "drain.budget is exceeded: the streams could not leave before their deadline otherwise"
                 );
             }
-            leaving.tell(&self.service, now);
+            leaving.tell(now);
         }
     }
 
@@ -411,16 +420,14 @@ impl Leaving {
     }
 
     /// Tells those that are due their moments, evenly within the turn.
-    fn tell(&mut self, service: &ServiceState, now: Millis) {
+    fn tell(&mut self, now: Millis) {
         let due = self.departure.due;
         let turn = clock::duration_millis(TURN);
         for place in 0..u64::from(due) {
             let Some(record) = self.streams.pop_front() else { return };
             let at = Millis(now.0 + turn * place / u64::from(due)).min(self.departure.deadline().max(now));
             let by = clock::after(at, BOUNDARY_WAIT).min(self.departure.deadline().max(at));
-            if record.leave(at, by) {
-                service.returns.tell();
-            }
+            record.leave(&self.tally, at, by);
         }
     }
 

@@ -107,8 +107,8 @@ impl Rebalancing {
                 by: Millis(u64::MAX),
                 tally: Arc::clone(&self.tally),
             };
-            if record.queue(order) && record.leave(now, Millis(u64::MAX)) {
-                service.returns.tell();
+            if record.queue(order) {
+                record.leave(&self.tally, now, Millis(u64::MAX));
                 self.tokens = self.tokens.saturating_sub(STREAM);
                 self.under_way.push((record, from.id, to.id));
             }

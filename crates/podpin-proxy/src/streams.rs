@@ -46,6 +46,8 @@ pub(crate) struct StreamRecord {
     order: Mutex<Option<Box<Order>>>,
     is_queued: AtomicBool,
     is_closed: AtomicBool,
+    /// It was told to leave, and `Returns` counts it as such.
+    is_counted: AtomicBool,
     may_be_rebalanced: AtomicBool,
     waker: AtomicWaker,
 }
@@ -130,8 +132,8 @@ impl StreamRecord {
     }
 
     /// It goes on at `endpoint`, and has nothing more to do with what its old one was about. Gives what was wanted of it
-    /// there, and whether it had been told.
-    pub(crate) fn move_to(&self, endpoint: Arc<Endpoint>) -> (Option<Order>, bool) {
+    /// there.
+    pub(crate) fn move_to(&self, endpoint: Arc<Endpoint>) -> Option<Order> {
         let mut place = self.place.lock();
         let old = std::mem::replace(&mut place.endpoint, endpoint);
         if place.before.len() < ENDPOINTS_REMEMBERED {
@@ -140,9 +142,11 @@ impl StreamRecord {
         drop(place);
         let mut held = self.order.lock();
         let order = held.take();
-        let told = self.leave_at.swap(NEVER, Ordering::AcqRel) != NEVER;
+        self.leave_at.store(NEVER, Ordering::Release);
         self.is_queued.store(false, Ordering::Release);
-        (order.map(|order| *order), told)
+        drop(held);
+        self.uncount();
+        order.map(|order| *order)
     }
 
     /// Notes that an event went to the client at this moment.
@@ -179,26 +183,46 @@ impl StreamRecord {
 
     /// Asks the stream to say goodbye at this moment, at its next event boundary, but no later than `by`.
     ///
-    /// False when it does not belong to a drain any more.
-    pub(crate) fn leave(&self, at: Millis, by: Millis) -> bool {
+    /// Nothing happens when it does not belong to this drain any more.
+    pub(crate) fn leave(&self, tally: &Arc<Tally>, at: Millis, by: Millis) {
         let mut held = self.order.lock();
-        let Some(order) = held.as_mut() else { return false };
+        let Some(order) = held.as_mut().filter(|order| Arc::ptr_eq(&order.tally, tally)) else { return };
         order.by = by;
         self.leave_at.store(at.0, Ordering::Release);
         drop(held);
+        if !self.is_counted.swap(true, Ordering::SeqCst) {
+            self.route.service.returns.tell();
+        }
+        if self.is_closed() {
+            // It ended meanwhile, and whoever closed it may not have seen that it was told.
+            self.uncount();
+        }
         self.waker.wake();
-        true
     }
 
-    /// It stays after all, and is not asked again; gives whether it had been told to leave.
-    pub(crate) fn stay(&self) -> bool {
+    /// It is not on its way any more: it ended, moved, or stays.
+    pub(crate) fn uncount(&self) {
+        if self.is_counted.swap(false, Ordering::SeqCst) {
+            self.route.service.returns.told_one_ended();
+        }
+    }
+
+    /// It stays after all, and is not asked again.
+    pub(crate) fn stay(&self) {
         self.may_be_rebalanced.store(false, Ordering::Relaxed);
         let mut held = self.order.lock();
         if let Some(order) = held.take() {
             order.tally.left();
         }
         self.is_queued.store(false, Ordering::Release);
-        self.leave_at.swap(NEVER, Ordering::AcqRel) != NEVER
+        self.leave_at.store(NEVER, Ordering::Release);
+        drop(held);
+        self.uncount();
+    }
+
+    /// It belongs to a drain.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.is_queued.load(Ordering::Acquire)
     }
 
     /// It belongs to the drain with this account.
@@ -223,7 +247,7 @@ impl StreamRecord {
 
     /// It has ended.
     pub(crate) fn is_closed(&self) -> bool {
-        self.is_closed.load(Ordering::Acquire)
+        self.is_closed.load(Ordering::SeqCst)
     }
 
     /// When the stream was asked to leave; registers the task to be woken by a later [`StreamRecord::leave`].
@@ -262,6 +286,7 @@ impl Streams {
             order: Mutex::default(),
             is_queued: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
+            is_counted: AtomicBool::new(false),
             may_be_rebalanced: AtomicBool::new(may_be_rebalanced),
             waker: AtomicWaker::new(),
         });
@@ -276,7 +301,8 @@ impl Streams {
 
     /// Removes a stream that ended.
     pub(crate) fn close(&self, record: &StreamRecord) {
-        record.is_closed.store(true, Ordering::Release);
+        record.is_closed.store(true, Ordering::SeqCst);
+        record.uncount();
         if record.kind == Kind::Stream {
             record.route.service.desk.closed();
         }

@@ -103,9 +103,7 @@ impl Relay {
             return false;
         }
         self.leave = None;
-        if self.record.stay() {
-            self.record.route.service.returns.told_one_ended();
-        }
+        self.record.stay();
         true
     }
 
@@ -133,9 +131,6 @@ impl Relay {
         self.decide(clock::now(), |handover, id, now| handover.on_upstream_end(end, pod, id, now));
         if self.ending.is_none() {
             self.upstream = None;
-            if end == End::Reset {
-                self.record.route.service.metrics.upstream_errors.inc(UpstreamErrorKind::Reset.label());
-            }
         }
     }
 
@@ -230,12 +225,8 @@ impl Relay {
 
     /// The drain that the stream was part of has one less.
     fn settle_departure(&mut self, to: Arc<podpin_endpoints::Endpoint>) {
-        let (order, told) = self.record.move_to(to);
         let service = &self.record.route.service;
-        if told {
-            service.returns.told_one_ended();
-        }
-        if let Some(order) = order {
+        if let Some(order) = self.record.move_to(to) {
             order.tally.departed(DepartureKind::Handover);
             if let (Cause::Rebalance(_), Some(session)) = (&order.cause, self.record.session) {
                 service.moved.remember(session, self.record.endpoint().id);
@@ -249,6 +240,11 @@ impl Relay {
     fn count_handover(&self, report: Report) {
         let metrics = &self.record.route.service.metrics;
         metrics.handovers.inc(report.cause, report.outcome);
+        let reset = self.passage.as_ref().is_some_and(|passage| passage.fate.0 == CloseReason::UpstreamReset);
+        if reset && report.outcome == Outcome::Ok {
+            // Of a stream that ends for it, its end tells.
+            metrics.upstream_errors.inc(UpstreamErrorKind::Reset.label());
+        }
         if matches!(report.outcome, Outcome::Ok | Outcome::Refused | Outcome::Timeout) {
             metrics.handover_duration.observe(std::time::Duration::from_millis(report.took_ms).as_secs_f64());
         }

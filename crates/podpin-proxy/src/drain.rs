@@ -174,7 +174,7 @@ impl ServiceDrain {
             self.begin_shutdown(gateway, times, now);
         }
         for record in news.late {
-            self.join(record);
+            self.join(gateway, record, now);
         }
         self.service.returns.expire(now, &self.service.metrics);
         self.follow_deadlines(now);
@@ -198,17 +198,24 @@ impl ServiceDrain {
             leaving.endpoint = Some(endpoint);
             return;
         }
-        let id = endpoint.id;
-        let open =
-            gateway.streams.select(|record| record.kind == Kind::Stream && record.is_of(&self.service, &id));
-        if open.is_empty() && transition.to == Phase::Gone {
+        if transition.to == Phase::Gone && self.open_streams(gateway, &endpoint.id).is_empty() {
             return;
         }
         let departure = self.departure(&endpoint, now);
+        self.begin(gateway, (endpoint, departure), now);
+    }
+
+    /// All streams that are open on an endpoint leave together.
+    fn begin(&mut self, gateway: &Gateway, (endpoint, departure): (Arc<Endpoint>, Departure), now: Millis) {
+        let id = endpoint.id;
         let mut leaving = Leaving::new(Some(endpoint), departure, now);
-        open.into_iter().for_each(|record| leaving.join(record));
+        self.open_streams(gateway, &id).into_iter().for_each(|record| leaving.join(record));
         leaving.put_in_order(self.service.configuration.drain.order, now);
         self.endpoints.insert(id, leaving);
+    }
+
+    fn open_streams(&self, gateway: &Gateway, id: &EndpointId) -> Vec<Arc<StreamRecord>> {
+        gateway.streams.select(|record| record.kind == Kind::Stream && record.is_of(&self.service, id))
     }
 
     fn departure(&self, endpoint: &Endpoint, now: Millis) -> Departure {
@@ -237,10 +244,17 @@ impl ServiceDrain {
         self.shutdown = Some(leaving);
     }
 
-    /// A stream began on an endpoint that is leaving.
-    fn join(&mut self, record: Arc<StreamRecord>) {
-        let leaving = self.endpoints.get_mut(&record.endpoint.id).or(self.shutdown.as_mut());
-        if let Some(leaving) = leaving {
+    /// A stream began on an endpoint that is leaving, or that has left the list while nothing was open there.
+    fn join(&mut self, gateway: &Gateway, record: Arc<StreamRecord>, now: Millis) {
+        let id = record.endpoint.id;
+        if let Some(leaving) = self.endpoints.get_mut(&id) {
+            leaving.join(record);
+        } else if self.service.endpoint(&id).is_none() && self.shutdown.is_none() {
+            let drain = &self.service.configuration.drain;
+            let deadline = clock::after(now, drain.timeout);
+            let departure = Departure::new(now, drain.spread, deadline, Purse::Budget);
+            self.begin(gateway, (Arc::clone(&record.endpoint), departure), now);
+        } else if let Some(leaving) = &mut self.shutdown {
             leaving.join(record);
         }
     }

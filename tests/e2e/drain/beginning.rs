@@ -148,6 +148,23 @@ async fn an_undrain_stops_the_departures_and_lets_new_clients_in() {
 }
 
 #[tokio::test]
+async fn a_stream_that_begins_after_its_pod_left_the_list_leaves_as_well() {
+    let pods = Pod::start_three().await;
+    pods[0].answer("/events", Answer::ByHand);
+    let file = EndpointsFile::with(&listed(&pods[..1], &["ready"]));
+    let proxy = Setup::new().service_in("chat", &file).with(DRAIN).start().await;
+    let mut connection = proxy.connect().await;
+    connection.send(Request::events("/events").bytes()).await;
+    let mut stream = pods[0].next_stream().await;
+    file.write(&listed(&pods[1..], &["ready"; 2]));
+    proxy.wait_endpoints("chat", &[("pod-b", "ready"), ("pod-c", "ready")]).await;
+    stream.raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: late\n\n").await;
+    let head = connection.head().await;
+    let left = crate::crowd::Left::of(connection.into_events(head)).await;
+    assert_eq!(left.goodbye(), [Item::Event(event("late"))]);
+}
+
+#[tokio::test]
 async fn a_stream_that_begins_on_a_pod_that_drains_already_leaves_as_well() {
     let pods = Pod::start_three().await;
     pods[0].answer("/late", Answer::ByHand);

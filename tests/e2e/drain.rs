@@ -2,3 +2,4 @@
 
 mod beginning;
 mod goodbye;
+mod pace;

@@ -132,6 +132,8 @@ struct ServiceDrain {
     pacer: Pacer,
     endpoints: BTreeMap<EndpointId, Leaving>,
     shutdown: Option<Leaving>,
+    /// Up to when it is decided who leaves. News come at any time; departures must not come faster for that.
+    decided_until: Millis,
     /// Drains whose streams have ended and whose clients are awaited.
     awaited: Vec<Leaving>,
 }
@@ -160,6 +162,7 @@ impl ServiceDrain {
             pacer: Pacer::new(limits.unwrap_or_default()),
             endpoints: BTreeMap::new(),
             shutdown: None,
+            decided_until: Millis(0),
             awaited: Vec::new(),
         }
     }
@@ -281,6 +284,9 @@ impl ServiceDrain {
 
     /// Tells as many streams as the pace wants a moment until the next turn.
     fn let_go(&mut self, now: Millis) {
+        if now < self.decided_until {
+            return;
+        }
         let order = self.service.configuration.drain.order;
         let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
         for leaving in &mut all {
@@ -301,7 +307,11 @@ impl ServiceDrain {
         };
         let mut departures: Vec<&mut Departure> =
             all.iter_mut().map(|leaving| &mut leaving.departure).collect();
-        let exceeded = self.pacer.turn(&mut departures, motion, now, TURN);
+        // A turn that comes a little late makes up for it, or a budget would lose a part of each.
+        let late = now.since(self.decided_until);
+        let (from, horizon) = if late < TURN { (self.decided_until, TURN + late) } else { (now, TURN) };
+        self.decided_until = now.after(TURN);
+        let exceeded = self.pacer.turn(&mut departures, motion, from, horizon);
         if exceeded > 0 {
             self.service.metrics.budget_exceeded.inc_by(u64::from(exceeded));
         }
@@ -361,7 +371,7 @@ impl ServiceDrain {
             let sums = leaving.tally.sums();
             rest =
                 rest.min(if !leaving.streams.is_empty() && leaving.departure.begins() <= now.after(LOOK) {
-                    TURN
+                    self.decided_until.since(now)
                 } else if sums.ended() < sums.streams || leaving.endpoint.is_some() {
                     LOOK
                 } else {

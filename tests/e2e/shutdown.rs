@@ -1,5 +1,7 @@
 //! SIGTERM: not ready, then gone, with exit code 0.
 
+mod load;
+
 use std::time::{Duration, Instant};
 
 use podpin_testkit::{Answer, Connection, Ending, Item, Pod, Proxy, Request, Setup, Signal, wait_for};

@@ -238,6 +238,10 @@ impl ServiceDrain {
         if self.shutdown.is_some() {
             return;
         }
+        // Whoever has not been told by the drain of an endpoint leaves with all the others: that drain may have hours.
+        for leaving in self.endpoints.values_mut() {
+            leaving.streams.drain(..).for_each(|record| record.unqueue());
+        }
         let departure = Departure::new(times.begins, times.spread, times.deadline, Purse::Budget);
         let mut leaving = Leaving::new(None, departure, now);
         let open =
@@ -250,15 +254,13 @@ impl ServiceDrain {
     /// A stream began on an endpoint that is leaving, or that has left the list while nothing was open there.
     fn join(&mut self, gateway: &Gateway, record: Arc<StreamRecord>, now: Millis) {
         let id = record.endpoint.id;
-        if let Some(leaving) = self.endpoints.get_mut(&id) {
+        if let Some(leaving) = self.shutdown.as_mut().or(self.endpoints.get_mut(&id)) {
             leaving.join(record);
-        } else if self.service.endpoint(&id).is_none() && self.shutdown.is_none() {
+        } else if self.service.endpoint(&id).is_none() {
             let drain = &self.service.configuration.drain;
             let deadline = clock::after(now, drain.timeout);
             let departure = Departure::new(now, drain.spread, deadline, Purse::Budget);
             self.begin(gateway, (Arc::clone(&record.endpoint), departure), now);
-        } else if let Some(leaving) = &mut self.shutdown {
-            leaving.join(record);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Drain end to end: streams leave an endpoint that goes away, politely and at a pace, and nobody else notices.
 
 mod beginning;
+mod forced;
 mod goodbye;
+mod keep;
 mod pace;

@@ -1,10 +1,10 @@
 //! Event stream clients by the dozen, each noting when and how its stream ended.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use podpin_testkit::{
-    Connection, Ending, EventStream, H2Connection, Item, Pod, Proxy, Request, Response, Visitor,
+    Connection, Ending, EventStream, H2Connection, Item, Pod, PodStream, Proxy, Request, Response, Visitor,
 };
 use tokio::task::JoinHandle;
 
@@ -151,7 +151,7 @@ pub(super) fn assert_even(left: &[Left]) {
 }
 
 /// The time between the first and the last end.
-pub(super) fn window(left: &[Left]) -> std::time::Duration {
+pub(super) fn window(left: &[Left]) -> Duration {
     let ends = || left.iter().map(|one| one.at);
     ends().max().unwrap() - ends().min().unwrap()
 }
@@ -169,4 +169,15 @@ pub(super) async fn tell_all(pod: &Pod, data: &str) -> usize {
         stream.event(data).await;
     }
     streams.len()
+}
+
+/// Sends events until nobody has taken any for a second: the client does not read, and what is between is full.
+pub(super) async fn flood(stream: &mut PodStream) {
+    let event = format!("data: {}\n\n", "x".repeat(900)).repeat(64);
+    loop {
+        match tokio::time::timeout(Duration::from_secs(1), stream.try_send(event.as_bytes())).await {
+            Ok(taken) => assert!(taken, "cut while it was flooded"),
+            Err(_) => return,
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
+mod accounting;
 mod admin;
 mod affinity;
 mod bad_input;
@@ -14,6 +15,7 @@ mod command_line;
 mod crowd;
 mod demo;
 mod drain;
+mod drain_wait;
 mod endpoint_states;
 mod event_stream;
 mod forwarding;

@@ -1,10 +1,8 @@
 //! Streams that cannot leave politely: within a long event, or because the client takes nothing. Cut at the deadline.
 
-use podpin_testkit::{
-    Connection, Ending, EndpointsFile, H2Connection, Pod, PodStream, Proxy, Request, Setup,
-};
+use podpin_testkit::{Connection, Ending, EndpointsFile, H2Connection, Pod, Proxy, Request, Setup};
 
-use crate::crowd::{BALANCE, Client, Left, listed};
+use crate::crowd::{BALANCE, Client, Left, flood, listed};
 
 async fn until_deadline(lines: &[&str]) -> ([Pod; 3], EndpointsFile, Proxy) {
     let pods = Pod::start_three().await;
@@ -43,19 +41,6 @@ async fn an_event_beyond_the_bound_may_end_and_is_cut_at_the_deadline_if_it_does
     proxy.wait_metric("podpin_drain_departures_total", &[("kind", "forced")], 1.0).await;
     assert_eq!(departed(&proxy, "polite").await, 1.0);
     proxy.wait_metric("podpin_streams_closed_total", &[("reason", "drain")], 2.0).await;
-}
-
-/// Sends until nobody takes it any more.
-async fn flood(stream: &mut PodStream) {
-    let event = format!("data: {}\n\n", "x".repeat(64 * 1024));
-    loop {
-        let sent =
-            tokio::time::timeout(std::time::Duration::from_millis(300), stream.try_send(event.as_bytes()));
-        match sent.await {
-            Ok(taken) => assert!(taken, "cut before the drain"),
-            Err(_) => return,
-        }
-    }
 }
 
 #[tokio::test]

@@ -5,3 +5,4 @@ mod forced;
 mod goodbye;
 mod keep;
 mod pace;
+mod rollout;

@@ -113,8 +113,8 @@ async fn over_http_2_it_is_the_same_and_the_connection_serves_on() {
 /// The last request for `/events` that any of these pods had.
 fn last_events<'a>(pods: &'a [Pod], name: &str) -> (&'a Pod, PodRequest) {
     let pod = pods.iter().find(|pod| pod.name() == name).unwrap();
-    let requests = pod.requests().into_iter().filter(|request| request.path() == "/events");
-    (pod, requests.last().unwrap())
+    let mut requests = pod.requests().into_iter().filter(|request| request.path() == "/events");
+    (pod, requests.next_back().unwrap())
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn kept_clients_come_back_to_their_pod_until_its_last_departures() {
     proxy.wait_metric("podpin_endpoints", &[("state", "draining")], 1.0).await;
     open.event("still here").await;
     assert_eq!(returning.stream.next_data().await, "still here");
-    let mut tab = Client::back(returning.visitor.clone()).await;
+    let tab = Client::back(returning.visitor.clone()).await;
     assert_eq!(tab.pod, "pod-a");
     assert_eq!(returning.visitor.get("/who").await.text(), "pod-a");
     assert_eq!(tab.stream.header("set-cookie"), None);

@@ -267,7 +267,8 @@ async fn a_pod_that_never_answers_is_a_504() {
     let pod = Pod::start("pod-a").await;
     pod.answer("/events", podpin_testkit::Answer::ByHand);
     pod.answer("/plain", podpin_testkit::Answer::ByHand);
-    let proxy = Setup::chat(&[&pod]).with("timeouts: {responseHeader: 1s}").start().await;
+    let setup = Setup::chat(&[&pod]).with("timeouts: {responseHeader: 1s}");
+    let proxy = setup.with("sse: {unavailable: status}").start().await;
     for request in [Request::events("/events"), Request::get("/plain")] {
         let response = request.send(proxy.address).await;
         assert_eq!(response.status, 504, "{request:?}");

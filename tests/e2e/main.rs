@@ -5,13 +5,17 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
+mod accounting;
 mod admin;
 mod affinity;
 mod bad_input;
 mod bad_tokens;
 mod browser;
 mod command_line;
+mod crowd;
 mod demo;
+mod drain;
+mod drain_wait;
 mod endpoint_states;
 mod event_stream;
 mod forwarding;
@@ -25,7 +29,9 @@ mod picking;
 mod pipelining;
 mod published_client;
 mod real_clients;
+mod refusals;
 mod routing;
 mod shutdown;
 mod time_limits;
 mod upstream_garbage;
+mod wait_queue;

@@ -47,7 +47,7 @@ async fn a_full_pod_gets_no_more_streams_and_full_pods_refuse_with_a_retry_time(
     let pods = Pod::start_three().await;
     let setup = Setup::chat(&[&pods[0], &pods[1]]).with("limits: {streamsPerEndpoint: 2}");
     // A refused event stream is the status here: the reconnecting refusal is another test's subject.
-    let proxy = setup.start().await;
+    let proxy = setup.with("sse: {unavailable: status}").start().await;
     let mut streams = Vec::new();
     for _ in 0..4 {
         let mut stream = Request::events("/events").open(proxy.address).await;
@@ -88,12 +88,17 @@ async fn a_pinned_client_whose_pod_is_full_is_moved_and_told() {
 #[tokio::test]
 async fn a_client_with_too_many_streams_is_refused() {
     let pods = Pod::start_three().await;
-    let proxy = Setup::chat(&[&pods[0]]).with("limits: {streamsPerClient: 2}").start().await;
+    let proxy = Setup::chat(&[&pods[0]])
+        .with("limits: {streamsPerClient: 2}")
+        .with("sse: {unavailable: status}")
+        .start()
+        .await;
     let mut visitor = proxy.visitor();
     visitor.get("/").await;
     let _kept = [visitor.events("/events").await, visitor.events("/events").await];
     let refused = visitor.send(Request::events("/events")).await;
-    assert!(matches!(refused.status, 429 | 503), "{}", refused.status);
+    assert_eq!(refused.status, 429);
+    assert!(refused.header("retry-after").is_some());
     proxy.wait_metric("podpin_refusals_total", &[("service", "chat"), ("kind", "client_limit")], 1.0).await;
 }
 
@@ -145,7 +150,7 @@ async fn a_pinned_client_whose_pod_died_is_served_by_another_and_stays_there() {
 async fn when_no_pod_can_be_reached_it_is_a_502() {
     let nobody = ([127, 0, 0, 1], free_port()).into();
     let setup = Setup::new().service_at("chat", &[("dead", nobody)]).with("health: {passive: off}");
-    let proxy = setup.start().await;
+    let proxy = setup.with("sse: {unavailable: status}").start().await;
     for request in [Request::get("/"), Request::events("/events"), Request::new("POST", "/").body("x")] {
         assert_eq!(request.send(proxy.address).await.status, 502, "{request:?}");
     }

@@ -7,7 +7,10 @@ async fn by_hand() -> (Pod, Proxy) {
     let pod = Pod::start("pod-a").await;
     pod.answer("/events", Answer::ByHand);
     pod.answer("/plain", Answer::ByHand);
-    let setup = Setup::chat(&[&pod]).with("retries: {attempts: 0}").with("health: {passive: off}");
+    let setup = Setup::chat(&[&pod])
+        .with("retries: {attempts: 0}")
+        .with("health: {passive: off}")
+        .with("sse: {unavailable: status}");
     (pod, setup.start().await)
 }
 
@@ -51,7 +54,10 @@ async fn a_head_that_is_not_http_is_a_502() {
 #[tokio::test]
 async fn a_pod_that_closes_before_it_answers_is_a_502() {
     let pod = Pod::start("pod-a").await;
-    let setup = Setup::chat(&[&pod]).with("retries: {attempts: 0}").with("health: {passive: off}");
+    let setup = Setup::chat(&[&pod])
+        .with("retries: {attempts: 0}")
+        .with("health: {passive: off}")
+        .with("sse: {unavailable: status}");
     let proxy = setup.start().await;
     for (answer, path) in [(Answer::Close, "/close"), (Answer::Reset, "/reset")] {
         pod.answer(path, answer);
@@ -66,7 +72,8 @@ async fn a_pod_that_closes_before_it_answers_is_a_502() {
 #[tokio::test]
 async fn with_nobody_else_to_ask_a_reset_is_no_retry_and_the_log_says_who_it_was() {
     let pod = Pod::start("pod-a").await;
-    let proxy = Setup::chat(&[&pod]).with("health: {passive: off}").start().await;
+    let proxy =
+        Setup::chat(&[&pod]).with("health: {passive: off}").with("sse: {unavailable: status}").start().await;
     for (answer, name) in [(Answer::Close, "close"), (Answer::Reset, "reset")] {
         for (kind, request) in [("plain", Request::get as fn(&str) -> Request), ("events", Request::events)] {
             let path = format!("/{name}-{kind}");
@@ -103,7 +110,10 @@ async fn a_head_without_end_is_cut_with_bounded_memory() {
     let pod = Pod::start("pod-a").await;
     pod.answer("/events", Answer::EndlessHead);
     pod.answer("/plain", Answer::EndlessHead);
-    let setup = Setup::chat(&[&pod]).with("retries: {attempts: 0}").with("health: {passive: off}");
+    let setup = Setup::chat(&[&pod])
+        .with("retries: {attempts: 0}")
+        .with("health: {passive: off}")
+        .with("sse: {unavailable: status}");
     let proxy = setup.start().await;
     proxy.get("/warm").await;
     let before = proxy.process.memory_bytes();

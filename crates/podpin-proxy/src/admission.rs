@@ -172,7 +172,13 @@ impl Admission {
     /// # Errors
     /// [`Failure::QueueTimeout`] too.
     pub(crate) async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
-        self.await_place(tried, || self.place(Kind::Request, tried)).await
+        match self.place(Kind::Request, tried) {
+            Err(Failure::NoEndpoint | Failure::Full) => {
+                self.await_place(tried, || self.place(Kind::Request, tried)).await
+            }
+            // It takes no place: whoever can be served passes by those who wait for one.
+            other => other,
+        }
     }
 
     async fn await_place<P>(

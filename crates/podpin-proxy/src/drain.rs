@@ -141,6 +141,8 @@ struct ServiceDrain {
     endpoints: BTreeMap<EndpointId, Leaving>,
     shutdown: Option<Leaving>,
     rebalancing: Option<Rebalancing>,
+    /// Up to when it is decided who leaves. News come at any time; departures must not come faster for that.
+    decided_until: Millis,
     /// Drains whose streams have ended and whose clients are awaited.
     awaited: Vec<Leaving>,
 }
@@ -172,6 +174,7 @@ impl ServiceDrain {
             endpoints: BTreeMap::new(),
             shutdown: None,
             rebalancing,
+            decided_until: Millis(0),
             awaited: Vec::new(),
         }
     }
@@ -186,7 +189,7 @@ impl ServiceDrain {
             self.begin_shutdown(gateway, times, now);
         }
         for record in news.late {
-            self.join(record, now);
+            self.join(gateway, record, now);
         }
         self.service.returns.expire(now, &self.service.metrics);
         self.follow_deadlines(now);
@@ -213,17 +216,24 @@ impl ServiceDrain {
             leaving.endpoint = Some(endpoint);
             return;
         }
-        let id = endpoint.id;
-        let open =
-            gateway.streams.select(|record| record.kind == Kind::Stream && record.is_of(&self.service, &id));
-        if open.is_empty() && transition.to == Phase::Gone {
+        if transition.to == Phase::Gone && self.open_streams(gateway, &endpoint.id).is_empty() {
             return;
         }
         let departure = self.departure(self.schedule(&endpoint, now));
+        self.begin(gateway, (endpoint, departure), now);
+    }
+
+    /// All streams that are open on an endpoint leave together.
+    fn begin(&mut self, gateway: &Gateway, (endpoint, departure): (Arc<Endpoint>, Departure), now: Millis) {
+        let id = endpoint.id;
         let mut leaving = Leaving::new(Some(endpoint), departure, now);
-        open.into_iter().for_each(|record| leaving.join(record));
+        self.open_streams(gateway, &id).into_iter().for_each(|record| leaving.join(record));
         leaving.put_in_order(self.service.configuration.drain.order, now);
         self.endpoints.insert(id, leaving);
+    }
+
+    fn open_streams(&self, gateway: &Gateway, id: &EndpointId) -> Vec<Arc<StreamRecord>> {
+        gateway.streams.select(|record| record.kind == Kind::Stream && record.is_of(&self.service, id))
     }
 
     fn departure(&self, (begins, deadline): (Millis, Millis)) -> Departure {
@@ -247,6 +257,10 @@ impl ServiceDrain {
         if self.shutdown.is_some() {
             return;
         }
+        // Whoever has not been told by the drain of an endpoint leaves with all the others: that drain may have hours.
+        for leaving in self.endpoints.values_mut() {
+            leaving.streams.drain(..).for_each(|record| record.unqueue());
+        }
         let departure = Departure::new(times.begins, times.spread, times.deadline, Purse::Budget);
         let mut leaving = Leaving::new(None, departure, now);
         let open =
@@ -256,21 +270,17 @@ impl ServiceDrain {
         self.shutdown = Some(leaving);
     }
 
-    /// A stream began on an endpoint that is leaving.
-    fn join(&mut self, record: Arc<StreamRecord>, now: Millis) {
+    /// A stream began on an endpoint that is leaving, or that has left the list while nothing was open there.
+    fn join(&mut self, gateway: &Gateway, record: Arc<StreamRecord>, now: Millis) {
         let endpoint = record.endpoint();
-        if let Some(leaving) = self.endpoints.get_mut(&endpoint.id).or(self.shutdown.as_mut()) {
-            return leaving.join(record);
-        }
-        let is_listed =
-            self.service.endpoint(&endpoint.id).is_some_and(|current| current.phase < Phase::Draining);
-        if !is_listed && !record.is_closed() {
-            // The endpoint went while this stream was being opened.
-            let deadline = clock::after(now, self.service.configuration.drain.timeout);
-            let departure = self.departure((now, deadline));
-            let mut leaving = Leaving::new(Some(Arc::clone(&endpoint)), departure, now);
+        let id = endpoint.id;
+        if let Some(leaving) = self.shutdown.as_mut().or(self.endpoints.get_mut(&id)) {
             leaving.join(record);
-            self.endpoints.insert(endpoint.id, leaving);
+        } else if self.service.endpoint(&id).is_none() {
+            let drain = &self.service.configuration.drain;
+            let deadline = clock::after(now, drain.timeout);
+            let departure = self.departure((now, deadline));
+            self.begin(gateway, (endpoint, departure), now);
         }
     }
 
@@ -296,6 +306,9 @@ impl ServiceDrain {
 
     /// Tells as many streams as the pace wants a moment until the next turn.
     fn let_go(&mut self, now: Millis) {
+        if now < self.decided_until {
+            return;
+        }
         let order = self.service.configuration.drain.order;
         let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
         for leaving in &mut all {
@@ -317,7 +330,11 @@ impl ServiceDrain {
         };
         let mut departures: Vec<&mut Departure> =
             all.iter_mut().map(|leaving| &mut leaving.departure).collect();
-        let exceeded = self.pacer.turn(&mut departures, motion, now, TURN);
+        // A turn that comes a little late makes up for it, or a budget would lose a part of each.
+        let late = now.since(self.decided_until);
+        let (from, horizon) = if late < TURN { (self.decided_until, TURN + late) } else { (now, TURN) };
+        self.decided_until = now.after(TURN);
+        let exceeded = self.pacer.turn(&mut departures, motion, from, horizon);
         if exceeded > 0 {
             self.service.metrics.budget_exceeded.inc_by(u64::from(exceeded));
         }
@@ -377,7 +394,7 @@ impl ServiceDrain {
             let sums = leaving.tally.sums();
             rest =
                 rest.min(if !leaving.streams.is_empty() && leaving.departure.begins() <= now.after(LOOK) {
-                    TURN
+                    self.decided_until.since(now)
                 } else if sums.ended() < sums.streams || leaving.endpoint.is_some() {
                     LOOK
                 } else {

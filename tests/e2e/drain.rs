@@ -1,0 +1,8 @@
+//! Drain end to end: streams leave an endpoint that goes away, politely and at a pace, and nobody else notices.
+
+mod beginning;
+mod forced;
+mod goodbye;
+mod keep;
+mod pace;
+mod rollout;

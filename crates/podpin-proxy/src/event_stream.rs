@@ -26,7 +26,7 @@ use crate::reply::{self, Failure};
 use crate::service::ServiceState;
 use crate::stream_task::{Accounts, Permits, StreamTask};
 use crate::streams;
-use crate::successor::{LAST_EVENT_ID, Plan, may_go_on_elsewhere};
+use crate::successor::{LAST_EVENT_ID, Plan, limits, may_go_on_elsewhere};
 use crate::upstream_h1::{self, UpstreamError};
 
 /// `sse.maxDuration` is shortened by up to this share of itself, so that streams that began together do not end
@@ -211,7 +211,7 @@ impl Opening<'_> {
     fn plan(&self, endpoint: &Endpoint) -> Plan {
         let mut lines = self.lines();
         lines.remove(LAST_EVENT_ID);
-        Plan::new(Arc::clone(self.gateway), self.admission, self.head(&lines, endpoint))
+        Plan::new(Arc::clone(self.gateway), self.admission.session, self.head(&lines, endpoint))
     }
 
     fn lines(&self) -> HeaderMap {
@@ -283,7 +283,12 @@ impl Opening<'_> {
     ) -> Option<Box<Passage>> {
         let wanted = self.admission.service().configuration.drain.handover == Handover::LastEventId;
         let may = streams && wanted && may_go_on_elsewhere(&answer.head.headers);
-        may.then(|| Box::new(Passage::new(self.plan(&placement.endpoint))))
+        may.then(|| {
+            Box::new(Passage::new(
+                self.plan(&placement.endpoint),
+                limits(&self.admission.service().configuration),
+            ))
+        })
     }
 
     fn response_lines(

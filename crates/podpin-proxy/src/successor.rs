@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
+use podpin_config::Service;
 use podpin_endpoints::{Endpoint, EndpointId, Permit};
 use podpin_sse::{Answer, Limits};
 
@@ -24,13 +25,20 @@ pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 /// What an application says of a stream that must stay where it is.
 const KEEP_HERE: HeaderName = HeaderName::from_static("x-podpin-handover");
 
-/// What a stream needs to be asked for again. Shared with the attempt that is under way.
+/// What a stream keeps to be asked for again.
 pub(crate) struct Plan {
     pub(crate) gateway: Arc<Gateway>,
-    pub(crate) route: Arc<Route>,
     session: SessionId,
     /// The upstream request head without its last lines: those that differ from pod to pod, and the empty one.
     head: Box<[u8]>,
+}
+
+/// One attempt to find a successor.
+pub(crate) struct Question {
+    route: Arc<Route>,
+    session: SessionId,
+    head: Vec<u8>,
+    last_event_id: Vec<u8>,
 }
 
 /// What came of asking.
@@ -58,27 +66,33 @@ pub(crate) enum Whither {
 
 impl Plan {
     /// Keeps a stream's request head, whose `Last-Event-ID` and session lines are left out.
-    pub(crate) fn new(gateway: Arc<Gateway>, admission: &Admission, head: Vec<u8>) -> Plan {
-        let (route, session) = (Arc::clone(&admission.route), admission.session);
-        Plan { gateway, route, session, head: head.into_boxed_slice() }
+    pub(crate) fn new(gateway: Arc<Gateway>, session: SessionId, head: Vec<u8>) -> Plan {
+        Plan { gateway, session, head: head.into_boxed_slice() }
     }
 
-    /// How often and how long, as the service is configured.
-    pub(crate) fn limits(&self) -> Limits {
-        let service = &self.route.service.configuration;
-        let (per_stream, each) = (service.drain.handovers_per_stream, service.drain.handover_timeout);
-        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-        Limits {
-            handovers: u16::try_from(per_stream.limit).unwrap_or(u16::MAX),
-            window_ms: millis(per_stream.window),
-            handover_ms: millis(each.saturating_mul(service.retries.attempts.saturating_add(1))),
-        }
+    /// Asks for what follows `last_event_id`.
+    pub(crate) fn question(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> Question {
+        let route = Arc::clone(route);
+        Question { route, session: self.session, head: self.head.to_vec(), last_event_id }
     }
+}
 
-    /// Asks one endpoint after the other, within `retries`, for what follows `last_event_id`.
-    pub(crate) async fn ask(self: Arc<Self>, whither: Whither, last_event_id: Vec<u8>) -> Asked {
+/// How often and how long streams of a service are handed over.
+pub(crate) fn limits(service: &Service) -> Limits {
+    let (per_stream, each) = (service.drain.handovers_per_stream, service.drain.handover_timeout);
+    let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    Limits {
+        handovers: u16::try_from(per_stream.limit).unwrap_or(u16::MAX),
+        window_ms: millis(per_stream.window),
+        handover_ms: millis(each.saturating_mul(service.retries.attempts.saturating_add(1))),
+    }
+}
+
+impl Question {
+    /// Asks one endpoint after the other, within `retries`.
+    pub(crate) async fn ask(self, whither: Whither) -> Asked {
         let from = match whither {
-            Whither::To(endpoint) => return self.ask_this(endpoint, &last_event_id).await,
+            Whither::To(endpoint) => return self.ask_this(endpoint).await,
             Whither::From(id) => id,
         };
         let service = &self.route.service;
@@ -87,7 +101,7 @@ impl Plan {
         let mut outcome = Answer::Failed;
         for _ in 0..=service.configuration.retries.attempts {
             let Ok((placement, permit)) = admission.place_stream(&tried) else { break };
-            match self.ask_one(&admission, &placement, permit, &last_event_id).await {
+            match self.ask_one(&admission, &placement, permit).await {
                 Asked::Not(answer @ (Answer::Refused | Answer::Failed)) => outcome = answer,
                 decided => return decided,
             }
@@ -96,23 +110,17 @@ impl Plan {
         Asked::Not(outcome)
     }
 
-    async fn ask_this(&self, endpoint: Arc<Endpoint>, last_event_id: &[u8]) -> Asked {
+    async fn ask_this(&self, endpoint: Arc<Endpoint>) -> Asked {
         let limit = self.route.service.configuration.limits.streams_per_endpoint;
         let Some(permit) = endpoint.load.try_open(limit) else { return Asked::Not(Answer::Failed) };
         let admission = Admission::of_stream(Arc::clone(&self.route), self.session, endpoint.id);
         let placement = Placement::at(endpoint);
-        self.ask_one(&admission, &placement, permit, last_event_id).await
+        self.ask_one(&admission, &placement, permit).await
     }
 
-    async fn ask_one(
-        &self,
-        admission: &Admission,
-        placement: &Placement,
-        permit: Permit,
-        last_event_id: &[u8],
-    ) -> Asked {
+    async fn ask_one(&self, admission: &Admission, placement: &Placement, permit: Permit) -> Asked {
         let service = &self.route.service;
-        let request = self.request(admission, placement, last_event_id);
+        let request = self.request(admission, placement);
         let limit = service.configuration.drain.handover_timeout;
         let answered = async {
             let connect = service.configuration.timeouts.connect.min(limit);
@@ -143,13 +151,13 @@ impl Plan {
         Asked::Not(Answer::Failed)
     }
 
-    fn request(&self, admission: &Admission, placement: &Placement, last_event_id: &[u8]) -> Vec<u8> {
+    fn request(&self, admission: &Admission, placement: &Placement) -> Vec<u8> {
         let mut lines = HeaderMap::with_capacity(3);
         admission.session_lines(&mut lines, placement);
-        if let Ok(id) = HeaderValue::from_bytes(last_event_id) {
+        if let Ok(id) = HeaderValue::from_bytes(&self.last_event_id) {
             lines.insert(LAST_EVENT_ID, id);
         }
-        let mut request = self.head.to_vec();
+        let mut request = self.head.clone();
         forward::write_lines(&mut request, &lines);
         request.extend_from_slice(b"\r\n");
         request

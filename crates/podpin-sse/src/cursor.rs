@@ -2,8 +2,8 @@
 //! told from what is new.
 //!
 //! Ids are opaque (WHATWG HTML, section 9.2.6): they are compared for equality, never ordered. What is remembered of
-//! one is a 64-bit hash in a ring, so that an id costs one hash and one store. Two ids of which one is remembered
-//! share a hash once in 2^58; then an event is taken for a replayed one.
+//! one is a 48-bit hash in a ring, so that an id costs one hash and one store. An id that is new has the hash of one of
+//! the 64 remembered ones once in 2^42; then its event is taken for a replayed one.
 //!
 //! *Premise*: an id names one event, and every pod has the same events in the same order. Streams that use ids
 //! otherwise give themselves away by repeating one; then nothing is ever dropped, and the successor is trusted to
@@ -36,13 +36,20 @@ use std::hash::{DefaultHasher, Hasher};
 /// of some ten. If it is too small, clients see events twice after a handover and `Pushed::dropped` stays low.
 pub(crate) const RING_IDS: usize = 64;
 
+/// Bytes kept of a hash: with 64 ids remembered, a new event is taken for a known one once in 2^42 handovers, and two bytes
+/// less an id are 128 a stream.
+const HASH_BYTES: usize = 6;
+
+/// What is remembered of an id.
+type Hash = [u8; HASH_BYTES];
+
 /// `ids_since_told` while no successor was told anything.
 const NOT_TOLD: u32 = u32::MAX;
 
 /// What is remembered of a stream once it has shown an id.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    hashes: [u64; RING_IDS],
+    hashes: [Hash; RING_IDS],
     /// Events without an id that were forwarded since the last id.
     followers: u32,
     /// The most of them that ever followed one id.
@@ -94,7 +101,7 @@ pub(crate) enum Ahead {
 impl Cursor {
     pub(crate) fn new() -> Self {
         Self {
-            hashes: [0; RING_IDS],
+            hashes: [[0; HASH_BYTES]; RING_IDS],
             followers: 0,
             followers_max: 0,
             ids_since_told: NOT_TOLD,
@@ -119,7 +126,7 @@ impl Cursor {
         }
     }
 
-    fn note_id(&mut self, hash: u64, has_data: bool) {
+    fn note_id(&mut self, hash: Hash, has_data: bool) {
         // Pings of the kind `id: 7`, without data, are no second event 7.
         if self.phase == Phase::Repeating || (!has_data && self.last() == Some(hash)) {
             return;
@@ -188,7 +195,7 @@ impl Cursor {
         }
     }
 
-    fn judge_id(&mut self, hash: u64, has_data: bool, ahead: Ahead) -> Verdict {
+    fn judge_id(&mut self, hash: Hash, has_data: bool, ahead: Ahead) -> Verdict {
         let known = self.contains(hash);
         if known && has_data {
             if usize::from(self.known_dropped) == RING_IDS {
@@ -212,16 +219,16 @@ impl Cursor {
         Verdict::Resumed
     }
 
-    fn last(&self) -> Option<u64> {
+    fn last(&self) -> Option<Hash> {
         let last = (usize::from(self.next) + RING_IDS - 1) % RING_IDS;
         self.filled().get(last).copied()
     }
 
-    fn filled(&self) -> &[u64] {
+    fn filled(&self) -> &[Hash] {
         self.hashes.get(..usize::from(self.filled)).unwrap_or_default()
     }
 
-    fn contains(&self, hash: u64) -> bool {
+    fn contains(&self, hash: Hash) -> bool {
         self.filled().contains(&hash)
     }
 
@@ -238,8 +245,11 @@ impl Cursor {
 }
 
 /// SipHash with a fixed key: ids come from the pod, which gains nothing by a collision among its own.
-fn hash(id: &[u8]) -> u64 {
+fn hash(id: &[u8]) -> Hash {
     let mut hasher = DefaultHasher::new();
     hasher.write(id);
-    hasher.finish()
+    let whole = hasher.finish().to_ne_bytes();
+    let mut kept = Hash::default();
+    kept.iter_mut().zip(whole).for_each(|(to, from)| *to = from);
+    kept
 }

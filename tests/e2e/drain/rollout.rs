@@ -66,9 +66,10 @@ impl Deployment {
     }
 
     /// Publishes nothing more; the id of the last event.
-    fn finish(&self) -> u64 {
+    async fn finish(&self) -> u64 {
         self.ticks.abort();
-        self.log.append("the last one")
+        self.log.append("the last one").await.unwrap();
+        self.log.newest()
     }
 }
 
@@ -141,7 +142,7 @@ async fn a_hundred_clients_survive_a_rolling_update_without_a_gap() {
     let clients: Vec<_> = (0..100).map(follow).collect();
     let _all = podpin_testkit::in_time("an event for everybody", seen_one.acquire_many(100)).await.unwrap();
     deployment.roll(&proxy).await;
-    let id = deployment.finish();
+    let id = deployment.finish().await;
     last.send_replace(id);
     let mut streams = 0;
     for client in clients {
@@ -186,7 +187,7 @@ async fn a_browser_survives_a_rolling_update_without_a_gap() {
     wait_for("the page seeing events", async || browser.read("window.ids.length").await.as_u64() >= Some(3))
         .await;
     deployment.roll(&proxy).await;
-    let id = deployment.finish();
+    let id = deployment.finish().await;
     wait_for("the page seeing the last event", async || browser.read("window.ids.at(-1)").await == id).await;
     let ids: Vec<u64> = serde_json::from_value(browser.read("window.ids").await).unwrap();
     assert_no_gap(&ids, id);

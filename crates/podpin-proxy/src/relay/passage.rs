@@ -16,7 +16,8 @@ use std::task::{Context, Poll};
 
 use podpin_endpoints::{Millis, Phase};
 use podpin_sse::{
-    Action, Answer, Cause as HandoverCause, Eligibility, End, Handover, Moment, Outcome, Pod, Report, Step,
+    Action, Answer, Cause as HandoverCause, Eligibility, End, Handover, Limits, Moment, Outcome, Pod, Report,
+    Step,
 };
 
 use super::ending::{Leave, NEVER};
@@ -29,10 +30,8 @@ use crate::successor::{Asked, Plan, Successor, Whither, may_go_on_elsewhere};
 /// The handovers of one stream.
 pub(crate) struct Passage {
     handover: Handover,
-    plan: Arc<Plan>,
+    plan: Plan,
     asking: Option<Pin<Box<dyn Future<Output = Asked> + Send>>>,
-    /// Where the handover that begins next is to go, if that is not for `pick` to say.
-    whither: Option<Whither>,
     /// A pod that has answered.
     successor: Option<Box<Successor>>,
     /// What the stream ends as, if it comes to that.
@@ -41,12 +40,11 @@ pub(crate) struct Passage {
 
 impl Passage {
     /// A stream that may be handed over.
-    pub(crate) fn new(plan: Plan) -> Passage {
+    pub(crate) fn new(plan: Plan, limits: Limits) -> Passage {
         Passage {
-            handover: Handover::new(Eligibility::Eligible, plan.limits()),
-            plan: Arc::new(plan),
+            handover: Handover::new(Eligibility::Eligible, limits),
+            plan,
             asking: None,
-            whither: None,
             successor: None,
             fate: (CloseReason::Drain, ""),
         }
@@ -84,16 +82,12 @@ impl Relay {
         let Some(passage) = &mut self.passage else { return self.stays(leave) };
         passage.fate = (leave.reason, "");
         match &leave.target {
-            Some(target) => {
-                passage.whither = Some(Whither::To(Arc::clone(target)));
+            Some(_) => {
                 self.decide(now, Handover::on_rebalance);
                 // Not possible: it stays.
                 self.passage_due() != NEVER || self.stays(leave)
             }
-            None => {
-                passage.whither = Some(Whither::From(self.record.endpoint().id));
-                self.decide(now, Handover::on_drain)
-            }
+            None => self.decide(now, Handover::on_drain),
         }
     }
 
@@ -127,7 +121,6 @@ impl Relay {
         let pod = if phase >= Phase::Draining { Pod::Leaving } else { Pod::Ready };
         let planned = (end, pod) == (End::Clean, Pod::Leaving);
         passage.fate = (if planned { CloseReason::Drain } else { reason }, error);
-        passage.whither = Some(Whither::From(self.record.endpoint().id));
         self.decide(clock::now(), |handover, id, now| handover.on_upstream_end(end, pod, id, now));
         if self.ending.is_none() {
             self.upstream = None;
@@ -197,9 +190,10 @@ impl Relay {
     fn ask(&mut self) {
         let (Some(passage), Body::Events(framer)) = (&mut self.passage, &mut self.body) else { return };
         let id = framer.tell().unwrap_or_default().to_vec();
-        let whither = passage.whither.take().unwrap_or(Whither::From(self.record.endpoint().id));
-        let plan = Arc::clone(&passage.plan);
-        passage.asking = Some(Box::pin(plan.ask(whither, id)));
+        let target = self.leave.as_ref().and_then(|leave| leave.target.clone());
+        let whither = target.map_or_else(|| Whither::From(self.record.endpoint().id), Whither::To);
+        let question = passage.plan.question(&self.record.route, id);
+        passage.asking = Some(Box::pin(question.ask(whither)));
     }
 
     /// Goes on at the successor.

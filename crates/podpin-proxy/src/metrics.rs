@@ -4,21 +4,17 @@
 //! of the stream itself and to one sharded cell a service, so that workers never fight for a cache line; gauges over
 //! endpoints are read from the snapshots when Prometheus asks.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod service;
+mod sharded;
 
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
+use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
-use crate::labels::{
-    CloseReason, DepartureKind, ReconnectOutcome, RefusalKind, UpstreamErrorKind, handover_cause,
-    handover_result,
-};
-use podpin_sse::{Cause, Outcome};
+pub(crate) use self::service::ServiceMetrics;
+use self::sharded::ShardedFamily;
 
 /// `stream_duration_seconds`: from a second to a day.
 const STREAM_SECONDS: &[f64] = &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 43_200.0, 86_400.0];
@@ -27,76 +23,6 @@ const LATENCY_SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// `reconnect_gap_seconds`: a client waits for its `retry:`, by default 1 to 10 s.
 const GAP_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0];
-/// Power of two; more workers than this share cells, which only costs speed.
-const SHARDS: usize = 16;
-
-/// A counter that workers add to without sharing a cache line.
-#[derive(Debug, Default)]
-pub(crate) struct ShardedCounter {
-    shards: [Shard; SHARDS],
-}
-
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Shard(AtomicU64);
-
-impl ShardedCounter {
-    /// Adds in the calling thread's own cell.
-    pub(crate) fn add(&self, amount: u64) {
-        if let Some(shard) = self.shards.get(shard_of_thread()) {
-            shard.0.fetch_add(amount, Ordering::Relaxed);
-        }
-    }
-
-    fn sum(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum()
-    }
-}
-
-fn shard_of_thread() -> usize {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    thread_local! {
-        static SHARD: usize = usize::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).unwrap_or(0) % SHARDS;
-    }
-    SHARD.with(|shard| *shard)
-}
-
-/// What is exported, and what it is read from.
-type Cell = (IntCounter, Arc<ShardedCounter>);
-
-/// Sharded counters of one name, one for each service, as Prometheus wants them.
-#[derive(Clone)]
-struct ShardedFamily {
-    vec: IntCounterVec,
-    cells: Arc<parking_lot::Mutex<Vec<Cell>>>,
-}
-
-impl ShardedFamily {
-    fn new(name: &str, help: &str) -> prometheus::Result<ShardedFamily> {
-        let vec = IntCounterVec::new(Opts::new(format!("podpin_{name}"), help), &["service"])?;
-        Ok(ShardedFamily { vec, cells: Arc::default() })
-    }
-
-    fn cell(&self, service: &str) -> Arc<ShardedCounter> {
-        let cell = Arc::new(ShardedCounter::default());
-        self.cells.lock().push((self.vec.with_label_values(&[service]), Arc::clone(&cell)));
-        cell
-    }
-}
-
-impl Collector for ShardedFamily {
-    fn desc(&self) -> Vec<&Desc> {
-        self.vec.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        for (exported, cell) in self.cells.lock().iter() {
-            exported.inc_by(cell.sum().saturating_sub(exported.get()));
-        }
-        self.vec.collect()
-    }
-}
-
 /// All metrics of the process.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -379,149 +305,12 @@ impl Metrics {
         }
         text
     }
-
-    /// The metrics of one service, labels resolved once.
-    pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
-        ServiceMetrics {
-            stream_events: self.stream_events.cell(name),
-            stream_bytes: self.stream_bytes.cell(name),
-            stream_keepalives: self.stream_keepalives.cell(name),
-            stream_duration: self.stream_duration.with_label_values(&[name]),
-            stream_first_event: self.stream_first_event.with_label_values(&[name]),
-            request_duration: self.request_duration.with_label_values(&[name]),
-            upstream_connect: self.upstream_connect.with_label_values(&[name]),
-            ejections: self.ejections.with_label_values(&[name]),
-            reconnect_gap: self.reconnect_gap.with_label_values(&[name]),
-            budget_exceeded: self.budget_exceeded.with_label_values(&[name]),
-            handover_duration: self.handover_duration.with_label_values(&[name]),
-            handover_duplicates: self.handover_duplicates.with_label_values(&[name]),
-            handovers: Handovers::new(&self.handovers, name),
-            discovery_last_event: self.discovery_last_event.with_label_values(&[name]),
-            discovery_connected: self.discovery_connected.with_label_values(&[name]),
-            streams_opened: Labelled::new(
-                &self.streams_opened,
-                name,
-                &["new", "pinned", "repinned", "resumed"],
-            ),
-            streams_closed: Labelled::new(
-                &self.streams_closed,
-                name,
-                &CloseReason::ALL.map(CloseReason::label),
-            ),
-            affinity_decisions: Labelled::new(
-                &self.affinity_decisions,
-                name,
-                &["pinned", "new", "repinned", "forged", "expired", "malformed", "unknown_key"],
-            ),
-            affinity_repins: Labelled::new(
-                &self.affinity_repins,
-                name,
-                &["draining", "gone", "unready", "ejected", "full"],
-            ),
-            upstream_retries: Labelled::new(&self.upstream_retries, name, &["connect", "reset", "status"]),
-            upstream_errors: Labelled::new(
-                &self.upstream_errors,
-                name,
-                &UpstreamErrorKind::ALL.map(UpstreamErrorKind::label),
-            ),
-            drain_departures: Labelled::new(
-                &self.drain_departures,
-                name,
-                &DepartureKind::ALL.map(DepartureKind::label),
-            ),
-            reconnects: Labelled::new(
-                &self.reconnects,
-                name,
-                &ReconnectOutcome::ALL.map(ReconnectOutcome::label),
-            ),
-            refusals: Labelled::new(&self.refusals, name, &RefusalKind::ALL.map(RefusalKind::label)),
-            discovery_relists: Labelled::new(
-                &self.discovery_relists,
-                name,
-                &["start", "expired", "error", "periodic", "malformed", "confirm"],
-            ),
-            discovery_errors: Labelled::new(
-                &self.discovery_errors,
-                name,
-                &["garbled", "missing", "malformed", "pods"],
-            ),
-        }
-    }
-}
-
-/// The counters of one family for one service. Resolved at the start, so that all of them show as 0 before they move.
-pub(crate) struct Labelled(Vec<(&'static str, IntCounter)>);
-
-impl Labelled {
-    fn new(family: &IntCounterVec, service: &str, labels: &[&'static str]) -> Labelled {
-        Labelled(labels.iter().map(|label| (*label, family.with_label_values(&[service, label]))).collect())
-    }
-
-    /// Adds one under this label; an unknown label is a bug and is not counted.
-    pub(crate) fn inc(&self, label: &'static str) {
-        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == label) {
-            counter.inc();
-        }
-    }
-}
-
-/// The counters of handovers of one service.
-pub(crate) struct Handovers(Vec<(Cause, Outcome, IntCounter)>);
-
-impl Handovers {
-    fn new(family: &IntCounterVec, service: &str) -> Handovers {
-        let outcomes = [Outcome::Ok, Outcome::Refused, Outcome::Timeout, Outcome::NoId, Outcome::Limit];
-        let counters = [Cause::Planned, Cause::Crash].into_iter().flat_map(|cause| {
-            outcomes.map(|outcome| {
-                let labels = [service, handover_cause(cause), handover_result(outcome)];
-                (cause, outcome, family.with_label_values(&labels))
-            })
-        });
-        Handovers(counters.collect())
-    }
-
-    /// Counts one with its final result.
-    pub(crate) fn inc(&self, cause: Cause, outcome: Outcome) {
-        let wanted = |counter: &&(Cause, Outcome, IntCounter)| (counter.0, counter.1) == (cause, outcome);
-        if let Some((_, _, counter)) = self.0.iter().find(wanted) {
-            counter.inc();
-        }
-    }
-}
-
-/// The metrics of one service.
-pub(crate) struct ServiceMetrics {
-    pub(crate) stream_events: Arc<ShardedCounter>,
-    pub(crate) stream_bytes: Arc<ShardedCounter>,
-    pub(crate) stream_keepalives: Arc<ShardedCounter>,
-    pub(crate) stream_duration: Histogram,
-    pub(crate) stream_first_event: Histogram,
-    pub(crate) request_duration: Histogram,
-    pub(crate) upstream_connect: Histogram,
-    pub(crate) ejections: IntCounter,
-    pub(crate) reconnect_gap: Histogram,
-    pub(crate) budget_exceeded: IntCounter,
-    pub(crate) drain_departures: Labelled,
-    pub(crate) handovers: Handovers,
-    pub(crate) handover_duration: Histogram,
-    pub(crate) handover_duplicates: IntCounter,
-    pub(crate) reconnects: Labelled,
-    pub(crate) discovery_last_event: Gauge,
-    pub(crate) discovery_connected: IntGauge,
-    pub(crate) streams_opened: Labelled,
-    pub(crate) streams_closed: Labelled,
-    pub(crate) affinity_decisions: Labelled,
-    pub(crate) affinity_repins: Labelled,
-    pub(crate) upstream_retries: Labelled,
-    pub(crate) upstream_errors: Labelled,
-    pub(crate) refusals: Labelled,
-    pub(crate) discovery_relists: Labelled,
-    pub(crate) discovery_errors: Labelled,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::labels::CloseReason;
 
     #[test]
     fn every_metric_registers_and_a_service_shows_its_zeros() {

@@ -31,6 +31,9 @@ use crate::reply::Failure;
 /// How long an unused connection to a pod is kept for the next request; below the idle limits of common servers.
 const POOL_IDLE: Duration = Duration::from_secs(55);
 
+/// How long a client may take for what was left of a response that is cut short.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Our part in Pingora's forwarding.
 pub(crate) struct Pipeline {
     gateway: Arc<Gateway>,
@@ -362,6 +365,12 @@ impl ProxyHttp for Pipeline {
             session.set_keepalive(None);
             if let Err(error) = write_failure(session, failure).await {
                 tracing::debug!(%error, "the client left before its answer");
+            }
+        }
+        if begun && !session.is_http2() {
+            // What was gathered of the response goes out before the connection that cuts it short.
+            if tokio::time::timeout(LAST_WORDS, session.shutdown()).await.is_err() {
+                tracing::debug!("a client did not take the end of its response");
             }
         }
         FailToProxy { error_code: code, can_reuse_downstream: false }

@@ -1,0 +1,80 @@
+//! An event stream request that no pod will serve: what its client is told, and what is counted and logged of it.
+
+use std::sync::Arc;
+
+use http::header;
+use podpin_config::Unavailable;
+use podpin_endpoints::Millis;
+
+use super::{Opening, protocol_name};
+use crate::access_log::Record;
+use crate::admission::Admission;
+use crate::clock;
+use crate::exchange::Exchange;
+use crate::forward::Client;
+use crate::gateway::Gateway;
+use crate::head::RequestHead;
+use crate::labels::RefusalKind;
+use crate::reply::{self, Failure};
+
+/// Answers a request that no pod will, and accounts for it.
+pub(super) async fn refuse(
+    (gateway, head, client): (&Arc<Gateway>, &RequestHead, &Client),
+    opening: Option<&Opening<'_>>,
+    (failure, began): (Failure, Millis),
+    exchange: Exchange,
+) {
+    let admission = opening.map(|opening| opening.admission);
+    let invitation = admission.and_then(|admission| invitation(admission, failure));
+    let answer = invitation.as_ref().map(|(_, answer)| answer.clone()).or_else(|| failure.answer());
+    let code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
+    let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
+    gateway.metrics.requests.with_label_values(&[service, route, "GET", &code.to_string()]).inc();
+    if let Some(admission) = admission {
+        admission.count(None);
+        let invited = invitation.as_ref().map(|(kind, _)| *kind);
+        if let Some(kind) = invited.or_else(|| failure.refusal()) {
+            admission.service().refused(kind);
+        }
+    }
+    if gateway.access_log.is_on() {
+        let mut log = request_record(head, client, began);
+        log.kind = "stream";
+        log.status = code;
+        log.route = admission.map(|known| known.route.name.to_string());
+        log.service = admission.map(|known| known.service().name.to_string());
+        log.affinity = admission.map(|known| known.decision(None));
+        log.session = admission.map(|known| known.session.to_string());
+        log.endpoint =
+            opening.and_then(|opening| opening.asked.as_ref()).map(|placed| placed.endpoint.name.to_string());
+        log.retries = opening.map_or(0, |opening| opening.retries);
+        log.reason = if invitation.is_some() { "refused" } else { failure.log_reason() };
+        log.error = Some(failure.to_string());
+        log.duration_ms = clock::duration_millis(clock::now().since(began));
+        gateway.access_log.write(&log);
+    }
+    if let Some(answer) = answer {
+        exchange.answer(answer).await;
+    }
+}
+
+/// The answer that brings an event stream client back, where the service wants that and it may help.
+fn invitation(admission: &Admission, failure: Failure) -> Option<(RefusalKind, reply::Answer)> {
+    let sse = &admission.service().configuration.sse;
+    let kind = failure.passing().filter(|_| sse.unavailable == Unavailable::Retry)?;
+    let retry = &sse.retry;
+    let (min, max) = (clock::duration_millis(retry.drain_min), clock::duration_millis(retry.drain_max));
+    Some((kind, failure.invitation(fastrand::u64(min..=max.max(min)))))
+}
+
+pub(super) fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
+    let mut log = Record::begun("stream", began);
+    log.client = Some(client.address);
+    log.method = head.method.to_string();
+    log.host.clone_from(&head.authority);
+    log.path.clone_from(&head.target);
+    log.protocol = protocol_name(head.version);
+    log.user_agent =
+        head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    log
+}

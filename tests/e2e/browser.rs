@@ -3,8 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
-use podpin_testkit::{Pod, Process, Reply, Request, Setup, StreamAnswer, free_port, wait_for, wait_for_some};
+use podpin_example::{ExamplePod, Log, PodSettings, publish_ticks};
+use podpin_testkit::{
+    EndpointsFile, Pod, Process, Reply, Request, Setup, StreamAnswer, free_port, wait_for, wait_for_some,
+};
 use serde_json::{Value, json};
 
 /// Quiet, without a display, without phoning home; as root Chromium needs `--no-sandbox`.
@@ -121,4 +126,82 @@ async fn a_browser_stays_on_its_pod_when_its_stream_is_cut() {
     let others: Vec<_> =
         pods.iter().filter(|pod| pod.name() != holder.name()).flat_map(Pod::targets).collect();
     assert!(others.iter().all(|target| target != "/events"), "a reconnect went to another pod: {others:?}");
+}
+
+/// What a page does that has an EventSource and nothing else. On a page without a policy of its own, such as an answer.
+const LISTEN: &str = "(() => {
+    window.seen = [];
+    window.pods = [];
+    window.opened = window.failed = 0;
+    window.source = new EventSource('/events');
+    source.onopen = () => opened++;
+    source.onerror = () => failed++;
+    source.onmessage = event => {
+        seen.push(Number(event.lastEventId));
+        const pod = JSON.parse(event.data).pod;
+        if (pods.at(-1) !== pod) pods.push(pod);
+    };
+})()";
+
+fn example_pod(name: &str, log: &Arc<Log>) -> ExamplePod {
+    ExamplePod::start(PodSettings::new(name, ([127, 0, 0, 1], 0).into(), Arc::clone(log))).unwrap()
+}
+
+fn listed(pods: &[ExamplePod], draining: &str) -> Vec<(String, SocketAddr, &'static str)> {
+    let state = |pod: &ExamplePod| if pod.name() == draining { "draining" } else { "ready" };
+    pods.iter().map(|pod| (pod.name().to_owned(), pod.address(), state(pod))).collect()
+}
+
+fn write(file: &EndpointsFile, pods: &[ExamplePod], draining: &str) {
+    let listed = listed(pods, draining);
+    let lines: Vec<_> =
+        listed.iter().map(|(name, address, state)| (name.as_str(), *address, *state)).collect();
+    file.write(&lines);
+}
+
+#[tokio::test]
+async fn a_browser_sees_nothing_of_pods_that_are_drained_and_killed_under_its_stream() {
+    let log = Log::memory();
+    let mut ticks = tokio::task::JoinSet::new();
+    let published = Arc::clone(&log);
+    ticks.spawn(async move {
+        publish_ticks(published, Duration::from_millis(50)).await;
+    });
+    let mut pods: Vec<ExamplePod> = ["pod-a", "pod-b", "pod-c"].map(|name| example_pod(name, &log)).into();
+    let file = EndpointsFile::absent();
+    write(&file, &pods, "none");
+    let setup = Setup::new().service_in("chat", &file).with("drain: {handover: lastEventId, spread: 0s}");
+    let proxy = setup.with("balance: {slowStart: off}").start().await;
+    let browser = Browser::start().await;
+    browser.open(&format!("http://{}/whoami", proxy.address)).await;
+    browser.read(LISTEN).await;
+    let more = async || {
+        let before = browser.read("seen.length").await.as_u64().unwrap();
+        wait_for("events", async || browser.read("seen.length").await.as_u64().unwrap() >= before + 5).await;
+    };
+    more().await;
+    let mut names = vec![browser.read("pods[0]").await];
+    for way in ["drained", "killed", "drained", "killed"] {
+        let home = names.last().unwrap().as_str().unwrap().to_owned();
+        let at = pods.iter().position(|pod| pod.name() == home).unwrap();
+        pods.push(example_pod(&format!("pod-{}", names.len()), &log));
+        write(&file, &pods, if way == "drained" { &home } else { "none" });
+        if way == "drained" {
+            wait_for("the streams leaving", async || pods[at].open_streams() == 0).await;
+        }
+        pods.remove(at).stop();
+        write(&file, &pods, "none");
+        wait_for("the page on another pod", async || browser.read("pods.at(-1)").await != home).await;
+        more().await;
+        names.push(browser.read("pods.at(-1)").await);
+    }
+    assert_eq!(browser.read("pods").await, json!(names));
+    assert_eq!(browser.read("seen.every((id, at) => at === 0 || id === seen[at - 1] + 1)").await, true);
+    assert_eq!(browser.read("[opened, failed, source.readyState]").await, json!([1, 0, 1]));
+    browser.read("source.close()").await;
+    let line = proxy.access_log_line(|line| line["kind"] == "stream").await;
+    assert_eq!(line["endpointsBefore"], json!(names[..4]), "{line}");
+    assert_eq!((&line["endpoint"], &line["reason"]), (&names[4], &json!("client")), "{line}");
+    let lines = proxy.process.stdout();
+    assert_eq!(lines.iter().filter(|line| line.contains("\"path\":\"/events\"")).count(), 1, "{lines:?}");
 }

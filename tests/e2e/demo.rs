@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use podpin_testkit::{Line, Process, Request, free_port, free_port_run, wait_for, wait_for_some};
+use serde_json::{Value, json};
 
 use crate::browser::Browser;
 
@@ -23,46 +24,130 @@ async fn demo(listen: &str, admin: &str) -> (Process, SocketAddr) {
     (process, address)
 }
 
+/// The demo's page in a browser.
+struct Page {
+    browser: Browser,
+}
+
+impl Page {
+    async fn open(address: SocketAddr) -> Page {
+        let page = Page { browser: Browser::start().await };
+        page.browser.open(&format!("http://{address}/")).await;
+        page.more_events().await;
+        page
+    }
+
+    /// What the page knows of its stream.
+    async fn fact(&self, name: &str) -> Value {
+        self.browser.read(&format!("window.podpinDemo.{name}")).await
+    }
+
+    async fn more_events(&self) {
+        let events = async || self.fact("ids.length").await.as_u64().unwrap();
+        let before = events().await;
+        wait_for("the page receiving events", async || events().await >= before + 5).await;
+    }
+
+    /// Presses a button of the pod that serves the page now; the page's stream is elsewhere when this returns.
+    async fn press(&self, button: &str) {
+        let home = self.fact("pod").await;
+        let name = home.as_str().unwrap();
+        self.browser.read(&format!("document.querySelector('[data-{button}-pod=\"{name}\"]').click()")).await;
+        wait_for("the page on another pod", async || self.fact("pod").await != home).await;
+        self.more_events().await;
+    }
+
+    async fn assert_whole(&self) {
+        assert_eq!((self.fact("gaps").await, self.fact("duplicates").await), (json!(0), json!(0)));
+        let contiguous = "podpinDemo.ids.every((id, at, ids) => at === 0 || id === ids[at - 1] + 1)";
+        assert_eq!(self.browser.read(contiguous).await, true);
+    }
+}
+
 #[tokio::test]
-async fn a_browser_on_the_demo_page_stays_on_its_pod_when_its_line_is_cut_and_moves_when_its_pod_stops() {
+async fn a_browser_on_the_demo_page_stays_on_its_pod_when_its_line_is_cut() {
     let (_process, address) = demo(&local(free_port()), &local(free_port())).await;
     let line = Line::to(address).await;
-    let browser = Browser::start().await;
-    browser.open(&format!("http://{}/", line.address())).await;
-    let events = async || browser.read("window.podpinDemo.ids.length").await.as_u64().unwrap();
-    wait_for("the page receiving events", async || events().await >= 5).await;
-    let home = browser.read("window.podpinDemo.pod").await;
-    let session = browser.read("window.podpinDemo.session").await;
-
+    let page = Page::open(line.address()).await;
+    let (home, session) = (page.fact("pod").await, page.fact("session").await);
     line.cut();
-    wait_for("the browser reconnecting", async || browser.read("window.podpinDemo.reconnects").await == 1)
-        .await;
-    let before = events().await;
-    wait_for("more events", async || events().await >= before + 5).await;
-    assert_eq!(browser.read("window.podpinDemo.pod").await, home);
-    assert_eq!(browser.read("window.podpinDemo.session").await, session);
+    wait_for("the browser reconnecting", async || page.fact("reconnects").await == 1).await;
+    page.more_events().await;
+    assert_eq!((page.fact("pod").await, page.fact("session").await), (home, session));
+    assert_eq!(page.fact("moves").await, 0);
+    page.assert_whole().await;
+}
 
-    let name = home.as_str().unwrap();
-    browser.read(&format!("document.querySelector('[data-stop-pod=\"{name}\"]').click()")).await;
-    wait_for("the browser on another pod", async || browser.read("window.podpinDemo.pod").await != home)
-        .await;
-    let before = events().await;
-    wait_for("more events", async || events().await >= before + 5).await;
-    assert_eq!(browser.read("window.podpinDemo.session").await, session);
-    assert_eq!(browser.read("window.podpinDemo.gaps").await, 0);
-    assert_eq!(browser.read("window.podpinDemo.duplicates").await, 0);
+#[tokio::test]
+async fn a_browser_on_the_demo_page_moves_without_a_reconnect_when_its_pod_is_stopped_and_when_it_is_killed()
+{
+    let (_process, address) = demo(&local(free_port()), &local(free_port())).await;
+    let page = Page::open(address).await;
+    page.press("stop").await;
+    assert_eq!(page.fact("moves").await, 1);
+    page.press("kill").await;
+    assert_eq!(page.fact("moves").await, 2);
+    assert_eq!(page.fact("reconnects").await, 0);
+    assert_eq!(page.browser.read("streams[0].opens").await, 1);
+    page.assert_whole().await;
+    let said = page.browser.read("document.getElementById('story').textContent").await;
+    assert!(said.as_str().unwrap().contains("without a reconnect"), "{said}");
+    assert_eq!(page.browser.read("document.getElementById('moves').textContent").await, "2");
+}
+
+/// The table of a demo that ran without a person to its end.
+async fn table(arguments: &[&str]) -> String {
+    let (listen, admin) = (local(free_port()), local(free_port()));
+    let places = ["demo", "--listen", &listen, "--admin", &admin];
+    let mut process = Process::start(&[&places, arguments].concat());
+    assert_eq!(process.wait_exit().await, 0, "{}", process.output());
+    process.stdout().join("\n")
+}
+
+/// The value in a row of a table.
+fn row<'a>(table: &'a str, name: &str) -> &'a str {
+    let line = table.lines().find(|line| line.trim_start().starts_with(name));
+    line.and_then(|line| line.rsplit("  ").next()).unwrap_or_else(|| panic!("no {name} in\n{table}")).trim()
 }
 
 #[tokio::test]
 async fn without_a_person_it_drives_clients_prints_a_table_and_exits_0() {
-    let (listen, admin) = (local(free_port()), local(free_port()));
-    let mut process =
-        Process::start(&["demo", "--for", "2s", "--clients", "30", "--listen", &listen, "--admin", &admin]);
-    assert_eq!(process.wait_exit().await, 0, "{}", process.output());
-    let table = process.stdout().join("\n");
+    let table = table(&["--for", "2s", "--clients", "30"]).await;
     for word in ["pod-a", "pod-b", "pod-c", "p50", "p99"] {
         assert!(table.contains(word), "{word} is not in\n{table}");
     }
+    assert_eq!(row(&table, "pin kept on reconnect"), "30/30");
+}
+
+#[tokio::test]
+async fn a_rolling_update_replaces_all_pods_and_no_client_notices() {
+    let table = table(&["--for", "3s", "--clients", "30", "--rollout"]).await;
+    assert_eq!(row(&table, "pods replaced"), "3/3");
+    for none in ["disconnects", "gaps", "duplicates"] {
+        assert_eq!(row(&table, none), "0", "{none} in\n{table}");
+    }
+    let moved: u32 = row(&table, "streams moved").parse().unwrap();
+    assert!((30..=90).contains(&moved), "each once to three times: {moved} in\n{table}");
+    assert!(!table.contains("pod-a") && table.contains("slowest pause"), "{table}");
+}
+
+#[tokio::test]
+async fn no_client_notices_that_a_pod_dies() {
+    let table = table(&["--for", "2s", "--clients", "30", "--kill"]).await;
+    assert_eq!(row(&table, "pods killed"), "1/1");
+    for none in ["disconnects", "gaps", "duplicates"] {
+        assert_eq!(row(&table, none), "0", "{none} in\n{table}");
+    }
+    let moved: u32 = row(&table, "streams moved").parse().unwrap();
+    assert!((1..=30).contains(&moved), "those of one pod: {moved} in\n{table}");
+    assert!(!table.contains("pod-a"), "{table}");
+}
+
+#[tokio::test]
+async fn an_update_and_a_death_are_two_demos() {
+    let mut process = Process::start(&["demo", "--rollout", "--kill"]);
+    assert_eq!(process.wait_exit().await, 2);
+    assert!(process.output().contains("cannot be used with"), "{}", process.output());
 }
 
 #[tokio::test]

@@ -1,5 +1,11 @@
 //! Handover: a stream goes on at another pod inside the same response, planned or after a death.
 
+mod crowd;
+mod many;
+mod redis;
+mod replay;
+mod trouble;
+
 use podpin_testkit::{
     Answer, Ending, EndpointsFile, EventStream, H2Connection, Item, Pod, PodStream, Proxy, Reply, Request,
     Setup, StreamAnswer, Visitor, wait_for,

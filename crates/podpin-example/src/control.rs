@@ -1,4 +1,4 @@
-//! What the demo page may do to the pods around it: list, stop and start them.
+//! What the demo page may do to the pods around it: list, stop, kill and start them.
 //!
 //! The pods serve these routes so that the page needs no port but the proxy's; the demo, which owns the pods,
 //! does the work. A pod that is deployed alone has no control and answers 404.
@@ -26,8 +26,10 @@ pub struct DemoPod {
 pub enum DemoPodState {
     /// It takes clients.
     Ready,
-    /// It takes no new clients and will be gone in a moment.
-    Stopping,
+    /// It takes no new clients, its streams move away, and then it is gone.
+    Draining,
+    /// It will be cut in a moment, and nobody has been told.
+    Dying,
     /// It is gone.
     Stopped,
 }
@@ -63,11 +65,18 @@ pub trait DemoControl: Send + Sync {
     /// All pods, in a fixed order, stopped ones too.
     fn pods(&self) -> Vec<DemoPod>;
 
-    /// Begins to stop a pod; returns before its connections are cut, because the request may have come through one.
+    /// Begins to drain a pod; it is stopped when its streams have moved away.
     ///
     /// # Errors
     /// [`ControlError`] says why not.
     fn stop(&self, name: &str) -> Result<(), ControlError>;
+
+    /// Lets a pod die in the middle of whatever it does; returns before its connections are cut, because the request may
+    /// have come through one.
+    ///
+    /// # Errors
+    /// [`ControlError`] says why not.
+    fn kill(&self, name: &str) -> Result<(), ControlError>;
 
     /// Starts a stopped pod on a new port.
     ///

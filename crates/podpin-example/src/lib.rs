@@ -11,7 +11,7 @@
 //! | `POST /publish` | appends the body as the text of a new event |
 //! | `GET /whoami` | which pod answered, which session it was told, how often and since when that session was met |
 //! | `GET /healthz` | 200, or 503 from the moment the pod is told to end and while it cannot read from Redis |
-//! | `GET /demo/pods`, `POST /demo/pods/{name}/stop`, `.../start` | only with a [`DemoControl`], else 404 |
+//! | `GET /demo/pods`, `POST /demo/pods/{name}/stop`, `.../kill`, `.../start` | only with a [`DemoControl`], else 404 |
 
 mod control;
 mod interval;

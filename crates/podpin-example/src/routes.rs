@@ -42,6 +42,7 @@ pub(crate) fn router(pod: Arc<Pod>) -> Router {
         .route("/healthz", get(health))
         .route("/demo/pods", get(pods))
         .route("/demo/pods/{name}/stop", post(stop_pod))
+        .route("/demo/pods/{name}/kill", post(kill_pod))
         .route("/demo/pods/{name}/start", post(start_pod))
         .layer(map_response(never_stored))
         .with_state(pod)
@@ -119,6 +120,10 @@ async fn pods(State(pod): SharedPod) -> Response {
 
 async fn stop_pod(State(pod): SharedPod, Path(name): Path<String>) -> Response {
     command(&pod, |control| control.stop(&name))
+}
+
+async fn kill_pod(State(pod): SharedPod, Path(name): Path<String>) -> Response {
+    command(&pod, |control| control.kill(&name))
 }
 
 async fn start_pod(State(pod): SharedPod, Path(name): Path<String>) -> Response {

@@ -361,6 +361,11 @@ impl DemoControl for Recorder {
         if name == "pod-b" { Ok(()) } else { Err(ControlError::LastPod) }
     }
 
+    fn kill(&self, name: &str) -> Result<(), ControlError> {
+        self.0.lock().unwrap().push(format!("kill {name}"));
+        Err(ControlError::AlreadySo)
+    }
+
     fn start(&self, name: &str) -> Result<(), ControlError> {
         self.0.lock().unwrap().push(format!("start {name}"));
         Err(ControlError::UnknownPod)
@@ -384,12 +389,12 @@ async fn the_demo_routes_reach_the_control_and_are_not_there_without_one() {
         {"pods": [{"name": "pod-a", "state": "stopped", "address": null, "streams": 0}], "admin": null}
     );
     assert_eq!(listed, expected);
-    let table = [("pod-b/stop", "202"), ("pod-a/stop", "409"), ("pod-x/start", "404")];
+    let table = [("pod-b/stop", "202"), ("pod-a/stop", "409"), ("pod-b/kill", "409"), ("pod-x/start", "404")];
     for (path, status) in table {
         let (head, _) = exchange(pod.address(), "POST", &format!("/demo/pods/{path}"), "", "").await;
         assert!(head.starts_with(&format!("http/1.0 {status}")), "{path}: {head}");
     }
-    assert_eq!(*recorder.0.lock().unwrap(), ["stop pod-b", "stop pod-a", "start pod-x"]);
+    assert_eq!(*recorder.0.lock().unwrap(), ["stop pod-b", "stop pod-a", "kill pod-b", "start pod-x"]);
 }
 
 #[tokio::test]
@@ -406,6 +411,7 @@ async fn the_page_is_one_file_that_loads_nothing_from_elsewhere() {
         "id=\"events\"",
         "id=\"gaps\"",
         "id=\"duplicates\"",
+        "id=\"moves\"",
         "id=\"reconnects\"",
     ] {
         assert!(page.contains(marker), "{marker}");

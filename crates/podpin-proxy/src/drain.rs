@@ -265,6 +265,8 @@ impl ServiceDrain {
         let mut leaving = Leaving::new(None, departure, now);
         let open =
             gateway.streams.select(|record| record.kind == Kind::Stream && record.belongs_to(&self.service));
+        // Whoever is on the way to another pod has less time from now on.
+        open.iter().filter(|record| record.is_told()).for_each(|record| record.wake());
         open.into_iter().for_each(|record| leaving.join(record));
         leaving.put_in_order(self.service.configuration.drain.order, now);
         self.shutdown = Some(leaving);

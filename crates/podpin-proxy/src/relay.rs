@@ -249,6 +249,8 @@ impl Relay {
         SCRATCH.with_borrow_mut(|Scratch { read, write }| {
             let early = std::mem::take(&mut self.early);
             if !early.is_empty() {
+                let early =
+                    if self.awaits_replay() { self.all_there_is(context, early, read) } else { early };
                 self.absorb(context, &early, write);
                 return Poll::Ready(());
             }
@@ -270,6 +272,17 @@ impl Relay {
             }
             Poll::Ready(())
         })
+    }
+
+    /// A replay is judged by all that is there of it; what came with the successor's head may be its first bit only.
+    fn all_there_is(&mut self, context: &mut Context<'_>, mut early: Vec<u8>, read: &mut [u8]) -> Vec<u8> {
+        let Some(upstream) = &mut self.upstream else { return early };
+        let mut buffer = ReadBuf::new(read);
+        // An end or an error is seen again by the next read.
+        if let Poll::Ready(Ok(())) = Pin::new(upstream).poll_read(context, &mut buffer) {
+            early.extend_from_slice(buffer.filled());
+        }
+        early
     }
 
     /// Decodes, frames and sends one read's worth of bytes.

@@ -225,6 +225,11 @@ impl StreamRecord {
         self.is_queued.load(Ordering::Acquire)
     }
 
+    /// Lets its task look at what has changed for it.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// It belongs to the drain with this account.
     pub(crate) fn is_queued_by(&self, tally: &Arc<Tally>) -> bool {
         self.order.lock().as_ref().is_some_and(|order| Arc::ptr_eq(&order.tally, tally))

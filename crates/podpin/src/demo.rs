@@ -2,8 +2,9 @@
 //!
 //! For a person it prints where to look and runs until Ctrl-C; the page is served by the pods
 //! (`podpin-example`). With `--for` it needs no person: it drives its own clients, reconnects every one of them
-//! halfway, and ends with a table and an exit code that says whether any pin or event was lost. The proxy gets what
-//! any operator would give it: a configuration text and an endpoints file, both in a directory that vanishes.
+//! halfway, and ends with a table and an exit code that says whether any pin or event was lost. With `--rollout` all pods
+//! are replaced under them instead, with `--kill` one dies, and the table says whether any client noticed. The proxy gets
+//! what any operator would give it: a configuration text and an endpoints file, both in a directory that vanishes.
 
 mod client;
 mod front;
@@ -12,6 +13,7 @@ mod load;
 mod place;
 mod pods;
 mod report;
+mod upheaval;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -24,12 +26,25 @@ use podpin_example::{Log, parse_interval, publish_ticks};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::front::Front;
-use self::load::Plan;
-use self::place::Place;
+use self::load::{Halfway, Plan};
+use self::place::{DrainTimes, Place};
 use self::pods::DemoPods;
+use self::upheaval::{Kind, Upheaval};
 
 /// Clients with `--for` when nothing else is said: enough to see the spread over pods, within any file limit.
 const CLIENTS_DEFAULT: usize = 200;
+
+/// Run time with --rollout or --kill when nothing else is said: long enough for a quiet time between any two changes.
+const UPHEAVAL_TIME: Duration = Duration::from_secs(20);
+
+/// For a person a stopped pod is drained so slowly that it can be seen, and so fast that nobody waits.
+const SPREAD_FOR_A_PERSON: Duration = Duration::from_secs(1);
+
+/// Of the run time, the part in which the streams of one replaced pod leave: half of what there is for each.
+const SPREAD_PARTS: u32 = 8;
+
+/// A pod whose streams have not left so long after their time is stopped all the same.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(4);
 
 /// Time between events: slow enough for a person to follow, fast enough to measure with.
 const TICK_FOR_A_PERSON: Duration = Duration::from_secs(1);
@@ -44,7 +59,13 @@ pub(crate) struct DemoArguments {
     /// Run without a person for this long (such as 10s), then print a table; exit code 1 if a pin or event was lost
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_run_time)]
     run_time: Option<Duration>,
-    /// Clients that the demo drives itself [default: 200 with --for, else none]
+    /// Replace all pods under the clients, as a rolling update does; exit code 1 if a client noticed [for 20s unless said]
+    #[arg(long)]
+    rollout: bool,
+    /// Let a pod die under the clients at half time; exit code 1 if a client noticed [for 20s unless said]
+    #[arg(long, conflicts_with = "rollout")]
+    kill: bool,
+    /// Clients that the demo drives itself [default: 200 without a person, else none]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     clients: Option<u32>,
     /// Address of the proxy; if its port is taken, the next free one
@@ -62,13 +83,31 @@ pub(crate) struct DemoArguments {
 }
 
 impl DemoArguments {
+    /// `None`: for a person.
+    fn run_time(&self) -> Option<Duration> {
+        self.run_time.or_else(|| self.upheaval().map(|_| UPHEAVAL_TIME))
+    }
+
+    fn upheaval(&self) -> Option<Kind> {
+        match (self.rollout, self.kill) {
+            (true, _) => Some(Kind::Rollout),
+            (false, true) => Some(Kind::Kill),
+            (false, false) => None,
+        }
+    }
+
+    fn drain_times(&self) -> DrainTimes {
+        let spread = self.run_time().map_or(SPREAD_FOR_A_PERSON, |run_time| run_time / SPREAD_PARTS);
+        DrainTimes { spread, timeout: spread + DRAIN_PATIENCE }
+    }
+
     fn client_count(&self) -> usize {
-        let unspoken = if self.run_time.is_some() { CLIENTS_DEFAULT } else { 0 };
+        let unspoken = if self.run_time().is_some() { CLIENTS_DEFAULT } else { 0 };
         self.clients.and_then(|clients| usize::try_from(clients).ok()).unwrap_or(unspoken)
     }
 
     fn tick(&self) -> Duration {
-        let unspoken = if self.run_time.is_some() { TICK_FOR_A_TABLE } else { TICK_FOR_A_PERSON };
+        let unspoken = if self.run_time().is_some() { TICK_FOR_A_TABLE } else { TICK_FOR_A_PERSON };
         self.tick.unwrap_or(unspoken)
     }
 }
@@ -80,20 +119,25 @@ impl DemoArguments {
 pub(crate) fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
     let place = Place::find(arguments.listen, arguments.admin)?;
     let log = Log::memory();
-    let pods = DemoPods::start(&log, &place)?;
-    let front = Front::start(&place.configuration(), place.directory())?;
+    let pods = DemoPods::start(&log, &place, arguments.drain_times())?;
+    let front = Front::start(&place.configuration(arguments.drain_times()), place.directory())?;
     front.wait_ready(READY_TIMEOUT).context("the proxy did not become ready")?;
     if !arguments.quiet {
         announce(&arguments, &place, &pods)?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let code = runtime.block_on(attend(&arguments, &place, log));
+    let code = runtime.block_on(attend(&arguments, &place, &pods, log));
     drop(runtime);
     front.stop();
     code
 }
 
-async fn attend(arguments: &DemoArguments, place: &Place, log: Arc<Log>) -> anyhow::Result<ExitCode> {
+async fn attend(
+    arguments: &DemoArguments,
+    place: &Place,
+    pods: &DemoPods,
+    log: Arc<Log>,
+) -> anyhow::Result<ExitCode> {
     let clients = arguments.client_count();
     if clients == 0 {
         tokio::select! {
@@ -105,11 +149,15 @@ async fn attend(arguments: &DemoArguments, place: &Place, log: Arc<Log>) -> anyh
     let plan = Plan {
         address: place.reachable_listen(),
         clients,
-        run_time: arguments.run_time,
+        run_time: arguments.run_time(),
+        halfway: arguments.upheaval().map_or(Halfway::ComeAgain, |_| Halfway::Stay),
         tick: arguments.tick(),
         quiet: arguments.quiet,
     };
-    let report = load::drive(&plan, log, interrupted()).await?;
+    let begin = |(kind, run_time)| Upheaval::begin(kind, pods.cluster(), run_time);
+    let upheaval = arguments.upheaval().zip(arguments.run_time()).map(begin).transpose()?;
+    let mut report = load::drive(&plan, log, interrupted()).await?;
+    report.changes = upheaval.map(Upheaval::end);
     write!(std::io::stdout().lock(), "{report}")?;
     Ok(if report.is_flawless() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -134,14 +182,15 @@ fn announcement(arguments: &DemoArguments, place: &Place, pods: &DemoPods) -> St
     text.push_str(&format!(
         "  open     {url}/\n  admin    {admin}/  (also /api/streams, /api/endpoints, /metrics)\n"
     ));
-    if arguments.run_time.is_none() {
+    if arguments.run_time().is_none() {
         text.push_str(&format!("  curl     curl -N -c jar -b jar {url}/events\n\n"));
         text.push_str(
             "Open the page in two tabs and in a private window, see which pod each is on, then stop\n",
         );
         text.push_str(
-            "that pod on the page: the browser comes back on another pod without missing an event.\n",
+            "that pod on the page: the stream goes on at another pod, over the same connection and without\n",
         );
+        text.push_str("a gap. Kill one: the same, although nobody was warned.\n");
         text.push_str("Ctrl-C ends the demo.\n");
     }
     text.push('\n');

@@ -141,7 +141,7 @@ impl Relay {
         if let Some(leave) = self.leave.as_ref().filter(|_| self.is_leaving()) {
             due = due.min(leave.by);
         }
-        due.min(self.passage_due())
+        due.min(self.passage_due()).min(self.passage_ends())
     }
 
     /// Its goodbye was said, and waits to be taken.
@@ -183,7 +183,10 @@ impl Relay {
             return Poll::Pending;
         }
         let streams = matches!(self.body, Body::Events(_));
-        if passed(Some(self.passage_due())) {
+        if passed(Some(self.passage_ends())) {
+            self.forced = !self.at_boundary();
+            self.goodbye(CloseReason::Shutdown);
+        } else if passed(Some(self.passage_due())) {
             self.passage_time(now);
         } else if streams && passed(self.leaves_at()) {
             self.depart(now);

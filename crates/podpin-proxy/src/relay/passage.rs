@@ -63,6 +63,13 @@ impl Relay {
         due.map_or(NEVER, |moment| Millis(moment.0))
     }
 
+    /// When a handover that is under way is given up because the proxy itself goes.
+    pub(super) fn passage_ends(&self) -> Millis {
+        let under_way = self.passage.as_ref().filter(|passage| passage.handover.due().is_some());
+        let times = under_way.and_then(|passage| passage.plan.gateway.shutdown_times());
+        times.map_or(NEVER, |times| clock::after(times.begins, times.spread).min(times.deadline))
+    }
+
     /// A handover has taken too long.
     pub(super) fn passage_time(&mut self, now: Millis) {
         self.decide(now, |handover, _, moment| handover.on_time(moment));

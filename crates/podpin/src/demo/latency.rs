@@ -46,6 +46,13 @@ pub(super) struct Latency {
     micros: u64,
 }
 
+impl Latency {
+    /// One that was not counted, but is shown in the same way.
+    pub(super) fn of(duration: Duration) -> Self {
+        Self { micros: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX) }
+    }
+}
+
 impl fmt::Display for Latency {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { micros } = self;

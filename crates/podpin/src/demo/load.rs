@@ -1,4 +1,5 @@
-//! Drives the demo's clients: opens their streams, reconnects every one of them once, adds up what they saw.
+//! Drives the demo's clients: opens their streams, reconnects every one of them once unless something else is to be seen,
+//! adds up what they saw.
 //!
 //! ```text
 //! Streaming --halfway--> Again --end of time--> Finishing(newest id) --(all have it, or patience)--> Abandoned
@@ -40,10 +41,18 @@ const FINISHING_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Plan {
     pub(super) address: SocketAddr,
     pub(super) clients: usize,
-    /// `None`: until interrupted, and without the reconnect halfway.
+    /// `None`: until interrupted.
     pub(super) run_time: Option<Duration>,
+    pub(super) halfway: Halfway,
     pub(super) tick: Duration,
     pub(super) quiet: bool,
+}
+
+/// What the clients do when half of the time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Halfway {
+    ComeAgain,
+    Stay,
 }
 
 /// Runs the plan to its end or until `interrupted`, and adds up what the clients saw.
@@ -61,7 +70,7 @@ pub(super) async fn drive(
     let begun = Instant::now();
     tokio::select! {
         _ = publish_ticks(Arc::clone(&log), plan.tick) => {}
-        () = pass_time(plan.run_time, &phase) => {}
+        () = pass_time(plan, &phase) => {}
         () = show_progress(plan, &scene) => {}
         interrupted = interrupted => interrupted?,
     }
@@ -84,12 +93,14 @@ enum Phase {
     Abandoned,
 }
 
-async fn pass_time(run_time: Option<Duration>, phase: &watch::Sender<Phase>) {
-    let Some(run_time) = run_time else {
+async fn pass_time(plan: &Plan, phase: &watch::Sender<Phase>) {
+    let Some(run_time) = plan.run_time else {
         return std::future::pending().await;
     };
     tokio::time::sleep(run_time / 2).await;
-    phase.send_replace(Phase::Again);
+    if plan.halfway == Halfway::ComeAgain {
+        phase.send_replace(Phase::Again);
+    }
     tokio::time::sleep(run_time - run_time / 2).await;
 }
 
@@ -147,6 +158,10 @@ pub(super) struct Outcome {
     pub(super) pins_lost: u64,
     /// Streams that ended without the client's wish.
     pub(super) cuts: u64,
+    /// Times that an open stream went on at another pod.
+    pub(super) moves: u64,
+    /// The longest time between two events.
+    pub(super) pause: Duration,
     pub(super) events: u64,
     /// Events that never came.
     pub(super) gaps: u64,
@@ -161,6 +176,7 @@ struct Client {
     memory: Memory,
     /// Events up to here were published before the stream opened; their age is not a latency.
     replayed_until: u64,
+    last_event: Option<Instant>,
     has_come_again: bool,
     outcome: Outcome,
 }
@@ -190,7 +206,7 @@ struct Tick {
 impl Client {
     fn new(scene: Arc<Scene>) -> Self {
         let (memory, outcome) = (Memory::default(), Outcome::default());
-        Self { scene, memory, replayed_until: 0, has_come_again: false, outcome }
+        Self { scene, memory, replayed_until: 0, last_event: None, has_come_again: false, outcome }
     }
 
     async fn run(mut self, phase: watch::Receiver<Phase>) -> Outcome {
@@ -205,20 +221,20 @@ impl Client {
 
     async fn come_and_go(&mut self, mut phase: watch::Receiver<Phase>) {
         loop {
-            let leave = match self.open().await {
+            match self.open().await {
                 Ok(mut stream) => {
                     self.outcome.failure = None;
                     self.scene.streams.fetch_add(1, Ordering::Relaxed);
                     let leave = self.listen(&mut stream, &mut phase).await;
                     self.scene.streams.fetch_sub(1, Ordering::Relaxed);
-                    leave
+                    match leave {
+                        Ok(Leave::ToComeAgain) => continue,
+                        Ok(Leave::ForGood) => return,
+                        Ok(Leave::Cut) => {}
+                        Err(error) => self.outcome.failure = Some(format!("{error:#}")),
+                    }
+                    self.outcome.cuts += 1;
                 }
-                Err(error) => Err(error),
-            };
-            match leave {
-                Ok(Leave::ToComeAgain) => continue,
-                Ok(Leave::ForGood) => return,
-                Ok(Leave::Cut) => self.outcome.cuts += 1,
                 Err(error) => self.outcome.failure = Some(format!("{error:#}")),
             }
             tokio::time::sleep(RETRY_PAUSE).await;
@@ -235,7 +251,9 @@ impl Client {
     async fn greeted_stream(&mut self) -> anyhow::Result<EventStream> {
         let mut stream = EventStream::open(self.scene.address, &mut self.memory).await?;
         let greeting = stream.next().await?.context("the stream ended before its greeting")?;
-        self.on_event(&greeting)?;
+        if greeting.kind == "hello" {
+            self.on_hello(serde_json::from_str(&greeting.data)?);
+        }
         Ok(stream)
     }
 
@@ -269,7 +287,12 @@ impl Client {
 
     fn on_event(&mut self, event: &Event) -> anyhow::Result<()> {
         match event.kind.as_str() {
-            "hello" => self.on_hello(serde_json::from_str(&event.data)?),
+            // A greeting in the middle is that of another pod, which goes on with the stream.
+            "hello" => {
+                let hello: Hello = serde_json::from_str(&event.data)?;
+                self.replayed_until = hello.newest;
+                self.move_to(hello.pod);
+            }
             "message" => self.on_tick(serde_json::from_str(&event.data)?),
             // A `reset` is followed by the history: the ids tell what is missing.
             _ => {}
@@ -293,7 +316,14 @@ impl Client {
         self.replayed_until = hello.newest;
     }
 
+    fn move_to(&mut self, pod: String) {
+        let moved = self.outcome.pod.as_ref().is_some_and(|before| *before != pod);
+        self.outcome.moves += u64::from(moved);
+        self.outcome.pod = Some(pod);
+    }
+
     fn on_tick(&mut self, tick: Tick) {
+        self.move_to(tick.pod);
         let outcome = &mut self.outcome;
         let last = self.memory.last_event_id.unwrap_or_default();
         if tick.n <= last {
@@ -302,7 +332,9 @@ impl Client {
         }
         outcome.gaps += tick.n - last - 1;
         outcome.events += 1;
-        outcome.pod = Some(tick.pod);
+        let now = Instant::now();
+        let before = self.last_event.replace(now).unwrap_or(now);
+        outcome.pause = outcome.pause.max(now - before);
         self.memory.last_event_id = Some(tick.n);
         self.scene.events.fetch_add(1, Ordering::Relaxed);
         if tick.n > self.replayed_until {
@@ -329,6 +361,10 @@ fn sum_up(plan: &Plan, run_time: Duration, newest: u64, outcomes: &[Outcome], sc
         pins_moved: sum(|outcome| outcome.pins_moved),
         pins_lost: sum(|outcome| outcome.pins_lost),
         cuts: sum(|outcome| outcome.cuts),
+        moves: sum(|outcome| outcome.moves),
+        pause: outcomes.iter().map(|outcome| outcome.pause).max().unwrap_or_default(),
+        tick: plan.tick,
+        changes: None,
         events: sum(|outcome| outcome.events),
         gaps: sum(|outcome| outcome.gaps)
             + missed_at_the_end.map(|outcome| newest.saturating_sub(outcome.last_id)).sum::<u64>(),
@@ -422,11 +458,49 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_goes_on_at_another_pod_has_moved_once_however_it_is_told() {
+        let mut client = client();
+        client.on_hello(hello("pod-a", "s1", None));
+        let tick = |n, pod: &str| Tick { n, pod: pod.into(), at: 0 };
+        client.on_tick(tick(11, "pod-a"));
+        // By a greeting and events, and by events alone.
+        let greeting = |pod: &str| Event {
+            kind: "hello".to_owned(),
+            data: format!("{{\"pod\":\"{pod}\",\"repinned\":\"draining\",\"newest\":11}}"),
+        };
+        client.on_event(&greeting("pod-b")).unwrap();
+        client.on_tick(tick(12, "pod-b"));
+        client.on_tick(tick(13, "pod-c"));
+        client.on_event(&greeting("pod-c")).unwrap();
+        let outcome = &client.outcome;
+        assert_eq!((outcome.moves, outcome.gaps, outcome.duplicates), (2, 0, 0));
+        assert_eq!((outcome.pins_kept, outcome.pins_moved, outcome.pins_lost), (0, 0, 0), "no comeback");
+    }
+
+    #[test]
+    fn the_longest_pause_between_two_events_is_kept() {
+        let mut client = client();
+        client.on_hello(hello("pod-a", "s1", None));
+        let tick = |n| Tick { n, pod: "pod-a".into(), at: 0 };
+        client.on_tick(tick(11));
+        assert_eq!(client.outcome.pause, Duration::ZERO);
+        let second_before =
+            |client: &mut Client| client.last_event = Instant::now().checked_sub(Duration::from_secs(1));
+        second_before(&mut client);
+        client.on_tick(tick(12));
+        let pause = client.outcome.pause;
+        assert!(pause >= Duration::from_secs(1), "{pause:?}");
+        client.on_tick(tick(13));
+        assert_eq!(client.outcome.pause, pause);
+    }
+
+    #[test]
     fn events_missing_at_the_end_and_clients_never_served_count() {
         let plan = Plan {
             address: ([127, 0, 0, 1], 1).into(),
             clients: 3,
             run_time: None,
+            halfway: Halfway::ComeAgain,
             tick: Duration::from_secs(1),
             quiet: true,
         };

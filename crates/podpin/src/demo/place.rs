@@ -5,10 +5,21 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
 use anyhow::Context;
 
 /// Ports tried after the one that was asked for.
 const PORTS_TRIED: u16 = 100;
+
+/// How streams leave a pod that is stopped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DrainTimes {
+    /// They leave evenly over this time.
+    pub(super) spread: Duration,
+    /// By then all have.
+    pub(super) timeout: Duration,
+}
 
 /// The addresses and the directory of one demo. Dropping it removes the directory.
 pub(super) struct Place {
@@ -60,9 +71,11 @@ impl Place {
         format!("http://{}", reachable(self.admin))
     }
 
-    /// The proxy's configuration. The slow start is off so that a pod started again is seen to take clients at once.
-    pub(super) fn configuration(&self) -> String {
+    /// The proxy's configuration. The slow start is off so that a pod started again is seen to take clients at once, and a
+    /// person may stop one pod after the other for as long as he likes.
+    pub(super) fn configuration(&self, drain: DrainTimes) -> String {
         let Self { listen, admin, .. } = self;
+        let (spread, timeout) = (drain.spread.as_millis(), drain.timeout.as_millis());
         format!(
             "listeners:\n  - {{name: http, address: \"{listen}\"}}\n\
              admin: {{address: \"{admin}\"}}\n\
@@ -72,6 +85,8 @@ impl Place {
              services:\n  demo:\n\
              \x20   discovery: {{file: {{path: endpoints.yaml}}}}\n\
              \x20   balance: {{strategy: leastStreams, slowStart: off}}\n\
+             \x20   drain: {{handover: lastEventId, spread: {spread}ms, timeout: {timeout}ms, \
+             handoversPerStream: {{limit: 1000, window: 1m}}}}\n\
              \x20   sse: {{keepAlive: 15s, retry: {{normal: 1s}}}}\n"
         )
     }

@@ -1,11 +1,17 @@
-//! The demo's three pods: starts them, tells the proxy about them through the endpoints file, stops them on request.
+//! The demo's pods: starts them, tells the proxy about them through the endpoints file, stops or kills them on request.
 //!
-//! A pod leaves the file first and is cut a moment later, as in a cluster where the endpoint goes away and the
-//! process follows. A pod that comes back has another port, so to the proxy it is another endpoint.
+//! A pod that is stopped is `draining` in the file until its streams have moved away, then it leaves the file, and only
+//! then it ends, as in a cluster. One that is killed ends first, and the file follows. A pod that comes back has another
+//! port, so to the proxy it is another endpoint.
+//!
+//! ```text
+//! Ready --stop--> Draining --(no streams left, or too late)--> Stopped --start--> Ready
+//!    \---kill--> Dying ----(the request is answered)------------^
+//! ```
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,13 +19,22 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use podpin_example::{ControlError, DemoControl, DemoPod, DemoPodState, ExamplePod, Log, PodSettings};
 
-use super::place::Place;
+use super::place::{DrainTimes, Place};
 
-const NAMES: [&str; 3] = ["pod-a", "pod-b", "pod-c"];
+pub(super) const NAMES: [&str; 3] = ["pod-a", "pod-b", "pod-c"];
 
-/// From leaving the endpoints file to being cut. Long enough for the answer to the request that stops the pod, which
-/// may come through that very pod, and for the proxy to read the file.
-const LEAVING: Duration = Duration::from_millis(300);
+/// Pods that leave at a time: all there are in a rolling update.
+const LEAVING_MAX: usize = 2 * NAMES.len();
+
+/// From the request that stops or kills a pod to its end. Long enough for the answer to that request, which may come
+/// through that very pod, and for the proxy to read the file.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Beyond the proxy's own deadline, which should never be needed.
+const DRAIN_MARGIN: Duration = Duration::from_secs(1);
+
+/// Between two looks at whether the streams of a leaving pod are gone. Looked at is a counter.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The running pods. Dropping it stops them all.
 pub(super) struct DemoPods {
@@ -29,24 +44,28 @@ pub(super) struct DemoPods {
 
 impl DemoPods {
     /// Starts all pods over `log` and writes the endpoints file.
-    pub(super) fn start(log: &Arc<Log>, place: &Place) -> anyhow::Result<Self> {
-        // A pod leaves at most once at a time: the queue never fills.
-        let (leaving, due) = sync_channel(NAMES.len());
-        let slots = NAMES.iter().map(|name| Slot { name, pod: None, state: DemoPodState::Stopped }).collect();
+    pub(super) fn start(log: &Arc<Log>, place: &Place, drain: DrainTimes) -> anyhow::Result<Self> {
+        let (leaving, due) = sync_channel(LEAVING_MAX);
         let cluster = Arc::new(Cluster {
             log: Arc::clone(log),
             endpoints_file: place.endpoints_file(),
             admin_url: place.admin_url(),
-            slots: Mutex::new(Slots { slots, leaving: Some(leaving) }),
+            drain_patience: drain.timeout + DRAIN_MARGIN,
+            slots: Mutex::new(Slots { slots: Vec::new(), leaving: Some(leaving) }),
         });
         let attended = Arc::clone(&cluster);
         let undertaker =
             std::thread::Builder::new().name("demo pods".to_owned()).spawn(move || bury(&attended, &due))?;
         let pods = Self { cluster, undertaker: Some(undertaker) };
         for name in NAMES {
-            pods.cluster.start_pod(name).with_context(|| format!("cannot start {name}"))?;
+            pods.cluster.join(name).with_context(|| format!("cannot start {name}"))?;
         }
         Ok(pods)
+    }
+
+    /// What may be done to them while the demo runs.
+    pub(super) fn cluster(&self) -> Arc<Cluster> {
+        Arc::clone(&self.cluster)
     }
 
     /// The pods and their ports in one line.
@@ -76,10 +95,13 @@ impl Drop for DemoPods {
     }
 }
 
-struct Cluster {
+/// The pods, as those who may start and stop them hold them.
+pub(super) struct Cluster {
     log: Arc<Log>,
     endpoints_file: PathBuf,
     admin_url: String,
+    /// The longest that a pod is left draining.
+    drain_patience: Duration,
     slots: Mutex<Slots>,
 }
 
@@ -95,15 +117,42 @@ struct Slot {
     state: DemoPodState,
 }
 
-/// A pod that is to be cut.
+/// A pod that is to end.
 struct Leaving {
     name: &'static str,
-    due: Instant,
+    way: Way,
+    since: Instant,
+}
+
+/// How a pod ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// When its streams have moved.
+    Drained,
+    /// In the middle of whatever it does.
+    Killed,
 }
 
 impl Cluster {
     fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a pod that was not there yet.
+    pub(super) fn join(self: &Arc<Self>, name: &'static str) -> anyhow::Result<()> {
+        self.lock().slots.push(Slot { name, pod: None, state: DemoPodState::Stopped });
+        self.start_pod(name)
+    }
+
+    /// Forgets a pod; one that runs is stopped at once.
+    pub(super) fn forget(&self, name: &str) {
+        let gone = self.lock().slots.extract_if(.., |slot| slot.name == name).collect::<Vec<_>>();
+        drop(gone);
+    }
+
+    /// Whether a pod has ended.
+    pub(super) fn is_gone(&self, name: &str) -> bool {
+        self.lock().find(name).is_none_or(|slot| slot.state == DemoPodState::Stopped)
     }
 
     fn start_pod(self: &Arc<Self>, name: &str) -> anyhow::Result<()> {
@@ -118,7 +167,17 @@ impl Cluster {
         slots.write_endpoints(&self.endpoints_file)
     }
 
-    fn stop_pod(&self, name: &str) -> Result<(), ControlError> {
+    /// Begins to drain a pod, which ends when its streams have moved.
+    pub(super) fn stop_pod(&self, name: &str) -> Result<(), ControlError> {
+        self.let_leave(name, Way::Drained)
+    }
+
+    /// Lets a pod end in a moment, in the middle of whatever it does.
+    pub(super) fn kill_pod(&self, name: &str) -> Result<(), ControlError> {
+        self.let_leave(name, Way::Killed)
+    }
+
+    fn let_leave(&self, name: &str, way: Way) -> Result<(), ControlError> {
         let mut slots = self.lock();
         let ready = slots.slots.iter().filter(|slot| slot.state == DemoPodState::Ready).count();
         let slot = slots.find(name).ok_or(ControlError::UnknownPod)?;
@@ -128,8 +187,8 @@ impl Cluster {
         if ready == 1 {
             return Err(ControlError::LastPod);
         }
-        slot.state = DemoPodState::Stopping;
-        let leaving = Leaving { name: slot.name, due: Instant::now() + LEAVING };
+        slot.state = way.state_until_the_end();
+        let leaving = Leaving { name: slot.name, way, since: Instant::now() };
         slots.write_endpoints(&self.endpoints_file).map_err(failed)?;
         let queue = slots.leaving.clone().ok_or(ControlError::Failed)?;
         drop(slots);
@@ -138,6 +197,45 @@ impl Cluster {
 
     fn pods(&self) -> Vec<DemoPod> {
         self.lock().slots.iter().map(Slot::shown).collect()
+    }
+
+    /// Ends a pod if it is time; false if it is not.
+    fn bury_if_due(&self, leaving: &Leaving) -> bool {
+        let waited = leaving.since.elapsed();
+        let mut slots = self.lock();
+        let Some(slot) = slots.find(leaving.name) else { return true };
+        let streams = slot.pod.as_ref().map_or(0, ExamplePod::open_streams);
+        let has_streams = leaving.way == Way::Drained && streams > 0;
+        if waited < LAST_WORDS || (has_streams && waited < self.drain_patience) {
+            return false;
+        }
+        slot.state = DemoPodState::Stopped;
+        let pod = slot.pod.take();
+        let tell = |slots: &Slots| slots.write_endpoints(&self.endpoints_file).map_err(failed);
+        // Both errors were said.
+        let _told = match leaving.way {
+            Way::Drained => {
+                let told = tell(&slots);
+                drop(slots);
+                drop(pod);
+                told
+            }
+            Way::Killed => {
+                drop(slots);
+                drop(pod);
+                tell(&self.lock())
+            }
+        };
+        true
+    }
+}
+
+impl Way {
+    fn state_until_the_end(self) -> DemoPodState {
+        match self {
+            Self::Drained => DemoPodState::Draining,
+            Self::Killed => DemoPodState::Dying,
+        }
     }
 }
 
@@ -151,6 +249,10 @@ impl DemoControl for Control {
 
     fn stop(&self, name: &str) -> Result<(), ControlError> {
         self.0.stop_pod(name)
+    }
+
+    fn kill(&self, name: &str) -> Result<(), ControlError> {
+        self.0.kill_pod(name)
     }
 
     fn start(&self, name: &str) -> Result<(), ControlError> {
@@ -174,9 +276,13 @@ impl Slots {
     /// Replaces the file in one step, so that the proxy never reads half of it.
     fn write_endpoints(&self, file: &Path) -> anyhow::Result<()> {
         let mut text = String::from("# Written by podpin demo.\n");
-        let ready = self.slots.iter().filter(|slot| slot.state == DemoPodState::Ready);
-        for (slot, pod) in ready.filter_map(|slot| slot.pod.as_ref().map(|pod| (slot, pod))) {
-            writeln!(text, "- {{name: {}, address: \"{}\", state: ready}}", slot.name, pod.address())?;
+        for (slot, pod) in self.slots.iter().filter_map(|slot| slot.pod.as_ref().map(|pod| (slot, pod))) {
+            let state = match slot.state {
+                DemoPodState::Ready | DemoPodState::Dying => "ready",
+                DemoPodState::Draining => "draining",
+                DemoPodState::Stopped => continue,
+            };
+            writeln!(text, "- {{name: {}, address: \"{}\", state: {state}}}", slot.name, pod.address())?;
         }
         let unfinished = file.with_extension("unfinished");
         std::fs::write(&unfinished, text)
@@ -196,19 +302,17 @@ impl Slot {
     }
 }
 
-/// Cuts pods when they are due, on a thread of its own: a pod cannot end on the thread that it runs on.
+/// Ends pods when they are due, on a thread of its own: a pod cannot end on the thread that it runs on.
 fn bury(cluster: &Cluster, leaving: &Receiver<Leaving>) {
-    while let Ok(Leaving { name, due }) = leaving.recv() {
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        let pod = {
-            let mut slots = cluster.lock();
-            let slot = slots.find(name);
-            slot.and_then(|slot| {
-                slot.state = DemoPodState::Stopped;
-                slot.pod.take()
-            })
-        };
-        drop(pod);
+    let mut waiting: Vec<Leaving> = Vec::new();
+    loop {
+        let rest = if waiting.is_empty() { Duration::MAX } else { LOOK };
+        match leaving.recv_timeout(rest) {
+            Ok(one) => waiting.push(one),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        waiting.retain(|one| !cluster.bury_if_due(one));
     }
 }
 
@@ -224,9 +328,23 @@ mod tests {
 
     use super::*;
 
+    const DRAIN: DrainTimes = DrainTimes { spread: Duration::ZERO, timeout: Duration::from_secs(3_600) };
+
     fn place() -> Place {
         let any_port = ([127, 0, 0, 1], 0).into();
         Place::find(any_port, any_port).unwrap()
+    }
+
+    fn start(place: &Place, drain: DrainTimes) -> (DemoPods, Control) {
+        let pods = DemoPods::start(&Log::memory(), place, drain).unwrap();
+        let control = Control(pods.cluster());
+        (pods, control)
+    }
+
+    fn wait_gone(control: &Control, name: &str) {
+        while !control.0.is_gone(name) {
+            std::thread::yield_now();
+        }
     }
 
     fn endpoints(place: &Place) -> Vec<String> {
@@ -237,8 +355,8 @@ mod tests {
     #[test]
     fn every_pod_is_in_the_endpoints_file_with_its_address() {
         let place = place();
-        let pods = DemoPods::start(&Log::memory(), &place).unwrap();
-        let expected: Vec<String> = pods.cluster.pods().iter().map(expected_line).collect();
+        let (_pods, control) = start(&place, DRAIN);
+        let expected: Vec<String> = control.pods().iter().map(expected_line).collect();
         assert_eq!(expected.len(), NAMES.len());
         assert_eq!(endpoints(&place), expected);
     }
@@ -255,17 +373,30 @@ mod tests {
         answer
     }
 
+    /// An event stream that is open at the pod.
+    fn stream(address: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: pod\r\n\r\n").unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+        stream
+    }
+
     #[test]
-    fn a_stopped_pod_leaves_the_file_then_its_port_and_returns_on_another() {
+    fn a_stopped_pod_drains_until_its_streams_have_left_and_returns_on_another_port() {
         let place = place();
-        let pods = DemoPods::start(&Log::memory(), &place).unwrap();
-        let control = Control(Arc::clone(&pods.cluster));
+        let (_pods, control) = start(&place, DRAIN);
         let address = control.pods()[1].address.unwrap();
+        let stream = stream(address);
         let answer = ask(address, "POST /demo/pods/pod-b/stop");
         assert!(answer.starts_with("HTTP/1.0 202"), "the pod's own end is answered through it: {answer}");
         assert_eq!(control.start("pod-b"), Err(ControlError::AlreadySo));
+        let draining = expected_line(&control.pods()[1]).replace("ready", "draining");
+        assert_eq!(endpoints(&place)[1], draining);
+        assert_eq!(control.pods()[1].state, DemoPodState::Draining);
+        drop(stream);
+        wait_gone(&control, "pod-b");
         assert!(endpoints(&place).iter().all(|line| !line.contains("pod-b")));
-        while control.pods()[1].state != DemoPodState::Stopped || TcpStream::connect(address).is_ok() {
+        while TcpStream::connect(address).is_ok() {
             std::thread::yield_now();
         }
         control.start("pod-b").unwrap();
@@ -273,16 +404,53 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_does_not_wait_for_ever() {
+        let place = place();
+        let (_pods, control) = start(&place, DrainTimes { timeout: Duration::ZERO, ..DRAIN });
+        let mut stream = stream(control.pods()[0].address.unwrap());
+        control.stop("pod-a").unwrap();
+        let mut rest = Vec::new();
+        // It is cut, as a FIN or a RST: both are an end.
+        let _end = stream.read_to_end(&mut rest);
+        assert!(!rest.ends_with(b"0\r\n\r\n"));
+        wait_gone(&control, "pod-a");
+    }
+
+    #[test]
+    fn a_killed_pod_is_ready_in_the_file_until_it_is_cut() {
+        let place = place();
+        let (_pods, control) = start(&place, DRAIN);
+        let address = control.pods()[2].address.unwrap();
+        let mut stream = stream(address);
+        let answer = ask(address, "POST /demo/pods/pod-c/kill");
+        assert!(answer.starts_with("HTTP/1.0 202"), "{answer}");
+        assert_eq!(control.pods()[2].state, DemoPodState::Dying);
+        assert_eq!(endpoints(&place)[2], expected_line(&control.pods()[2]));
+        // It is cut, as a FIN or a RST: both are an end.
+        let _end = stream.read_to_end(&mut Vec::new());
+        while endpoints(&place).len() > 2 {
+            std::thread::yield_now();
+        }
+        assert!(control.0.is_gone("pod-c"));
+    }
+
+    #[test]
     fn the_last_pod_and_an_unknown_one_are_not_stopped() {
         let place = place();
-        let pods = DemoPods::start(&Log::memory(), &place).unwrap();
-        let control = Control(Arc::clone(&pods.cluster));
+        let (_pods, control) = start(&place, DRAIN);
         assert_eq!(control.stop("pod-x"), Err(ControlError::UnknownPod));
+        assert_eq!(control.kill("pod-x"), Err(ControlError::UnknownPod));
         assert_eq!(control.start("pod-x"), Err(ControlError::UnknownPod));
         control.stop("pod-a").unwrap();
         assert_eq!(control.stop("pod-a"), Err(ControlError::AlreadySo));
-        control.stop("pod-b").unwrap();
+        assert_eq!(control.kill("pod-a"), Err(ControlError::AlreadySo));
+        control.kill("pod-b").unwrap();
         assert_eq!(control.stop("pod-c"), Err(ControlError::LastPod));
-        assert_eq!(endpoints(&place).len(), 1);
+        assert_eq!(control.kill("pod-c"), Err(ControlError::LastPod));
+        wait_gone(&control, "pod-a");
+        wait_gone(&control, "pod-b");
+        while endpoints(&place).len() > 1 {
+            std::thread::yield_now();
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::latency::Latency;
+use super::upheaval::Changes;
 
 /// What all clients saw together.
 #[derive(Debug)]
@@ -16,7 +17,16 @@ pub(super) struct Report {
     pub(super) pins_kept: u64,
     pub(super) pins_moved: u64,
     pub(super) pins_lost: u64,
+    /// Streams that ended without their client's wish.
     pub(super) cuts: u64,
+    /// Times that an open stream went on at another pod.
+    pub(super) moves: u64,
+    /// The longest time that a client was without an event.
+    pub(super) pause: Duration,
+    /// The time between two events that was asked for.
+    pub(super) tick: Duration,
+    /// What happened to the pods on purpose.
+    pub(super) changes: Option<Changes>,
     pub(super) events: u64,
     pub(super) gaps: u64,
     pub(super) duplicates: u64,
@@ -26,9 +36,11 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// No pin lost, no event missing or repeated, no client left out, and something to judge by.
+    /// No pin lost, no event missing or repeated, no client left out, and something to judge by. Whoever watches pods
+    /// being replaced has to stay connected, too.
     pub(super) fn is_flawless(&self) -> bool {
-        self.pins_lost == 0
+        self.changes.is_none_or(|changes| changes.are_complete() && self.cuts == 0)
+            && self.pins_lost == 0
             && self.gaps == 0
             && self.duplicates == 0
             && self.clients_never_served == 0
@@ -43,15 +55,26 @@ impl Report {
         for (pod, streams) in &self.streams_per_pod {
             row(&format!("streams on {pod}"), thousands(*streams as u64));
         }
-        row("pin kept on reconnect", format!("{}/{}", thousands(self.pins_kept), thousands(comebacks)));
+        if let Some(changes) = self.changes {
+            row(changes.kind.done(), format!("{}/{}", changes.pods, changes.kind.pods()));
+            row("streams moved", thousands(self.moves));
+            row("disconnects", thousands(self.cuts));
+        } else {
+            row("pin kept on reconnect", format!("{}/{}", thousands(self.pins_kept), thousands(comebacks)));
+        }
         row("events received", thousands(self.events));
         row("gaps", thousands(self.gaps));
         row("duplicates", thousands(self.duplicates));
+        if self.changes.is_some() {
+            let name = format!("slowest pause (tick {:?})", self.tick);
+            row(&name, Latency::of(self.pause).to_string());
+        }
         row("latency p50", shown(self.latency_p50));
         row("latency p99", shown(self.latency_p99));
+        let is_said = self.changes.is_some();
         let only_when_it_happened = [
             ("pins moved by the proxy", self.pins_moved),
-            ("streams cut", self.cuts),
+            ("streams cut", if is_said { 0 } else { self.cuts }),
             ("clients never served", self.clients_never_served as u64),
         ];
         for (name, count) in only_when_it_happened.into_iter().filter(|(_, count)| *count > 0) {
@@ -62,11 +85,18 @@ impl Report {
 
     fn verdict(&self) -> &'static str {
         if self.is_flawless() {
-            "No pin lost, no event missing, none twice."
+            match self.changes {
+                None => "No pin lost, no event missing, none twice.",
+                Some(_) => "No client disconnected, no event missing, none twice.",
+            }
         } else if self.events == 0 {
             "FAILED: no client received an event."
         } else if self.clients_never_served > 0 {
             "FAILED: there were clients that never got a stream."
+        } else if self.changes.is_some_and(|changes| !changes.are_complete()) {
+            "FAILED: the pods were not changed as planned."
+        } else if self.changes.is_some() && self.cuts > 0 {
+            "FAILED: there were clients that were disconnected."
         } else if self.pins_lost > 0 {
             "FAILED: there were clients that lost their pod."
         } else {
@@ -82,7 +112,8 @@ impl fmt::Display for Report {
             rows.iter().map(|row| column(row).chars().count()).max().unwrap_or_default()
         };
         let (names, values) = (width(|row| &row.0), width(|row| &row.1));
-        writeln!(formatter, "podpin demo, {:.1} s", self.run_time.as_secs_f64())?;
+        let what = self.changes.map_or("", |changes| changes.kind.title());
+        writeln!(formatter, "podpin demo, {:.1} s{what}", self.run_time.as_secs_f64())?;
         for (name, value) in &rows {
             writeln!(formatter, "  {name:<names$}  {value:>values$}")?;
         }
@@ -112,6 +143,7 @@ fn shown(latency: Option<Latency>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::upheaval::Kind;
     use super::*;
 
     fn flawless() -> Report {
@@ -124,6 +156,10 @@ mod tests {
             pins_moved: 0,
             pins_lost: 0,
             cuts: 0,
+            moves: 0,
+            pause: Duration::from_millis(131),
+            tick: Duration::from_millis(100),
+            changes: None,
             events: 19_800,
             gaps: 0,
             duplicates: 0,
@@ -165,6 +201,49 @@ mod tests {
         let moved = Report { pins_moved: 3, cuts: 3, ..flawless() };
         assert!(moved.is_flawless());
         assert!(moved.to_string().contains("200/203"), "{moved}");
+    }
+
+    fn rolled_out() -> Report {
+        let changes = Some(Changes { kind: Kind::Rollout, pods: 3 });
+        Report { changes, moves: 334, pins_kept: 0, ..flawless() }
+    }
+
+    #[test]
+    fn the_table_of_a_rolling_update_says_what_clients_noticed() {
+        let expected = "podpin demo, 10.0 s, rolling update\n\
+            \x20 clients                          200\n\
+            \x20 streams on pod-a                 101\n\
+            \x20 streams on pod-b                  99\n\
+            \x20 pods replaced                    3/3\n\
+            \x20 streams moved                    334\n\
+            \x20 disconnects                        0\n\
+            \x20 events received               19,800\n\
+            \x20 gaps                               0\n\
+            \x20 duplicates                         0\n\
+            \x20 slowest pause (tick 100ms)  131.0 ms\n\
+            \x20 latency p50                        -\n\
+            \x20 latency p99                        -\n\
+            No client disconnected, no event missing, none twice.\n";
+        assert_eq!(rolled_out().to_string(), expected);
+        let killed = Changes { kind: Kind::Kill, pods: 1 };
+        let killed = Report { changes: Some(killed), ..rolled_out() }.to_string();
+        assert!(killed.contains("s, a pod dies\n") && killed.contains("pods killed"), "{killed}");
+    }
+
+    #[test]
+    fn any_flaw_of_a_rolling_update_fails_the_run_and_is_named() {
+        let unfinished = Some(Changes { kind: Kind::Rollout, pods: 2 });
+        let table = [
+            (Report { cuts: 1, ..rolled_out() }, "disconnected"),
+            (Report { changes: unfinished, ..rolled_out() }, "not changed as planned"),
+            (Report { gaps: 1, ..rolled_out() }, "missing or delivered twice"),
+            (Report { duplicates: 1, ..rolled_out() }, "missing or delivered twice"),
+            (Report { events: 0, ..rolled_out() }, "no client received"),
+        ];
+        for (report, reason) in table {
+            assert!(!report.is_flawless());
+            assert!(report.to_string().contains(reason), "{report}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use podpin_testkit::{
     Connection, Ending, EventStream, H2Connection, Item, Pod, PodStream, Proxy, Request, Response, Visitor,
+    in_time,
 };
 use tokio::task::JoinHandle;
 
@@ -87,7 +88,7 @@ pub(super) struct Left {
 impl Left {
     /// Waits for the end of a stream.
     pub(super) async fn of(mut stream: EventStream) -> Left {
-        let (items, ending) = stream.rest().await;
+        let (items, ending) = in_time("the end of a stream", stream.rest()).await;
         Left { at: Instant::now(), items, ending, stream }
     }
 

@@ -36,7 +36,8 @@ async fn waiters(proxy: &Proxy, count: usize) -> Vec<Connection> {
     waiters
 }
 
-async fn nobody_waits_for(pod: &Pod, count: usize) {
+/// Asserts that so many event streams were asked for at this pod.
+fn assert_asked(pod: &Pod, count: usize) {
     let events = pod.targets().iter().filter(|target| target.starts_with("/events")).count();
     assert_eq!(events, count, "{:?}", pod.targets());
 }
@@ -49,13 +50,13 @@ async fn one_place_is_given_to_three_waiters_in_the_order_in_which_they_came() {
     let mut holder = Some(Request::events("/events?0").open(proxy.address).await);
     held = pod.next_stream().await;
     let waiting = waiters(&proxy, 3).await;
-    nobody_waits_for(&pod, 1).await;
+    assert_asked(&pod, 1);
     for (number, mut connection) in waiting.into_iter().enumerate() {
         drop(holder.take());
         held.client_gone().await;
         held = pod.next_stream().await;
         assert_eq!(held.request.target, format!("/events?{}", number + 1));
-        nobody_waits_for(&pod, number + 2).await;
+        assert_asked(&pod, number + 2);
         held.event("served").await;
         let head = connection.head().await;
         let mut stream = connection.into_events(head);
@@ -92,7 +93,7 @@ async fn a_waiter_whose_time_is_over_is_refused_and_counted() {
     let line = proxy.access_log_line(|line| line["path"] == "/events?1").await;
     assert_eq!((&line["reason"], &line["status"]), (&"refused".into(), &200.into()), "{line}");
     assert!(line["durationMs"].as_u64().is_some_and(|took| took >= 300), "{line}");
-    nobody_waits_for(&pod, 1).await;
+    assert_asked(&pod, 1);
 }
 
 #[tokio::test]
@@ -185,7 +186,9 @@ async fn those_who_wait_are_asked_back_when_the_proxy_leaves() {
     for connection in &mut waiting {
         let refused = connection.response("GET").await;
         assert!(refused.status == 200 && refused.text().starts_with("retry: "), "{}", refused.text());
+        assert!(refused.text().contains("no place became free in time"), "{}", refused.text());
     }
+    assert_asked(&pod, 1);
     assert_eq!(proxy.wait_exit().await, 0);
     drop(holder);
 }

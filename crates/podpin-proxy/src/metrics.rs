@@ -382,6 +382,7 @@ impl Metrics {
 
     /// The metrics of one service, labels resolved once.
     pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
+        let labelled = |family: &IntCounterVec, values: &[&'static str]| Labelled::new(family, name, values);
         ServiceMetrics {
             stream_events: self.stream_events.cell(name),
             stream_bytes: self.stream_bytes.cell(name),
@@ -398,53 +399,29 @@ impl Metrics {
             handovers: Handovers::new(&self.handovers, name),
             discovery_last_event: self.discovery_last_event.with_label_values(&[name]),
             discovery_connected: self.discovery_connected.with_label_values(&[name]),
-            streams_opened: Labelled::new(
-                &self.streams_opened,
-                name,
-                &["new", "pinned", "repinned", "resumed"],
-            ),
-            streams_closed: Labelled::new(
-                &self.streams_closed,
-                name,
-                &CloseReason::ALL.map(CloseReason::label),
-            ),
-            affinity_decisions: Labelled::new(
+            streams_opened: labelled(&self.streams_opened, &["new", "pinned", "repinned", "resumed"]),
+            streams_closed: labelled(&self.streams_closed, &CloseReason::ALL.map(CloseReason::label)),
+            affinity_decisions: labelled(
                 &self.affinity_decisions,
-                name,
                 &["pinned", "new", "repinned", "forged", "expired", "malformed", "unknown_key"],
             ),
-            affinity_repins: Labelled::new(
+            affinity_repins: labelled(
                 &self.affinity_repins,
-                name,
                 &["draining", "gone", "unready", "ejected", "full"],
             ),
-            upstream_retries: Labelled::new(&self.upstream_retries, name, &["connect", "reset", "status"]),
-            upstream_errors: Labelled::new(
+            upstream_retries: labelled(&self.upstream_retries, &["connect", "reset", "status"]),
+            upstream_errors: labelled(
                 &self.upstream_errors,
-                name,
                 &UpstreamErrorKind::ALL.map(UpstreamErrorKind::label),
             ),
-            drain_departures: Labelled::new(
-                &self.drain_departures,
-                name,
-                &DepartureKind::ALL.map(DepartureKind::label),
-            ),
-            reconnects: Labelled::new(
-                &self.reconnects,
-                name,
-                &ReconnectOutcome::ALL.map(ReconnectOutcome::label),
-            ),
-            refusals: Labelled::new(&self.refusals, name, &RefusalKind::ALL.map(RefusalKind::label)),
-            discovery_relists: Labelled::new(
+            drain_departures: labelled(&self.drain_departures, &DepartureKind::ALL.map(DepartureKind::label)),
+            reconnects: labelled(&self.reconnects, &ReconnectOutcome::ALL.map(ReconnectOutcome::label)),
+            refusals: labelled(&self.refusals, &RefusalKind::ALL.map(RefusalKind::label)),
+            discovery_relists: labelled(
                 &self.discovery_relists,
-                name,
                 &["start", "expired", "error", "periodic", "malformed", "confirm"],
             ),
-            discovery_errors: Labelled::new(
-                &self.discovery_errors,
-                name,
-                &["garbled", "missing", "malformed"],
-            ),
+            discovery_errors: labelled(&self.discovery_errors, &["garbled", "missing", "malformed"]),
         }
     }
 }

@@ -160,8 +160,9 @@ pub(super) struct Outcome {
     pub(super) cuts: u64,
     /// Times that an open stream went on at another pod.
     pub(super) moves: u64,
-    /// The longest time between two events.
+    /// The longest time between two events, and that between two of different pods.
     pub(super) pause: Duration,
+    pub(super) pause_at_move: Duration,
     pub(super) events: u64,
     /// Events that never came.
     pub(super) gaps: u64,
@@ -177,6 +178,8 @@ struct Client {
     /// Events up to here were published before the stream opened; their age is not a latency.
     replayed_until: u64,
     last_event: Option<Instant>,
+    /// Since the last event.
+    has_moved: bool,
     has_come_again: bool,
     outcome: Outcome,
 }
@@ -206,7 +209,15 @@ struct Tick {
 impl Client {
     fn new(scene: Arc<Scene>) -> Self {
         let (memory, outcome) = (Memory::default(), Outcome::default());
-        Self { scene, memory, replayed_until: 0, last_event: None, has_come_again: false, outcome }
+        Self {
+            scene,
+            memory,
+            replayed_until: 0,
+            last_event: None,
+            has_moved: false,
+            has_come_again: false,
+            outcome,
+        }
     }
 
     async fn run(mut self, phase: watch::Receiver<Phase>) -> Outcome {
@@ -319,6 +330,7 @@ impl Client {
     fn move_to(&mut self, pod: String) {
         let moved = self.outcome.pod.as_ref().is_some_and(|before| *before != pod);
         self.outcome.moves += u64::from(moved);
+        self.has_moved |= moved;
         self.outcome.pod = Some(pod);
     }
 
@@ -334,7 +346,11 @@ impl Client {
         outcome.events += 1;
         let now = Instant::now();
         let before = self.last_event.replace(now).unwrap_or(now);
-        outcome.pause = outcome.pause.max(now - before);
+        let pause = now - before;
+        outcome.pause = outcome.pause.max(pause);
+        if std::mem::take(&mut self.has_moved) {
+            outcome.pause_at_move = outcome.pause_at_move.max(pause);
+        }
         self.memory.last_event_id = Some(tick.n);
         self.scene.events.fetch_add(1, Ordering::Relaxed);
         if tick.n > self.replayed_until {
@@ -346,6 +362,7 @@ impl Client {
 
 fn sum_up(plan: &Plan, run_time: Duration, newest: u64, outcomes: &[Outcome], scene: &Scene) -> Report {
     let sum = |count: fn(&Outcome) -> u64| outcomes.iter().map(count).sum::<u64>();
+    let longest = |pause: fn(&Outcome) -> Duration| outcomes.iter().map(pause).max().unwrap_or_default();
     let mut streams_per_pod = BTreeMap::new();
     for pod in outcomes.iter().filter_map(|outcome| outcome.pod.clone()) {
         *streams_per_pod.entry(pod).or_insert(0) += 1;
@@ -362,7 +379,8 @@ fn sum_up(plan: &Plan, run_time: Duration, newest: u64, outcomes: &[Outcome], sc
         pins_lost: sum(|outcome| outcome.pins_lost),
         cuts: sum(|outcome| outcome.cuts),
         moves: sum(|outcome| outcome.moves),
-        pause: outcomes.iter().map(|outcome| outcome.pause).max().unwrap_or_default(),
+        pause: longest(|outcome| outcome.pause),
+        pause_at_move: longest(|outcome| outcome.pause_at_move),
         tick: plan.tick,
         changes: None,
         events: sum(|outcome| outcome.events),
@@ -492,6 +510,14 @@ mod tests {
         assert!(pause >= Duration::from_secs(1), "{pause:?}");
         client.on_tick(tick(13));
         assert_eq!(client.outcome.pause, pause);
+        assert_eq!(client.outcome.pause_at_move, Duration::ZERO);
+        second_before(&mut client);
+        client.on_tick(Tick { n: 14, pod: "pod-b".into(), at: 0 });
+        let at_move = client.outcome.pause_at_move;
+        assert!(at_move >= Duration::from_secs(1), "{at_move:?}");
+        second_before(&mut client);
+        client.on_tick(Tick { n: 15, pod: "pod-b".into(), at: 0 });
+        assert_eq!(client.outcome.pause_at_move, at_move);
     }
 
     #[test]

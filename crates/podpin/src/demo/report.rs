@@ -23,6 +23,8 @@ pub(super) struct Report {
     pub(super) moves: u64,
     /// The longest time that a client was without an event.
     pub(super) pause: Duration,
+    /// The longest of them in which its stream moved.
+    pub(super) pause_at_move: Duration,
     /// The time between two events that was asked for.
     pub(super) tick: Duration,
     /// What happened to the pods on purpose.
@@ -68,6 +70,7 @@ impl Report {
         if self.changes.is_some() {
             let name = format!("slowest pause (tick {:?})", self.tick);
             row(&name, Latency::of(self.pause).to_string());
+            row("slowest pause at a move", Latency::of(self.pause_at_move).to_string());
         }
         row("latency p50", shown(self.latency_p50));
         row("latency p99", shown(self.latency_p99));
@@ -158,6 +161,7 @@ mod tests {
             cuts: 0,
             moves: 0,
             pause: Duration::from_millis(131),
+            pause_at_move: Duration::from_millis(117),
             tick: Duration::from_millis(100),
             changes: None,
             events: 19_800,
@@ -221,6 +225,7 @@ mod tests {
             \x20 gaps                               0\n\
             \x20 duplicates                         0\n\
             \x20 slowest pause (tick 100ms)  131.0 ms\n\
+            \x20 slowest pause at a move     117.0 ms\n\
             \x20 latency p50                        -\n\
             \x20 latency p99                        -\n\
             No client disconnected, no event missing, none twice.\n";

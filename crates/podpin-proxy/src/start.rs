@@ -26,7 +26,7 @@ use crate::{admin, clock, descriptors, drain, keys, sources};
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
 
 /// How long connections may take to end once nothing is left to serve on them.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What ending the threads may take; the whole shutdown stays within `shutdown.timeout`.
 const THREADS_END: Duration = Duration::from_millis(500);

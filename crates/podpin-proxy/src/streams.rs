@@ -176,7 +176,7 @@ impl StreamRecord {
         if !self.is_told()
             && let Some(order) = held.take()
         {
-            order.tally.left();
+            order.tally.stays();
             self.is_queued.store(false, Ordering::Release);
         }
     }
@@ -212,7 +212,7 @@ impl StreamRecord {
         self.may_be_rebalanced.store(false, Ordering::Relaxed);
         let mut held = self.order.lock();
         if let Some(order) = held.take() {
-            order.tally.left();
+            order.tally.stays();
         }
         self.is_queued.store(false, Ordering::Release);
         self.leave_at.store(NEVER, Ordering::Release);

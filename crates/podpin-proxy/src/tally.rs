@@ -45,6 +45,12 @@ impl Tally {
         self.sums.lock().streams += 1;
     }
 
+    /// A stream stays after all: it never was of this drain.
+    pub(crate) fn stays(&self) {
+        let mut sums = self.sums.lock();
+        sums.streams = sums.streams.saturating_sub(1);
+    }
+
     /// A stream was moved or ended by us.
     pub(crate) fn departed(&self, kind: DepartureKind) {
         self.ended(|sums| match kind {

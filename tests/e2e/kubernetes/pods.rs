@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use podpin_testkit::{Cut, Fault, On, PodObject, Proxy, Setup, SlicePod, wait_for, wait_for_some};
+use podpin_testkit::{
+    Cut, Ending, Fault, Item, On, PodObject, Proxy, Setup, SlicePod, wait_for, wait_for_some,
+};
 use serde_json::Value;
 
 use super::{Cluster, RECOVERY_MAX, REQUESTS_PER_SECOND_MAX, pinned_to};
@@ -244,4 +246,29 @@ async fn ten_thousand_pods_of_a_namespace_cost_little() {
     let stranger = SlicePod::new("pod-x", [127, 0, 0, 99].into());
     cluster.api.put(&cluster.chat().pod(stranger));
     proxy.wait_endpoints("chat", &[("pod-x", "ready")]).await;
+}
+
+#[tokio::test]
+async fn streams_have_left_before_their_pod_is_killed() {
+    let cluster = three().await;
+    // The test's patience is 10 s: without the pod's own deadline it would be over before the first stream leaves.
+    let setup = setup(&cluster).with("balance: {strategy: random}");
+    let proxy = setup.with("drain: {spread: 2m, timeout: 5m, margin: 2s}").start().await;
+    cluster.api.wait_watches(2).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(pinned_to(&proxy, "pod-a").await.events("/events").await);
+    }
+    let asked = Instant::now();
+    cluster.api.delete_pod("pod-a", Duration::from_secs(5));
+    cluster.api.put(&cluster.all_but(0, cluster.pod(0).terminating()));
+    for client in &mut clients {
+        let (items, ending) = client.rest().await;
+        assert!(matches!(items.last(), Some(Item::Retry(1_000..=10_000))), "{items:?}");
+        assert_eq!(ending, Ending::Clean);
+    }
+    // Killed 5 s after the deletion, with whole seconds on the way; what is later than that is the machine's business.
+    assert!(asked.elapsed() < Duration::from_secs(8), "after {:?}", asked.elapsed());
+    let polite = [("service", "chat"), ("kind", "polite")];
+    proxy.wait_metric("podpin_drain_departures_total", &polite, 5.0).await;
 }

@@ -20,6 +20,7 @@ mod endpoint_states;
 mod event_stream;
 mod forwarding;
 mod handover;
+mod health_checks;
 mod http2;
 mod kubernetes;
 mod memory;

@@ -35,9 +35,9 @@ pub use node::Position;
 pub use parse::Config;
 pub use route::{Host, PathMatch, Route};
 pub use service::{
-    Balance, Budget, Discovery, Drain, Handover, HandoverLimit, KubernetesService, Order, PassiveHealth,
-    Pinned, Port, Rebalance, Retries, Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts,
-    ZonePreference,
+    ActiveHealth, Balance, Budget, Discovery, Drain, Handover, HandoverLimit, Health, KubernetesService,
+    Order, PassiveHealth, Pinned, Port, Probe, Rebalance, Retries, Service, ServiceLimits, StaticEndpoint,
+    Strategy, Timeouts, ZonePreference,
 };
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse, Unavailable};

@@ -108,6 +108,7 @@ const SHAPES: &[Shape] = &[
     shape("services.*.limits", &["streamsPerEndpoint", "streamsPerClient"]),
     shape("services.*.health", &["passive", "active"]),
     shape("services.*.health.passive", &["failures", "ejection"]),
+    shape("services.*.health.active", &["type", "path", "interval", "timeout", "failures", "successes"]),
     shape("kubernetes", &["kubeconfig", "context", "initialListTimeout"]),
     shape("shutdown", &["announce", "spread", "timeout"]),
 ];
@@ -137,7 +138,6 @@ const LATER: &[Later] = &[
     later_key("services.*.affinity.header", &["off"]),
     later_key("services.*.affinity.query", &["off"]),
     later_key("services.*.affinity.clientIP", &["off"]),
-    later_key("services.*.health.active", &["off"]),
 ];
 
 impl Later {

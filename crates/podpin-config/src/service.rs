@@ -2,11 +2,13 @@
 
 mod discovery;
 mod drain;
+mod health;
 
 use std::time::Duration;
 
 pub use discovery::{Discovery, KubernetesService, Port, StaticEndpoint};
 pub use drain::{Budget, Drain, Handover, HandoverLimit, Order, Pinned};
+pub use health::{ActiveHealth, Health, PassiveHealth, Probe};
 
 use crate::{
     affinity::{Affinity, CookieNames},
@@ -38,8 +40,8 @@ pub struct Service {
     pub retries: Retries,
     /// How many streams at once.
     pub limits: ServiceLimits,
-    /// When a failing endpoint is left out for a while. `None`: never.
-    pub health: Option<PassiveHealth>,
+    /// When a failing endpoint is left out.
+    pub health: Health,
 }
 
 /// How an endpoint is chosen for a new client.
@@ -115,15 +117,6 @@ pub struct ServiceLimits {
     pub streams_per_client: Option<u32>,
 }
 
-/// Learning from failed requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassiveHealth {
-    /// Failures in a row until an endpoint is ejected, 1 to 1,000, default 5.
-    pub failures: u32,
-    /// How long it is left out. 100 ms to 24 h, default 15 s.
-    pub ejection: Duration,
-}
-
 const SLOW_START: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
 const CONNECT: DurationRange = DurationRange::new(Duration::from_millis(1), Duration::from_secs(300));
 const RESPONSE_HEADER: DurationRange =
@@ -131,8 +124,6 @@ const RESPONSE_HEADER: DurationRange =
 const UPSTREAM_IDLE: DurationRange =
     DurationRange::new(Duration::from_millis(100), Duration::from_secs(86_400));
 const CLIENT_WRITE: DurationRange = DurationRange::new(Duration::from_millis(10), Duration::from_secs(3_600));
-const EJECTION: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(86_400));
-
 impl Default for Balance {
     fn default() -> Self {
         Self {
@@ -173,12 +164,6 @@ impl Default for ServiceLimits {
     }
 }
 
-impl Default for PassiveHealth {
-    fn default() -> Self {
-        Self { failures: 5, ejection: Duration::from_secs(15) }
-    }
-}
-
 /// Reads `services`. A service without a usable discovery is left out; that has been reported then.
 ///
 /// Returns the services and every name that was written, so that a route to a faulty service is not a second problem.
@@ -212,7 +197,7 @@ impl Service {
             timeouts: Timeouts::read(&section.section("timeouts")),
             retries: Retries::read(&section.section("retries")),
             limits: ServiceLimits::read(&section.section("limits")),
-            health: PassiveHealth::read(section.get("health")),
+            health: Health::read(section.get("health")),
         };
         service.check_rebalance(&section);
         Some(Self { discovery: discovery?, ..service })
@@ -304,24 +289,5 @@ impl ServiceLimits {
                 default.streams_per_client,
             ),
         }
-    }
-}
-
-impl PassiveHealth {
-    /// `health`: `off`, or a mapping whose `passive` may be `off`.
-    fn read(health: Option<&Node<'_>>) -> Option<Self> {
-        let default = Self::default();
-        let passive = match health {
-            None => return Some(default),
-            Some(node) => node.section_or_off("a mapping")??.get("passive").cloned(),
-        };
-        let section = match passive {
-            None => return Some(default),
-            Some(node) => node.section_or_off("a mapping")??,
-        };
-        Some(Self {
-            failures: section.count("failures", 1..=1_000, default.failures),
-            ejection: section.duration("ejection", EJECTION, default.ejection),
-        })
     }
 }

@@ -5,7 +5,7 @@
 //! a service) is decided in `pick.rs`, which sees the others too.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::millis::Millis;
@@ -22,6 +22,8 @@ pub struct Load {
     streams: AtomicU32,
     consecutive_failures: AtomicU32,
     ejections: AtomicU32,
+    /// Checks say that it cannot serve.
+    is_unhealthy: AtomicBool,
 }
 
 /// When failures put an endpoint aside (`health.passive`).
@@ -104,11 +106,16 @@ impl Load {
         }
     }
 
-    /// Whether failures have put it aside. Picking may overrule this, see
+    /// Whether failures or checks have put it aside. Picking may overrule this, see
     /// [`Snapshot::honours_ejection`](crate::Snapshot::honours_ejection).
     #[must_use]
     pub fn is_ejected(&self, now: Millis) -> bool {
-        now.0 < self.ejected_until.load(Ordering::Relaxed)
+        now.0 < self.ejected_until.load(Ordering::Relaxed) || self.is_unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Notes what active checks found: an unhealthy endpoint is put aside until they find otherwise. True when that is new.
+    pub fn checked(&self, healthy: bool) -> bool {
+        self.is_unhealthy.swap(!healthy, Ordering::Relaxed) == healthy
     }
 }
 

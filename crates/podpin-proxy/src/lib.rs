@@ -18,6 +18,7 @@ mod exchange;
 mod forward;
 mod gateway;
 mod head;
+mod health_checks;
 mod io;
 mod keys;
 mod labels;

@@ -80,7 +80,7 @@ impl ServiceState {
         let table = Table::new();
         let snapshot = table.snapshot();
         let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
-        let health = configuration.health.as_ref();
+        let health = configuration.health.passive.as_ref();
         let service = Arc::new(ServiceState {
             name: configuration.name.as_str().into(),
             ejection: health

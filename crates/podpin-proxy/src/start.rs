@@ -20,7 +20,7 @@ use crate::gateway::Gateway;
 use crate::service::TableWriter;
 use crate::sources::Sources;
 use crate::worker::{self, Bound};
-use crate::{admin, clock, descriptors, drain, keys, sources};
+use crate::{admin, clock, descriptors, drain, health_checks, keys, sources};
 
 /// How often the end of the last stream is looked for while shutting down.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
@@ -226,6 +226,11 @@ fn control(
             }
             tasks.spawn(admin::watch_readiness(Arc::clone(&parts.gateway)));
             tasks.spawn(drain::run(Arc::clone(&parts.gateway)));
+            for service in &parts.gateway.services {
+                if let Some(checks) = &service.configuration.health.active {
+                    tasks.spawn(health_checks::run(Arc::clone(service), checks.clone()));
+                }
+            }
             tasks.spawn(keys::follow(Arc::clone(&parts.gateway), parts.keys));
             match tokio::net::TcpListener::from_std(parts.admin_socket) {
                 Ok(socket) => drop(tasks.spawn(admin::serve(socket, Arc::clone(&parts.gateway)))),

@@ -100,7 +100,7 @@ fn a_service_has_the_defaults_of_the_contract() {
         },
         retries: Retries { attempts: 2 },
         limits: ServiceLimits { streams_per_endpoint: Some(10_000), streams_per_client: None },
-        health: Some(PassiveHealth { failures: 5, ejection: seconds(15) }),
+        health: Health { passive: Some(PassiveHealth { failures: 5, ejection: seconds(15) }), active: None },
     };
     assert_eq!(service(""), expected);
 }
@@ -145,8 +145,9 @@ fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
 #[test]
 fn off_in_all_its_spellings_switches_off() {
     for off in ["off", "\"off\"", "'off'", "false"] {
-        let health = service(&format!("health: {{passive: {off}}}")).health;
-        assert_eq!((service(&format!("health: {off}")).health, health), (None, None));
+        let neither = Health { passive: None, active: None };
+        assert_eq!(service(&format!("health: {{passive: {off}, active: {off}}}")).health, neither);
+        assert_eq!(service(&format!("health: {off}")).health, neither);
         let balance =
             service(&format!("balance: {{slowStart: {off}, zone: {off}, rebalance: {off}}}")).balance;
         assert_eq!(balance.slow_start, None);
@@ -279,7 +280,35 @@ fn numbers_and_words_of_a_service_are_read() {
     assert_eq!(service.retries.attempts, 0);
     let limits = ServiceLimits { streams_per_endpoint: Some(7), streams_per_client: Some(6) };
     assert_eq!(service.limits, limits);
-    assert_eq!(service.health, Some(PassiveHealth { failures: 1, ejection: seconds(15) }));
+    let passive = PassiveHealth { failures: 1, ejection: seconds(15) };
+    assert_eq!(service.health, Health { passive: Some(passive), active: None });
+}
+
+#[test]
+fn active_checks_are_read() {
+    let of = |text: &str| service(&format!("health: {{active: {text}}}")).health.active.unwrap();
+    let default = ActiveHealth {
+        probe: Probe::Tcp,
+        interval: seconds(5),
+        timeout: seconds(1),
+        failures: 3,
+        successes: 1,
+    };
+    assert_eq!(of("{}"), default);
+    assert_eq!(of("{type: tcp}"), default);
+    let http = |path: &str| ActiveHealth { probe: Probe::Http { path: path.into() }, ..default.clone() };
+    assert_eq!(of("{path: /healthz}"), http("/healthz"));
+    assert_eq!(of("{type: http}"), http("/"));
+    let all = ActiveHealth {
+        interval: Duration::from_millis(100),
+        timeout: seconds(2),
+        failures: 1,
+        successes: 4,
+        ..http("/up?deep=1")
+    };
+    let text = "{type: http, path: \"/up?deep=1\", interval: 100ms, timeout: 2s, failures: 1, successes: 4}";
+    assert_eq!(of(text), all);
+    assert_eq!(service("health: {active: {}}").health.passive, Some(PassiveHealth::default()));
 }
 
 #[test]

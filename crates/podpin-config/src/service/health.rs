@@ -1,0 +1,139 @@
+//! When an endpoint is left out although the cluster says it is ready: `health`.
+
+use std::time::Duration;
+
+use crate::{node::Node, section::Section, unit::DurationRange};
+
+/// How failing endpoints are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// From requests that fail. `None`: not.
+    pub passive: Option<PassiveHealth>,
+    /// By asking them. Default `None`: not; in a cluster the kubelet does.
+    pub active: Option<ActiveHealth>,
+}
+
+/// Learning from failed requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassiveHealth {
+    /// Failures in a row until an endpoint is ejected, 1 to 1,000, default 5.
+    pub failures: u32,
+    /// How long it is left out. 100 ms to 24 h, default 15 s.
+    pub ejection: Duration,
+}
+
+/// Asking every endpoint again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveHealth {
+    /// What is asked.
+    pub probe: Probe,
+    /// Between two checks of an endpoint. 100 ms to 1 h, default 5 s.
+    pub interval: Duration,
+    /// For a whole check. 10 ms to 1 min, default 1 s.
+    pub timeout: Duration,
+    /// Failed checks in a row until an endpoint is left out, 1 to 1,000, default 3.
+    pub failures: u32,
+    /// Good checks in a row until it is back, 1 to 1,000, default 1.
+    pub successes: u32,
+}
+
+/// A way to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Whether a connection is accepted.
+    Tcp,
+    /// Whether a GET of this path is answered with a status from 200 to 399.
+    Http {
+        /// Begins with `/`.
+        path: String,
+    },
+}
+
+const EJECTION: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(86_400));
+const INTERVAL: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
+const TIMEOUT: DurationRange = DurationRange::new(Duration::from_millis(10), Duration::from_secs(60));
+const PATH_BYTES_MAX: usize = 1024;
+
+impl Default for PassiveHealth {
+    fn default() -> Self {
+        Self { failures: 5, ejection: Duration::from_secs(15) }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { passive: Some(PassiveHealth::default()), active: None }
+    }
+}
+
+impl Health {
+    /// `health`: `off`, or a mapping whose parts may be `off`.
+    pub(crate) fn read(health: Option<&Node<'_>>) -> Self {
+        let Some(section) = health.map(|node| node.section_or_off("a mapping")) else {
+            return Self::default();
+        };
+        match section {
+            None => Self::default(),
+            Some(None) => Self { passive: None, active: None },
+            Some(Some(section)) => Self {
+                passive: PassiveHealth::read(section.get("passive")),
+                active: section.get("active").and_then(ActiveHealth::read),
+            },
+        }
+    }
+}
+
+impl PassiveHealth {
+    fn read(node: Option<&Node<'_>>) -> Option<Self> {
+        let default = Self::default();
+        let section = match node {
+            None => return Some(default),
+            Some(node) => node.section_or_off("a mapping")??,
+        };
+        Some(Self {
+            failures: section.count("failures", 1..=1_000, default.failures),
+            ejection: section.duration("ejection", EJECTION, default.ejection),
+        })
+    }
+}
+
+impl ActiveHealth {
+    fn read(node: &Node<'_>) -> Option<Self> {
+        let section = node.section_or_off("a mapping")??;
+        Some(Self {
+            probe: Probe::read(&section),
+            interval: section.duration("interval", INTERVAL, Duration::from_secs(5)),
+            timeout: section.duration("timeout", TIMEOUT, Duration::from_secs(1)),
+            failures: section.count("failures", 1..=1_000, 3),
+            successes: section.count("successes", 1..=1_000, 1),
+        })
+    }
+}
+
+impl Probe {
+    fn read(section: &Section<'_>) -> Self {
+        let is_http =
+            section.choice("type", &[("tcp", false), ("http", true)], section.get("path").is_some());
+        let path = section.get("path");
+        match (is_http, path) {
+            (false, None) => Self::Tcp,
+            (false, Some(path)) => {
+                path.fail_at_key("has no effect with `type: tcp`");
+                Self::Tcp
+            }
+            (true, path) => Self::Http { path: path.and_then(read_path).unwrap_or_else(|| "/".to_owned()) },
+        }
+    }
+}
+
+fn read_path(node: &Node<'_>) -> Option<String> {
+    let path = node.text("a path such as /healthz")?;
+    let fits =
+        path.starts_with('/') && path.len() <= PATH_BYTES_MAX && path.bytes().all(|b| b.is_ascii_graphic());
+    if !fits {
+        node.fail(format!(
+            "expected a path that begins with / and has no spaces, of at most {PATH_BYTES_MAX} bytes; found {path:?}"
+        ));
+    }
+    fits.then(|| path.to_owned())
+}

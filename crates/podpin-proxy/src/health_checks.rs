@@ -1,0 +1,112 @@
+//! `health.active`: asks every ready endpoint of a service again and again, with the checks of `pingora-load-balancing`.
+//!
+//! In a cluster the kubelet's readiness is the authority; this is for endpoints from files, and for a node that died while
+//! its EndpointSlices still say ready. A verdict only puts an endpoint aside, as ejection does: picking never leaves out
+//! more than half, and streams in flight are not touched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddress;
+use pingora_core::{Error, ErrorType};
+use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
+use pingora_load_balancing::{Backend, Extensions};
+use podpin_config::{ActiveHealth, Probe};
+use podpin_endpoints::{Endpoint, EndpointId, Phase};
+use tokio::task::JoinSet;
+
+use crate::service::ServiceState;
+
+/// Checks of one service under way at a time: a service of thousands is asked in waves, not in one burst of connections.
+const CHECKS_MAX: usize = 64;
+
+/// What the last checks of an endpoint found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Row {
+    /// Of the same outcome.
+    length: u32,
+    good: bool,
+}
+
+/// Checks for as long as the process runs.
+pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
+    let Some(check) = check(&settings).map(Arc::from) else { return };
+    let mut rounds = tokio::time::interval(settings.interval);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut rows: HashMap<EndpointId, Row> = HashMap::new();
+    loop {
+        rounds.tick().await;
+        let view = service.view().snapshot.clone();
+        let ready = view.endpoints().iter().filter(|endpoint| endpoint.phase == Phase::Ready);
+        let endpoints: Vec<Arc<Endpoint>> = ready.cloned().collect();
+        rows.retain(|id, _| view.get(id).is_some());
+        for wave in endpoints.chunks(CHECKS_MAX) {
+            for (endpoint, good) in ask(&check, wave, settings.timeout).await {
+                let row = rows.entry(endpoint.id).or_default();
+                *row = Row { length: if row.good == good { row.length.saturating_add(1) } else { 1 }, good };
+                judge(&service, &endpoint, *row, &settings);
+            }
+        }
+    }
+}
+
+type Check = Arc<dyn HealthCheck + Send + Sync>;
+
+async fn ask(check: &Check, wave: &[Arc<Endpoint>], limit: Duration) -> Vec<(Arc<Endpoint>, bool)> {
+    let mut asked = JoinSet::new();
+    for endpoint in wave {
+        let (check, endpoint) = (Arc::clone(check), Arc::clone(endpoint));
+        asked.spawn(async move {
+            let backend =
+                Backend { addr: PingoraAddress::Inet(endpoint.address), weight: 1, ext: Extensions::new() };
+            // The limit holds for the whole check: a body that never ends would pass its own read timeout for ever.
+            let good = matches!(tokio::time::timeout(limit, check.check(&backend)).await, Ok(Ok(())));
+            (endpoint, good)
+        });
+    }
+    asked.join_all().await
+}
+
+fn judge(service: &ServiceState, endpoint: &Endpoint, row: Row, settings: &ActiveHealth) {
+    let needed = if row.good { settings.successes } else { settings.failures };
+    if row.length < needed || !endpoint.load.checked(row.good) {
+        return;
+    }
+    if row.good {
+        tracing::info!(service = %service.name, endpoint = %endpoint.name, "passes its checks again");
+    } else {
+        service.metrics.ejections.inc();
+        tracing::warn!(service = %service.name, endpoint = %endpoint.name, "ejected: it fails its checks");
+    }
+    if let Some(queue) = &service.queue {
+        queue.wake();
+    }
+}
+
+fn check(settings: &ActiveHealth) -> Option<Box<dyn HealthCheck + Send + Sync>> {
+    match &settings.probe {
+        Probe::Tcp => {
+            let mut check = TcpHealthCheck::new();
+            check.peer_template.options.connection_timeout = Some(settings.timeout);
+            Some(check)
+        }
+        Probe::Http { path } => {
+            let mut check = HttpHealthCheck::<()>::new("podpin", false);
+            check.peer_template.options.connection_timeout = Some(settings.timeout);
+            check.peer_template.options.read_timeout = Some(settings.timeout);
+            match path.parse() {
+                Ok(target) => check.req.set_uri(target),
+                Err(error) => {
+                    tracing::error!(%error, path, "health checks are off: this is no path");
+                    return None;
+                }
+            }
+            check.validator = Some(Box::new(|head| {
+                let fine = (200..400).contains(&head.status.as_u16());
+                if fine { Ok(()) } else { Err(Error::new(ErrorType::HTTPStatus(head.status.as_u16()))) }
+            }));
+            Some(Box::new(check))
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `health.active`: endpoints that fail their checks are put aside, and come back.
+
+use podpin_testkit::{Answer, Pod, Proxy, Reply, Setup, StreamAnswer, Visitor, free_port, wait_for};
+
+const HTTP: &str =
+    "health: {active: {path: /healthz, interval: 100ms, timeout: 300ms, failures: 2, successes: 2}}";
+
+async fn ejected(proxy: &Proxy) -> Vec<String> {
+    let endpoints = proxy.endpoints("chat").await;
+    let names = endpoints.iter().filter(|one| one["ejected"] == true).filter_map(|one| one["name"].as_str());
+    names.map(str::to_owned).collect()
+}
+
+async fn wait_ejected(proxy: &Proxy, names: &[&str]) {
+    wait_for(&format!("{names:?} to be ejected"), async || ejected(proxy).await == names).await;
+}
+
+async fn pinned_to(proxy: &Proxy, name: &str) -> Visitor {
+    for _ in 0..200 {
+        let mut visitor = proxy.visitor();
+        if visitor.get("/who").await.text() == name {
+            return visitor;
+        }
+    }
+    panic!("in 200 attempts no new client came to {name}");
+}
+
+#[tokio::test]
+async fn a_pod_that_fails_its_checks_is_put_aside_until_it_passes_them() {
+    let pods = Pod::start_three().await;
+    for pod in &pods {
+        pod.answer("/healthz", Reply::new(204));
+    }
+    let proxy = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with(HTTP).start().await;
+    let mut visitor = pinned_to(&proxy, "pod-a").await;
+    let mut stream = visitor.clone().events("/events").await;
+    assert_eq!(stream.next_data().await, "pod-a");
+    let failing: [Answer; 4] = [
+        Reply::new(503).into(),
+        Answer::Reset,
+        // No answer in time, and an answer that never ends.
+        Answer::ByHand,
+        StreamAnswer::new().into(),
+    ];
+    for answer in failing {
+        pods[0].answer("/healthz", answer.clone());
+        wait_ejected(&proxy, &["pod-a"]).await;
+        let moved = visitor.clone().get("/who").await.text();
+        assert_ne!(moved, "pod-a", "{answer:?}");
+        for _ in 0..20 {
+            assert_ne!(proxy.get("/who").await.text(), "pod-a", "{answer:?}");
+        }
+        pods[0].answer("/healthz", Reply::new(302));
+        wait_ejected(&proxy, &[]).await;
+        assert_eq!(visitor.get("/who").await.text(), "pod-a", "{answer:?}");
+    }
+    proxy.wait_metric("podpin_endpoint_ejections_total", &[("service", "chat")], 4.0).await;
+    let told =
+        |pod: &Pod| pod.requests().iter().any(|one| one.header("x-podpin-repinned") == Some("ejected"));
+    assert!(pods[1..].iter().any(told));
+    let mut open = pods[0].next_stream().await;
+    while open.request.path() != "/events" {
+        open = pods[0].next_stream().await;
+    }
+    open.event("still here").await;
+    assert_eq!(stream.next_data().await, "still here", "streams in flight are not touched");
+}
+
+#[tokio::test]
+async fn when_most_fail_their_checks_none_is_left_out() {
+    let pods = Pod::start_three().await;
+    for pod in &pods[..2] {
+        pod.answer("/healthz", Reply::new(500));
+    }
+    pods[2].answer("/healthz", Reply::new(200));
+    let proxy = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with(HTTP).start().await;
+    proxy.wait_metric("podpin_endpoint_ejections_total", &[("service", "chat")], 2.0).await;
+    assert_eq!(ejected(&proxy).await, Vec::<String>::new());
+    for name in ["pod-a", "pod-b", "pod-c"] {
+        pinned_to(&proxy, name).await;
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_nobody_listens_on_fails_the_check_by_tcp() {
+    let pod = Pod::start("pod-a").await;
+    let nobody = ([127, 0, 0, 1], free_port()).into();
+    let setup = Setup::new().service_at("chat", &[("pod-a", pod.address()), ("pod-b", nobody)]);
+    let setup = setup.with("health: {passive: off, active: {type: tcp, interval: 100ms, failures: 1}}");
+    let proxy = setup.start().await;
+    wait_ejected(&proxy, &["pod-b"]).await;
+    let errors = proxy.metric("podpin_upstream_errors_total", &[]).await;
+    for _ in 0..20 {
+        assert_eq!(proxy.get("/who").await.text(), "pod-a");
+    }
+    assert_eq!(proxy.metric("podpin_upstream_errors_total", &[]).await, errors, "it was not even tried");
+    let _back = Pod::start_at("pod-b", nobody).await;
+    wait_ejected(&proxy, &[]).await;
+    pinned_to(&proxy, "pod-b").await;
+}

@@ -22,6 +22,9 @@ const INTERIM_RESPONSES_MAX: usize = 8;
 /// A chunk's extensions, or a trailer section, larger than this is refused; both are dropped.
 const CHUNK_LINE_BYTES_MAX: u16 = 8 * 1024;
 
+/// Digits of a chunk's size that are read at once: chunks of 16 MB and more are rare enough for the long way.
+const LEAP_DIGITS_MAX: usize = 6;
+
 /// What went wrong between us and an endpoint.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
@@ -318,12 +321,41 @@ impl Chunk {
                 }
                 return Ok(Piece::Data(data));
             }
+            if self.leap(input) {
+                continue;
+            }
             let Some((byte, rest)) = input.split_first() else { return Ok(Piece::More) };
             *input = rest;
             match self.step(*byte)? {
                 Some(next) => *self = next,
                 None => return Ok(Piece::End),
             }
+        }
+    }
+
+    /// The usual way to the next data in one step: CRLF behind the last, some digits, CRLF, all at hand. Whatever looks
+    /// otherwise is left to [`Chunk::step`].
+    fn leap(&mut self, input: &mut &[u8]) -> bool {
+        let line = match self {
+            Chunk::DataCr => input.strip_prefix(b"\r\n"),
+            Chunk::Size { digits: 0, .. } => Some(*input),
+            _ => None,
+        };
+        let mut rest = line.unwrap_or_default();
+        let mut size = 0_u64;
+        for _ in 0..LEAP_DIGITS_MAX {
+            let Some((byte, after)) = rest.split_first() else { return false };
+            let Some(digit) = char::from(*byte).to_digit(16) else { break };
+            size = size * 16 + u64::from(digit);
+            rest = after;
+        }
+        match rest.strip_prefix(b"\r\n").filter(|_| size > 0) {
+            Some(data) => {
+                *self = Chunk::Data { left: size };
+                *input = data;
+                true
+            }
+            None => false,
         }
     }
 
@@ -488,6 +520,27 @@ mod tests {
             }
             let result = decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &pieces);
             prop_assert_eq!(result, Ok((chunks.concat(), true)));
+        }
+
+        /// Whatever comes, well or ill formed: all at once and byte by byte are the same.
+        #[test]
+        fn a_leap_is_no_other_way_than_its_steps(
+            parts in prop::collection::vec(
+                prop_oneof![
+                    4 => prop::sample::select(vec!["3\r\nabc\r\n", "1\r\nx\r\n", "00a\r\n0123456789\r\n"]),
+                    1 => prop::sample::select(vec![
+                        "0\r\n", "\r\n", "\r", "\n", "f", "1000000\r\n", "2;a=b\r\nab\r\n", "g", "0000001\r\nx\r\n",
+                    ]),
+                ],
+                0..12,
+            )
+        ) {
+            let wire = parts.concat().into_bytes();
+            let bytes: Vec<&[u8]> = wire.chunks(1).collect();
+            let at_once = decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &[&wire]);
+            let by_byte = decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &bytes);
+            prop_assert_eq!(at_once.is_err(), by_byte.is_err());
+            prop_assert_eq!(at_once.ok(), by_byte.ok());
         }
 
         #[test]

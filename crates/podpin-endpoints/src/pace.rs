@@ -90,6 +90,12 @@ impl Departure {
         self.begins
     }
 
+    /// When an even departure is over.
+    #[must_use]
+    pub fn ends(&self) -> Millis {
+        self.ends
+    }
+
     /// By when all have left.
     #[must_use]
     pub fn deadline(&self) -> Millis {
@@ -183,10 +189,12 @@ impl Pacer {
         exceeded
     }
 
-    /// Takes `count` disconnects that were decided elsewhere out of the budget; later turns make up for them.
+    /// Takes `count` disconnects that were decided elsewhere out of the budget; later turns make up for them, for no more
+    /// than a second.
     pub fn charge(&mut self, count: u32) {
-        if self.limits.per_second.is_some() {
-            self.tokens -= i64::from(count) * TOKEN;
+        if let Some(rate) = self.limits.per_second {
+            let debt_max = i64::from(rate) * TOKEN;
+            self.tokens = (self.tokens - i64::from(count) * TOKEN).max(-debt_max);
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Admission {
     /// The token is to be written again whatever the endpoint: there was none, or it was signed by an older key.
     reissue: bool,
     refused: Option<TokenError>,
+    /// It may be told to wait for its pin; a stream in flight may not.
+    may_wait: bool,
 }
 
 /// Where a request goes.
@@ -83,7 +85,7 @@ impl Admission {
             Claim::None => (new_session(), clock::unix_seconds(), None, true, None),
             Claim::Refused(error) => (new_session(), clock::unix_seconds(), None, true, Some(error)),
         };
-        Ok(Admission { route, session, started_seconds, pinned, reissue, refused })
+        Ok(Admission { route, session, started_seconds, pinned, reissue, refused, may_wait: true })
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
@@ -95,6 +97,7 @@ impl Admission {
             pinned: Some(endpoint),
             reissue: false,
             refused: None,
+            may_wait: false,
         }
     }
 
@@ -149,7 +152,7 @@ impl Admission {
             (OnUnavailable::Strict, _) => Err(refusal),
             // A pin that failed this very request is not waited for.
             (OnUnavailable::Wait(_), MoveReason::Unready | MoveReason::Ejected | MoveReason::Full)
-                if tried.is_empty() =>
+                if tried.is_empty() && self.may_wait =>
             {
                 Err(refusal)
             }

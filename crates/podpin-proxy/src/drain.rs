@@ -44,6 +44,8 @@ const REORDER: Duration = Duration::from_secs(1);
 /// How long an event that passed `sse.eventBytesMax` may delay a goodbye before the stream is cut within it, where the
 /// deadline allows.
 const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
+/// How long after `shutdown.spread` a client may take for its goodbye, or an event for its end.
+const SHUTDOWN_LAG: Duration = Duration::from_millis(300);
 const NEVER: Millis = Millis(u64::MAX);
 
 /// Where a service leaves word for the drain.
@@ -213,6 +215,12 @@ impl ServiceDrain {
             return;
         }
         if let Some(leaving) = self.endpoints.get_mut(&endpoint.id) {
+            if transition.to == Phase::Gone {
+                // Nobody is kept on what is not there.
+                let departure = &mut leaving.departure;
+                let (begins, deadline) = (departure.begins().min(now), departure.deadline());
+                departure.set_deadline(begins, self.service.configuration.drain.spread, deadline);
+            }
             leaving.endpoint = Some(endpoint);
             return;
         }
@@ -311,6 +319,7 @@ impl ServiceDrain {
         if now < self.decided_until {
             return;
         }
+        self.pacer.charge(self.service.desk.unplanned.swap(0, Ordering::Relaxed));
         let order = self.service.configuration.drain.order;
         let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
         for leaving in &mut all {
@@ -323,7 +332,6 @@ impl ServiceDrain {
         if all.iter().all(|leaving| leaving.streams.is_empty()) {
             return;
         }
-        self.pacer.charge(self.service.desk.unplanned.swap(0, Ordering::Relaxed));
         let retry = &self.service.configuration.sse.retry;
         let motion = Motion {
             streams: self.service.desk.open_streams(),
@@ -422,9 +430,14 @@ impl Leaving {
 
     fn join(&mut self, record: Arc<StreamRecord>) {
         let cause = if self.endpoint.is_some() { Cause::Drain } else { Cause::Shutdown };
-        let order = Order { cause, by: NEVER, tally: Arc::clone(&self.tally) };
-        if !record.is_closed() && record.queue(order) {
-            self.streams.push_back(record);
+        let order = Order { cause, by: NEVER, deadline: NEVER, tally: Arc::clone(&self.tally) };
+        if record.is_closed() || !record.queue(order) {
+            return;
+        }
+        // It may have ended in between, and settled its accounts without this one.
+        match record.is_closed().then(|| record.take_order()).flatten() {
+            Some(order) => order.tally.left(),
+            None => self.streams.push_back(record),
         }
     }
 
@@ -444,9 +457,17 @@ impl Leaving {
         let turn = clock::duration_millis(TURN);
         for place in 0..u64::from(due) {
             let Some(record) = self.streams.pop_front() else { return };
-            let at = Millis(now.0 + turn * place / u64::from(due)).min(self.departure.deadline().max(now));
-            let by = clock::after(at, BOUNDARY_WAIT).min(self.departure.deadline().max(at));
-            record.leave(&self.tally, at, by);
+            let deadline = self.departure.deadline();
+            let at = Millis(now.0 + turn * place / u64::from(due)).min(deadline.max(now));
+            // Not a moment before: until then the endpoint keeps its clients.
+            let at = at.max(self.departure.begins().min(deadline));
+            let latest = match self.endpoint {
+                Some(_) => deadline.max(at),
+                // The process waits for the last of them.
+                None => clock::after(self.departure.ends().max(at), SHUTDOWN_LAG),
+            };
+            let by = clock::after(at, BOUNDARY_WAIT).min(latest);
+            record.leave(&self.tally, at, (by, deadline.max(at)));
         }
     }
 

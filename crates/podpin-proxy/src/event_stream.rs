@@ -76,7 +76,7 @@ impl Attempt {
 }
 
 /// An endpoint that says it cannot serve now; another one may.
-fn is_unavailable(status: StatusCode) -> bool {
+pub(crate) fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 

@@ -105,10 +105,11 @@ impl Rebalancing {
             let order = Order {
                 cause: Cause::Rebalance(Arc::clone(to)),
                 by: Millis(u64::MAX),
+                deadline: Millis(u64::MAX),
                 tally: Arc::clone(&self.tally),
             };
             if record.queue(order) {
-                record.leave(&self.tally, now, Millis(u64::MAX));
+                record.leave(&self.tally, now, (Millis(u64::MAX), Millis(u64::MAX)));
                 self.tokens = self.tokens.saturating_sub(STREAM);
                 self.under_way.push((record, from.id, to.id));
             }
@@ -131,16 +132,22 @@ pub(crate) struct Moved {
 
 #[derive(Debug, Default)]
 struct Sessions {
-    endpoints: HashMap<[u8; 16], EndpointId>,
+    /// What the cookie says, and where the stream is.
+    endpoints: HashMap<[u8; 16], (EndpointId, EndpointId)>,
     order: VecDeque<[u8; 16]>,
 }
 
 impl Moved {
-    /// The stream of this session goes on at `endpoint`.
-    pub(crate) fn remember(&self, session: [u8; 16], endpoint: EndpointId) {
+    /// The stream of this session went from one endpoint to another without its client.
+    pub(crate) fn remember(&self, session: [u8; 16], (from, to): (EndpointId, EndpointId)) {
         let mut sessions = self.sessions.lock();
-        if sessions.endpoints.insert(session, endpoint).is_none() {
-            sessions.order.push_back(session);
+        match sessions.endpoints.get_mut(&session) {
+            // The cookie still says what it said before the first move.
+            Some(known) => known.1 = to,
+            None => {
+                sessions.endpoints.insert(session, (from, to));
+                sessions.order.push_back(session);
+            }
         }
         while sessions.order.len() > MOVED_MAX {
             if let Some(oldest) = sessions.order.pop_front() {
@@ -150,19 +157,30 @@ impl Moved {
         self.count.store(sessions.endpoints.len(), Ordering::Relaxed);
     }
 
-    /// Where a client that shows `pinned` really belongs. Once it shows that itself, it is forgotten.
+    /// The stream of this session went on to `to` for another reason: if its client is remembered, it follows.
+    pub(crate) fn follow(&self, session: [u8; 16], to: EndpointId) {
+        if self.count.load(Ordering::Relaxed) > 0
+            && let Some(known) = self.sessions.lock().endpoints.get_mut(&session)
+        {
+            known.1 = to;
+        }
+    }
+
+    /// Where a client that shows `pinned` really belongs. Once it shows anything but what it was told before its stream
+    /// moved, it is forgotten.
     pub(crate) fn correct(&self, session: &[u8; 16], pinned: EndpointId) -> EndpointId {
         if self.count.load(Ordering::Relaxed) == 0 {
             return pinned;
         }
         let mut sessions = self.sessions.lock();
         match sessions.endpoints.get(session).copied() {
-            Some(endpoint) if endpoint == pinned => {
+            Some((from, to)) if from == pinned => to,
+            Some(_) => {
                 sessions.endpoints.remove(session);
+                sessions.order.retain(|one| one != session);
                 self.count.store(sessions.endpoints.len(), Ordering::Relaxed);
                 pinned
             }
-            Some(endpoint) => endpoint,
             None => pinned,
         }
     }
@@ -177,7 +195,7 @@ mod tests {
         let moved = Moved::default();
         let (old, new) = (EndpointId::of_pod("a", 80), EndpointId::of_pod("b", 80));
         assert_eq!(moved.correct(&[1; 16], old), old);
-        moved.remember([1; 16], new);
+        moved.remember([1; 16], (old, new));
         assert_eq!((moved.correct(&[1; 16], old), moved.correct(&[2; 16], old)), (new, old));
         assert_eq!(moved.correct(&[1; 16], old), new, "its answer may have been lost");
         assert_eq!(moved.correct(&[1; 16], new), new);
@@ -185,11 +203,26 @@ mod tests {
     }
 
     #[test]
+    fn a_client_follows_its_stream_over_further_moves_and_never_back() {
+        let moved = Moved::default();
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| EndpointId::of_pod(name, 80));
+        moved.follow([1; 16], b);
+        assert_eq!(moved.correct(&[1; 16], a), a, "whoever was not moved for balance's sake is left to pick");
+        moved.remember([1; 16], (a, b));
+        moved.follow([1; 16], c);
+        assert_eq!(moved.correct(&[1; 16], a), c, "its pod left in turn");
+        moved.remember([1; 16], (c, b));
+        assert_eq!(moved.correct(&[1; 16], a), b);
+        assert_eq!(moved.correct(&[1; 16], d), d, "it was told something else since");
+        assert_eq!(moved.correct(&[1; 16], d), d);
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded() {
         let moved = Moved::default();
         let id = EndpointId::of_pod("a", 80);
         for number in 0..MOVED_MAX as u128 + 10 {
-            moved.remember(number.to_be_bytes(), id);
+            moved.remember(number.to_be_bytes(), (id, id));
         }
         assert_eq!(moved.sessions.lock().endpoints.len(), MOVED_MAX);
     }

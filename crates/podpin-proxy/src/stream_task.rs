@@ -124,7 +124,7 @@ impl Accounts {
 /// What the end of a stream means for the drain that it was part of, and for whether its client is awaited back.
 fn depart(record: &StreamRecord, finished: &Finished) {
     let service = &record.route.service;
-    let tally = record.order().map(|order| order.tally);
+    let tally = record.take_order().map(|order| order.tally);
     let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
     if finished.reason == CloseReason::Drain {
         service.metrics.drain_departures.inc(kind.label());

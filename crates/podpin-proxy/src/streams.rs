@@ -65,6 +65,8 @@ pub(crate) struct Order {
     pub(crate) cause: Cause,
     /// When it has to be gone at the latest, whatever it is in the middle of.
     pub(crate) by: Millis,
+    /// When all of its drain are to be gone.
+    pub(crate) deadline: Millis,
     pub(crate) tally: Arc<Tally>,
 }
 
@@ -184,15 +186,15 @@ impl StreamRecord {
     /// Asks the stream to say goodbye at this moment, at its next event boundary, but no later than `by`.
     ///
     /// Nothing happens when it does not belong to this drain any more.
-    pub(crate) fn leave(&self, tally: &Arc<Tally>, at: Millis, by: Millis) {
+    pub(crate) fn leave(&self, tally: &Arc<Tally>, at: Millis, (by, deadline): (Millis, Millis)) {
         let mut held = self.order.lock();
         let Some(order) = held.as_mut().filter(|order| Arc::ptr_eq(&order.tally, tally)) else { return };
-        order.by = by;
+        (order.by, order.deadline) = (by, deadline);
         self.leave_at.store(at.0, Ordering::Release);
-        drop(held);
         if !self.is_counted.swap(true, Ordering::SeqCst) {
             self.route.service.returns.tell();
         }
+        drop(held);
         if self.is_closed() {
             // It ended meanwhile, and whoever closed it may not have seen that it was told.
             self.uncount();
@@ -243,6 +245,11 @@ impl StreamRecord {
     /// What is wanted of it, if it is to leave.
     pub(crate) fn order(&self) -> Option<Order> {
         self.order.lock().as_deref().cloned()
+    }
+
+    /// As [`StreamRecord::order`], which is settled thereby: nobody else accounts for it.
+    pub(crate) fn take_order(&self) -> Option<Order> {
+        self.order.lock().take().map(|order| *order)
     }
 
     /// It can be moved for balance's sake, as far as is known.

@@ -15,7 +15,7 @@ use podpin_sse::{Answer, Limits};
 
 use crate::admission::{Admission, Placement};
 use crate::clock;
-use crate::event_stream::{count_failure, is_event_stream};
+use crate::event_stream::{count_failure, is_event_stream, is_unavailable};
 use crate::forward;
 use crate::gateway::Gateway;
 use crate::route::Route;
@@ -99,8 +99,11 @@ impl Question {
         let admission = Admission::of_stream(Arc::clone(&self.route), self.session, from);
         let mut tried: Vec<EndpointId> = Vec::new();
         let mut outcome = Answer::Failed;
-        for _ in 0..=service.configuration.retries.attempts {
+        let mut left = service.configuration.retries.attempts.saturating_add(1);
+        while left > 0 {
             let Ok((placement, permit)) = admission.place_stream(&tried) else { break };
+            // The pod that just broke is asked again while it is said to be well, which is no try of another one.
+            left -= u32::from(placement.endpoint.id != from);
             match self.ask_one(&admission, &placement, permit).await {
                 Asked::Not(answer @ (Answer::Refused | Answer::Failed)) => outcome = answer,
                 decided => return decided,
@@ -134,7 +137,11 @@ impl Question {
             Ok(Err(error)) => return self.failed(&placement.endpoint, &error),
             Err(_) => return self.failed(&placement.endpoint, &UpstreamError::ResponseTimeout),
         };
-        service.endpoint_succeeded(&placement.endpoint.load);
+        if is_unavailable(answer.head.status) {
+            service.endpoint_unavailable(&placement.endpoint);
+        } else {
+            service.endpoint_succeeded(&placement.endpoint.load);
+        }
         if answer.head.status == http::StatusCode::NO_CONTENT {
             return Asked::Not(Answer::NoContent);
         }

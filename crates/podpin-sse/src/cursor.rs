@@ -150,6 +150,16 @@ impl Cursor {
         self.ids_since_told = 0;
     }
 
+    /// Events without an id that were forwarded since the last id.
+    pub(crate) fn followers(&self) -> u32 {
+        self.followers
+    }
+
+    /// What was forwarded meanwhile is not behind the last id.
+    pub(crate) fn set_followers(&mut self, followers: u32) {
+        self.followers = followers;
+    }
+
     /// What comes next is of a successor, and may be a replay.
     pub(crate) fn arm(&mut self) {
         self.look_for_repetition();

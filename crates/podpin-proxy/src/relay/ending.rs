@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use podpin_endpoints::{Endpoint, Millis};
+use podpin_endpoints::{Endpoint, Millis, Phase};
 use podpin_sse::{End, KEEP_ALIVE, retry_line};
 
 use super::{Body, Finished, MALFORMED, Relay, SCRATCH};
@@ -16,6 +16,8 @@ use crate::streams::Cause;
 
 /// How long an event that passed `sse.eventBytesMax` may delay the end of `sse.maxDuration` before the stream is cut within it.
 const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
+/// How long a client may take for a goodbye that comes late: instead of a handover, or at the proxy's own end.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(300);
 pub(super) const NEVER: Millis = Millis(u64::MAX);
 
 /// Why the stream is ending, once it is.
@@ -32,6 +34,8 @@ pub(super) struct Leave {
     pub(super) at: Millis,
     /// Whatever it is in the middle of.
     pub(super) by: Millis,
+    /// When its drain is over, also for a stream that is on its way to another pod.
+    pub(super) deadline: Millis,
     pub(super) reason: CloseReason,
     /// Where to, if that is not for `pick` to say: then it stays rather than end.
     pub(super) target: Option<Arc<Endpoint>>,
@@ -45,7 +49,7 @@ impl Relay {
             Cause::Shutdown => (CloseReason::Shutdown, None),
             Cause::Rebalance(target) => (CloseReason::Rebalance, Some(target)),
         };
-        Some(Leave { at, by: order.by.max(at), reason, target })
+        Some(Leave { at, by: order.by.max(at), deadline: order.deadline, reason, target })
     }
 
     pub(super) fn at_boundary(&self) -> bool {
@@ -146,8 +150,7 @@ impl Relay {
 
     /// Its goodbye was said, and waits to be taken.
     fn is_leaving(&self) -> bool {
-        let ending = self.ending.map(|ending| ending.reason);
-        self.leave.as_ref().is_some_and(|leave| ending == Some(leave.reason))
+        self.leave.is_some() && self.ending.is_some()
     }
 
     /// Within an event that is passed through, a goodbye waits for its boundary as long as there is time.
@@ -185,6 +188,9 @@ impl Relay {
         let streams = matches!(self.body, Body::Events(_));
         if passed(Some(self.passage_ends())) {
             self.forced = !self.at_boundary();
+            let by = clock::after(now, LAST_WORDS);
+            self.leave =
+                Some(Leave { at: now, by, deadline: by, reason: CloseReason::Shutdown, target: None });
             self.goodbye(CloseReason::Shutdown);
         } else if passed(Some(self.passage_due())) {
             self.passage_time(now);
@@ -206,6 +212,10 @@ impl Relay {
     /// It is this stream's turn: to another pod if that can be done, else with a goodbye.
     fn depart(&mut self, now: Millis) {
         let Some(leave) = self.leave.clone() else { return };
+        if leave.reason == CloseReason::Drain && self.may_stay() {
+            self.leave = None;
+            return self.record.stay();
+        }
         match leave.reason {
             CloseReason::Drain | CloseReason::Rebalance if self.leave_for_another(&leave, now) => {}
             reason => {
@@ -213,6 +223,12 @@ impl Relay {
                 self.goodbye(reason);
             }
         }
+    }
+
+    /// The drain was taken back after this stream was told to leave.
+    fn may_stay(&self) -> bool {
+        let endpoint = self.record.route.service.endpoint(&self.record.endpoint().id);
+        endpoint.is_some_and(|endpoint| endpoint.phase < Phase::Draining)
     }
 
     fn keep_alive(&mut self, context: &mut Context<'_>, now: Millis) {

@@ -20,7 +20,7 @@ use podpin_sse::{
     Step,
 };
 
-use super::ending::{Leave, NEVER};
+use super::ending::{LAST_WORDS, Leave, NEVER};
 use super::{Body, Relay};
 use crate::clock;
 use crate::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
@@ -57,10 +57,14 @@ impl Relay {
         self.passage.is_some() && matches!(&self.body, Body::Events(framer) if framer.awaits_replay())
     }
 
-    /// When a handover that is under way has taken too long.
+    /// When a handover that is under way has taken too long: its own time is over, or that of the drain while the old pod
+    /// still flows.
     pub(super) fn passage_due(&self) -> Millis {
-        let due = self.passage.as_ref().and_then(|passage| passage.handover.due());
-        due.map_or(NEVER, |moment| Millis(moment.0))
+        let Some(due) = self.passage.as_ref().and_then(|passage| passage.handover.due()) else {
+            return NEVER;
+        };
+        let leave = self.leave.as_ref().filter(|_| self.upstream.is_some());
+        Millis(due.0).min(leave.map_or(NEVER, |leave| leave.deadline))
     }
 
     /// When a handover that is under way is given up because the proxy itself goes.
@@ -72,7 +76,10 @@ impl Relay {
 
     /// A handover has taken too long.
     pub(super) fn passage_time(&mut self, now: Millis) {
-        self.decide(now, |handover, _, moment| handover.on_time(moment));
+        self.decide(now, |handover, _, moment| {
+            let due = handover.due().unwrap_or(moment);
+            handover.on_time(due.max(moment))
+        });
     }
 
     /// The stream ends: nothing of a handover is wanted any more.
@@ -105,6 +112,8 @@ impl Relay {
         }
         self.leave = None;
         self.record.stay();
+        // Its endpoint, or the proxy, may have begun to leave meanwhile, and passed over a stream that was on its way.
+        self.record.route.service.desk.report_late(Arc::clone(&self.record));
         true
     }
 
@@ -119,6 +128,8 @@ impl Relay {
             return match end {
                 End::Clean => self.end(reason, None),
                 End::Reset => self.broken(error),
+                // Of anything but events there may be more to come, which only a bad end can tell.
+                End::Silent if matches!(self.body, Body::Opaque) => self.broken(error),
                 End::Silent => self.goodbye(reason),
             };
         };
@@ -227,13 +238,19 @@ impl Relay {
     /// The drain that the stream was part of has one less.
     fn settle_departure(&mut self, to: Arc<podpin_endpoints::Endpoint>) {
         let service = &self.record.route.service;
-        if let Some(order) = self.record.move_to(to) {
+        let (from, to_id) = (self.record.endpoint().id, to.id);
+        let order = self.record.move_to(to);
+        let is_rebalance = matches!(order.as_ref().map(|order| &order.cause), Some(Cause::Rebalance(_)));
+        if let Some(order) = order {
             order.tally.departed(DepartureKind::Handover);
-            if let (Cause::Rebalance(_), Some(session)) = (&order.cause, self.record.session) {
-                service.moved.remember(session, self.record.endpoint().id);
-            }
         }
-        if self.leave.take().is_some_and(|leave| leave.reason == CloseReason::Drain) {
+        match self.record.session {
+            Some(session) if is_rebalance => service.moved.remember(session, (from, to_id)),
+            Some(session) => service.moved.follow(session, to_id),
+            None => {}
+        }
+        self.leave = None;
+        if self.passage.as_ref().is_some_and(|passage| passage.fate.0 == CloseReason::Drain) {
             service.metrics.drain_departures.inc(DepartureKind::Handover.label());
         }
     }
@@ -259,9 +276,6 @@ impl Relay {
         );
     }
 }
-
-/// How long a client may take for the goodbye that came instead of a handover.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Whether it can stand in a header line (RFC 9110 section 5.5), which is how a successor is told.
 fn is_field_value(id: &[u8]) -> bool {

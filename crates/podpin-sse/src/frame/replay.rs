@@ -72,7 +72,14 @@ impl Framer {
             let Some(cursor) = &mut self.cursor else { break };
             match cursor.judge(block.id, block.has_data, ahead) {
                 Verdict::Drop => pushed.dropped += u32::from(block.has_data),
-                Verdict::Forward => self.take_blocks(before(rest, after), out, pushed),
+                Verdict::Forward => {
+                    // A greeting of the successor is no event behind the last id.
+                    let followers = cursor.followers();
+                    self.take_blocks(before(rest, after), out, pushed);
+                    if let Some(cursor) = &mut self.cursor {
+                        cursor.set_followers(followers);
+                    }
+                }
                 Verdict::Resumed => return self.take_blocks(rest, out, pushed),
             }
             rest = after;
@@ -176,6 +183,13 @@ mod tests {
         let one_and_two = b"id: 1\ndata\n\ndata: a\n\nid: 2\ndata\n\n";
         check(&[
             ("a greeting", TWO, &[b"data: hi\n\n", b"id: 2\ndata: b\n\n"], b"data: hi\n\n", 1),
+            (
+                "a greeting is no event behind the last id",
+                TWO,
+                &[b"data: hi\n\n", b"id: 2\ndata: b\n\n", b"data: new\n\n"],
+                b"data: hi\n\ndata: new\n\n",
+                1,
+            ),
             ("a greeting, then a replay", TWO, &[b"data: hi\n\nid: 2\ndata: b\n\n"], b"", 2),
             ("a reset within a replay", TWO, &[b"id: 1\ndata\n\nid\n\nid: 2\ndata\n\n"], b"", 2),
             (

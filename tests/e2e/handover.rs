@@ -1,6 +1,7 @@
 //! Handover: a stream goes on at another pod inside the same response, planned or after a death.
 
 mod crowd;
+mod deadlines;
 mod many;
 mod redis;
 mod replay;

@@ -12,25 +12,26 @@
 //!                                          the record in the log
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+mod desk;
+mod leaving;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use podpin_config::{Handover, Order as LeavingOrder, Pinned};
 use podpin_endpoints::{
     BudgetLimits, Departure, Endpoint, EndpointId, Millis, Motion, Pacer, Phase, Purse, Transition,
 };
-use tokio::sync::Notify;
 
+pub(crate) use self::desk::Desk;
+use self::leaving::Leaving;
 use crate::admission::Kind;
 use crate::clock;
 use crate::gateway::Gateway;
 use crate::rebalance::Rebalancing;
 use crate::service::ServiceState;
-use crate::streams::{Cause, Order, StreamRecord};
-use crate::tally::Tally;
+use crate::streams::StreamRecord;
 
 /// Between two turns while streams leave. Departures are laid out within it, so it only bounds how late the drain
 /// notices a change.
@@ -41,78 +42,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const NOTHING: Duration = Duration::from_secs(3_600);
 /// How often streams are put in order anew by their silence.
 const REORDER: Duration = Duration::from_secs(1);
-/// How long an event that passed `sse.eventBytesMax` may delay a goodbye before the stream is cut within it, where the
-/// deadline allows.
-const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
-/// How long after `shutdown.spread` a client may take for its goodbye, or an event for its end.
-const SHUTDOWN_LAG: Duration = Duration::from_millis(300);
-const NEVER: Millis = Millis(u64::MAX);
-
-/// Where a service leaves word for the drain.
-#[derive(Debug)]
-pub(crate) struct Desk {
-    news: Mutex<News>,
-    /// Event streams of the service that are open.
-    open: AtomicU32,
-    /// Disconnects that no budget was asked for, since the last turn.
-    unplanned: AtomicU32,
-    wake: Arc<Notify>,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    transitions: Vec<Transition>,
-    /// Streams that began although their endpoint, or the proxy, is leaving.
-    late: Vec<Arc<StreamRecord>>,
-}
-
-impl Desk {
-    /// A desk; `wake` is what the drain waits for.
-    pub(crate) fn new(wake: Arc<Notify>) -> Desk {
-        Desk { news: Mutex::default(), open: AtomicU32::new(0), unplanned: AtomicU32::new(0), wake }
-    }
-
-    /// Endpoints changed their phase.
-    pub(crate) fn report(&self, transitions: Vec<Transition>) {
-        let concerns = |one: &Transition| {
-            one.to >= Phase::Draining || one.from.is_none_or(|from| from >= Phase::Draining)
-        };
-        if transitions.iter().any(concerns) {
-            self.news.lock().transitions.extend(transitions.into_iter().filter(concerns));
-            self.wake.notify_one();
-        }
-    }
-
-    /// An event stream of the service begins.
-    pub(crate) fn opened(&self) {
-        self.open.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// An event stream of the service has ended.
-    pub(crate) fn closed(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// A client had to be disconnected although a handover was planned.
-    pub(crate) fn charge(&self) {
-        self.unplanned.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn open_streams(&self) -> u32 {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Clients are awaited from now on.
-    pub(crate) fn look(&self) {
-        self.wake.notify_one();
-    }
-
-    /// A stream has begun that will have to leave.
-    pub(crate) fn report_late(&self, record: Arc<StreamRecord>) {
-        self.news.lock().late.push(record);
-        self.wake.notify_one();
-    }
-}
 
 /// The proxy's own shutdown, once it has begun.
 #[derive(Clone, Copy, Debug)]
@@ -149,20 +78,6 @@ struct ServiceDrain {
     awaited: Vec<Leaving>,
 }
 
-/// Streams that leave together.
-struct Leaving {
-    /// As it was when it was seen last; `None` for the shutdown.
-    endpoint: Option<Arc<Endpoint>>,
-    departure: Departure,
-    /// Those that were not told yet, the next one first.
-    streams: VecDeque<Arc<StreamRecord>>,
-    tally: Arc<Tally>,
-    began: Millis,
-    reordered: Millis,
-    /// It was said that the budget was exceeded.
-    exceeded_said: bool,
-}
-
 impl ServiceDrain {
     fn new(service: Arc<ServiceState>) -> ServiceDrain {
         let budget = service.configuration.drain.budget;
@@ -183,7 +98,7 @@ impl ServiceDrain {
 
     /// Does what is due until the next turn; gives how long that may wait.
     fn turn(&mut self, gateway: &Gateway, now: Millis) -> Duration {
-        let news = std::mem::take(&mut *self.service.desk.news.lock());
+        let news = self.service.desk.take_news();
         for transition in news.transitions {
             self.hear(gateway, transition, now);
         }
@@ -319,7 +234,7 @@ impl ServiceDrain {
         if now < self.decided_until {
             return;
         }
-        self.pacer.charge(self.service.desk.unplanned.swap(0, Ordering::Relaxed));
+        self.pacer.charge(self.service.desk.take_charges());
         let order = self.service.configuration.drain.order;
         let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
         for leaving in &mut all {
@@ -412,96 +327,5 @@ impl ServiceDrain {
                 });
         }
         rest
-    }
-}
-
-impl Leaving {
-    fn new(endpoint: Option<Arc<Endpoint>>, departure: Departure, now: Millis) -> Leaving {
-        Leaving {
-            endpoint,
-            departure,
-            streams: VecDeque::new(),
-            tally: Arc::default(),
-            began: now,
-            reordered: now,
-            exceeded_said: false,
-        }
-    }
-
-    fn join(&mut self, record: Arc<StreamRecord>) {
-        let cause = if self.endpoint.is_some() { Cause::Drain } else { Cause::Shutdown };
-        let order = Order { cause, by: NEVER, deadline: NEVER, tally: Arc::clone(&self.tally) };
-        if record.is_closed() || !record.queue(order) {
-            return;
-        }
-        // It may have ended in between, and settled its accounts without this one.
-        match record.is_closed().then(|| record.take_order()).flatten() {
-            Some(order) => order.tally.left(),
-            None => self.streams.push_back(record),
-        }
-    }
-
-    fn put_in_order(&mut self, order: LeavingOrder, now: Millis) {
-        self.reordered = now;
-        let streams = self.streams.make_contiguous();
-        match order {
-            LeavingOrder::Oldest => streams.sort_by_key(|record| (record.since, record.id)),
-            LeavingOrder::Idle => streams.sort_by_key(|record| (record.last_event(), record.id)),
-            LeavingOrder::Random => fastrand::shuffle(streams),
-        }
-    }
-
-    /// Tells those that are due their moments, evenly within the turn.
-    fn tell(&mut self, now: Millis) {
-        let due = self.departure.due;
-        let turn = clock::duration_millis(TURN);
-        for place in 0..u64::from(due) {
-            let Some(record) = self.streams.pop_front() else { return };
-            let deadline = self.departure.deadline();
-            let at = Millis(now.0 + turn * place / u64::from(due)).min(deadline.max(now));
-            // Not a moment before: until then the endpoint keeps its clients.
-            let at = at.max(self.departure.begins().min(deadline));
-            let latest = match self.endpoint {
-                Some(_) => deadline.max(at),
-                // The process waits for the last of them.
-                None => clock::after(self.departure.ends().max(at), SHUTDOWN_LAG),
-            };
-            let by = clock::after(at, BOUNDARY_WAIT).min(latest);
-            record.leave(&self.tally, at, (by, deadline.max(at)));
-        }
-    }
-
-    fn has_streams_to_tell_of(&self) -> bool {
-        self.tally.sums().streams > 0
-    }
-
-    fn name(&self) -> &str {
-        self.endpoint.as_ref().map_or("(all)", |endpoint| &endpoint.name)
-    }
-
-    /// The one record of a drain.
-    fn write_down(&self, service: &str) {
-        let sums = self.tally.sums();
-        if sums.streams == 0 {
-            return;
-        }
-        let took = sums.last_end.since(self.began);
-        let seconds = |millis: Option<u32>| millis.map(|millis| f64::from(millis) / 1_000.0);
-        tracing::info!(
-            service,
-            endpoint = self.name(),
-            streams = sums.streams,
-            moved = sums.moved,
-            polite = sums.polite,
-            forced = sums.forced,
-            broken = sums.broken,
-            left = sums.left,
-            returned = sums.returned,
-            lost = sums.lost,
-            gap_p50_seconds = seconds(sums.gap_millis(500)),
-            gap_p99_seconds = seconds(sums.gap_millis(990)),
-            took_seconds = took.as_secs_f64(),
-            "drained"
-        );
     }
 }

@@ -1,0 +1,127 @@
+//! Streams that leave together: their order, their moments, and the record that is written of them in the end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podpin_config::Order as LeavingOrder;
+use podpin_endpoints::{Departure, Endpoint, Millis};
+
+use super::TURN;
+use crate::clock;
+use crate::streams::{Cause, Order, StreamRecord};
+use crate::tally::Tally;
+
+/// How long an event that passed `sse.eventBytesMax` may delay a goodbye before the stream is cut within it, where the
+/// deadline allows.
+const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
+/// What a handover that begins at the very end of a drain has all the same: most take milliseconds, and end no stream.
+const HANDOVER_LEAST: Duration = Duration::from_millis(500);
+/// How long after `shutdown.spread` a client may take for its goodbye, or an event for its end.
+const SHUTDOWN_LAG: Duration = Duration::from_millis(300);
+const NEVER: Millis = Millis(u64::MAX);
+
+/// Streams that leave together.
+pub(super) struct Leaving {
+    /// As it was when it was seen last; `None` for the shutdown.
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+    pub(super) departure: Departure,
+    /// Those that were not told yet, the next one first.
+    pub(super) streams: VecDeque<Arc<StreamRecord>>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) began: Millis,
+    pub(super) reordered: Millis,
+    /// It was said that the budget was exceeded.
+    pub(super) exceeded_said: bool,
+}
+
+impl Leaving {
+    pub(super) fn new(endpoint: Option<Arc<Endpoint>>, departure: Departure, now: Millis) -> Leaving {
+        Leaving {
+            endpoint,
+            departure,
+            streams: VecDeque::new(),
+            tally: Arc::default(),
+            began: now,
+            reordered: now,
+            exceeded_said: false,
+        }
+    }
+
+    pub(super) fn join(&mut self, record: Arc<StreamRecord>) {
+        let cause = if self.endpoint.is_some() { Cause::Drain } else { Cause::Shutdown };
+        let order = Order { cause, by: NEVER, deadline: NEVER, tally: Arc::clone(&self.tally) };
+        if record.is_closed() || !record.queue(order) {
+            return;
+        }
+        // It may have ended in between, and settled its accounts without this one.
+        match record.is_closed().then(|| record.take_order()).flatten() {
+            Some(order) => order.tally.left(),
+            None => self.streams.push_back(record),
+        }
+    }
+
+    pub(super) fn put_in_order(&mut self, order: LeavingOrder, now: Millis) {
+        self.reordered = now;
+        let streams = self.streams.make_contiguous();
+        match order {
+            LeavingOrder::Oldest => streams.sort_by_key(|record| (record.since, record.id)),
+            LeavingOrder::Idle => streams.sort_by_key(|record| (record.last_event(), record.id)),
+            LeavingOrder::Random => fastrand::shuffle(streams),
+        }
+    }
+
+    /// Tells those that are due their moments, evenly within the turn.
+    pub(super) fn tell(&mut self, now: Millis) {
+        let due = self.departure.due;
+        let turn = clock::duration_millis(TURN);
+        for place in 0..u64::from(due) {
+            let Some(record) = self.streams.pop_front() else { return };
+            let deadline = self.departure.deadline();
+            let at = Millis(now.0 + turn * place / u64::from(due)).min(deadline.max(now));
+            // Not a moment before: until then the endpoint keeps its clients.
+            let at = at.max(self.departure.begins().min(deadline));
+            let latest = match self.endpoint {
+                Some(_) => deadline.max(at),
+                // The process waits for the last of them.
+                None => clock::after(self.departure.ends().max(at), SHUTDOWN_LAG),
+            };
+            let by = clock::after(at, BOUNDARY_WAIT).min(latest);
+            record.leave(&self.tally, at, (by, deadline.max(clock::after(at, HANDOVER_LEAST))));
+        }
+    }
+
+    pub(super) fn has_streams_to_tell_of(&self) -> bool {
+        self.tally.sums().streams > 0
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.endpoint.as_ref().map_or("(all)", |endpoint| &endpoint.name)
+    }
+
+    /// The one record of a drain.
+    pub(super) fn write_down(&self, service: &str) {
+        let sums = self.tally.sums();
+        if sums.streams == 0 {
+            return;
+        }
+        let took = sums.last_end.since(self.began);
+        let seconds = |millis: Option<u32>| millis.map(|millis| f64::from(millis) / 1_000.0);
+        tracing::info!(
+            service,
+            endpoint = self.name(),
+            streams = sums.streams,
+            moved = sums.moved,
+            polite = sums.polite,
+            forced = sums.forced,
+            broken = sums.broken,
+            left = sums.left,
+            returned = sums.returned,
+            lost = sums.lost,
+            gap_p50_seconds = seconds(sums.gap_millis(500)),
+            gap_p99_seconds = seconds(sums.gap_millis(990)),
+            took_seconds = took.as_secs_f64(),
+            "drained"
+        );
+    }
+}

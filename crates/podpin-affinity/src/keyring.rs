@@ -14,7 +14,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
 use crate::bound::{self, BOUND_VALUE_BYTES_MAX, BOUND_VERSION, Bound};
-use crate::token::{EMPTY_ROOM, KEY_ID_BYTES_MAX, Fields, Token, TokenError, VERSION, id_length, is_key_id};
+use crate::token::{EMPTY_ROOM, Fields, KEY_ID_BYTES_MAX, Token, TokenError, VERSION, id_length, is_key_id};
 
 /// Least key material, bytes: as many as the hash is long, below which RFC 2104, section 3, discourages keys.
 pub const KEY_MATERIAL_BYTES_MIN: usize = 32;
@@ -198,8 +198,7 @@ impl Keyring {
     pub fn unbind(&self, service: &str, text: &[u8], lifetime: Lifetime) -> Result<Bound, TokenError> {
         let bytes = bound::decode(text)?;
         let (fields, value) = bound::split(&bytes)?;
-        let verified =
-            self.check(&fields, lifetime, |key, token| key.bound_tag(service, token, value))?;
+        let verified = self.check(&fields, lifetime, |key, token| key.bound_tag(service, token, value))?;
         Ok(Bound { verified, value: value.to_vec() })
     }
 

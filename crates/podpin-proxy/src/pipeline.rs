@@ -18,9 +18,10 @@ use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::{EndpointId, Millis};
 
 use self::outcome::{
-    authority, downstream_failure, is_caused_by, method_label, record, strip_response, write_failure,
+    authority, downstream_failure, is_caused_by, method_label, record, strip_response, write_affinity,
+    write_failure,
 };
-use crate::admission::{Admission, Kind, Placement};
+use crate::admission::{Admission, Asked, Kind, Placement};
 use crate::clock;
 use crate::forward::{self, Client};
 use crate::gateway::{Gateway, InFlight};
@@ -148,8 +149,16 @@ impl ProxyHttp for Pipeline {
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
         let client = self.gateway.client(peer, false, &head.headers);
+        let asked = Asked {
+            authority: authority(head),
+            path: head.uri.path(),
+            query: head.uri.query(),
+            headers: &head.headers,
+            client: &client,
+        };
+        let admitted = Admission::new(&self.gateway, &asked);
         request.client = Some(client);
-        match Admission::new(&self.gateway, authority(head), head.uri.path(), &head.headers) {
+        match admitted {
             Ok(admission) => {
                 session.set_write_timeout(admission.service().configuration.timeouts.client_write);
                 request.admission = Some(admission);
@@ -236,6 +245,9 @@ impl ProxyHttp for Pipeline {
         upstream.remove_header(&header::COOKIE);
         admission.strip_cookie(&mut lines);
         admission.session_lines(&mut lines, placement);
+        if let Some((name, own)) = admission.own_session_id() {
+            upstream.insert_header(name, own)?;
+        }
         let asked = session.req_header();
         for (name, value) in forward::forwarding_lines(&asked.headers, client, authority(asked)) {
             lines.insert(name, value);
@@ -280,12 +292,8 @@ impl ProxyHttp for Pipeline {
             }
         }
         strip_response(response, upgrade, admission.service().cookie_name())?;
-        let cookie = admission.set_cookie(&self.gateway, placement.endpoint.id, client);
-        if let Some(cookie) = cookie.filter(|_| upgrade || !response.status.is_informational()) {
-            if let Some(private) = forward::private_cache_control(&response.headers) {
-                response.insert_header(header::CACHE_CONTROL, private)?;
-            }
-            response.append_header(header::SET_COOKIE, cookie)?;
+        if upgrade || !response.status.is_informational() {
+            write_affinity(&self.gateway, (admission, placement, client), response)?;
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ mod ordinary;
 mod passing_on;
 mod picking;
 mod pipelining;
+mod post_streams;
 mod published_client;
 mod real_clients;
 mod refusals;

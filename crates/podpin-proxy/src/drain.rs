@@ -154,6 +154,8 @@ struct Leaving {
     departure: Departure,
     /// Those that were not told yet, the next one first.
     streams: VecDeque<Arc<StreamRecord>>,
+    /// Those that are left to finish until the deadline.
+    finishing: Vec<Arc<StreamRecord>>,
     tally: Arc<Tally>,
     began: Millis,
     reordered: Millis,
@@ -206,7 +208,7 @@ impl ServiceDrain {
         let endpoint = transition.endpoint;
         if transition.to < Phase::Draining {
             if let Some(leaving) = self.endpoints.remove(&endpoint.id) {
-                leaving.streams.iter().for_each(|record| record.unqueue());
+                leaving.all().for_each(|record| record.unqueue());
                 tracing::info!(service = %self.service.name, endpoint = %endpoint.name, "the drain was taken back");
                 self.awaited.push(leaving);
             }
@@ -259,7 +261,9 @@ impl ServiceDrain {
         }
         // Whoever has not been told by the drain of an endpoint leaves with all the others: that drain may have hours.
         for leaving in self.endpoints.values_mut() {
-            leaving.streams.drain(..).for_each(|record| record.unqueue());
+            leaving.all().for_each(|record| record.unqueue());
+            leaving.streams.clear();
+            leaving.finishing.clear();
         }
         let departure = Departure::new(times.begins, times.spread, times.deadline, Purse::Budget);
         let mut leaving = Leaving::new(None, departure, now);
@@ -314,6 +318,7 @@ impl ServiceDrain {
         let order = self.service.configuration.drain.order;
         let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
         for leaving in &mut all {
+            leaving.cut(now);
             leaving.streams.retain(|record| !record.is_closed() && record.is_queued());
             leaving.departure.remaining = u32::try_from(leaving.streams.len()).unwrap_or(u32::MAX);
             if order == LeavingOrder::Idle && now.since(leaving.reordered) >= REORDER {
@@ -413,6 +418,7 @@ impl Leaving {
             endpoint,
             departure,
             streams: VecDeque::new(),
+            finishing: Vec::new(),
             tally: Arc::default(),
             began: now,
             reordered: now,
@@ -424,7 +430,22 @@ impl Leaving {
         let cause = if self.endpoint.is_some() { Cause::Drain } else { Cause::Shutdown };
         let order = Order { cause, by: NEVER, tally: Arc::clone(&self.tally) };
         if !record.is_closed() && record.queue(order) {
-            self.streams.push_back(record);
+            if record.finishes {
+                self.finishing.push(record);
+            } else {
+                self.streams.push_back(record);
+            }
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<StreamRecord>> {
+        self.streams.iter().chain(&self.finishing)
+    }
+
+    /// Cuts what has not finished in time.
+    fn cut(&mut self, now: Millis) {
+        if now >= self.departure.deadline() {
+            self.finishing.drain(..).for_each(|record| record.leave(&self.tally, now, now));
         }
     }
 

@@ -405,6 +405,7 @@ impl Opening<'_> {
             session,
             since: self.began,
             may_be_rebalanced: goes_on && self.admission.may_be_rebalanced(),
+            finishes: false,
         });
         let log = gateway.access_log.is_on().then(|| {
             let mut log = request_record(self.head, self.client, self.began);

@@ -4,6 +4,7 @@
 //! Pingora's business here: its connection pool, its framing, its retry loop.
 
 mod outcome;
+mod post_stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use self::outcome::{
     authority, downstream_failure, is_caused_by, method_label, record, strip_response, write_affinity,
     write_failure,
 };
+use self::post_stream::{PostStream, is_event_stream};
 use crate::admission::{Admission, Asked, Kind, Placement};
 use crate::clock;
 use crate::forward::{self, Client};
@@ -61,6 +63,8 @@ pub(crate) struct Request {
     /// Shared with whoever keeps the deadline: the client's stream, for HTTP/2 its connection.
     progress: Option<Arc<Progress>>,
     failure: Option<Failure>,
+    /// Present when the answer is an event stream.
+    stream: Option<PostStream>,
     /// Counts the request as in flight until it is over, whatever happens.
     _in_flight: InFlight,
 }
@@ -124,6 +128,7 @@ impl ProxyHttp for Pipeline {
             logged: false,
             progress: None,
             failure: None,
+            stream: None,
             _in_flight: self.gateway.in_flight(),
         }
     }
@@ -280,6 +285,13 @@ impl ProxyHttp for Pipeline {
                 progress.answered();
             }
         }
+        let bodiless = session.req_header().method == http::Method::HEAD;
+        if is_event_stream(response) && !bodiless && request.stream.is_none() {
+            match PostStream::open(&self.gateway, request) {
+                Ok(stream) => request.stream = Some(stream),
+                Err(failure) => return Err(request.fail(failure)),
+            }
+        }
         if upgrade {
             // An upgraded connection may be silent for as long as it likes.
             session.set_read_timeout(None);
@@ -296,6 +308,19 @@ impl ProxyHttp for Pipeline {
             write_affinity(&self.gateway, (admission, placement, client), response)?;
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<bytes::Bytes>,
+        _end: bool,
+        request: &mut Request,
+    ) -> Result<Option<Duration>> {
+        if let (Some(stream), Some(body)) = (&mut request.stream, body) {
+            stream.carry(body);
+        }
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -347,6 +372,12 @@ impl ProxyHttp for Pipeline {
             error.set_retry(false);
             return error;
         }
+        if request.stream.is_some() {
+            // Its accounts tell.
+            request.failure = Some(Failure::UpstreamReset);
+            error.set_retry(false);
+            return error;
+        }
         request.endpoint_failed(match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamErrorKind::Timeout,
             ErrorType::InvalidHTTPHeader | ErrorType::H1Error => UpstreamErrorKind::Protocol,
@@ -362,7 +393,9 @@ impl ProxyHttp for Pipeline {
         error: &Error,
         request: &mut Request,
     ) -> FailToProxy {
-        if is_caused_by(error, std::io::ErrorKind::TimedOut) && request.failure.is_none() {
+        if request.stream.as_ref().is_some_and(PostStream::is_cut) {
+            request.failure = Some(Failure::ClientGone);
+        } else if is_caused_by(error, std::io::ErrorKind::TimedOut) && request.failure.is_none() {
             request.endpoint_failed(UpstreamErrorKind::Timeout);
         }
         let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
@@ -398,15 +431,22 @@ impl ProxyHttp for Pipeline {
         metrics.requests.with_label_values(&[service, route, method, &status.to_string()]).inc();
         if let Some(admission) = admission {
             let placement = request.placement.as_ref().filter(|_| request.answered);
-            admission.count(placement);
             let service = admission.service();
-            service.metrics.request_duration.observe(clock::now().since(request.began).as_secs_f64());
+            if request.stream.is_none() {
+                admission.count(placement);
+                let took = clock::now().since(request.began);
+                service.metrics.request_duration.observe(took.as_secs_f64());
+            }
             if let Some(kind) = request.failure.and_then(Failure::refusal) {
                 service.refused(kind);
             }
         }
-        if self.gateway.access_log.is_on() {
-            self.gateway.access_log.write(&record(session, error, request, status));
+        let line = || record(session, error, request, status);
+        let line = self.gateway.access_log.is_on().then(line);
+        match (request.stream.take(), line) {
+            (Some(stream), line) => stream.settle(error, line),
+            (None, Some(line)) => self.gateway.access_log.write(&line),
+            (None, None) => {}
         }
     }
 

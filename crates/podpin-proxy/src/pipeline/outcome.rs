@@ -144,8 +144,12 @@ pub(super) fn method_label(method: &Method) -> &'static str {
 
 pub(super) fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
     let head = session.req_header();
-    let upgraded = session.was_upgraded();
-    let mut log = Record::begun(if upgraded { "upgrade" } else { "request" }, request.began);
+    let kind = match (&request.stream, session.was_upgraded()) {
+        (Some(_), _) => "stream",
+        (None, true) => "upgrade",
+        (None, false) => "request",
+    };
+    let mut log = Record::begun(kind, request.began);
     log.client = request.client.as_ref().map(|client| client.address);
     log.method = head.method.to_string();
     log.host = authority(head).to_owned();

@@ -155,7 +155,7 @@ struct Leaving {
     /// Those that were not told yet, the next one first.
     streams: VecDeque<Arc<StreamRecord>>,
     /// Those that are left to finish until the deadline.
-    finishing: Vec<Arc<StreamRecord>>,
+    finishing: VecDeque<Arc<StreamRecord>>,
     tally: Arc<Tally>,
     began: Millis,
     reordered: Millis,
@@ -207,8 +207,8 @@ impl ServiceDrain {
     fn hear(&mut self, gateway: &Gateway, transition: Transition, now: Millis) {
         let endpoint = transition.endpoint;
         if transition.to < Phase::Draining {
-            if let Some(leaving) = self.endpoints.remove(&endpoint.id) {
-                leaving.all().for_each(|record| record.unqueue());
+            if let Some(mut leaving) = self.endpoints.remove(&endpoint.id) {
+                leaving.release();
                 tracing::info!(service = %self.service.name, endpoint = %endpoint.name, "the drain was taken back");
                 self.awaited.push(leaving);
             }
@@ -260,11 +260,7 @@ impl ServiceDrain {
             return;
         }
         // Whoever has not been told by the drain of an endpoint leaves with all the others: that drain may have hours.
-        for leaving in self.endpoints.values_mut() {
-            leaving.all().for_each(|record| record.unqueue());
-            leaving.streams.clear();
-            leaving.finishing.clear();
-        }
+        self.endpoints.values_mut().for_each(Leaving::release);
         let departure = Departure::new(times.begins, times.spread, times.deadline, Purse::Budget);
         let mut leaving = Leaving::new(None, departure, now);
         let open =
@@ -418,7 +414,7 @@ impl Leaving {
             endpoint,
             departure,
             streams: VecDeque::new(),
-            finishing: Vec::new(),
+            finishing: VecDeque::new(),
             tally: Arc::default(),
             began: now,
             reordered: now,
@@ -430,16 +426,13 @@ impl Leaving {
         let cause = if self.endpoint.is_some() { Cause::Drain } else { Cause::Shutdown };
         let order = Order { cause, by: NEVER, tally: Arc::clone(&self.tally) };
         if !record.is_closed() && record.queue(order) {
-            if record.finishes {
-                self.finishing.push(record);
-            } else {
-                self.streams.push_back(record);
-            }
+            let list = if record.finishes { &mut self.finishing } else { &mut self.streams };
+            list.push_back(record);
         }
     }
 
-    fn all(&self) -> impl Iterator<Item = &Arc<StreamRecord>> {
-        self.streams.iter().chain(&self.finishing)
+    fn release(&mut self) {
+        self.streams.drain(..).chain(self.finishing.drain(..)).for_each(|record| record.unqueue());
     }
 
     /// Cuts what has not finished in time.

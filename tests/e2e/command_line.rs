@@ -77,7 +77,6 @@ async fn run_applies_the_same_rules_as_check() {
 async fn a_key_that_a_later_version_brings_is_refused_and_not_ignored() {
     let later = [
         GOOD.replace("address: 127.0.0.1:8080}", "address: 127.0.0.1:8080, tls: {certificates: []}}"),
-        GOOD.replace("    timeouts:", "    affinity: {header: X-Session-Id}\n    timeouts:"),
         GOOD.replace("    timeouts:", "    tls: {serverName: x}\n    timeouts:"),
     ];
     for text in later {

@@ -13,7 +13,8 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
-use crate::token::{EMPTY_ROOM, KEY_ID_BYTES_MAX, Sealed, Token, TokenError, VERSION, id_length, is_key_id};
+use crate::bound::{self, BOUND_VALUE_BYTES_MAX, BOUND_VERSION, Bound};
+use crate::token::{EMPTY_ROOM, Fields, KEY_ID_BYTES_MAX, Token, TokenError, VERSION, id_length, is_key_id};
 
 /// Least key material, bytes: as many as the hash is long, below which RFC 2104, section 3, discourages keys.
 pub const KEY_MATERIAL_BYTES_MIN: usize = 32;
@@ -88,15 +89,36 @@ impl Key {
 
     /// The tag over everything a token says, and the service it says it to.
     fn tag(&self, service: &str, token: &Token) -> [u8; 16] {
+        first_half(digest(self.begun(VERSION, service, token), service.as_bytes()))
+    }
+
+    /// The same, over the pod's own value too.
+    fn bound_tag(&self, service: &str, token: &Token, value: &[u8]) -> [u8; 16] {
+        let mac = self.begun(BOUND_VERSION, service, token).chain_update(service);
+        first_half(digest(mac, value))
+    }
+
+    /// Everything up to the service's name.
+    fn begun(&self, version: u8, service: &str, token: &Token) -> HmacSha256 {
         let id = self.id.as_bytes();
         let mut mac = self.authenticate.clone();
-        mac.update(&[VERSION, id_length(id)]);
+        mac.update(&[version, id_length(id)]);
         mac.update(id);
         mac.update(token.session.as_bytes());
         mac.update(&token.started_seconds.to_be_bytes());
         mac.update(&token.endpoint);
         mac.update(&(service.len() as u64).to_be_bytes());
-        first_half(digest(mac, service.as_bytes()))
+        mac
+    }
+
+    fn fields(&self, token: &Token, tag: [u8; 16]) -> Fields<'_> {
+        Fields {
+            key_id: self.id.as_bytes(),
+            session: token.session,
+            started_seconds: token.started_seconds,
+            concealed_endpoint: self.conceal(&tag, token.endpoint),
+            tag,
+        }
     }
 
     /// Conceals an endpoint id under a tag, or reveals it: the same operation.
@@ -158,15 +180,26 @@ impl Keyring {
     /// The text of `token`, signed by the first key for `service`: at most
     /// [`TOKEN_TEXT_BYTES_MAX`](crate::TOKEN_TEXT_BYTES_MAX) characters of base64url, fit for a cookie as they are.
     pub fn sign(&self, service: &str, token: &Token) -> String {
-        let tag = self.first.tag(service, token);
-        Sealed {
-            key_id: self.first.id.as_bytes(),
-            session: token.session,
-            started_seconds: token.started_seconds,
-            concealed_endpoint: self.first.conceal(&tag, token.endpoint),
-            tag,
-        }
-        .write()
+        self.first.fields(token, self.first.tag(service, token)).write()
+    }
+
+    /// What a client gets instead of `value`, a session id that its pod issued: the value with the pin in it, signed by
+    /// the first key for `service`, in base64url. `None` when it is empty or longer than [`BOUND_VALUE_BYTES_MAX`].
+    pub fn bind(&self, service: &str, token: &Token, value: &[u8]) -> Option<String> {
+        let fits = (1..=BOUND_VALUE_BYTES_MAX).contains(&value.len());
+        let tag = || self.first.bound_tag(service, token, value);
+        fits.then(|| bound::write(&self.first.fields(token, tag()), value))
+    }
+
+    /// Reads and checks what [`Keyring::bind`] wrote.
+    ///
+    /// # Errors
+    /// As [`Keyring::verify`]; [`TokenError::Malformed`] is what a value of the client's own choice almost always is.
+    pub fn unbind(&self, service: &str, text: &[u8], lifetime: Lifetime) -> Result<Bound, TokenError> {
+        let bytes = bound::decode(text)?;
+        let (fields, value) = bound::split(&bytes)?;
+        let verified = self.check(&fields, lifetime, |key, token| key.bound_tag(service, token, value))?;
+        Ok(Bound { verified, value: value.to_vec() })
     }
 
     /// Reads and checks the text of a token for `service`. Allocates nothing.
@@ -176,14 +209,23 @@ impl Keyring {
     /// compared in constant time) and, only for a token that is truly ours, [`TokenError::Expired`].
     pub fn verify(&self, service: &str, text: &[u8], lifetime: Lifetime) -> Result<Verified, TokenError> {
         let mut room = EMPTY_ROOM;
-        let sealed = Sealed::read(text, &mut room)?;
-        let key = self.find(sealed.key_id).ok_or(TokenError::UnknownKey)?;
+        let fields = Fields::read(text, &mut room)?;
+        self.check(&fields, lifetime, |key, token| key.tag(service, token))
+    }
+
+    fn check(
+        &self,
+        fields: &Fields<'_>,
+        lifetime: Lifetime,
+        tag: impl FnOnce(&Key, &Token) -> [u8; 16],
+    ) -> Result<Verified, TokenError> {
+        let key = self.find(fields.key_id).ok_or(TokenError::UnknownKey)?;
         let token = Token {
-            session: sealed.session,
-            endpoint: key.conceal(&sealed.tag, sealed.concealed_endpoint),
-            started_seconds: sealed.started_seconds,
+            session: fields.session,
+            endpoint: key.conceal(&fields.tag, fields.concealed_endpoint),
+            started_seconds: fields.started_seconds,
         };
-        if !bool::from(key.tag(service, &token).ct_eq(&sealed.tag)) {
+        if !bool::from(tag(key, &token).ct_eq(&fields.tag)) {
             return Err(TokenError::Forged);
         }
         if !lifetime.covers(token.started_seconds) {

@@ -4,10 +4,14 @@
 //! lives, and where the client goes otherwise) is decided by `podpin-endpoints`; counting refusals and setting
 //! the header is left to the proxy.
 
+mod bound;
+mod choice;
 mod cookie;
 mod keyring;
 mod token;
 
+pub use bound::{BOUND_VALUE_BYTES_MAX, Bound};
+pub use choice::Source;
 pub use cookie::{Claim, SameSite, SetCookie, claim, without_cookie};
 pub use keyring::{
     CLOCK_SKEW_SECONDS_MAX, KEY_MATERIAL_BYTES_MIN, Key, KeyError, Keyring, Lifetime, Verified,

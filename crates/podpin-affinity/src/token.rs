@@ -107,7 +107,7 @@ pub enum TokenError {
 
 /// The fields of a token as they stand on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sealed<'a> {
+pub(crate) struct Fields<'a> {
     pub(crate) key_id: &'a [u8],
     pub(crate) session: SessionId,
     pub(crate) started_seconds: u64,
@@ -121,17 +121,22 @@ pub(crate) type Room = [u8; BYTES_MAX.next_multiple_of(3)];
 /// A room to begin with.
 pub(crate) const EMPTY_ROOM: Room = [0; BYTES_MAX.next_multiple_of(3)];
 
-impl<'a> Sealed<'a> {
+impl<'a> Fields<'a> {
     /// Writes the text. The key id is at most [`KEY_ID_BYTES_MAX`] bytes long (`Key` sees to it).
     pub(crate) fn write(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.bytes(VERSION))
+    }
+
+    /// The bytes.
+    pub(crate) fn bytes(&self, version: u8) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BYTES_MAX);
-        bytes.extend_from_slice(&[VERSION, id_length(self.key_id)]);
+        bytes.extend_from_slice(&[version, id_length(self.key_id)]);
         bytes.extend_from_slice(self.key_id);
         bytes.extend_from_slice(self.session.as_bytes());
         bytes.extend_from_slice(&self.started_seconds.to_be_bytes());
         bytes.extend_from_slice(&self.concealed_endpoint);
         bytes.extend_from_slice(&self.tag);
-        URL_SAFE_NO_PAD.encode(bytes)
+        bytes
     }
 
     /// Reads the text into `room`. The only error is [`TokenError::Malformed`].
@@ -140,23 +145,26 @@ impl<'a> Sealed<'a> {
             return Err(TokenError::Malformed);
         }
         let length = URL_SAFE_NO_PAD.decode_slice(text, room).map_err(|_| TokenError::Malformed)?;
-        room.get(..length).and_then(Self::parse).ok_or(TokenError::Malformed)
+        let parsed = room.get(..length).and_then(|bytes| Self::parse(bytes, VERSION));
+        parsed.filter(|(_, rest)| rest.is_empty()).map(|(fields, _)| fields).ok_or(TokenError::Malformed)
     }
 
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    /// The fields at the beginning of `bytes`, and what follows them.
+    pub(crate) fn parse(bytes: &'a [u8], expected: u8) -> Option<(Self, &'a [u8])> {
         let (&[version, id_length], rest) = bytes.split_first_chunk()?;
         let (key_id, rest) = rest.split_at_checked(usize::from(id_length))?;
         let (&session, rest) = rest.split_first_chunk()?;
         let (&started, rest) = rest.split_first_chunk()?;
         let (&concealed_endpoint, rest) = rest.split_first_chunk()?;
-        let tag = rest.try_into().ok()?;
-        (version == VERSION && is_key_id(key_id)).then_some(Self {
+        let (&tag, rest) = rest.split_first_chunk()?;
+        let fields = Self {
             key_id,
             session: SessionId(session),
             started_seconds: u64::from_be_bytes(started),
             concealed_endpoint,
             tag,
-        })
+        };
+        (version == expected && is_key_id(key_id)).then_some((fields, rest))
     }
 }
 
@@ -176,8 +184,8 @@ pub(crate) fn is_key_id(id: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn sealed(key_id: &[u8]) -> Sealed<'_> {
-        Sealed {
+    fn sealed(key_id: &[u8]) -> Fields<'_> {
+        Fields {
             key_id,
             session: SessionId([0xa5; 16]),
             started_seconds: 0x0102_0304_0506_0708,
@@ -188,7 +196,7 @@ mod tests {
 
     fn is_read(text: &str) -> bool {
         let mut room = EMPTY_ROOM;
-        Sealed::read(text.as_bytes(), &mut room).is_ok()
+        Fields::read(text.as_bytes(), &mut room).is_ok()
     }
 
     fn bytes(key_id: &[u8]) -> Vec<u8> {
@@ -209,7 +217,7 @@ mod tests {
             let text = sealed(&id).write();
             assert!(text.len() <= TOKEN_TEXT_BYTES_MAX, "{length}");
             let mut room = EMPTY_ROOM;
-            assert_eq!(Sealed::read(text.as_bytes(), &mut room), Ok(sealed(&id)));
+            assert_eq!(Fields::read(text.as_bytes(), &mut room), Ok(sealed(&id)));
         }
         assert_eq!(sealed(&[b'k'; KEY_ID_BYTES_MAX]).write().len(), TOKEN_TEXT_BYTES_MAX);
     }

@@ -1,9 +1,12 @@
 //! How a service recognises its returning clients: the affinity cookie and its attributes (RFC 6265, RFC 6265bis, CHIPS).
 
+mod source;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use saphyr::Scalar;
 
+pub use self::source::ClientIp;
 use crate::{name, node::Node, section::Section, unit::DurationRange};
 
 /// Affinity of one service.
@@ -11,6 +14,12 @@ use crate::{name, node::Node, section::Section, unit::DurationRange};
 pub struct Affinity {
     /// `None`: `cookie: off`, clients are not recognised.
     pub cookie: Option<CookieAttributes>,
+    /// Name of the request header that recognises a client, in lower case. It comes before everything else.
+    pub header: Option<String>,
+    /// Name of the query parameter that recognises a client that sends no such header.
+    pub query: Option<String>,
+    /// Recognises clients without any of the others by their address.
+    pub client_ip: Option<ClientIp>,
     /// A pin ends this long after its session began, whatever the cookie says. 1 min to 9600 h, default 24 h.
     pub absolute_timeout: Duration,
     /// What becomes of a pinned client whose endpoint cannot be used. Default: it moves.
@@ -102,6 +111,9 @@ impl Affinity {
     pub fn default_for(service: &str) -> Self {
         Self {
             cookie: Some(CookieAttributes::default_for(service)),
+            header: None,
+            query: None,
+            client_ip: None,
             absolute_timeout: DAY,
             on_unavailable: OnUnavailable::Repin,
         }
@@ -117,7 +129,14 @@ impl Affinity {
             let written = section.get("cookie").and_then(|node| node.child("name"));
             cookies.claim(service, cookie, written);
         }
-        Self { cookie, absolute_timeout, on_unavailable: OnUnavailable::read(section) }
+        Self {
+            cookie,
+            header: source::read_header(section),
+            query: source::read_query(section),
+            client_ip: source::read_client_ip(section),
+            absolute_timeout,
+            on_unavailable: OnUnavailable::read(section),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ mod unit;
 
 pub use access_log::AccessLog;
 pub use admin::Admin;
-pub use affinity::{Affinity, CookieAttributes, OnUnavailable, SameSite, Secure, WaitQueue};
+pub use affinity::{Affinity, ClientIp, CookieAttributes, OnUnavailable, SameSite, Secure, WaitQueue};
 pub use error::{ConfigError, Problem};
 pub use keys::{AffinityKeys, KeyFile};
 pub use kubernetes::Kubernetes;

@@ -78,6 +78,7 @@ const SHAPES: &[Shape] = &[
         "services.*.affinity",
         &["cookie", "header", "query", "clientIP", "absoluteTimeout", "onUnavailable", "queue"],
     ),
+    shape("services.*.affinity.clientIP", &["ipv4Prefix", "ipv6Prefix"]),
     shape("services.*.affinity.queue", &["length", "timeout"]),
     shape(
         "services.*.affinity.cookie",
@@ -135,9 +136,6 @@ const LATER: &[Later] = &[
     later_key("routes[].redirect", &["off"]),
     later_key("routes[].rewrite", &["off"]),
     later_key("services.*.tls", &["off"]),
-    later_key("services.*.affinity.header", &["off"]),
-    later_key("services.*.affinity.query", &["off"]),
-    later_key("services.*.affinity.clientIP", &["off"]),
 ];
 
 impl Later {

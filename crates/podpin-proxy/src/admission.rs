@@ -2,23 +2,26 @@
 //!
 //! Both data paths come through here, so that a client's event stream and its ordinary requests land on one endpoint.
 
+mod recognition;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
-use podpin_affinity::{Claim, Lifetime, SameSite as CookieSameSite, SessionId, SetCookie, Token, TokenError};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use podpin_affinity::{SameSite as CookieSameSite, SessionId, SetCookie, Token, TokenError};
 use podpin_config::{CookieAttributes, OnUnavailable, SameSite, Secure, Strategy as Configured};
 use podpin_endpoints::{
-    Endpoint, EndpointId, MoveReason, Nowhere, Permit, Pick, PickRequest, Strategy, pick,
+    Endpoint, EndpointId, MoveReason, Nowhere, Permit, Pick, PickRequest, Ring as _, Strategy, pick,
 };
 
+use self::recognition::{By, Recognition};
 use crate::client_limit::{ClientKey, ClientPermit};
 use crate::clock;
 use crate::forward::{self, Client};
 use crate::gateway::Gateway;
 use crate::reply::Failure;
 use crate::route::Route;
-use crate::service::ServiceState;
+use crate::service::{ServiceState, View};
 
 /// How often a request that waits for a place looks without being told to.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -28,14 +31,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub(crate) struct Admission {
     pub(crate) route: Arc<Route>,
     pub(crate) session: SessionId,
-    /// Unix seconds of the session's start; a re-pin keeps it.
-    started_seconds: u64,
-    pinned: Option<EndpointId>,
-    /// The token is to be written again whatever the endpoint: there was none, or it was signed by an older key.
-    reissue: bool,
-    refused: Option<TokenError>,
+    known: Recognition,
     /// It may be told to wait for its pin; a stream in flight may not.
     may_wait: bool,
+}
+
+/// What of a request head tells where it goes.
+pub(crate) struct Asked<'a> {
+    pub(crate) authority: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) query: Option<&'a str>,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) client: &'a Client,
 }
 
 /// Where a request goes.
@@ -66,39 +73,15 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::NoRoute`]; a bad token is no error but a new client.
-    pub(crate) fn new(
-        gateway: &Gateway,
-        authority: &str,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<Admission, Failure> {
-        let route = gateway.routes().find(authority, path).ok_or(Failure::NoRoute)?;
-        let claim = claim(gateway, &route.service, headers);
-        let (session, started_seconds, pinned, reissue, refused) = match claim {
-            Claim::Pinned(verified) => {
-                let token = verified.token;
-                let shown = EndpointId::from_bytes(token.endpoint);
-                let pin = route.service.moved.correct(token.session.as_bytes(), shown);
-                let reissue = !verified.signed_by_first_key || pin != shown;
-                (token.session, token.started_seconds, Some(pin), reissue, None)
-            }
-            Claim::None => (new_session(), clock::unix_seconds(), None, true, None),
-            Claim::Refused(error) => (new_session(), clock::unix_seconds(), None, true, Some(error)),
-        };
-        Ok(Admission { route, session, started_seconds, pinned, reissue, refused, may_wait: true })
+    pub(crate) fn new(gateway: &Gateway, asked: &Asked<'_>) -> Result<Admission, Failure> {
+        let route = gateway.routes().find(asked.authority, asked.path).ok_or(Failure::NoRoute)?;
+        let known = Recognition::of(gateway, &route.service, asked);
+        Ok(Admission { route, session: known.session, known, may_wait: true })
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
-        Admission {
-            route,
-            session,
-            started_seconds: 0,
-            pinned: Some(endpoint),
-            reissue: false,
-            refused: None,
-            may_wait: false,
-        }
+        Admission { route, session, known: Recognition::of_stream(session, endpoint), may_wait: false }
     }
 
     pub(crate) fn service(&self) -> &Arc<ServiceState> {
@@ -107,7 +90,17 @@ impl Admission {
 
     /// The client showed a valid token.
     pub(crate) fn returning(&self) -> bool {
-        self.pinned.is_some()
+        self.known.pinned.is_some()
+    }
+
+    /// Whether the client comes back with this session, as far as can be told.
+    pub(crate) fn is_recognised(&self) -> bool {
+        self.known.by != By::Cookie || self.service().cookie_name().is_some()
+    }
+
+    /// Whether the client learns of it when its stream goes on at another endpoint that the ring would not choose.
+    pub(crate) fn may_be_rebalanced(&self) -> bool {
+        self.known.by == By::Cookie
     }
 
     /// Picks an endpoint, leaving out those already tried.
@@ -118,8 +111,9 @@ impl Admission {
         let service = self.service();
         let balance = &service.configuration.balance;
         let limit = service.configuration.limits.streams_per_endpoint;
+        let view = service.view();
         let request = PickRequest {
-            pinned: self.pinned,
+            pinned: self.home(&view),
             session: self.session.as_bytes(),
             strategy: strategy(balance.strategy),
             stream_limit: limit.filter(|_| kind == Kind::Stream),
@@ -129,7 +123,6 @@ impl Admission {
             exclude: tried,
             now: clock::now(),
         };
-        let view = service.view();
         let picked = pick(&view.snapshot, &request, &*view.ring, &mut |bound| fastrand::u64(..bound.max(1)));
         match picked {
             Pick::Stay(endpoint) => Ok(Placement { endpoint, moved: None, stayed: true }),
@@ -137,6 +130,14 @@ impl Admission {
             Pick::Move(endpoint, reason) => self.relocate(endpoint, reason, tried),
             Pick::Nowhere(Nowhere::NoEndpoint) => Err(Failure::NoEndpoint),
             Pick::Nowhere(Nowhere::Full) => Err(Failure::Full),
+        }
+    }
+
+    /// The endpoint that is the client's own: what its token says; for one that names itself, the first on the ring.
+    fn home(&self, view: &View) -> Option<EndpointId> {
+        match self.known.by {
+            By::Choice => view.ring.first(self.session.as_bytes(), &mut |_| true),
+            By::Cookie | By::Bound(_) => self.known.pinned,
         }
     }
 
@@ -259,14 +260,15 @@ impl Admission {
 
     /// The decision as metrics and the access log spell it.
     pub(crate) fn decision(&self, placement: Option<&Placement>) -> &'static str {
-        match (self.refused, self.pinned, placement) {
+        let own = self.known.pinned.is_some() || self.known.by == By::Choice;
+        match (self.known.refused, own, placement) {
             (Some(TokenError::Malformed), ..) => "malformed",
             (Some(TokenError::UnknownKey), ..) => "unknown_key",
             (Some(TokenError::Forged), ..) => "forged",
             (Some(TokenError::Expired), ..) => "expired",
-            (None, None, _) => "new",
-            (None, Some(_), Some(placement)) if !placement.stayed => "repinned",
-            (None, Some(_), _) => "pinned",
+            (None, false, _) => "new",
+            (None, true, Some(placement)) if !placement.stayed => "repinned",
+            (None, true, _) => "pinned",
         }
     }
 
@@ -283,6 +285,36 @@ impl Admission {
             if let Some(value) = rest.and_then(|rest| HeaderValue::from_bytes(&rest).ok()) {
                 lines.append(header::COOKIE, value);
             }
+        }
+    }
+
+    /// What the pod itself calls the session, instead of what the client was given.
+    pub(crate) fn own_session_id(&self) -> Option<(HeaderName, HeaderValue)> {
+        let name = self.service().session_header.clone()?;
+        match &self.known.by {
+            By::Bound(own) => Some((name, own.clone())),
+            By::Cookie | By::Choice => None,
+        }
+    }
+
+    /// What the client is given instead of the session id that the pod's response carries.
+    pub(crate) fn bound_session_id(
+        &self,
+        gateway: &Gateway,
+        (endpoint, lines): (EndpointId, &HeaderMap),
+    ) -> Option<(HeaderName, HeaderValue)> {
+        let name = self.service().session_header.clone()?;
+        let mut values = lines.get_all(&name).iter();
+        let (Some(own), None) = (values.next(), values.next()) else { return None };
+        let text = gateway.keyring().bind(&self.service().name, &self.token(endpoint), own.as_bytes());
+        Some((name, HeaderValue::try_from(text?).ok()?))
+    }
+
+    fn token(&self, endpoint: EndpointId) -> Token {
+        Token {
+            session: self.session,
+            endpoint: *endpoint.as_bytes(),
+            started_seconds: self.known.started_seconds,
         }
     }
 
@@ -304,28 +336,14 @@ impl Admission {
         client: &Client,
     ) -> Option<HeaderValue> {
         let attributes = self.service().configuration.affinity.cookie.as_ref()?;
-        if !self.reissue && self.pinned == Some(endpoint) {
+        let is_told_otherwise = self.known.by != By::Cookie;
+        if is_told_otherwise || (!self.known.reissue && self.known.pinned == Some(endpoint)) {
             return None;
         }
-        let token = Token {
-            session: self.session,
-            endpoint: *endpoint.as_bytes(),
-            started_seconds: self.started_seconds,
-        };
-        let value = gateway.keyring().sign(&self.service().name, &token);
+        let value = gateway.keyring().sign(&self.service().name, &self.token(endpoint));
         let cookie = set_cookie(attributes, &value, client);
         HeaderValue::try_from(cookie.to_string()).ok()
     }
-}
-
-fn claim(gateway: &Gateway, service: &ServiceState, headers: &HeaderMap) -> Claim {
-    let Some(name) = service.cookie_name() else { return Claim::None };
-    let lines = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
-    let lifetime = Lifetime {
-        now_seconds: clock::unix_seconds(),
-        absolute_timeout_seconds: service.configuration.affinity.absolute_timeout.as_secs(),
-    };
-    podpin_affinity::claim(lines, name, |value| gateway.keyring().verify(&service.name, value, lifetime))
 }
 
 fn set_cookie<'a>(attributes: &'a CookieAttributes, value: &'a str, client: &Client) -> SetCookie<'a> {
@@ -349,16 +367,6 @@ fn set_cookie<'a>(attributes: &'a CookieAttributes, value: &'a str, client: &Cli
         http_only: attributes.http_only,
         partitioned: attributes.partitioned,
     }
-}
-
-/// 128 random bits from the operating system: a session id is a name that must not be guessed.
-fn new_session() -> SessionId {
-    let mut bytes = [0; 16];
-    if getrandom::fill(&mut bytes).is_err() {
-        // Only before the kernel's pool is seeded; a guessable name is worse than none, but no reason to fail.
-        bytes = (u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..))).to_be_bytes();
-    }
-    SessionId::from_bytes(bytes)
 }
 
 fn strategy(configured: Configured) -> Strategy {

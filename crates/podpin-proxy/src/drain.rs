@@ -122,8 +122,8 @@ impl ServiceDrain {
     fn hear(&mut self, gateway: &Gateway, transition: Transition, now: Millis) {
         let endpoint = transition.endpoint;
         if transition.to < Phase::Draining {
-            if let Some(leaving) = self.endpoints.remove(&endpoint.id) {
-                leaving.streams.iter().for_each(|record| record.unqueue());
+            if let Some(mut leaving) = self.endpoints.remove(&endpoint.id) {
+                leaving.release();
                 tracing::info!(service = %self.service.name, endpoint = %endpoint.name, "the drain was taken back");
                 self.awaited.push(leaving);
             }
@@ -181,9 +181,7 @@ impl ServiceDrain {
             return;
         }
         // Whoever has not been told by the drain of an endpoint leaves with all the others: that drain may have hours.
-        for leaving in self.endpoints.values_mut() {
-            leaving.streams.drain(..).for_each(|record| record.unqueue());
-        }
+        self.endpoints.values_mut().for_each(Leaving::release);
         let departure = Departure::new(times.begins, times.spread, times.deadline, Purse::Budget);
         let mut leaving = Leaving::new(None, departure, now);
         let open =
@@ -238,6 +236,7 @@ impl ServiceDrain {
         let order = self.service.configuration.drain.order;
         let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
         for leaving in &mut all {
+            leaving.cut(now);
             leaving.streams.retain(|record| !record.is_closed() && record.is_queued());
             leaving.departure.remaining = u32::try_from(leaving.streams.len()).unwrap_or(u32::MAX);
             if order == LeavingOrder::Idle && now.since(leaving.reordered) >= REORDER {

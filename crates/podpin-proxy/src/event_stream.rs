@@ -16,7 +16,7 @@ use podpin_endpoints::{Endpoint, EndpointId, Millis, MoveReason};
 use podpin_sse::{Framer, retry_line};
 
 use self::refusal::{refuse, request_record};
-use crate::admission::{Admission, Kind, Placement};
+use crate::admission::{Admission, Asked, Kind, Placement};
 use crate::clock;
 use crate::exchange::Exchange;
 use crate::forward::{self, Client};
@@ -84,7 +84,14 @@ pub(crate) fn is_unavailable(status: StatusCode) -> bool {
 pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Client, mut exchange: Exchange) {
     let _in_flight = gateway.in_flight();
     let began = clock::now();
-    let admission = match Admission::new(&gateway, &head.authority, head.path(), &head.headers) {
+    let asked = Asked {
+        authority: &head.authority,
+        path: head.path(),
+        query: head.query(),
+        headers: &head.headers,
+        client: &client,
+    };
+    let admission = match Admission::new(&gateway, &asked) {
         Ok(admission) => admission,
         Err(failure) => return refuse((&gateway, &head, &client), None, (failure, began), exchange).await,
     };
@@ -219,6 +226,9 @@ impl Opening<'_> {
     fn lines(&self) -> HeaderMap {
         let mut lines = forward::request_lines(&self.head.headers, self.client);
         self.admission.strip_cookie(&mut lines);
+        if let Some((name, own)) = self.admission.own_session_id() {
+            lines.insert(name, own);
+        }
         lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         for (name, value) in forward::forwarding_lines(&self.head.headers, self.client, &self.head.authority)
         {
@@ -307,10 +317,18 @@ impl Opening<'_> {
         } else if let Some(length) = lines.get(header::CONTENT_LENGTH).filter(|_| lengths > 1).cloned() {
             lines.insert(header::CONTENT_LENGTH, length);
         }
-        if let Some(cookie) = self.admission.set_cookie(self.gateway, placement.endpoint.id, self.client) {
-            if let Some(private) = forward::private_cache_control(&lines) {
-                lines.insert(header::CACHE_CONTROL, private);
-            }
+        let endpoint = placement.endpoint.id;
+        let cookie = self.admission.set_cookie(self.gateway, endpoint, self.client);
+        let bound = self.admission.bound_session_id(self.gateway, (endpoint, &lines));
+        if (cookie.is_some() || bound.is_some())
+            && let Some(private) = forward::private_cache_control(&lines)
+        {
+            lines.insert(header::CACHE_CONTROL, private);
+        }
+        if let Some((name, value)) = bound {
+            lines.insert(name, value);
+        }
+        if let Some(cookie) = cookie {
             lines.append(header::SET_COOKIE, cookie);
         }
         lines
@@ -378,7 +396,7 @@ impl Opening<'_> {
     ) -> Accounts {
         let gateway = self.gateway;
         let kind = if streams { Kind::Stream } else { Kind::Request };
-        let session = self.admission.service().cookie_name().map(|_| *self.admission.session.as_bytes());
+        let session = self.admission.is_recognised().then(|| *self.admission.session.as_bytes());
         let record = gateway.streams.open(streams::Opening {
             kind,
             route: Arc::clone(&self.admission.route),
@@ -386,7 +404,8 @@ impl Opening<'_> {
             client: self.client.address,
             session,
             since: self.began,
-            may_be_rebalanced: goes_on,
+            may_be_rebalanced: goes_on && self.admission.may_be_rebalanced(),
+            finishes: false,
         });
         let log = gateway.access_log.is_on().then(|| {
             let mut log = request_record(self.head, self.client, self.began);

@@ -95,6 +95,11 @@ impl RequestHead {
     pub(crate) fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or("/")
     }
+
+    /// The query of the target.
+    pub(crate) fn query(&self) -> Option<&str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
 }
 
 /// Checks a complete head (as [`scan`] measured it).

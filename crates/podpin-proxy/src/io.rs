@@ -8,12 +8,13 @@
 
 use std::fmt;
 use std::future::Future;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use tokio::time::Sleep;
 
 use crate::clock;
 use crate::head::RequestBody;
+use crate::streams::StreamRecord;
 use crate::upstream_h1::{BodyDecoder, FIRST_CHUNK, Piece};
 
 /// Enough for a response head and a small body in one packet.
@@ -49,6 +51,8 @@ pub(crate) struct Progress {
     since: AtomicU64,
     answered: AtomicBool,
     changed: Notify,
+    /// The event stream that the request turned out to be.
+    stream: OnceLock<Arc<StreamRecord>>,
 }
 
 impl Progress {
@@ -69,13 +73,32 @@ impl Progress {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// Resolves when the pod's time is up; never once it has answered.
+    /// The answer is an event stream, which may be told to leave.
+    pub(crate) fn streams(&self, record: &Arc<StreamRecord>) {
+        if self.stream.set(Arc::clone(record)).is_ok() {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Ready when the event stream has to leave.
+    fn poll_told(&self, context: &Context<'_>) -> Poll<()> {
+        let told = self.stream.get().and_then(|record| record.poll_leave(context));
+        if told.is_some() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Resolves when the pod's time is up, and never once it has answered, unless with a stream that has to leave.
     pub(crate) async fn expired(&self) {
         loop {
             match self.deadline() {
                 Some(due) if due <= clock::now() => return,
-                Some(due) => tokio::time::sleep_until(clock::instant(due)).await,
-                None => self.changed.notified().await,
+                Some(due) => tokio::select! {
+                    () = tokio::time::sleep_until(clock::instant(due)) => {}
+                    () = self.changed.notified() => {}
+                },
+                None => tokio::select! {
+                    () = self.changed.notified() => {}
+                    () = poll_fn(|context| self.poll_told(context)) => return,
+                },
             }
         }
     }
@@ -237,7 +260,7 @@ impl ClientStream {
             }
             ready!(timer.as_mut().poll(context));
         }
-        Poll::Pending
+        self.progress.poll_told(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

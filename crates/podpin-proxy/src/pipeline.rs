@@ -4,6 +4,7 @@
 //! Pingora's business here: its connection pool, its framing, its retry loop.
 
 mod outcome;
+mod post_stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,11 @@ use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::{EndpointId, Millis};
 
 use self::outcome::{
-    authority, downstream_failure, is_caused_by, method_label, record, strip_response, write_failure,
+    authority, downstream_failure, is_caused_by, method_label, record, strip_response, write_affinity,
+    write_failure,
 };
-use crate::admission::{Admission, Kind, Placement};
+use self::post_stream::{PostStream, is_event_stream};
+use crate::admission::{Admission, Asked, Kind, Placement};
 use crate::clock;
 use crate::forward::{self, Client};
 use crate::gateway::{Gateway, InFlight};
@@ -60,6 +63,8 @@ pub(crate) struct Request {
     /// Shared with whoever keeps the deadline: the client's stream, for HTTP/2 its connection.
     progress: Option<Arc<Progress>>,
     failure: Option<Failure>,
+    /// Present when the answer is an event stream.
+    stream: Option<PostStream>,
     /// Counts the request as in flight until it is over, whatever happens.
     _in_flight: InFlight,
 }
@@ -123,6 +128,7 @@ impl ProxyHttp for Pipeline {
             logged: false,
             progress: None,
             failure: None,
+            stream: None,
             _in_flight: self.gateway.in_flight(),
         }
     }
@@ -148,8 +154,16 @@ impl ProxyHttp for Pipeline {
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
         let client = self.gateway.client(peer, false, &head.headers);
+        let asked = Asked {
+            authority: authority(head),
+            path: head.uri.path(),
+            query: head.uri.query(),
+            headers: &head.headers,
+            client: &client,
+        };
+        let admitted = Admission::new(&self.gateway, &asked);
         request.client = Some(client);
-        match Admission::new(&self.gateway, authority(head), head.uri.path(), &head.headers) {
+        match admitted {
             Ok(admission) => {
                 session.set_write_timeout(admission.service().configuration.timeouts.client_write);
                 request.admission = Some(admission);
@@ -236,6 +250,9 @@ impl ProxyHttp for Pipeline {
         upstream.remove_header(&header::COOKIE);
         admission.strip_cookie(&mut lines);
         admission.session_lines(&mut lines, placement);
+        if let Some((name, own)) = admission.own_session_id() {
+            upstream.insert_header(name, own)?;
+        }
         let asked = session.req_header();
         for (name, value) in forward::forwarding_lines(&asked.headers, client, authority(asked)) {
             lines.insert(name, value);
@@ -268,6 +285,13 @@ impl ProxyHttp for Pipeline {
                 progress.answered();
             }
         }
+        let bodiless = session.req_header().method == http::Method::HEAD;
+        if is_event_stream(response) && !bodiless && request.stream.is_none() {
+            match PostStream::open(&self.gateway, request) {
+                Ok(stream) => request.stream = Some(stream),
+                Err(failure) => return Err(request.fail(failure)),
+            }
+        }
         if upgrade {
             // An upgraded connection may be silent for as long as it likes.
             session.set_read_timeout(None);
@@ -280,14 +304,23 @@ impl ProxyHttp for Pipeline {
             }
         }
         strip_response(response, upgrade, admission.service().cookie_name())?;
-        let cookie = admission.set_cookie(&self.gateway, placement.endpoint.id, client);
-        if let Some(cookie) = cookie.filter(|_| upgrade || !response.status.is_informational()) {
-            if let Some(private) = forward::private_cache_control(&response.headers) {
-                response.insert_header(header::CACHE_CONTROL, private)?;
-            }
-            response.append_header(header::SET_COOKIE, cookie)?;
+        if upgrade || !response.status.is_informational() {
+            write_affinity(&self.gateway, (admission, placement, client), response)?;
         }
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<bytes::Bytes>,
+        _end: bool,
+        request: &mut Request,
+    ) -> Result<Option<Duration>> {
+        if let (Some(stream), Some(body)) = (&mut request.stream, body) {
+            stream.carry(body);
+        }
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -339,6 +372,12 @@ impl ProxyHttp for Pipeline {
             error.set_retry(false);
             return error;
         }
+        if request.stream.is_some() {
+            // Its accounts tell.
+            request.failure = Some(Failure::UpstreamReset);
+            error.set_retry(false);
+            return error;
+        }
         request.endpoint_failed(match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamErrorKind::Timeout,
             ErrorType::InvalidHTTPHeader | ErrorType::H1Error => UpstreamErrorKind::Protocol,
@@ -354,7 +393,9 @@ impl ProxyHttp for Pipeline {
         error: &Error,
         request: &mut Request,
     ) -> FailToProxy {
-        if is_caused_by(error, std::io::ErrorKind::TimedOut) && request.failure.is_none() {
+        if request.stream.as_ref().is_some_and(PostStream::is_cut) {
+            request.failure = Some(Failure::ClientGone);
+        } else if is_caused_by(error, std::io::ErrorKind::TimedOut) && request.failure.is_none() {
             request.endpoint_failed(UpstreamErrorKind::Timeout);
         }
         let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
@@ -390,15 +431,22 @@ impl ProxyHttp for Pipeline {
         metrics.requests.with_label_values(&[service, route, method, &status.to_string()]).inc();
         if let Some(admission) = admission {
             let placement = request.placement.as_ref().filter(|_| request.answered);
-            admission.count(placement);
             let service = admission.service();
-            service.metrics.request_duration.observe(clock::now().since(request.began).as_secs_f64());
+            if request.stream.is_none() {
+                admission.count(placement);
+                let took = clock::now().since(request.began);
+                service.metrics.request_duration.observe(took.as_secs_f64());
+            }
             if let Some(kind) = request.failure.and_then(Failure::refusal) {
                 service.refused(kind);
             }
         }
-        if self.gateway.access_log.is_on() {
-            self.gateway.access_log.write(&record(session, error, request, status));
+        let line = || record(session, error, request, status);
+        let line = self.gateway.access_log.is_on().then(line);
+        match (request.stream.take(), line) {
+            (Some(stream), line) => stream.settle(error, line),
+            (None, Some(line)) => self.gateway.access_log.write(&line),
+            (None, None) => {}
         }
     }
 

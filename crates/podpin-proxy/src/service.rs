@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use http::HeaderName;
 use parking_lot::Mutex;
 use podpin_config::{Discovery, OnUnavailable, Pinned, Service as Configuration, ZonePreference};
 use podpin_endpoints::{
@@ -40,6 +41,8 @@ pub(crate) struct ServiceState {
     ejection: Option<EjectionPolicy>,
     /// The zone that new clients are kept in, with `balance.zone: prefer`.
     pub(crate) near: Option<String>,
+    /// `affinity.header`.
+    pub(crate) session_header: Option<HeaderName>,
     /// Present when `limits.streamsPerClient` is.
     pub(crate) client_limit: Option<Arc<ClientLimit>>,
     /// Present with `affinity.onUnavailable: wait`.
@@ -90,6 +93,8 @@ impl ServiceState {
                 .streams_per_client
                 .map(|limit| Arc::new(ClientLimit::new(limit))),
             near: near.map(str::to_owned),
+            // The configuration has none that is no header's name.
+            session_header: configuration.affinity.header.as_deref().and_then(|name| name.parse().ok()),
             queue: match configuration.affinity.on_unavailable {
                 OnUnavailable::Wait(queue) => Some(Arc::new(Queue::new(queue))),
                 OnUnavailable::Repin | OnUnavailable::Strict => None,

@@ -83,6 +83,11 @@ impl Accounts {
         &self.record
     }
 
+    /// The line that will be written, where it was not known at the beginning.
+    pub(crate) fn set_log(&mut self, log: Option<Record>) {
+        self.log = log.map(Box::new);
+    }
+
     /// Counts and logs the end of the stream.
     pub(crate) fn settle(mut self, finished: &Finished) {
         self.write_down(finished);

@@ -49,6 +49,8 @@ pub(crate) struct StreamRecord {
     /// It was told to leave, and `Returns` counts it as such.
     is_counted: AtomicBool,
     may_be_rebalanced: AtomicBool,
+    /// It cannot be asked for again: it leaves when it has finished, and is cut at the end.
+    pub(crate) finishes: bool,
     waker: AtomicWaker,
 }
 
@@ -91,6 +93,8 @@ pub(crate) struct Opening {
     pub(crate) since: Millis,
     /// It may go on at another pod.
     pub(crate) may_be_rebalanced: bool,
+    /// It is not asked to leave before the last moment.
+    pub(crate) finishes: bool,
 }
 
 impl StreamRecord {
@@ -280,7 +284,7 @@ pub(crate) struct Streams {
 impl Streams {
     /// Adds a stream that just began; whoever opens it must [`Streams::close`] it.
     pub(crate) fn open(&self, opening: Opening) -> Arc<StreamRecord> {
-        let Opening { kind, route, endpoint, client, session, since, may_be_rebalanced } = opening;
+        let Opening { kind, route, endpoint, client, session, since, may_be_rebalanced, finishes } = opening;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let record = Arc::new(StreamRecord {
             id,
@@ -300,6 +304,7 @@ impl Streams {
             is_closed: AtomicBool::new(false),
             is_counted: AtomicBool::new(false),
             may_be_rebalanced: AtomicBool::new(may_be_rebalanced),
+            finishes,
             waker: AtomicWaker::new(),
         });
         if kind == Kind::Stream {

@@ -70,6 +70,9 @@ fn a_service_has_the_defaults_of_the_contract() {
         },
         affinity: Affinity {
             cookie: Some(cookie),
+            header: None,
+            query: None,
+            client_ip: None,
             absolute_timeout: DAY,
             on_unavailable: OnUnavailable::Repin,
         },
@@ -140,6 +143,21 @@ fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
     };
     let expected = Service { discovery: Discovery::Static(vec![endpoint]), ..service("") };
     assert_eq!(config.services, [expected]);
+}
+
+#[test]
+fn clients_are_recognised_by_what_is_written() {
+    let text = "affinity: {cookie: off, header: Mcp-Session-Id, query: sid, clientIP: {ipv4Prefix: 24}}";
+    let affinity = service(text).affinity;
+    assert_eq!(
+        (affinity.header.as_deref(), affinity.query.as_deref()),
+        (Some("mcp-session-id"), Some("sid"))
+    );
+    assert_eq!(affinity.client_ip, Some(ClientIp { ipv4_prefix_bits: 24, ipv6_prefix_bits: 64 }));
+    let affinity = service("affinity: {header: off, query: off, clientIP: off}").affinity;
+    assert_eq!((affinity.header, affinity.query, affinity.client_ip), (None, None, None));
+    let affinity = service("affinity: {clientIP: {}}").affinity;
+    assert_eq!(affinity.client_ip, Some(ClientIp { ipv4_prefix_bits: 32, ipv6_prefix_bits: 64 }));
 }
 
 #[test]

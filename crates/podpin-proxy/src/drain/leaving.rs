@@ -28,6 +28,8 @@ pub(super) struct Leaving {
     pub(super) departure: Departure,
     /// Those that were not told yet, the next one first.
     pub(super) streams: VecDeque<Arc<StreamRecord>>,
+    /// Those that are left to finish until the deadline.
+    pub(super) finishing: VecDeque<Arc<StreamRecord>>,
     pub(super) tally: Arc<Tally>,
     pub(super) began: Millis,
     pub(super) reordered: Millis,
@@ -41,6 +43,7 @@ impl Leaving {
             endpoint,
             departure,
             streams: VecDeque::new(),
+            finishing: VecDeque::new(),
             tally: Arc::default(),
             began: now,
             reordered: now,
@@ -57,7 +60,20 @@ impl Leaving {
         // It may have ended in between, and settled its accounts without this one.
         match record.is_closed().then(|| record.take_order()).flatten() {
             Some(order) => order.tally.left(),
+            None if record.finishes => self.finishing.push_back(record),
             None => self.streams.push_back(record),
+        }
+    }
+
+    /// Whoever has not been told stays.
+    pub(super) fn release(&mut self) {
+        self.streams.drain(..).chain(self.finishing.drain(..)).for_each(|record| record.unqueue());
+    }
+
+    /// Cuts what has not finished in time.
+    pub(super) fn cut(&mut self, now: Millis) {
+        if now >= self.departure.deadline() {
+            self.finishing.drain(..).for_each(|record| record.leave(&self.tally, now, (now, now)));
         }
     }
 

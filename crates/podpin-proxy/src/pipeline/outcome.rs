@@ -8,9 +8,11 @@ use podpin_endpoints::MoveReason;
 
 use super::Request;
 use crate::access_log::Record;
+use crate::admission::{Admission, Placement};
 use crate::clock;
 use crate::event_stream::protocol_name;
-use crate::forward;
+use crate::forward::{self, Client};
+use crate::gateway::Gateway;
 use crate::reply::Failure;
 
 /// Takes out of a response what only means something between the pod and us, and what only we may say.
@@ -40,6 +42,29 @@ pub(super) fn strip_response(
                 response.append_header(header::SET_COOKIE, line)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Tells the client where it belongs: by the cookie, and by the session id that the pod gave it.
+pub(super) fn write_affinity(
+    gateway: &Gateway,
+    (admission, placement, client): (&Admission, &Placement, &Client),
+    response: &mut ResponseHeader,
+) -> Result<()> {
+    let endpoint = placement.endpoint.id;
+    let cookie = admission.set_cookie(gateway, endpoint, client);
+    let bound = admission.bound_session_id(gateway, (endpoint, &response.headers));
+    if (cookie.is_some() || bound.is_some())
+        && let Some(private) = forward::private_cache_control(&response.headers)
+    {
+        response.insert_header(header::CACHE_CONTROL, private)?;
+    }
+    if let Some((name, value)) = bound {
+        response.insert_header(name, value)?;
+    }
+    if let Some(cookie) = cookie {
+        response.append_header(header::SET_COOKIE, cookie)?;
     }
     Ok(())
 }
@@ -119,8 +144,12 @@ pub(super) fn method_label(method: &Method) -> &'static str {
 
 pub(super) fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
     let head = session.req_header();
-    let upgraded = session.was_upgraded();
-    let mut log = Record::begun(if upgraded { "upgrade" } else { "request" }, request.began);
+    let kind = match (&request.stream, session.was_upgraded()) {
+        (Some(_), _) => "stream",
+        (None, true) => "upgrade",
+        (None, false) => "request",
+    };
+    let mut log = Record::begun(kind, request.began);
     log.client = request.client.as_ref().map(|client| client.address);
     log.method = head.method.to_string();
     log.host = authority(head).to_owned();

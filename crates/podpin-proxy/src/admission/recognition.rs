@@ -1,0 +1,261 @@
+//! Who is asking? The session of a request, by the first of header, query parameter, cookie and address that tells one.
+//!
+//! A token of ours (in the cookie, or in the header around a pod's own session id) names the session and its endpoint. A
+//! value that the client chose is hashed into a session that has no endpoint of its own: it goes where the ring says.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use podpin_affinity::{Bound, Claim, Lifetime, SessionId, Source, TokenError, Verified};
+use podpin_config::ClientIp;
+use podpin_endpoints::EndpointId;
+
+use super::Asked;
+use crate::clock;
+use crate::gateway::Gateway;
+use crate::service::ServiceState;
+
+/// A request's client, as far as it is known.
+#[derive(Debug)]
+pub(super) struct Recognition {
+    pub(super) session: SessionId,
+    /// Unix seconds of the session's start; a re-pin keeps it.
+    pub(super) started_seconds: u64,
+    pub(super) pinned: Option<EndpointId>,
+    /// The token is to be written again whatever the endpoint: there was none, or it was signed by an older key.
+    pub(super) reissue: bool,
+    pub(super) refused: Option<TokenError>,
+    pub(super) by: By,
+}
+
+/// What told the session.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// The cookie; or nothing, and the client gets one.
+    Cookie,
+    /// A value of the client's own.
+    Choice,
+    /// A session id of the pod's, which is this to it.
+    Bound(HeaderValue),
+}
+
+impl Recognition {
+    pub(super) fn of(gateway: &Gateway, service: &ServiceState, asked: &Asked<'_>) -> Recognition {
+        let by_header = service.session_header.as_ref();
+        if let Some(value) = by_header.and_then(|name| value_of(asked.headers, name)) {
+            return by_value(gateway, service, &value);
+        }
+        let affinity = &service.configuration.affinity;
+        let by_query = affinity.query.as_deref();
+        if let Some(value) = by_query.and_then(|name| parameter(asked.query?, name)) {
+            return chosen(service, Source::Query, &value, None);
+        }
+        match claim(gateway, service, asked.headers) {
+            Claim::Pinned(verified) => pinned(service, verified, By::Cookie),
+            other => {
+                let refused = if let Claim::Refused(error) = other { Some(error) } else { None };
+                match affinity.client_ip {
+                    Some(prefixes) => {
+                        let value = network(asked.client.address, prefixes);
+                        chosen(service, Source::Address, &value, refused)
+                    }
+                    None => new(refused),
+                }
+            }
+        }
+    }
+
+    /// A stream in flight whose client is pinned to `endpoint`.
+    pub(super) fn of_stream(session: SessionId, endpoint: EndpointId) -> Recognition {
+        Recognition {
+            session,
+            started_seconds: 0,
+            pinned: Some(endpoint),
+            reissue: false,
+            refused: None,
+            by: By::Cookie,
+        }
+    }
+}
+
+fn new(refused: Option<TokenError>) -> Recognition {
+    Recognition {
+        session: new_session(),
+        started_seconds: clock::unix_seconds(),
+        pinned: None,
+        reissue: true,
+        refused,
+        by: By::Cookie,
+    }
+}
+
+fn pinned(service: &ServiceState, verified: Verified, by: By) -> Recognition {
+    let token = verified.token;
+    let shown = EndpointId::from_bytes(token.endpoint);
+    let pin = service.moved.correct(token.session.as_bytes(), shown);
+    Recognition {
+        session: token.session,
+        started_seconds: token.started_seconds,
+        pinned: Some(pin),
+        reissue: !verified.signed_by_first_key || pin != shown,
+        refused: None,
+        by,
+    }
+}
+
+fn chosen(service: &ServiceState, source: Source, value: &[u8], refused: Option<TokenError>) -> Recognition {
+    Recognition {
+        session: SessionId::chosen(&service.name, source, value),
+        started_seconds: clock::unix_seconds(),
+        pinned: None,
+        reissue: false,
+        refused,
+        by: By::Choice,
+    }
+}
+
+/// A value in the header: ours, around a pod's own, or whatever the client likes.
+fn by_value(gateway: &Gateway, service: &ServiceState, value: &[u8]) -> Recognition {
+    match gateway.keyring().unbind(&service.name, value, lifetime(service)) {
+        Ok(Bound { verified, value: own }) => match HeaderValue::from_bytes(&own) {
+            Ok(own) => pinned(service, verified, By::Bound(own)),
+            // It was a header's value when it was signed.
+            Err(_) => chosen(service, Source::Header, value, Some(TokenError::Malformed)),
+        },
+        // Every value that was never ours reads like this.
+        Err(TokenError::Malformed) => chosen(service, Source::Header, value, None),
+        Err(error) => chosen(service, Source::Header, value, Some(error)),
+    }
+}
+
+fn lifetime(service: &ServiceState) -> Lifetime {
+    Lifetime {
+        now_seconds: clock::unix_seconds(),
+        absolute_timeout_seconds: service.configuration.affinity.absolute_timeout.as_secs(),
+    }
+}
+
+fn claim(gateway: &Gateway, service: &ServiceState, headers: &HeaderMap) -> Claim {
+    let Some(name) = service.cookie_name() else { return Claim::None };
+    let lines = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let lifetime = lifetime(service);
+    podpin_affinity::claim(lines, name, |value| gateway.keyring().verify(&service.name, value, lifetime))
+}
+
+/// The value of the header, unless it is empty. Several lines are one value, as RFC 9110 section 5.3 has it.
+fn value_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = headers.get_all(name).iter().map(|line| line.as_bytes().trim_ascii());
+    let mut value = Cow::Borrowed(lines.next()?);
+    for line in lines {
+        let whole = value.to_mut();
+        whole.extend_from_slice(b", ");
+        whole.extend_from_slice(line);
+    }
+    (!value.is_empty()).then_some(value)
+}
+
+/// The value of the first parameter of this name, unless it is empty (WHATWG URL, section 5.1).
+fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values =
+        pairs.filter(|(key, _)| decoded(key) == name.as_bytes()).map(|(_, value)| decoded(value));
+    values.next().filter(|value| !value.is_empty())
+}
+
+/// Undoes percent-encoding and `+`. What is no encoding stays as it is.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut rest = text.as_bytes();
+    let mut decoded = Vec::with_capacity(rest.len());
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        match (byte, after.split_at_checked(2).and_then(|(digits, behind)| Some((hex(digits)?, behind)))) {
+            (b'+', _) => decoded.push(b' '),
+            (b'%', Some((value, behind))) => {
+                decoded.push(value);
+                rest = behind;
+            }
+            _ => decoded.push(*byte),
+        }
+    }
+    decoded
+}
+
+fn hex(digits: &[u8]) -> Option<u8> {
+    let text = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    u8::from_str_radix(text, 16).ok()
+}
+
+/// The part of an address that counts.
+fn network(address: IpAddr, prefixes: ClientIp) -> Vec<u8> {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => {
+            let shift = 32_u32.saturating_sub(u32::from(prefixes.ipv4_prefix_bits));
+            let mask = u32::MAX.checked_shl(shift).unwrap_or(0);
+            (ip.to_bits() & mask).to_be_bytes().to_vec()
+        }
+        IpAddr::V6(ip) => {
+            let shift = 128_u32.saturating_sub(u32::from(prefixes.ipv6_prefix_bits));
+            let mask = u128::MAX.checked_shl(shift).unwrap_or(0);
+            (ip.to_bits() & mask).to_be_bytes().to_vec()
+        }
+    }
+}
+
+/// 128 random bits from the operating system: a session id is a name that must not be guessed.
+fn new_session() -> SessionId {
+    let mut bytes = [0; 16];
+    if getrandom::fill(&mut bytes).is_err() {
+        // Only before the kernel's pool is seeded; a guessable name is worse than none, but no reason to fail.
+        bytes = (u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..))).to_be_bytes();
+    }
+    SessionId::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_found_whatever_its_encoding() {
+        let table: [(&str, Option<&[u8]>); 10] = [
+            ("session=a", Some(b"a")),
+            ("x=1&session=a&session=b", Some(b"a")),
+            ("se%73sion=a%20b+c", Some(b"a b c")),
+            ("session=100%", Some(b"100%")),
+            ("session=%zz%4", Some(b"%zz%4")),
+            ("session=%C3%a9", Some("\u{e9}".as_bytes())),
+            ("session=", None),
+            ("session", None),
+            ("sessions=a&xsession=b", None),
+            ("", None),
+        ];
+        for (query, expected) in table {
+            assert_eq!(parameter(query, "session").as_deref(), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn an_address_counts_as_far_as_its_prefix() {
+        let prefixes = |ipv4_prefix_bits, ipv6_prefix_bits| ClientIp { ipv4_prefix_bits, ipv6_prefix_bits };
+        let of = |text: &str, prefixes| network(text.parse().unwrap(), prefixes);
+        assert_eq!(of("10.1.2.3", prefixes(32, 64)), [10, 1, 2, 3]);
+        assert_eq!(of("10.1.2.3", prefixes(24, 64)), [10, 1, 2, 0]);
+        assert_eq!(of("::ffff:10.1.2.3", prefixes(24, 64)), [10, 1, 2, 0]);
+        assert_eq!(of("2001:db8::1", prefixes(32, 64)), of("2001:db8::2", prefixes(32, 64)));
+        assert_ne!(of("2001:db8::1", prefixes(32, 128)), of("2001:db8::2", prefixes(32, 128)));
+    }
+
+    #[test]
+    fn several_lines_of_the_header_are_one_value() {
+        let name = HeaderName::from_static("x-session-id");
+        let mut headers = HeaderMap::new();
+        assert_eq!(value_of(&headers, &name), None);
+        headers.append(&name, HeaderValue::from_static(" "));
+        assert_eq!(value_of(&headers, &name), None);
+        headers.insert(&name, HeaderValue::from_static("a"));
+        assert_eq!(value_of(&headers, &name).as_deref(), Some(b"a".as_slice()));
+        headers.append(&name, HeaderValue::from_static("b"));
+        assert_eq!(value_of(&headers, &name).as_deref(), Some(b"a, b".as_slice()));
+    }
+}

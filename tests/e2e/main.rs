@@ -33,5 +33,6 @@ mod refusals;
 mod routing;
 mod shutdown;
 mod time_limits;
+mod tls;
 mod upstream_garbage;
 mod wait_queue;

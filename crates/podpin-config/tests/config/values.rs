@@ -124,7 +124,7 @@ fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
         file: PathBuf::from("/etc/podpin").join(file),
         at: Position { line, column: 20 },
     };
-    let files = vec![file("k2", "keys/k2", 16), file("k1", "keys/k1", 17)];
+    let files = vec![file("k2", "keys/k2", 19), file("k1", "keys/k1", 20)];
     assert_eq!(config.affinity_keys, AffinityKeys::Files(files));
     let route = Route {
         name: "stream".into(),

@@ -369,3 +369,36 @@ async fn curl_speaks_both_protocols() {
         assert_eq!(text, format!("pod-a {version}"), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[tokio::test]
+async fn the_pod_is_told_whose_certificate_a_client_has_shown() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.issue("one", &["localhost"]);
+    let [pod, ..] = Pod::start_three().await;
+    let tls = |mode: &str| {
+        let (pair, ca) = (authority.entry("one"), authority.file("ca.pem"));
+        format!("{{certificates: [{pair}], clientAuth: {{caFile: \"{}\", mode: {mode}}}}}", ca.display())
+    };
+    let required = Setup::chat(&[&pod]).tls(&tls("required")).start().await;
+    let optional = Setup::chat(&[&pod]).tls(&tls("optional")).start().await;
+    let known = authority.client_with_certificate(&authority, "a, OU=admin");
+    let forged = Request::get("/who").header("X-Podpin-Client-Subject", "CN=root");
+    for proxy in [&required, &optional] {
+        let mut connection = known.connect(proxy.address, "localhost").await;
+        assert_eq!(connection.ask(&forged).await.status, 200);
+        let mut stream = events(connection).await;
+        assert_eq!(stream.next_data().await, "pod-a");
+    }
+    let mut nobody = authority.client(&[]).connect(optional.address, "localhost").await;
+    assert_eq!(nobody.ask(&forged).await.status, 200);
+    let told: Vec<_> =
+        pod.requests().iter().map(|one| one.header("x-podpin-client-subject").map(str::to_owned)).collect();
+    let subject = Some(r"CN=a\,\ OU\=admin".to_owned());
+    assert_eq!(told, [subject.clone(), subject.clone(), subject.clone(), subject, None]);
+    // TLS 1.3 tells a client that it is refused after its own handshake is over.
+    for client in [authority.client(&[]), authority.client_with_certificate(&stranger, "x")] {
+        let mut connection = client.connect(required.address, "localhost").await;
+        connection.try_send(Request::get("/who").bytes()).await;
+        assert!(connection.try_head().await.is_err());
+    }
+}

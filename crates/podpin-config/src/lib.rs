@@ -42,5 +42,5 @@ pub use service::{
 };
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse, Unavailable};
-pub use tls::{CertificateFiles, FileAt, ListenerTls, TlsVersion};
+pub use tls::{CertificateFiles, ClientAuth, FileAt, ListenerTls, TlsVersion};
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

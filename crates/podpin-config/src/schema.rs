@@ -35,6 +35,7 @@ const SHAPES: &[Shape] = &[
     ),
     shape("listeners[]", &["name", "address", "h2c", "tls", "proxyProtocol"]),
     shape("listeners[].tls", &["minVersion", "certificates", "clientAuth"]),
+    shape("listeners[].tls.clientAuth", &["caFile", "mode"]),
     shape("listeners[].tls.certificates[]", &["certFile", "keyFile"]),
     shape("admin", &["address"]),
     shape(
@@ -128,7 +129,6 @@ const fn later_key(shape: &'static str, accepted: &'static [&'static str]) -> La
 
 /// Keys that are refused unless their value asks for nothing.
 const LATER: &[Later] = &[
-    later_key("listeners[].tls.clientAuth", &["off"]),
     later_key("listeners[].proxyProtocol", &["off"]),
     later_key("routes[].backends", &["off"]),
     later_key("routes[].headers", &["off"]),

@@ -14,8 +14,19 @@ pub struct ListenerTls {
     pub min_version: TlsVersion,
     /// At least one; the first is for clients that name none of the others.
     pub certificates: Vec<CertificateFiles>,
+    /// Whether clients show certificates of their own. Default: nobody asks.
+    pub client_auth: Option<ClientAuth>,
     /// Where the configuration has it.
     pub at: Position,
+}
+
+/// Certificates of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// The authorities that sign them, in PEM.
+    pub ca_file: FileAt,
+    /// A client without one is refused. Default: yes.
+    pub required: bool,
 }
 
 /// Versions of TLS, oldest first.
@@ -58,8 +69,15 @@ impl ListenerTls {
             list.fail("at least one certificate is needed");
         }
         let certificates = items.iter().filter_map(read_certificate).collect();
-        Some(Self { min_version, certificates, at: node.position() })
+        let client_auth = section.get("clientAuth").and_then(read_client_auth);
+        Some(Self { min_version, certificates, client_auth, at: node.position() })
     }
+}
+
+fn read_client_auth(node: &Node<'_>) -> Option<ClientAuth> {
+    let section = node.section_or_off("a mapping")??;
+    let required = section.choice("mode", &[("required", true), ("optional", false)], true);
+    Some(ClientAuth { ca_file: read_file(&section, "caFile")?, required })
 }
 
 fn read_certificate(item: &Node<'_>) -> Option<CertificateFiles> {

@@ -265,7 +265,8 @@ impl Connection {
             None => return self.refuse(tcp, Failure::Internal).await,
         };
         let gateway = Arc::clone(&self.listener.gateway);
-        let client = gateway.client(self.peer.ip(), self.listener.tls.is_some(), &head.headers);
+        let mut client = gateway.client(self.peer.ip(), self.listener.tls.is_some(), &head.headers);
+        client.subject = tcp.subject();
         let keep_alive = facts.keep_alive && bytes.len() == length;
         event_stream::serve(gateway, head, client, Exchange::H1 { tcp, connection: self, keep_alive }).await;
     }
@@ -398,7 +399,9 @@ impl HttpServerApp for H2Connection {
             };
         }
         let gateway = Arc::clone(&listener.gateway);
-        let client = gateway.client(self.connection.peer.ip(), listener.tls.is_some(), &head.headers);
+        let mut client = gateway.client(self.connection.peer.ip(), listener.tls.is_some(), &head.headers);
+        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+        client.subject = tls.and_then(|tls| tls.organization.clone());
         let exchange = Exchange::H2(Box::new(session), guard);
         Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
         None

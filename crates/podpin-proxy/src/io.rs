@@ -319,10 +319,11 @@ impl UniqueID for ClientStream {
 }
 
 impl Ssl for ClientStream {
-    /// Tells Pingora and `pipeline.rs` that the client came over TLS; nothing in it is looked at.
+    /// Tells Pingora and `pipeline.rs` that the client came over TLS, and with whose certificate: `organization` is the whole
+    /// subject, for want of a better place.
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         let Transport::Tls(_) = self.tcp.get_ref() else { return None };
-        Some(Arc::new(SslDigest::new("", "", None, None, Vec::new())))
+        Some(Arc::new(SslDigest::new("", "", self.tcp.get_ref().subject(), None, Vec::new())))
     }
 
     /// A whole connection over TLS is one of HTTP/2: those of HTTP/1.1 come here request by request.

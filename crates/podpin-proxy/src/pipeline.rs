@@ -147,8 +147,9 @@ impl ProxyHttp for Pipeline {
         let head = session.req_header();
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
-        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-        let client = self.gateway.client(peer, tls, &head.headers);
+        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+        let mut client = self.gateway.client(peer, tls.is_some(), &head.headers);
+        client.subject = tls.and_then(|tls| tls.organization.clone());
         request.client = Some(client);
         match Admission::new(&self.gateway, authority(head), head.uri.path(), &head.headers) {
             Ok(admission) => {

@@ -3,7 +3,7 @@
 //! A listener's whole TLS is one snapshot, built and checked before it is used: a file that is missing, a certificate
 //! that is none, a key of another certificate keep the one before in use. Connections keep what they began with.
 
-mod certificate;
+pub(crate) mod certificate;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -122,8 +122,9 @@ fn read_all(config: &Config) -> Result<Vec<(String, ServerTls, Vec<Certificate>)
 /// Follows the files of a listener: new ones are in use as soon as all of them are good, else the old ones stay.
 pub(crate) async fn follow(gateway: Arc<Gateway>, tls: Arc<ServerTls>) {
     let pairs = tls.files.certificates.iter();
-    let mut watch =
-        FileWatch::new(pairs.flat_map(|pair| [pair.cert_file.file.clone(), pair.key_file.file.clone()]));
+    let pairs = pairs.flat_map(|pair| [pair.cert_file.file.clone(), pair.key_file.file.clone()]);
+    let authorities = tls.files.client_auth.iter().map(|auth| auth.ca_file.file.clone());
+    let mut watch = FileWatch::new(pairs.chain(authorities));
     loop {
         watch.changed().await;
         let result = match tls.reload(&gateway.metrics) {
@@ -154,16 +155,24 @@ fn build(
         TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
         TlsVersion::V1_3 => &[&version::TLS13],
     };
-    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
     let builder = builder.map_err(|error| StartError::Tls {
         at: files.at,
         path: path.to_owned(),
         error: error.to_string(),
     })?;
     let resolver = Arc::new(Resolver::new(&certificates));
-    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+    let mut config = match &files.client_auth {
+        None => builder.with_no_client_auth(),
+        Some(auth) => builder.with_client_cert_verifier(certificate::verifier(path, auth, provider)?),
+    }
+    .with_cert_resolver(resolver);
     config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
-    config.ticketer = Arc::clone(tickets);
+    config.ticketer = match &files.client_auth {
+        None => Arc::clone(tickets),
+        // A client that is no longer trusted must not come back by an old ticket.
+        Some(_) => ring::Ticketer::new().map_err(|error| StartError::Random(error.to_string()))?,
+    };
     Ok((config, certificates))
 }
 

@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::tls::certificate;
+
 /// What a client that does not read may have waiting within TLS; one record more than that is never begun.
 pub(crate) const TLS_BUFFER_BYTES: usize = 16 * 1024;
 
@@ -38,6 +40,12 @@ impl Transport {
             Transport::Plain(tcp) => tcp,
             Transport::Tls(stream) => stream.get_ref().0,
         }
+    }
+
+    /// The subject of the certificate that the other end has shown.
+    pub(crate) fn subject(&self) -> Option<String> {
+        let Transport::Tls(stream) = self else { return None };
+        stream.get_ref().1.peer_certificates()?.first().and_then(certificate::subject)
     }
 
     /// Whether TLS holds bytes that the socket has not taken.

@@ -4,12 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use podpin_config::{CertificateFiles, FileAt};
+use podpin_config::{CertificateFiles, ClientAuth, FileAt};
+use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::start::StartError;
@@ -66,6 +70,49 @@ fn facts(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
         _ => None,
     });
     Ok((dns_names.collect(), certificate.validity().not_after.timestamp()))
+}
+
+/// What checks the certificates of clients.
+///
+/// # Errors
+/// Names the file of the authorities.
+pub(super) fn verifier(
+    path: &str,
+    auth: &ClientAuth,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, StartError> {
+    let at_fault = |error: String| fault(path, "clientAuth.caFile", &auth.ca_file, &error);
+    let pem = fs::read(&auth.ca_file.file).map_err(|error| at_fault(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate =
+            certificate.map_err(|error| at_fault(format!("not a certificate in PEM: {error}")))?;
+        roots.add(certificate).map_err(|error| at_fault(error.to_string()))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|error| at_fault(error.to_string()))
+}
+
+/// The subject of a client's certificate as RFC 4514 writes it, the most specific name first. Whatever could be taken
+/// for another part of it is escaped.
+pub(crate) fn subject(der: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let mut parts = Vec::new();
+    for attribute in certificate.subject().iter_attributes() {
+        let kind = oid2abbrev(attribute.attr_type(), oid_registry())
+            .map_or_else(|_| attribute.attr_type().to_id_string(), str::to_owned);
+        let mut part = format!("{kind}=");
+        for letter in attribute.as_str().ok()?.chars() {
+            if matches!(letter, ',' | '+' | '"' | '\\' | '<' | '>' | ';' | '=' | '#' | ' ') {
+                part.push('\\');
+            }
+            part.push(letter);
+        }
+        parts.push(part);
+    }
+    parts.reverse();
+    Some(parts.join(",")).filter(|subject| !subject.is_empty())
 }
 
 fn file_name(file: &Path) -> String {

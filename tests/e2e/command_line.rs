@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use podpin_testkit::{Process, Setup, free_port};
 
 /// Runs the binary to its end: the exit code and both outputs.
-async fn run(arguments: &[&str]) -> (i32, String, String) {
+pub(crate) async fn run(arguments: &[&str]) -> (i32, String, String) {
     let mut process = Process::start(arguments);
     let code = process.wait_exit().await;
     (code, process.stdout().join("\n"), process.stderr().join("\n"))
@@ -76,7 +76,7 @@ async fn run_applies_the_same_rules_as_check() {
 #[tokio::test]
 async fn a_key_that_a_later_version_brings_is_refused_and_not_ignored() {
     let later = [
-        GOOD.replace("address: 127.0.0.1:8080}", "address: 127.0.0.1:8080, tls: {certificates: []}}"),
+        GOOD.replace("address: 127.0.0.1:8080}", "address: 127.0.0.1:8080, proxyProtocol: required}"),
         GOOD.replace("    timeouts:", "    tls: {serverName: x}\n    timeouts:"),
     ];
     for text in later {

@@ -37,5 +37,6 @@ mod server_sessions;
 mod shutdown;
 mod sticky;
 mod time_limits;
+mod tls;
 mod upstream_garbage;
 mod wait_queue;

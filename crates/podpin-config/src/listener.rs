@@ -2,9 +2,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{name, node::Node, scalar::Port, section::Section, unit::DurationRange};
+use crate::{name, node::Node, scalar::Port, section::Section, tls::ListenerTls, unit::DurationRange};
 
-/// An address that clients connect to. Plain text; HTTP/1.1.
+/// An address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Unique among listeners; a metric label.
@@ -13,6 +13,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether HTTP/2 without TLS (prior knowledge, RFC 9113 section 3.3) is accepted too. Default: no.
     pub h2c: bool,
+    /// TLS, which brings HTTP/2 with it; `None`: plain text.
+    pub tls: Option<ListenerTls>,
 }
 
 /// Limits that apply to every listener.
@@ -104,7 +106,8 @@ fn read_listener(
         Some(address)
     });
     let h2c = section.boolean("h2c", false);
-    Some(Listener { name: name?, address: address?, h2c })
+    let tls = section.get("tls").and_then(ListenerTls::read);
+    Some(Listener { name: name?, address: address?, h2c, tls })
 }
 
 /// Whether both cannot be bound at once: the same port on the same address, or on all addresses.

@@ -34,6 +34,9 @@ const SHAPES: &[Shape] = &[
         ],
     ),
     shape("listeners[]", &["name", "address", "h2c", "tls", "proxyProtocol"]),
+    shape("listeners[].tls", &["minVersion", "certificates", "clientAuth"]),
+    shape("listeners[].tls.clientAuth", &["caFile", "mode"]),
+    shape("listeners[].tls.certificates[]", &["certFile", "keyFile"]),
     shape("admin", &["address"]),
     shape(
         "limits",
@@ -128,7 +131,6 @@ const fn later_key(shape: &'static str, accepted: &'static [&'static str]) -> La
 
 /// Keys that are refused unless their value asks for nothing.
 const LATER: &[Later] = &[
-    later_key("listeners[].tls", &["off"]),
     later_key("listeners[].proxyProtocol", &["off"]),
     later_key("routes[].backends", &["off"]),
     later_key("routes[].headers", &["off"]),

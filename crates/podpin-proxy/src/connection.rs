@@ -5,10 +5,13 @@
 //! socket that an event stream can take with it when it leaves this task.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -20,8 +23,9 @@ use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use podpin_config::ListenerLimits;
 use podpin_endpoints::Millis;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
 use crate::event_stream;
@@ -31,6 +35,8 @@ use crate::head::{self, Facts, HeadError, RequestHead, Scan};
 use crate::io::{ClientStream, Progress};
 use crate::pipeline::Pipeline;
 use crate::reply::Failure;
+use crate::tls::ServerTls;
+use crate::transport::Transport;
 
 /// What one HTTP/2 stream may hold for a client that does not read, beside what the relay holds.
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -46,6 +52,7 @@ thread_local! {
 pub(crate) struct Listener {
     pub(crate) name: String,
     pub(crate) h2c: bool,
+    pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) proxy: Arc<HttpProxy<Pipeline>>,
 }
@@ -95,21 +102,51 @@ impl Connection {
 
     /// Serves the connection to its end, or until an event stream takes the socket.
     pub(crate) async fn serve(self, tcp: TcpStream) {
-        self.serve_from(tcp, true).await;
+        if self.listener.tls.is_none() {
+            return self.serve_from(Transport::Plain(tcp), true).await;
+        }
+        let Some((tls, is_h2)) = Box::pin(self.handshake(tcp)).await else { return };
+        if is_h2 {
+            self.count("h2");
+            let closing = self.listener.gateway.closing();
+            return Box::pin(self.serve_h2(tls, BytesMut::new(), closing)).await;
+        }
+        self.serve_from(tls, true).await;
+    }
+
+    /// TLS within the time that a request head may take; and whether the client chose HTTP/2. `None`: it has ended.
+    async fn handshake(&self, tcp: TcpStream) -> Option<(Transport, bool)> {
+        let tls = self.listener.tls.as_ref()?;
+        let gateway = &self.listener.gateway;
+        let mut closing = gateway.closing();
+        let shaken = tokio::select! {
+            shaken = timeout(gateway.limits.request_header_timeout, tls.accept(tcp)) => shaken,
+            _ = closing.wait_for(|closing| *closing) => return None,
+        };
+        let reason = match shaken {
+            Ok(Ok((transport, is_h2))) => return Some((transport, is_h2)),
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %self.peer, %error, "no TLS handshake");
+                "failed"
+            }
+            Err(_) => "timeout",
+        };
+        gateway.metrics.tls_handshakes_failed.with_label_values(&[&*self.listener.name, reason]).inc();
+        None
     }
 
     /// Serves what comes after an event stream, in a task of its own.
-    pub(crate) fn go_on(self, tcp: TcpStream) {
+    pub(crate) fn go_on(self, tcp: Transport) {
         let gateway = Arc::clone(&self.listener.gateway);
         gateway.tasks.spawn(self.serve_from(tcp, false));
     }
 
-    async fn serve_from(self, mut tcp: TcpStream, mut first: bool) {
+    async fn serve_from(self, mut tcp: Transport, mut first: bool) {
         let mut closing = self.listener.gateway.closing();
         let mut ahead = BytesMut::new();
         loop {
-            match self.next((&tcp, std::mem::take(&mut ahead)), first, &mut closing).await {
-                Next::Closed => return,
+            match self.next((&mut tcp, std::mem::take(&mut ahead)), first, &mut closing).await {
+                Next::Closed => return tcp.close(),
                 Next::Refused(failure) => return self.refuse(tcp, failure).await,
                 Next::H2(bytes) => {
                     self.count("h2");
@@ -137,7 +174,7 @@ impl Connection {
         listener.gateway.metrics.connections_total.with_label_values(&[&listener.name, protocol]).inc();
     }
 
-    async fn refuse(self, tcp: TcpStream, failure: Failure) {
+    async fn refuse(self, tcp: Transport, failure: Failure) {
         let code = failure.status().map_or(0, |status| status.as_u16()).to_string();
         self.listener.gateway.metrics.heads_refused.with_label_values(&[&self.listener.name, &code]).inc();
         tracing::debug!(peer = %self.peer, %failure, "request refused");
@@ -150,7 +187,7 @@ impl Connection {
     /// a head may take.
     async fn next(
         &self,
-        (tcp, mut bytes): (&TcpStream, BytesMut),
+        (tcp, mut bytes): (&mut Transport, BytesMut),
         first: bool,
         closing: &mut ShutdownWatch,
     ) -> Next {
@@ -172,21 +209,16 @@ impl Connection {
             if *closing.borrow() && bytes.is_empty() {
                 return Next::Closed;
             }
+            let before = bytes.len();
             tokio::select! {
                 biased;
-                ready = timeout_at(deadline, tcp.readable()) => match ready {
-                    Err(_) if bytes.is_empty() => return Next::Closed,
+                read = timeout_at(deadline, poll_fn(|context| poll_read(tcp, &mut bytes, context))) => match read {
+                    Err(_) if before == 0 => return Next::Closed,
                     Err(_) => return Next::Refused(Failure::HeadTimeout),
-                    Ok(_) => {}
+                    Ok(Ok(0) | Err(_)) => return Next::Closed,
+                    Ok(Ok(_)) => {}
                 },
-                _ = closing.changed(), if bytes.is_empty() => return Next::Closed,
-            }
-            let before = bytes.len();
-            match read_some(tcp, &mut bytes) {
-                Ok(0) => return Next::Closed,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(_) => return Next::Closed,
-                Ok(_) => {}
+                _ = closing.changed(), if before == 0 => return Next::Closed,
             }
             if before == 0 && !first {
                 deadline = Instant::now() + limits.request_header_timeout;
@@ -226,14 +258,15 @@ impl Connection {
         }
     }
 
-    async fn serve_event_stream(self, tcp: TcpStream, bytes: &[u8], length: usize, facts: &Facts) {
+    async fn serve_event_stream(self, tcp: Transport, bytes: &[u8], length: usize, facts: &Facts) {
         let head = match bytes.get(..length).map(head::parse) {
             Some(Ok(head)) => head,
             Some(Err(error)) => return self.refuse(tcp, error.into()).await,
             None => return self.refuse(tcp, Failure::Internal).await,
         };
         let gateway = Arc::clone(&self.listener.gateway);
-        let client = gateway.client(self.peer.ip(), false, &head.headers);
+        let mut client = gateway.client(self.peer.ip(), self.listener.tls.is_some(), &head.headers);
+        client.subject = tcp.subject();
         let keep_alive = facts.keep_alive && bytes.len() == length;
         event_stream::serve(gateway, head, client, Exchange::H1 { tcp, connection: self, keep_alive }).await;
     }
@@ -241,11 +274,11 @@ impl Connection {
     /// Lets Pingora serve one ordinary request; gives the socket back when it may carry another.
     async fn forward(
         &self,
-        tcp: TcpStream,
+        tcp: Transport,
         (bytes, length): (BytesMut, usize),
         facts: &Facts,
         closing: &ShutdownWatch,
-    ) -> Option<(TcpStream, BytesMut)> {
+    ) -> Option<(Transport, BytesMut)> {
         let limits = &self.listener.gateway.limits;
         let stream = ClientStream::request((tcp, self.peer), bytes, length, facts.body);
         let progress = stream.progress();
@@ -258,7 +291,7 @@ impl Connection {
         stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
     }
 
-    async fn serve_h2(self, tcp: TcpStream, bytes: BytesMut, closing: ShutdownWatch) {
+    async fn serve_h2(self, tcp: Transport, bytes: BytesMut, closing: ShutdownWatch) {
         let stream = ClientStream::endless(tcp, self.peer, bytes);
         let mut options = HttpServerOptions::default();
         options.h2c = true;
@@ -273,11 +306,16 @@ impl Connection {
 }
 
 /// One read into the thread's buffer, appended to what there is.
-fn read_some(tcp: &TcpStream, bytes: &mut BytesMut) -> io::Result<usize> {
+fn poll_read(
+    tcp: &mut Transport,
+    bytes: &mut BytesMut,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let count = tcp.try_read(scratch)?;
-        bytes.extend_from_slice(scratch.get(..count).unwrap_or_default());
-        Ok(count)
+        let mut buffer = ReadBuf::new(scratch);
+        ready!(Pin::new(tcp).poll_read(context, &mut buffer))?;
+        bytes.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
     })
 }
 
@@ -361,7 +399,9 @@ impl HttpServerApp for H2Connection {
             };
         }
         let gateway = Arc::clone(&listener.gateway);
-        let client = gateway.client(self.connection.peer.ip(), false, &head.headers);
+        let mut client = gateway.client(self.connection.peer.ip(), listener.tls.is_some(), &head.headers);
+        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+        client.subject = tls.and_then(|tls| tls.organization.clone());
         let exchange = Exchange::H2(Box::new(session), guard);
         Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
         None

@@ -12,8 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::{Reason, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
+
+use crate::transport::Transport;
 
 /// Room in front of a body piece for its chunk size: 8 hexadecimal digits and CRLF.
 pub(crate) const CHUNK_PREFIX_BYTES: usize = 10;
@@ -36,14 +37,14 @@ pub(crate) enum Framing {
 /// The client's side.
 pub(crate) enum Downstream {
     /// HTTP/1.0 or 1.1.
-    H1 { tcp: TcpStream, framing: Framing, stray_bytes: usize },
+    H1 { tcp: Transport, framing: Framing, stray_bytes: usize },
     /// HTTP/2.
     H2 { stream: SendStream<Bytes>, queue: Arc<Queue> },
 }
 
 impl Downstream {
     /// An HTTP/1 client whose response head is still to be written.
-    pub(crate) fn h1(tcp: TcpStream, framing: Framing) -> Downstream {
+    pub(crate) fn h1(tcp: Transport, framing: Framing) -> Downstream {
         Downstream::H1 { tcp, framing, stray_bytes: 0 }
     }
 
@@ -106,6 +107,22 @@ impl Downstream {
         }
     }
 
+    /// Whether bytes that count as written wait within TLS; [`Downstream::poll_flush`] sends them on.
+    pub(crate) fn holds_bytes(&self) -> bool {
+        match self {
+            Downstream::H1 { tcp, .. } => tcp.holds_bytes(),
+            Downstream::H2 { .. } => false,
+        }
+    }
+
+    /// Resolves when nothing waits within TLS.
+    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        match self {
+            Downstream::H1 { tcp, .. } => Pin::new(tcp).poll_flush(context).map_err(|_| Gone),
+            Downstream::H2 { .. } => Poll::Ready(Ok(())),
+        }
+    }
+
     /// What must still be written for a clean end.
     pub(crate) fn last_bytes(&self) -> &'static [u8] {
         match self {
@@ -115,10 +132,13 @@ impl Downstream {
     }
 
     /// Ends well, after [`Downstream::last_bytes`]; gives the socket back when it may carry another request.
-    pub(crate) fn finish(self) -> Option<TcpStream> {
+    pub(crate) fn finish(self) -> Option<Transport> {
         match self {
             Downstream::H1 { tcp, stray_bytes: 0, .. } => Some(tcp),
-            Downstream::H1 { .. } => None,
+            Downstream::H1 { tcp, .. } => {
+                tcp.close();
+                None
+            }
             Downstream::H2 { mut stream, .. } => {
                 if let Err(error) = stream.send_data(Bytes::new(), true) {
                     tracing::debug!(%error, "the client left before the end of its stream");
@@ -136,7 +156,7 @@ impl Downstream {
             Downstream::H1 { tcp, .. } => {
                 // Without chunks only a reset tells an early end from a proper one; what the client has not read is
                 // lost with it.
-                if let Err(error) = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO)) {
+                if let Err(error) = socket2::SockRef::from(tcp.tcp()).set_linger(Some(Duration::ZERO)) {
                     tracing::debug!(%error, "the connection ends without a reset");
                 }
                 None

@@ -11,12 +11,12 @@ use http::{StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v2::server::HttpSession as SessionV2;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::connection::{Connection, StreamGuard};
 use crate::downstream::{Downstream, Framing};
 use crate::forward;
 use crate::reply::{Answer, Failure};
+use crate::transport::Transport;
 use crate::upstream_h1;
 
 /// How long a refused client may take to read the answer before its connection is closed under it.
@@ -27,7 +27,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 /// A client waiting for its answer.
 pub(crate) enum Exchange {
     /// HTTP/1.0 or 1.1, with the connection that may go on afterwards.
-    H1 { tcp: TcpStream, connection: Connection, keep_alive: bool },
+    H1 { tcp: Transport, connection: Connection, keep_alive: bool },
     /// One stream of an HTTP/2 connection, counted there.
     H2(Box<SessionV2>, StreamGuard),
 }
@@ -88,7 +88,7 @@ impl Exchange {
                 let http10 = version == Version::HTTP_10;
                 let framing = if length.is_some() || http10 { Framing::Plain } else { Framing::Chunked };
                 let goes_on = keep_alive && (length.is_some() || !http10);
-                if let Err(error) = upstream_h1::keep_alive(&tcp) {
+                if let Err(error) = upstream_h1::keep_alive(tcp.tcp()) {
                     tracing::debug!(%error, "the client left before its answer");
                     return None;
                 }
@@ -155,7 +155,7 @@ fn begin_h2(
 }
 
 /// Writes the answer and closes, so that the client can read it.
-pub(crate) async fn answer_h1(mut tcp: TcpStream, answer: &Answer) {
+pub(crate) async fn answer_h1(mut tcp: Transport, answer: &Answer) {
     let answered = async {
         tcp.write_all(&answer.h1_close()).await?;
         tcp.shutdown().await?;
@@ -173,7 +173,7 @@ pub(crate) async fn answer_h1(mut tcp: TcpStream, answer: &Answer) {
         tracing::trace!(%error, "the client did not read its refusal");
     }
     // Whatever is left unread is thrown away with the connection.
-    if let Err(error) = socket2::SockRef::from(&tcp).shutdown(Shutdown::Both) {
+    if let Err(error) = socket2::SockRef::from(tcp.tcp()).shutdown(Shutdown::Both) {
         tracing::trace!(%error, "the client closed first");
     }
 }

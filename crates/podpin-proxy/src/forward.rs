@@ -12,6 +12,8 @@ use podpin_config::Cidr;
 pub(crate) const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
 /// Tells the pod why a client that was pinned elsewhere comes here.
 pub(crate) const REPINNED: HeaderName = HeaderName::from_static("x-podpin-repinned");
+/// Tells the pod whose certificate the client has shown.
+const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-podpin-client-subject");
 const OURS: &str = "x-podpin-";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -30,6 +32,8 @@ pub(crate) struct Client {
     pub(crate) trusted: bool,
     /// The client's own connection is encrypted, here or at a trusted proxy.
     pub(crate) secure: bool,
+    /// The subject of its certificate, when it has shown one to us.
+    pub(crate) subject: Option<String>,
 }
 
 impl Client {
@@ -38,7 +42,7 @@ impl Client {
         let peer = peer.to_canonical();
         let is_trusted = |ip: IpAddr| trusted.iter().any(|range| range.contains(ip));
         if !is_trusted(peer) {
-            return Client { peer, address: peer, trusted: false, secure: tls };
+            return Client { peer, address: peer, trusted: false, secure: tls, subject: None };
         }
         let told = headers.get_all(&FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
         let hops: Vec<&str> = told.flat_map(|list| list.split(',')).map(str::trim).collect();
@@ -53,7 +57,7 @@ impl Client {
         let https = headers
             .get(&FORWARDED_PROTO)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"));
-        Client { peer, address, trusted: true, secure: tls || https }
+        Client { peer, address, trusted: true, secure: tls || https, subject: None }
     }
 }
 
@@ -140,6 +144,7 @@ pub(crate) fn forwarding_lines(
         (FORWARDED_HOST, told(&FORWARDED_HOST).unwrap_or_else(|| authority.to_owned())),
         (REAL_IP, client.address.to_string()),
         (header::FORWARDED, forwarded),
+        (CLIENT_SUBJECT, client.subject.clone().unwrap_or_default()),
     ];
     let said = lines.into_iter().filter(|(_, text)| !text.is_empty());
     said.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?))).collect()

@@ -22,19 +22,20 @@ use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use crate::clock;
 use crate::head::RequestBody;
 use crate::streams::StreamRecord;
+use crate::transport::Transport;
 use crate::upstream_h1::{BodyDecoder, FIRST_CHUNK, Piece};
 
 /// Enough for a response head and a small body in one packet.
@@ -126,12 +127,12 @@ enum Rest {
     Endless,
 }
 
-/// A plaintext client connection while Pingora serves a request on it.
+/// A client connection while Pingora serves a request on it.
 pub(crate) struct ClientStream {
     /// Read already and not handed out yet.
     ahead: BytesMut,
     rest: Rest,
-    tcp: BufWriter<TcpStream>,
+    tcp: BufWriter<Transport>,
     digest: Arc<SocketDigest>,
     progress: Arc<Progress>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -139,13 +140,13 @@ pub(crate) struct ClientStream {
 
 impl ClientStream {
     /// A whole connection, beginning with `ahead`.
-    pub(crate) fn endless(tcp: TcpStream, peer: SocketAddr, ahead: BytesMut) -> ClientStream {
+    pub(crate) fn endless(tcp: Transport, peer: SocketAddr, ahead: BytesMut) -> ClientStream {
         ClientStream::new((tcp, peer), ahead, Rest::Endless)
     }
 
     /// One request: its head is the first `head_bytes` of `ahead`.
     pub(crate) fn request(
-        (tcp, peer): (TcpStream, SocketAddr),
+        (tcp, peer): (Transport, SocketAddr),
         ahead: BytesMut,
         head_bytes: usize,
         body: RequestBody,
@@ -153,8 +154,8 @@ impl ClientStream {
         ClientStream::new((tcp, peer), ahead, Rest::Head(head_bytes, body))
     }
 
-    fn new((tcp, peer): (TcpStream, SocketAddr), ahead: BytesMut, rest: Rest) -> ClientStream {
-        let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
+    fn new((tcp, peer): (Transport, SocketAddr), ahead: BytesMut, rest: Rest) -> ClientStream {
+        let digest = SocketDigest::from_raw_fd(tcp.tcp().as_raw_fd());
         // A fresh cell takes the value; it spares a system call a request.
         let _fresh = digest.peer_addr.set(Some(PingoraAddress::Inet(peer)));
         ClientStream {
@@ -173,7 +174,7 @@ impl ClientStream {
     }
 
     /// The socket and what came behind the request, when the request was read to its end and all is written.
-    pub(crate) fn into_idle(self) -> Option<(TcpStream, BytesMut)> {
+    pub(crate) fn into_idle(self) -> Option<(Transport, BytesMut)> {
         let ended = match self.rest {
             Rest::Length(0) | Rest::Chunked(BodyDecoder::Done) => true,
             Rest::Head(..) | Rest::Length(_) | Rest::Chunked(_) | Rest::Endless => false,
@@ -336,11 +337,26 @@ impl Shutdown for ClientStream {
 
 impl UniqueID for ClientStream {
     fn id(&self) -> UniqueIDType {
-        self.tcp.get_ref().as_raw_fd()
+        self.tcp.get_ref().tcp().as_raw_fd()
     }
 }
 
-impl Ssl for ClientStream {}
+impl Ssl for ClientStream {
+    /// Tells Pingora and `pipeline.rs` that the client came over TLS, and with whose certificate: `organization` is the whole
+    /// subject, for want of a better place.
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        let Transport::Tls(_) = self.tcp.get_ref() else { return None };
+        Some(Arc::new(SslDigest::new("", "", self.tcp.get_ref().subject(), None, Vec::new())))
+    }
+
+    /// A whole connection over TLS is one of HTTP/2: those of HTTP/1.1 come here request by request.
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        match (&self.rest, self.tcp.get_ref()) {
+            (Rest::Endless, Transport::Tls(_)) => Some(ALPN::H2),
+            _ => None,
+        }
+    }
+}
 
 impl GetTimingDigest for ClientStream {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {

@@ -39,6 +39,8 @@ mod stream_task;
 mod streams;
 mod successor;
 mod tally;
+mod tls;
+mod transport;
 mod upstream_h1;
 mod worker;
 

@@ -58,6 +58,9 @@ pub(crate) struct Metrics {
     pub(crate) endpoints: IntGaugeVec,
     pub(crate) connections_active: IntGaugeVec,
     pub(crate) connections_total: IntCounterVec,
+    pub(crate) tls_reloads: IntCounterVec,
+    pub(crate) tls_not_after: IntGaugeVec,
+    pub(crate) tls_handshakes_failed: IntCounterVec,
     pub(crate) connections_refused: IntCounterVec,
     pub(crate) heads_refused: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
@@ -277,6 +280,21 @@ impl Metrics {
                 "affinity_key_reloads_total",
                 "Times the affinity key files were read again, by result.",
                 &["result"],
+            )?,
+            tls_reloads: make.counters(
+                "tls_reloads_total",
+                "Times the certificate files of a listener were read again, by result.",
+                &["result"],
+            )?,
+            tls_not_after: make.gauges(
+                "tls_certificate_not_after_seconds",
+                "When a certificate in use expires, Unix seconds; by its first DNS name, or its file.",
+                &["name"],
+            )?,
+            tls_handshakes_failed: make.counters(
+                "tls_handshakes_failed_total",
+                "Client connections that ended before TLS was agreed upon, by reason: failed or timeout.",
+                &["listener", "reason"],
             )?,
             config_last_reload: make.add(IntGauge::new(
                 "podpin_config_last_reload_success",

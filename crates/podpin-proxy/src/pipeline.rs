@@ -153,7 +153,9 @@ impl ProxyHttp for Pipeline {
         let head = session.req_header();
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
-        let client = self.gateway.client(peer, false, &head.headers);
+        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+        let mut client = self.gateway.client(peer, tls.is_some(), &head.headers);
+        client.subject = tls.and_then(|tls| tls.organization.clone());
         let asked = Asked {
             authority: authority(head),
             path: head.uri.path(),

@@ -36,6 +36,7 @@ use crate::downstream::{CHUNK_PREFIX_BYTES, Downstream, Dying, Gone};
 use crate::labels::CloseReason;
 use crate::stream_task::Permits;
 use crate::streams::StreamRecord;
+use crate::transport::Transport;
 use crate::upstream_h1::{BodyDecoder, Piece};
 
 /// One read: large enough that a burst costs few calls, small enough to stay in the cache.
@@ -89,7 +90,7 @@ pub(crate) struct Finished {
     /// An HTTP/2 stream whose bad end must wait for what is queued before it.
     pub(crate) dying: Option<Dying>,
     /// The client's socket, when it may carry another request.
-    pub(crate) tcp: Option<TcpStream>,
+    pub(crate) tcp: Option<Transport>,
 }
 
 impl Finished {
@@ -209,7 +210,7 @@ impl Relay {
             if let Poll::Ready(gone) = self.poll_downstream(context) {
                 return Poll::Ready(gone);
             }
-            if !self.unsent.is_empty() || self.ending.is_some() {
+            if self.is_blocked() || self.ending.is_some() {
                 return self.poll_times(context);
             }
             match self.poll_upstream(context) {
@@ -238,10 +239,30 @@ impl Relay {
             self.unsent = Vec::new();
             self.unsent_from = 0;
         }
+        if downstream.holds_bytes() {
+            match downstream.poll_flush(context) {
+                Poll::Ready(Ok(())) => self.last_write = clock::now(),
+                Poll::Ready(Err(Gone)) => return Poll::Ready(CloseReason::Client),
+                Poll::Pending => return downstream.poll_gone(context).map(|Gone| CloseReason::Client),
+            }
+        }
         if let Some(ending) = self.ending {
             return Poll::Ready(ending.reason);
         }
-        downstream.poll_gone(context).map(|Gone| CloseReason::Client)
+        let gone = downstream.poll_gone(context).map(|Gone| CloseReason::Client);
+        // What was read may have called for an answer of TLS itself; if it does not go at once, its waker is set.
+        if gone.is_pending()
+            && downstream.holds_bytes()
+            && downstream.poll_flush(context) == Poll::Ready(Err(Gone))
+        {
+            return Poll::Ready(CloseReason::Client);
+        }
+        gone
+    }
+
+    /// The client has not taken what there is; nothing more is read from the pod until it has.
+    fn is_blocked(&self) -> bool {
+        !self.unsent.is_empty() || self.downstream.as_ref().is_some_and(Downstream::holds_bytes)
     }
 
     /// Reads once and forwards what became whole. `Ready` when something happened.

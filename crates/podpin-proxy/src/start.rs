@@ -19,6 +19,7 @@ use tokio::sync::{oneshot, watch};
 use crate::gateway::Gateway;
 use crate::service::TableWriter;
 use crate::sources::Sources;
+use crate::tls::{self, ServerTls};
 use crate::worker::{self, Bound};
 use crate::{admin, clock, descriptors, drain, health_checks, keys, sources};
 
@@ -62,6 +63,16 @@ pub enum StartError {
         /// What is wrong with it.
         error: String,
     },
+    /// The TLS of a listener cannot be had from its files.
+    #[error("{path}: {error}")]
+    Tls {
+        /// Where the configuration names the file.
+        at: Position,
+        /// `listeners[0].tls.certificates[1].certFile`
+        path: String,
+        /// The file and what is wrong with it.
+        error: String,
+    },
     /// An endpoints file is there but cannot be understood.
     #[error("{0}")]
     Endpoints(String),
@@ -94,7 +105,7 @@ impl StartError {
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         match self {
-            StartError::KeyFile { at, .. } => Some(*at),
+            StartError::KeyFile { at, .. } | StartError::Tls { at, .. } => Some(*at),
             StartError::Key { at, .. } => *at,
             StartError::NoKeys
             | StartError::Cluster(_)
@@ -132,6 +143,7 @@ pub struct Running {
 /// What [`start()`] would refuse for the same reason.
 pub fn verify(config: &Config) -> Result<(), StartError> {
     keys::load(&config.affinity_keys)?;
+    tls::verify(config)?;
     for service in &config.services {
         sources::verify(&service.discovery)?;
     }
@@ -148,7 +160,8 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     let (gateway, writers) = Gateway::new(config, version)?;
     sources::verify_cluster(config)?;
     let sources = sources::prepare(writers)?;
-    let bound = bind_all(config)?;
+    let tls = tls::load_all(config, &gateway.metrics)?;
+    let bound = bind_all(config, &tls)?;
     let admin_socket = bind("admin", config.admin.address)?;
     let admin_address = admin_socket.local_addr()?;
     let listeners = bound.iter().map(|one| Ok((one.name.clone(), one.socket.local_addr()?)));
@@ -167,6 +180,7 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
         cluster: KubeSettings::from(&config.kubernetes),
         admin_socket,
         keys: config.affinity_keys.clone(),
+        tls: tls.into_iter().map(|(_, tls)| tls).collect(),
     };
     let control = control(parts, leaving, done)?;
     Ok(Running {
@@ -186,12 +200,13 @@ fn worker_count(config: &Config) -> usize {
     config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-fn bind_all(config: &Config) -> Result<Vec<Bound>, StartError> {
+fn bind_all(config: &Config, tls: &[(String, Arc<ServerTls>)]) -> Result<Vec<Bound>, StartError> {
     let listeners = config.listeners.iter();
     listeners
         .map(|listener| {
             let socket = bind(&format!("listener {}", listener.name), listener.address)?;
-            Ok(Bound { name: listener.name.clone(), h2c: listener.h2c, socket })
+            let tls = tls.iter().find(|(name, _)| *name == listener.name).map(|(_, tls)| Arc::clone(tls));
+            Ok(Bound { name: listener.name.clone(), h2c: listener.h2c && tls.is_none(), tls, socket })
         })
         .collect()
 }
@@ -207,6 +222,7 @@ struct Control {
     cluster: KubeSettings,
     admin_socket: TcpListener,
     keys: podpin_config::AffinityKeys,
+    tls: Vec<Arc<ServerTls>>,
 }
 
 fn control(
@@ -232,6 +248,9 @@ fn control(
                 }
             }
             tasks.spawn(keys::follow(Arc::clone(&parts.gateway), parts.keys));
+            for tls in parts.tls {
+                tasks.spawn(tls::follow(Arc::clone(&parts.gateway), tls));
+            }
             match tokio::net::TcpListener::from_std(parts.admin_socket) {
                 Ok(socket) => drop(tasks.spawn(admin::serve(socket, Arc::clone(&parts.gateway)))),
                 Err(error) => tracing::error!(%error, "the admin port is closed"),

@@ -210,8 +210,10 @@ impl Future for StreamTask {
             }
             accounts.settle(&finished);
         }
-        if let (Some(tcp), Some(After::H1 { connection, goes_on: true })) = (tcp, self.after.take()) {
-            connection.go_on(tcp);
+        match (tcp, self.after.take()) {
+            (Some(tcp), Some(After::H1 { connection, goes_on: true })) => connection.go_on(tcp),
+            (Some(tcp), _) => tcp.close(),
+            (None, _) => {}
         }
         Poll::Ready(())
     }

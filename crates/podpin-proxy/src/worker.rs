@@ -18,6 +18,7 @@ use crate::connection::{Connection, Listener};
 use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
 use crate::reply::Failure;
+use crate::tls::ServerTls;
 
 /// Pause after `accept` failed for want of descriptors or memory: trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -26,6 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Bound {
     pub(crate) name: String,
     pub(crate) h2c: bool,
+    pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) socket: StdListener,
 }
 
@@ -41,7 +43,8 @@ pub(crate) fn start(
 ) -> io::Result<JoinHandle<()>> {
     let mut sockets = Vec::with_capacity(bound.len());
     for listener in bound {
-        sockets.push((listener.name.clone(), listener.h2c, listener.socket.try_clone()?));
+        let Bound { name, h2c, tls, socket } = listener;
+        sockets.push(Bound { name: name.clone(), h2c: *h2c, tls: tls.clone(), socket: socket.try_clone()? });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -51,16 +54,12 @@ pub(crate) fn start(
     })
 }
 
-async fn run(
-    gateway: Arc<Gateway>,
-    sockets: Vec<(String, bool, StdListener)>,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn run(gateway: Arc<Gateway>, sockets: Vec<Bound>, mut stop: watch::Receiver<bool>) {
     let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
     let proxy = Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(&gateway))));
-    for (name, h2c, socket) in sockets {
-        let listener =
-            Arc::new(Listener { name, h2c, gateway: Arc::clone(&gateway), proxy: Arc::clone(&proxy) });
+    for Bound { name, h2c, tls, socket } in sockets {
+        let (gateway_of_it, proxy) = (Arc::clone(&gateway), Arc::clone(&proxy));
+        let listener = Arc::new(Listener { name, h2c, tls, gateway: gateway_of_it, proxy });
         match TcpListener::from_std(socket) {
             Ok(socket) => drop(gateway.tasks.spawn(accept(listener, socket))),
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),
@@ -89,6 +88,8 @@ async fn accept(listener: Arc<Listener>, socket: TcpListener) {
                     }
                     listener.gateway.tasks.spawn(connection.serve(tcp));
                 }
+                // Over TLS it would cost a handshake to say why.
+                None if listener.tls.is_some() => {}
                 None => turn_away(&tcp),
             },
             Err(error) if is_about_one_client(&error) => {}

@@ -1,8 +1,9 @@
-//! HTTP/2 without TLS and with prior knowledge (RFC 9113 section 3.3).
+//! HTTP/2: without TLS and with prior knowledge (RFC 9113 section 3.3), or over any stream.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -23,7 +24,14 @@ impl H2Connection {
     /// # Panics
     /// When the server does not speak HTTP/2.
     pub async fn open(address: SocketAddr) -> H2Connection {
-        let stream = in_time("connecting", TcpStream::connect(address)).await.expect("connect");
+        H2Connection::over(in_time("connecting", TcpStream::connect(address)).await.expect("connect")).await
+    }
+
+    /// Exchanges settings over a stream.
+    ///
+    /// # Panics
+    /// When the server does not speak HTTP/2.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> H2Connection {
         let handshake = in_time("the HTTP/2 handshake", h2::client::handshake(stream)).await;
         let (sender, connection) = handshake.expect("HTTP/2");
         let driver = tokio::spawn(async move {

@@ -20,6 +20,7 @@ mod process;
 mod proxy;
 mod redis;
 mod sse;
+mod tls;
 mod wire;
 
 pub use api_server::{
@@ -38,4 +39,5 @@ pub use process::{Process, podpin_binary};
 pub use proxy::{Proxy, Setup, Signal, free_port, free_port_run};
 pub use redis::{RedisData, RedisServer};
 pub use sse::{Event, EventParser, Item};
+pub use tls::{Authority, TlsClient};
 pub use wire::{Ending, Head};

@@ -1,4 +1,4 @@
-//! The bytes of HTTP/1.1 as they are: one buffered socket, heads, and bodies with the way they ended.
+//! The bytes of HTTP/1.1 as they are: one buffered socket (with or without TLS), heads, and bodies with the way they ended.
 //!
 //! Used by both sides, the scripted pod and the client. Strict where a proxy must be strict (a chunk size is hex
 //! digits and CRLF, nothing else), so that a sloppy message fails the test that received it. All reads are
@@ -7,6 +7,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// How a message or a connection ended, as the receiver saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,10 +64,16 @@ impl Head {
     }
 }
 
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// A socket with the bytes that were read and not yet used.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     buffer: BytesMut,
 }
 
@@ -74,26 +81,43 @@ impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Wire {
         // Without it Nagle holds back a second small write for the peer's delayed acknowledgement: 40 ms of noise.
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        Wire { stream, buffer: BytesMut::new() }
+        Wire { stream: Stream::Plain(stream), buffer: BytesMut::new() }
+    }
+
+    /// A client's TLS, where an end without `close_notify` is a `Reset`.
+    pub(crate) fn over_tls(stream: TlsStream<TcpStream>) -> Wire {
+        Wire { stream: Stream::Tls(Box::new(stream)), buffer: BytesMut::new() }
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+        match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(stream) => stream.get_ref().0,
+        }
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.write_all(bytes).await
+        match &mut self.stream {
+            Stream::Plain(tcp) => tcp.write_all(bytes).await,
+            Stream::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+        }
     }
 
     /// Sends our FIN and keeps reading.
     pub(crate) async fn finish_sending(&mut self) {
         // The peer may have closed already: then there is nothing to finish.
-        let _gone = self.stream.shutdown().await;
+        let _gone = match &mut self.stream {
+            Stream::Plain(tcp) => tcp.shutdown().await,
+            Stream::Tls(stream) => stream.shutdown().await,
+        };
     }
 
     /// Makes the coming close a RST.
     pub(crate) fn reset_on_close(&self) {
-        self.stream.set_zero_linger().expect("SO_LINGER");
+        self.stream().set_zero_linger().expect("SO_LINGER");
     }
 
     /// Reads more bytes.
@@ -101,7 +125,11 @@ impl Wire {
     /// # Errors
     /// How the peer ended the connection: `Cut` for a FIN, `Reset` for anything else.
     pub(crate) async fn fill(&mut self) -> Result<(), Ending> {
-        match self.stream.read_buf(&mut self.buffer).await {
+        let read = match &mut self.stream {
+            Stream::Plain(tcp) => tcp.read_buf(&mut self.buffer).await,
+            Stream::Tls(stream) => stream.read_buf(&mut self.buffer).await,
+        };
+        match read {
             Ok(0) => Err(Ending::Cut),
             Ok(_) => Ok(()),
             Err(_) => Err(Ending::Reset),

@@ -21,7 +21,8 @@ fn seconds(seconds: u64) -> Duration {
 #[test]
 fn the_shortest_file_has_the_defaults_of_the_contract() {
     let config = parse(&with_the_rest(""));
-    let listener = Listener { name: "http".into(), address: "0.0.0.0:8080".parse().unwrap(), h2c: false };
+    let listener =
+        Listener { name: "http".into(), address: "0.0.0.0:8080".parse().unwrap(), h2c: false, tls: None };
     assert_eq!(config.listeners, [listener]);
     assert_eq!(config.admin.address, "127.0.0.1:9901".parse().unwrap());
     assert_eq!((config.workers, config.trusted_proxies.len()), (None, 0));
@@ -126,7 +127,7 @@ fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
         file: PathBuf::from("/etc/podpin").join(file),
         at: Position { line, column: 20 },
     };
-    let files = vec![file("k2", "keys/k2", 16), file("k1", "keys/k1", 17)];
+    let files = vec![file("k2", "keys/k2", 19), file("k1", "keys/k1", 20)];
     assert_eq!(config.affinity_keys, AffinityKeys::Files(files));
     let route = Route {
         name: "stream".into(),

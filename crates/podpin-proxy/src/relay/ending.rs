@@ -129,7 +129,7 @@ impl Relay {
     /// The next moment at which silence itself means something.
     fn due(&self) -> Millis {
         let mut due = NEVER;
-        if self.unsent.is_empty() && self.ending.is_none() {
+        if !self.is_blocked() && self.ending.is_none() {
             if let Some(silence) = self.times.keep_alive.filter(|_| self.at_boundary()) {
                 due = due.min(clock::after(self.last_write, silence));
             }
@@ -174,7 +174,7 @@ impl Relay {
         let since =
             |moment: Millis, limit: Option<Duration>| passed(limit.map(|limit| clock::after(moment, limit)));
         let by = self.leave.as_ref().filter(|_| self.is_leaving()).map(|leave| leave.by);
-        if !self.unsent.is_empty() && since(self.last_write, self.times.client_write) {
+        if self.is_blocked() && since(self.last_write, self.times.client_write) {
             return Poll::Ready(CloseReason::SlowClient);
         }
         if let (Some(ending), true) = (&mut self.ending, passed(by)) {
@@ -198,12 +198,12 @@ impl Relay {
             self.depart(now);
         } else if streams && passed(self.ends_by()) {
             self.end(CloseReason::MaxDuration, None);
-        } else if self.unsent.is_empty()
+        } else if !self.is_blocked()
             && self.upstream.is_some()
             && since(self.last_read, self.times.upstream_idle)
         {
             self.upstream_ended(End::Silent, "the pod was silent for too long");
-        } else if self.unsent.is_empty() && since(self.last_write, self.times.keep_alive) {
+        } else if !self.is_blocked() && since(self.last_write, self.times.keep_alive) {
             self.keep_alive(context, now);
         }
         Poll::Pending

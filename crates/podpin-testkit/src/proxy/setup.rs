@@ -25,6 +25,7 @@ enum Until {
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     h2c: bool,
+    tls: Option<String>,
     keys: Option<Vec<(String, String)>>,
     top: Vec<String>,
     routes: Vec<String>,
@@ -106,6 +107,12 @@ impl Setup {
         self
     }
 
+    /// With TLS of the test's own words, such as `{certificates: [...]}`.
+    pub fn tls(mut self, words: &str) -> Setup {
+        self.tls = Some(words.to_owned());
+        self
+    }
+
     /// With these keys in order; equal ids are equal keys in every proxy.
     pub fn keys(self, ids: &[&str]) -> Setup {
         let keys: Vec<_> = ids.iter().map(|id| (*id, *id)).collect();
@@ -153,7 +160,10 @@ impl Setup {
 
     /// The configuration's text.
     pub fn text(&self, address: SocketAddr, admin: SocketAddr) -> String {
-        let mut text = format!("listeners:\n  - {{name: http, address: \"{address}\", h2c: {}}}\n", self.h2c);
+        let mut text = String::from("listeners:\n");
+        let tls = self.tls.as_ref().map(|words| format!(", tls: {words}")).unwrap_or_default();
+        writeln!(text, "  - {{name: http, address: \"{address}\", h2c: {}{tls}}}", self.h2c)
+            .expect("writing to a string");
         let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string");
         line(&format!("admin: {{address: \"{admin}\"}}"));
         if !self.top.iter().any(|line| line.starts_with("affinityKeys")) {

@@ -1,0 +1,180 @@
+//! TLS for tests: an authority with its certificates in files, and a client that trusts it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
+
+use crate::client::Connection;
+use crate::h2_client::H2Connection;
+use crate::in_time;
+
+/// A certificate authority; the files of its certificates live as long as it does.
+#[derive(Debug)]
+pub struct Authority {
+    directory: TempDir,
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Default for Authority {
+    fn default() -> Authority {
+        Authority::new()
+    }
+}
+
+impl Authority {
+    /// A new one, with its own certificate in `ca.pem`.
+    ///
+    /// # Panics
+    /// When the disk is full.
+    pub fn new() -> Authority {
+        let key = KeyPair::generate().expect("a key");
+        let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
+        // By the same name as its certificates it would look as if they had signed themselves.
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "an authority for tests");
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = parameters.self_signed(&key).expect("an authority");
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).expect("a file");
+        let certificate = certificate.der().clone();
+        Authority { directory, certificate, issuer: Issuer::new(parameters, key) }
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The path of one of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A certificate for `names` and its key, in PEM.
+    ///
+    /// # Panics
+    /// When a name is none.
+    pub fn sign(&self, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let parameters = CertificateParams::new(names).expect("names");
+        let signed = parameters.signed_by(&key, &self.issuer).expect("a certificate");
+        (signed.pem(), key.serialize_pem())
+    }
+
+    /// Writes a certificate for `names` to `{file}.crt` and its key to `{file}.key`.
+    ///
+    /// # Panics
+    /// When the disk is full.
+    pub fn issue(&self, file: &str, names: &[&str]) {
+        let (certificate, key) = self.sign(names);
+        std::fs::write(self.file(&format!("{file}.crt")), certificate).expect("a file");
+        std::fs::write(self.file(&format!("{file}.key")), key).expect("a file");
+    }
+
+    /// A pair that was issued, as an entry of `certificates`.
+    pub fn entry(&self, file: &str) -> String {
+        let path = |end: &str| self.file(&format!("{file}.{end}")).display().to_string();
+        format!("{{certFile: \"{}\", keyFile: \"{}\"}}", path("crt"), path("key"))
+    }
+
+    /// A client that trusts it and offers these protocols.
+    pub fn client(&self, protocols: &[&str]) -> TlsClient {
+        self.client_of(protocols, &[&version::TLS13, &version::TLS12], None)
+    }
+
+    /// A client that speaks TLS 1.2 and nothing newer.
+    pub fn old_client(&self) -> TlsClient {
+        self.client_of(&[], &[&version::TLS12], None)
+    }
+
+    /// A client with a certificate for `name`, signed by `authority`.
+    pub fn client_with_certificate(&self, authority: &Authority, name: &str) -> TlsClient {
+        self.client_of(&[], &[&version::TLS13], Some((authority, name)))
+    }
+
+    fn client_of(
+        &self,
+        protocols: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+        own: Option<(&Authority, &str)>,
+    ) -> TlsClient {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("an authority");
+        let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some((authority, name)) => {
+                let (chain, key) = authority.client_pair(name);
+                builder.with_client_auth_cert(chain, key).expect("a pair")
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        TlsClient { config: Arc::new(config) }
+    }
+
+    fn client_pair(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().expect("a key");
+        let mut parameters = CertificateParams::new(Vec::new()).expect("no names");
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let signed = parameters.signed_by(&key, &self.issuer).expect("a certificate");
+        let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        (vec![signed.der().clone()], private)
+    }
+}
+
+/// A client of TLS.
+#[derive(Clone, Debug)]
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+}
+
+impl TlsClient {
+    /// Connects and shakes hands as a client of `name`.
+    ///
+    /// # Errors
+    /// Why there was no handshake.
+    ///
+    /// # Panics
+    /// When nobody listens.
+    pub async fn try_connect(
+        &self,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<TlsStream<TcpStream>, std::io::Error> {
+        let tcp = in_time("connecting", TcpStream::connect(address)).await.expect("a connection");
+        tcp.set_nodelay(true).expect("TCP_NODELAY");
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        in_time("a TLS handshake", TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp)).await
+    }
+
+    /// As [`TlsClient::try_connect`], for HTTP/1.1.
+    ///
+    /// # Panics
+    /// When there is no handshake.
+    pub async fn connect(&self, address: SocketAddr, name: &str) -> Connection {
+        Connection::over_tls(self.try_connect(address, name).await.expect("a handshake"))
+    }
+
+    /// As [`TlsClient::try_connect`], for HTTP/2.
+    ///
+    /// # Panics
+    /// When there is no handshake.
+    pub async fn h2(&self, address: SocketAddr, name: &str) -> H2Connection {
+        H2Connection::over(self.try_connect(address, name).await.expect("a handshake")).await
+    }
+}

@@ -22,6 +22,7 @@ mod service;
 mod shutdown;
 mod sse;
 mod suggest;
+mod treatment;
 mod unit;
 
 pub use access_log::AccessLog;
@@ -41,4 +42,5 @@ pub use service::{
 };
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse, Unavailable};
+pub use treatment::{Cors, HeaderEdits, Treatment};
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

@@ -38,6 +38,7 @@ mod stream_task;
 mod streams;
 mod successor;
 mod tally;
+mod treatment;
 mod upstream_h1;
 mod worker;
 

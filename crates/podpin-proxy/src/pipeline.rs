@@ -18,7 +18,8 @@ use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::{EndpointId, Millis};
 
 use self::outcome::{
-    authority, downstream_failure, is_caused_by, method_label, record, strip_response, write_failure,
+    authority, downstream_failure, is_caused_by, method_label, own_answer, record, strip_response,
+    treat_request, treat_response, write_answer, write_failure,
 };
 use crate::admission::{Admission, Kind, Placement};
 use crate::clock;
@@ -60,6 +61,8 @@ pub(crate) struct Request {
     /// Shared with whoever keeps the deadline: the client's stream, for HTTP/2 its connection.
     progress: Option<Arc<Progress>>,
     failure: Option<Failure>,
+    /// Its route had an answer by itself.
+    told: bool,
     /// Counts the request as in flight until it is over, whatever happens.
     _in_flight: InFlight,
 }
@@ -123,6 +126,7 @@ impl ProxyHttp for Pipeline {
             logged: false,
             progress: None,
             failure: None,
+            told: false,
             _in_flight: self.gateway.in_flight(),
         }
     }
@@ -148,12 +152,21 @@ impl ProxyHttp for Pipeline {
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
         let client = self.gateway.client(peer, false, &head.headers);
+        let secure = client.secure;
         request.client = Some(client);
         match Admission::new(&self.gateway, authority(head), head.uri.path(), &head.headers) {
             Ok(admission) => {
+                let answer = own_answer(&admission, session, secure);
                 session.set_write_timeout(admission.service().configuration.timeouts.client_write);
                 request.admission = Some(admission);
-                Ok(false)
+                let Some(answer) = answer else { return Ok(false) };
+                request.told = true;
+                if !session.as_downstream_mut().is_body_empty() {
+                    // Nobody reads the body that comes behind the answer.
+                    session.set_keepalive(None);
+                }
+                write_answer(session, answer).await?;
+                Ok(true)
             }
             Err(failure) => Err(request.fail(failure)),
         }
@@ -235,8 +248,9 @@ impl ProxyHttp for Pipeline {
         }
         upstream.remove_header(&header::COOKIE);
         admission.strip_cookie(&mut lines);
-        admission.session_lines(&mut lines, placement);
         let asked = session.req_header();
+        treat_request(&admission.route.treatment, asked, upstream, &mut lines)?;
+        admission.session_lines(&mut lines, placement);
         for (name, value) in forward::forwarding_lines(&asked.headers, client, authority(asked)) {
             lines.insert(name, value);
         }
@@ -280,6 +294,9 @@ impl ProxyHttp for Pipeline {
             }
         }
         strip_response(response, upgrade, admission.service().cookie_name())?;
+        if upgrade || !response.status.is_informational() {
+            treat_response(&admission.route.treatment, &session.req_header().headers, response)?;
+        }
         let cookie = admission.set_cookie(&self.gateway, placement.endpoint.id, client);
         if let Some(cookie) = cookie.filter(|_| upgrade || !response.status.is_informational()) {
             if let Some(private) = forward::private_cache_control(&response.headers) {
@@ -363,7 +380,7 @@ impl ProxyHttp for Pipeline {
         let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
         if !begun && code > 0 {
             session.set_keepalive(None);
-            if let Err(error) = write_failure(session, failure).await {
+            if let Err(error) = write_failure(session, failure, request.admission.as_ref()).await {
                 tracing::debug!(%error, "the client left before its answer");
             }
         }
@@ -388,7 +405,7 @@ impl ProxyHttp for Pipeline {
         let method = method_label(&session.req_header().method);
         let metrics = &self.gateway.metrics;
         metrics.requests.with_label_values(&[service, route, method, &status.to_string()]).inc();
-        if let Some(admission) = admission {
+        if let Some(admission) = admission.filter(|_| !request.told) {
             let placement = request.placement.as_ref().filter(|_| request.answered);
             admission.count(placement);
             let service = admission.service();

@@ -23,6 +23,7 @@ mod shutdown;
 mod sse;
 mod suggest;
 mod tls;
+mod treatment;
 mod unit;
 
 pub use access_log::AccessLog;
@@ -43,4 +44,5 @@ pub use service::{
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse, Unavailable};
 pub use tls::{CertificateFiles, ClientAuth, FileAt, ListenerTls, TlsVersion};
+pub use treatment::{Cors, HeaderEdits, Treatment};
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

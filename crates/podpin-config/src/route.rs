@@ -9,7 +9,7 @@ use std::{
     net::Ipv6Addr,
 };
 
-use crate::{name, node::Node, section::Section, suggest};
+use crate::{name, node::Node, section::Section, suggest, treatment::Treatment};
 
 /// One route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Route {
     pub paths: Vec<PathMatch>,
     /// The name of a service that exists.
     pub service: String,
+    /// What is done with its requests and responses on their way.
+    pub treatment: Treatment,
 }
 
 /// A host name that a route answers to, in lower case, without port and trailing dot.
@@ -70,6 +72,7 @@ struct Draft<'a> {
     /// With the place to complain about.
     paths: Vec<(PathMatch, Node<'a>)>,
     service: String,
+    treatment: Treatment,
     line: usize,
 }
 
@@ -99,6 +102,7 @@ fn finish(drafts: &[Draft<'_>]) -> Vec<Route> {
         hosts: draft.hosts.clone(),
         paths: draft.paths.iter().map(|(path, _)| path.clone()).collect(),
         service: draft.service.clone(),
+        treatment: draft.treatment.clone(),
     };
     drafts.iter().map(route).collect()
 }
@@ -135,8 +139,10 @@ impl<'a> Draft<'a> {
         if paths.is_empty() {
             paths.push((PathMatch::Prefix("/".to_owned()), item.clone()));
         }
+        let one_prefix = matches!(paths.as_slice(), [(PathMatch::Prefix(_), _)]);
+        let treatment = Treatment::read(&section, one_prefix);
         let service = read_service(&section, services)?;
-        Some(Self { name, hosts, paths, service, line: item.position().line })
+        Some(Self { name, hosts, paths, service, treatment, line: item.position().line })
     }
 }
 
@@ -251,7 +257,7 @@ fn read_match<'a>(item: &Node<'a>) -> Option<(PathMatch, Node<'a>)> {
 }
 
 /// Why `path` could never match a request's path, if so.
-fn refuse_path(path: &str) -> Option<String> {
+pub(crate) fn refuse_path(path: &str) -> Option<String> {
     let dots =
         |element: &str| matches!(element.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
     if !path.starts_with('/') {

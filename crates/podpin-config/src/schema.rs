@@ -54,7 +54,13 @@ const SHAPES: &[Shape] = &[
         "routes[]",
         &["name", "hostnames", "matches", "service", "backends", "headers", "cors", "redirect", "rewrite"],
     ),
-    shape("routes[].matches[]", &["path"]),
+    shape("routes[].matches[]", &["path", "headers"]),
+    shape("routes[].headers", &["request", "response"]),
+    shape("routes[].headers.request", &["set", "add", "remove"]),
+    shape("routes[].headers.response", &["set", "add", "remove"]),
+    shape("routes[].cors", &["origins", "credentials", "methods", "headers", "maxAge"]),
+    shape("routes[].redirect", &["scheme", "statusCode"]),
+    shape("routes[].rewrite", &["pathPrefix", "hostname"]),
     shape("routes[].matches[].path", &["type", "value"]),
     shape(
         "services.*",
@@ -133,10 +139,7 @@ const fn later_key(shape: &'static str, accepted: &'static [&'static str]) -> La
 const LATER: &[Later] = &[
     later_key("listeners[].proxyProtocol", &["off"]),
     later_key("routes[].backends", &["off"]),
-    later_key("routes[].headers", &["off"]),
-    later_key("routes[].cors", &["off"]),
-    later_key("routes[].redirect", &["off"]),
-    later_key("routes[].rewrite", &["off"]),
+    later_key("routes[].matches[].headers", &["off"]),
     later_key("services.*.tls", &["off"]),
 ];
 

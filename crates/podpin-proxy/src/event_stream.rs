@@ -95,6 +95,10 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Clie
         Ok(admission) => admission,
         Err(failure) => return refuse((&gateway, &head, &client), None, (failure, began), exchange).await,
     };
+    let asked = (&head.method, &*head.authority, &*head.target);
+    if let Some(answer) = admission.route.treatment.answer(asked, &head.headers, client.secure) {
+        return refusal::tell((&gateway, &head, &client), &admission, (answer, began), exchange).await;
+    }
     let mut opening = Opening {
         gateway: &gateway,
         head: &head,
@@ -229,6 +233,7 @@ impl Opening<'_> {
         if let Some((name, own)) = self.admission.own_session_id() {
             lines.insert(name, own);
         }
+        self.admission.route.treatment.edit_request(&mut lines);
         lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         for (name, value) in forward::forwarding_lines(&self.head.headers, self.client, &self.head.authority)
         {
@@ -239,11 +244,15 @@ impl Opening<'_> {
 
     /// Request line and header lines, without the empty one at the end.
     fn head(&self, lines: &HeaderMap, endpoint: &Endpoint) -> Vec<u8> {
-        let host = match self.head.authority.as_str() {
+        let treatment = &self.admission.route.treatment;
+        let named = treatment.hostname().and_then(|host| host.to_str().ok());
+        let host = match named.unwrap_or(&self.head.authority) {
             "" => endpoint.address.to_string(),
             host => host.to_owned(),
         };
-        let mut request = format!("GET {} HTTP/1.1\r\nHost: {host}\r\n", self.head.target).into_bytes();
+        let target = treatment.target(&self.head.target);
+        let target = target.as_deref().unwrap_or(&self.head.target);
+        let mut request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
         forward::write_lines(&mut request, lines);
         request
     }
@@ -317,6 +326,7 @@ impl Opening<'_> {
         } else if let Some(length) = lines.get(header::CONTENT_LENGTH).filter(|_| lengths > 1).cloned() {
             lines.insert(header::CONTENT_LENGTH, length);
         }
+        self.admission.route.treatment.edit_response(&self.head.headers, &mut lines);
         let endpoint = placement.endpoint.id;
         let cookie = self.admission.set_cookie(self.gateway, endpoint, self.client);
         let bound = self.admission.bound_session_id(self.gateway, (endpoint, &lines));

@@ -187,6 +187,9 @@ async fn answer_h2(mut session: SessionV2, answer: Answer) {
         if let Some(seconds) = answer.retry_after_seconds {
             head.insert_header(header::RETRY_AFTER, seconds)?;
         }
+        for (name, value) in &answer.lines {
+            head.append_header(name.clone(), value.clone())?;
+        }
         session.write_response_header(Box::new(head), false)?;
         session.set_write_timeout(Some(LINGER));
         session.write_body(answer.body.into(), true).await

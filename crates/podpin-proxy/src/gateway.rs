@@ -24,6 +24,7 @@ use crate::route::{Route, RouteTable};
 use crate::service::{ServiceState, TableWriter};
 use crate::start::StartError;
 use crate::streams::{StreamRecord, Streams};
+use crate::treatment::Treatment;
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -223,5 +224,6 @@ impl Drop for InFlight {
 fn resolve(route: &podpin_config::Route, services: &[Arc<ServiceState>]) -> Option<Arc<Route>> {
     // The configuration has no route to an unknown service: podpin-config refuses it.
     let service = services.iter().find(|service| *service.name == *route.service)?;
-    Some(Arc::new(Route { name: route.name.as_str().into(), service: Arc::clone(service) }))
+    let (name, service) = (route.name.as_str().into(), Arc::clone(service));
+    Some(Arc::new(Route { name, service, treatment: Treatment::new(route) }))
 }

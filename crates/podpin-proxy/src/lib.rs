@@ -41,6 +41,7 @@ mod successor;
 mod tally;
 mod tls;
 mod transport;
+mod treatment;
 mod upstream_h1;
 mod worker;
 

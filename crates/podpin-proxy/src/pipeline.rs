@@ -19,8 +19,8 @@ use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::{EndpointId, Millis};
 
 use self::outcome::{
-    authority, downstream_failure, is_caused_by, method_label, record, strip_response, write_affinity,
-    write_failure,
+    authority, downstream_failure, is_caused_by, method_label, own_answer, record, strip_response,
+    treat_request, treat_response, write_affinity, write_answer, write_failure,
 };
 use self::post_stream::{PostStream, is_event_stream};
 use crate::admission::{Admission, Asked, Kind, Placement};
@@ -65,6 +65,8 @@ pub(crate) struct Request {
     failure: Option<Failure>,
     /// Present when the answer is an event stream.
     stream: Option<PostStream>,
+    /// Its route had an answer by itself.
+    told: bool,
     /// Counts the request as in flight until it is over, whatever happens.
     _in_flight: InFlight,
 }
@@ -129,6 +131,7 @@ impl ProxyHttp for Pipeline {
             progress: None,
             failure: None,
             stream: None,
+            told: false,
             _in_flight: self.gateway.in_flight(),
         }
     }
@@ -156,6 +159,7 @@ impl ProxyHttp for Pipeline {
         let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
         let mut client = self.gateway.client(peer, tls.is_some(), &head.headers);
         client.subject = tls.and_then(|tls| tls.organization.clone());
+        let secure = client.secure;
         let asked = Asked {
             authority: authority(head),
             path: head.uri.path(),
@@ -167,9 +171,17 @@ impl ProxyHttp for Pipeline {
         request.client = Some(client);
         match admitted {
             Ok(admission) => {
+                let answer = own_answer(&admission, session, secure);
                 session.set_write_timeout(admission.service().configuration.timeouts.client_write);
                 request.admission = Some(admission);
-                Ok(false)
+                let Some(answer) = answer else { return Ok(false) };
+                request.told = true;
+                if !session.as_downstream_mut().is_body_empty() {
+                    // Nobody reads the body that comes behind the answer.
+                    session.set_keepalive(None);
+                }
+                write_answer(session, answer).await?;
+                Ok(true)
             }
             Err(failure) => Err(request.fail(failure)),
         }
@@ -251,11 +263,12 @@ impl ProxyHttp for Pipeline {
         }
         upstream.remove_header(&header::COOKIE);
         admission.strip_cookie(&mut lines);
-        admission.session_lines(&mut lines, placement);
         if let Some((name, own)) = admission.own_session_id() {
             upstream.insert_header(name, own)?;
         }
         let asked = session.req_header();
+        treat_request(&admission.route.treatment, asked, upstream, &mut lines)?;
+        admission.session_lines(&mut lines, placement);
         for (name, value) in forward::forwarding_lines(&asked.headers, client, authority(asked)) {
             lines.insert(name, value);
         }
@@ -307,6 +320,7 @@ impl ProxyHttp for Pipeline {
         }
         strip_response(response, upgrade, admission.service().cookie_name())?;
         if upgrade || !response.status.is_informational() {
+            treat_response(&admission.route.treatment, &session.req_header().headers, response)?;
             write_affinity(&self.gateway, (admission, placement, client), response)?;
         }
         Ok(())
@@ -406,7 +420,7 @@ impl ProxyHttp for Pipeline {
         let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
         if !begun && code > 0 {
             session.set_keepalive(None);
-            if let Err(error) = write_failure(session, failure).await {
+            if let Err(error) = write_failure(session, failure, request.admission.as_ref()).await {
                 tracing::debug!(%error, "the client left before its answer");
             }
         }
@@ -431,7 +445,7 @@ impl ProxyHttp for Pipeline {
         let method = method_label(&session.req_header().method);
         let metrics = &self.gateway.metrics;
         metrics.requests.with_label_values(&[service, route, method, &status.to_string()]).inc();
-        if let Some(admission) = admission {
+        if let Some(admission) = admission.filter(|_| !request.told) {
             let placement = request.placement.as_ref().filter(|_| request.answered);
             let service = admission.service();
             if request.stream.is_none() {

@@ -3,8 +3,9 @@
 //! Nothing else in the proxy invents a status code. The match is exhaustive on purpose: a new failure must say here
 //! what it is on the wire.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
+use crate::forward;
 use crate::head::HeadError;
 use crate::labels::RefusalKind;
 
@@ -198,6 +199,7 @@ impl Failure {
             content_type: "text/plain; charset=utf-8",
             retry_after_seconds: self.retry_after_seconds(),
             body: self.body(),
+            lines: HeaderMap::new(),
         })
     }
 
@@ -209,6 +211,7 @@ impl Failure {
             content_type: "text/event-stream",
             retry_after_seconds: None,
             body: format!("{}: podpin: {self}\n\n", podpin_sse::retry_line(retry_millis)),
+            lines: HeaderMap::new(),
         }
     }
 
@@ -225,23 +228,39 @@ pub(crate) struct Answer {
     pub(crate) content_type: &'static str,
     pub(crate) retry_after_seconds: Option<u32>,
     pub(crate) body: String,
+    /// Beside those that every answer has.
+    pub(crate) lines: HeaderMap,
 }
 
 impl Answer {
+    /// An answer that its head is all of.
+    pub(crate) fn empty(status: StatusCode, lines: HeaderMap) -> Answer {
+        let content_type = "text/plain; charset=utf-8";
+        Answer { status, content_type, retry_after_seconds: None, body: String::new(), lines }
+    }
+
+    /// RFC 9110 section 8.6: no length with 204.
+    pub(crate) fn has_length(&self) -> bool {
+        self.status != StatusCode::NO_CONTENT
+    }
+
     /// In HTTP/1.1, for a connection that is closed after it.
     pub(crate) fn h1_close(&self) -> Vec<u8> {
         let retry_after =
             self.retry_after_seconds.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
-        format!(
-            "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\n{retry_after}Connection: close\r\n\r\n{}",
-            self.status.as_u16(),
-            self.status.canonical_reason().unwrap_or("Error"),
-            self.content_type,
-            self.body.len(),
-            self.body,
-        )
-        .into_bytes()
+        let body = match (self.has_length(), self.body.len()) {
+            (true, length) => format!("Content-Type: {}\r\nContent-Length: {length}\r\n", self.content_type),
+            (false, _) => String::new(),
+        };
+        let reason = self.status.canonical_reason().unwrap_or("Error");
+        let status = self.status.as_u16();
+        let mut bytes =
+            format!("HTTP/1.1 {status} {reason}\r\n{body}Cache-Control: no-store\r\n{retry_after}")
+                .into_bytes();
+        forward::write_lines(&mut bytes, &self.lines);
+        bytes.extend_from_slice(b"Connection: close\r\n\r\n");
+        bytes.extend_from_slice(self.body.as_bytes());
+        bytes
     }
 }
 

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use podpin_config::{Host, PathMatch};
 
 use crate::service::ServiceState;
+use crate::treatment::Treatment;
 
 /// A route with the service it leads to.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) service: Arc<ServiceState>,
+    pub(crate) treatment: Treatment,
 }
 
 /// Every route, ready for look-up. The value is generic only so that the property test needs no services.

@@ -40,6 +40,7 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
         hosts: vec![],
         paths: vec![PathMatch::Prefix("/".into())],
         service: "chat".into(),
+        treatment: Treatment::default(),
     };
     assert_eq!(config.routes, [route]);
     assert_eq!(config.services.len(), 1);
@@ -134,6 +135,7 @@ fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
         hosts: vec![Host::Exact("app.example.com".into())],
         paths: vec![PathMatch::Prefix("/events".into())],
         service: "chat".into(),
+        treatment: Treatment::default(),
     };
     assert_eq!(config.routes, [route]);
     let endpoint = StaticEndpoint {

@@ -26,7 +26,10 @@ pub(super) async fn refuse(
 ) {
     let admission = opening.map(|opening| opening.admission);
     let invitation = admission.and_then(|admission| invitation(admission, failure));
-    let answer = invitation.as_ref().map(|(_, answer)| answer.clone()).or_else(|| failure.answer());
+    let mut answer = invitation.as_ref().map(|(_, answer)| answer.clone()).or_else(|| failure.answer());
+    if let (Some(answer), Some(admission)) = (&mut answer, admission) {
+        admission.route.treatment.cross_origin(&head.headers, &mut answer.lines);
+    }
     let code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
     let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
     gateway.metrics.requests.with_label_values(&[service, route, "GET", &code.to_string()]).inc();
@@ -56,6 +59,28 @@ pub(super) async fn refuse(
     if let Some(answer) = answer {
         exchange.answer(answer).await;
     }
+}
+
+/// Gives the answer that a route has for a request by itself, and accounts for it.
+pub(super) async fn tell(
+    (gateway, head, client): (&Arc<Gateway>, &RequestHead, &Client),
+    admission: &Admission,
+    (answer, began): (reply::Answer, Millis),
+    exchange: Exchange,
+) {
+    let (service, route) = (&*admission.service().name, &*admission.route.name);
+    gateway.metrics.requests.with_label_values(&[service, route, "GET", answer.status.as_str()]).inc();
+    if gateway.access_log.is_on() {
+        let mut log = request_record(head, client, began);
+        log.kind = "request";
+        log.status = answer.status.as_u16();
+        log.route = Some(route.to_owned());
+        log.service = Some(service.to_owned());
+        log.reason = "complete";
+        log.duration_ms = clock::duration_millis(clock::now().since(began));
+        gateway.access_log.write(&log);
+    }
+    exchange.answer(answer).await;
 }
 
 /// The answer that brings an event stream client back, where the service wants that and it may help.

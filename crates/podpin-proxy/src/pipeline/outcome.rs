@@ -1,6 +1,6 @@
 //! What comes of an ordinary request: the pod's answer made ours, our own answer to a failure, the line in the log.
 
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
@@ -13,7 +13,8 @@ use crate::clock;
 use crate::event_stream::protocol_name;
 use crate::forward::{self, Client};
 use crate::gateway::Gateway;
-use crate::reply::Failure;
+use crate::reply::{Answer, Failure};
+use crate::treatment::{Side, Treatment};
 
 /// Takes out of a response what only means something between the pod and us, and what only we may say.
 pub(super) fn strip_response(
@@ -110,20 +111,102 @@ pub(super) fn is_caused_by(error: &Error, kind: std::io::ErrorKind) -> bool {
     cause.is_some_and(|cause| cause.kind() == kind)
 }
 
-pub(super) async fn write_failure(session: &mut Session, failure: Failure) -> Result<()> {
-    let body = failure.body();
-    let status = failure.status().unwrap_or(http::StatusCode::BAD_GATEWAY);
-    let mut head = ResponseHeader::build(status, Some(5))?;
-    head.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
-    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+/// The answer to a request that its route has by itself.
+pub(super) fn own_answer(admission: &Admission, session: &Session, secure: bool) -> Option<Answer> {
+    let head = session.req_header();
+    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    admission.route.treatment.answer((&head.method, authority(head), target), &head.headers, secure)
+}
+
+/// What the route changes of a request; `cookies` are its cookie lines, which are written later.
+pub(super) fn treat_request(
+    treatment: &Treatment,
+    asked: &RequestHeader,
+    upstream: &mut RequestHeader,
+    cookies: &mut HeaderMap,
+) -> Result<()> {
+    let named: Vec<HeaderName> = treatment.edited(Side::Request).cloned().collect();
+    let mut lines = taken(&named, &upstream.headers);
+    lines.extend(std::mem::take(cookies));
+    treatment.edit_request(&mut lines);
+    for name in &named {
+        upstream.remove_header(name);
+    }
+    for (name, value) in &lines {
+        if *name == header::COOKIE {
+            cookies.append(name.clone(), value.clone());
+        } else {
+            upstream.append_header(name.clone(), value.clone())?;
+        }
+    }
+    if let Some(host) = treatment.hostname() {
+        upstream.insert_header(header::HOST, host.clone())?;
+    }
+    let target = asked.uri.path_and_query().and_then(|target| treatment.target(target.as_str()));
+    target.map_or(Ok(()), |target| upstream.set_raw_path(target.as_bytes()))
+}
+
+/// What the route changes of a pod's response.
+pub(super) fn treat_response(
+    treatment: &Treatment,
+    asked: &HeaderMap,
+    response: &mut ResponseHeader,
+) -> Result<()> {
+    let named: Vec<HeaderName> = treatment.edited(Side::Response).cloned().collect();
+    let mut lines = taken(&named, &response.headers);
+    treatment.edit_response(asked, &mut lines);
+    for name in &named {
+        response.remove_header(name);
+    }
+    for (name, value) in &lines {
+        response.append_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// The lines of these names.
+fn taken(names: &[HeaderName], of: &HeaderMap) -> HeaderMap {
+    let lines = of.iter().filter(|(name, _)| names.contains(name));
+    lines.map(|(name, value)| (name.clone(), value.clone())).fold(
+        HeaderMap::new(),
+        |mut map, (name, value)| {
+            map.append(name, value);
+            map
+        },
+    )
+}
+
+/// Answers with a failure of ours.
+pub(super) async fn write_failure(
+    session: &mut Session,
+    failure: Failure,
+    admission: Option<&Admission>,
+) -> Result<()> {
+    let Some(mut answer) = failure.answer() else { return Ok(()) };
+    if let Some(admission) = admission {
+        admission.route.treatment.cross_origin(&session.req_header().headers, &mut answer.lines);
+    }
+    write_answer(session, answer).await
+}
+
+/// Gives an answer of ours.
+pub(super) async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
+    let mut head = ResponseHeader::build(answer.status, Some(5 + answer.lines.len()))?;
+    if answer.has_length() {
+        head.insert_header(header::CONTENT_TYPE, answer.content_type)?;
+        head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    }
     head.insert_header(header::CACHE_CONTROL, "no-store")?;
-    if let Some(seconds) = failure.retry_after_seconds() {
+    if let Some(seconds) = answer.retry_after_seconds {
         head.insert_header(header::RETRY_AFTER, seconds)?;
     }
-    let with_body = session.req_header().method != Method::HEAD;
+    for (name, value) in &answer.lines {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    let with_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
     session.write_response_header(Box::new(head), !with_body).await?;
     if with_body {
-        session.write_response_body(Some(body.into()), true).await?;
+        session.write_response_body(Some(answer.body.into()), true).await?;
     }
     Ok(())
 }

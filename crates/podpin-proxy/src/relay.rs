@@ -43,8 +43,7 @@ use crate::upstream_h1::{BodyDecoder, Piece};
 const READ_BYTES: usize = 64 * 1024;
 /// Reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
-const MALFORMED: &str = "a chunk is malformed";
-use self::ending::{Ending, Leave};
+use self::ending::{Ending, Fault, Leave};
 pub(crate) use self::passage::Passage;
 
 thread_local! {
@@ -133,7 +132,7 @@ pub(crate) struct Relay {
     last_read: Millis,
     last_write: Millis,
     first_event: Option<Millis>,
-    leave: Option<Leave>,
+    leave: Option<Box<Leave>>,
     forced: bool,
     ending: Option<Ending>,
 }
@@ -277,19 +276,19 @@ impl Relay {
             }
             let Some(upstream) = &mut self.upstream else { return Poll::Pending };
             if self.decoder == BodyDecoder::Done {
-                self.upstream_ended(End::Clean, "");
+                self.upstream_ended(End::Clean, Fault::None);
                 return Poll::Ready(());
             }
             let mut buffer = ReadBuf::new(read);
             match ready!(Pin::new(upstream).poll_read(context, &mut buffer)) {
                 Ok(()) if buffer.filled().is_empty() && self.decoder.ends_at_close() => {
-                    self.upstream_ended(End::Clean, "");
+                    self.upstream_ended(End::Clean, Fault::None);
                 }
                 Ok(()) if buffer.filled().is_empty() => {
-                    self.upstream_ended(End::Reset, "the connection ended within the body");
+                    self.upstream_ended(End::Reset, Fault::Short);
                 }
                 Ok(()) => self.absorb(context, buffer.filled(), write),
-                Err(_) => self.upstream_ended(End::Reset, "the connection was reset"),
+                Err(_) => self.upstream_ended(End::Reset, Fault::Reset),
             }
             Poll::Ready(())
         })
@@ -315,8 +314,8 @@ impl Relay {
         self.forward(context, out);
         match outcome {
             Ok(false) => {}
-            Ok(true) => self.upstream_ended(End::Clean, ""),
-            Err(error) => self.upstream_ended(End::Reset, error),
+            Ok(true) => self.upstream_ended(End::Clean, Fault::None),
+            Err(fault) => self.upstream_ended(End::Reset, fault),
         }
         if out.capacity() > 4 * READ_BYTES {
             *out = Vec::new();
@@ -324,7 +323,7 @@ impl Relay {
     }
 
     /// Appends to `out` what may go to the client; `true` when the body is complete.
-    fn decode(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, &'static str> {
+    fn decode(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, Fault> {
         let (mut events, mut dropped) = (0, 0);
         // What a successor replays is judged by all that one read brought.
         let mut replay = self.awaits_replay().then(Vec::new);
@@ -337,7 +336,7 @@ impl Relay {
                 },
                 Ok(Piece::More) => break Ok(self.decoder == BodyDecoder::Done),
                 Ok(Piece::End) => break Ok(true),
-                Err(_) => break Err(MALFORMED),
+                Err(_) => break Err(Fault::Malformed),
             }
         };
         if let (Some(replay), Body::Events(framer)) = (replay, &mut self.body) {

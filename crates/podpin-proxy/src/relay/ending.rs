@@ -8,7 +8,7 @@ use std::time::Duration;
 use podpin_endpoints::{Endpoint, Millis, Phase};
 use podpin_sse::{End, KEEP_ALIVE, retry_line};
 
-use super::{Body, Finished, MALFORMED, Relay, SCRATCH};
+use super::{Body, Finished, Relay, SCRATCH};
 use crate::clock;
 use crate::downstream::CHUNK_PREFIX_BYTES;
 use crate::labels::CloseReason;
@@ -20,12 +20,37 @@ const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(300);
 pub(super) const NEVER: Millis = Millis(u64::MAX);
 
+/// What was wrong with the pod's side; a byte, where the words would be sixteen in every stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Nothing: its end came as it should.
+    None,
+    /// The connection ended within the body.
+    Short,
+    Reset,
+    Malformed,
+    Silent,
+}
+
+impl Fault {
+    /// As the access log spells it.
+    fn text(self) -> Option<&'static str> {
+        match self {
+            Fault::None => None,
+            Fault::Short => Some("the connection ended within the body"),
+            Fault::Reset => Some("the connection was reset"),
+            Fault::Malformed => Some("a chunk is malformed"),
+            Fault::Silent => Some("the pod was silent for too long"),
+        }
+    }
+}
+
 /// Why the stream is ending, once it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ending {
     pub(super) reason: CloseReason,
     pub(super) clean: bool,
-    pub(super) error: Option<&'static str>,
+    pub(super) fault: Fault,
 }
 
 /// When and why the stream has to leave.
@@ -42,14 +67,15 @@ pub(super) struct Leave {
 }
 
 impl Relay {
-    pub(super) fn asked_to_leave(&self, at: Millis) -> Option<Leave> {
+    pub(super) fn asked_to_leave(&self, at: Millis) -> Option<Box<Leave>> {
         let order = self.record.order()?;
         let (reason, target) = match order.cause {
             Cause::Drain => (CloseReason::Drain, None),
             Cause::Shutdown => (CloseReason::Shutdown, None),
             Cause::Rebalance(target) => (CloseReason::Rebalance, Some(target)),
         };
-        Some(Leave { at, by: order.by.max(at), deadline: order.deadline, reason, target })
+        let (by, deadline) = (order.by.max(at), order.deadline);
+        Some(Box::new(Leave { at, by, deadline, reason, target }))
     }
 
     pub(super) fn at_boundary(&self) -> bool {
@@ -65,7 +91,7 @@ impl Relay {
             return;
         }
         self.stop_passage();
-        self.ending = Some(Ending { reason, clean: true, error: None });
+        self.ending = Some(Ending { reason, clean: true, fault: Fault::None });
         // The client has its time for the end as for anything else.
         self.last_write = clock::now();
         let Some(downstream) = &self.downstream else { return };
@@ -79,9 +105,9 @@ impl Relay {
     }
 
     /// Ends as a death of the pod: after the last whole event, without a last chunk.
-    pub(super) fn broken(&mut self, error: &'static str) {
+    pub(super) fn broken(&mut self, fault: Fault) {
         self.stop_passage();
-        self.ending = Some(Ending { reason: CloseReason::UpstreamReset, clean: false, error: Some(error) });
+        self.ending = Some(Ending { reason: CloseReason::UpstreamReset, clean: false, fault });
     }
 
     /// The polite goodbye: `retry:` drawn from `sse.retry.drain`, then a clean end.
@@ -189,8 +215,13 @@ impl Relay {
         if passed(Some(self.passage_ends())) {
             self.forced = !self.at_boundary();
             let by = clock::after(now, LAST_WORDS);
-            self.leave =
-                Some(Leave { at: now, by, deadline: by, reason: CloseReason::Shutdown, target: None });
+            self.leave = Some(Box::new(Leave {
+                at: now,
+                by,
+                deadline: by,
+                reason: CloseReason::Shutdown,
+                target: None,
+            }));
             self.goodbye(CloseReason::Shutdown);
         } else if passed(Some(self.passage_due())) {
             self.passage_time(now);
@@ -202,7 +233,7 @@ impl Relay {
             && self.upstream.is_some()
             && since(self.last_read, self.times.upstream_idle)
         {
-            self.upstream_ended(End::Silent, "the pod was silent for too long");
+            self.upstream_ended(End::Silent, Fault::Silent);
         } else if !self.is_blocked() && since(self.last_write, self.times.keep_alive) {
             self.keep_alive(context, now);
         }
@@ -254,11 +285,11 @@ impl Relay {
             }
             (None, _) => None,
         };
-        let error = self.ending.and_then(|ending| ending.error);
+        let fault = self.ending.map_or(Fault::None, |ending| ending.fault);
         Finished {
             reason,
-            error,
-            protocol: error == Some(MALFORMED),
+            error: fault.text(),
+            protocol: fault == Fault::Malformed,
             forced: self.forced,
             first_event: self.first_event,
             dying,

@@ -20,7 +20,7 @@ use podpin_sse::{
     Step,
 };
 
-use super::ending::{LAST_WORDS, Leave, NEVER};
+use super::ending::{Fault, LAST_WORDS, Leave, NEVER};
 use super::{Body, Relay};
 use crate::clock;
 use crate::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
@@ -35,7 +35,7 @@ pub(crate) struct Passage {
     /// A pod that has answered.
     successor: Option<Box<Successor>>,
     /// What the stream ends as, if it comes to that.
-    fate: (CloseReason, &'static str),
+    fate: (CloseReason, Fault),
 }
 
 impl Passage {
@@ -46,7 +46,7 @@ impl Passage {
             plan,
             asking: None,
             successor: None,
-            fate: (CloseReason::Drain, ""),
+            fate: (CloseReason::Drain, Fault::None),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Relay {
     /// Leaves for another pod; false when this stream cannot.
     pub(super) fn leave_for_another(&mut self, leave: &Leave, now: Millis) -> bool {
         let Some(passage) = &mut self.passage else { return self.stays(leave) };
-        passage.fate = (leave.reason, "");
+        passage.fate = (leave.reason, Fault::None);
         match &leave.target {
             Some(_) => {
                 self.decide(now, Handover::on_rebalance);
@@ -118,7 +118,7 @@ impl Relay {
     }
 
     /// The pod's body has come to its end, one way or another.
-    pub(super) fn upstream_ended(&mut self, end: End, error: &'static str) {
+    pub(super) fn upstream_ended(&mut self, end: End, fault: Fault) {
         let reason = match end {
             End::Clean => CloseReason::UpstreamEnd,
             End::Reset => CloseReason::UpstreamReset,
@@ -127,9 +127,9 @@ impl Relay {
         let Some(passage) = &mut self.passage else {
             return match end {
                 End::Clean => self.end(reason, None),
-                End::Reset => self.broken(error),
+                End::Reset => self.broken(fault),
                 // Of anything but events there may be more to come, which only a bad end can tell.
-                End::Silent if matches!(self.body, Body::Opaque) => self.broken(error),
+                End::Silent if matches!(self.body, Body::Opaque) => self.broken(fault),
                 End::Silent => self.goodbye(reason),
             };
         };
@@ -138,7 +138,7 @@ impl Relay {
             service.endpoint(&self.record.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase);
         let pod = if phase >= Phase::Draining { Pod::Leaving } else { Pod::Ready };
         let planned = (end, pod) == (End::Clean, Pod::Leaving);
-        passage.fate = (if planned { CloseReason::Drain } else { reason }, error);
+        passage.fate = (if planned { CloseReason::Drain } else { reason }, fault);
         self.decide(clock::now(), |handover, id, now| handover.on_upstream_end(end, pod, id, now));
         if self.ending.is_none() {
             self.upstream = None;
@@ -179,7 +179,7 @@ impl Relay {
 
     fn obey(&mut self, action: Action, now: Millis) {
         let Some(passage) = &mut self.passage else { return };
-        let (reason, error) = passage.fate;
+        let (reason, fault) = passage.fate;
         match action {
             Action::Nothing if passage.handover.due().is_none() => {
                 // It was given up, and the stream stays.
@@ -201,7 +201,7 @@ impl Relay {
                 self.goodbye(reason);
             }
             Action::EndClean => self.end(CloseReason::UpstreamEnd, None),
-            Action::EndBroken => self.broken(error),
+            Action::EndBroken => self.broken(fault),
         }
     }
 

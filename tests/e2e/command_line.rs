@@ -77,7 +77,7 @@ async fn run_applies_the_same_rules_as_check() {
 async fn a_key_that_a_later_version_brings_is_refused_and_not_ignored() {
     let later = [
         GOOD.replace("address: 127.0.0.1:8080}", "address: 127.0.0.1:8080, proxyProtocol: required}"),
-        GOOD.replace("    timeouts:", "    tls: {serverName: x}\n    timeouts:"),
+        GOOD.replace("service: chat}", "backends: [{service: chat, weight: 1}]}"),
     ];
     for text in later {
         let (code, _, stderr) = check(&text).await;

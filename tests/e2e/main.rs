@@ -40,5 +40,6 @@ mod shutdown;
 mod sticky;
 mod time_limits;
 mod tls;
+mod tls_to_pods;
 mod upstream_garbage;
 mod wait_queue;

@@ -43,6 +43,6 @@ pub use service::{
 };
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse, Unavailable};
-pub use tls::{CertificateFiles, ClientAuth, FileAt, ListenerTls, TlsVersion};
+pub use tls::{CertificateFiles, ClientAuth, FileAt, ListenerTls, PodTls, TlsVersion};
 pub use treatment::{Cors, HeaderEdits, Treatment};
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

@@ -119,6 +119,7 @@ const SHAPES: &[Shape] = &[
     shape("services.*.health", &["passive", "active"]),
     shape("services.*.health.passive", &["failures", "ejection"]),
     shape("services.*.health.active", &["type", "path", "interval", "timeout", "failures", "successes"]),
+    shape("services.*.tls", &["serverName", "caFile", "certFile", "keyFile", "verify"]),
     shape("kubernetes", &["kubeconfig", "context", "initialListTimeout"]),
     shape("shutdown", &["announce", "spread", "timeout"]),
 ];
@@ -140,7 +141,6 @@ const LATER: &[Later] = &[
     later_key("listeners[].proxyProtocol", &["off"]),
     later_key("routes[].backends", &["off"]),
     later_key("routes[].matches[].headers", &["off"]),
-    later_key("services.*.tls", &["off"]),
 ];
 
 impl Later {

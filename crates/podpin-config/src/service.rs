@@ -16,6 +16,7 @@ use crate::{
     node::{Keys, Node},
     section::Section,
     sse::Sse,
+    tls::PodTls,
     unit::DurationRange,
 };
 
@@ -42,6 +43,8 @@ pub struct Service {
     pub limits: ServiceLimits,
     /// When a failing endpoint is left out.
     pub health: Health,
+    /// TLS to the pods. Default: none.
+    pub tls: Option<PodTls>,
 }
 
 /// How an endpoint is chosen for a new client.
@@ -198,6 +201,7 @@ impl Service {
             retries: Retries::read(&section.section("retries")),
             limits: ServiceLimits::read(&section.section("limits")),
             health: Health::read(section.get("health")),
+            tls: section.get("tls").and_then(PodTls::read),
         };
         service.check_rebalance(&section);
         Some(Self { discovery: discovery?, ..service })

@@ -1,8 +1,9 @@
-//! TLS towards clients: which files, and which versions. The files themselves are read by the proxy.
+//! TLS towards clients and towards pods: which files, and which versions. The files themselves are read by the proxy.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use crate::{
+    name,
     node::{Node, Position},
     section::Section,
 };
@@ -48,6 +49,22 @@ pub struct CertificateFiles {
     pub key_file: FileAt,
 }
 
+/// TLS to the pods of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodTls {
+    /// The name that the pods' certificates are for, a DNS name or an IP address; there with `verify`. `None`: the pod's
+    /// address, which is not looked for in its certificate.
+    pub server_name: Option<String>,
+    /// The authorities that sign the pods' certificates, in PEM. `None`: those that the system trusts.
+    pub ca_file: Option<FileAt>,
+    /// The certificate that pods are shown. Default: none.
+    pub certificate: Option<CertificateFiles>,
+    /// Whether the pods' certificates are checked. Default: yes.
+    pub verify: bool,
+    /// Where the configuration has it.
+    pub at: Position,
+}
+
 /// A file, and where the configuration names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileAt {
@@ -74,6 +91,33 @@ impl ListenerTls {
     }
 }
 
+impl PodTls {
+    pub(crate) fn read(node: &Node<'_>) -> Option<Self> {
+        let section = node.section_or_off("a mapping")??;
+        let verify = section.boolean("verify", true);
+        let name = match section.get("serverName") {
+            None if verify => section.require("serverName", "the name that the pods' certificates are for"),
+            name => name,
+        };
+        let server_name = name.and_then(read_server_name);
+        let ca_file = section.get("caFile").and_then(read_file_at);
+        let shown = ["certFile", "keyFile"].iter().any(|key| section.get(key).is_some());
+        let certificate = if shown { read_pair(&section) } else { None };
+        Some(Self { server_name, ca_file, certificate, verify, at: node.position() })
+    }
+}
+
+fn read_server_name(node: &Node<'_>) -> Option<String> {
+    let text = node.text("a DNS name or an IP address")?;
+    if text.parse::<IpAddr>().is_err()
+        && let Some(refusal) = name::refuse_dns_name(text)
+    {
+        node.fail(refusal);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
 fn read_client_auth(node: &Node<'_>) -> Option<ClientAuth> {
     let section = node.section_or_off("a mapping")??;
     let required = section.choice("mode", &[("required", true), ("optional", false)], true);
@@ -81,13 +125,19 @@ fn read_client_auth(node: &Node<'_>) -> Option<ClientAuth> {
 }
 
 fn read_certificate(item: &Node<'_>) -> Option<CertificateFiles> {
-    let section = Section::of(item)?;
-    let cert_file = read_file(&section, "certFile");
-    let key_file = read_file(&section, "keyFile");
+    read_pair(&Section::of(item)?)
+}
+
+fn read_pair(section: &Section<'_>) -> Option<CertificateFiles> {
+    let cert_file = read_file(section, "certFile");
+    let key_file = read_file(section, "keyFile");
     Some(CertificateFiles { cert_file: cert_file?, key_file: key_file? })
 }
 
 fn read_file(section: &Section<'_>, key: &str) -> Option<FileAt> {
-    let node = section.require(key, "the path of a file")?;
+    section.require(key, "the path of a file").and_then(read_file_at)
+}
+
+fn read_file_at(node: &Node<'_>) -> Option<FileAt> {
     Some(FileAt { file: node.file_path()?, at: node.position() })
 }

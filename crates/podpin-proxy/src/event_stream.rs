@@ -204,11 +204,12 @@ impl Opening<'_> {
         let service = self.admission.service();
         let times = &service.configuration.timeouts;
         let asked = clock::now();
-        let tcp = upstream_h1::connect(placement.endpoint.address, times.connect).await?;
+        let address = placement.endpoint.address;
+        let transport = upstream_h1::connect(address, service.tls.as_deref(), times.connect).await?;
         let took = clock::now().since(asked);
         service.metrics.upstream_connect.observe(took.as_secs_f64());
         self.connect_millis = clock::duration_millis(took);
-        upstream_h1::exchange(tcp, &self.request(placement), times.response_header).await
+        upstream_h1::exchange(transport, &self.request(placement), times.response_header).await
     }
 
     /// The upstream request head, from end-to-end lines and our own.
@@ -283,7 +284,7 @@ impl Opening<'_> {
             downstream: begun.downstream,
             head: begun.head,
             preface: self.preface(streams),
-            upstream: answer.tcp,
+            upstream: answer.transport,
             decoder: answer.body,
             early: answer.rest,
             body: self.body(streams, passage.is_some()),

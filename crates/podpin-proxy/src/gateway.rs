@@ -24,6 +24,7 @@ use crate::route::{Route, RouteTable};
 use crate::service::{ServiceState, TableWriter};
 use crate::start::StartError;
 use crate::streams::{StreamRecord, Streams};
+use crate::tls::PodTls;
 use crate::treatment::Treatment;
 
 impl std::fmt::Debug for Gateway {
@@ -76,12 +77,16 @@ impl Gateway {
         let access_log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
         let zone = std::env::var(ZONE_VARIABLE).ok().filter(|zone| !zone.is_empty());
         let drain_wake = Arc::new(Notify::new());
+        let pod_tls = config.services.iter().zip(1..).map(|(service, group)| PodTls::load(service, group));
+        let pod_tls = pod_tls.collect::<Result<Vec<_>, _>>()?;
         let (services, writers): (Vec<_>, Vec<_>) = config
             .services
             .iter()
-            .map(|service| {
+            .zip(pod_tls)
+            .map(|(service, tls)| {
                 let desk = Desk::new(Arc::clone(&drain_wake));
-                ServiceState::new(service.clone(), metrics.service(&service.name), zone.as_deref(), desk)
+                let metrics = metrics.service(&service.name);
+                ServiceState::new(service.clone(), metrics, zone.as_deref(), (desk, tls))
             })
             .unzip();
         let routes: Vec<Arc<Route>> =

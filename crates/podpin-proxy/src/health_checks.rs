@@ -17,6 +17,7 @@ use podpin_endpoints::{Endpoint, EndpointId, Phase};
 use tokio::task::JoinSet;
 
 use crate::service::ServiceState;
+use crate::tls::PodTls;
 
 /// Checks of one service under way at a time: a service of thousands is asked in waves, not in one burst of connections.
 const CHECKS_MAX: usize = 64;
@@ -31,7 +32,7 @@ struct Row {
 
 /// Checks for as long as the process runs.
 pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
-    let Some(check) = check(&settings).map(Arc::from) else { return };
+    let Some(check) = check(&settings, service.tls.as_deref()).map(Arc::from) else { return };
     let mut rounds = tokio::time::interval(settings.interval);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rows: HashMap<EndpointId, Row> = HashMap::new();
@@ -84,7 +85,7 @@ fn judge(service: &ServiceState, endpoint: &Endpoint, row: Row, settings: &Activ
     }
 }
 
-fn check(settings: &ActiveHealth) -> Option<Box<dyn HealthCheck + Send + Sync>> {
+fn check(settings: &ActiveHealth, tls: Option<&PodTls>) -> Option<Box<dyn HealthCheck + Send + Sync>> {
     match &settings.probe {
         Probe::Tcp => {
             let mut check = TcpHealthCheck::new();
@@ -92,7 +93,10 @@ fn check(settings: &ActiveHealth) -> Option<Box<dyn HealthCheck + Send + Sync>> 
             Some(check)
         }
         Probe::Http { path } => {
-            let mut check = HttpHealthCheck::<()>::new("podpin", false);
+            let mut check = HttpHealthCheck::<()>::new("podpin", tls.is_some());
+            if let Some(tls) = tls {
+                tls.apply(&mut check.peer_template, "podpin".to_owned());
+            }
             check.peer_template.options.connection_timeout = Some(settings.timeout);
             check.peer_template.options.read_timeout = Some(settings.timeout);
             match path.parse() {

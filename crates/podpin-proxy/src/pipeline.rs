@@ -194,8 +194,13 @@ impl ProxyHttp for Pipeline {
             Err(_) if !request.tried.is_empty() => return Err(request.fail(Failure::UpstreamConnect)),
             Err(failure) => return Err(request.fail(failure)),
         };
-        let times = &admission.service().configuration.timeouts;
-        let mut peer = HttpPeer::new(placement.endpoint.address, false, String::new());
+        let service = admission.service();
+        let times = &service.configuration.timeouts;
+        let address = placement.endpoint.address;
+        let mut peer = HttpPeer::new(address, service.tls.is_some(), String::new());
+        if let Some(tls) = &service.tls {
+            tls.apply(&mut peer, address.ip().to_string());
+        }
         peer.options.connection_timeout = Some(times.connect);
         peer.options.total_connection_timeout = Some(times.connect);
         // Pingora's is a limit between two reads; the deadline of the head is kept where `Progress` is watched.

@@ -28,7 +28,6 @@ use std::time::Duration;
 use podpin_endpoints::Millis;
 use podpin_sse::{End, Framer};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::clock;
@@ -111,7 +110,7 @@ impl Finished {
 pub(crate) struct Relay {
     downstream: Option<Downstream>,
     /// `None` while the pod is gone and its successor is being asked.
-    upstream: Option<TcpStream>,
+    upstream: Option<Transport>,
     decoder: BodyDecoder,
     body: Body,
     times: Times,
@@ -144,7 +143,7 @@ pub(crate) struct Start {
     pub(crate) head: Vec<u8>,
     /// What the body begins with, before anything of the pod.
     pub(crate) preface: Vec<u8>,
-    pub(crate) upstream: TcpStream,
+    pub(crate) upstream: Transport,
     pub(crate) decoder: BodyDecoder,
     pub(crate) early: Vec<u8>,
     pub(crate) body: Body,

@@ -22,6 +22,7 @@ use crate::queue::Queue;
 use crate::rebalance::Moved;
 use crate::returns::Returns;
 use crate::ring::KetamaRing;
+use crate::tls::PodTls;
 
 /// Changes of state of one update that get a line each in the log.
 const LINES_MAX: usize = 20;
@@ -49,6 +50,8 @@ pub(crate) struct ServiceState {
     pub(crate) queue: Option<Arc<Queue>>,
     /// What the drain has to know of its endpoints and streams.
     pub(crate) desk: Desk,
+    /// `tls`, read.
+    pub(crate) tls: Option<Arc<PodTls>>,
     /// Clients that should be back soon.
     pub(crate) returns: Returns,
     /// Clients whose stream moved before their cookie did.
@@ -77,7 +80,7 @@ impl ServiceState {
         configuration: Configuration,
         metrics: ServiceMetrics,
         own_zone: Option<&str>,
-        desk: Desk,
+        (desk, tls): (Desk, Option<Arc<PodTls>>),
     ) -> (Arc<ServiceState>, TableWriter) {
         let near = own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer);
         let table = Table::new();
@@ -100,6 +103,7 @@ impl ServiceState {
                 OnUnavailable::Repin | OnUnavailable::Strict => None,
             },
             desk,
+            tls,
             moved: Moved::default(),
             returns: Returns::new(configuration.drain.return_window),
             configuration,

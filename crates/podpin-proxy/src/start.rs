@@ -63,7 +63,7 @@ pub enum StartError {
         /// What is wrong with it.
         error: String,
     },
-    /// The TLS of a listener cannot be had from its files.
+    /// The TLS of a listener or to the pods of a service cannot be had from its files.
     #[error("{path}: {error}")]
     Tls {
         /// Where the configuration names the file.

@@ -128,9 +128,10 @@ impl Question {
         let answered = async {
             let connect = service.configuration.timeouts.connect.min(limit);
             let asked = clock::now();
-            let tcp = upstream_h1::connect(placement.endpoint.address, connect).await?;
+            let address = placement.endpoint.address;
+            let transport = upstream_h1::connect(address, service.tls.as_deref(), connect).await?;
             service.metrics.upstream_connect.observe(clock::now().since(asked).as_secs_f64());
-            upstream_h1::exchange(tcp, &request, Some(limit)).await
+            upstream_h1::exchange(transport, &request, Some(limit)).await
         };
         let answer = match tokio::time::timeout(limit, answered).await {
             Ok(Ok(answer)) => answer,

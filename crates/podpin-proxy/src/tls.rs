@@ -4,6 +4,7 @@
 //! that is none, a key of another certificate keep the one before in use. Connections keep what they began with.
 
 pub(crate) mod certificate;
+mod to_pods;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use self::certificate::Certificate;
+pub(crate) use self::to_pods::PodTls;
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 use crate::start::StartError;
@@ -105,7 +107,8 @@ pub(crate) fn load_all(
 /// # Errors
 /// The same.
 pub(crate) fn verify(config: &Config) -> Result<(), StartError> {
-    read_all(config).map(drop)
+    read_all(config)?;
+    config.services.iter().try_for_each(|service| PodTls::load(service, 0).map(drop))
 }
 
 fn read_all(config: &Config) -> Result<Vec<(String, ServerTls, Vec<Certificate>)>, StartError> {

@@ -14,6 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::tls::PodTls;
+use crate::transport::Transport;
+
 /// A response head larger than this is refused; pods send a few hundred bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEADER_LINES_MAX: usize = 128;
@@ -59,25 +62,36 @@ pub(crate) struct ResponseHead {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) head: ResponseHead,
-    pub(crate) tcp: TcpStream,
+    pub(crate) transport: Transport,
     pub(crate) body: BodyDecoder,
     /// Bytes of the body that came with the head.
     pub(crate) rest: Vec<u8>,
 }
 
-/// Connects to an endpoint.
+/// Connects to an endpoint, with `tls` up to the end of its handshake.
 ///
 /// # Errors
-/// [`UpstreamError::Connect`], [`UpstreamError::ConnectTimeout`].
-pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, UpstreamError> {
-    let tcp = match timeout(limit, TcpStream::connect(address)).await {
-        Ok(Ok(tcp)) => tcp,
-        Ok(Err(error)) if is_local(&error) => return Err(UpstreamError::Local(error)),
-        Ok(Err(error)) => return Err(UpstreamError::Connect(error)),
-        Err(_) => return Err(UpstreamError::ConnectTimeout),
+/// [`UpstreamError::Connect`], [`UpstreamError::Local`], [`UpstreamError::ConnectTimeout`].
+pub(crate) async fn connect(
+    address: SocketAddr,
+    tls: Option<&PodTls>,
+    limit: Duration,
+) -> Result<Transport, UpstreamError> {
+    let connected = async {
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true).and_then(|()| keep_alive(&tcp))?;
+        match tls {
+            None => Ok(Transport::Plain(tcp)),
+            // Its handshake is much larger than all else that a request waits for.
+            Some(tls) => Box::pin(tls.connect(tcp, address)).await,
+        }
     };
-    tcp.set_nodelay(true).and_then(|()| keep_alive(&tcp)).map_err(UpstreamError::Connect)?;
-    Ok(tcp)
+    match timeout(limit, connected).await {
+        Ok(Ok(transport)) => Ok(transport),
+        Ok(Err(error)) if is_local(&error) => Err(UpstreamError::Local(error)),
+        Ok(Err(error)) => Err(UpstreamError::Connect(error)),
+        Err(_) => Err(UpstreamError::ConnectTimeout),
+    }
 }
 
 /// Whether a failure to connect says something about this machine only.
@@ -104,22 +118,23 @@ pub(crate) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
 /// # Errors
 /// All but the two about connecting.
 pub(crate) async fn exchange(
-    mut tcp: TcpStream,
+    mut transport: Transport,
     request: &[u8],
     limit: Option<Duration>,
 ) -> Result<Answer, UpstreamError> {
     let answered = async {
-        tcp.write_all(request).await.map_err(UpstreamError::Reset)?;
-        read_head(&mut tcp).await
+        transport.write_all(request).await.map_err(UpstreamError::Reset)?;
+        transport.flush().await.map_err(UpstreamError::Reset)?;
+        read_head(&mut transport).await
     };
     let (head, body, rest) = match limit {
         Some(limit) => timeout(limit, answered).await.map_err(|_| UpstreamError::ResponseTimeout)??,
         None => answered.await?,
     };
-    Ok(Answer { head, tcp, body, rest })
+    Ok(Answer { head, transport, body, rest })
 }
 
-async fn read_head(tcp: &mut TcpStream) -> Result<(ResponseHead, BodyDecoder, Vec<u8>), UpstreamError> {
+async fn read_head(transport: &mut Transport) -> Result<(ResponseHead, BodyDecoder, Vec<u8>), UpstreamError> {
     let mut buffer = Vec::with_capacity(2048);
     let mut interim = 0;
     loop {
@@ -137,7 +152,7 @@ async fn read_head(tcp: &mut TcpStream) -> Result<(ResponseHead, BodyDecoder, Ve
         if buffer.len() >= HEAD_BYTES_MAX {
             return Err(UpstreamError::Protocol("the response head is too large"));
         }
-        let count = tcp.read_buf(&mut buffer).await.map_err(UpstreamError::Reset)?;
+        let count = transport.read_buf(&mut buffer).await.map_err(UpstreamError::Reset)?;
         if count == 0 {
             return Err(UpstreamError::Reset(io::ErrorKind::UnexpectedEof.into()));
         }

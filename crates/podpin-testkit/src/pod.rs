@@ -18,6 +18,7 @@ use std::time::Instant;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 use crate::in_time;
 use crate::wire::{Ending, Head, Wire};
@@ -88,6 +89,15 @@ impl Pod {
     /// # Panics
     /// When the address is taken.
     pub async fn start_at(name: &str, address: SocketAddr) -> Pod {
+        Pod::start_with(name, address, None)
+    }
+
+    /// Starts a pod on a free port that speaks TLS and nothing else.
+    pub async fn start_tls(name: &str, tls: TlsAcceptor) -> Pod {
+        Pod::start_with(name, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Some(tls))
+    }
+
+    fn start_with(name: &str, address: SocketAddr, tls: Option<TlsAcceptor>) -> Pod {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_reuseaddr(true).expect("SO_REUSEADDR");
         socket.bind(address).unwrap_or_else(|error| panic!("pod {name} cannot have {address}: {error}"));
@@ -106,7 +116,7 @@ impl Pod {
             streams,
         });
         Pod {
-            accepting: tokio::spawn(accept(listener, shared.clone())),
+            accepting: tokio::spawn(accept(listener, tls, shared.clone())),
             shared,
             requests: AsyncMutex::new(request_receiver),
             streams: AsyncMutex::new(stream_receiver),
@@ -219,11 +229,22 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let number = shared.connections.fetch_add(1, Ordering::SeqCst);
-        connections.spawn(connection::serve(Wire::new(stream), number, shared.clone()));
+        let (tls, shared) = (tls.clone(), shared.clone());
+        connections.spawn(async move {
+            let wire = match tls {
+                None => Wire::new(stream),
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => Wire::over_tls(stream),
+                    // The other end did not like our certificate, or has none.
+                    Err(_) => return,
+                },
+            };
+            connection::serve(wire, number, shared).await;
+        });
         while connections.try_join_next().is_some() {}
     }
 }

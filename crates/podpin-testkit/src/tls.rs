@@ -7,11 +7,13 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, version};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::client::Connection;
 use crate::h2_client::H2Connection;
@@ -86,6 +88,30 @@ impl Authority {
     pub fn entry(&self, file: &str) -> String {
         let path = |end: &str| self.file(&format!("{file}.{end}")).display().to_string();
         format!("{{certFile: \"{}\", keyFile: \"{}\"}}", path("crt"), path("key"))
+    }
+
+    /// A server with a certificate of its own for `names`; with `clients`, for clients whose certificates those signed.
+    ///
+    /// # Panics
+    /// When a name is none.
+    pub fn acceptor(&self, names: &[&str], clients: Option<&Authority>) -> TlsAcceptor {
+        let (certificate, key) = self.sign(names);
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+        let builder = ServerConfig::builder_with_provider(ring::default_provider().into())
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+            .expect("versions");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.certificate.clone()).expect("an authority");
+                let provider = ring::default_provider().into();
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+                builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
+            }
+        };
+        TlsAcceptor::from(Arc::new(builder.with_single_cert(vec![certificate], key).expect("a pair")))
     }
 
     /// A client that trusts it and offers these protocols.

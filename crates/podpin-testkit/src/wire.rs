@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::TlsStream;
 
 /// How a message or a connection ended, as the receiver saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,9 +84,9 @@ impl Wire {
         Wire { stream: Stream::Plain(stream), buffer: BytesMut::new() }
     }
 
-    /// A client's TLS, where an end without `close_notify` is a `Reset`.
-    pub(crate) fn over_tls(stream: TlsStream<TcpStream>) -> Wire {
-        Wire { stream: Stream::Tls(Box::new(stream)), buffer: BytesMut::new() }
+    /// TLS, where an end without `close_notify` is a `Reset`.
+    pub(crate) fn over_tls(stream: impl Into<TlsStream<TcpStream>>) -> Wire {
+        Wire { stream: Stream::Tls(Box::new(stream.into())), buffer: BytesMut::new() }
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {

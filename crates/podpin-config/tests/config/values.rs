@@ -106,8 +106,24 @@ fn a_service_has_the_defaults_of_the_contract() {
         retries: Retries { attempts: 2 },
         limits: ServiceLimits { streams_per_endpoint: Some(10_000), streams_per_client: None },
         health: Health { passive: Some(PassiveHealth { failures: 5, ejection: seconds(15) }), active: None },
+        tls: None,
     };
     assert_eq!(service(""), expected);
+}
+
+#[test]
+fn tls_to_the_pods() {
+    let read = |words: &str| service(&format!("tls: {{{words}}}")).tls.unwrap();
+    let plain = read("serverName: pod.test");
+    assert_eq!((plain.server_name.as_deref(), plain.verify), (Some("pod.test"), true));
+    assert_eq!((plain.ca_file, plain.certificate), (None, None));
+    let full = read("serverName: '10.0.0.1', caFile: ca.pem, certFile: /a.crt, keyFile: a.key, verify: true");
+    assert_eq!(full.server_name.as_deref(), Some("10.0.0.1"));
+    assert_eq!(full.ca_file.unwrap().file, PathBuf::from("/etc/podpin/ca.pem"));
+    let shown = full.certificate.unwrap();
+    assert_eq!((shown.cert_file.file, shown.key_file.file), ("/a.crt".into(), "/etc/podpin/a.key".into()));
+    let unchecked = read("verify: false");
+    assert_eq!((unchecked.server_name, unchecked.verify), (None, false));
 }
 
 #[test]

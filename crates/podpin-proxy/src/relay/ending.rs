@@ -276,6 +276,7 @@ impl Relay {
     pub(super) fn close(&mut self, reason: CloseReason) -> Finished {
         let clean = self.ending.filter(|ending| ending.reason == reason);
         let downstream = self.downstream.take();
+        self.leave_pod();
         let mut dying = None;
         let tcp = match (downstream, clean) {
             (Some(downstream), Some(Ending { clean: true, .. })) => downstream.finish(),

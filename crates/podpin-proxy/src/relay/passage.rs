@@ -88,7 +88,14 @@ impl Relay {
             passage.handover.on_finish();
             (passage.asking, passage.successor) = (None, None);
         }
-        self.upstream = None;
+        self.leave_pod();
+    }
+
+    /// Closes the connection to the pod, if there is one.
+    pub(super) fn leave_pod(&mut self) {
+        if let Some(upstream) = self.upstream.take() {
+            upstream.close();
+        }
     }
 
     /// Leaves for another pod; false when this stream cannot.
@@ -222,7 +229,9 @@ impl Relay {
         let Successor { endpoint, permit, answer } = *successor;
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         framer.adopt();
-        self.upstream = Some(answer.tcp);
+        if let Some(left) = self.upstream.replace(answer.transport) {
+            left.close();
+        }
         (self.decoder, self.early) = (answer.body, answer.rest);
         self.last_read = now;
         if let Some(permits) = &mut self.permits {

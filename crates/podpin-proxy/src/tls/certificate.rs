@@ -21,6 +21,7 @@ use crate::start::StartError;
 /// A usable certificate.
 pub(super) struct Certificate {
     pub(super) key: Arc<CertifiedKey>,
+    pub(super) private: PrivateKeyDer<'static>,
     /// What it is for, in lower case, wildcards included.
     pub(super) dns_names: Vec<String>,
     /// The first of them, or the file's name.
@@ -48,19 +49,20 @@ pub(super) fn read(
     let pem = fs::read(&pair.key_file.file).map_err(|error| key_fault(error.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|error| key_fault(format!("not a private key in PEM: {error}")))?;
-    let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            key_fault(format!("not the key of {}", pair.cert_file.file.display()))
-        }
-        rustls::Error::InvalidCertificate(error) => cert_fault(error.to_string()),
-        error => key_fault(error.to_string()),
-    })?;
+    let certified =
+        CertifiedKey::from_der(chain, key.clone_key(), provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                key_fault(format!("not the key of {}", pair.cert_file.file.display()))
+            }
+            rustls::Error::InvalidCertificate(error) => cert_fault(error.to_string()),
+            error => key_fault(error.to_string()),
+        })?;
     let name = dns_names.first().cloned().unwrap_or_else(|| file_name(&pair.cert_file.file));
-    Ok(Certificate { key: Arc::new(certified), dns_names, name, not_after })
+    Ok(Certificate { key: Arc::new(certified), private: key, dns_names, name, not_after })
 }
 
 /// Its DNS names, and when it expires.
-fn facts(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
+pub(super) fn facts(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
     let (_, certificate) =
         X509Certificate::from_der(der).map_err(|error| format!("not a certificate: {error}"))?;
     let alternatives = certificate.subject_alternative_name().ok().flatten();
@@ -82,16 +84,33 @@ pub(super) fn verifier(
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, StartError> {
     let at_fault = |error: String| fault(path, "clientAuth.caFile", &auth.ca_file, &error);
-    let pem = fs::read(&auth.ca_file.file).map_err(|error| at_fault(error.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate =
-            certificate.map_err(|error| at_fault(format!("not a certificate in PEM: {error}")))?;
-        roots.add(certificate).map_err(|error| at_fault(error.to_string()))?;
-    }
+    let (roots, _) = authorities(path, "clientAuth.caFile", &auth.ca_file)?;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|error| at_fault(error.to_string()))
+}
+
+/// Reads the authorities in a file, at least one.
+///
+/// # Errors
+/// Names the file.
+pub(super) fn authorities(
+    path: &str,
+    key: &str,
+    file: &FileAt,
+) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), StartError> {
+    let at_fault = |error: String| fault(path, key, file, &error);
+    let pem = fs::read(&file.file).map_err(|error| at_fault(error.to_string()))?;
+    let all: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let all = all.map_err(|error| at_fault(format!("not a certificate in PEM: {error}")))?;
+    if all.is_empty() {
+        return Err(at_fault("no certificate in it".to_owned()));
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in &all {
+        roots.add(certificate.clone()).map_err(|error| at_fault(error.to_string()))?;
+    }
+    Ok((roots, all))
 }
 
 /// The subject of a client's certificate as RFC 4514 writes it, the most specific name first. Whatever could be taken

@@ -4,6 +4,9 @@
 # Looks for programs, not for packages, so that one installed by other means counts. With all of them there it says
 # nothing and needs no network. As root on Debian it installs what is missing; otherwise it prints the command that does
 # and fails, except for `bench`, where nginx and HAProxy are welcome but not needed.
+#
+# For `test` it also installs the Python SDKs of tests/e2e/python/requirements.txt into a virtual environment:
+# PODPIN_PYTHON_VENV, or python/ in the target directory.
 set -euo pipefail
 
 # Debian keeps daemons in /usr/sbin, which is not on the path of everyone.
@@ -11,6 +14,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 needed=()
 welcome=()
+python=
 
 # want <list> <program> <Debian package>
 want() {
@@ -18,6 +22,25 @@ want() {
         needed) needed+=("$3") ;;
         welcome) welcome+=("$3") ;;
     esac
+}
+
+# Debian's python3 makes no virtual environments until the package for them is there.
+want_venv() {
+    python=1
+    python3 -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
+}
+
+# The published Python SDKs that tests speak to, of the versions in requirements.txt; installed again when these change.
+# The stamp is written last: without it, what is there was interrupted.
+python_sdks() {
+    local requirements=tests/e2e/python/requirements.txt wanted
+    local venv=${PODPIN_PYTHON_VENV:-${CARGO_TARGET_DIR:-target}/python}
+    wanted=$(sha256sum <"$requirements")
+    [ "$(cat "$venv/podpin-stamp" 2>/dev/null)" != "$wanted" ] || return 0
+    echo "setup: installing $requirements into $venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+    echo "$wanted" >"$venv/podpin-stamp"
 }
 
 missing_toolchain() {
@@ -40,6 +63,7 @@ install() {
     apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends "$@" >/dev/null
 }
 
+cd "$(dirname "$0")/.."
 if [ $# -eq 0 ]; then
     echo "usage: $0 <demo|test|bench>..." >&2
     exit 2
@@ -58,6 +82,8 @@ for purpose in "$@"; do
             want needed curl curl
             # Tests start their own, each on a free port.
             want needed redis-server redis-server
+            want needed python3 python3
+            want_venv
             ;;
         bench)
             want welcome nginx nginx-light
@@ -71,13 +97,17 @@ for purpose in "$@"; do
 done
 
 missing=("${needed[@]}" "${welcome[@]}")
-[ ${#missing[@]} -gt 0 ] || exit 0
+if [ ${#missing[@]} -eq 0 ]; then
+    [ -z "$python" ] || python_sdks
+    exit 0
+fi
 
 # Named twice when two purposes need it.
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
     install "${missing[@]}"
+    [ -z "$python" ] || python_sdks
     exit 0
 fi
 

@@ -31,6 +31,7 @@ mod picking;
 mod pipelining;
 mod post_streams;
 mod published_client;
+mod python_sdks;
 mod real_clients;
 mod refusals;
 mod routing;

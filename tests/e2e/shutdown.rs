@@ -39,6 +39,23 @@ async fn sigterm_ends_the_process_with_exit_code_0() {
 }
 
 #[tokio::test]
+async fn sighup_is_answered_in_the_log_and_ends_no_stream() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/events", Answer::Stream(podpin_testkit::StreamAnswer::new()));
+    let proxy = Setup::chat(&[&pod]).start().await;
+    let mut client = Request::events("/events").open(proxy.address).await;
+    let mut stream = pod.next_stream().await;
+    proxy.signal(Signal::HUP);
+    wait_for("the warning", async || {
+        proxy.process.stderr().iter().any(|line| line.contains("SIGHUP ignored"))
+    })
+    .await;
+    stream.event("after").await;
+    client.next_event().await;
+    assert_eq!(proxy.admin_get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
 async fn while_it_announces_its_end_it_is_not_ready_and_still_serves() {
     let pod = Pod::start("pod-a").await;
     let mut proxy =

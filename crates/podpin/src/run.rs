@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use podpin_config::Config;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{check, telemetry};
 
@@ -26,6 +26,7 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     signals.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::spawn(stay_at_hang_up(signal(SignalKind::hangup())?));
         tokio::select! {
             _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
             _ = terminate.recv() => {}
@@ -38,4 +39,11 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// SIGHUP asks other proxies to read their configuration again; its default, to end, would take every stream with it.
+async fn stay_at_hang_up(mut hang_up: Signal) {
+    while hang_up.recv().await.is_some() {
+        tracing::warn!("SIGHUP ignored: a changed configuration needs a restart (SIGTERM, then start again)");
+    }
 }

@@ -3,23 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use podpin_testkit::{EndpointsFile, Pod, Process, Proxy, Request, Setup, Visitor, free_port};
+use podpin_testkit::{EndpointsFile, Pod, Process, Request, Setup, free_port};
 
 const STATES: &str = "podpin_endpoints";
 
 fn listed<'a>(pods: &'a [Pod], states: &[&'a str]) -> Vec<(&'a str, SocketAddr, &'a str)> {
     pods.iter().zip(states).map(|(pod, state)| (pod.name(), pod.address(), *state)).collect()
-}
-
-/// A client whose pod is `name`.
-async fn pinned_to(proxy: &Proxy, name: &str) -> Visitor {
-    for _ in 0..200 {
-        let mut visitor = proxy.visitor();
-        if visitor.get("/who").await.text() == name {
-            return visitor;
-        }
-    }
-    panic!("in 200 attempts no new client came to {name}");
 }
 
 /// Four pods, so that the choice of a successor is a choice.
@@ -39,7 +28,7 @@ async fn a_draining_pod_gets_no_new_clients_and_its_own_move_where_every_proxy_s
     let (one, other) = (setup.start().await, setup.start().await);
     let mut visitors = Vec::new();
     for _ in 0..6 {
-        visitors.push(pinned_to(&one, "pod-a").await);
+        visitors.push(one.pinned_to("pod-a").await);
     }
     file.write(&listed(&pods, &["draining", "ready", "ready", "ready"]));
     one.wait_metric(STATES, &[("state", "draining")], 1.0).await;
@@ -71,8 +60,8 @@ async fn a_pod_that_is_not_ready_or_gone_moves_its_clients() {
     let pods = Pod::start_three().await;
     let file = EndpointsFile::with(&listed(&pods, &["ready"; 3]));
     let proxy = Setup::new().service_in("chat", &file).start().await;
-    let mut unready = pinned_to(&proxy, "pod-a").await;
-    let mut gone = pinned_to(&proxy, "pod-b").await;
+    let mut unready = proxy.pinned_to("pod-a").await;
+    let mut gone = proxy.pinned_to("pod-b").await;
     file.write(&[("pod-a", pods[0].address(), "notReady"), ("pod-c", pods[2].address(), "ready")]);
     proxy.wait_metric(STATES, &[("state", "resting")], 1.0).await;
     proxy.wait_endpoints("chat", &[("pod-a", "resting"), ("pod-c", "ready")]).await;
@@ -90,7 +79,7 @@ async fn a_stream_in_flight_is_not_touched_by_changes_that_do_not_concern_it() {
     let pods = Pod::start_three().await;
     let file = EndpointsFile::with(&listed(&pods, &["ready", "ready", "ready"]));
     let proxy = Setup::new().service_in("chat", &file).start().await;
-    let mut visitor = pinned_to(&proxy, "pod-a").await;
+    let mut visitor = proxy.pinned_to("pod-a").await;
     let mut client = visitor.events("/events").await;
     let mut stream = pods[0].next_stream().await;
     file.write(&listed(&pods, &["ready", "draining", "notReady"]));
@@ -105,7 +94,7 @@ async fn the_stream_of_an_endpoint_that_left_the_list_is_still_counted() {
     let pods = Pod::start_three().await;
     let file = EndpointsFile::with(&listed(&pods[..2], &["ready"; 2]));
     let proxy = Setup::new().service_in("chat", &file).start().await;
-    let mut client = pinned_to(&proxy, "pod-a").await.events("/events").await;
+    let mut client = proxy.pinned_to("pod-a").await.events("/events").await;
     let mut stream = pods[0].next_stream().await;
     assert_eq!(client.next_data().await, "pod-a");
     let labels = |state| [("service", "chat"), ("endpoint", "pod-a"), ("state", state)];

@@ -1,6 +1,6 @@
 //! `health.active`: endpoints that fail their checks are put aside, and come back.
 
-use podpin_testkit::{Answer, Pod, Proxy, Reply, Setup, StreamAnswer, Visitor, free_port, wait_for};
+use podpin_testkit::{Answer, Pod, Proxy, Reply, Setup, StreamAnswer, free_port, wait_for};
 
 const HTTP: &str =
     "health: {active: {path: /healthz, interval: 100ms, timeout: 300ms, failures: 2, successes: 2}}";
@@ -15,16 +15,6 @@ async fn wait_ejected(proxy: &Proxy, names: &[&str]) {
     wait_for(&format!("{names:?} to be ejected"), async || ejected(proxy).await == names).await;
 }
 
-async fn pinned_to(proxy: &Proxy, name: &str) -> Visitor {
-    for _ in 0..200 {
-        let mut visitor = proxy.visitor();
-        if visitor.get("/who").await.text() == name {
-            return visitor;
-        }
-    }
-    panic!("in 200 attempts no new client came to {name}");
-}
-
 #[tokio::test]
 async fn a_pod_that_fails_its_checks_is_put_aside_until_it_passes_them() {
     let pods = Pod::start_three().await;
@@ -32,7 +22,7 @@ async fn a_pod_that_fails_its_checks_is_put_aside_until_it_passes_them() {
         pod.answer("/healthz", Reply::new(204));
     }
     let proxy = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with(HTTP).start().await;
-    let mut visitor = pinned_to(&proxy, "pod-a").await;
+    let mut visitor = proxy.pinned_to("pod-a").await;
     let mut stream = visitor.clone().events("/events").await;
     assert_eq!(stream.next_data().await, "pod-a");
     let failing: [Answer; 4] = [
@@ -77,7 +67,7 @@ async fn when_most_fail_their_checks_none_is_left_out() {
     proxy.wait_metric("podpin_endpoint_ejections_total", &[("service", "chat")], 2.0).await;
     assert_eq!(ejected(&proxy).await, Vec::<String>::new());
     for name in ["pod-a", "pod-b", "pod-c"] {
-        pinned_to(&proxy, name).await;
+        proxy.pinned_to(name).await;
     }
 }
 
@@ -96,5 +86,5 @@ async fn a_port_that_nobody_listens_on_fails_the_check_by_tcp() {
     assert_eq!(proxy.metric("podpin_upstream_errors_total", &[]).await, errors, "it was not even tried");
     let _back = Pod::start_at("pod-b", nobody).await;
     wait_ejected(&proxy, &[]).await;
-    pinned_to(&proxy, "pod-b").await;
+    proxy.pinned_to("pod-b").await;
 }

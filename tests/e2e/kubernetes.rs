@@ -14,7 +14,7 @@ mod words;
 
 use std::time::Duration;
 
-use podpin_testkit::{ApiServer, Kubeconfig, Pod, Proxy, Setup, Slice, SlicePod, Visitor, start_pods};
+use podpin_testkit::{ApiServer, Kubeconfig, Pod, Proxy, Setup, Slice, SlicePod, start_pods};
 
 /// Fresh data after an API server answers again: 3 s are promised, one more is for two busy cores.
 const RECOVERY_MAX: Duration = Duration::from_secs(4);
@@ -74,17 +74,6 @@ impl Cluster {
         pods[index] = changed;
         self.chat().pods(pods)
     }
-}
-
-/// A client whose pod is `name`.
-async fn pinned_to(proxy: &Proxy, name: &str) -> Visitor {
-    for _ in 0..200 {
-        let mut visitor = proxy.visitor();
-        if visitor.get("/who").await.text() == name {
-            return visitor;
-        }
-    }
-    panic!("in 200 attempts no new client came to {name}");
 }
 
 /// Relists of `chat` for a reason.

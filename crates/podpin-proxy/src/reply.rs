@@ -145,22 +145,12 @@ impl Failure {
     /// good on anything but 200 (WHATWG HTML, section 9.2.3). Gives the kind of refusal that is counted then.
     pub(crate) fn passing(self) -> Option<RefusalKind> {
         match self {
-            Failure::NoEndpoint | Failure::Full | Failure::ClientLimit | Failure::QueueTimeout => {
-                self.refusal()
-            }
             Failure::UpstreamConnect
             | Failure::UpstreamTimeout
             | Failure::UpstreamReset
             | Failure::UpstreamProtocol
             | Failure::UpstreamStatus(_) => Some(RefusalKind::Upstream),
-            Failure::Head(_)
-            | Failure::HeadTimeout
-            | Failure::BodyTimeout
-            | Failure::Body
-            | Failure::Connections
-            | Failure::NoRoute
-            | Failure::ClientGone
-            | Failure::Internal => None,
+            other => other.refusal(),
         }
     }
 

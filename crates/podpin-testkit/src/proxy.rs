@@ -19,6 +19,9 @@ pub use setup::Setup;
 /// test takes one between our check and the proxy's bind.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
+/// How many new clients come before one of them must have been given a certain pod.
+const PINNING_ATTEMPTS: u32 = 200;
+
 /// A port that was free a moment ago and that this process gives out only once.
 ///
 /// # Panics
@@ -68,6 +71,20 @@ impl Proxy {
     /// A new client of it.
     pub fn visitor(&self) -> Visitor {
         Visitor::new(self.address)
+    }
+
+    /// A new client whose pod is `name`, by what the pods answer at `/who`.
+    ///
+    /// # Panics
+    /// When no new client came to that pod.
+    pub async fn pinned_to(&self, name: &str) -> Visitor {
+        for _ in 0..PINNING_ATTEMPTS {
+            let mut visitor = self.visitor();
+            if visitor.get("/who").await.text() == name {
+                return visitor;
+            }
+        }
+        panic!("in {PINNING_ATTEMPTS} attempts no new client came to {name}");
     }
 
     /// A GET without cookies.

@@ -121,7 +121,7 @@ async fn follow(
                 }
             }
         }
-        // As the browser would.
+        // Not to wait for something: the reconnection time is part of what an EventSource does (WHATWG HTML, 9.2.3).
         tokio::time::sleep(retry).await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use podpin_testkit::{ApiServer, Cut, Fault, On, Proxy, wait_for};
 
-use super::{Cluster, RECOVERY_MAX, REQUESTS_PER_SECOND_MAX, pinned_to, relists, wait_relist};
+use super::{Cluster, RECOVERY_MAX, REQUESTS_PER_SECOND_MAX, relists, wait_relist};
 
 /// How long each outage is watched: some turns of the watch loop, many of a hot one.
 const OUTAGE: Duration = Duration::from_secs(2);
@@ -23,7 +23,7 @@ async fn survives(break_it: impl FnOnce(&ApiServer)) -> (Cluster, Proxy) {
     cluster.api.put(&cluster.chat().pod(cluster.pod(0)));
     let proxy = cluster.setup().start().await;
     cluster.api.wait_watches(1).await;
-    let mut pinned = pinned_to(&proxy, "pod-a").await;
+    let mut pinned = proxy.pinned_to("pod-a").await;
     let mut open = pinned.events("/events").await;
     let mut stream = cluster.pods[0].next_stream().await;
     assert_eq!(open.next_data().await, "pod-a");

@@ -8,7 +8,7 @@ use podpin_testkit::{
 };
 use serde_json::Value;
 
-use super::{Cluster, RECOVERY_MAX, REQUESTS_PER_SECOND_MAX, pinned_to};
+use super::{Cluster, RECOVERY_MAX, REQUESTS_PER_SECOND_MAX};
 
 /// As [`super::CHAT`], with pods.
 const CHAT: &str = "{kubernetes: {namespace: lab, service: chat, port: http, pods: true}}";
@@ -134,7 +134,7 @@ async fn without_the_right_to_read_pods_everything_else_works_and_it_is_counted_
     proxy.wait_metric_at_least("podpin_discovery_errors_total", &labels, 3.0).await;
     proxy.wait_metric("podpin_discovery_connected", &[("service", "chat")], 1.0).await;
     assert!(proxy.is_ready().await);
-    let mut pinned = pinned_to(&proxy, "pod-a").await;
+    let mut pinned = proxy.pinned_to("pod-a").await;
     cluster.api.delete_pod("pod-a", Duration::from_secs(600));
     cluster.api.put(&cluster.all_but(0, cluster.pod(0).terminating()));
     proxy.wait_endpoints("chat", &DRAINING).await;
@@ -257,7 +257,7 @@ async fn streams_have_left_before_their_pod_is_killed() {
     cluster.api.wait_watches(2).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
-        clients.push(pinned_to(&proxy, "pod-a").await.events("/events").await);
+        clients.push(proxy.pinned_to("pod-a").await.events("/events").await);
     }
     let asked = Instant::now();
     cluster.api.delete_pod("pod-a", Duration::from_secs(5));

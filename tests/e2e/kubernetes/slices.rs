@@ -2,7 +2,7 @@
 
 use podpin_testkit::{Setup, SlicePod};
 
-use super::{CHAT, Cluster, pinned_to};
+use super::{CHAT, Cluster};
 
 #[tokio::test]
 async fn several_slices_are_one_service_and_a_deleted_one_takes_its_own_with_it() {
@@ -22,7 +22,7 @@ async fn an_endpoint_in_two_slices_is_one_and_stays_while_one_of_them_has_it() {
     cluster.api.put(&cluster.chat().name("chat-2").pod(cluster.pod(0)));
     cluster.api.put(&cluster.chat().pod(cluster.pod(1)));
     proxy.wait_endpoints("chat", &[("pod-a", "ready"), ("pod-b", "ready")]).await;
-    let mut pinned = pinned_to(&proxy, "pod-a").await;
+    let mut pinned = proxy.pinned_to("pod-a").await;
     cluster.api.delete(&cluster.chat().name("chat-2"));
     proxy.wait_endpoints("chat", &[("pod-b", "ready")]).await;
     assert_eq!(pinned.get("/who").await.text(), "pod-b");

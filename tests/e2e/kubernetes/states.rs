@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use podpin_testkit::{Proxy, SlicePod, wait_for_some};
 use serde_json::Value;
 
-use super::{Cluster, pinned_to};
+use super::Cluster;
 
 async fn three() -> (Cluster, Proxy) {
     let cluster = Cluster::ready(&["pod-a", "pod-b", "pod-c"]).await;
@@ -23,7 +23,7 @@ async fn new_clients_go_to(proxy: &Proxy, allowed: &[&str]) {
 #[tokio::test]
 async fn a_resting_pod_that_serves_keeps_its_clients_and_gets_no_new_ones() {
     let (cluster, proxy) = three().await;
-    let mut pinned = pinned_to(&proxy, "pod-a").await;
+    let mut pinned = proxy.pinned_to("pod-a").await;
     let resting = cluster.pod(0).conditions([Some(false), Some(true), Some(false)]);
     cluster.api.put(&cluster.all_but(0, resting));
     proxy.wait_endpoints("chat", &[("pod-a", "resting"), ("pod-b", "ready"), ("pod-c", "ready")]).await;
@@ -37,7 +37,7 @@ async fn a_resting_pod_that_serves_keeps_its_clients_and_gets_no_new_ones() {
 #[tokio::test]
 async fn a_pod_that_lost_its_readiness_moves_its_clients() {
     let (cluster, proxy) = three().await;
-    let mut pinned = pinned_to(&proxy, "pod-a").await;
+    let mut pinned = proxy.pinned_to("pod-a").await;
     cluster.api.put(&cluster.all_but(0, cluster.pod(0).unready()));
     proxy.wait_endpoints("chat", &[("pod-a", "resting"), ("pod-b", "ready"), ("pod-c", "ready")]).await;
     assert_ne!(pinned.get("/who").await.text(), "pod-a");
@@ -48,8 +48,8 @@ async fn a_pod_that_lost_its_readiness_moves_its_clients() {
 #[tokio::test]
 async fn a_draining_pod_gets_no_new_clients_moves_its_own_and_is_gone_in_the_end() {
     let (cluster, proxy) = three().await;
-    let mut pinned = pinned_to(&proxy, "pod-a").await;
-    let mut late = pinned_to(&proxy, "pod-a").await;
+    let mut pinned = proxy.pinned_to("pod-a").await;
+    let mut late = proxy.pinned_to("pod-a").await;
     let mut open = pinned.events("/events").await;
     let mut stream = cluster.pods[0].next_stream().await;
     assert_eq!(open.next_data().await, "pod-a");
@@ -69,7 +69,7 @@ async fn a_draining_pod_gets_no_new_clients_moves_its_own_and_is_gone_in_the_end
 #[tokio::test]
 async fn a_terminating_pod_never_becomes_ready_again_but_its_successor_under_the_same_name_is_another() {
     let (cluster, proxy) = three().await;
-    let mut pinned = pinned_to(&proxy, "pod-a").await;
+    let mut pinned = proxy.pinned_to("pod-a").await;
     cluster.api.put(&cluster.all_but(0, cluster.pod(0).terminating()));
     let draining = [("pod-a", "draining"), ("pod-b", "ready"), ("pod-c", "ready")];
     proxy.wait_endpoints("chat", &draining).await;
@@ -93,7 +93,7 @@ async fn a_terminating_pod_never_becomes_ready_again_but_its_successor_under_the
 #[tokio::test]
 async fn an_address_that_another_pod_took_over_is_another_endpoint() {
     let (cluster, proxy) = three().await;
-    let mut pinned = pinned_to(&proxy, "pod-a").await;
+    let mut pinned = proxy.pinned_to("pod-a").await;
     let taken = SlicePod::new("pod-x", cluster.pods[0].address().ip());
     cluster.api.put(&cluster.all_but(0, taken));
     proxy.wait_endpoints("chat", &[("pod-b", "ready"), ("pod-c", "ready"), ("pod-x", "ready")]).await;
@@ -141,8 +141,8 @@ async fn new_clients_stay_in_the_zone_of_the_proxy_by_hint_where_that_is_asked_f
     cluster.api.put(&slice);
     let setup = cluster.setup().environment("PODPIN_ZONE", "zone-a");
     let anywhere = setup.clone().with("balance: {zone: none}").start().await;
-    pinned_to(&anywhere, "pod-a").await;
-    pinned_to(&anywhere, "pod-b").await;
+    anywhere.pinned_to("pod-a").await;
+    anywhere.pinned_to("pod-b").await;
     let near = setup.with("balance: {zone: prefer}").start().await;
     new_clients_go_to(&near, &["pod-a"]).await;
     cluster.api.put(&cluster.chat().pods([here.unready(), there]));
@@ -165,7 +165,7 @@ async fn a_deleted_pod_is_draining_for_new_requests_within_moments() {
             listed.iter().any(|one| one["uid"] == format!("uid-{round}")).then_some(())
         })
         .await;
-        let visitor = pinned_to(&proxy, "pod-b").await;
+        let visitor = proxy.pinned_to("pod-b").await;
         let slice = cluster.all_but(1, life.terminating());
         let deleted = Instant::now();
         cluster.api.put(&slice);

@@ -18,7 +18,7 @@ pub struct Listener {
 }
 
 /// Limits that apply to every listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerLimits {
     /// Open client connections of all listeners together, 1 to 10,000,000. Default 50,000.
     pub connections: usize,

@@ -7,9 +7,11 @@ use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use podpin_config::AccessLog as Target;
 use serde::Serialize;
 
@@ -75,32 +77,46 @@ pub(crate) struct Record {
 /// Where lines go.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
-    queue: Option<SyncSender<Entry>>,
+    queue: ArcSwapOption<Pages>,
     dropped: prometheus::IntCounter,
 }
 
+/// A target that is open. Its thread ends when this is dropped and everything is written.
+#[derive(Debug)]
+pub(crate) struct Pages(SyncSender<Entry>);
+
 impl AccessLog {
-    /// Opens the target and starts the thread that writes to it.
+    /// Writes nothing yet.
+    pub(crate) fn new(dropped: prometheus::IntCounter) -> AccessLog {
+        AccessLog { queue: ArcSwapOption::empty(), dropped }
+    }
+
+    /// Opens a target and starts the thread that writes to it.
     ///
     /// # Errors
     /// When the file cannot be opened for appending.
-    pub(crate) fn open(target: &Target, dropped: prometheus::IntCounter) -> io::Result<AccessLog> {
-        let queue = match target {
+    pub(crate) fn open(target: &Target) -> io::Result<Option<Pages>> {
+        Ok(match target {
             Target::Off => None,
             Target::Stdout => Some(start(io::stdout())?),
             Target::File(path) => Some(start(append(path)?)?),
-        };
-        Ok(AccessLog { queue, dropped })
+        })
+    }
+
+    /// Lines go there from now on.
+    pub(crate) fn go_on_in(&self, pages: Option<Pages>) {
+        self.queue.store(pages.map(Arc::new));
     }
 
     /// Whether anybody reads the lines; if not, they need not be made.
     pub(crate) fn is_on(&self) -> bool {
-        self.queue.is_some()
+        self.queue.load().is_some()
     }
 
     /// Waits until everything queued so far is written, at most a second.
     pub(crate) fn flush(&self) {
-        let Some(queue) = &self.queue else { return };
+        let Some(pages) = self.queue.load_full() else { return };
+        let queue = &pages.0;
         let (mark, written) = sync_channel(1);
         if queue.send(Entry::Mark(mark)).is_err() || written.recv_timeout(FLUSH_LIMIT).is_err() {
             tracing::warn!("the access log is behind: its last lines are lost");
@@ -109,7 +125,8 @@ impl AccessLog {
 
     /// Queues one line, or drops and counts it when the queue is full.
     pub(crate) fn write(&self, record: &Record) {
-        let Some(queue) = &self.queue else { return };
+        let pages = self.queue.load();
+        let Some(Pages(queue)) = pages.as_deref() else { return };
         let Ok(mut line) = serde_json::to_vec(record) else { return };
         line.push(b'\n');
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(Entry::Line(line))
@@ -141,10 +158,10 @@ fn append(path: &Path) -> io::Result<std::fs::File> {
         .map_err(|error| io::Error::new(error.kind(), format!("access log {}: {error}", path.display())))
 }
 
-fn start(target: impl Write + Send + 'static) -> io::Result<SyncSender<Entry>> {
+fn start(target: impl Write + Send + 'static) -> io::Result<Pages> {
     let (queue, lines) = sync_channel(QUEUE_LINES);
     std::thread::Builder::new().name("access-log".to_owned()).spawn(move || drain(&lines, target))?;
-    Ok(queue)
+    Ok(Pages(queue))
 }
 
 /// Writes what is queued in one go and flushes when nothing waits: few calls under load, no delay without.

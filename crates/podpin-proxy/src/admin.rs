@@ -55,7 +55,7 @@ fn problem(status: StatusCode, error: &str) -> Response {
 }
 
 async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    let waiting: Vec<&str> = gateway.waiting_for().collect();
+    let waiting: Vec<_> = gateway.waiting_for().collect();
     if gateway.is_ready() {
         return match waiting.is_empty() {
             true => "ok\n".into_response(),
@@ -74,7 +74,7 @@ pub(crate) async fn watch_readiness(gateway: Arc<Gateway>) {
     tokio::time::sleep_until(clock::instant(gateway.lists_awaited_until())).await;
     for service in gateway.waiting_for() {
         tracing::error!(
-            service,
+            %service,
             "no list of endpoints from the cluster within kubernetes.initialListTimeout"
         );
     }
@@ -91,7 +91,8 @@ fn measure(gateway: &Gateway) {
     let gauges = &gateway.metrics;
     gauges.streams_active.reset();
     gauges.drain_remaining.reset();
-    for service in &gateway.services {
+    gauges.endpoints.reset();
+    for service in &gateway.site().services {
         let view = service.view();
         let mut counts = HashMap::from([("ready", 0), ("resting", 0), ("draining", 0), ("ejected", 0)]);
         for endpoint in view.snapshot.endpoints() {
@@ -185,6 +186,7 @@ impl EndpointView {
 
 async fn endpoints(State(gateway): State<Arc<Gateway>>) -> Response {
     let services: Vec<_> = gateway
+        .site()
         .services
         .iter()
         .map(|service| json!({ "service": *service.name, "endpoints": EndpointView::all(service) }))
@@ -202,7 +204,8 @@ async fn undrain(State(gateway): State<Arc<Gateway>>, Path(named): Path<(String,
 
 /// Does it to every port of the pod that is meant; answers with the endpoint, the first of them where there are more.
 fn operate(gateway: &Gateway, (service, called): &(String, String), operation: Operation) -> Response {
-    let Some(service) = gateway.services.iter().find(|one| *one.name == **service) else {
+    let site = gateway.site();
+    let Some(service) = site.service(service) else {
         return problem(StatusCode::NOT_FOUND, &format!("no service `{service}`"));
     };
     let view = service.view();

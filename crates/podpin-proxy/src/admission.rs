@@ -74,7 +74,7 @@ impl Admission {
     /// # Errors
     /// [`Failure::NoRoute`]; a bad token is no error but a new client.
     pub(crate) fn new(gateway: &Gateway, asked: &Asked<'_>) -> Result<Admission, Failure> {
-        let route = gateway.routes().find(asked.authority, asked.path).ok_or(Failure::NoRoute)?;
+        let route = gateway.route(asked.authority, asked.path).ok_or(Failure::NoRoute)?;
         let known = Recognition::of(gateway, &route.service, asked);
         Ok(Admission { route, session: known.session, known, may_wait: true })
     }
@@ -191,17 +191,22 @@ impl Admission {
         attempt: impl Fn() -> Result<P, Failure>,
     ) -> Result<P, Failure> {
         // What is left after a failure is tried at once or not at all.
-        let Some(queue) = self.service().queue.as_ref().filter(|_| tried.is_empty()) else {
+        let service = self.service();
+        let OnUnavailable::Wait(limits) = service.configuration.affinity.on_unavailable else {
             return attempt();
         };
+        if !tried.is_empty() {
+            return attempt();
+        }
+        let queue = &service.queue;
         if queue.is_empty() {
             match attempt() {
                 Err(Failure::NoEndpoint | Failure::Full) => {}
                 other => return other,
             }
         }
-        let Some(ticket) = queue.join() else { return Err(Failure::QueueTimeout) };
-        let deadline = tokio::time::Instant::now() + queue.timeout;
+        let Some(ticket) = queue.join(limits.length) else { return Err(Failure::QueueTimeout) };
+        let deadline = tokio::time::Instant::now() + limits.timeout;
         loop {
             tokio::select! {
                 biased;
@@ -228,9 +233,10 @@ impl Admission {
     /// # Errors
     /// [`Failure::ClientLimit`].
     pub(crate) fn client_permit(&self, client: &Client) -> Result<Option<ClientPermit>, Failure> {
-        let Some(limit) = &self.service().client_limit else { return Ok(None) };
-        let session = self.returning().then_some(self.session);
-        limit.try_open(ClientKey::of(session, client.address)).map(Some).ok_or(Failure::ClientLimit)
+        let service = self.service();
+        let Some(limit) = service.configuration.limits.streams_per_client else { return Ok(None) };
+        let key = ClientKey::of(self.returning().then_some(self.session), client.address);
+        service.client_streams.try_open(key, limit).map(Some).ok_or(Failure::ClientLimit)
     }
 
     /// Picks an endpoint and takes one of its places for a stream.

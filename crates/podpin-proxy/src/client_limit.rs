@@ -24,30 +24,25 @@ impl ClientKey {
     }
 }
 
-/// Open streams of each client of one service.
-#[derive(Debug)]
-pub(crate) struct ClientLimit {
-    limit: u32,
+/// Open streams of each client of one service, of those that were opened while there was a limit.
+#[derive(Debug, Default)]
+pub(crate) struct ClientStreams {
     open: Mutex<HashMap<ClientKey, u32>>,
 }
 
 /// One stream of a client, counted as long as this lives.
 #[derive(Debug)]
 pub(crate) struct ClientPermit {
-    of: Arc<ClientLimit>,
+    of: Arc<ClientStreams>,
     key: ClientKey,
 }
 
-impl ClientLimit {
-    pub(crate) fn new(limit: u32) -> ClientLimit {
-        ClientLimit { limit, open: Mutex::default() }
-    }
-
-    /// Counts one more stream, or none when the client is at its limit.
-    pub(crate) fn try_open(self: &Arc<Self>, key: ClientKey) -> Option<ClientPermit> {
+impl ClientStreams {
+    /// Counts one more stream, or none when the client has `limit` already.
+    pub(crate) fn try_open(self: &Arc<Self>, key: ClientKey, limit: u32) -> Option<ClientPermit> {
         let mut open = self.open.lock();
         let count = open.entry(key).or_default();
-        if *count >= self.limit {
+        if *count >= limit {
             return None;
         }
         *count += 1;
@@ -73,13 +68,14 @@ mod tests {
 
     #[test]
     fn a_client_has_its_limit_and_leaves_nothing_behind() {
-        let limit = Arc::new(ClientLimit::new(2));
+        let streams = Arc::new(ClientStreams::default());
         let one = ClientKey::of(None, "127.0.0.1".parse().unwrap());
         let other = ClientKey::of(Some(SessionId::from_bytes([1; 16])), "127.0.0.1".parse().unwrap());
-        let permits = (limit.try_open(one).unwrap(), limit.try_open(one).unwrap());
-        assert!(limit.try_open(one).is_none());
-        assert!(limit.try_open(other).is_some());
+        let permits = (streams.try_open(one, 2).unwrap(), streams.try_open(one, 2).unwrap());
+        assert!(streams.try_open(one, 2).is_none());
+        assert!(streams.try_open(other, 2).is_some());
+        assert!(streams.try_open(one, 3).is_some(), "a reload raised the limit");
         drop(permits);
-        assert!(limit.open.lock().is_empty());
+        assert!(streams.open.lock().is_empty());
     }
 }

@@ -21,7 +21,6 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use podpin_config::ListenerLimits;
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
@@ -37,6 +36,7 @@ use crate::pipeline::Pipeline;
 use crate::reply::Failure;
 use crate::tls::ServerTls;
 use crate::transport::Transport;
+use crate::worker::Manner;
 
 /// What one HTTP/2 stream may hold for a client that does not read, beside what the relay holds.
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
@@ -50,11 +50,22 @@ thread_local! {
 
 /// A listener as one worker serves it.
 pub(crate) struct Listener {
-    pub(crate) name: String,
-    pub(crate) h2c: bool,
-    pub(crate) tls: Option<Arc<ServerTls>>,
+    pub(crate) name: Arc<str>,
+    pub(crate) manner: Arc<Manner>,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) proxy: Arc<HttpProxy<Pipeline>>,
+}
+
+impl Listener {
+    /// The same listener after a reload.
+    pub(crate) fn in_manner(&self, manner: Arc<Manner>) -> Listener {
+        let (gateway, proxy) = (Arc::clone(&self.gateway), Arc::clone(&self.proxy));
+        Listener { name: Arc::clone(&self.name), manner, gateway, proxy }
+    }
+
+    fn tls(&self) -> Option<&Arc<ServerTls>> {
+        self.manner.tls.as_ref()
+    }
 }
 
 /// An accepted connection, counted as long as this lives.
@@ -67,7 +78,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         let gateway = &self.listener.gateway;
         gateway.connections.fetch_sub(1, Ordering::Relaxed);
-        gateway.metrics.connections_active.with_label_values(&[&self.listener.name]).dec();
+        gateway.metrics.connections_active.with_label_values(&[&*self.listener.name]).dec();
     }
 }
 
@@ -91,18 +102,18 @@ impl Connection {
     pub(crate) fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Option<Connection> {
         let gateway = &listener.gateway;
         let before = gateway.connections.fetch_add(1, Ordering::Relaxed);
-        gateway.metrics.connections_active.with_label_values(&[&listener.name]).inc();
+        gateway.metrics.connections_active.with_label_values(&[&*listener.name]).inc();
         let connection = Connection { listener: Arc::clone(listener), peer };
-        if before < gateway.limits.connections {
+        if before < gateway.limits().connections {
             return Some(connection);
         }
-        gateway.metrics.connections_refused.with_label_values(&[&listener.name]).inc();
+        gateway.metrics.connections_refused.with_label_values(&[&*listener.name]).inc();
         None
     }
 
     /// Serves the connection to its end, or until an event stream takes the socket.
     pub(crate) async fn serve(self, tcp: TcpStream) {
-        if self.listener.tls.is_none() {
+        if self.listener.tls().is_none() {
             return self.serve_from(Transport::Plain(tcp), true).await;
         }
         let Some((tls, is_h2)) = Box::pin(self.handshake(tcp)).await else { return };
@@ -116,11 +127,11 @@ impl Connection {
 
     /// TLS within the time that a request head may take; and whether the client chose HTTP/2. `None`: it has ended.
     async fn handshake(&self, tcp: TcpStream) -> Option<(Transport, bool)> {
-        let tls = self.listener.tls.as_ref()?;
+        let tls = self.listener.tls()?;
         let gateway = &self.listener.gateway;
         let mut closing = gateway.closing();
         let shaken = tokio::select! {
-            shaken = timeout(gateway.limits.request_header_timeout, tls.accept(tcp)) => shaken,
+            shaken = timeout(gateway.limits().request_header_timeout, tls.accept(tcp)) => shaken,
             _ = closing.wait_for(|closing| *closing) => return None,
         };
         let reason = match shaken {
@@ -171,12 +182,12 @@ impl Connection {
 
     fn count(&self, protocol: &str) {
         let listener = &self.listener;
-        listener.gateway.metrics.connections_total.with_label_values(&[&listener.name, protocol]).inc();
+        listener.gateway.metrics.connections_total.with_label_values(&[&*listener.name, protocol]).inc();
     }
 
     async fn refuse(self, tcp: Transport, failure: Failure) {
         let code = failure.status().map_or(0, |status| status.as_u16()).to_string();
-        self.listener.gateway.metrics.heads_refused.with_label_values(&[&self.listener.name, &code]).inc();
+        self.listener.gateway.metrics.heads_refused.with_label_values(&[&*self.listener.name, &code]).inc();
         tracing::debug!(peer = %self.peer, %failure, "request refused");
         if let Some(answer) = failure.answer() {
             Box::pin(answer_h1(tcp, &answer)).await;
@@ -191,7 +202,7 @@ impl Connection {
         first: bool,
         closing: &mut ShutdownWatch,
     ) -> Next {
-        let limits = &self.listener.gateway.limits;
+        let limits = self.listener.gateway.limits();
         let mut scanned = 0;
         // A request that came behind the one before may be there already.
         if !bytes.is_empty()
@@ -231,10 +242,10 @@ impl Connection {
 
     /// What the bytes so far amount to; `None` when more are needed.
     fn look(&self, bytes: &mut BytesMut, scanned: &mut usize) -> Option<Next> {
-        if self.listener.h2c && bytes.iter().zip(H2_PREFACE).all(|(one, other)| one == other) {
+        if self.listener.manner.h2c && bytes.iter().zip(H2_PREFACE).all(|(one, other)| one == other) {
             return (bytes.len() >= H2_PREFACE.len()).then(|| Next::H2(std::mem::take(bytes)));
         }
-        let limit = self.listener.gateway.limits.request_header_bytes;
+        let limit = self.listener.gateway.limits().request_header_bytes;
         let too_large = || {
             let line_ends = bytes.contains(&b'\n');
             Next::Refused(Failure::Head(if line_ends {
@@ -265,7 +276,7 @@ impl Connection {
             None => return self.refuse(tcp, Failure::Internal).await,
         };
         let gateway = Arc::clone(&self.listener.gateway);
-        let mut client = gateway.client(self.peer.ip(), self.listener.tls.is_some(), &head.headers);
+        let mut client = gateway.client(self.peer.ip(), self.listener.tls().is_some(), &head.headers);
         client.subject = tcp.subject();
         let keep_alive = facts.keep_alive && bytes.len() == length;
         event_stream::serve(gateway, head, client, Exchange::H1 { tcp, connection: self, keep_alive }).await;
@@ -279,7 +290,7 @@ impl Connection {
         facts: &Facts,
         closing: &ShutdownWatch,
     ) -> Option<(Transport, BytesMut)> {
-        let limits = &self.listener.gateway.limits;
+        let limits = self.listener.gateway.limits();
         let stream = ClientStream::request((tcp, self.peer), bytes, length, facts.body);
         let progress = stream.progress();
         let mut session = ServerSession::new_http1(Box::new(stream));
@@ -300,7 +311,7 @@ impl Connection {
         let app = Arc::new(H2Connection { connection: self, options, streams: Arc::clone(&streams) });
         tokio::select! {
             _ = app.process_new(Box::new(stream), &closing) => {}
-            () = streams.idle(&gateway.limits) => {}
+            () = streams.idle(&gateway) => {}
         }
     }
 }
@@ -350,8 +361,9 @@ impl OpenStreams {
 
     /// Resolves when there was no first stream for as long as a head may take, or none at all for as long as an idle
     /// connection is kept.
-    async fn idle(&self, limits: &ListenerLimits) {
+    async fn idle(&self, gateway: &Gateway) {
         loop {
+            let limits = gateway.limits();
             let opened = self.opened.load(Ordering::Relaxed);
             let limit = if opened { limits.keep_alive_timeout } else { limits.request_header_timeout };
             let busy = self.open.load(Ordering::Relaxed) > 0;
@@ -399,7 +411,7 @@ impl HttpServerApp for H2Connection {
             };
         }
         let gateway = Arc::clone(&listener.gateway);
-        let mut client = gateway.client(self.connection.peer.ip(), listener.tls.is_some(), &head.headers);
+        let mut client = gateway.client(self.connection.peer.ip(), listener.tls().is_some(), &head.headers);
         let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
         client.subject = tls.and_then(|tls| tls.organization.clone());
         let exchange = Exchange::H2(Box::new(session), guard);
@@ -413,7 +425,7 @@ impl HttpServerApp for H2Connection {
 
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = default_h2_options();
-        let limit = self.connection.listener.gateway.limits.request_header_bytes;
+        let limit = self.connection.listener.gateway.limits().request_header_bytes;
         options.max_header_list_size(u32::try_from(limit).unwrap_or(u32::MAX));
         options.max_send_buffer_size(H2_SEND_BUFFER_BYTES);
         Some(options)

@@ -31,7 +31,8 @@ use crate::clock;
 use crate::gateway::Gateway;
 use crate::rebalance::Rebalancing;
 use crate::service::ServiceState;
-use crate::streams::StreamRecord;
+use crate::site::Site;
+use crate::streams::{Cause, StreamRecord};
 
 /// Between two turns while streams leave. Departures are laid out within it, so it only bounds how late the drain
 /// notices a change.
@@ -53,10 +54,16 @@ pub(crate) struct ShutdownTimes {
 
 /// Runs all drains for as long as the process runs.
 pub(crate) async fn run(gateway: Arc<Gateway>) {
-    let mut services: Vec<ServiceDrain> =
-        gateway.services.iter().map(|service| ServiceDrain::new(Arc::clone(service))).collect();
+    let mut site = gateway.site();
+    let mut services: Vec<ServiceDrain> = site.services.iter().map(ServiceDrain::new).collect();
     loop {
         let now = clock::now();
+        let current = gateway.site();
+        if !Arc::ptr_eq(&site, &current) {
+            follow(&mut services, &current, &gateway, now);
+            site = current;
+        }
+        services.retain(|service| !service.is_over());
         let rest = services.iter_mut().map(|service| service.turn(&gateway, now)).min().unwrap_or(NOTHING);
         tokio::select! {
             () = tokio::time::sleep(rest) => {}
@@ -65,11 +72,31 @@ pub(crate) async fn run(gateway: Arc<Gateway>) {
     }
 }
 
+/// After a reload: services come, change and go, and the streams of routes that are gone leave.
+fn follow(services: &mut Vec<ServiceDrain>, site: &Site, gateway: &Gateway, now: Millis) {
+    for drain in services.iter_mut() {
+        match site.services.iter().find(|service| service.is_same(&drain.service)) {
+            Some(service) => drain.adopt(service, now),
+            None => drain.is_retired = true,
+        }
+        drain.withdraw(gateway, now);
+    }
+    for service in &site.services {
+        if !services.iter().any(|drain| drain.service.is_same(service)) {
+            services.push(ServiceDrain::new(service));
+        }
+    }
+}
+
 /// All that leaves of one service.
 struct ServiceDrain {
     service: Arc<ServiceState>,
+    /// A reload took it away: it is followed until its last stream has left.
+    is_retired: bool,
     pacer: Pacer,
     endpoints: BTreeMap<EndpointId, Leaving>,
+    /// Streams of routes that reloads took away.
+    withdrawn: Option<Leaving>,
     shutdown: Option<Leaving>,
     rebalancing: Option<Rebalancing>,
     /// Up to when it is decided who leaves. News come at any time; departures must not come faster for that.
@@ -79,21 +106,60 @@ struct ServiceDrain {
 }
 
 impl ServiceDrain {
-    fn new(service: Arc<ServiceState>) -> ServiceDrain {
-        let budget = service.configuration.drain.budget;
-        let limits =
-            budget.map(|budget| BudgetLimits { per_second: budget.per_second, percent: budget.percent });
-        let rebalance = service.configuration.balance.rebalance;
-        let rebalancing = rebalance.map(|settings| Rebalancing::new(settings, clock::now()));
+    fn new(service: &Arc<ServiceState>) -> ServiceDrain {
         ServiceDrain {
-            service,
-            pacer: Pacer::new(limits.unwrap_or_default()),
+            pacer: pacer(service),
+            rebalancing: rebalancing(service, clock::now()),
+            service: Arc::clone(service),
+            is_retired: false,
             endpoints: BTreeMap::new(),
+            withdrawn: None,
             shutdown: None,
-            rebalancing,
             decided_until: Millis(0),
             awaited: Vec::new(),
         }
+    }
+
+    /// Goes on under a new configuration of the service. What leaves already keeps the times that it was given.
+    fn adopt(&mut self, service: &Arc<ServiceState>, now: Millis) {
+        let before = std::mem::replace(&mut self.service, Arc::clone(service));
+        let (old, new) = (&before.configuration, &service.configuration);
+        if old.drain.budget != new.drain.budget {
+            self.pacer = pacer(service);
+        }
+        if old.balance.rebalance != new.balance.rebalance {
+            self.rebalancing = rebalancing(service, now);
+        }
+    }
+
+    /// Nothing is left to do for a service that is gone.
+    fn is_over(&self) -> bool {
+        let nobody = self.service.desk.open_streams() == 0 && self.service.returns.away() == 0;
+        self.is_retired && nobody && self.withdrawn.is_none() && self.awaited.is_empty()
+    }
+
+    /// The open streams of routes that are gone leave.
+    fn withdraw(&mut self, gateway: &Gateway, now: Millis) {
+        let stray = |record: &StreamRecord| {
+            record.kind == Kind::Stream && record.belongs_to(&self.service) && record.route.is_withdrawn()
+        };
+        let stray = gateway.streams.select(stray);
+        stray.into_iter().for_each(|record| self.withdraw_one(record, now));
+        let order = self.service.configuration.drain.order;
+        if let Some(leaving) = &mut self.withdrawn {
+            leaving.put_in_order(order, now);
+        }
+    }
+
+    fn withdraw_one(&mut self, record: Arc<StreamRecord>, now: Millis) {
+        let drain = &self.service.configuration.drain;
+        let leaving = self.withdrawn.get_or_insert_with(|| {
+            let deadline = clock::after(now, drain.timeout);
+            // Nowhere else may they go on: each of them is a disconnect.
+            let departure = Departure::new(now, drain.spread, deadline, Purse::Budget);
+            Leaving::new(Cause::Withdrawn, departure, now)
+        });
+        leaving.join(record);
     }
 
     /// Does what is due until the next turn; gives how long that may wait.
@@ -108,10 +174,12 @@ impl ServiceDrain {
         for record in news.late {
             self.join(gateway, record, now);
         }
-        self.service.returns.expire(now, &self.service.metrics);
+        let window = self.service.configuration.drain.return_window;
+        self.service.returns.expire(window, now, &self.service.metrics);
         self.follow_deadlines(now);
         self.let_go(now);
-        if let Some(rebalancing) = self.rebalancing.as_mut().filter(|_| self.shutdown.is_none()) {
+        let may_rebalance = self.shutdown.is_none() && !self.is_retired;
+        if let Some(rebalancing) = self.rebalancing.as_mut().filter(|_| may_rebalance) {
             rebalancing.look(gateway, &self.service, now);
         }
         self.settle(now);
@@ -149,7 +217,7 @@ impl ServiceDrain {
     /// All streams that are open on an endpoint leave together.
     fn begin(&mut self, gateway: &Gateway, (endpoint, departure): (Arc<Endpoint>, Departure), now: Millis) {
         let id = endpoint.id;
-        let mut leaving = Leaving::new(Some(endpoint), departure, now);
+        let mut leaving = Leaving::of(Some(endpoint), departure, now);
         self.open_streams(gateway, &id).into_iter().for_each(|record| leaving.join(record));
         leaving.put_in_order(self.service.configuration.drain.order, now);
         self.endpoints.insert(id, leaving);
@@ -181,9 +249,9 @@ impl ServiceDrain {
             return;
         }
         // Whoever has not been told by the drain of an endpoint leaves with all the others: that drain may have hours.
-        self.endpoints.values_mut().for_each(Leaving::release);
+        self.endpoints.values_mut().chain(&mut self.withdrawn).for_each(Leaving::release);
         let departure = Departure::new(times.begins, times.spread, times.deadline, Purse::Budget);
-        let mut leaving = Leaving::new(None, departure, now);
+        let mut leaving = Leaving::new(Cause::Shutdown, departure, now);
         let open =
             gateway.streams.select(|record| record.kind == Kind::Stream && record.belongs_to(&self.service));
         // Whoever is on the way to another pod has less time from now on.
@@ -197,7 +265,11 @@ impl ServiceDrain {
     fn join(&mut self, gateway: &Gateway, record: Arc<StreamRecord>, now: Millis) {
         let endpoint = record.endpoint();
         let id = endpoint.id;
-        if let Some(leaving) = self.shutdown.as_mut().or(self.endpoints.get_mut(&id)) {
+        if let Some(leaving) = &mut self.shutdown {
+            leaving.join(record);
+        } else if record.route.is_withdrawn() {
+            self.withdraw_one(record, now);
+        } else if let Some(leaving) = self.endpoints.get_mut(&id) {
             leaving.join(record);
         } else if self.service.endpoint(&id).is_none() {
             let drain = &self.service.configuration.drain;
@@ -234,7 +306,8 @@ impl ServiceDrain {
         }
         self.pacer.charge(self.service.desk.take_charges());
         let order = self.service.configuration.drain.order;
-        let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(self.shutdown.as_mut()).collect();
+        let others = self.withdrawn.iter_mut().chain(&mut self.shutdown);
+        let mut all: Vec<&mut Leaving> = self.endpoints.values_mut().chain(others).collect();
         for leaving in &mut all {
             leaving.cut(now);
             leaving.streams.retain(|record| !record.is_closed() && record.is_queued());
@@ -294,13 +367,14 @@ impl ServiceDrain {
             if is_listed(&id) {
                 // A stream that was on its way when the drain began may still come: it gets a drain of its own.
                 let departure = leaving.departure;
-                let next = Leaving::new(leaving.endpoint.clone(), departure, leaving.began);
+                let next = Leaving::of(leaving.endpoint.clone(), departure, leaving.began);
                 self.endpoints.insert(id, next);
             }
             if leaving.has_streams_to_tell_of() {
                 self.awaited.push(leaving);
             }
         }
+        self.awaited.extend(self.withdrawn.take_if(|leaving| over(leaving)));
         self.awaited.retain(|leaving| {
             let settled = leaving.tally.sums().is_settled();
             if settled {
@@ -311,7 +385,7 @@ impl ServiceDrain {
     }
 
     fn rest(&self, now: Millis) -> Duration {
-        let all = self.endpoints.values().chain(&self.shutdown);
+        let all = self.endpoints.values().chain(&self.withdrawn).chain(&self.shutdown);
         let idle = self.awaited.is_empty() && self.service.returns.away() == 0 && self.rebalancing.is_none();
         let mut rest = if idle { NOTHING } else { LOOK };
         for leaving in all {
@@ -327,4 +401,14 @@ impl ServiceDrain {
         }
         rest
     }
+}
+
+fn pacer(service: &ServiceState) -> Pacer {
+    let budget = service.configuration.drain.budget;
+    let limits = budget.map(|budget| BudgetLimits { per_second: budget.per_second, percent: budget.percent });
+    Pacer::new(limits.unwrap_or_default())
+}
+
+fn rebalancing(service: &ServiceState, now: Millis) -> Option<Rebalancing> {
+    service.configuration.balance.rebalance.map(|settings| Rebalancing::new(settings, now))
 }

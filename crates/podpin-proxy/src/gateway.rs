@@ -1,4 +1,4 @@
-//! What all workers share: routes, services, keys, metrics, open streams, and whether we are leaving.
+//! What all workers share: the site in force, keys, metrics, open streams, and whether we are leaving.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,23 +9,22 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use podpin_affinity::Keyring;
-use podpin_config::{Cidr, Config, ListenerLimits, Shutdown};
+use podpin_config::{Config, ListenerLimits};
 use podpin_endpoints::{Millis, Phase};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::access_log::AccessLog;
 use crate::clock;
-use crate::drain::{Desk, ShutdownTimes};
+use crate::drain::ShutdownTimes;
 use crate::forward::Client;
 use crate::keys;
 use crate::metrics::Metrics;
-use crate::route::{Route, RouteTable};
-use crate::service::{ServiceState, TableWriter};
+use crate::route::Route;
+use crate::service::ServiceState;
+use crate::site::Site;
 use crate::start::StartError;
 use crate::streams::{StreamRecord, Streams};
-use crate::tls::PodTls;
-use crate::treatment::Treatment;
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,20 +32,13 @@ impl std::fmt::Debug for Gateway {
     }
 }
 
-/// Names our own zone; in a Pod by the downward API or by the overlay for a zone.
-const ZONE_VARIABLE: &str = "PODPIN_ZONE";
-
 /// The shared state of the proxy. Everything in it is read without waiting.
 pub(crate) struct Gateway {
-    routes: RouteTable,
-    pub(crate) services: Vec<Arc<ServiceState>>,
+    site: ArcSwap<Site>,
     keyring: ArcSwap<Keyring>,
     pub(crate) metrics: Metrics,
     pub(crate) access_log: AccessLog,
     pub(crate) streams: Streams,
-    pub(crate) limits: ListenerLimits,
-    pub(crate) shutdown: Shutdown,
-    trusted_proxies: Vec<Cidr>,
     /// Until when readiness waits for the first lists of the cluster's services.
     lists_awaited_until: Millis,
     /// Client connections open now.
@@ -64,52 +56,24 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Builds the shared state and, for each service, the writer of its endpoints.
+    /// Everything as it is at the start, without any endpoints yet.
     ///
     /// # Errors
-    /// When a key file or the access log cannot be used.
-    pub(crate) fn new(
-        config: &Config,
-        version: &str,
-    ) -> Result<(Arc<Gateway>, Vec<TableWriter>), StartError> {
+    /// When a key file, the access log or a file of the TLS to pods cannot be used.
+    pub(crate) fn new(config: &Config, version: &str) -> Result<Gateway, StartError> {
         let metrics = Metrics::new(version)?;
         let keyring = keys::load(&config.affinity_keys)?;
-        let access_log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
-        let zone = std::env::var(ZONE_VARIABLE).ok().filter(|zone| !zone.is_empty());
+        let access_log = AccessLog::new(metrics.access_log_dropped.clone());
+        access_log.go_on_in(AccessLog::open(&config.access_log)?);
         let drain_wake = Arc::new(Notify::new());
-        let pod_tls = config.services.iter().zip(1..).map(|(service, group)| PodTls::load(service, group));
-        let pod_tls = pod_tls.collect::<Result<Vec<_>, _>>()?;
-        let (services, writers): (Vec<_>, Vec<_>) = config
-            .services
-            .iter()
-            .zip(pod_tls)
-            .map(|(service, tls)| {
-                let desk = Desk::new(Arc::clone(&drain_wake));
-                let metrics = metrics.service(&service.name);
-                ServiceState::new(service.clone(), metrics, zone.as_deref(), (desk, tls))
-            })
-            .unzip();
-        let routes: Vec<Arc<Route>> =
-            config.routes.iter().filter_map(|route| resolve(route, &services)).collect();
-        let table = RouteTable::new(
-            config
-                .routes
-                .iter()
-                .zip(&routes)
-                .map(|(route, to)| (&*route.hosts, &*route.paths, Arc::clone(to))),
-        );
-        metrics.config_last_reload.set(1);
-        metrics.config_last_reload_at.set(crate::service::unix_seconds_f64());
-        let gateway = Gateway {
-            routes: table,
-            services,
+        let site = Site::build(config, None, &metrics, &drain_wake)?;
+        metrics.config_loaded(crate::service::unix_seconds_f64());
+        Ok(Gateway {
+            site: ArcSwap::from_pointee(site),
             keyring: ArcSwap::from_pointee(keyring),
             metrics,
             access_log,
             streams: Streams::default(),
-            limits: config.limits.clone(),
-            shutdown: config.shutdown.clone(),
-            trusted_proxies: config.trusted_proxies.clone(),
             lists_awaited_until: clock::after(clock::now(), config.kubernetes.initial_list_timeout),
             connections: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
@@ -118,12 +82,34 @@ impl Gateway {
             shutdown_times: Mutex::default(),
             leaving: AtomicBool::new(false),
             closing: watch::Sender::new(false),
-        };
-        Ok((Arc::new(gateway), writers))
+        })
     }
 
-    pub(crate) fn routes(&self) -> &RouteTable {
-        &self.routes
+    /// What is in force now. Not to be asked twice by one request: a reload may come between.
+    pub(crate) fn site(&self) -> Arc<Site> {
+        self.site.load_full()
+    }
+
+    /// Puts a new site in force. The streams of routes that it does not have leave, and services that it does not have
+    /// end with their last stream.
+    pub(crate) fn move_to(&self, site: Arc<Site>) {
+        let before = self.site.swap(Arc::clone(&site));
+        before.withdraw_routes_missing_in(&site);
+        for gone in before.services_missing_in(&site) {
+            gone.queue.close();
+            self.metrics.forget_service(&gone.name);
+        }
+        self.drain_wake.notify_one();
+    }
+
+    /// The route of a request, by its authority and its path.
+    pub(crate) fn route(&self, authority: &str, path: &str) -> Option<Arc<Route>> {
+        self.site.load().table.find(authority, path)
+    }
+
+    /// What clients may cost, as of now.
+    pub(crate) fn limits(&self) -> ListenerLimits {
+        self.site.load().limits
     }
 
     pub(crate) fn keyring(&self) -> Guard<Arc<Keyring>> {
@@ -137,15 +123,17 @@ impl Gateway {
 
     /// Who the client is, as far as the other end may say.
     pub(crate) fn client(&self, peer: IpAddr, tls: bool, headers: &HeaderMap) -> Client {
-        Client::of(peer, tls, headers, &self.trusted_proxies)
+        Client::of(peer, tls, headers, &self.site.load().trusted_proxies)
     }
 
     /// Ready for traffic: every service has had its first list of endpoints, and we are not leaving. One service that
     /// the cluster says nothing about does not keep the others waiting for longer than `kubernetes.initialListTimeout`.
     pub(crate) fn is_ready(&self) -> bool {
         let overdue = clock::now() >= self.lists_awaited_until;
-        let awaited = |service: &&Arc<ServiceState>| !(overdue && service.is_of_the_cluster());
-        !self.is_leaving() && !self.without_list().any(|service| awaited(&service))
+        // One that a reload brought keeps nobody away from those that were served before.
+        let awaited =
+            |service: &Arc<ServiceState>| service.is_awaited && !(overdue && service.is_of_the_cluster());
+        !self.is_leaving() && !self.without_list().iter().any(awaited)
     }
 
     /// How long readiness waits for the first lists of the cluster's services.
@@ -153,13 +141,15 @@ impl Gateway {
         self.lists_awaited_until
     }
 
-    fn without_list(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
-        self.services.iter().filter(|service| !service.view().snapshot.first_list_seen())
+    fn without_list(&self) -> Vec<Arc<ServiceState>> {
+        let site = self.site();
+        let services = site.services.iter().filter(|service| !service.view().snapshot.first_list_seen());
+        services.cloned().collect()
     }
 
     /// Services that never had a list of endpoints.
-    pub(crate) fn waiting_for(&self) -> impl Iterator<Item = &str> {
-        self.without_list().map(|service| &*service.name)
+    pub(crate) fn waiting_for(&self) -> impl Iterator<Item = Arc<str>> {
+        self.without_list().into_iter().map(|service| Arc::clone(&service.name))
     }
 
     /// SIGTERM has come.
@@ -176,7 +166,7 @@ impl Gateway {
     /// Closes listeners and idle connections.
     pub(crate) fn close_listeners(&self) {
         self.closing.send_replace(true);
-        self.services.iter().filter_map(|service| service.queue.as_ref()).for_each(|queue| queue.close());
+        self.site().services.iter().for_each(|service| service.queue.close());
     }
 
     /// Listeners and idle connections watch this; Pingora takes it as its shutdown signal.
@@ -195,12 +185,12 @@ impl Gateway {
         InFlight(Arc::clone(self))
     }
 
-    /// A stream that begins on an endpoint that is leaving, or while all are sent away, leaves with the others. To be
+    /// A stream that begins on an endpoint or a route that is leaving, or while all are, leaves with the others. To be
     /// asked after the stream is among [`Gateway::streams`], or it might be overlooked on both sides.
     pub(crate) fn leave_with_the_others(&self, stream: &Arc<StreamRecord>) {
         let service = &stream.route.service;
         let phase = || service.endpoint(&stream.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase);
-        if *self.closing.borrow() || phase() >= Phase::Draining {
+        if *self.closing.borrow() || stream.route.is_withdrawn() || phase() >= Phase::Draining {
             service.desk.report_late(Arc::clone(stream));
         }
     }
@@ -224,11 +214,4 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn resolve(route: &podpin_config::Route, services: &[Arc<ServiceState>]) -> Option<Arc<Route>> {
-    // The configuration has no route to an unknown service: podpin-config refuses it.
-    let service = services.iter().find(|service| *service.name == *route.service)?;
-    let (name, service) = (route.name.as_str().into(), Arc::clone(service));
-    Some(Arc::new(Route { name, service, treatment: Treatment::new(route) }))
 }

@@ -80,9 +80,7 @@ fn judge(service: &ServiceState, endpoint: &Endpoint, row: Row, settings: &Activ
         service.metrics.ejections.inc();
         tracing::warn!(service = %service.name, endpoint = %endpoint.name, "ejected: it fails its checks");
     }
-    if let Some(queue) = &service.queue {
-        queue.wake();
-    }
+    service.queue.wake();
 }
 
 fn check(settings: &ActiveHealth, tls: Option<&PodTls>) -> Option<Box<dyn HealthCheck + Send + Sync>> {

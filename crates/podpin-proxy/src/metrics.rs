@@ -23,6 +23,10 @@ const LATENCY_SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// `reconnect_gap_seconds`: a client waits for its `retry:`, by default 1 to 10 s.
 const GAP_SECONDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0];
+/// `config_reloads_total{result}`.
+const RELOADED: &str = "success";
+const REFUSED: &str = "failure";
+
 /// All metrics of the process.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -65,8 +69,9 @@ pub(crate) struct Metrics {
     pub(crate) heads_refused: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
     pub(crate) keys_reloads: IntCounterVec,
-    pub(crate) config_last_reload: IntGauge,
-    pub(crate) config_last_reload_at: Gauge,
+    config_reloads: IntCounterVec,
+    config_last_reload: IntGauge,
+    config_last_reload_at: Gauge,
     pub(crate) shutdown_in_progress: IntGauge,
 }
 
@@ -296,6 +301,11 @@ impl Metrics {
                 "Client connections that ended before TLS was agreed upon, by reason: failed or timeout.",
                 &["listener", "reason"],
             )?,
+            config_reloads: make.counters(
+                "config_reloads_total",
+                "Times the configuration was read again, by result; a failure keeps the one in force.",
+                &["result"],
+            )?,
             config_last_reload: make.add(IntGauge::new(
                 "podpin_config_last_reload_success",
                 "1 when the configuration in force is the newest one that was given.",
@@ -308,11 +318,43 @@ impl Metrics {
                 .add(IntGauge::new("podpin_shutdown_in_progress", "1 from SIGTERM to the end of the process."))?,
             registry: make.0.clone(),
         };
+        for result in [RELOADED, REFUSED] {
+            metrics.config_reloads.with_label_values(&[result]).reset();
+        }
         make.gauges("build_info", "The version of the running program.", &["version"])?
             .with_label_values(&[version])
             .set(1);
         make.0.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(metrics)
+    }
+
+    /// A configuration is in force that was read at this moment, the first of the process or another.
+    pub(crate) fn config_loaded(&self, at: f64) {
+        self.config_last_reload.set(1);
+        self.config_last_reload_at.set(at);
+    }
+
+    /// The configuration was read again and is in force.
+    pub(crate) fn config_reloaded(&self, at: f64) {
+        self.config_reloads.with_label_values(&[RELOADED]).inc();
+        self.config_loaded(at);
+    }
+
+    /// The configuration was read again and cannot be used.
+    pub(crate) fn config_refused(&self) {
+        self.config_reloads.with_label_values(&[REFUSED]).inc();
+        self.config_last_reload.set(0);
+    }
+
+    /// A service is gone from the configuration: what tells of its state would never change again. Counters stay.
+    pub(crate) fn forget_service(&self, name: &str) {
+        let gauges = [
+            self.discovery_connected.remove_label_values(&[name]),
+            self.discovery_last_event.remove_label_values(&[name]),
+        ];
+        if gauges.iter().any(Result::is_err) {
+            tracing::debug!(service = name, "had no discovery metrics");
+        }
     }
 
     /// Everything in the Prometheus text format.

@@ -149,7 +149,7 @@ impl ProxyHttp for Pipeline {
         if request.progress.is_none() {
             request.progress = session.req_header().extensions.get::<Arc<Progress>>().cloned();
         }
-        session.set_read_timeout(Some(self.gateway.limits.request_body_timeout));
+        session.set_read_timeout(Some(self.gateway.limits().request_body_timeout));
         // RFC 9110 section 15.2: no interim responses for HTTP/1.0.
         let http10 = session.req_header().version == Version::HTTP_10;
         session.set_ignore_info_resp(http10);

@@ -7,17 +7,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use podpin_config::WaitQueue;
 use tokio::sync::Notify;
 
 /// Those who wait.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Queue {
-    length_max: usize,
-    pub(crate) timeout: Duration,
     waiting: Mutex<Waiting>,
     /// As many as there are in `waiting`, readable without its lock.
     length: AtomicUsize,
@@ -40,25 +36,15 @@ pub(crate) struct Ticket {
 }
 
 impl Queue {
-    pub(crate) fn new(configuration: WaitQueue) -> Queue {
-        Queue {
-            length_max: usize::try_from(configuration.length).unwrap_or(usize::MAX),
-            timeout: configuration.timeout,
-            waiting: Mutex::default(),
-            length: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
-        }
-    }
-
     /// Nobody waits: whoever comes may try at once.
     pub(crate) fn is_empty(&self) -> bool {
         self.length.load(Ordering::Acquire) == 0
     }
 
-    /// Goes to the end of the queue; `None` when it is full or closed.
-    pub(crate) fn join(self: &Arc<Self>) -> Option<Ticket> {
+    /// Goes to the end of the queue; `None` when `length_max` wait already, or it is closed.
+    pub(crate) fn join(self: &Arc<Self>, length_max: u32) -> Option<Ticket> {
         let mut waiting = self.waiting.lock();
-        if waiting.line.len() >= self.length_max || self.is_closed() {
+        if waiting.line.len() >= usize::try_from(length_max).unwrap_or(usize::MAX) || self.is_closed() {
             return None;
         }
         waiting.tickets += 1;
@@ -80,7 +66,7 @@ impl Queue {
         }
     }
 
-    /// Nobody waits any more: the proxy is leaving.
+    /// Nobody waits any more: the proxy is leaving, or the service is gone from the configuration.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.waiting.lock().line.iter().for_each(|(_, turn)| turn.notify_one());
@@ -125,19 +111,15 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
-    fn queue(length: u32) -> Arc<Queue> {
-        Arc::new(Queue::new(WaitQueue { length, timeout: Duration::from_secs(1) }))
-    }
-
     fn is_told(ticket: &Ticket) -> bool {
         ticket.turn().now_or_never().is_some()
     }
 
     #[test]
     fn the_first_is_told_first_and_tells_the_next() {
-        let queue = queue(3);
-        let tickets: Vec<Ticket> = (0..3).filter_map(|_| queue.join()).collect();
-        assert!(queue.join().is_none(), "full");
+        let queue = Arc::new(Queue::default());
+        let tickets: Vec<Ticket> = (0..3).filter_map(|_| queue.join(3)).collect();
+        assert!(queue.join(3).is_none(), "full");
         // Each that joined had the first one look again.
         assert!(is_told(&tickets[0]) && !is_told(&tickets[1]));
         queue.wake();
@@ -150,8 +132,8 @@ mod tests {
 
     #[test]
     fn whoever_leaves_lets_the_next_look() {
-        let queue = queue(3);
-        let mut tickets: VecDeque<Ticket> = (0..3).filter_map(|_| queue.join()).collect();
+        let queue = Arc::new(Queue::default());
+        let mut tickets: VecDeque<Ticket> = (0..3).filter_map(|_| queue.join(3)).collect();
         let first = tickets.pop_front();
         drop(first);
         assert!(is_told(&tickets[0]) && !is_told(&tickets[1]));
@@ -164,9 +146,9 @@ mod tests {
 
     #[test]
     fn a_closed_queue_tells_all_and_takes_nobody() {
-        let queue = queue(3);
-        let tickets = [queue.join().unwrap(), queue.join().unwrap()];
+        let queue = Arc::new(Queue::default());
+        let tickets = [queue.join(3).unwrap(), queue.join(3).unwrap()];
         queue.close();
-        assert!(tickets.iter().all(is_told) && queue.join().is_none());
+        assert!(tickets.iter().all(is_told) && queue.join(3).is_none());
     }
 }

@@ -20,9 +20,8 @@ use crate::tally::Tally;
 const AWAITED_MAX: usize = 200_000;
 
 /// The clients of one service that are awaited back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Returns {
-    window: Duration,
     awaited: Mutex<Awaited>,
     /// As many as there are in `awaited`, readable without its lock.
     away: AtomicU32,
@@ -48,11 +47,6 @@ struct Departed {
 }
 
 impl Returns {
-    /// Nobody is awaited; whoever is not back within `window` will be lost.
-    pub(crate) fn new(window: Duration) -> Returns {
-        Returns { window, awaited: Mutex::default(), away: AtomicU32::new(0), told: AtomicU32::new(0) }
-    }
-
     /// A stream of this session ended through no wish of its client.
     pub(crate) fn expect(
         &self,
@@ -93,12 +87,12 @@ impl Returns {
         }
     }
 
-    /// Gives up those whose time is over.
-    pub(crate) fn expire(&self, now: Millis, to: &ServiceMetrics) {
+    /// Gives up those that are not back within `window`.
+    pub(crate) fn expire(&self, window: Duration, now: Millis, to: &ServiceMetrics) {
         let mut awaited = self.awaited.lock();
         while let Some((at, ticket)) = awaited.order.front().copied() {
             let is_back = !awaited.clients.contains_key(&ticket);
-            if !is_back && now.since(at) < self.window {
+            if !is_back && now.since(at) < window {
                 break;
             }
             awaited.order.pop_front();
@@ -160,7 +154,7 @@ mod tests {
 
     #[test]
     fn every_departure_of_a_session_is_made_good_once() {
-        let (returns, metrics, tally) = (Returns::new(WINDOW), metrics(), Arc::new(Tally::default()));
+        let (returns, metrics, tally) = (Returns::default(), metrics(), Arc::new(Tally::default()));
         returns.expect([1; 16], Some(Arc::clone(&tally)), Millis(0), &metrics);
         returns.expect([1; 16], Some(Arc::clone(&tally)), Millis(10), &metrics);
         returns.came_back([2; 16], Millis(20), &metrics);
@@ -175,15 +169,15 @@ mod tests {
 
     #[test]
     fn whoever_is_not_back_in_time_is_lost() {
-        let (returns, metrics, tally) = (Returns::new(WINDOW), metrics(), Arc::new(Tally::default()));
+        let (returns, metrics, tally) = (Returns::default(), metrics(), Arc::new(Tally::default()));
         returns.expect([1; 16], Some(Arc::clone(&tally)), Millis(0), &metrics);
         returns.expect([2; 16], Some(Arc::clone(&tally)), Millis(1_000), &metrics);
-        returns.expire(Millis(29_999), &metrics);
+        returns.expire(WINDOW, Millis(29_999), &metrics);
         assert_eq!(returns.away(), 2);
         returns.came_back([1; 16], Millis(29_999), &metrics);
-        returns.expire(Millis(30_999), &metrics);
+        returns.expire(WINDOW, Millis(30_999), &metrics);
         assert_eq!(returns.away(), 1, "the other has its whole time");
-        returns.expire(Millis(31_000), &metrics);
+        returns.expire(WINDOW, Millis(31_000), &metrics);
         let sums = tally.sums();
         assert_eq!((returns.away(), sums.returned, sums.lost), (0, 1, 1));
         returns.came_back([2; 16], Millis(31_001), &metrics);

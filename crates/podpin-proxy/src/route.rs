@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use podpin_config::{Host, PathMatch};
 
@@ -18,6 +19,20 @@ pub(crate) struct Route {
     pub(crate) name: Arc<str>,
     pub(crate) service: Arc<ServiceState>,
     pub(crate) treatment: Treatment,
+    /// Shared with what reloads made of it, for as long as it leads to the same service.
+    pub(crate) withdrawn: Arc<AtomicBool>,
+}
+
+impl Route {
+    /// A reload took it away: its streams leave.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::SeqCst)
+    }
+
+    /// Whether a reload made the one of the other.
+    pub(crate) fn is_same(&self, other: &Route) -> bool {
+        self.name == other.name && self.service.is_same(&other.service)
+    }
 }
 
 /// Every route, ready for look-up. The value is generic only so that the property test needs no services.

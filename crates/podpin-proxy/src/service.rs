@@ -1,19 +1,24 @@
 //! One service at run time: its configuration, the newest view of its endpoints, its metrics.
 //!
 //! Readers load an immutable view and never wait; one writer, the [`TableWriter`] that its discovery owns, publishes.
+//!
+//! A reload that changes a service makes a [`ServiceState::successor`]: a new configuration over the same endpoints,
+//! accounts and queue. Streams keep the one that they began with, so everything that outlives a configuration is
+//! shared.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
-use podpin_config::{Discovery, OnUnavailable, Pinned, Service as Configuration, ZonePreference};
+use podpin_config::{Discovery, KubernetesService, Pinned, Service as Configuration, ZonePreference};
 use podpin_endpoints::{
     Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition,
     Update,
 };
 
-use crate::client_limit::ClientLimit;
+use crate::client_limit::ClientStreams;
 use crate::clock;
 use crate::drain::Desk;
 use crate::labels::{RefusalKind, UpstreamErrorKind};
@@ -38,27 +43,43 @@ pub(crate) struct View {
 pub(crate) struct ServiceState {
     pub(crate) name: Arc<str>,
     pub(crate) configuration: Configuration,
-    pub(crate) metrics: ServiceMetrics,
+    pub(crate) metrics: Arc<ServiceMetrics>,
     ejection: Option<EjectionPolicy>,
     /// The zone that new clients are kept in, with `balance.zone: prefer`.
     pub(crate) near: Option<String>,
     /// `affinity.header`.
     pub(crate) session_header: Option<HeaderName>,
-    /// Present when `limits.streamsPerClient` is.
-    pub(crate) client_limit: Option<Arc<ClientLimit>>,
-    /// Present with `affinity.onUnavailable: wait`.
-    pub(crate) queue: Option<Arc<Queue>>,
-    /// What the drain has to know of its endpoints and streams.
-    pub(crate) desk: Desk,
     /// `tls`, read.
     pub(crate) tls: Option<Arc<PodTls>>,
+    /// Readiness waits for its first list of endpoints: it was there at the start.
+    pub(crate) is_awaited: bool,
+    /// For `limits.streamsPerClient`.
+    pub(crate) client_streams: Arc<ClientStreams>,
+    /// For `affinity.onUnavailable: wait`.
+    pub(crate) queue: Arc<Queue>,
+    /// What the drain has to know of its endpoints and streams.
+    pub(crate) desk: Arc<Desk>,
     /// Clients that should be back soon.
-    pub(crate) returns: Returns,
+    pub(crate) returns: Arc<Returns>,
     /// Clients whose stream moved before their cookie did.
-    pub(crate) moved: Moved,
+    pub(crate) moved: Arc<Moved>,
     /// Changed on the control thread only; the lock is never waited for by a request.
-    table: Mutex<Table>,
-    view: ArcSwap<View>,
+    table: Arc<Mutex<Table>>,
+    view: Arc<ArcSwap<View>>,
+}
+
+fn ejection(configuration: &Configuration) -> Option<EjectionPolicy> {
+    let health = configuration.health.passive.as_ref()?;
+    Some(EjectionPolicy { failures: health.failures, ejection: health.ejection })
+}
+
+fn near(configuration: &Configuration, own_zone: Option<&str>) -> Option<String> {
+    own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer).map(str::to_owned)
+}
+
+/// The configuration has none that is no header's name.
+fn session_header(configuration: &Configuration) -> Option<HeaderName> {
+    configuration.affinity.header.as_deref().and_then(|name| name.parse().ok())
 }
 
 /// What an operator may do to an endpoint.
@@ -75,44 +96,64 @@ impl std::fmt::Debug for ServiceState {
 }
 
 impl ServiceState {
-    /// The service without endpoints, and the one writer of its table.
+    /// The service without endpoints.
     pub(crate) fn new(
         configuration: Configuration,
         metrics: ServiceMetrics,
         own_zone: Option<&str>,
         (desk, tls): (Desk, Option<Arc<PodTls>>),
-    ) -> (Arc<ServiceState>, TableWriter) {
-        let near = own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer);
+    ) -> ServiceState {
         let table = Table::new();
         let snapshot = table.snapshot();
         let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
-        let health = configuration.health.passive.as_ref();
-        let service = Arc::new(ServiceState {
+        ServiceState {
             name: configuration.name.as_str().into(),
-            ejection: health
-                .map(|health| EjectionPolicy { failures: health.failures, ejection: health.ejection }),
-            client_limit: configuration
-                .limits
-                .streams_per_client
-                .map(|limit| Arc::new(ClientLimit::new(limit))),
-            near: near.map(str::to_owned),
-            // The configuration has none that is no header's name.
-            session_header: configuration.affinity.header.as_deref().and_then(|name| name.parse().ok()),
-            queue: match configuration.affinity.on_unavailable {
-                OnUnavailable::Wait(queue) => Some(Arc::new(Queue::new(queue))),
-                OnUnavailable::Repin | OnUnavailable::Strict => None,
-            },
-            desk,
+            ejection: ejection(&configuration),
+            near: near(&configuration, own_zone),
+            session_header: session_header(&configuration),
             tls,
-            moved: Moved::default(),
-            returns: Returns::new(configuration.drain.return_window),
+            is_awaited: true,
             configuration,
-            metrics,
-            table: Mutex::new(table),
-            view: ArcSwap::from_pointee(View { snapshot, ring }),
-        });
-        let writer = TableWriter { service: Arc::clone(&service) };
-        (service, writer)
+            metrics: Arc::new(metrics),
+            client_streams: Arc::default(),
+            queue: Arc::default(),
+            desk: Arc::new(desk),
+            returns: Arc::default(),
+            moved: Arc::default(),
+            table: Arc::new(Mutex::new(table)),
+            view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
+        }
+    }
+
+    /// The same service as a new configuration wants it from now on.
+    pub(crate) fn successor(
+        &self,
+        configuration: Configuration,
+        own_zone: Option<&str>,
+        tls: Option<Arc<PodTls>>,
+    ) -> ServiceState {
+        ServiceState {
+            name: Arc::clone(&self.name),
+            ejection: ejection(&configuration),
+            near: near(&configuration, own_zone),
+            session_header: session_header(&configuration),
+            tls,
+            is_awaited: self.is_awaited,
+            configuration,
+            metrics: Arc::clone(&self.metrics),
+            client_streams: Arc::clone(&self.client_streams),
+            queue: Arc::clone(&self.queue),
+            desk: Arc::clone(&self.desk),
+            returns: Arc::clone(&self.returns),
+            moved: Arc::clone(&self.moved),
+            table: Arc::clone(&self.table),
+            view: Arc::clone(&self.view),
+        }
+    }
+
+    /// Whether both are one service, under whatever configuration.
+    pub(crate) fn is_same(&self, other: &ServiceState) -> bool {
+        Arc::ptr_eq(&self.desk, &other.desk)
     }
 
     /// The endpoints as of now.
@@ -122,7 +163,23 @@ impl ServiceState {
 
     /// Its endpoints are told by Kubernetes.
     pub(crate) fn is_of_the_cluster(&self) -> bool {
-        matches!(self.configuration.discovery, Discovery::Kubernetes(_))
+        self.cluster_source().is_some()
+    }
+
+    /// Where in the cluster its endpoints are, if they are there.
+    pub(crate) fn cluster_source(&self) -> Option<&KubernetesService> {
+        match &self.configuration.discovery {
+            Discovery::Kubernetes(of) => Some(of),
+            Discovery::Static(_) | Discovery::File(_) => None,
+        }
+    }
+
+    /// The file that lists its endpoints, if one does.
+    pub(crate) fn endpoints_file(&self) -> Option<&PathBuf> {
+        match &self.configuration.discovery {
+            Discovery::File(path) => Some(path),
+            Discovery::Static(_) | Discovery::Kubernetes(_) => None,
+        }
     }
 
     /// Name of the affinity cookie, when there is one.
@@ -193,9 +250,7 @@ impl ServiceState {
         };
         self.view.store(Arc::new(View { snapshot: applied.snapshot, ring }));
         self.desk.report(applied.transitions);
-        if let Some(queue) = &self.queue {
-            queue.wake();
-        }
+        self.queue.wake();
     }
 
     /// An endpoint of the newest view.
@@ -210,6 +265,11 @@ pub(crate) struct TableWriter {
 }
 
 impl TableWriter {
+    /// There must be no other for the same service.
+    pub(crate) fn new(service: Arc<ServiceState>) -> TableWriter {
+        TableWriter { service }
+    }
+
     /// The service written to.
     pub(crate) fn service(&self) -> &Arc<ServiceState> {
         &self.service

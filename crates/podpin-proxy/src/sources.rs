@@ -1,5 +1,8 @@
 //! Runs the discovery of each service: what it says goes to the one writer of that service's endpoints.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use podpin_config::{Config, Discovery};
 use podpin_discovery::{
     FileEvent, FileSource, KubeError, KubeEvent, KubeService, KubeSettings, ReadError, static_endpoints,
@@ -7,47 +10,51 @@ use podpin_discovery::{
 use podpin_endpoints::{Observed, Update};
 
 use crate::clock;
-use crate::service::TableWriter;
+use crate::followers::Followers;
+use crate::service::{ServiceState, TableWriter};
 use crate::start::StartError;
 
-/// Every source after its first reading, and the writers that they feed.
-#[derive(Default)]
-pub(crate) struct Sources {
-    /// Files, followed as they change.
-    pub(crate) files: Vec<(TableWriter, FileSource)>,
-    /// Services of the one cluster, followed together.
-    pub(crate) cluster: Vec<(TableWriter, KubeService)>,
+/// What a source said when it was read first.
+pub(crate) enum First {
+    Static(Update),
+    /// The error is one to wait out.
+    File(FileSource, PathBuf, Result<Vec<Observed>, ReadError>),
+    /// It is not waited for here.
+    Cluster,
 }
 
-/// Reads every source once, so that a good start is ready at once and a garbled file is refused at once.
+/// Reads a source once, so that a good start is ready at once and a garbled file is refused at once.
 ///
 /// # Errors
 /// [`StartError::Endpoints`] when a file is there and cannot be understood. A missing file is waited for.
-pub(crate) fn prepare(writers: Vec<TableWriter>) -> Result<Sources, StartError> {
-    let mut sources = Sources::default();
-    for writer in writers {
-        let service = writer.service().clone();
-        match &service.configuration.discovery {
-            Discovery::Static(endpoints) => {
-                apply(&writer, static_endpoints(endpoints));
+pub(crate) fn read(discovery: &Discovery) -> Result<First, StartError> {
+    match discovery {
+        Discovery::Static(endpoints) => Ok(First::Static(static_endpoints(endpoints))),
+        Discovery::File(path) => {
+            let source = FileSource::new(path.clone());
+            match source.read() {
+                Err(error @ ReadError::Garbled(_)) => Err(StartError::Endpoints(error.to_string())),
+                list => Ok(First::File(source, path.clone(), list)),
             }
-            Discovery::File(path) => {
-                let source = FileSource::new(path.clone());
-                match source.read() {
-                    Ok(observed) => replace(&writer, observed),
-                    Err(error @ (ReadError::Missing { .. } | ReadError::Io { .. })) => {
-                        unreadable(&writer, &error)
-                    }
-                    Err(error @ ReadError::Garbled(_)) => {
-                        return Err(StartError::Endpoints(error.to_string()));
-                    }
-                }
-                sources.files.push((writer, source));
-            }
-            Discovery::Kubernetes(of) => sources.cluster.push((writer, KubeService::from(of))),
         }
+        Discovery::Kubernetes(_) => Ok(First::Cluster),
     }
-    Ok(sources)
+}
+
+/// Puts what was read in force, and follows what can change. The cluster is followed for all services together.
+pub(crate) fn begin(service: &Arc<ServiceState>, first: First, followers: &mut Followers) {
+    let writer = TableWriter::new(Arc::clone(service));
+    match first {
+        First::Static(update) => apply(&writer, update),
+        First::File(source, path, list) => {
+            match list {
+                Ok(observed) => replace(&writer, observed),
+                Err(error) => unreadable(&writer, &error),
+            }
+            followers.follow_file(writer, source, path);
+        }
+        First::Cluster => {}
+    }
 }
 
 /// Refuses an endpoints file that is there and cannot be understood.
@@ -55,11 +62,7 @@ pub(crate) fn prepare(writers: Vec<TableWriter>) -> Result<Sources, StartError> 
 /// # Errors
 /// [`StartError::Endpoints`].
 pub(crate) fn verify(discovery: &Discovery) -> Result<(), StartError> {
-    let Discovery::File(path) = discovery else { return Ok(()) };
-    match FileSource::new(path.clone()).read() {
-        Err(error @ ReadError::Garbled(_)) => Err(StartError::Endpoints(error.to_string())),
-        Ok(_) | Err(ReadError::Missing { .. } | ReadError::Io { .. }) => Ok(()),
-    }
+    read(discovery).map(drop)
 }
 
 /// Follows a file for as long as the process runs.

@@ -12,16 +12,15 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use podpin_config::{Config, Position};
-use podpin_discovery::{KubeService, KubeSettings};
 use tokio::sync::{oneshot, watch};
 
 use crate::gateway::Gateway;
-use crate::service::TableWriter;
-use crate::sources::Sources;
-use crate::tls::{self, ServerTls};
-use crate::worker::{self, Bound};
-use crate::{admin, clock, descriptors, drain, health_checks, keys, sources};
+use crate::reload::{Door, Order, Reload, Reloader};
+use crate::sources::First;
+use crate::worker::{self, Bound, Manner};
+use crate::{admin, clock, descriptors, drain, keys, sources, tls};
 
 /// How often the end of the last stream is looked for while shutting down.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
@@ -32,7 +31,10 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// What ending the threads may take; the whole shutdown stays within `shutdown.timeout`.
 const THREADS_END: Duration = Duration::from_millis(500);
 
-/// Why the proxy does not start.
+/// Configurations that wait for the one before them to be in force.
+const RELOADS_WAITING_MAX: usize = 4;
+
+/// Why the proxy does not start, or a configuration is not put in force.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -130,6 +132,7 @@ pub struct Running {
     gateway: Arc<Gateway>,
     listeners: Vec<(String, SocketAddr)>,
     admin: SocketAddr,
+    reload: tokio::sync::mpsc::Sender<Order>,
     leave: Option<oneshot::Sender<()>>,
     left: mpsc::Receiver<()>,
     control: Option<JoinHandle<()>>,
@@ -157,11 +160,12 @@ pub fn verify(config: &Config) -> Result<(), StartError> {
 pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     clock::now();
     descriptors::warn_if_short(descriptors::raise_limit(), config.limits.connections);
-    let (gateway, writers) = Gateway::new(config, version)?;
+    let gateway = Arc::new(Gateway::new(config, version)?);
     sources::verify_cluster(config)?;
-    let sources = sources::prepare(writers)?;
-    let tls = tls::load_all(config, &gateway.metrics)?;
-    let bound = bind_all(config, &tls)?;
+    let site = gateway.site();
+    let firsts = site.services.iter().map(|service| sources::read(&service.configuration.discovery));
+    let firsts = firsts.collect::<Result<Vec<_>, _>>()?;
+    let bound = bind_all(config, &gateway)?;
     let admin_socket = bind("admin", config.admin.address)?;
     let admin_address = admin_socket.local_addr()?;
     let listeners = bound.iter().map(|one| Ok((one.name.clone(), one.socket.local_addr()?)));
@@ -171,22 +175,18 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     for index in 0..worker_count(config) {
         workers.push(worker::start(index, Arc::clone(&gateway), &bound, stop.subscribe())?);
     }
-    drop(bound);
+    let doors = bound.into_iter().map(|one| (one.name, one.manner)).collect();
     let (leave, leaving) = oneshot::channel();
     let (done, left) = mpsc::channel();
-    let parts = Control {
-        gateway: Arc::clone(&gateway),
-        sources,
-        cluster: KubeSettings::from(&config.kubernetes),
-        admin_socket,
-        keys: config.affinity_keys.clone(),
-        tls: tls.into_iter().map(|(_, tls)| tls).collect(),
-    };
-    let control = control(parts, leaving, done)?;
+    let (reload, reloads) = tokio::sync::mpsc::channel(RELOADS_WAITING_MAX);
+    let parts =
+        Control { config: config.clone(), gateway: Arc::clone(&gateway), firsts, doors, admin_socket };
+    let control = control(parts, reloads, leaving, done)?;
     Ok(Running {
         gateway,
         listeners,
         admin: admin_address,
+        reload,
         leave: Some(leave),
         left,
         control: Some(control),
@@ -200,15 +200,16 @@ fn worker_count(config: &Config) -> usize {
     config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-fn bind_all(config: &Config, tls: &[(String, Arc<ServerTls>)]) -> Result<Vec<Bound>, StartError> {
-    let listeners = config.listeners.iter();
-    listeners
-        .map(|listener| {
-            let socket = bind(&format!("listener {}", listener.name), listener.address)?;
-            let tls = tls.iter().find(|(name, _)| *name == listener.name).map(|(_, tls)| Arc::clone(tls));
-            Ok(Bound { name: listener.name.clone(), h2c: listener.h2c && tls.is_none(), tls, socket })
-        })
-        .collect()
+fn bind_all(config: &Config, gateway: &Gateway) -> Result<Vec<Bound>, StartError> {
+    let listeners = config.listeners.iter().enumerate();
+    let bound = listeners.map(|(index, listener)| {
+        let loaded = tls::load((index, listener), None)?;
+        let socket = bind(&format!("listener {}", listener.name), listener.address)?;
+        loaded.iter().for_each(|loaded| loaded.tell(&gateway.metrics));
+        let manner = Manner::new(listener, loaded.map(|loaded| loaded.tls));
+        Ok(Bound { name: listener.name.clone(), manner: Arc::new(ArcSwap::from_pointee(manner)), socket })
+    });
+    bound.collect()
 }
 
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -217,47 +218,40 @@ fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
 }
 
 struct Control {
+    config: Config,
     gateway: Arc<Gateway>,
-    sources: Sources,
-    cluster: KubeSettings,
+    /// Of each service of the site, in its order.
+    firsts: Vec<First>,
+    doors: Vec<Door>,
     admin_socket: TcpListener,
-    keys: podpin_config::AffinityKeys,
-    tls: Vec<Arc<ServerTls>>,
 }
 
 fn control(
     parts: Control,
-    leave: oneshot::Receiver<()>,
+    mut reloads: tokio::sync::mpsc::Receiver<Order>,
+    mut leave: oneshot::Receiver<()>,
     done: mpsc::Sender<()>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(async move {
+            let gateway = Arc::clone(&parts.gateway);
             let mut tasks = tokio::task::JoinSet::new();
-            for (writer, source) in parts.sources.files {
-                tasks.spawn(sources::follow_file(writer, source));
-            }
-            if !parts.sources.cluster.is_empty() {
-                tasks.spawn(follow_cluster(parts.cluster, parts.sources.cluster));
-            }
-            tasks.spawn(admin::watch_readiness(Arc::clone(&parts.gateway)));
-            tasks.spawn(drain::run(Arc::clone(&parts.gateway)));
-            for service in &parts.gateway.services {
-                if let Some(checks) = &service.configuration.health.active {
-                    tasks.spawn(health_checks::run(Arc::clone(service), checks.clone()));
-                }
-            }
-            tasks.spawn(keys::follow(Arc::clone(&parts.gateway), parts.keys));
-            for tls in parts.tls {
-                tasks.spawn(tls::follow(Arc::clone(&parts.gateway), tls));
-            }
+            tasks.spawn(admin::watch_readiness(Arc::clone(&gateway)));
+            tasks.spawn(drain::run(Arc::clone(&gateway)));
             match tokio::net::TcpListener::from_std(parts.admin_socket) {
-                Ok(socket) => drop(tasks.spawn(admin::serve(socket, Arc::clone(&parts.gateway)))),
+                Ok(socket) => drop(tasks.spawn(admin::serve(socket, Arc::clone(&gateway)))),
                 Err(error) => tracing::error!(%error, "the admin port is closed"),
             }
+            let mut reload = Reload::new(parts.config, parts.gateway, parts.doors);
+            reload.begin(parts.firsts);
+            let asked = tokio::select! {
+                asked = &mut leave => asked,
+                Some(never) = reload.follow(&mut reloads) => match never {},
+            };
             // A dropped sender asks for the same.
-            if leave.await.is_ok() {
-                leave_gracefully(&parts.gateway).await;
+            if asked.is_ok() {
+                leave_gracefully(&gateway).await;
             }
         });
         runtime.shutdown_timeout(Duration::from_millis(100));
@@ -267,15 +261,10 @@ fn control(
     })
 }
 
-async fn follow_cluster(settings: KubeSettings, services: Vec<(TableWriter, KubeService)>) {
-    let Err(error) = sources::follow_cluster(settings, services).await;
-    tracing::error!(%error, "the endpoints of the cluster cannot be followed");
-}
-
 /// Readiness off, still accepting for `announce`; listeners closed and streams sent away over `spread`; done when
 /// nothing is left, at the latest after `timeout`.
 async fn leave_gracefully(gateway: &Gateway) {
-    let times = gateway.shutdown.clone();
+    let times = gateway.site().shutdown.clone();
     let gone_by = clock::after(clock::now(), times.timeout.saturating_sub(THREADS_END));
     let deadline = clock::instant(gone_by);
     gateway.begin_leaving();
@@ -316,7 +305,13 @@ impl Running {
     /// Names of services that still wait for their first list of endpoints; empty when the proxy is ready.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
-        self.gateway.waiting_for().map(str::to_owned).collect()
+        self.gateway.waiting_for().map(|name| name.to_string()).collect()
+    }
+
+    /// By which another configuration can be put in force.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader::new(self.reload.clone(), Arc::clone(&self.gateway))
     }
 
     /// Leaves gracefully as the configuration's `shutdown` says; returns when everything has ended.

@@ -24,7 +24,7 @@ pub(crate) fn render(gateway: &Gateway) -> String {
          <a href=\"/api/endpoints\">endpoints</a> <a href=\"/api/streams\">streams</a></p>",
         gateway.streams.count()
     );
-    for service in &gateway.services {
+    for service in &gateway.site().services {
         // Writing to a string cannot fail.
         let _infallible = write!(
             page,

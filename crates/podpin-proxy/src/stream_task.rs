@@ -28,12 +28,12 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 pub(crate) struct Permits {
     endpoint: Option<Permit>,
     client: Option<ClientPermit>,
-    queue: Option<Arc<Queue>>,
+    queue: Arc<Queue>,
 }
 
 impl Permits {
     pub(crate) fn new(endpoint: Permit, client: Option<ClientPermit>, service: &ServiceState) -> Permits {
-        Permits { endpoint: Some(endpoint), client, queue: service.queue.clone() }
+        Permits { endpoint: Some(endpoint), client, queue: Arc::clone(&service.queue) }
     }
 }
 
@@ -41,9 +41,7 @@ impl Permits {
     /// The stream goes on at another endpoint.
     pub(crate) fn move_to(&mut self, permit: Permit) {
         self.endpoint = Some(permit);
-        if let Some(queue) = &self.queue {
-            queue.wake();
-        }
+        self.queue.wake();
     }
 
     /// The client's place, for another attempt.
@@ -56,9 +54,7 @@ impl Drop for Permits {
     /// Whoever waits for a place may look now.
     fn drop(&mut self) {
         drop((self.endpoint.take(), self.client.take()));
-        if let Some(queue) = &self.queue {
-            queue.wake();
-        }
+        self.queue.wake();
     }
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct Order {
 pub(crate) enum Cause {
     /// Their endpoint goes away.
     Drain,
+    /// A reload took their route away, or their service.
+    Withdrawn,
     /// The proxy itself does.
     Shutdown,
     /// This endpoint has fewer; it goes there or stays.
@@ -113,12 +115,12 @@ impl StreamRecord {
     }
 
     /// Whether it is a stream of this service.
-    pub(crate) fn belongs_to(&self, service: &Arc<ServiceState>) -> bool {
-        Arc::ptr_eq(&self.route.service, service)
+    pub(crate) fn belongs_to(&self, service: &ServiceState) -> bool {
+        self.route.service.is_same(service)
     }
 
     /// Whether it runs on this endpoint of this service.
-    pub(crate) fn is_of(&self, service: &Arc<ServiceState>, id: &EndpointId) -> bool {
+    pub(crate) fn is_of(&self, service: &ServiceState, id: &EndpointId) -> bool {
         self.place.lock().endpoint.id == *id && self.belongs_to(service)
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use podpin_config::{Config, ListenerTls, TlsVersion};
+use podpin_config::{Config, Listener, ListenerTls, TlsVersion};
 use podpin_discovery::FileWatch;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use self::certificate::Certificate;
-pub(crate) use self::to_pods::PodTls;
+pub(crate) use self::to_pods::{PodTls, files as pod_tls_files};
 use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 use crate::start::StartError;
@@ -45,8 +45,16 @@ pub(crate) struct ServerTls {
 }
 
 impl ServerTls {
-    fn new(path: String, files: ListenerTls) -> Result<(ServerTls, Vec<Certificate>), StartError> {
-        let tickets = ring::Ticketer::new().map_err(|error| StartError::Random(error.to_string()))?;
+    /// Reads the files; clients of the TLS that was there `before` come back by their tickets.
+    fn new(
+        path: String,
+        files: ListenerTls,
+        before: Option<&ServerTls>,
+    ) -> Result<(ServerTls, Vec<Certificate>), StartError> {
+        let tickets = match before {
+            Some(before) => Arc::clone(&before.tickets),
+            None => ring::Ticketer::new().map_err(|error| StartError::Random(error.to_string()))?,
+        };
         let (config, certificates) = build(&path, &files, &tickets)?;
         let inner = ArcSwap::from_pointee(config);
         Ok((ServerTls { path, files, tickets, inner, names: Mutex::default() }, certificates))
@@ -60,6 +68,17 @@ impl ServerTls {
         let stream = TlsAcceptor::from(self.inner.load_full()).accept(tcp).await?;
         let is_h2 = stream.get_ref().1.alpn_protocol() == ALPN.first().copied();
         Ok((Transport::tls(stream), is_h2))
+    }
+
+    /// It is no longer in use: nothing is told of its certificates, unless `next` has them, too.
+    pub(crate) fn forget(&self, next: &[Arc<ServerTls>], metrics: &Metrics) {
+        let others = next.iter().filter(|one| !std::ptr::eq(&***one, self));
+        let kept: Vec<String> = others.flat_map(|one| one.names.lock().clone()).collect();
+        for gone in self.names.lock().drain(..).filter(|name| !kept.contains(name)) {
+            if let Err(error) = metrics.tls_not_after.remove_label_values(&[&gone]) {
+                tracing::debug!(%error, "two listeners had one certificate");
+            }
+        }
     }
 
     fn reload(&self, metrics: &Metrics) -> Result<(), StartError> {
@@ -85,41 +104,47 @@ impl ServerTls {
     }
 }
 
-/// Reads the files of every listener with TLS; by the listener's name.
+/// The TLS of one listener, and what is to be told of it once it is in use.
+pub(crate) struct Loaded {
+    pub(crate) tls: Arc<ServerTls>,
+    /// `None`: it is in use already.
+    certificates: Option<Vec<Certificate>>,
+}
+
+impl Loaded {
+    /// It is in use from now on.
+    pub(crate) fn tell(&self, metrics: &Metrics) {
+        if let Some(certificates) = &self.certificates {
+            self.tls.tell(certificates, metrics);
+        }
+    }
+}
+
+/// Reads the files of a listener, the `index`th of the configuration, if it has TLS; none are read when it wants what it
+/// had `before`.
 ///
 /// # Errors
 /// Names the first file that cannot be used.
-pub(crate) fn load_all(
-    config: &Config,
-    metrics: &Metrics,
-) -> Result<Vec<(String, Arc<ServerTls>)>, StartError> {
-    let all = read_all(config)?.into_iter();
-    Ok(all
-        .map(|(name, tls, certificates)| {
-            tls.tell(&certificates, metrics);
-            (name, Arc::new(tls))
-        })
-        .collect())
+pub(crate) fn load(
+    (index, listener): (usize, &Listener),
+    before: Option<&Arc<ServerTls>>,
+) -> Result<Option<Loaded>, StartError> {
+    let Some(files) = &listener.tls else { return Ok(None) };
+    if let Some(before) = before.filter(|before| before.files == *files) {
+        return Ok(Some(Loaded { tls: Arc::clone(before), certificates: None }));
+    }
+    let path = format!("listeners[{index}].tls");
+    let (tls, certificates) = ServerTls::new(path, files.clone(), before.map(|before| &**before))?;
+    Ok(Some(Loaded { tls: Arc::new(tls), certificates: Some(certificates) }))
 }
 
-/// Checks what [`load_all`] would refuse.
+/// Checks every file of TLS that the configuration names.
 ///
 /// # Errors
-/// The same.
+/// Names the first that cannot be used.
 pub(crate) fn verify(config: &Config) -> Result<(), StartError> {
-    read_all(config)?;
-    config.services.iter().try_for_each(|service| PodTls::load(service, 0).map(drop))
-}
-
-fn read_all(config: &Config) -> Result<Vec<(String, ServerTls, Vec<Certificate>)>, StartError> {
-    let listeners = config.listeners.iter().enumerate();
-    let secured = listeners.filter_map(|(index, listener)| Some((index, listener, listener.tls.clone()?)));
-    secured
-        .map(|(index, listener, files)| {
-            let (tls, certificates) = ServerTls::new(format!("listeners[{index}].tls"), files)?;
-            Ok((listener.name.clone(), tls, certificates))
-        })
-        .collect()
+    config.listeners.iter().enumerate().try_for_each(|listener| load(listener, None).map(drop))?;
+    config.services.iter().try_for_each(|service| PodTls::load(service).map(drop))
 }
 
 /// Follows the files of a listener: new ones are in use as soon as all of them are good, else the old ones stay.

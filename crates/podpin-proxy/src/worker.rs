@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,9 +27,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A bound socket and what its connections are called.
 pub(crate) struct Bound {
     pub(crate) name: String,
+    /// What a reload may change; holds for connections from then on.
+    pub(crate) manner: Arc<ArcSwap<Manner>>,
+    pub(crate) socket: StdListener,
+}
+
+/// What clients of a listener are spoken to.
+pub(crate) struct Manner {
     pub(crate) h2c: bool,
     pub(crate) tls: Option<Arc<ServerTls>>,
-    pub(crate) socket: StdListener,
+}
+
+impl Manner {
+    /// As the configuration says.
+    pub(crate) fn new(listener: &podpin_config::Listener, tls: Option<Arc<ServerTls>>) -> Manner {
+        Manner { h2c: listener.h2c && tls.is_none(), tls }
+    }
 }
 
 /// Starts one worker; it ends when `stop` turns true, and whatever it still serves ends with it.
@@ -43,8 +57,9 @@ pub(crate) fn start(
 ) -> io::Result<JoinHandle<()>> {
     let mut sockets = Vec::with_capacity(bound.len());
     for listener in bound {
-        let Bound { name, h2c, tls, socket } = listener;
-        sockets.push(Bound { name: name.clone(), h2c: *h2c, tls: tls.clone(), socket: socket.try_clone()? });
+        let Bound { name, manner, socket } = listener;
+        let (name, manner) = (name.clone(), Arc::clone(manner));
+        sockets.push(Bound { name, manner, socket: socket.try_clone()? });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -57,11 +72,12 @@ pub(crate) fn start(
 async fn run(gateway: Arc<Gateway>, sockets: Vec<Bound>, mut stop: watch::Receiver<bool>) {
     let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
     let proxy = Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(&gateway))));
-    for Bound { name, h2c, tls, socket } in sockets {
+    for Bound { name, manner, socket } in sockets {
         let (gateway_of_it, proxy) = (Arc::clone(&gateway), Arc::clone(&proxy));
-        let listener = Arc::new(Listener { name, h2c, tls, gateway: gateway_of_it, proxy });
+        let listener =
+            Listener { name: name.into(), manner: manner.load_full(), gateway: gateway_of_it, proxy };
         match TcpListener::from_std(socket) {
-            Ok(socket) => drop(gateway.tasks.spawn(accept(listener, socket))),
+            Ok(socket) => drop(gateway.tasks.spawn(accept(listener.into(), manner, socket))),
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),
         }
     }
@@ -71,7 +87,7 @@ async fn run(gateway: Arc<Gateway>, sockets: Vec<Bound>, mut stop: watch::Receiv
     }
 }
 
-async fn accept(listener: Arc<Listener>, socket: TcpListener) {
+async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socket: TcpListener) {
     let mut closing = listener.gateway.closing();
     loop {
         let accepted = tokio::select! {
@@ -79,6 +95,10 @@ async fn accept(listener: Arc<Listener>, socket: TcpListener) {
             _ = closing.wait_for(|closing| *closing) => return,
             accepted = socket.accept() => accepted,
         };
+        let current = manner.load();
+        if !Arc::ptr_eq(&current, &listener.manner) {
+            listener = Arc::new(listener.in_manner(Arc::clone(&current)));
+        }
         match accepted {
             Ok((tcp, peer)) => match Connection::admit(&listener, peer) {
                 Some(connection) => {
@@ -89,7 +109,7 @@ async fn accept(listener: Arc<Listener>, socket: TcpListener) {
                     listener.gateway.tasks.spawn(connection.serve(tcp));
                 }
                 // Over TLS it would cost a handshake to say why.
-                None if listener.tls.is_some() => {}
+                None if listener.manner.tls.is_some() => {}
                 None => turn_away(&tcp),
             },
             Err(error) if is_about_one_client(&error) => {}

@@ -1,15 +1,13 @@
 //! `podpin check`: the same rules as `podpin run`, and what comes out of them route by route.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use podpin_config::{
-    Config, Discovery, Host, PathMatch, Route, Service, Strategy, format_bytes, format_duration,
+    Config, Discovery, Host, PathMatch, Position, Route, Service, Strategy, format_bytes, format_duration,
 };
-
-use podpin_proxy::StartError;
 
 use crate::BAD_CONFIGURATION;
 
@@ -23,7 +21,7 @@ pub(crate) fn check(file: &Path) -> ExitCode {
         }
     };
     if let Err(error) = podpin_proxy::verify(&config) {
-        eprintln!("{}", located(file, &error));
+        eprintln!("{}", located(file, error.position(), &error));
         return ExitCode::from(BAD_CONFIGURATION);
     }
     println!("{}: ok", file.display());
@@ -36,9 +34,9 @@ pub(crate) fn check(file: &Path) -> ExitCode {
 }
 
 /// What is wrong, with the place in the configuration that says so.
-pub(crate) fn located(file: &Path, error: &StartError) -> String {
+pub(crate) fn located(file: &Path, at: Option<Position>, error: &impl Display) -> String {
     let file = file.display();
-    match error.position() {
+    match at {
         Some(at) => format!("{file}:{}:{}: {error}", at.line, at.column),
         None => format!("{file}: {error}"),
     }

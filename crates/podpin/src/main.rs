@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod keygen;
 mod proxy;
+mod reload;
 mod run;
 mod telemetry;
 

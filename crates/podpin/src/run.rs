@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use podpin_config::Config;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
+use crate::reload::{self, Source};
 use crate::{check, telemetry};
 
 /// What a shell reports for a process that SIGINT ended.
@@ -15,10 +15,10 @@ const INTERRUPTED: u8 = 130;
 /// Runs until SIGTERM has been followed to its end; SIGINT or a second SIGTERM ends at once.
 pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     telemetry::init(None);
-    let config = Config::load(file).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let (source, config) = Source::open(file).map_err(|error| anyhow::anyhow!("{error}"))?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
     let running = podpin_proxy::start(&config, env!("CARGO_PKG_VERSION"))
-        .map_err(|error| anyhow::anyhow!("{}", check::located(file, &error)))?;
+        .map_err(|error| anyhow::anyhow!("{}", check::located(file, error.position(), &error)))?;
     for (name, address) in running.listeners() {
         tracing::info!(listener = %name, %address, "listening");
     }
@@ -26,7 +26,8 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     signals.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::spawn(stay_at_hang_up(signal(SignalKind::hangup())?));
+        let hang_up = signal(SignalKind::hangup())?;
+        tokio::spawn(reload::follow(source, hang_up, running.reloader()));
         tokio::select! {
             _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),
             _ = terminate.recv() => {}
@@ -39,11 +40,4 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// SIGHUP asks other proxies to read their configuration again; its default, to end, would take every stream with it.
-async fn stay_at_hang_up(mut hang_up: Signal) {
-    while hang_up.recv().await.is_some() {
-        tracing::warn!("SIGHUP ignored: a changed configuration needs a restart (SIGTERM, then start again)");
-    }
 }

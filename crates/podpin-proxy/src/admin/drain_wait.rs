@@ -75,7 +75,7 @@ fn loads_of(gateway: &Gateway, pod: &str) -> Vec<Arc<Load>> {
             loads.push(Arc::clone(load));
         }
     };
-    for service in &gateway.services {
+    for service in &gateway.site().services {
         service.view().snapshot.called(pod).for_each(|endpoint| add(&endpoint.load));
     }
     let is_of = |name: &str, uid: Option<&str>| name == pod || uid == Some(pod);

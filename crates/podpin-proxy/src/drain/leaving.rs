@@ -23,8 +23,9 @@ const NEVER: Millis = Millis(u64::MAX);
 
 /// Streams that leave together.
 pub(super) struct Leaving {
-    /// As it was when it was seen last; `None` for the shutdown.
+    /// As it was when it was seen last; `None` for those who do not leave on account of one.
     pub(super) endpoint: Option<Arc<Endpoint>>,
+    cause: Cause,
     pub(super) departure: Departure,
     /// Those that were not told yet, the next one first.
     pub(super) streams: VecDeque<Arc<StreamRecord>>,
@@ -38,9 +39,14 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    pub(super) fn new(endpoint: Option<Arc<Endpoint>>, departure: Departure, now: Millis) -> Leaving {
+    pub(super) fn of(endpoint: Option<Arc<Endpoint>>, departure: Departure, now: Millis) -> Leaving {
+        Leaving { endpoint, ..Leaving::new(Cause::Drain, departure, now) }
+    }
+
+    pub(super) fn new(cause: Cause, departure: Departure, now: Millis) -> Leaving {
         Leaving {
-            endpoint,
+            endpoint: None,
+            cause,
             departure,
             streams: VecDeque::new(),
             finishing: VecDeque::new(),
@@ -52,8 +58,8 @@ impl Leaving {
     }
 
     pub(super) fn join(&mut self, record: Arc<StreamRecord>) {
-        let cause = if self.endpoint.is_some() { Cause::Drain } else { Cause::Shutdown };
-        let order = Order { cause, by: NEVER, deadline: NEVER, tally: Arc::clone(&self.tally) };
+        let order =
+            Order { cause: self.cause.clone(), by: NEVER, deadline: NEVER, tally: Arc::clone(&self.tally) };
         if record.is_closed() || !record.queue(order) {
             return;
         }
@@ -97,10 +103,10 @@ impl Leaving {
             let at = Millis(now.0 + turn * place / u64::from(due)).min(deadline.max(now));
             // Not a moment before: until then the endpoint keeps its clients.
             let at = at.max(self.departure.begins().min(deadline));
-            let latest = match self.endpoint {
-                Some(_) => deadline.max(at),
+            let latest = match self.cause {
+                Cause::Drain | Cause::Withdrawn | Cause::Rebalance(_) => deadline.max(at),
                 // The process waits for the last of them.
-                None => clock::after(self.departure.ends().max(at), SHUTDOWN_LAG),
+                Cause::Shutdown => clock::after(self.departure.ends().max(at), SHUTDOWN_LAG),
             };
             let by = clock::after(at, BOUNDARY_WAIT).min(latest);
             record.leave(&self.tally, at, (by, deadline.max(clock::after(at, HANDOVER_LEAST))));
@@ -112,7 +118,11 @@ impl Leaving {
     }
 
     pub(super) fn name(&self) -> &str {
-        self.endpoint.as_ref().map_or("(all)", |endpoint| &endpoint.name)
+        match (&self.endpoint, &self.cause) {
+            (Some(endpoint), _) => &endpoint.name,
+            (None, Cause::Withdrawn) => "(withdrawn routes)",
+            (None, _) => "(all)",
+        }
     }
 
     /// The one record of a drain.

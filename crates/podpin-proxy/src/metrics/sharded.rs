@@ -1,5 +1,6 @@
 //! Counters that every worker adds to for each event, without fighting for a cache line.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,14 +42,14 @@ fn shard_of_thread() -> usize {
     SHARD.with(|shard| *shard)
 }
 
-/// What is exported, and what it is read from.
+/// What is exported of a service, and what it is read from.
 type Cell = (IntCounter, Arc<ShardedCounter>);
 
 /// Sharded counters of one name, one for each service, as Prometheus wants them.
 #[derive(Clone)]
 pub(super) struct ShardedFamily {
     vec: IntCounterVec,
-    cells: Arc<parking_lot::Mutex<Vec<Cell>>>,
+    cells: Arc<parking_lot::Mutex<BTreeMap<String, Cell>>>,
 }
 
 impl ShardedFamily {
@@ -58,9 +59,11 @@ impl ShardedFamily {
     }
 
     pub(super) fn cell(&self, service: &str) -> Arc<ShardedCounter> {
-        let cell = Arc::new(ShardedCounter::default());
-        self.cells.lock().push((self.vec.with_label_values(&[service]), Arc::clone(&cell)));
-        cell
+        let mut cells = self.cells.lock();
+        // A service that reloads take away and bring again goes on counting.
+        let new = || (self.vec.with_label_values(&[service]), Arc::default());
+        let (_, cell) = cells.entry(service.to_owned()).or_insert_with(new);
+        Arc::clone(cell)
     }
 }
 
@@ -70,7 +73,7 @@ impl Collector for ShardedFamily {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        for (exported, cell) in self.cells.lock().iter() {
+        for (exported, cell) in self.cells.lock().values() {
             exported.inc_by(cell.sum().saturating_sub(exported.get()));
         }
         self.vec.collect()

@@ -139,7 +139,7 @@ impl PostStream {
     fn cut_for(&self) -> Option<CloseReason> {
         let order = self.record.order().filter(|_| self.is_cut())?;
         Some(match order.cause {
-            Cause::Drain => CloseReason::Drain,
+            Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
             Cause::Shutdown => CloseReason::Shutdown,
             Cause::Rebalance(_) => CloseReason::Rebalance,
         })

@@ -64,18 +64,21 @@ pub(super) struct Leave {
     pub(super) reason: CloseReason,
     /// Where to, if that is not for `pick` to say: then it stays rather than end.
     pub(super) target: Option<Arc<Endpoint>>,
+    /// It is not to go on at another pod.
+    pub(super) for_good: bool,
 }
 
 impl Relay {
     pub(super) fn asked_to_leave(&self, at: Millis) -> Option<Box<Leave>> {
         let order = self.record.order()?;
+        let for_good = matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
         let (reason, target) = match order.cause {
-            Cause::Drain => (CloseReason::Drain, None),
+            Cause::Drain | Cause::Withdrawn => (CloseReason::Drain, None),
             Cause::Shutdown => (CloseReason::Shutdown, None),
             Cause::Rebalance(target) => (CloseReason::Rebalance, Some(target)),
         };
         let (by, deadline) = (order.by.max(at), order.deadline);
-        Some(Box::new(Leave { at, by, deadline, reason, target }))
+        Some(Box::new(Leave { at, by, deadline, reason, target, for_good }))
     }
 
     pub(super) fn at_boundary(&self) -> bool {
@@ -221,6 +224,7 @@ impl Relay {
                 deadline: by,
                 reason: CloseReason::Shutdown,
                 target: None,
+                for_good: true,
             }));
             self.goodbye(CloseReason::Shutdown);
         } else if passed(Some(self.passage_due())) {
@@ -243,16 +247,12 @@ impl Relay {
     /// It is this stream's turn: to another pod if that can be done, else with a goodbye.
     fn depart(&mut self, now: Millis) {
         let Some(leave) = self.leave.clone() else { return };
-        if leave.reason == CloseReason::Drain && self.may_stay() {
-            self.leave = None;
-            return self.record.stay();
+        if !leave.for_good && leave.reason == CloseReason::Drain && self.may_stay() {
+            return self.stay();
         }
-        match leave.reason {
-            CloseReason::Drain | CloseReason::Rebalance if self.leave_for_another(&leave, now) => {}
-            reason => {
-                self.forced = !self.at_boundary();
-                self.goodbye(reason);
-            }
+        if leave.for_good || !self.leave_for_another(&leave, now) {
+            self.forced = !self.at_boundary();
+            self.goodbye(leave.reason);
         }
     }
 

@@ -117,11 +117,16 @@ impl Relay {
         if leave.target.is_none() {
             return false;
         }
+        self.stay();
+        true
+    }
+
+    /// It goes on where it is.
+    pub(super) fn stay(&mut self) {
         self.leave = None;
         self.record.stay();
         // Its endpoint, or the proxy, may have begun to leave meanwhile, and passed over a stream that was on its way.
         self.record.route.service.desk.report_late(Arc::clone(&self.record));
-        true
     }
 
     /// The pod's body has come to its end, one way or another.

@@ -1,11 +1,15 @@
 //! TLS towards the pods of a service: whom to trust, by which name, and what to show.
 //!
-//! Read and checked once, at start. Event streams shake hands here; Pingora does for ordinary requests and health checks
+//! Read and checked at the start, and again when a file changes. Event streams shake hands here; Pingora does for ordinary requests and health checks
 //! and is told the same.
 
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -34,16 +38,22 @@ pub(crate) struct PodTls {
     shown: Option<Arc<CertKey>>,
     /// Tells its connections from those of services that trust others, in Pingora's pool.
     group: u64,
+    /// Of what the files held.
+    digest: u64,
 }
 
+/// The next `group`: no two are alike, whatever reloads bring.
+static GROUPS: AtomicU64 = AtomicU64::new(1);
+
 impl PodTls {
-    /// Reads the files of a service, if it has TLS; `group` differs from service to service.
+    /// Reads the files of a service, if it has TLS.
     ///
     /// # Errors
     /// Names the first file that cannot be used.
-    pub(crate) fn load(service: &Service, group: u64) -> Result<Option<Arc<PodTls>>, StartError> {
+    pub(crate) fn load(service: &Service) -> Result<Option<Arc<PodTls>>, StartError> {
         let Some(files) = &service.tls else { return Ok(None) };
         let path = format!("services.{}.tls", service.name);
+        let (group, digest) = (GROUPS.fetch_add(1, Ordering::Relaxed), digest(files));
         let provider = Arc::new(ring::default_provider());
         let name = files.server_name.as_ref().map(|name| server_name(&path, files, name)).transpose()?;
         let (roots, authorities) = trusted(&path, files)?;
@@ -52,7 +62,12 @@ impl PodTls {
         let shown = pair.as_ref().map(|pair| cert_key(&path, files, pair)).transpose()?;
         let config = client_config(&path, files, (roots, pair), provider)?;
         let (config, shown) = (Arc::new(config), shown.map(Arc::new));
-        Ok(Some(Arc::new(PodTls { config, name, verify: files.verify, authorities, shown, group })))
+        Ok(Some(Arc::new(PodTls { config, name, verify: files.verify, authorities, shown, group, digest })))
+    }
+
+    /// Whether the files still hold what was read from them.
+    pub(crate) fn is_current(&self, files: &Files) -> bool {
+        digest(files) == self.digest
     }
 
     /// The handshake.
@@ -78,6 +93,20 @@ impl PodTls {
         peer.client_cert_key.clone_from(&self.shown);
         peer.group_key = self.group;
     }
+}
+
+/// The files that a service's TLS is read from.
+pub(crate) fn files(tls: &Files) -> impl Iterator<Item = &PathBuf> {
+    let pair = tls.certificate.iter().flat_map(|pair| [&pair.cert_file, &pair.key_file]);
+    tls.ca_file.iter().chain(pair).map(|file| &file.file)
+}
+
+/// Of all that is in the files, in their order.
+fn digest(tls: &Files) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    // A file that cannot be read is told of by whoever needs what is in it.
+    files(tls).for_each(|file| fs::read(file).ok().hash(&mut hasher));
+    hasher.finish()
 }
 
 fn fault(path: &str, files: &Files, key: &str, error: impl Into<String>) -> StartError {

@@ -60,7 +60,7 @@ impl Site {
                 .zip(&routes)
                 .map(|(route, to)| (&*route.hosts, &*route.paths, Arc::clone(to))),
         );
-        let (limits, shutdown) = (config.limits.clone(), config.shutdown.clone());
+        let (limits, shutdown) = (config.limits, config.shutdown.clone());
         Ok(Site {
             table,
             routes,

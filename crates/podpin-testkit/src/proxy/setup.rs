@@ -153,8 +153,10 @@ impl Setup {
         if self.keys.is_none() {
             std::fs::write(directory.join("k1"), format!("{:0>43}\n", "k1")).expect("a key file");
         }
-        let path = directory.join("podpin.yaml");
-        std::fs::write(&path, self.text(address, admin)).expect("the configuration");
+        let (path, next) = (directory.join("podpin.yaml"), directory.join("podpin.yaml.next"));
+        // In one step: a proxy that runs by it must not read half of it.
+        std::fs::write(&next, self.text(address, admin)).expect("the configuration");
+        std::fs::rename(&next, &path).expect("the configuration in its place");
         path.display().to_string()
     }
 

@@ -78,7 +78,7 @@ async fn a_service_may_get_its_endpoints_from_elsewhere() {
     proxy.reload(&Setup::new().service_in("chat", &second)).await;
     assert_eq!(proxy.get("/who").await.text(), "pod-b");
     // Nobody listens to the old one, but to the new one.
-    first.write(&[("pod-c", pods[2].address(), "ready")]);
+    first.write(&[("pod-c", pods[2].address(), "ready"), ("pod-x", pods[0].address(), "notReady")]);
     second.write(&[("pod-b", pods[1].address(), "draining"), ("pod-a", pods[0].address(), "ready")]);
     proxy.wait_endpoints("chat", &[("pod-a", "ready"), ("pod-b", "draining")]).await;
     proxy.reload(&Setup::chat(&[&pods[2]])).await;
@@ -89,6 +89,7 @@ async fn a_service_may_get_its_endpoints_from_elsewhere() {
     assert_eq!(proxy.get("/who").await.text(), "pod-c");
     absent.write(&[("pod-a", pods[0].address(), "ready")]);
     wait_for("the new file", async || proxy.get("/who").await.text() == "pod-a").await;
+    assert!(!proxy.process.output().contains("pod-x"), "it listened to the old one");
     assert!(proxy.is_ready().await);
 }
 

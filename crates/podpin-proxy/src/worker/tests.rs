@@ -1,4 +1,4 @@
-//! What an event costs a worker: no allocation. The worker runs on the thread of the test, pod and client on another.
+//! What an event costs a worker, and what it keeps for an idle stream, counted by the allocator. The worker runs on the thread of the test, pod and client on another.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use allocation_counter::AllocationInfo;
 use arc_swap::ArcSwap;
 use podpin_config::Config;
 use tokio::sync::{oneshot, watch};
@@ -16,6 +17,10 @@ use crate::gateway::Gateway;
 use crate::sources;
 
 const EVENTS: usize = 1_000;
+const STREAMS: usize = 100;
+/// Where they are: docs/performance.md.
+const BYTES_MAX: usize = 1_700;
+const BYTES_MAX_WITH_HANDOVER: usize = 2_450;
 /// What the runtime itself allocates within so many turns, whatever they are about.
 const ALLOCATIONS_MAX: u64 = 20;
 
@@ -69,13 +74,18 @@ fn skip_head(stream: &TcpStream) {
     }
 }
 
-/// What happens on the worker's thread while [`EVENTS`] events pass.
-fn allocations(handover: &str) -> u64 {
+/// What happens on the worker's thread while `act` does something with what `prepare` has left, both on a thread of their
+/// own; they are given where the proxy and where its pod listens.
+fn measured<T: Send>(
+    settings: &str,
+    prepare: impl FnOnce(SocketAddr, &TcpListener) -> T + Send,
+    act: impl FnOnce(&mut T, SocketAddr, &TcpListener) + Send,
+) -> AllocationInfo {
     let pods = TcpListener::bind("127.0.0.1:0").unwrap();
     let text = format!(
         "listeners: [{{name: http, address: 127.0.0.1:1}}]\nadmin: {{address: 127.0.0.1:2}}\n\
          affinityKeys: ephemeral\naccessLog: off\nroutes: [{{service: chat}}]\nservices:\n  chat:\n    \
-         discovery: {{static: [{{name: pod-a, address: \"{}\"}}]}}\n    drain: {{handover: {handover}}}\n",
+         discovery: {{static: [{{name: pod-a, address: \"{}\"}}]}}\n    {settings}\n",
         pods.local_addr().unwrap()
     );
     let config = Config::parse(&text, "test", Path::new("")).unwrap();
@@ -89,35 +99,68 @@ fn allocations(handover: &str) -> u64 {
     let proxy = socket.local_addr().unwrap();
     let manner = Arc::new(ArcSwap::from_pointee(Manner::new(&config.listeners[0], None)));
     let bound = Bound { name: "http".to_owned(), manner, socket };
-
-    let ((opened, is_open), (passed, all_passed)) = (oneshot::channel(), oneshot::channel());
-    let (begin, begun) = mpsc::channel();
-    let driver = std::thread::spawn(move || {
-        let mut ends = Ends::open(proxy, &pods);
-        ends.pass(0..100);
-        opened.send(()).unwrap();
-        begun.recv().unwrap();
-        ends.pass(100..100 + EVENTS);
-        passed.send(()).unwrap();
-    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (stop, stopped) = watch::channel(false);
     let worker = runtime.spawn(run(gateway, vec![bound], stopped));
-    runtime.block_on(is_open).unwrap();
-    let counted = allocation_counter::measure(|| {
-        begin.send(()).unwrap();
-        runtime.block_on(all_passed).unwrap();
-    });
-    driver.join().unwrap();
-    stop.send_replace(true);
-    runtime.block_on(worker).unwrap();
-    counted.count_total
+
+    let ((ready, is_ready), (acted, has_acted)) = (oneshot::channel(), oneshot::channel());
+    let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut left = prepare(proxy, &pods);
+            ready.send(()).unwrap();
+            begun.recv().unwrap();
+            act(&mut left, proxy, &pods);
+            acted.send(()).unwrap();
+            // Everything stays open until the worker has ended.
+            ended.recv().unwrap_err();
+        });
+        runtime.block_on(is_ready).unwrap();
+        let counted = allocation_counter::measure(|| {
+            begin.send(()).unwrap();
+            runtime.block_on(has_acted).unwrap();
+        });
+        stop.send_replace(true);
+        runtime.block_on(worker).unwrap();
+        drop(end);
+        counted
+    })
 }
 
 #[test]
 fn an_event_costs_no_allocation() {
     for handover in ["none", "lastEventId"] {
-        let count = allocations(handover);
+        let prepare = |proxy, pods: &TcpListener| {
+            let mut ends = Ends::open(proxy, pods);
+            ends.pass(0..100);
+            ends
+        };
+        let settings = format!("drain: {{handover: {handover}}}");
+        let counted = measured(&settings, prepare, |ends, _, _| ends.pass(100..100 + EVENTS));
+        let count = counted.count_total;
         assert!(count <= ALLOCATIONS_MAX, "{count} allocations for {EVENTS} events, handover {handover}");
+    }
+}
+
+#[test]
+fn an_idle_stream_holds_few_bytes() {
+    for (handover, most) in [("none", BYTES_MAX), ("lastEventId", BYTES_MAX_WITH_HANDOVER)] {
+        let open = |count: usize, proxy, pods: &TcpListener| {
+            let open = |_| {
+                let mut ends = Ends::open(proxy, pods);
+                ends.pass(0..1);
+                ends
+            };
+            (0..count).map(open).collect::<Vec<_>>()
+        };
+        let settings = format!("drain: {{handover: {handover}}}");
+        let counted = measured(
+            &settings,
+            // Tables double their size when they are full: from here to 512 streams they do not.
+            |proxy, pods| open(300, proxy, pods),
+            |streams, proxy, pods| streams.extend(open(STREAMS, proxy, pods)),
+        );
+        let each = usize::try_from(counted.bytes_current).unwrap() / STREAMS;
+        assert!(each <= most, "{each} bytes for an idle stream, handover {handover}");
     }
 }

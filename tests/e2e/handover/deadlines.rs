@@ -85,3 +85,40 @@ async fn a_move_for_balances_sake_that_fails_while_the_pod_drains_keeps_nobody_t
         stream.client_gone().await;
     }
 }
+
+#[tokio::test]
+async fn a_pod_that_dies_while_its_stream_is_to_move_for_balances_sake_is_replaced_by_any_other() {
+    let mut scene = Scene::new(1, &[]).await;
+    scene.proxy = {
+        let setup = Setup::new().service_in("chat", &scene.file);
+        let setup = setup.with("balance: {slowStart: off, rebalance: {budgetPerSecond: 1000}}");
+        setup.with("drain: {handover: lastEventId, spread: 0s}").start().await
+    };
+    let mut opens = Vec::new();
+    for _ in 0..4 {
+        let mut client = scene.proxy.visitor().events("/events").await;
+        let mut stream = scene.pods[0].next_stream().await;
+        stream.event_with_id("1", "x").await;
+        assert_eq!(ids(&mut client, 1).await, ["1"]);
+        opens.push((client, stream));
+    }
+    let fresh = Pod::start("pod-b").await;
+    fresh.answer("/events", Answer::ByHand);
+    scene.pods.push(fresh);
+    scene.file.write(&states(&scene.pods, &["ready", "ready"]));
+    let asked = [scene.pods[1].next_stream().await, scene.pods[1].next_stream().await];
+    // Two are on their way when the pod loses all four; the one that they were to go to refuses them.
+    let (mut clients, streams): (Vec<_>, Vec<_>) = opens.into_iter().unzip();
+    streams.into_iter().for_each(podpin_testkit::PodStream::reset);
+    let mut again = vec![scene.pods[0].next_stream().await, scene.pods[0].next_stream().await];
+    for mut stream in asked {
+        stream.raw("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n").await;
+    }
+    again.extend([scene.pods[0].next_stream().await, scene.pods[0].next_stream().await]);
+    for stream in &mut again {
+        stream.event_with_id("2", "on").await;
+    }
+    for client in &mut clients {
+        assert_eq!(ids(client, 1).await, ["2"]);
+    }
+}

@@ -168,9 +168,19 @@ impl Relay {
                 passage.successor = Some(successor);
                 Answer::EventStream
             }
+            Asked::Not(Answer::Refused | Answer::Failed) if self.may_go_elsewhere() => {
+                self.ask();
+                return self.poll_passage(context);
+            }
             Asked::Not(answer) => answer,
         };
         self.decide(clock::now(), |handover, id, now| handover.on_answer(answer, id, now));
+    }
+
+    /// It was asked to go to one pod, for balance's sake, and lost its own meanwhile: any other will do from now on.
+    fn may_go_elsewhere(&mut self) -> bool {
+        let target = self.leave.as_mut().filter(|_| self.upstream.is_none()).map(|leave| &mut leave.target);
+        target.is_some_and(|target| target.take().is_some())
     }
 
     /// Tells the state machine what happened, and does what it says; false where there is none.

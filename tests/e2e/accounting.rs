@@ -212,3 +212,28 @@ async fn a_client_that_takes_nothing_and_is_cut_is_awaited_as_well() {
     proxy.wait_metric(RECONNECTS, &[("outcome", "lost")], 1.0).await;
     drop(connection);
 }
+
+#[tokio::test]
+async fn the_proxys_own_end_is_written_down_too() {
+    let pods = Pod::start_three().await;
+    let times = "shutdown: {announce: 0s, spread: 0s, timeout: 5s}";
+    let mut proxy = Setup::chat(&[&pods[0], &pods[1]]).top(times).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = proxy.visitor().events("/events").await;
+        client.next_event().await;
+        clients.push(client);
+    }
+    proxy.signal(podpin_testkit::Signal::TERM);
+    for client in &mut clients {
+        client.rest().await;
+    }
+    assert_eq!(proxy.wait_exit().await, 0);
+    let records = records(&proxy);
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(
+        (field(&records[0], "service"), field(&records[0], "endpoint")),
+        ("chat".into(), "(all)".into())
+    );
+    assert_eq!((number(&records[0], "streams"), number(&records[0], "polite")), (5.0, 5.0), "{}", records[0]);
+}

@@ -375,6 +375,8 @@ impl ServiceDrain {
             }
         }
         self.awaited.extend(self.withdrawn.take_if(|leaving| over(leaving)));
+        // Nobody will be here to see its clients come back. Whoever still begins leaves with another one.
+        self.awaited.extend(self.shutdown.take_if(|leaving| over(leaving)));
         self.awaited.retain(|leaving| {
             let settled = leaving.tally.sums().is_settled();
             if settled {

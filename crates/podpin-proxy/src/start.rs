@@ -280,6 +280,9 @@ async fn leave_gracefully(gateway: &Gateway) {
     while !gateway.is_idle() && tokio::time::Instant::now() < deadline {
         poll.tick().await;
     }
+    // The drain writes down what it has seen.
+    gateway.drain_wake.notify_one();
+    tokio::task::yield_now().await;
     gateway.tasks.close();
     // What was written last may still be on its way out of the workers.
     let last_words = deadline.min(tokio::time::Instant::now() + LAST_WORDS);

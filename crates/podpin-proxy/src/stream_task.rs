@@ -156,6 +156,9 @@ fn depart(record: &StreamRecord, finished: &Finished) {
         | CloseReason::SlowClient
         | CloseReason::Error => false,
     };
+    if finished.reason == CloseReason::Shutdown {
+        service.desk.look();
+    }
     if let Some(session) = record.session.filter(|_| expected) {
         service.returns.expect(session, tally, clock::now(), &service.metrics);
         service.desk.look();

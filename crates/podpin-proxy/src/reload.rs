@@ -10,11 +10,13 @@
 //! Streams keep what they began with. Those whose route or service is gone are made to leave by `drain.rs`.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 use podpin_affinity::Keyring;
 use podpin_config::{AccessLog as LogTarget, AffinityKeys, Config, Listener, Position};
 use tokio::sync::{mpsc, oneshot};
@@ -56,6 +58,9 @@ pub enum ReloadError {
     /// The proxy is leaving.
     #[error("the proxy is leaving")]
     Leaving,
+    /// A bug. Whatever was in force goes on, discovery and the admin port with it.
+    #[error("podpin failed over it, which is a bug; the panic is above")]
+    Panicked,
 }
 
 impl ReloadError {
@@ -64,7 +69,7 @@ impl ReloadError {
     pub fn position(&self) -> Option<Position> {
         match self {
             ReloadError::Unusable(error) => error.position(),
-            ReloadError::NeedsRestart(_) | ReloadError::Leaving => None,
+            ReloadError::NeedsRestart(_) | ReloadError::Leaving | ReloadError::Panicked => None,
         }
     }
 }
@@ -95,7 +100,9 @@ impl Reloader {
         match &done {
             Ok(()) => self.gateway.metrics.config_reloaded(service::unix_seconds_f64()),
             Err(ReloadError::Leaving) => {}
-            Err(ReloadError::NeedsRestart(_) | ReloadError::Unusable(_)) => self.refused(),
+            Err(ReloadError::NeedsRestart(_) | ReloadError::Unusable(_) | ReloadError::Panicked) => {
+                self.refused();
+            }
         }
         done
     }
@@ -157,7 +164,9 @@ impl Reload {
     pub(crate) async fn follow(&mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Infallible> {
         loop {
             let (config, tell) = orders.recv().await?;
-            let done = self.reload(*config).await;
+            // Discovery, drains and the admin port are on this thread, too.
+            let done = AssertUnwindSafe(self.reload(*config)).catch_unwind().await;
+            let done = done.unwrap_or(Err(ReloadError::Panicked));
             if tell.send(done).is_err() {
                 tracing::debug!("nobody waited for the reload");
             }

@@ -21,6 +21,7 @@ mod endpoint_states;
 mod event_stream;
 mod forwarding;
 mod handover;
+mod header_matches;
 mod health_checks;
 mod http2;
 mod kubernetes;

@@ -8,6 +8,7 @@
 mod accounting;
 mod admin;
 mod affinity;
+mod backends;
 mod bad_input;
 mod bad_tokens;
 mod browser;

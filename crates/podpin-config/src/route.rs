@@ -102,14 +102,18 @@ fn finish(drafts: &[Draft<'_>]) -> Vec<Route> {
 
 /// Two routes with one and the same host, path and headers: which one wins would be chance.
 fn fail_ambiguous(drafts: &[Draft<'_>], routes: &[Route]) {
-    let mut seen: BTreeMap<(Option<&Host>, &RouteMatch), (usize, &str)> = BTreeMap::new();
+    let mut seen: BTreeMap<_, Vec<(&[HeaderMatch], usize, &str)>> = BTreeMap::new();
     for (draft, route) in drafts.iter().zip(routes) {
         let mut complained = false;
         for (one, at) in &draft.matches {
             let any_host = draft.hosts.is_empty().then_some(None);
             for host in draft.hosts.iter().map(Some).chain(any_host) {
-                let (line, name) = *seen.entry((host, one)).or_insert((draft.line, &route.name));
-                if line == draft.line && name == route.name || complained {
+                let there = seen.entry((host, &one.path)).or_default();
+                let Some((_, line, name)) = there.iter().find(|(headers, ..)| *headers == one.headers) else {
+                    there.push((&one.headers, draft.line, &route.name));
+                    continue;
+                };
+                if *name == route.name || complained {
                     continue;
                 }
                 let host = host.map_or_else(|| "any host".to_owned(), Host::to_string);

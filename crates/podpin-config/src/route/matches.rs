@@ -4,19 +4,19 @@
 //! Values are compared as bytes, a field's lines joined to one value. Expressions are anchored to the whole value, as
 //! Envoy does; the library's matching time is linear in the value's length, and the size of what it compiles is bounded.
 
-use std::{cmp::Ordering, collections::BTreeSet, fmt};
+use std::fmt;
 
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::{name, node::Node, section::Section};
 
 /// A path with header fields, all of which must match.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteMatch {
     /// The path.
     pub path: PathMatch,
     /// In the order of their names, which are different.
-    pub headers: BTreeSet<HeaderMatch>,
+    pub headers: Vec<HeaderMatch>,
 }
 
 /// A path that a route answers to; compared as it stands in the request, without decoding.
@@ -29,7 +29,7 @@ pub enum PathMatch {
 }
 
 /// A header field that a request must have.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderMatch {
     /// In lower case.
     pub name: String,
@@ -38,7 +38,7 @@ pub struct HeaderMatch {
 }
 
 /// What the value of a header field is compared with.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueMatch {
     /// These bytes, of printable ASCII.
     Exact(String),
@@ -69,7 +69,7 @@ const EXPRESSION_BYTES_MAX: usize = 1 << 20;
 impl RouteMatch {
     /// Every request.
     pub(super) fn anything() -> Self {
-        Self { path: PathMatch::Prefix("/".to_owned()), headers: BTreeSet::new() }
+        Self { path: PathMatch::Prefix("/".to_owned()), headers: Vec::new() }
     }
 }
 
@@ -114,18 +114,6 @@ impl PartialEq for Expression {
 }
 
 impl Eq for Expression {}
-
-impl PartialOrd for Expression {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Expression {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.text.cmp(&other.text)
-    }
-}
 
 impl fmt::Display for RouteMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -179,12 +167,14 @@ fn read_match<'a>(item: &Node<'a>) -> Option<(RouteMatch, Node<'a>)> {
     Some((RouteMatch { path, headers }, at))
 }
 
-fn read_headers(list: &Node<'_>, items: &[Node<'_>]) -> BTreeSet<HeaderMatch> {
+fn read_headers(list: &Node<'_>, items: &[Node<'_>]) -> Vec<HeaderMatch> {
     if items.len() > HEADERS_MAX {
         list.fail(format!("a match has at most {HEADERS_MAX} headers; found {}", items.len()));
     }
     let mut names = name::Unique::new("header");
-    items.iter().filter_map(|item| read_header(item, &mut names)).collect()
+    let mut headers: Vec<_> = items.iter().filter_map(|item| read_header(item, &mut names)).collect();
+    headers.sort_by(|one, other| one.name.cmp(&other.name));
+    headers
 }
 
 fn read_header(item: &Node<'_>, names: &mut name::Unique) -> Option<HeaderMatch> {

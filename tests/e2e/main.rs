@@ -36,6 +36,7 @@ mod published_client;
 mod python_sdks;
 mod real_clients;
 mod refusals;
+mod reload;
 mod routing;
 mod routing_features;
 mod server_sessions;

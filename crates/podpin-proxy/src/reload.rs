@@ -37,6 +37,9 @@ const WARM_POLL: Duration = Duration::from_millis(10);
 /// A listener by its name, and how its clients are spoken to.
 pub(crate) type Door = (String, Arc<ArcSwap<Manner>>);
 
+/// The TLS of a listener, by the listener's name.
+type NamedTls = (String, Option<Arc<ServerTls>>);
+
 /// A configuration that is to be in force, and where to tell how that went.
 pub(crate) type Order = (Box<Config>, oneshot::Sender<Result<(), ReloadError>>);
 
@@ -164,11 +167,8 @@ impl Reload {
     async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
         refuse_restart(&self.config, &config)?;
         let doors = self.doors.iter().map(|(name, manner)| (name.clone(), manner.load().tls.clone()));
-        let before = (self.config.clone(), doors.collect());
-        let (gateway, next) = (Arc::clone(&self.gateway), config.clone());
-        // It reads files, which may be on a slow disk: the admin port goes on meanwhile.
-        let prepared = tokio::task::spawn_blocking(move || Prepared::read(&next, &before, &gateway)).await;
-        let mut prepared = prepared.map_err(|_| ReloadError::Leaving)??;
+        // Some small files are read here and now: a thread for that would cost more memory than all the rest.
+        let mut prepared = Prepared::read(&config, (&self.config, doors.collect()), &self.gateway)?;
         let mut begun = Vec::new();
         for (service, first) in prepared.firsts.drain(..) {
             sources::begin(&service, first, &mut self.followers);
@@ -217,7 +217,7 @@ impl Reload {
 impl Prepared {
     fn read(
         config: &Config,
-        (old, old_tls): &(Config, Vec<(String, Option<Arc<ServerTls>>)>),
+        (old, old_tls): (&Config, Vec<NamedTls>),
         gateway: &Gateway,
     ) -> Result<Prepared, ReloadError> {
         let before = gateway.site();
@@ -238,7 +238,7 @@ impl Prepared {
         }
         let mut doors = Vec::with_capacity(old_tls.len());
         for (name, old_tls) in old_tls {
-            let found = config.listeners.iter().enumerate().find(|(_, listener)| listener.name == *name);
+            let found = config.listeners.iter().enumerate().find(|(_, listener)| listener.name == name);
             let Some((index, listener)) = found else { continue };
             let loaded = tls::load((index, listener), old_tls.as_ref())?;
             doors.push((listener.clone(), loaded));

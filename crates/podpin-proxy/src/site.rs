@@ -60,7 +60,7 @@ impl Site {
                 .zip(&destinations)
                 .map(|(route, to)| (&*route.hosts, &*route.matches, to.clone())),
         );
-        let (limits, shutdown) = (config.limits.clone(), config.shutdown.clone());
+        let (limits, shutdown) = (config.limits, config.shutdown.clone());
         Ok(Site {
             table,
             routes: destinations.iter().flat_map(Destination::routes).cloned().collect(),

@@ -96,13 +96,14 @@ pub(crate) fn verify_cluster(config: &Config) -> Result<(), StartError> {
         return Ok(());
     }
     let settings = KubeSettings::from(&config.kubernetes);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // On a thread of its own: whoever starts the proxy may be in an event loop already.
-    let checked = std::thread::scope(|scope| {
-        scope.spawn(|| runtime.block_on(podpin_discovery::check(&settings))).join()
-    });
-    match checked {
-        Ok(checked) => checked.map_err(|error| StartError::Cluster(error.to_string())),
+    // On a thread of its own: whoever starts or reloads the proxy is in an event loop already.
+    let check = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let checked = runtime.block_on(podpin_discovery::check(&settings));
+        checked.map_err(|error| StartError::Cluster(error.to_string()))
+    };
+    match std::thread::scope(|scope| scope.spawn(check).join()) {
+        Ok(checked) => checked,
         Err(_) => Err(StartError::Cluster("the Kubernetes client cannot be set up".to_owned())),
     }
 }

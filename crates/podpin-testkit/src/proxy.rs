@@ -68,6 +68,34 @@ impl Proxy {
         self.directory.path()
     }
 
+    /// Replaces its configuration and waits until that is in force.
+    pub async fn reload(&self, setup: &Setup) {
+        self.reload_with("success", || drop(setup.write(self.directory(), self.address, self.admin))).await;
+    }
+
+    /// Replaces its configuration by one that it does not take; what it says about that.
+    ///
+    /// # Panics
+    /// When it says nothing.
+    pub async fn reload_refused(&self, setup: &Setup) -> String {
+        let said = self.process.stderr().len();
+        self.reload_with("failure", || drop(setup.write(self.directory(), self.address, self.admin))).await;
+        wait_for_some("what is wrong", async || {
+            let lines = self.process.stderr().into_iter().skip(said);
+            let lines: Vec<_> = lines.skip_while(|line| !line.contains("cannot be used")).collect();
+            (!lines.is_empty()).then(|| lines.join("\n"))
+        })
+        .await
+    }
+
+    /// Does something that makes it read its configuration again, and waits for the result: `success` or `failure`.
+    pub async fn reload_with(&self, result: &str, change: impl FnOnce()) {
+        let name = "podpin_config_reloads_total";
+        let before = self.metric(name, &[("result", result)]).await;
+        change();
+        self.wait_metric(name, &[("result", result)], before + 1.0).await;
+    }
+
     /// A new client of it.
     pub fn visitor(&self) -> Visitor {
         Visitor::new(self.address)

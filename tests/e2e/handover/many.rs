@@ -14,6 +14,7 @@ struct Site {
     log: std::sync::Arc<Log>,
     pods: Vec<ExamplePod>,
     file: EndpointsFile,
+    setup: Setup,
     proxy: Proxy,
     _ticks: tokio::task::JoinSet<()>,
     _connections: Vec<H2Connection>,
@@ -26,14 +27,23 @@ impl Site {
         let pods: Vec<ExamplePod> = ["pod-a", "pod-b", "pod-c"].map(|name| pod(name, &log)).into();
         let file = EndpointsFile::with(&listed(&pods, None));
         let setup = Setup::new().service_in("chat", &file).with("balance: {slowStart: off}").h2c();
-        let proxy = setup.with("drain: {handover: lastEventId, spread: 500ms}").start().await;
+        let setup = setup.with("drain: {handover: lastEventId, spread: 500ms}");
+        let proxy = setup.start().await;
         let mut ticks = tokio::task::JoinSet::new();
         let published = std::sync::Arc::clone(&log);
         ticks.spawn(async move {
             publish_ticks(published, Duration::from_millis(100)).await;
         });
-        let mut site =
-            Site { log, pods, file, proxy, _ticks: ticks, _connections: Vec::new(), crowd: Crowd::new() };
+        let mut site = Site {
+            log,
+            pods,
+            file,
+            setup,
+            proxy,
+            _ticks: ticks,
+            _connections: Vec::new(),
+            crowd: Crowd::new(),
+        };
         site.fill().await;
         site
     }
@@ -112,4 +122,49 @@ async fn the_death_of_a_pod_under_300_streams_is_noticed_by_nobody() {
     site.crowd.all_flow().await;
     let moved = site.judge().await;
     assert!((1..STREAMS).contains(&moved), "those of one pod: {moved}");
+}
+
+#[tokio::test]
+async fn reloads_in_the_middle_of_it_are_noticed_by_nobody() {
+    let mut site = Site::new().await;
+    site.pods.push(pod("pod-d", &site.log));
+    let old = site.pods[0].name().to_owned();
+    site.file.write(&listed(&site.pods, Some(&old)));
+    let moved = [("result", "ok")];
+    site.proxy.wait_metric_at_least(HANDOVERS, &moved, 1.0).await;
+    let left = site.pods[0].open_streams();
+    assert!(left > 0, "all have moved already");
+    for round in 1..=5 {
+        let changed = site.setup.clone().with(&format!("timeouts: {{connect: {round}s}}"));
+        site.proxy.reload(&changed.top(&format!("limits: {{connections: {}}}", 10_000 + round))).await;
+    }
+    wait_for("the old pod's streams moving", async || site.pods[0].open_streams() == 0).await;
+    site.crowd.all_flow().await;
+    let moved = site.judge().await;
+    assert!((1..=STREAMS).contains(&moved), "those of one pod: {moved}");
+}
+
+#[tokio::test]
+async fn a_reload_while_the_successor_is_asked_does_not_disturb_it() {
+    let pods = [Pod::start("pod-a").await, Pod::start("pod-b").await];
+    pods.iter().for_each(|pod| pod.answer("/events", StreamAnswer::new()));
+    let file = EndpointsFile::with(&[("pod-a", pods[0].address(), "ready")]);
+    let setup = Setup::new().service_in("chat", &file).with(QUICK);
+    let proxy = setup.start().await;
+    let mut client = proxy.visitor().events("/events").await;
+    let mut old = pods[0].next_stream().await;
+    old.event_with_id("1", "one").await;
+    client.next_event().await;
+    pods[1].answer("/events", Answer::ByHand);
+    let [a, b] = [("pod-a", pods[0].address(), "draining"), ("pod-b", pods[1].address(), "ready")];
+    file.write(&[a, b]);
+    let mut new = pods[1].next_stream().await;
+    proxy.reload(&setup.clone().with("timeouts: {connect: 1s}").with("sse: {keepAlive: off}")).await;
+    old.event_with_id("2", "two").await;
+    assert_eq!(client.next_data().await, "two");
+    new.raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await;
+    new.raw("id: 2\ndata: two\n\nid: 3\ndata: three\n\n").await;
+    assert_eq!(client.next_data().await, "three");
+    let labels = [("cause", "planned"), ("result", "ok")];
+    proxy.wait_metric(HANDOVERS, &labels, 1.0).await;
 }

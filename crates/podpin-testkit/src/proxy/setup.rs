@@ -146,16 +146,21 @@ impl Setup {
     /// # Panics
     /// When the directory cannot be written.
     pub fn write(&self, directory: &Path, address: SocketAddr, admin: SocketAddr) -> String {
+        // In one step each: a proxy that runs by them must not read half of one.
+        let put = |name: &str, text: String| {
+            let (path, next) = (directory.join(name), directory.join("next"));
+            std::fs::write(&next, text).expect("a file of the configuration");
+            std::fs::rename(&next, &path).expect("the file in its place");
+            path.display().to_string()
+        };
         for (id, text) in self.keys.iter().flatten() {
             // A key file holds at least 32 bytes.
-            std::fs::write(directory.join(id), format!("{text:0>43}\n")).expect("a key file");
+            put(id, format!("{text:0>43}\n"));
         }
         if self.keys.is_none() {
-            std::fs::write(directory.join("k1"), format!("{:0>43}\n", "k1")).expect("a key file");
+            put("k1", format!("{:0>43}\n", "k1"));
         }
-        let path = directory.join("podpin.yaml");
-        std::fs::write(&path, self.text(address, admin)).expect("the configuration");
-        path.display().to_string()
+        put("podpin.yaml", self.text(address, admin))
     }
 
     /// The configuration's text.

@@ -12,14 +12,18 @@ const DECISIONS: &str = "podpin_affinity_decisions_total";
 
 /// `chat` on pod-a and pod-b, `chat-next` on pod-c.
 fn setup(pods: &[Pod; 3], weights: [u32; 2]) -> Setup {
-    lines(pods, weights, &[])
+    both(pods).route(&route(weights))
 }
 
-/// The same, with these lines in both services.
-fn lines(pods: &[Pod; 3], weights: [u32; 2], lines: &[&str]) -> Setup {
-    let with = |setup: Setup| lines.iter().fold(setup, |setup, line| setup.with(line));
-    let chat = with(Setup::chat(&[&pods[0], &pods[1]]));
-    with(chat.service("chat-next", &[&pods[2]])).route(&route(weights)).h2c()
+/// The same, with this line in both services.
+fn lines(pods: &[Pod; 3], weights: [u32; 2], line: &str) -> Setup {
+    let chat = Setup::chat(&[&pods[0], &pods[1]]).with(line);
+    chat.service("chat-next", &[&pods[2]]).with(line).route(&route(weights)).h2c()
+}
+
+/// The services without a route.
+fn both(pods: &[Pod; 3]) -> Setup {
+    Setup::chat(&[&pods[0], &pods[1]]).service("chat-next", &[&pods[2]]).h2c()
 }
 
 fn route([chat, next]: [u32; 2]) -> String {

@@ -32,7 +32,10 @@ async fn who(proxy: &Proxy, path: &str, lines: &[(&str, &str)]) -> String {
     answers[0].clone()
 }
 
-async fn check(proxy: &Proxy, table: &[(&str, &[(&str, &str)], &str)]) {
+/// A path, header lines, and who answers.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
+async fn check(proxy: &Proxy, table: &[Case<'_>]) {
     for (path, lines, expected) in table {
         assert_eq!(who(proxy, path, lines).await, *expected, "{path} {lines:?}");
     }
@@ -43,7 +46,7 @@ async fn all_headers_of_a_match_must_be_there_and_one_match_is_enough() {
     let pods = pods().await;
     let one = "{name: one, service: one, matches: [{headers: [{name: X-Canary, value: always}, {name: x-tenant, value: blue}]}, {headers: [{name: X-Beta, value: 'yes'}]}]}";
     let proxy = start(&pods, &["{name: plain, service: plain}", one]).await;
-    let table: [(&str, &[(&str, &str)], &str); 9] = [
+    let table: [Case<'_>; 9] = [
         ("/", &[], "plain"),
         ("/", &[("X-Canary", "always")], "plain"),
         ("/", &[("X-Canary", "always"), ("X-Tenant", "green")], "plain"),
@@ -72,7 +75,7 @@ async fn the_path_counts_more_than_headers_and_more_headers_more_than_fewer() {
     let plain = "{name: plain, service: plain, matches: [{path: {value: /}}, {path: {value: /a}}]}";
     let proxy = start(&pods, &[plain, &one, &two, hosted]).await;
     let (a, b) = (("X-A", "1"), ("X-B", "1"));
-    let table: [(&str, &[(&str, &str)], &str); 7] = [
+    let table: [Case<'_>; 7] = [
         ("/a", &[], "plain"),
         ("/a", &[a], "one"),
         ("/a", &[a, b], "two"),
@@ -108,7 +111,7 @@ async fn an_expression_matches_the_whole_value_with_all_lines_of_the_field() {
     let routes =
         [of("one", "X-Version", r"v2\.\d+|a, b"), of("two", "Cookie", ".*; canary=(always|yes)(;.*)?")];
     let proxy = start(&pods, &["{name: plain, service: plain}", &routes[0], &routes[1]]).await;
-    let table: [(&str, &[(&str, &str)], &str); 9] = [
+    let table: [Case<'_>; 9] = [
         ("/", &[("X-Version", "v2.13")], "one"),
         ("/", &[("X-Version", "v2.13-rc1")], "plain"),
         ("/", &[("X-Version", "xv2.1")], "plain"),

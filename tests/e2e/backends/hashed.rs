@@ -28,7 +28,7 @@ async fn who(proxy: &Proxy, client: u8) -> [String; 3] {
 async fn replicas_agree_on_every_client_that_names_itself_and_a_weight_moves_nobody_else() {
     let pods = Pod::start_three().await;
     let setup = |weights, key| {
-        let setup = lines(&pods, weights, &[BY_ALL]).top("trustedProxies: [127.0.0.0/8]");
+        let setup = lines(&pods, weights, BY_ALL).top("trustedProxies: [127.0.0.0/8]");
         // Other keys: no token is involved.
         setup.keys(&[key])
     };

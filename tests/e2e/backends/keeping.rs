@@ -2,7 +2,7 @@
 
 use podpin_testkit::{Answer, EndpointsFile, Pod, Reply, Request, Setup, StreamAnswer};
 
-use super::{DECISIONS, route, setup, who};
+use super::{DECISIONS, both, route, setup, who};
 
 #[tokio::test]
 async fn a_pin_is_kept_whatever_the_weights_and_the_replica() {
@@ -29,12 +29,7 @@ async fn of_two_pins_the_first_in_the_order_of_the_route_counts() {
     let pods = Pod::start_three().await;
     let proxy = setup(&pods, [1, 1_000_000]).start().await;
     let backwards = "{name: all, backends: [{service: chat-next}, {service: chat, weight: 1000000}]}";
-    let backwards = Setup::chat(&[&pods[0], &pods[1]])
-        .service("chat-next", &[&pods[2]])
-        .route(backwards)
-        .h2c()
-        .start()
-        .await;
+    let backwards = both(&pods).route(backwards).start().await;
     let mut visitor = setup(&pods, [1, 0]).start().await.pinned_to("pod-b").await.at(proxy.address);
     let next = proxy.pinned_to("pod-c").await;
     visitor.set_cookie("podpin-chat-next", next.cookie("podpin-chat-next").unwrap());

@@ -1,8 +1,8 @@
 //! A service that has no weight any more loses its clients to the others, which get their sessions.
 
-use podpin_testkit::{Ending, Item, Pod, Reply, Request, Signal};
+use podpin_testkit::{Ending, Item, Pod, Reply, Request};
 
-use super::{DECISIONS, lines, setup, who};
+use super::{DECISIONS, both, lines, setup, who};
 
 #[tokio::test]
 async fn a_client_of_a_service_without_weight_moves_with_its_session_and_stays_there() {
@@ -50,9 +50,9 @@ async fn a_session_id_that_a_pod_issued_keeps_its_service_and_leaves_with_the_po
     for pod in &pods {
         pod.answer("/mcp", Reply::new(200).header(HEADER, &format!("own-{}", pod.name())).body(pod.name()));
     }
-    let by_header = ["affinity: {header: Mcp-Session-Id, cookie: off}"];
-    let before = lines(&pods, [1, 1], &by_header).start().await;
-    let after = lines(&pods, [1, 0], &by_header).start().await;
+    let by_header = "affinity: {header: Mcp-Session-Id, cookie: off}";
+    let before = lines(&pods, [1, 1], by_header).start().await;
+    let after = lines(&pods, [1, 0], by_header).start().await;
     let mut issued = std::collections::BTreeMap::new();
     while issued.len() < 3 {
         let answer = Request::new("POST", "/mcp").body("{}").send(before.address).await;
@@ -83,25 +83,11 @@ async fn a_reload_takes_the_weight_and_then_the_backend() {
     let mut client = visitor.events("/events").await;
     assert_eq!(client.next_data().await, "pod-c");
     let mut stream = pods[2].next_stream().await;
-
-    let reload = async |weights: [u32; 2], drop_next: bool, count: f64| {
-        let setup = setup(&pods, weights);
-        let path = setup.write(proxy.directory(), proxy.address, proxy.admin);
-        if drop_next {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let only = text.replace(", {service: chat-next, weight: 1}", "");
-            assert_ne!(only, text);
-            std::fs::write(&path, only).unwrap();
-        }
-        proxy.signal(Signal::HUP);
-        let labels = [("result", "success")];
-        proxy.wait_metric_at_least("podpin_config_reloads_total", &labels, count).await;
-    };
-    reload([1, 0], false, 1.0).await;
+    proxy.reload(&setup(&pods, [1, 0])).await;
     assert_ne!(visitor.get("/who").await.text(), "pod-c");
     stream.event("still here").await;
     assert_eq!(client.next_data().await, "still here");
-    reload([1, 1], true, 2.0).await;
+    proxy.reload(&both(&pods).route("{name: all, service: chat}")).await;
     let (items, ending) = client.rest().await;
     assert!(matches!(items.as_slice(), [Item::Retry(_)]), "{items:?}");
     assert_eq!(ending, Ending::Clean);

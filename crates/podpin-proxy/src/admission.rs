@@ -21,7 +21,7 @@ use crate::clock;
 use crate::forward::{self, Client, sets_cookie};
 use crate::gateway::Gateway;
 use crate::reply::Failure;
-use crate::route::{Destination, Route};
+use crate::route::{Backend, Destination, Route};
 use crate::service::{ServiceState, View};
 
 /// How often a request that waits for a place looks without being told to.
@@ -32,8 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub(crate) struct Admission {
     /// As it leads to the service of this request.
     pub(crate) route: Arc<Route>,
-    /// As it leads to all of its services.
-    destination: Destination,
+    /// As it leads to all of its services, where those are several.
+    backends: Option<Arc<[Backend]>>,
     pub(crate) session: SessionId,
     known: Recognition,
     /// It may be told to wait for its pin; a stream in flight may not.
@@ -78,22 +78,24 @@ impl Admission {
     /// # Errors
     /// [`Failure::NoRoute`]; a bad token is no error but a new client.
     pub(crate) fn new(gateway: &Gateway, asked: &Asked<'_>) -> Result<Admission, Failure> {
-        let destination =
-            gateway.route(asked.authority, asked.path, asked.headers).ok_or(Failure::NoRoute)?;
-        let (route, known) = match &destination {
-            Destination::One(route) => (Arc::clone(route), Recognition::of(gateway, &route.service, asked)),
+        let destination = gateway.route(asked.authority, asked.path, asked.headers);
+        let (route, known, backends) = match destination.ok_or(Failure::NoRoute)? {
+            Destination::One(route) => {
+                let known = Recognition::of(gateway, &route.service, asked);
+                (route, known, None)
+            }
             Destination::Several(backends) => {
-                backend::choose(gateway, backends, asked).ok_or(Failure::NoRoute)?
+                let (route, known) = backend::choose(gateway, &backends, asked).ok_or(Failure::NoRoute)?;
+                (route, known, Some(backends))
             }
         };
-        Ok(Admission { route, destination, session: known.session, known, may_wait: true })
+        Ok(Admission { route, backends, session: known.session, known, may_wait: true })
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
-        let destination = Destination::One(Arc::clone(&route));
         let known = Recognition::of_stream(session, endpoint);
-        Admission { route, destination, session, known, may_wait: false }
+        Admission { route, backends: None, session, known, may_wait: false }
     }
 
     pub(crate) fn service(&self) -> &Arc<ServiceState> {
@@ -282,7 +284,7 @@ impl Admission {
 
     /// The decision as metrics and the access log spell it.
     pub(crate) fn decision(&self, placement: Option<&Placement>) -> &'static str {
-        let own = self.known.pinned.is_some() || (self.known.by == By::Choice && !self.known.displaced);
+        let own = self.known.pinned.is_some() || self.known.by == By::Choice;
         match (self.known.refused, own, placement) {
             (Some(TokenError::Malformed), ..) => "malformed",
             (Some(TokenError::UnknownKey), ..) => "unknown_key",
@@ -309,7 +311,9 @@ impl Admission {
 
     /// The services of the route: a client may have a cookie of each.
     fn services(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
-        self.destination.routes().map(|route| &route.service)
+        let backends = self.backends.as_deref().unwrap_or_default();
+        let only = backends.is_empty().then_some(&self.route);
+        only.into_iter().chain(backends.iter().map(|backend| &backend.route)).map(|route| &route.service)
     }
 
     /// What the pod itself calls the session, instead of what the client was given.

@@ -38,6 +38,23 @@ async fn of_two_pins_the_first_in_the_order_of_the_route_counts() {
 }
 
 #[tokio::test]
+async fn a_session_id_that_a_pod_issued_counts_before_the_cookie_of_an_earlier_service() {
+    let pods = Pod::start_three().await;
+    pods[2].answer("/mcp", Reply::new(200).header("Mcp-Session-Id", "own").body("pod-c"));
+    let setup = both(&pods).with("affinity: {header: Mcp-Session-Id}").route(&route([1, 1]));
+    let proxy = setup.start().await;
+    let token = format!("podpin-chat={}", proxy.pinned_to("pod-a").await.cookie("podpin-chat").unwrap());
+    let id = proxy.pinned_to("pod-c").await.get("/mcp").await.header("Mcp-Session-Id").unwrap().to_owned();
+    for request in [Request::get("/who"), Request::events("/events")] {
+        let request = request.header("Cookie", &token).header("Mcp-Session-Id", &id);
+        let mut connection = proxy.connect().await;
+        connection.send(request.bytes()).await;
+        connection.head().await;
+        assert_eq!(pods[2].requests().last().unwrap().header("mcp-session-id"), Some("own"));
+    }
+}
+
+#[tokio::test]
 async fn a_token_of_one_service_in_the_cookie_of_the_other_is_a_forgery() {
     let pods = Pod::start_three().await;
     let proxy = setup(&pods, [1, 1]).start().await;

@@ -2,7 +2,7 @@
 
 use podpin_testkit::{Ending, Item, Pod, Reply, Request};
 
-use super::{DECISIONS, both, lines, setup, who};
+use super::{DECISIONS, both, lines, route, setup, who};
 
 #[tokio::test]
 async fn a_client_of_a_service_without_weight_moves_with_its_session_and_stays_there() {
@@ -78,16 +78,17 @@ async fn a_session_id_that_a_pod_issued_keeps_its_service_and_leaves_with_the_po
 #[tokio::test]
 async fn a_reload_takes_the_weight_and_then_the_backend() {
     let pods = Pod::start_three().await;
-    let proxy = setup(&pods, [1, 1]).start().await;
+    let quick = || both(&pods).with("drain: {spread: 0s}");
+    let proxy = quick().route(&route([1, 1])).start().await;
     let mut visitor = proxy.pinned_to("pod-c").await;
     let mut client = visitor.events("/events").await;
     assert_eq!(client.next_data().await, "pod-c");
     let mut stream = pods[2].next_stream().await;
-    proxy.reload(&setup(&pods, [1, 0])).await;
+    proxy.reload(&quick().route(&route([1, 0]))).await;
     assert_ne!(visitor.get("/who").await.text(), "pod-c");
     stream.event("still here").await;
     assert_eq!(client.next_data().await, "still here");
-    proxy.reload(&both(&pods).route("{name: all, service: chat}")).await;
+    proxy.reload(&quick().route("{name: all, service: chat}")).await;
     let (items, ending) = client.rest().await;
     assert!(matches!(items.as_slice(), [Item::Retry(_)]), "{items:?}");
     assert_eq!(ending, Ending::Clean);

@@ -134,3 +134,6 @@ fn turn_away(tcp: &TcpStream) {
         tracing::trace!(%error, "a client left before it was turned away");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,9 +131,21 @@ impl Process {
     /// # Panics
     /// When the kernel does not say.
     pub fn memory_bytes(&self) -> u64 {
+        self.memory("Pss_Anon:")
+    }
+
+    /// All of its memory that is resident, its program included, in bytes.
+    ///
+    /// # Panics
+    /// When it is no longer there.
+    pub fn resident_bytes(&self) -> u64 {
+        self.memory("Rss:")
+    }
+
+    fn memory(&self, kind: &str) -> u64 {
         let path = format!("/proc/{}/smaps_rollup", self.id());
         let text = std::fs::read_to_string(path).expect("smaps_rollup");
-        let line = text.lines().find(|line| line.starts_with("Pss_Anon:")).expect("a line Pss_Anon");
+        let line = text.lines().find(|line| line.starts_with(kind)).expect(kind);
         let kibibytes = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
         kibibytes.expect("a number") * 1024
     }

@@ -1,11 +1,13 @@
 //! Reloads under load: nobody notices, nothing grows.
 
-use podpin_testkit::{EventStream, H2Connection, Request, Setup};
+use podpin_testkit::{EventStream, H2Connection, Request, Setup, wait_for};
 
 use super::silent_pods;
 
 const STREAMS: usize = 1_000;
 const RELOADS: u32 = 10;
+/// Thirty reloads that each kept 7 KB would pass it.
+const GROWTH_MAX: u64 = 200 * 1024;
 
 #[tokio::test]
 async fn ten_reloads_under_a_thousand_streams_touch_none_and_cost_nothing() {
@@ -30,13 +32,19 @@ async fn ten_reloads_under_a_thousand_streams_touch_none_and_cost_nothing() {
     }
     // The first scrape of so many streams has a price of its own.
     proxy.metrics().await;
-    let (id, full) = (proxy.process.id(), proxy.process.memory_bytes());
+    let (id, full) = (proxy.process.id(), proxy.process.resident_bytes());
     for round in 1..=RELOADS {
         proxy.reload(&setup(round)).await;
     }
-    let grown = proxy.process.memory_bytes().saturating_sub(full);
-    // Of a release build's 17 MB they are 1.4 %, most of it with the first; 40 reloads cost no more than 20.
-    assert!(grown <= 512 * 1024, "{grown} bytes more than {full}");
+    // What is freed goes back to the system a second later. Of a release build's 19 MB it is 1 %.
+    let within = || proxy.process.resident_bytes() <= full + full / 50;
+    wait_for("ten reloads to cost no more than 2 %", async || within()).await;
+    let warm = proxy.process.memory_bytes();
+    for round in RELOADS + 1..=4 * RELOADS {
+        proxy.reload(&setup(round)).await;
+    }
+    let stays = || proxy.process.memory_bytes() <= warm + GROWTH_MAX;
+    wait_for("thirty more to cost nothing", async || stays()).await;
     assert_eq!(children_of(id), Vec::<u32>::new(), "one process");
     for pod in &pods {
         for mut stream in pod.waiting_streams().await {
@@ -48,7 +56,7 @@ async fn ten_reloads_under_a_thousand_streams_touch_none_and_cost_nothing() {
     }
     let metrics = proxy.metrics().await;
     assert_eq!(metrics.sum("podpin_streams_closed_total", &[]), 0.0);
-    assert_eq!(metrics.sum("podpin_config_reloads_total", &[]), f64::from(RELOADS));
+    assert_eq!(metrics.sum("podpin_config_reloads_total", &[]), f64::from(4 * RELOADS));
 }
 
 fn children_of(id: u32) -> Vec<u32> {

@@ -1,0 +1,166 @@
+//! What an event costs a worker, and what it keeps for an idle stream, counted by the allocator. The worker runs on the thread of the test, pod and client on another.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use allocation_counter::AllocationInfo;
+use arc_swap::ArcSwap;
+use podpin_config::Config;
+use tokio::sync::{oneshot, watch};
+
+use super::{Bound, Manner, run};
+use crate::followers::Followers;
+use crate::gateway::Gateway;
+use crate::sources;
+
+const EVENTS: usize = 1_000;
+const STREAMS: usize = 100;
+/// Where they are: docs/performance.md.
+const BYTES_MAX: usize = 1_700;
+const BYTES_MAX_WITH_HANDOVER: usize = 2_450;
+/// What the runtime itself allocates within so many turns, whatever they are about.
+const ALLOCATIONS_MAX: u64 = 20;
+
+/// Both ends of one stream.
+struct Ends {
+    pod: TcpStream,
+    client: TcpStream,
+}
+
+impl Ends {
+    /// Opens an event stream of `proxy`; `pods` is where the pod listens.
+    fn open(proxy: SocketAddr, pods: &TcpListener) -> Ends {
+        let mut client = TcpStream::connect(proxy).unwrap();
+        client.set_nodelay(true).unwrap();
+        client.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n").unwrap();
+        let (mut pod, _) = pods.accept().unwrap();
+        pod.set_nodelay(true).unwrap();
+        skip_head(&pod);
+        pod.write_all(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n",
+        )
+        .unwrap();
+        skip_head(&client);
+        Ends { pod, client }
+    }
+
+    /// Sends events through, one after the other, each when the one before has come.
+    fn pass(&mut self, numbers: std::ops::Range<usize>) {
+        let mut read = vec![0; 4096];
+        for number in numbers {
+            let event = format!("id: {number:04}\ndata: {}\n\n", "x".repeat(100));
+            let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+            self.pod.write_all(chunk.as_bytes()).unwrap();
+            let mut seen = Vec::new();
+            while !seen.windows(event.len()).any(|window| window == event.as_bytes()) {
+                let length = self.client.read(&mut read).unwrap();
+                assert!(length > 0, "the stream ended");
+                seen.extend_from_slice(&read[..length]);
+            }
+        }
+    }
+}
+
+fn skip_head(stream: &TcpStream) {
+    // Byte by byte, so that nothing of the body is lost with the reader.
+    let mut lines = BufReader::with_capacity(1, stream);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "the head ended early");
+    }
+}
+
+/// What happens on the worker's thread while `act` does something with what `prepare` has left, both on a thread of their
+/// own; they are given where the proxy and where its pod listens.
+fn measured<T: Send>(
+    settings: &str,
+    prepare: impl FnOnce(SocketAddr, &TcpListener) -> T + Send,
+    act: impl FnOnce(&mut T, SocketAddr, &TcpListener) + Send,
+) -> AllocationInfo {
+    let pods = TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = format!(
+        "listeners: [{{name: http, address: 127.0.0.1:1}}]\nadmin: {{address: 127.0.0.1:2}}\n\
+         affinityKeys: ephemeral\naccessLog: off\nroutes: [{{service: chat}}]\nservices:\n  chat:\n    \
+         discovery: {{static: [{{name: pod-a, address: \"{}\"}}]}}\n    {settings}\n",
+        pods.local_addr().unwrap()
+    );
+    let config = Config::parse(&text, "test", Path::new("")).unwrap();
+    let gateway = Arc::new(Gateway::new(&config, "0").unwrap());
+    for service in &gateway.site().services {
+        let first = sources::read(&service.configuration.discovery).unwrap();
+        sources::begin(service, first, &mut Followers::default());
+    }
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let proxy = socket.local_addr().unwrap();
+    let manner = Arc::new(ArcSwap::from_pointee(Manner::new(&config.listeners[0], None)));
+    let bound = Bound { name: "http".to_owned(), manner, socket };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let worker = runtime.spawn(run(gateway, vec![bound], stopped));
+
+    let ((ready, is_ready), (acted, has_acted)) = (oneshot::channel(), oneshot::channel());
+    let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut left = prepare(proxy, &pods);
+            ready.send(()).unwrap();
+            begun.recv().unwrap();
+            act(&mut left, proxy, &pods);
+            acted.send(()).unwrap();
+            // Everything stays open until the worker has ended.
+            ended.recv().unwrap_err();
+        });
+        runtime.block_on(is_ready).unwrap();
+        let counted = allocation_counter::measure(|| {
+            begin.send(()).unwrap();
+            runtime.block_on(has_acted).unwrap();
+        });
+        stop.send_replace(true);
+        runtime.block_on(worker).unwrap();
+        drop(end);
+        counted
+    })
+}
+
+#[test]
+fn an_event_costs_no_allocation() {
+    for handover in ["none", "lastEventId"] {
+        let prepare = |proxy, pods: &TcpListener| {
+            let mut ends = Ends::open(proxy, pods);
+            ends.pass(0..100);
+            ends
+        };
+        let settings = format!("drain: {{handover: {handover}}}");
+        let counted = measured(&settings, prepare, |ends, _, _| ends.pass(100..100 + EVENTS));
+        let count = counted.count_total;
+        assert!(count <= ALLOCATIONS_MAX, "{count} allocations for {EVENTS} events, handover {handover}");
+    }
+}
+
+#[test]
+fn an_idle_stream_holds_few_bytes() {
+    for (handover, most) in [("none", BYTES_MAX), ("lastEventId", BYTES_MAX_WITH_HANDOVER)] {
+        let open = |count: usize, proxy, pods: &TcpListener| {
+            let open = |_| {
+                let mut ends = Ends::open(proxy, pods);
+                ends.pass(0..1);
+                ends
+            };
+            (0..count).map(open).collect::<Vec<_>>()
+        };
+        let settings = format!("drain: {{handover: {handover}}}");
+        let counted = measured(
+            &settings,
+            // Tables double their size when they are full: from here to 512 streams they do not.
+            |proxy, pods| open(300, proxy, pods),
+            |streams, proxy, pods| streams.extend(open(STREAMS, proxy, pods)),
+        );
+        let each = usize::try_from(counted.bytes_current).unwrap() / STREAMS;
+        assert!(each <= most, "{each} bytes for an idle stream, handover {handover}");
+    }
+}

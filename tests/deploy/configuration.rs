@@ -215,8 +215,8 @@ fn scrapers_are_sent_to_the_admin_port() {
 #[test]
 fn the_example_is_routed_through_podpin_to_a_port_of_its_service() {
     let podpin = Deployed::of(bundle::of("example"));
-    for route in &podpin.config.routes {
-        let service = podpin.config.service(&route.service).unwrap();
+    for backend in podpin.config.routes.iter().flat_map(|route| &route.backends) {
+        let service = podpin.config.service(&backend.service).unwrap();
         let Discovery::Kubernetes(wanted) = &service.discovery else { panic!("not from Kubernetes") };
         assert_eq!(wanted.namespace, None, "the example lives beside podpin");
         let ports = podpin.service(&wanted.service).spec.unwrap().ports.unwrap();

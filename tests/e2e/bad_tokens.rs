@@ -80,3 +80,36 @@ async fn a_good_token_whose_endpoint_is_unknown_is_moved_and_keeps_its_session()
     proxy.wait_metric("podpin_affinity_repins_total", &[("service", "chat"), ("reason", "gone")], 2.0).await;
     proxy.wait_metric("podpin_streams_opened_total", &[("result", "repinned")], 1.0).await;
 }
+
+#[tokio::test]
+async fn of_bad_pins_of_several_services_one_that_was_ours_is_the_reason() {
+    let pods = Pod::start_three().await;
+    let setup = Setup::chat(&[&pods[0]]).service("news", &[&pods[1]]).service("old", &[&pods[2]]);
+    let route = "{name: all, backends: [{service: chat}, {service: news}, {service: old, weight: 0}]}";
+    let proxy =
+        setup.route(route).route("{name: old, service: old, hostnames: [old]}").keys(&["k1"]).start().await;
+    let of = |service: &str, age: u64| token("k1", service, age);
+    let (day, old) = (86_400 + 3600, of("old", 5));
+    let cases = [
+        (format!("podpin-chat={}; podpin-news={}", of("news", 5), of("news", day)), "expired"),
+        (format!("podpin-chat={}; podpin-news={}", of("chat", day), of("chat", 5)), "expired"),
+        (format!("podpin-chat={}; podpin-news=x", of("news", 5)), "forged"),
+        ("podpin-news=x".to_owned(), "malformed"),
+        (format!("podpin-old={}", of("old", day)), "expired"),
+        (format!("podpin-old={old}"), "new"),
+        (format!("podpin-old={old}; podpin-news={}", of("news", day)), "new"),
+        (format!("podpin-else={}", of("chat", 5)), "new"),
+        (format!("podpin-news={}; podpin-chat={old}; podpin-old={old}", of("news", 5)), "repinned"),
+    ];
+    for (cookie, result) in cases {
+        for request in [Request::get("/plain"), Request::events("/events")] {
+            let before = proxy.metric("podpin_affinity_decisions_total", &[("result", result)]).await;
+            let mut connection = proxy.connect().await;
+            connection.send(request.header("Cookie", &cookie).bytes()).await;
+            assert!(connection.head().await.header("set-cookie").is_some(), "{cookie}");
+            proxy.wait_metric("podpin_affinity_decisions_total", &[("result", result)], before + 1.0).await;
+        }
+    }
+    let counted = proxy.metric("podpin_affinity_decisions_total", &[]).await;
+    assert_eq!(counted, 18.0, "one decision for a request");
+}

@@ -43,6 +43,22 @@ async fn a_good_configuration_is_shown_route_by_route_with_its_timeouts() {
 }
 
 #[tokio::test]
+async fn backends_are_shown_with_their_weights_and_matches_with_their_headers() {
+    let text = GOOD.replace(
+        "service: chat}",
+        "backends: [{service: chat, weight: 3}, {service: next}], matches: [{path: {value: /a}, headers: [{name: X-A, value: b}]}]}",
+    );
+    let text = format!("{text}  next: {{discovery: {{static: []}}}}\n");
+    let (code, stdout, stderr) = check(&text).await;
+    assert_eq!(code, 0, "{stderr}");
+    for words in
+        ["/a/* with x-a: b", "chat (static, 1 endpoints, leastStreams, weight 3 of 4)", "weight 1 of 4)"]
+    {
+        assert!(stdout.contains(words), "{words} is not in\n{stdout}");
+    }
+}
+
+#[tokio::test]
 async fn a_bad_configuration_is_refused_with_line_column_and_what_was_meant() {
     let cases = [
         (GOOD.replace("    timeouts: {connect", "    timeouts: {conect"), "podpin.yaml:11:16", "connect"),
@@ -53,6 +69,24 @@ async fn a_bad_configuration_is_refused_with_line_column_and_what_was_meant() {
         ),
         (GOOD.replace("service: chat}", "service: chta}"), "podpin.yaml:6:29", "chat"),
         (GOOD.replace("connect: 2s", "connect: 2 parsecs"), "podpin.yaml:11:25", "connect"),
+        (
+            GOOD.replace("service: chat}", "backends: [{service: chat}, {service: chta}]}"),
+            "podpin.yaml:6:58",
+            "did you mean `chat`?",
+        ),
+        (
+            GOOD.replace("service: chat}", "service: chat, backends: [{service: chat}]}"),
+            "podpin.yaml:6:35",
+            "exactly one",
+        ),
+        (
+            GOOD.replace(
+                "service: chat}",
+                "service: chat, matches: [{headers: [{name: X-A, type: RegularExpression, value: '('}]}]}",
+            ),
+            "podpin.yaml:6:100",
+            "unclosed group",
+        ),
         (GOOD.replace("routes:", "rotes:"), "podpin.yaml:5:1", "routes"),
     ];
     for (text, place, meant) in cases {
@@ -75,15 +109,10 @@ async fn run_applies_the_same_rules_as_check() {
 
 #[tokio::test]
 async fn a_key_that_a_later_version_brings_is_refused_and_not_ignored() {
-    let later = [
-        GOOD.replace("address: 127.0.0.1:8080}", "address: 127.0.0.1:8080, proxyProtocol: required}"),
-        GOOD.replace("service: chat}", "backends: [{service: chat, weight: 1}]}"),
-    ];
-    for text in later {
-        let (code, _, stderr) = check(&text).await;
-        assert_eq!(code, 1, "{text}");
-        assert!(stderr.contains("not supported yet"), "{stderr}");
-    }
+    let text = GOOD.replace("address: 127.0.0.1:8080}", "address: 127.0.0.1:8080, proxyProtocol: required}");
+    let (code, _, stderr) = check(&text).await;
+    assert_eq!(code, 1, "{text}");
+    assert!(stderr.contains("not supported yet"), "{stderr}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 mod accounting;
 mod admin;
 mod affinity;
+mod backends;
 mod bad_input;
 mod bad_tokens;
 mod browser;
@@ -21,6 +22,7 @@ mod endpoint_states;
 mod event_stream;
 mod forwarding;
 mod handover;
+mod header_matches;
 mod health_checks;
 mod http2;
 mod kubernetes;

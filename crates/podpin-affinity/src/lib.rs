@@ -8,6 +8,7 @@ mod bound;
 mod choice;
 mod cookie;
 mod keyring;
+mod split;
 mod token;
 
 pub use bound::{BOUND_VALUE_BYTES_MAX, Bound};
@@ -16,4 +17,5 @@ pub use cookie::{Claim, SameSite, SetCookie, claim, without_cookie};
 pub use keyring::{
     CLOCK_SKEW_SECONDS_MAX, KEY_MATERIAL_BYTES_MIN, Key, KeyError, Keyring, Lifetime, Verified,
 };
+pub use split::split;
 pub use token::{KEY_ID_BYTES_MAX, SessionId, TOKEN_TEXT_BYTES_MAX, Token, TokenError};

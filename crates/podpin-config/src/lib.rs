@@ -35,7 +35,7 @@ pub use kubernetes::Kubernetes;
 pub use listener::{Listener, ListenerLimits};
 pub use node::Position;
 pub use parse::Config;
-pub use route::{Host, PathMatch, Route};
+pub use route::{Backend, Expression, HeaderMatch, Host, PathMatch, Route, RouteMatch, ValueMatch};
 pub use service::{
     ActiveHealth, Balance, Budget, Discovery, Drain, Handover, HandoverLimit, Health, KubernetesService,
     Order, PassiveHealth, Pinned, Port, Probe, Rebalance, Retries, Service, ServiceLimits, StaticEndpoint,

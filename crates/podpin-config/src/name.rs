@@ -119,6 +119,14 @@ pub(crate) fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
+/// Whether `text` may be written as the value of a header field: visible ASCII and spaces, none of those at its ends.
+pub(crate) fn is_field_value(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && text.trim() == text
+}
+
+/// What [`is_field_value`] asks for.
+pub(crate) const FIELD_VALUE: &str = "a header's value is printable ASCII without space around it";
+
 /// What is wrong with `host` as a DNS name of lower case letters, if anything.
 pub(crate) fn refuse_dns_name(host: &str) -> Option<String> {
     if !host.is_ascii() {

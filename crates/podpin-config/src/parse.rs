@@ -14,7 +14,7 @@ use crate::{
     kubernetes::Kubernetes,
     listener::{Listener, ListenerLimits, read_listeners},
     node::{Context, Node, read_tree},
-    route::{Route, read_routes},
+    route::{Known, Route, read_routes},
     section::Section,
     service::{Service, read_services},
     shutdown::Shutdown,
@@ -41,7 +41,7 @@ pub struct Config {
     pub affinity_keys: AffinityKeys,
     /// Where the access log goes.
     pub access_log: AccessLog,
-    /// At least one, in the order of the file; no two match the same host and path.
+    /// At least one, in the order of the file; no two match the same host, path and headers.
     pub routes: Vec<Route>,
     /// At least one, in the order of the file; names are unique.
     pub services: Vec<Service>,
@@ -89,6 +89,7 @@ impl Config {
         let listeners = section.require("listeners", "at least one listener");
         let services = section.require("services", "at least one service");
         let (services, names) = services.map(read_services).unwrap_or_default();
+        let known = Known { names: &names, services: &services };
         let routes = section.require("routes", "at least one route");
         Some(Self {
             listeners: listeners.map(|list| read_listeners(list, admin.address)).unwrap_or_default(),
@@ -98,7 +99,7 @@ impl Config {
             limits: ListenerLimits::read(&section.section("limits")),
             affinity_keys: AffinityKeys::read(section.get("affinityKeys")),
             access_log: AccessLog::read(section.get("accessLog")),
-            routes: routes.map(|list| read_routes(list, &names)).unwrap_or_default(),
+            routes: routes.map(|list| read_routes(list, &known)).unwrap_or_default(),
             services,
             kubernetes: Kubernetes::read(&section.section("kubernetes")),
             shutdown: Shutdown::read(&section.section("shutdown")),

@@ -3,13 +3,19 @@
 //! Host names and paths follow the Gateway API: a wildcard stands for one or more labels, never for none; a path prefix
 //! is compared element by element.
 
+mod backend;
+mod matches;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::Ipv6Addr,
 };
 
-use crate::{name, node::Node, section::Section, suggest, treatment::Treatment};
+pub use self::backend::Backend;
+pub(crate) use self::matches::refuse_path;
+pub use self::matches::{Expression, HeaderMatch, PathMatch, RouteMatch, ValueMatch};
+use crate::{name, node::Node, section::Section, service::Service, treatment::Treatment};
 
 /// One route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +24,10 @@ pub struct Route {
     pub name: String,
     /// Empty: any host.
     pub hosts: Vec<Host>,
-    /// Never empty. Default: every path.
-    pub paths: Vec<PathMatch>,
-    /// The name of a service that exists.
-    pub service: String,
+    /// Never empty; one of them is enough. Default: every path.
+    pub matches: Vec<RouteMatch>,
+    /// Never empty; services are different, and at least one weight is not 0.
+    pub backends: Vec<Backend>,
     /// What is done with its requests and responses on their way.
     pub treatment: Treatment,
 }
@@ -35,15 +41,6 @@ pub enum Host {
     Wildcard(String),
 }
 
-/// A path that a route answers to; compared as it stands in the request, without decoding.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PathMatch {
-    /// This path only.
-    Exact(String),
-    /// The path and everything below it: `/`, or a path without a slash at its end.
-    Prefix(String),
-}
-
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -53,37 +50,33 @@ impl fmt::Display for Host {
     }
 }
 
-impl fmt::Display for PathMatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(path) => write!(f, "Exact {path}"),
-            Self::Prefix(path) => write!(f, "PathPrefix {path}"),
-        }
-    }
+/// What a route may refer to.
+pub(crate) struct Known<'a> {
+    /// Every name under `services`, faulty ones included.
+    pub(crate) names: &'a [&'a str],
+    /// Those that could be read.
+    pub(crate) services: &'a [Service],
 }
-
-/// Longer values are mistakes: no request line that long comes through the header limit's default.
-const PATH_BYTES_MAX: usize = 1024;
 
 /// A route before it has its final name.
 struct Draft<'a> {
     name: Option<String>,
     hosts: Vec<Host>,
     /// With the place to complain about.
-    paths: Vec<(PathMatch, Node<'a>)>,
-    service: String,
+    matches: Vec<(RouteMatch, Node<'a>)>,
+    backends: Vec<Backend>,
     treatment: Treatment,
     line: usize,
 }
 
-/// Reads `routes`; `services` are the names that a route may refer to.
-pub(crate) fn read_routes(list: &Node<'_>, services: &[&str]) -> Vec<Route> {
+/// Reads `routes`.
+pub(crate) fn read_routes(list: &Node<'_>, known: &Known<'_>) -> Vec<Route> {
     let items = list.items("a list of routes").unwrap_or_default();
     if items.is_empty() && list.is_sequence() {
         list.fail("at least one route is needed");
     }
     let mut names = name::Unique::new("route name");
-    let drafts: Vec<_> = items.iter().filter_map(|item| Draft::read(item, services, &mut names)).collect();
+    let drafts: Vec<_> = items.iter().filter_map(|item| Draft::read(item, known, &mut names)).collect();
     let routes = finish(&drafts);
     fail_ambiguous(&drafts, &routes);
     routes
@@ -98,29 +91,33 @@ fn finish(drafts: &[Draft<'_>]) -> Vec<Route> {
         candidates.find(|name| taken.insert(name.clone())).unwrap_or_default()
     };
     let route = |draft: &Draft<'_>| Route {
-        name: draft.name.clone().unwrap_or_else(|| free(&draft.service)),
+        name: draft.name.clone().unwrap_or_else(|| free(draft.first_service())),
         hosts: draft.hosts.clone(),
-        paths: draft.paths.iter().map(|(path, _)| path.clone()).collect(),
-        service: draft.service.clone(),
+        matches: draft.matches.iter().map(|(one, _)| one.clone()).collect(),
+        backends: draft.backends.clone(),
         treatment: draft.treatment.clone(),
     };
     drafts.iter().map(route).collect()
 }
 
-/// Two routes with one and the same host and path: which one wins would be chance.
+/// Two routes with one and the same host, path and headers: which one wins would be chance.
 fn fail_ambiguous(drafts: &[Draft<'_>], routes: &[Route]) {
-    let mut seen: BTreeMap<(Option<&Host>, &PathMatch), (usize, &str)> = BTreeMap::new();
+    let mut seen: BTreeMap<_, Vec<(&[HeaderMatch], usize, &str)>> = BTreeMap::new();
     for (draft, route) in drafts.iter().zip(routes) {
         let mut complained = false;
-        for (path, at) in &draft.paths {
+        for (one, at) in &draft.matches {
             let any_host = draft.hosts.is_empty().then_some(None);
             for host in draft.hosts.iter().map(Some).chain(any_host) {
-                let (line, name) = *seen.entry((host, path)).or_insert((draft.line, &route.name));
-                if line == draft.line && name == route.name || complained {
+                let there = seen.entry((host, &one.path)).or_default();
+                let Some((_, line, name)) = there.iter().find(|(headers, ..)| *headers == one.headers) else {
+                    there.push((&one.headers, draft.line, &route.name));
+                    continue;
+                };
+                if *name == route.name || complained {
                     continue;
                 }
                 let host = host.map_or_else(|| "any host".to_owned(), Host::to_string);
-                at.fail(format!("ambiguous: the route `{name}` on line {line} matches {host}, {path} too"));
+                at.fail(format!("ambiguous: the route `{name}` on line {line} matches {host}, {one} too"));
                 complained = true;
             }
         }
@@ -128,40 +125,26 @@ fn fail_ambiguous(drafts: &[Draft<'_>], routes: &[Route]) {
 }
 
 impl<'a> Draft<'a> {
-    fn read(item: &Node<'a>, services: &[&str], names: &mut name::Unique) -> Option<Self> {
+    fn read(item: &Node<'a>, known: &Known<'_>, names: &mut name::Unique) -> Option<Self> {
         let section = Section::of(item)?;
         let name = section.get("name").and_then(|node| {
             let name = node.name(&name::ROUTE)?;
             names.insert(node, &name).then_some(name)
         });
         let hosts = section.get("hostnames").map(read_hosts).unwrap_or_default();
-        let mut paths = section.get("matches").map(read_matches).unwrap_or_default();
-        if paths.is_empty() {
-            paths.push((PathMatch::Prefix("/".to_owned()), item.clone()));
+        let mut matches = section.get("matches").map(matches::read_matches).unwrap_or_default();
+        if matches.is_empty() {
+            matches.push((RouteMatch::anything(), item.clone()));
         }
-        let one_prefix = matches!(paths.as_slice(), [(PathMatch::Prefix(_), _)]);
+        let one_prefix = matches!(matches.as_slice(), [(RouteMatch { path: PathMatch::Prefix(_), .. }, _)]);
         let treatment = Treatment::read(&section, one_prefix);
-        let service = read_service(&section, services)?;
-        Some(Self { name, hosts, paths, service, treatment, line: item.position().line })
+        let backends = backend::read_backends(&section, known)?;
+        Some(Self { name, hosts, matches, backends, treatment, line: item.position().line })
     }
-}
 
-fn read_service(section: &Section<'_>, services: &[&str]) -> Option<String> {
-    if section.has_refused_keys() && section.get("service").is_none() {
-        return None;
+    fn first_service(&self) -> &str {
+        self.backends.first().map_or("", |backend| &backend.service)
     }
-    let node = section.require("service", "the name of a service")?;
-    let service = node.text("the name of a service")?;
-    // Without any service the fault is in `services`, and has been reported there.
-    if services.contains(&service) || services.is_empty() {
-        return Some(service.to_owned());
-    }
-    let hint = match suggest::nearest(service, services.iter().copied()) {
-        Some(meant) => format!("; did you mean `{meant}`?"),
-        None => format!("; the services are {}", suggest::list(services.iter().copied(), "and")),
-    };
-    node.fail(format!("unknown service {service:?}{hint}"));
-    None
 }
 
 fn read_hosts(list: &Node<'_>) -> Vec<Host> {
@@ -216,64 +199,4 @@ fn parse_bracketed(inside: &str) -> Result<Host, String> {
         }
         _ => Err(format!("{:?} is not an IPv6 address in brackets", format!("[{inside}"))),
     }
-}
-
-fn read_matches<'a>(list: &Node<'a>) -> Vec<(PathMatch, Node<'a>)> {
-    let items = list.items("a list of matches").unwrap_or_default();
-    let mut paths: Vec<(PathMatch, Node<'a>)> = Vec::new();
-    for (path, at) in items.iter().filter_map(read_match) {
-        if paths.iter().any(|(other, _)| *other == path) {
-            at.fail(format!("duplicate match {path}"));
-        } else {
-            paths.push((path, at));
-        }
-    }
-    paths
-}
-
-#[derive(Clone, Copy)]
-enum PathKind {
-    Exact,
-    Prefix,
-}
-
-fn read_match<'a>(item: &Node<'a>) -> Option<(PathMatch, Node<'a>)> {
-    let section = Section::of(item)?;
-    let section = Section::of(section.require("path", "a path such as {type: PathPrefix, value: /events}")?)?;
-    let kinds = [("Exact", PathKind::Exact), ("PathPrefix", PathKind::Prefix)];
-    let kind = section.choice("type", &kinds, PathKind::Prefix);
-    let node = section.require("value", "a path such as /events")?;
-    let value = node.text("a path such as /events")?;
-    if let Some(refusal) = refuse_path(value) {
-        node.fail(refusal);
-        return None;
-    }
-    let path = match kind {
-        PathKind::Exact => PathMatch::Exact(value.to_owned()),
-        PathKind::Prefix if value == "/" => PathMatch::Prefix(value.to_owned()),
-        PathKind::Prefix => PathMatch::Prefix(value.strip_suffix('/').unwrap_or(value).to_owned()),
-    };
-    Some((path, node.clone()))
-}
-
-/// Why `path` could never match a request's path, if so.
-pub(crate) fn refuse_path(path: &str) -> Option<String> {
-    let dots =
-        |element: &str| matches!(element.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
-    if !path.starts_with('/') {
-        return Some(format!("a path begins with /; found {path:?}"));
-    }
-    if path.len() > PATH_BYTES_MAX {
-        return Some(format!("a path has at most {PATH_BYTES_MAX} bytes"));
-    }
-    if let Some(c) = path.chars().find(|c| matches!(c, '?' | '#')) {
-        return Some(format!("a path must not contain `{c}`; only the path is compared"));
-    }
-    if !path.bytes().all(|b| b.is_ascii_graphic()) {
-        return Some("write spaces, control and non-ASCII characters percent-encoded".to_owned());
-    }
-    if path.contains("//") {
-        return Some("a path must not contain //".to_owned());
-    }
-    path.split('/').any(dots).then(|| "a path must not contain the elements . or ..".to_owned())
 }

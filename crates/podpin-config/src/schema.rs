@@ -54,7 +54,9 @@ const SHAPES: &[Shape] = &[
         "routes[]",
         &["name", "hostnames", "matches", "service", "backends", "headers", "cors", "redirect", "rewrite"],
     ),
+    shape("routes[].backends[]", &["service", "weight"]),
     shape("routes[].matches[]", &["path", "headers"]),
+    shape("routes[].matches[].headers[]", &["name", "type", "value"]),
     shape("routes[].headers", &["request", "response"]),
     shape("routes[].headers.request", &["set", "add", "remove"]),
     shape("routes[].headers.response", &["set", "add", "remove"]),
@@ -137,11 +139,7 @@ const fn later_key(shape: &'static str, accepted: &'static [&'static str]) -> La
 }
 
 /// Keys that are refused unless their value asks for nothing.
-const LATER: &[Later] = &[
-    later_key("listeners[].proxyProtocol", &["off"]),
-    later_key("routes[].backends", &["off"]),
-    later_key("routes[].matches[].headers", &["off"]),
-];
+const LATER: &[Later] = &[later_key("listeners[].proxyProtocol", &["off"])];
 
 impl Later {
     /// Whether a value says no more than what happens anyway.

@@ -16,8 +16,6 @@ use crate::{
 pub(crate) struct Section<'a> {
     node: Node<'a>,
     entries: Vec<(&'a str, Node<'a>)>,
-    /// A key that is not supported yet was reported: what it stands for is not missing, and need not be reported again.
-    refused: bool,
     /// Nothing is written in it.
     blank: bool,
 }
@@ -26,16 +24,9 @@ impl<'a> Section<'a> {
     /// Reads the keys of `node`; reports unknown ones and those that are not supported yet. `None`: not a mapping.
     pub(crate) fn of(node: &Node<'a>) -> Option<Self> {
         let mut entries = node.entries("a mapping", Keys::Words)?;
-        let (mut refused, blank) = (false, entries.is_empty());
-        entries.retain(|(key, value)| match verdict(node, key, value) {
-            Verdict::Read => true,
-            Verdict::Ignore => false,
-            Verdict::NotYet => {
-                refused = true;
-                false
-            }
-        });
-        Some(Self { node: node.clone(), entries, refused, blank })
+        let blank = entries.is_empty();
+        entries.retain(|(key, value)| verdict(node, key, value) == Verdict::Read);
+        Some(Self { node: node.clone(), entries, blank })
     }
 
     /// The mapping itself.
@@ -46,11 +37,6 @@ impl<'a> Section<'a> {
     /// Whether no key of this mapping is written, not even an unknown one.
     pub(crate) fn is_blank(&self) -> bool {
         self.blank
-    }
-
-    /// Whether a key of this mapping was refused as not supported yet.
-    pub(crate) fn has_refused_keys(&self) -> bool {
-        self.refused
     }
 
     /// The value of `key`, unless it is absent or null.
@@ -80,7 +66,6 @@ impl<'a> Section<'a> {
         child.and_then(Section::of).unwrap_or_else(|| Section {
             node: absent(),
             entries: Vec::new(),
-            refused: false,
             blank: true,
         })
     }
@@ -159,10 +144,8 @@ impl<'a> Node<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Read,
-    /// Unknown and reported, or asking for no more than what happens anyway.
+    /// Reported, or asking for no more than what happens anyway.
     Ignore,
-    /// Reported as not supported yet.
-    NotYet,
 }
 
 fn verdict(parent: &Node<'_>, key: &str, value: &Node<'_>) -> Verdict {
@@ -180,7 +163,7 @@ fn verdict(parent: &Node<'_>, key: &str, value: &Node<'_>) -> Verdict {
         Some(word) => value.fail(format!("{} is not supported yet; use `{word}`", value.found())),
         None => value.fail_at_key("not supported yet"),
     }
-    Verdict::NotYet
+    Verdict::Ignore
 }
 
 fn unknown_key(shape: &str, key: &str) -> String {

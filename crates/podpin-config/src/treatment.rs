@@ -156,10 +156,10 @@ fn read_lines(mapping: &Node<'_>) -> Vec<(String, String)> {
     let line = |(name, node): &(&str, Node<'_>)| {
         let name = header_name(name, node)?;
         let value = node.text("the header's value")?;
-        if value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && value.trim() == value {
+        if name::is_field_value(value) {
             return Some((name, value.to_owned()));
         }
-        node.fail("a header's value is printable ASCII without space around it");
+        node.fail(name::FIELD_VALUE);
         None
     };
     mapping

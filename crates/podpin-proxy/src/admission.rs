@@ -2,6 +2,7 @@
 //!
 //! Both data paths come through here, so that a client's event stream and its ordinary requests land on one endpoint.
 
+mod backend;
 mod recognition;
 
 use std::sync::Arc;
@@ -11,16 +12,16 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::{SameSite as CookieSameSite, SessionId, SetCookie, Token, TokenError};
 use podpin_config::{CookieAttributes, OnUnavailable, SameSite, Secure, Strategy as Configured};
 use podpin_endpoints::{
-    Endpoint, EndpointId, MoveReason, Nowhere, Permit, Pick, PickRequest, Ring as _, Strategy, pick,
+    Endpoint, EndpointId, MoveReason, Nowhere, Permit, Phase, Pick, PickRequest, Ring as _, Strategy, pick,
 };
 
 use self::recognition::{By, Recognition};
 use crate::client_limit::{ClientKey, ClientPermit};
 use crate::clock;
-use crate::forward::{self, Client};
+use crate::forward::{self, Client, sets_cookie};
 use crate::gateway::Gateway;
 use crate::reply::Failure;
-use crate::route::Route;
+use crate::route::{Backend, Destination, Route};
 use crate::service::{ServiceState, View};
 
 /// How often a request that waits for a place looks without being told to.
@@ -29,7 +30,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A routed request with its affinity.
 #[derive(Debug)]
 pub(crate) struct Admission {
+    /// As it leads to the service of this request.
     pub(crate) route: Arc<Route>,
+    /// As it leads to all of its services, where those are several.
+    backends: Option<Arc<[Backend]>>,
     pub(crate) session: SessionId,
     known: Recognition,
     /// It may be told to wait for its pin; a stream in flight may not.
@@ -74,14 +78,24 @@ impl Admission {
     /// # Errors
     /// [`Failure::NoRoute`]; a bad token is no error but a new client.
     pub(crate) fn new(gateway: &Gateway, asked: &Asked<'_>) -> Result<Admission, Failure> {
-        let route = gateway.route(asked.authority, asked.path).ok_or(Failure::NoRoute)?;
-        let known = Recognition::of(gateway, &route.service, asked);
-        Ok(Admission { route, session: known.session, known, may_wait: true })
+        let destination = gateway.route(asked.authority, asked.path, asked.headers);
+        let (route, known, backends) = match destination.ok_or(Failure::NoRoute)? {
+            Destination::One(route) => {
+                let known = Recognition::of(gateway, &route.service, asked);
+                (route, known, None)
+            }
+            Destination::Several(backends) => {
+                let (route, known) = backend::choose(gateway, &backends, asked).ok_or(Failure::NoRoute)?;
+                (route, known, Some(backends))
+            }
+        };
+        Ok(Admission { route, backends, session: known.session, known, may_wait: true })
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
-        Admission { route, session, known: Recognition::of_stream(session, endpoint), may_wait: false }
+        let known = Recognition::of_stream(session, endpoint);
+        Admission { route, backends: None, session, known, may_wait: false }
     }
 
     pub(crate) fn service(&self) -> &Arc<ServiceState> {
@@ -133,9 +147,13 @@ impl Admission {
         }
     }
 
-    /// The endpoint that is the client's own: what its token says; for one that names itself, the first on the ring.
+    /// The endpoint that is the client's own: what its token says; for one that names itself, the first on the ring, and
+    /// for one that comes from another service, the first there that takes new clients: so its requests meet at one.
     fn home(&self, view: &View) -> Option<EndpointId> {
+        let is_ready =
+            |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| endpoint.phase == Phase::Ready);
         match self.known.by {
+            _ if self.known.displaced => view.ring.first(self.session.as_bytes(), &mut |id| is_ready(id)),
             By::Choice => view.ring.first(self.session.as_bytes(), &mut |_| true),
             By::Cookie | By::Bound(_) => self.known.pinned,
         }
@@ -278,20 +296,24 @@ impl Admission {
         }
     }
 
-    /// Takes our cookie out of what the pod will see, unless it is to be forwarded.
-    pub(crate) fn strip_cookie(&self, lines: &mut HeaderMap) {
-        let Some(cookie) = &self.service().configuration.affinity.cookie else { return };
-        if cookie.forward || !lines.contains_key(header::COOKIE) {
-            return;
+    /// Takes our cookies out of what the pod will see, of all services of the route, but for those to be forwarded.
+    pub(crate) fn strip_cookies(&self, lines: &mut HeaderMap) {
+        let cookies = self.services().filter_map(|service| service.configuration.affinity.cookie.as_ref());
+        for cookie in cookies.filter(|cookie| !cookie.forward) {
+            strip_cookie(lines, &cookie.name);
         }
-        let before: Vec<HeaderValue> = lines.get_all(header::COOKIE).iter().cloned().collect();
-        lines.remove(header::COOKIE);
-        for line in before {
-            let rest = podpin_affinity::without_cookie(line.as_bytes(), &cookie.name);
-            if let Some(value) = rest.and_then(|rest| HeaderValue::from_bytes(&rest).ok()) {
-                lines.append(header::COOKIE, value);
-            }
-        }
+    }
+
+    /// Whether a `Set-Cookie` line of a pod would take the place of ours, of any service of the route.
+    pub(crate) fn sets_pin(&self, line: &HeaderValue) -> bool {
+        self.services().filter_map(|service| service.cookie_name()).any(|name| sets_cookie(line, name))
+    }
+
+    /// The services of the route: a client may have a cookie of each.
+    fn services(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
+        let backends = self.backends.as_deref().unwrap_or_default();
+        let only = backends.is_empty().then_some(&self.route);
+        only.into_iter().chain(backends.iter().map(|backend| &backend.route)).map(|route| &route.service)
     }
 
     /// What the pod itself calls the session, instead of what the client was given.
@@ -349,6 +371,21 @@ impl Admission {
         let value = gateway.keyring().sign(&self.service().name, &self.token(endpoint));
         let cookie = set_cookie(attributes, &value, client);
         HeaderValue::try_from(cookie.to_string()).ok()
+    }
+}
+
+/// Takes the cookie of this name out.
+fn strip_cookie(lines: &mut HeaderMap, name: &str) {
+    if !lines.contains_key(header::COOKIE) {
+        return;
+    }
+    let before: Vec<HeaderValue> = lines.get_all(header::COOKIE).iter().cloned().collect();
+    lines.remove(header::COOKIE);
+    for line in before {
+        let rest = podpin_affinity::without_cookie(line.as_bytes(), name);
+        if let Some(value) = rest.and_then(|rest| HeaderValue::from_bytes(&rest).ok()) {
+            lines.append(header::COOKIE, value);
+        }
     }
 }
 

@@ -230,7 +230,7 @@ impl Opening<'_> {
 
     fn lines(&self) -> HeaderMap {
         let mut lines = forward::request_lines(&self.head.headers, self.client);
-        self.admission.strip_cookie(&mut lines);
+        self.admission.strip_cookies(&mut lines);
         if let Some((name, own)) = self.admission.own_session_id() {
             lines.insert(name, own);
         }
@@ -319,7 +319,7 @@ impl Opening<'_> {
         placement: &Placement,
         streams: bool,
     ) -> HeaderMap {
-        let mut lines = forward::response_lines(&answer.head.headers, self.admission.service().cookie_name());
+        let mut lines = forward::response_lines(&answer.head.headers, |line| self.admission.sets_pin(line));
         let lengths = lines.get_all(header::CONTENT_LENGTH).iter().count();
         if streams || answer.head.status == StatusCode::NO_CONTENT {
             // RFC 9110 section 8.6: none with 204.

@@ -20,7 +20,7 @@ use crate::drain::ShutdownTimes;
 use crate::forward::Client;
 use crate::keys;
 use crate::metrics::Metrics;
-use crate::route::Route;
+use crate::route::Destination;
 use crate::service::ServiceState;
 use crate::site::Site;
 use crate::start::StartError;
@@ -102,9 +102,9 @@ impl Gateway {
         self.drain_wake.notify_one();
     }
 
-    /// The route of a request, by its authority and its path.
-    pub(crate) fn route(&self, authority: &str, path: &str) -> Option<Arc<Route>> {
-        self.site.load().table.find(authority, path)
+    /// Where a request goes, by its authority, its path and its header lines.
+    pub(crate) fn route(&self, authority: &str, path: &str, headers: &HeaderMap) -> Option<Destination> {
+        self.site.load().table.find(authority, path, headers)
     }
 
     /// What clients may cost, as of now.

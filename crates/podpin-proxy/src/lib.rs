@@ -15,6 +15,7 @@ mod downstream;
 mod drain;
 mod event_stream;
 mod exchange;
+mod field;
 mod followers;
 mod forward;
 mod gateway;

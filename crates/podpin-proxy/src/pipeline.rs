@@ -267,7 +267,7 @@ impl ProxyHttp for Pipeline {
             lines.append(header::COOKIE, value.clone());
         }
         upstream.remove_header(&header::COOKIE);
-        admission.strip_cookie(&mut lines);
+        admission.strip_cookies(&mut lines);
         if let Some((name, own)) = admission.own_session_id() {
             upstream.insert_header(name, own)?;
         }
@@ -323,7 +323,7 @@ impl ProxyHttp for Pipeline {
                 session.set_keepalive(None);
             }
         }
-        strip_response(response, upgrade, admission.service().cookie_name())?;
+        strip_response(response, upgrade, |line| admission.sets_pin(line))?;
         if upgrade || !response.status.is_informational() {
             treat_response(&admission.route.treatment, &session.req_header().headers, response)?;
             write_affinity(&self.gateway, (admission, placement, client), response)?;

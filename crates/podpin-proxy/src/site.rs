@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::drain::Desk;
 use crate::metrics::Metrics;
-use crate::route::{Route, RouteTable};
+use crate::route::{Backend, Destination, Route, RouteTable};
 use crate::service::ServiceState;
 use crate::start::StartError;
 use crate::tls::PodTls;
@@ -23,6 +23,7 @@ const ZONE_VARIABLE: &str = "PODPIN_ZONE";
 /// Everything in it is read without waiting.
 pub(crate) struct Site {
     pub(crate) table: RouteTable,
+    /// Each once for each of its services.
     routes: Vec<Arc<Route>>,
     pub(crate) services: Vec<Arc<ServiceState>>,
     pub(crate) limits: ListenerLimits,
@@ -51,19 +52,18 @@ impl Site {
             }
         });
         let services = services.collect::<Result<Vec<_>, _>>()?;
-        let routes: Vec<Arc<Route>> =
-            config.routes.iter().filter_map(|route| resolve(route, &services, before)).collect();
+        let destinations: Vec<_> = config.routes.iter().map(|route| lead(route, &services, before)).collect();
         let table = RouteTable::new(
             config
                 .routes
                 .iter()
-                .zip(&routes)
-                .map(|(route, to)| (&*route.hosts, &*route.paths, Arc::clone(to))),
+                .zip(&destinations)
+                .map(|(route, to)| (&*route.hosts, &*route.matches, to.clone())),
         );
         let (limits, shutdown) = (config.limits, config.shutdown.clone());
         Ok(Site {
             table,
-            routes,
+            routes: destinations.iter().flat_map(Destination::routes).cloned().collect(),
             services,
             limits,
             shutdown,
@@ -123,13 +123,26 @@ fn go_on(
     Ok(Arc::new(known.successor(service.clone(), zone, tls)))
 }
 
+/// Where a route leads.
+fn lead(route: &podpin_config::Route, services: &[Arc<ServiceState>], before: Option<&Site>) -> Destination {
+    let backends = route.backends.iter().filter_map(|backend| {
+        let route = resolve(route, &backend.service, (services, before))?;
+        Some(Backend { weight: backend.weight, route })
+    });
+    let backends: Arc<[Backend]> = backends.collect();
+    match &*backends {
+        [only] => Destination::One(Arc::clone(&only.route)),
+        _ => Destination::Several(backends),
+    }
+}
+
 fn resolve(
     route: &podpin_config::Route,
-    services: &[Arc<ServiceState>],
-    before: Option<&Site>,
+    service: &str,
+    (services, before): (&[Arc<ServiceState>], Option<&Site>),
 ) -> Option<Arc<Route>> {
     // The configuration has no route to an unknown service: podpin-config refuses it.
-    let service = services.iter().find(|service| *service.name == *route.service)?;
+    let service = services.iter().find(|known| *known.name == *service)?;
     let mut resolved = Route {
         name: route.name.as_str().into(),
         service: Arc::clone(service),

@@ -53,8 +53,10 @@ impl Treatment {
     /// What the configuration of a route says.
     pub(crate) fn new(route: &config::Route) -> Treatment {
         let said = &route.treatment;
-        let prefix = said.path_prefix.clone().zip(match route.paths.as_slice() {
-            [config::PathMatch::Prefix(matched)] => Some(matched.trim_end_matches('/').to_owned()),
+        let prefix = said.path_prefix.clone().zip(match route.matches.as_slice() {
+            [config::RouteMatch { path: config::PathMatch::Prefix(matched), .. }] => {
+                Some(matched.trim_end_matches('/').to_owned())
+            }
             _ => None,
         });
         Treatment {

@@ -26,9 +26,7 @@ pub(crate) fn check(file: &Path) -> ExitCode {
     }
     println!("{}: ok", file.display());
     for route in &config.routes {
-        if let Some(service) = config.service(&route.service) {
-            print!("{}", describe(route, service));
-        }
+        print!("{}", describe(&config, route));
     }
     ExitCode::SUCCESS
 }
@@ -42,12 +40,23 @@ pub(crate) fn located(file: &Path, at: Option<Position>, error: &impl Display) -
     }
 }
 
-fn describe(route: &Route, service: &Service) -> String {
-    let mut text = format!("\nroute {}: {} {}\n", route.name, hosts(route), paths(route));
+fn describe(config: &Config, route: &Route) -> String {
+    let mut text = format!("\nroute {}: {} {}\n", route.name, hosts(route), matches(route));
+    let sum: u32 = route.backends.iter().map(|backend| backend.weight).sum();
+    for backend in &route.backends {
+        let Some(service) = config.service(&backend.service) else { continue };
+        let share = format!(", weight {} of {sum}", backend.weight);
+        text.push_str(&describe_service(service, if route.backends.len() > 1 { &share } else { "" }));
+    }
+    text
+}
+
+fn describe_service(service: &Service, share: &str) -> String {
+    let mut text = String::new();
     let times = &service.timeouts;
     let sse = &service.sse;
     let lines = [
-        ("service", format!("{} ({}, {})", service.name, source(service), strategy(service))),
+        ("service", format!("{} ({}, {}{share})", service.name, source(service), strategy(service))),
         (
             "timeouts",
             format!(
@@ -98,18 +107,16 @@ fn hosts(route: &Route) -> String {
     if names.is_empty() { "any host".to_owned() } else { names.join(", ") }
 }
 
-fn paths(route: &Route) -> String {
-    let paths: Vec<String> = route
-        .paths
-        .iter()
-        .map(|path| match path {
+fn matches(route: &Route) -> String {
+    let matches = route.matches.iter().map(|one| {
+        let path = match &one.path {
             PathMatch::Exact(value) => format!("={value}"),
-            PathMatch::Prefix(value) => {
-                format!("{}*", if value.ends_with('/') { value.clone() } else { format!("{value}/") })
-            }
-        })
-        .collect();
-    paths.join(", ")
+            PathMatch::Prefix(value) if value.ends_with('/') => format!("{value}*"),
+            PathMatch::Prefix(value) => format!("{value}/*"),
+        };
+        one.headers.iter().fold(path, |text, header| format!("{text} with {header}"))
+    });
+    matches.collect::<Vec<_>>().join(", ")
 }
 
 fn source(service: &Service) -> String {

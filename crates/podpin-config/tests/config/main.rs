@@ -3,6 +3,7 @@
 mod examples;
 mod laws;
 mod refusals;
+mod routes;
 mod values;
 
 use std::path::Path;

@@ -50,6 +50,8 @@ fn routes_are_refused_in_these_words() {
     check(include_str!("refusals/routes.txt"), with_the_rest);
     check(include_str!("refusals/hostnames.txt"), with_the_rest);
     check(include_str!("refusals/matches.txt"), with_the_rest);
+    check(include_str!("refusals/header_matches.txt"), with_the_rest);
+    check(include_str!("refusals/backends.txt"), with_the_rest);
 }
 
 #[test]

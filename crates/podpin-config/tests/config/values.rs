@@ -38,8 +38,8 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
     let route = Route {
         name: "chat".into(),
         hosts: vec![],
-        paths: vec![PathMatch::Prefix("/".into())],
-        service: "chat".into(),
+        matches: vec![RouteMatch { path: PathMatch::Prefix("/".into()), headers: [].into() }],
+        backends: vec![Backend { service: "chat".into(), weight: 1 }],
         treatment: Treatment::default(),
     };
     assert_eq!(config.routes, [route]);
@@ -149,8 +149,8 @@ fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
     let route = Route {
         name: "stream".into(),
         hosts: vec![Host::Exact("app.example.com".into())],
-        paths: vec![PathMatch::Prefix("/events".into())],
-        service: "chat".into(),
+        matches: vec![RouteMatch { path: PathMatch::Prefix("/events".into()), headers: [].into() }],
+        backends: vec![Backend { service: "chat".into(), weight: 1 }],
         treatment: Treatment::default(),
     };
     assert_eq!(config.routes, [route]);
@@ -426,7 +426,8 @@ fn paths_are_kept_as_written_but_for_a_prefix_slash_at_the_end() {
     for (text, expected) in cases {
         let config =
             parse(&with_the_rest(&format!("routes: [{{service: chat, matches: [{{path: {text}}}]}}]")));
-        assert_eq!(config.routes[0].paths, [expected], "{text}");
+        let [RouteMatch { path, headers }] = config.routes[0].matches.as_slice() else { panic!("{text}") };
+        assert_eq!((path, headers.len()), (&expected, 0), "{text}");
     }
 }
 

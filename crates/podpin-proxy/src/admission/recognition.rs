@@ -2,6 +2,7 @@
 //!
 //! A token of ours (in the cookie, or in the header around a pod's own session id) names the session and its endpoint. A
 //! value that the client chose is hashed into a session that has no endpoint of its own: it goes where the ring says.
+//! Where a route has several services, `backend.rs` asks this of each.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use podpin_endpoints::EndpointId;
 
 use super::Asked;
 use crate::clock;
+use crate::field;
 use crate::gateway::Gateway;
 use crate::service::ServiceState;
 
@@ -27,6 +29,18 @@ pub(super) struct Recognition {
     pub(super) reissue: bool,
     pub(super) refused: Option<TokenError>,
     pub(super) by: By,
+    /// Its session comes from another service of the route, to which nobody is sent any more.
+    pub(super) displaced: bool,
+}
+
+/// What a request shows of its client to a service.
+pub(super) enum Shown<'a> {
+    /// A token of the service that is right.
+    Pin(Verified, By),
+    /// A value of the client's own, and why it is no token of ours where it reads like one.
+    Own(Source, Cow<'a, [u8]>, Option<TokenError>),
+    /// Nothing, or a token that was refused.
+    Nothing(Option<TokenError>),
 }
 
 /// What told the session.
@@ -41,29 +55,35 @@ pub(super) enum By {
 }
 
 impl Recognition {
+    /// The client that a request shows to its only service.
     pub(super) fn of(gateway: &Gateway, service: &ServiceState, asked: &Asked<'_>) -> Recognition {
-        let by_header = service.session_header.as_ref();
-        if let Some(value) = by_header.and_then(|name| value_of(asked.headers, name)) {
-            return by_value(gateway, service, &value);
+        Recognition::new(service, show(gateway, service, asked))
+    }
+
+    pub(super) fn new(service: &ServiceState, shown: Shown<'_>) -> Recognition {
+        match shown {
+            Shown::Pin(verified, by) => pinned(service, verified, by),
+            Shown::Own(source, value, refused) => chosen(service, source, &value, refused),
+            Shown::Nothing(refused) => Recognition::begun(new_session(), refused),
         }
-        let affinity = &service.configuration.affinity;
-        let by_query = affinity.query.as_deref();
-        if let Some(value) = by_query.and_then(|name| parameter(asked.query?, name)) {
-            return chosen(service, Source::Query, &value, None);
+    }
+
+    /// A new client.
+    pub(super) fn begun(session: SessionId, refused: Option<TokenError>) -> Recognition {
+        Recognition {
+            session,
+            started_seconds: clock::unix_seconds(),
+            pinned: None,
+            reissue: true,
+            refused,
+            by: By::Cookie,
+            displaced: false,
         }
-        match claim(gateway, service, asked.headers) {
-            Claim::Pinned(verified) => pinned(service, verified, By::Cookie),
-            other => {
-                let refused = if let Claim::Refused(error) = other { Some(error) } else { None };
-                match affinity.client_ip {
-                    Some(prefixes) => {
-                        let value = network(asked.client.address, prefixes);
-                        chosen(service, Source::Address, &value, refused)
-                    }
-                    None => new(refused),
-                }
-            }
-        }
+    }
+
+    /// A new client that had this session elsewhere; it lives as long as any that begins here now.
+    pub(super) fn displaced(session: SessionId, by: By) -> Recognition {
+        Recognition { by, displaced: true, ..Recognition::begun(session, None) }
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
@@ -75,18 +95,32 @@ impl Recognition {
             reissue: false,
             refused: None,
             by: By::Cookie,
+            displaced: false,
         }
     }
 }
 
-fn new(refused: Option<TokenError>) -> Recognition {
-    Recognition {
-        session: new_session(),
-        started_seconds: clock::unix_seconds(),
-        pinned: None,
-        reissue: true,
-        refused,
-        by: By::Cookie,
+/// Reads what a request shows of its client to a service.
+pub(super) fn show<'a>(gateway: &Gateway, service: &ServiceState, asked: &Asked<'a>) -> Shown<'a> {
+    let by_header = service.session_header.as_ref();
+    if let Some(value) = by_header.and_then(|name| value_of(asked.headers, name)) {
+        return show_value(gateway, service, value);
+    }
+    let affinity = &service.configuration.affinity;
+    let by_query = affinity.query.as_deref();
+    if let Some(value) = by_query.and_then(|name| parameter(asked.query?, name)) {
+        return Shown::Own(Source::Query, value.into(), None);
+    }
+    let refused = match claim(gateway, service, asked.headers) {
+        Claim::Pinned(verified) => return Shown::Pin(verified, By::Cookie),
+        Claim::Refused(error) => Some(error),
+        Claim::None => None,
+    };
+    match affinity.client_ip {
+        Some(prefixes) => {
+            Shown::Own(Source::Address, network(asked.client.address, prefixes).into(), refused)
+        }
+        None => Shown::Nothing(refused),
     }
 }
 
@@ -101,6 +135,7 @@ fn pinned(service: &ServiceState, verified: Verified, by: By) -> Recognition {
         reissue: !verified.signed_by_first_key || pin != shown,
         refused: None,
         by,
+        displaced: false,
     }
 }
 
@@ -112,20 +147,21 @@ fn chosen(service: &ServiceState, source: Source, value: &[u8], refused: Option<
         reissue: false,
         refused,
         by: By::Choice,
+        displaced: false,
     }
 }
 
 /// A value in the header: ours, around a pod's own, or whatever the client likes.
-fn by_value(gateway: &Gateway, service: &ServiceState, value: &[u8]) -> Recognition {
-    match gateway.keyring().unbind(&service.name, value, lifetime(service)) {
+fn show_value<'a>(gateway: &Gateway, service: &ServiceState, value: Cow<'a, [u8]>) -> Shown<'a> {
+    match gateway.keyring().unbind(&service.name, &value, lifetime(service)) {
         Ok(Bound { verified, value: own }) => match HeaderValue::from_bytes(&own) {
-            Ok(own) => pinned(service, verified, By::Bound(own)),
+            Ok(own) => Shown::Pin(verified, By::Bound(own)),
             // It was a header's value when it was signed.
-            Err(_) => chosen(service, Source::Header, value, Some(TokenError::Malformed)),
+            Err(_) => Shown::Own(Source::Header, value, Some(TokenError::Malformed)),
         },
         // Every value that was never ours reads like this.
-        Err(TokenError::Malformed) => chosen(service, Source::Header, value, None),
-        Err(error) => chosen(service, Source::Header, value, Some(error)),
+        Err(TokenError::Malformed) => Shown::Own(Source::Header, value, None),
+        Err(error) => Shown::Own(Source::Header, value, Some(error)),
     }
 }
 
@@ -143,16 +179,9 @@ fn claim(gateway: &Gateway, service: &ServiceState, headers: &HeaderMap) -> Clai
     podpin_affinity::claim(lines, name, |value| gateway.keyring().verify(&service.name, value, lifetime))
 }
 
-/// The value of the header, unless it is empty. Several lines are one value, as RFC 9110 section 5.3 has it.
+/// The value of the header, unless it is empty.
 fn value_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut lines = headers.get_all(name).iter().map(|line| line.as_bytes().trim_ascii());
-    let mut value = Cow::Borrowed(lines.next()?);
-    for line in lines {
-        let whole = value.to_mut();
-        whole.extend_from_slice(b", ");
-        whole.extend_from_slice(line);
-    }
-    (!value.is_empty()).then_some(value)
+    field::value(headers, name).filter(|value| !value.is_empty())
 }
 
 /// The value of the first parameter of this name, unless it is empty (WHATWG URL, section 5.1).
@@ -203,7 +232,7 @@ fn network(address: IpAddr, prefixes: ClientIp) -> Vec<u8> {
 }
 
 /// 128 random bits from the operating system: a session id is a name that must not be guessed.
-fn new_session() -> SessionId {
+pub(super) fn new_session() -> SessionId {
     let mut bytes = [0; 16];
     if getrandom::fill(&mut bytes).is_err() {
         // Only before the kernel's pool is seeded; a guessable name is worse than none, but no reason to fail.
@@ -244,18 +273,5 @@ mod tests {
         assert_eq!(of("::ffff:10.1.2.3", prefixes(24, 64)), [10, 1, 2, 0]);
         assert_eq!(of("2001:db8::1", prefixes(32, 64)), of("2001:db8::2", prefixes(32, 64)));
         assert_ne!(of("2001:db8::1", prefixes(32, 128)), of("2001:db8::2", prefixes(32, 128)));
-    }
-
-    #[test]
-    fn several_lines_of_the_header_are_one_value() {
-        let name = HeaderName::from_static("x-session-id");
-        let mut headers = HeaderMap::new();
-        assert_eq!(value_of(&headers, &name), None);
-        headers.append(&name, HeaderValue::from_static(" "));
-        assert_eq!(value_of(&headers, &name), None);
-        headers.insert(&name, HeaderValue::from_static("a"));
-        assert_eq!(value_of(&headers, &name).as_deref(), Some(b"a".as_slice()));
-        headers.append(&name, HeaderValue::from_static("b"));
-        assert_eq!(value_of(&headers, &name).as_deref(), Some(b"a, b".as_slice()));
     }
 }

@@ -1,6 +1,6 @@
 //! What comes of an ordinary request: the pod's answer made ours, our own answer to a failure, the line in the log.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
@@ -20,10 +20,10 @@ use crate::treatment::{Side, Treatment};
 pub(super) fn strip_response(
     response: &mut ResponseHeader,
     upgrade: bool,
-    cookie: Option<&str>,
+    sets_ours: impl Fn(&HeaderValue) -> bool,
 ) -> Result<()> {
     let framing = |name: &HeaderName| *name == header::TRANSFER_ENCODING || *name == header::CONTENT_LENGTH;
-    let kept = forward::response_lines(&response.headers, cookie);
+    let kept = forward::response_lines(&response.headers, &sets_ours);
     let gone: Vec<HeaderName> = response
         .headers
         .keys()
@@ -35,13 +35,11 @@ pub(super) fn strip_response(
         response.remove_header(&name);
     }
     single_length(response)?;
-    if let Some(cookie) = cookie {
+    if response.headers.get_all(header::SET_COOKIE).iter().any(&sets_ours) {
         let lines: Vec<_> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
-        if lines.iter().any(|line| forward::sets_cookie(line, cookie)) {
-            response.remove_header(&header::SET_COOKIE);
-            for line in lines.into_iter().filter(|line| !forward::sets_cookie(line, cookie)) {
-                response.append_header(header::SET_COOKIE, line)?;
-            }
+        response.remove_header(&header::SET_COOKIE);
+        for line in lines.into_iter().filter(|line| !sets_ours(line)) {
+            response.append_header(header::SET_COOKIE, line)?;
         }
     }
     Ok(())

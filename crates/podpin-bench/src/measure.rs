@@ -10,6 +10,8 @@ pub(crate) mod sessions;
 
 use std::path::Path;
 
+use anyhow::Context;
+
 use crate::certificate::{Certificate, Visit};
 use crate::client::target::{Protocol, Target};
 use crate::peer::{Candidate, Peer};
@@ -23,8 +25,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) candidates: &'a [Candidate],
     /// For files of the peers.
     pub(crate) directory: &'a Path,
-    /// What all peers show to clients of TLS.
-    pub(crate) certificate: &'a Certificate,
+    /// What all peers show to clients of TLS, if that is measured.
+    pub(crate) certificate: Option<&'a Certificate>,
 }
 
 impl Scene<'_> {
@@ -44,7 +46,12 @@ impl Scene<'_> {
 
     /// Where clients of `protocol` reach `peer`; over TLS with no ticket yet.
     pub(crate) fn target(&self, peer: &Peer, protocol: Protocol, visit: Visit) -> anyhow::Result<Target> {
-        let tls = protocol.is_tls().then(|| self.certificate.client(protocol, visit)).transpose()?;
+        let tls = if protocol.is_tls() {
+            let certificate = self.certificate.context("the peers have no certificate")?;
+            Some(certificate.client(protocol, visit)?)
+        } else {
+            None
+        };
         Ok(Target { address: peer.address(protocol), protocol, tls })
     }
 }

@@ -125,7 +125,7 @@ impl Peer {
         candidate: &Candidate,
         pods: &Pods,
         directory: &Path,
-        certificate: &Certificate,
+        certificate: Option<&Certificate>,
     ) -> anyhow::Result<Self> {
         let kind = candidate.kind;
         let [http, h2c, https, admin] = [free_address()?, free_address()?, free_address()?, free_address()?];

@@ -19,7 +19,8 @@ pub(crate) struct Layout<'a> {
     pub(crate) h2c: SocketAddr,
     /// For HTTP/1.1 and HTTP/2 over TLS.
     pub(crate) https: SocketAddr,
-    pub(crate) certificate: &'a Certificate,
+    /// `None`: TLS is not measured, and would only cost memory.
+    pub(crate) certificate: Option<&'a Certificate>,
     /// podpin's admin port.
     pub(crate) admin: SocketAddr,
     pub(crate) pods: &'a [SocketAddr],
@@ -42,13 +43,21 @@ pub(crate) fn podpin(layout: &Layout<'_>, handover: &str) -> String {
     for (number, address) in layout.pods.iter().enumerate() {
         let _ = writeln!(endpoints, "        - {{name: pod-{number}, address: \"{address}\"}}");
     }
+    let tls = layout.certificate.map_or_else(String::new, |certificate| {
+        format!(
+            "
+  - name: https
+    address: \"{https}\"
+    tls: {{certificates: [{{certFile: \"{chain}\", keyFile: \"{key}\"}}]}}",
+            https = layout.https,
+            chain = certificate.chain().display(),
+            key = certificate.key().display(),
+        )
+    });
     format!(
         "listeners:
   - {{name: http, address: \"{http}\"}}
-  - {{name: h2c, address: \"{h2c}\", h2c: true}}
-  - name: https
-    address: \"{https}\"
-    tls: {{certificates: [{{certFile: \"{chain}\", keyFile: \"{key}\"}}]}}
+  - {{name: h2c, address: \"{h2c}\", h2c: true}}{tls}
 admin: {{address: \"{admin}\"}}
 workers: 1
 limits: {{connections: 50000}}
@@ -64,9 +73,6 @@ services:
 {endpoints}",
         http = layout.http,
         h2c = layout.h2c,
-        https = layout.https,
-        chain = layout.certificate.chain().display(),
-        key = layout.certificate.key().display(),
         admin = layout.admin,
     )
 }
@@ -80,6 +86,9 @@ pub(crate) fn haproxy(layout: &Layout<'_>) -> String {
     for (number, address) in layout.pods.iter().enumerate() {
         let _ = writeln!(servers, "  server pod-{number} {address} cookie pod-{number}");
     }
+    let tls = layout.certificate.map_or_else(String::new, |certificate| {
+        format!("\n  bind {} ssl crt {} alpn h2,http/1.1", layout.https, certificate.both().display())
+    });
     format!(
         "global
   nbthread 1
@@ -94,8 +103,7 @@ defaults
   http-reuse always
 frontend http
   bind {http}
-  bind {h2c} proto h2
-  bind {https} ssl crt {certificate} alpn h2,http/1.1
+  bind {h2c} proto h2{tls}
   default_backend pods
 backend pods
   balance roundrobin
@@ -104,21 +112,16 @@ backend pods
         connections = layout.connections(),
         http = layout.http,
         h2c = layout.h2c,
-        https = layout.https,
-        certificate = layout.certificate.both().display(),
     )
 }
 
 /// nginx. Debian's has no `sticky`: a cookie that it sets itself is hashed over the pods, which costs it no more.
-///
-/// TLS as its guide "Configuring HTTPS servers" advises: a session cache that all workers share, 10 MB of it; and the smaller
-/// `ssl_buffer_size` that the module's reference names for a short time to the first byte, which also makes a stream
-/// 12 KB cheaper. Debian's version does not speak TLS 1.3 unless told to.
 pub(crate) fn nginx(layout: &Layout<'_>) -> String {
     let mut servers = String::new();
     for address in layout.pods {
         let _ = writeln!(servers, "    server {address} max_fails=0;");
     }
+    let tls = layout.certificate.map_or_else(String::new, |certificate| nginx_tls(layout, certificate));
     format!(
         "daemon off;
 user root;
@@ -145,13 +148,7 @@ http {{
   }}
   server {{
     listen {http} backlog=4096;
-    listen {h2c} http2 backlog=4096;
-    listen {https} ssl http2 backlog=4096;
-    ssl_certificate {chain};
-    ssl_certificate_key {key};
-    ssl_protocols TLSv1.2 TLSv1.3;
-    ssl_session_cache shared:TLS:10m;
-    ssl_buffer_size 4k;
+    listen {h2c} http2 backlog=4096;{tls}
     location / {{
       proxy_pass http://pods;
       proxy_http_version 1.1;
@@ -171,9 +168,24 @@ http {{
         connections = layout.files + layout.files / 8,
         http = layout.http,
         h2c = layout.h2c,
+    )
+}
+
+/// As nginx's guide "Configuring HTTPS servers" advises: a session cache that all workers share, 10 MB of it; and the
+/// smaller `ssl_buffer_size` that the module's reference names for a short time to the first byte, which also makes a
+/// stream over HTTP/1.1 6 to 11 KiB cheaper. Debian's version does not speak TLS 1.3 unless told to.
+fn nginx_tls(layout: &Layout<'_>, certificate: &Certificate) -> String {
+    format!(
+        "
+    listen {https} ssl http2 backlog=4096;
+    ssl_certificate {chain};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:TLS:10m;
+    ssl_buffer_size 4k;",
         https = layout.https,
-        chain = layout.certificate.chain().display(),
-        key = layout.certificate.key().display(),
+        chain = certificate.chain().display(),
+        key = certificate.key().display(),
     )
 }
 
@@ -182,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_show_the_same_certificate_where_they_take_tls() {
+    fn all_show_the_same_certificate_where_tls_is_measured_and_none_elsewhere() {
         let directory = tempfile::tempdir().unwrap();
         let certificate = Certificate::make(directory.path()).unwrap();
         let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
@@ -191,7 +203,7 @@ mod tests {
             h2c: address(2),
             https: address(3),
             admin: address(4),
-            certificate: &certificate,
+            certificate: Some(&certificate),
             pods: &[address(5)],
             directory: directory.path(),
             files: 20_000,
@@ -208,6 +220,11 @@ mod tests {
         assert!(text.contains("listen 127.0.0.1:3 ssl http2 "), "{text}");
         assert!(text.contains(&format!("ssl_certificate {chain};")), "{text}");
         assert!(text.contains(&format!("ssl_certificate_key {key};")), "{text}");
+
+        let plain = Layout { certificate: None, ..layout };
+        for text in [podpin(&plain, "none"), haproxy(&plain), nginx(&plain)] {
+            assert!(!text.contains("127.0.0.1:3") && !text.contains("bench."), "{text}");
+        }
 
         let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
         assert_eq!(read("bench.pem"), read("bench.crt") + &read("bench.key"));

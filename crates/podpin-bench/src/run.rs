@@ -46,16 +46,17 @@ async fn measure(role: Role, settings: &Settings) -> anyhow::Result<()> {
     let mut candidates = find_candidates(settings)?;
     if wants_tls(&role) {
         candidates.retain(|candidate| candidate.kind.knows_http());
+        anyhow::ensure!(!candidates.is_empty(), "none of these peers speaks TLS");
     }
     let directory = tempfile::Builder::new().prefix("podpin-bench-").tempdir()?;
     let pods = Pods::start(directory.path()).await?;
-    let certificate = Certificate::make(directory.path())?;
+    let certificate = wants_tls(&role).then(|| Certificate::make(directory.path())).transpose()?;
     let scene = Scene {
         plan: &plan,
         pods: &pods,
         candidates: &candidates,
         directory: directory.path(),
-        certificate: &certificate,
+        certificate: certificate.as_ref(),
     };
     let mut report = Report::default();
     measure_role(&role, &scene, &mut report).await?;

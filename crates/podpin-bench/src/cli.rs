@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::client::target::Protocol;
 use crate::peer::PeerKind;
 
 /// Measures podpin side by side with nginx, HAProxy (when they are installed) and a plain TCP relay.
@@ -56,6 +57,8 @@ pub(crate) enum Role {
     Sessions(SessionsArgs),
     /// CPU ms per MB of events on one stream that is never idle
     Burst(BurstArgs),
+    /// What TLS costs: memory over HTTP/1.1 and HTTP/2, events, requests, handshakes (the relay is left out)
+    Tls(TlsArgs),
     #[command(hide = true)]
     Pod(PodArgs),
     #[command(hide = true)]
@@ -64,14 +67,41 @@ pub(crate) enum Role {
     Leash(LeashArgs),
 }
 
+/// Whether the clients encrypt.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Security {
+    /// The clients speak TLS 1.3 (the relay is left out)
+    #[arg(long)]
+    pub(crate) tls: bool,
+}
+
+impl Security {
+    /// HTTP/1.1 with or without it.
+    pub(crate) fn http1(self) -> Protocol {
+        if self.tls { Protocol::Http1Tls } else { Protocol::Http1 }
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MemoryArgs {
     /// How many idle streams; several numbers are measured one after the other, each on fresh processes
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) streams: Vec<u32>,
     /// The clients speak HTTP/2 in plaintext, 100 streams to a connection (the relay is left out)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tls")]
     pub(crate) h2c: bool,
+    #[command(flatten)]
+    pub(crate) security: Security,
+    /// With --tls: HTTP/2, 100 streams to a connection
+    #[arg(long, requires = "tls")]
+    pub(crate) h2: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TlsArgs {
+    /// How many idle streams; several numbers are measured one after the other, each on fresh processes
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) streams: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -82,6 +112,8 @@ pub(crate) struct EventsArgs {
     /// Events a second on each stream
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub(crate) rate: u32,
+    #[command(flatten)]
+    pub(crate) security: Security,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -99,6 +131,8 @@ pub(crate) struct RequestsArgs {
     /// Keep-alive connections, each with one request in flight
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) connections: u32,
+    #[command(flatten)]
+    pub(crate) security: Security,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -106,6 +140,11 @@ pub(crate) struct SessionsArgs {
     /// New sessions for each peer and round, 16 at a time
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) count: Option<u32>,
+    #[command(flatten)]
+    pub(crate) security: Security,
+    /// With --tls: clients come back with a ticket; else each handshake is a full one
+    #[arg(long, requires = "tls")]
+    pub(crate) resume: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -148,4 +187,22 @@ pub(crate) enum LeashSignal {
     Term,
     /// SIGKILL, for a process that stands alone.
     Kill,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn http2_over_tls_needs_tls_and_is_not_h2c() {
+        Cli::command().debug_assert();
+        let parsed = |line: &str| Cli::try_parse_from(line.split_whitespace()).is_ok();
+        assert!(parsed("podpin-bench memory --tls --h2 --streams 100"));
+        assert!(parsed("podpin-bench sessions --tls --resume"));
+        assert!(!parsed("podpin-bench memory --h2"));
+        assert!(!parsed("podpin-bench memory --tls --h2c"));
+        assert!(!parsed("podpin-bench sessions --resume"));
+    }
 }

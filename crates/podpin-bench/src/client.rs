@@ -5,4 +5,5 @@ pub(crate) mod http;
 pub(crate) mod socket;
 pub(crate) mod stamps;
 pub(crate) mod streams;
-mod streams_h2c;
+mod streams_h2;
+pub(crate) mod target;

@@ -6,6 +6,7 @@
 //! are processes of their own, so that the CPU and memory of each can be read from `/proc` and nothing else is in them.
 
 mod accounting;
+mod certificate;
 mod cli;
 mod client;
 mod clock;

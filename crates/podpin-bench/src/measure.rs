@@ -10,6 +10,10 @@ pub(crate) mod sessions;
 
 use std::path::Path;
 
+use anyhow::Context;
+
+use crate::certificate::{Certificate, Visit};
+use crate::client::target::{Protocol, Target};
 use crate::peer::{Candidate, Peer};
 use crate::plan::Plan;
 use crate::pods::Pods;
@@ -21,6 +25,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) candidates: &'a [Candidate],
     /// For files of the peers.
     pub(crate) directory: &'a Path,
+    /// What all peers show to clients of TLS, if that is measured.
+    pub(crate) certificate: Option<&'a Certificate>,
 }
 
 impl Scene<'_> {
@@ -28,9 +34,25 @@ impl Scene<'_> {
     pub(crate) async fn start_all(&self) -> anyhow::Result<Vec<Peer>> {
         let mut peers = Vec::new();
         for candidate in self.candidates {
-            peers.push(Peer::start(candidate, self.pods, self.directory).await?);
+            peers.push(self.start(candidate).await?);
         }
         Ok(peers)
+    }
+
+    /// Starts one candidate.
+    pub(crate) async fn start(&self, candidate: &Candidate) -> anyhow::Result<Peer> {
+        Peer::start(candidate, self.pods, self.directory, self.certificate).await
+    }
+
+    /// Where clients of `protocol` reach `peer`; over TLS with no ticket yet.
+    pub(crate) fn target(&self, peer: &Peer, protocol: Protocol, visit: Visit) -> anyhow::Result<Target> {
+        let tls = if protocol.is_tls() {
+            let certificate = self.certificate.context("the peers have no certificate")?;
+            Some(certificate.client(protocol, visit)?)
+        } else {
+            None
+        };
+        Ok(Target { address: peer.address(protocol), protocol, tls })
     }
 }
 

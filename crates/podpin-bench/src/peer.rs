@@ -9,7 +9,9 @@ use anyhow::Context;
 use clap::ValueEnum;
 
 use crate::accounting;
+use crate::certificate::Certificate;
 use crate::cli::LeashSignal;
+use crate::client::target::Protocol;
 use crate::leash::raise_file_limit;
 use crate::peer_config::{self, Layout};
 use crate::pods::{Pods, free_address, wait_until_it_listens};
@@ -42,9 +44,14 @@ impl PeerKind {
         }
     }
 
-    /// Whether it knows HTTP, so that it can give a session to a client and speak HTTP/2.
+    /// Whether it knows HTTP, so that it can give a session to a client.
     pub(crate) fn knows_http(self) -> bool {
         self != Self::Relay
+    }
+
+    /// Whether clients may speak `protocol` with it.
+    pub(crate) fn speaks(self, protocol: Protocol) -> bool {
+        self.knows_http() || protocol == Protocol::Http1
     }
 }
 
@@ -106,24 +113,41 @@ pub(crate) struct Peer {
     /// Where it takes HTTP/1.1.
     pub(crate) http: SocketAddr,
     /// Where it takes HTTP/2 in plaintext; the relay nowhere.
-    pub(crate) h2c: SocketAddr,
+    h2c: SocketAddr,
+    /// Where it takes both over TLS; the relay nowhere.
+    https: SocketAddr,
     process: Process,
 }
 
 impl Peer {
     /// Starts `candidate` before `pods` and waits until it takes connections. Its files go to `directory`.
-    pub(crate) async fn start(candidate: &Candidate, pods: &Pods, directory: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        candidate: &Candidate,
+        pods: &Pods,
+        directory: &Path,
+        certificate: Option<&Certificate>,
+    ) -> anyhow::Result<Self> {
         let kind = candidate.kind;
-        let [http, h2c, admin] = [free_address()?, free_address()?, free_address()?];
+        let [http, h2c, https, admin] = [free_address()?, free_address()?, free_address()?, free_address()?];
         let files = raise_file_limit();
-        let layout = Layout { http, h2c, admin, pods: pods.addresses(), directory, files };
+        let pods = pods.addresses();
+        let layout = Layout { http, h2c, https, admin, certificate, pods, directory, files };
         let (signal, arguments) = arguments(kind, &layout)?;
         let log = directory.join(format!("{}.log", kind.name()));
         let mut process = Process::start(log, signal, &candidate.program, arguments)?;
         wait_until_it_listens(http, &mut process)
             .await
             .with_context(|| format!("{} does not start", kind.name()))?;
-        Ok(Self { kind, http, h2c, process })
+        Ok(Self { kind, http, h2c, https, process })
+    }
+
+    /// Where it takes `protocol`.
+    pub(crate) fn address(&self, protocol: Protocol) -> SocketAddr {
+        match protocol {
+            Protocol::Http1 => self.http,
+            Protocol::H2c => self.h2c,
+            Protocol::Http1Tls | Protocol::H2Tls => self.https,
+        }
     }
 
     /// CPU time so far of the process and its children, in nanoseconds.

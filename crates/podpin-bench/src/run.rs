@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
+use crate::certificate::Certificate;
 use crate::cli::{
-    BurstArgs, EventsArgs, LatencyArgs, MemoryArgs, RequestsArgs, Role, SessionsArgs, Settings,
+    BurstArgs, EventsArgs, LatencyArgs, MemoryArgs, RequestsArgs, Role, Security, SessionsArgs, Settings,
 };
-use crate::client::streams::Protocol;
+use crate::client::target::Protocol;
 use crate::leash::raise_file_limit;
 use crate::measure::{Scene, burst, events, latency, memory, requests, sessions};
-use crate::peer::{Candidate, PeerKind};
+use crate::peer::{Candidate, Peer, PeerKind};
 use crate::plan::Plan;
 use crate::pods::Pods;
 use crate::report::Report;
@@ -42,10 +43,21 @@ async fn unless_interrupted(run: impl Future<Output = anyhow::Result<()>>) -> an
 
 async fn measure(role: Role, settings: &Settings) -> anyhow::Result<()> {
     let plan = Plan::new(settings);
-    let candidates = find_candidates(settings)?;
+    let mut candidates = find_candidates(settings)?;
+    if wants_tls(&role) {
+        candidates.retain(|candidate| candidate.kind.knows_http());
+        anyhow::ensure!(!candidates.is_empty(), "none of these peers speaks TLS");
+    }
     let directory = tempfile::Builder::new().prefix("podpin-bench-").tempdir()?;
     let pods = Pods::start(directory.path()).await?;
-    let scene = Scene { plan: &plan, pods: &pods, candidates: &candidates, directory: directory.path() };
+    let certificate = wants_tls(&role).then(|| Certificate::make(directory.path())).transpose()?;
+    let scene = Scene {
+        plan: &plan,
+        pods: &pods,
+        candidates: &candidates,
+        directory: directory.path(),
+        certificate: certificate.as_ref(),
+    };
     let mut report = Report::default();
     measure_role(&role, &scene, &mut report).await?;
     let peers: Vec<PeerKind> = candidates.iter().map(|candidate| candidate.kind).collect();
@@ -58,12 +70,8 @@ async fn measure(role: Role, settings: &Settings) -> anyhow::Result<()> {
 }
 
 async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> anyhow::Result<()> {
-    let all = matches!(role, Role::All);
-    if let Some(arguments) = memory_arguments(role) {
-        let protocol = if arguments.h2c { Protocol::H2c } else { Protocol::Http1 };
-        let wanted =
-            if arguments.streams.is_empty() { &scene.plan.memory_streams } else { &arguments.streams };
-        let streams = within_file_limit(wanted, protocol, report);
+    for (protocol, wanted) in memory_of(role, scene.plan) {
+        let streams = within_file_limit(&wanted, protocol, report);
         memory::measure(scene, protocol, &streams, report).await?;
     }
     if matches!(role, Role::Memory(_)) {
@@ -76,33 +84,75 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
         Role::Requests(arguments) => requests::measure(scene, &peers, arguments, report).await?,
         Role::Sessions(arguments) => sessions::measure(scene, &peers, arguments, report).await?,
         Role::Burst(arguments) => burst::measure(scene, &peers, arguments, report).await?,
-        _ if all => {
-            events::measure(scene, &peers, &EventsArgs { streams: 1_000, rate: 10 }, report).await?;
+        Role::Tls(_) => {
+            let security = Security { tls: true };
+            common(scene, &peers, report, security).await?;
+            let returning = SessionsArgs { count: None, security, resume: true };
+            sessions::measure(scene, &peers, &returning, report).await?;
+        }
+        Role::All => {
+            common(scene, &peers, report, Security { tls: false }).await?;
             latency::measure(scene, &peers, &LatencyArgs { streams: 50, rate: 10 }, report).await?;
-            requests::measure(scene, &peers, &RequestsArgs { connections: 16 }, report).await?;
-            sessions::measure(scene, &peers, &SessionsArgs { count: None }, report).await?;
             burst::measure(scene, &peers, &BurstArgs { mb: None }, report).await?;
         }
-        _ => {}
+        Role::Memory(_) | Role::Pod(_) | Role::Relay(_) | Role::Leash(_) => {}
     }
     Ok(())
 }
 
-fn memory_arguments(role: &Role) -> Option<MemoryArgs> {
+/// What is worth knowing with and without TLS, beside memory.
+async fn common(
+    scene: &Scene<'_>,
+    peers: &[Peer],
+    report: &mut Report,
+    security: Security,
+) -> anyhow::Result<()> {
+    events::measure(scene, peers, &EventsArgs { streams: 1_000, rate: 10, security }, report).await?;
+    requests::measure(scene, peers, &RequestsArgs { connections: 16, security }, report).await?;
+    sessions::measure(scene, peers, &SessionsArgs { count: None, security, resume: false }, report).await
+}
+
+/// Whether nothing but TLS is measured.
+fn wants_tls(role: &Role) -> bool {
     match role {
-        Role::Memory(arguments) => Some(arguments.clone()),
-        Role::All => Some(MemoryArgs { streams: Vec::new(), h2c: false }),
-        _ => None,
+        Role::Memory(MemoryArgs { security, .. })
+        | Role::Events(EventsArgs { security, .. })
+        | Role::Requests(RequestsArgs { security, .. })
+        | Role::Sessions(SessionsArgs { security, .. }) => security.tls,
+        Role::Tls(_) => true,
+        _ => false,
+    }
+}
+
+/// Of what the memory is measured, and with how many streams.
+fn memory_of(role: &Role, plan: &Plan) -> Vec<(Protocol, Vec<u32>)> {
+    let or_planned = |asked: &[u32], planned: &[u32]| {
+        if asked.is_empty() { planned.to_vec() } else { asked.to_vec() }
+    };
+    match role {
+        Role::Memory(arguments) => {
+            let protocol = match (arguments.h2c, arguments.h2) {
+                (true, _) => Protocol::H2c,
+                (false, true) => Protocol::H2Tls,
+                (false, false) => arguments.security.http1(),
+            };
+            vec![(protocol, or_planned(&arguments.streams, &plan.memory_streams))]
+        }
+        Role::All => vec![(Protocol::Http1, plan.memory_streams.clone())],
+        Role::Tls(arguments) => {
+            // The most alone: handshakes take their time.
+            let most = plan.memory_streams.last().map_or(&[][..], std::slice::from_ref);
+            let streams = or_planned(&arguments.streams, most);
+            vec![(Protocol::Http1Tls, streams.clone()), (Protocol::H2Tls, streams)]
+        }
+        _ => Vec::new(),
     }
 }
 
 /// Each stream takes two descriptors of the proxy; over HTTP/2 many share one to the client, and every pod has its own.
 fn within_file_limit(wanted: &[u32], protocol: Protocol, report: &mut Report) -> Vec<u32> {
     let files = raise_file_limit();
-    let each = match protocol {
-        Protocol::Http1 => 2.0,
-        Protocol::H2c => 1.1,
-    };
+    let each = if protocol.is_h2() { 1.1 } else { 2.0 };
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+
+use super::target::Wire;
 
 /// What a browser's request carries in any case; the same for all peers.
 const COMMON_HEADERS: &str = "Host: bench.test\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) podpin-bench\r\n\
@@ -23,7 +24,7 @@ pub(crate) fn small_request(cookie: Option<&str>) -> String {
 
 /// A keep-alive connection with at most one request in flight.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     received: Vec<u8>,
 }
 
@@ -37,8 +38,8 @@ pub(crate) struct Answer {
 }
 
 impl Connection {
-    /// A connection on an open socket.
-    pub(crate) fn new(stream: TcpStream) -> Self {
+    /// A connection that is open.
+    pub(crate) fn new(stream: Box<dyn Wire>) -> Self {
         Self { stream, received: Vec::with_capacity(2048) }
     }
 
@@ -46,6 +47,7 @@ impl Connection {
     pub(crate) async fn exchange(&mut self, request: &str) -> anyhow::Result<Answer> {
         self.received.clear();
         self.stream.write_all(request.as_bytes()).await?;
+        self.stream.flush().await?;
         loop {
             if self.stream.read_buf(&mut self.received).await? == 0 {
                 bail!("the connection was closed instead of an answer");

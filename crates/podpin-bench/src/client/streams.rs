@@ -4,21 +4,23 @@
 //! a few hundred bytes, and the descriptor limit of the proxy (two for each stream) is reached first.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use anyhow::bail;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::body::Body;
 use super::http::stream_request;
-use super::socket::connect;
 use super::stamps::Stamps;
-use super::streams_h2c;
+use super::streams_h2;
+use super::target::{Target, Wire};
 use crate::clock::now_ns;
 
 /// Streams being opened at the same time: keeps every proxy busy and every backlog short.
@@ -27,20 +29,9 @@ pub(super) const OPENING_AT_ONCE: usize = 64;
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 const READ_BYTES: usize = 64 * 1024;
 
-/// The protocol of the load client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// A connection for each stream.
-    Http1,
-    /// 100 streams on a connection.
-    H2c,
-}
-
 /// What is asked for.
-#[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted {
-    pub(crate) target: SocketAddr,
-    pub(crate) protocol: Protocol,
+    pub(crate) target: Target,
     pub(crate) count: u32,
     /// Events a second on each stream; 0 for the first event and then silence.
     pub(crate) rate: u32,
@@ -78,14 +69,14 @@ impl Streams {
         let tally = Rc::new(Tally::new());
         let mut tasks = JoinSet::new();
         let path = format!("/events?rate={}", wanted.rate);
-        match wanted.protocol {
-            Protocol::Http1 => {
-                let request: Rc<str> = stream_request(&path).into();
-                for _ in 0..wanted.count {
-                    tasks.spawn_local(hold(wanted.target, Rc::clone(&request), Rc::clone(&tally)));
-                }
+        if wanted.target.protocol.is_h2() {
+            streams_h2::open(&mut tasks, &wanted, &path, &tally);
+        } else {
+            let target = Rc::new(wanted.target);
+            let request: Rc<str> = stream_request(&path).into();
+            for _ in 0..wanted.count {
+                tasks.spawn_local(hold(Rc::clone(&target), Rc::clone(&request), Rc::clone(&tally)));
             }
-            Protocol::H2c => streams_h2c::open(&mut tasks, wanted, &path, &tally),
         }
         let streams = Self { tasks, tally };
         streams.wait_until_open(wanted.count).await?;
@@ -186,30 +177,28 @@ impl Tally {
     }
 }
 
-async fn hold(target: SocketAddr, request: Rc<str>, tally: Rc<Tally>) {
-    if let Err(error) = read_until_end(target, &request, &tally).await {
+async fn hold(target: Rc<Target>, request: Rc<str>, tally: Rc<Tally>) {
+    if let Err(error) = read_until_end(&target, &request, &tally).await {
         tally.count_end(&error);
     }
 }
 
 /// Never returns without an error: a stream that ends did not stay open.
-async fn read_until_end(target: SocketAddr, request: &str, tally: &Tally) -> anyhow::Result<()> {
+async fn read_until_end(target: &Target, request: &str, tally: &Tally) -> anyhow::Result<()> {
     let permit = tally.opening.acquire().await?;
-    let mut stream = connect(target).await?;
+    let mut stream = target.connect().await?;
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut opening = Some(permit);
     let mut stamps = Stamps::default();
     let mut body = Body::new();
     let mut status = true;
     loop {
-        stream.readable().await?;
-        let mut scratch = tally.scratch.borrow_mut();
-        let length = match stream.try_read(&mut scratch) {
-            Ok(0) => bail!("the proxy ended the stream"),
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error.into()),
-        };
+        let length = poll_fn(|context| poll_read(&mut *stream, &tally.scratch, context)).await?;
+        if length == 0 {
+            bail!("the proxy ended the stream");
+        }
+        let scratch = tally.scratch.borrow();
         let bytes = scratch.get(..length).unwrap_or_default();
         if std::mem::take(&mut status) && !bytes.starts_with(b"HTTP/1.1 200") {
             bail!("refused: {}", String::from_utf8_lossy(bytes).lines().next().unwrap_or_default());
@@ -220,4 +209,16 @@ async fn read_until_end(target: SocketAddr, request: &str, tally: &Tally) -> any
             tally.count_opened();
         }
     }
+}
+
+/// One read into the buffer that all streams share: no other task runs between the read and the look at it.
+fn poll_read(
+    stream: &mut dyn Wire,
+    scratch: &RefCell<Vec<u8>>,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut scratch = scratch.borrow_mut();
+    let mut buffer = ReadBuf::new(&mut scratch);
+    ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
 }

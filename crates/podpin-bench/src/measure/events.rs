@@ -3,8 +3,9 @@
 use anyhow::Context;
 
 use super::{Scene, each, progress};
+use crate::certificate::Visit;
 use crate::cli::EventsArgs;
-use crate::client::streams::{Protocol, Streams, Wanted};
+use crate::client::streams::{Streams, Wanted};
 use crate::peer::Peer;
 use crate::report::{Measure, Report};
 
@@ -15,12 +16,14 @@ pub(crate) async fn measure(
     arguments: &EventsArgs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let load = format!("event, {} streams x {}/s", arguments.streams, arguments.rate);
+    let protocol = arguments.security.http1();
+    let EventsArgs { streams, rate, .. } = *arguments;
+    let load = format!("event, {streams} {}streams x {rate}/s", protocol.prefix());
     let cpu = Measure::new(format!("{load}: CPU"), "µs", 1);
     let delivered = Measure::new(format!("{load}: delivered"), "%", 0);
     for round in 1..=scene.plan.rounds {
-        for peer in peers {
-            progress(&format!("events, round {round}"), peer.kind.name());
+        for peer in peers.iter().filter(|peer| peer.kind.speaks(protocol)) {
+            progress(&format!("{}events, round {round}", protocol.prefix()), peer.kind.name());
             let window = read(scene, peer, arguments).await;
             let (cpu_ns, events, share) =
                 window.with_context(|| format!("events of {}", peer.kind.name()))?;
@@ -34,8 +37,9 @@ pub(crate) async fn measure(
 /// CPU in ns and events within the window, and the share of the events that the rate promises. A share far below one
 /// says that the machine was too busy for the load, not that events were lost.
 async fn read(scene: &Scene<'_>, peer: &Peer, arguments: &EventsArgs) -> anyhow::Result<(u64, u64, f64)> {
-    let EventsArgs { streams: count, rate } = *arguments;
-    let streams = Streams::open(Wanted { target: peer.http, protocol: Protocol::Http1, count, rate }).await?;
+    let EventsArgs { streams: count, rate, security } = *arguments;
+    let target = scene.target(peer, security.http1(), Visit::First)?;
+    let streams = Streams::open(Wanted { target, count, rate }).await?;
     tokio::time::sleep(scene.plan.warm_up).await;
     let (events, cpu_ns) = (streams.events(), peer.cpu_ns()?);
     let began = std::time::Instant::now();

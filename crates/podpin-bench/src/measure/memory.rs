@@ -9,8 +9,10 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::{Scene, each, progress};
-use crate::client::streams::{Protocol, Streams, Wanted};
-use crate::peer::{Candidate, Peer};
+use crate::certificate::Visit;
+use crate::client::streams::{Streams, Wanted};
+use crate::client::target::Protocol;
+use crate::peer::Candidate;
 use crate::report::{Measure, Report};
 
 const WARM_UP_STREAMS: u32 = 64;
@@ -26,10 +28,10 @@ pub(crate) async fn measure(
 ) -> anyhow::Result<()> {
     for count in streams {
         for candidate in scene.candidates {
-            if protocol == Protocol::H2c && !candidate.kind.knows_http() {
+            if !candidate.kind.speaks(protocol) {
                 continue;
             }
-            progress(&format!("memory of {count} streams"), candidate.kind.name());
+            progress(&format!("memory of {count} {}streams", protocol.prefix()), candidate.kind.name());
             let readings = read(scene, candidate, protocol, *count).await;
             let readings = readings.with_context(|| format!("memory of {}", candidate.kind.name()))?;
             readings.add_to(report, candidate, protocol, *count);
@@ -55,9 +57,9 @@ async fn read(
     protocol: Protocol,
     count: u32,
 ) -> anyhow::Result<Readings> {
-    let peer = Peer::start(candidate, scene.pods, scene.directory).await?;
-    let target = if protocol == Protocol::H2c { peer.h2c } else { peer.http };
-    let wanted = |count| Wanted { target, protocol, count, rate: 0 };
+    let peer = scene.start(candidate).await?;
+    let target = scene.target(&peer, protocol, Visit::First)?;
+    let wanted = |count| Wanted { target: target.clone(), count, rate: 0 };
     let rest = scene.plan.memory_rest;
     Streams::open(wanted(WARM_UP_STREAMS)).await?.close().await;
     end_what_is_held(scene).await?;
@@ -102,10 +104,10 @@ async fn end_what_is_held(scene: &Scene<'_>) -> anyhow::Result<()> {
 
 impl Readings {
     fn add_to(&self, report: &mut Report, candidate: &Candidate, protocol: Protocol, count: u32) {
-        let kind = if protocol == Protocol::H2c { "h2c streams" } else { "streams" };
+        let prefix = protocol.prefix();
         let mut add = |name: &str, unit, digits, figure| {
             report.add(
-                &Measure::new(format!("{count} idle {kind}: {name}"), unit, digits),
+                &Measure::new(format!("{count} idle {prefix}streams: {name}"), unit, digits),
                 candidate.kind,
                 figure,
             );

@@ -7,9 +7,9 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 
 use super::{Scene, each, progress};
+use crate::certificate::Visit;
 use crate::cli::RequestsArgs;
 use crate::client::http::{Connection, small_request};
-use crate::client::socket::connect;
 use crate::peer::Peer;
 use crate::report::{Measure, Report};
 
@@ -20,12 +20,14 @@ pub(crate) async fn measure(
     arguments: &RequestsArgs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let cpu = Measure::new("keep-alive request with cookie: CPU", "µs", 1);
-    let rate = Measure::new("keep-alive requests", "1/s", 0);
+    let protocol = arguments.security.http1();
+    let prefix = protocol.prefix();
+    let cpu = Measure::new(format!("{prefix}keep-alive request with cookie: CPU"), "µs", 1);
+    let rate = Measure::new(format!("{prefix}keep-alive requests"), "1/s", 0);
     for round in 1..=scene.plan.rounds {
-        for peer in peers {
-            progress(&format!("requests, round {round}"), peer.kind.name());
-            let window = read(scene, peer, arguments.connections).await;
+        for peer in peers.iter().filter(|peer| peer.kind.speaks(protocol)) {
+            progress(&format!("{}requests, round {round}", protocol.prefix()), peer.kind.name());
+            let window = read(scene, peer, arguments).await;
             let (cpu_ns, requests) = window.with_context(|| format!("requests to {}", peer.kind.name()))?;
             report.add(&cpu, peer.kind, each(cpu_ns, requests, 1e3));
             report.add(&rate, peer.kind, requests as f64 / scene.plan.requests_window.as_secs_f64());
@@ -35,11 +37,12 @@ pub(crate) async fn measure(
 }
 
 /// CPU in ns and requests within the window.
-async fn read(scene: &Scene<'_>, peer: &Peer, connections: u32) -> anyhow::Result<(u64, u64)> {
+async fn read(scene: &Scene<'_>, peer: &Peer, arguments: &RequestsArgs) -> anyhow::Result<(u64, u64)> {
     let answers = Rc::new(Cell::new(0_u64));
+    let target = scene.target(peer, arguments.security.http1(), Visit::First)?;
     let mut tasks = JoinSet::new();
-    for _ in 0..connections {
-        let mut connection = Connection::new(connect(peer.http).await?);
+    for _ in 0..arguments.connections {
+        let mut connection = Connection::new(target.connect().await?);
         let first = connection.exchange(&small_request(None)).await?;
         if peer.kind.knows_http() && first.cookie.is_none() {
             anyhow::bail!("no cookie for a new client");

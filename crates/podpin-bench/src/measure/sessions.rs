@@ -3,17 +3,18 @@
 //! The relay gives no sessions and is left out.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::task::JoinSet;
+use tokio_rustls::rustls::HandshakeKind;
 
 use super::{Scene, each, progress};
+use crate::certificate::Visit;
 use crate::cli::SessionsArgs;
 use crate::client::http::{Connection, small_request};
-use crate::client::socket::connect;
+use crate::client::target::{Protocol, Target};
 use crate::peer::Peer;
 use crate::report::{Measure, Report};
 
@@ -28,37 +29,57 @@ pub(crate) async fn measure(
     arguments: &SessionsArgs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let cpu = Measure::new("new connection and session: CPU", "µs", 1);
+    let protocol = arguments.security.http1();
+    let visit = if arguments.resume { Visit::Return } else { Visit::First };
+    let cpu = Measure::new(name(protocol, visit), "µs", 1);
     let count = arguments.count.unwrap_or(scene.plan.sessions);
     for round in 1..=scene.plan.rounds {
         for peer in peers.iter().filter(|peer| peer.kind.knows_http()) {
-            progress(&format!("sessions, round {round}"), peer.kind.name());
-            let cpu_ns =
-                read(peer, count).await.with_context(|| format!("sessions of {}", peer.kind.name()))?;
+            progress(&format!("{}sessions, round {round}", protocol.prefix()), peer.kind.name());
+            // Each client has tickets of its own: of one's for all, some would find none.
+            let clients = (0..AT_ONCE).map(|_| scene.target(peer, protocol, visit));
+            let clients: Vec<Target> = clients.collect::<anyhow::Result<_>>()?;
+            let cpu_ns = read(peer, &clients, visit, count).await;
+            let cpu_ns = cpu_ns.with_context(|| format!("sessions of {}", peer.kind.name()))?;
             report.add(&cpu, peer.kind, each(cpu_ns, u64::from(count), 1e3));
         }
     }
     Ok(())
 }
 
-async fn read(peer: &Peer, count: u32) -> anyhow::Result<u64> {
-    // Tables grown and upstream connections opened before the count begins.
-    open_sessions(peer.http, AT_ONCE * 4).await?;
+fn name(protocol: Protocol, visit: Visit) -> &'static str {
+    match (protocol.is_tls(), visit) {
+        (false, _) => "new connection and session: CPU",
+        (true, Visit::First) => "TLS full handshake and session: CPU",
+        (true, Visit::Return) => "TLS resumed handshake and session: CPU",
+    }
+}
+
+async fn read(peer: &Peer, clients: &[Target], visit: Visit, count: u32) -> anyhow::Result<u64> {
+    // Tables grown, upstream connections opened and a ticket given to each client before the count begins.
+    open_sessions(clients, AT_ONCE * 4).await?;
     let cpu_ns = peer.cpu_ns()?;
-    open_sessions(peer.http, count).await?;
+    let resumed = open_sessions(clients, count).await?;
+    let expected = if visit == Visit::Return { count } else { 0 };
+    if resumed != expected {
+        bail!("{resumed} of {count} handshakes were resumed instead of {expected}");
+    }
     tokio::time::sleep(CLOSING).await;
     Ok(peer.cpu_ns()? - cpu_ns)
 }
 
-async fn open_sessions(target: SocketAddr, count: u32) -> anyhow::Result<()> {
-    let left = Rc::new(Cell::new(count));
+/// Opens `count` sessions, each client one at a time; gives how many began with a resumed handshake.
+async fn open_sessions(clients: &[Target], count: u32) -> anyhow::Result<u32> {
+    let (left, resumed) = (Rc::new(Cell::new(count)), Rc::new(Cell::new(0)));
     let mut tasks = JoinSet::new();
-    for _ in 0..AT_ONCE {
-        let left = Rc::clone(&left);
+    for target in clients {
+        let (target, left, resumed) = (target.clone(), Rc::clone(&left), Rc::clone(&resumed));
         tasks.spawn_local(async move {
             while left.get() > 0 {
                 left.set(left.get() - 1);
-                open_session(target).await?;
+                if open_session(&target).await? == Some(HandshakeKind::Resumed) {
+                    resumed.set(resumed.get() + 1);
+                }
             }
             anyhow::Ok(())
         });
@@ -66,14 +87,14 @@ async fn open_sessions(target: SocketAddr, count: u32) -> anyhow::Result<()> {
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    Ok(())
+    Ok(resumed.get())
 }
 
-async fn open_session(target: SocketAddr) -> anyhow::Result<()> {
-    let mut connection = Connection::new(connect(target).await?);
-    let answer = connection.exchange(&small_request(None)).await?;
+async fn open_session(target: &Target) -> anyhow::Result<Option<HandshakeKind>> {
+    let (wire, handshake) = target.connect_and_tell().await?;
+    let answer = Connection::new(wire).exchange(&small_request(None)).await?;
     if answer.cookie.is_none() {
         bail!("no cookie for a new client");
     }
-    Ok(())
+    Ok(handshake)
 }

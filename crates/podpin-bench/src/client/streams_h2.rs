@@ -1,4 +1,4 @@
-//! Event streams over HTTP/2 in plaintext (prior knowledge, RFC 9113 section 3.3), many on one connection.
+//! Event streams over HTTP/2, many on one connection; in plaintext with prior knowledge (RFC 9113 section 3.3).
 
 use std::rc::Rc;
 
@@ -8,23 +8,26 @@ use h2::client::SendRequest;
 use http::Request;
 use tokio::task::JoinSet;
 
-use super::socket::connect;
 use super::stamps::Stamps;
 use super::streams::{Tally, Wanted};
+use super::target::Target;
+use crate::certificate::HOST;
 
 /// What browsers and proxies allow by default (RFC 9113 section 6.5.2 recommends no less).
 const STREAMS_ON_A_CONNECTION: u32 = 100;
 
 /// Adds the tasks that hold the streams to `tasks`.
-pub(super) fn open(tasks: &mut JoinSet<()>, wanted: Wanted, path: &str, tally: &Rc<Tally>) {
-    let uri: Rc<str> = format!("http://bench.test{path}").into();
+pub(super) fn open(tasks: &mut JoinSet<()>, wanted: &Wanted, path: &str, tally: &Rc<Tally>) {
+    let scheme = if wanted.target.protocol.is_tls() { "https" } else { "http" };
+    let uri: Rc<str> = format!("{scheme}://{HOST}{path}").into();
+    let target = Rc::new(wanted.target.clone());
     let mut left = wanted.count;
     while left > 0 {
         let count = left.min(STREAMS_ON_A_CONNECTION);
         left -= count;
-        let (uri, tally) = (Rc::clone(&uri), Rc::clone(tally));
+        let (target, uri, tally) = (Rc::clone(&target), Rc::clone(&uri), Rc::clone(tally));
         tasks.spawn_local(async move {
-            if let Err(error) = hold_connection(wanted, &uri, count, &tally).await {
+            if let Err(error) = hold_connection(&target, &uri, count, &tally).await {
                 tally.count_end(&error);
             }
         });
@@ -32,8 +35,13 @@ pub(super) fn open(tasks: &mut JoinSet<()>, wanted: Wanted, path: &str, tally: &
 }
 
 /// Holds one connection and its streams; returns only with an error.
-async fn hold_connection(wanted: Wanted, uri: &Rc<str>, count: u32, tally: &Rc<Tally>) -> anyhow::Result<()> {
-    let socket = connect(wanted.target).await?;
+async fn hold_connection(
+    target: &Target,
+    uri: &Rc<str>,
+    count: u32,
+    tally: &Rc<Tally>,
+) -> anyhow::Result<()> {
+    let socket = target.connect().await?;
     let (requests, connection) = h2::client::handshake(socket).await.context("no HTTP/2")?;
     let mut streams = JoinSet::new();
     for _ in 0..count {

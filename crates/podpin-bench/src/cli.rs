@@ -59,6 +59,8 @@ pub(crate) enum Role {
     Burst(BurstArgs),
     /// What TLS costs: memory over HTTP/1.1 and HTTP/2, events, requests, handshakes (the relay is left out)
     Tls(TlsArgs),
+    /// CPU of podpin's requests and sessions beside 1,000 routes, 1,000 services, 10,000 endpoints
+    Scale,
     #[command(hide = true)]
     Pod(PodArgs),
     #[command(hide = true)]

@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod latency;
 pub(crate) mod memory;
 pub(crate) mod requests;
+pub(crate) mod scale;
 pub(crate) mod sessions;
 
 use std::path::Path;
@@ -15,6 +16,7 @@ use anyhow::Context;
 use crate::certificate::{Certificate, Visit};
 use crate::client::target::{Protocol, Target};
 use crate::peer::{Candidate, Peer};
+use crate::peer_config::Beside;
 use crate::plan::Plan;
 use crate::pods::Pods;
 
@@ -41,7 +43,15 @@ impl Scene<'_> {
 
     /// Starts one candidate.
     pub(crate) async fn start(&self, candidate: &Candidate) -> anyhow::Result<Peer> {
-        Peer::start(candidate, self.pods, self.directory, self.certificate).await
+        Peer::start(candidate, self.pods, self.directory, self.certificate, Beside::Nothing).await
+    }
+
+    /// Starts one that knows much more than what it is asked for.
+    pub(crate) async fn start_beside(&self, candidate: &Candidate, beside: Beside) -> anyhow::Result<Peer> {
+        // podpin follows its configuration: one file for several of them would be a reload.
+        let directory = self.directory.join(beside.name());
+        std::fs::create_dir(&directory)?;
+        Peer::start(candidate, self.pods, &directory, self.certificate, beside).await
     }
 
     /// Where clients of `protocol` reach `peer`; over TLS with no ticket yet.

@@ -13,7 +13,7 @@ use crate::certificate::Certificate;
 use crate::cli::LeashSignal;
 use crate::client::target::Protocol;
 use crate::leash::raise_file_limit;
-use crate::peer_config::{self, Layout};
+use crate::peer_config::{self, Beside, Layout};
 use crate::pods::{Pods, free_address, wait_until_it_listens};
 use crate::process::{Process, own_binary};
 
@@ -126,12 +126,13 @@ impl Peer {
         pods: &Pods,
         directory: &Path,
         certificate: Option<&Certificate>,
+        beside: Beside,
     ) -> anyhow::Result<Self> {
         let kind = candidate.kind;
         let [http, h2c, https, admin] = [free_address()?, free_address()?, free_address()?, free_address()?];
         let files = raise_file_limit();
         let pods = pods.addresses();
-        let layout = Layout { http, h2c, https, admin, certificate, pods, directory, files };
+        let layout = Layout { http, h2c, https, admin, certificate, pods, directory, files, beside };
         let (signal, arguments) = arguments(kind, &layout)?;
         let log = directory.join(format!("{}.log", kind.name()));
         let mut process = Process::start(log, signal, &candidate.program, arguments)?;
@@ -185,6 +186,7 @@ fn arguments(kind: PeerKind, layout: &Layout<'_>) -> anyhow::Result<(LeashSignal
         }
         PeerKind::Podpin | PeerKind::PodpinHandover => {
             let handover = if kind == PeerKind::PodpinHandover { "lastEventId" } else { "none" };
+            write("endpoints.yaml", peer_config::endpoints(layout))?;
             let file = write(&format!("{}.yaml", kind.name()), peer_config::podpin(layout, handover))?;
             (LeashSignal::Kill, vec!["run".into(), "--config".into(), file])
         }

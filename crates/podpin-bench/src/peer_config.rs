@@ -28,6 +28,58 @@ pub(crate) struct Layout<'a> {
     pub(crate) directory: &'a Path,
     /// The hard limit of open files: two for each stream.
     pub(crate) files: u64,
+    /// What podpin has to know beside what is measured.
+    pub(crate) beside: Beside,
+}
+
+/// Much of one kind that no request of the benchmark is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beside {
+    Nothing,
+    /// Each for a host and a path of its own.
+    Routes(u32),
+    /// Each with one endpoint and a route of its own.
+    Services(u32),
+    /// Not ready, of the service that is measured.
+    Endpoints(u32),
+}
+
+impl Beside {
+    /// What it is called in the table.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Nothing => "alone".to_owned(),
+            Self::Routes(count) => format!("beside {count} routes"),
+            Self::Services(count) => format!("beside {count} services"),
+            Self::Endpoints(count) => format!("beside {count} endpoints"),
+        }
+    }
+
+    /// Entries of `routes`, of `services`, and of the measured service's endpoints, which are in a file then.
+    fn entries(self) -> [String; 3] {
+        let each = |count, entry: &dyn Fn(u32) -> String| (0..count).map(entry).collect::<String>();
+        let route = |service: &'static str| {
+            move |number: u32| {
+                let service = service.replace('#', &number.to_string());
+                format!(
+                    "  - {{name: r{number}, hostnames: [h{number}.example.com], matches: [{{path: {{value: /p{number}}}}}], \
+                     service: {service}}}\n"
+                )
+            }
+        };
+        let service =
+            |number| format!("  s{number}: {{discovery: {{static: [{{name: p, address: 127.0.0.1:9}}]}}}}\n");
+        let endpoint = |number: u32| {
+            let [_, b, c, d] = number.to_be_bytes();
+            format!("- {{name: far-{number}, address: \"10.{b}.{c}.{d}:80\", state: notReady}}\n")
+        };
+        match self {
+            Self::Nothing => Default::default(),
+            Self::Routes(count) => [each(count, &route("bench")), String::new(), String::new()],
+            Self::Services(count) => [each(count, &route("s#")), each(count, &service), String::new()],
+            Self::Endpoints(count) => [String::new(), String::new(), each(count, &endpoint)],
+        }
+    }
 }
 
 impl Layout<'_> {
@@ -39,10 +91,11 @@ impl Layout<'_> {
 /// podpin with every default of the product, but for: an ephemeral key, no access log, one worker, and `drain.handover` as
 /// asked for.
 pub(crate) fn podpin(layout: &Layout<'_>, handover: &str) -> String {
-    let mut endpoints = String::new();
-    for (number, address) in layout.pods.iter().enumerate() {
-        let _ = writeln!(endpoints, "        - {{name: pod-{number}, address: \"{address}\"}}");
-    }
+    let [routes, services, _] = layout.beside.entries();
+    let discovery = match layout.beside {
+        Beside::Endpoints(_) => "file: {path: endpoints.yaml}".to_owned(),
+        _ => format!("static:\n{}", pods(layout, "        ")),
+    };
     let tls = layout.certificate.map_or_else(String::new, |certificate| {
         format!(
             "
@@ -65,16 +118,27 @@ affinityKeys: ephemeral
 accessLog: off
 routes:
   - {{name: all, service: bench}}
-services:
-  bench:
+{routes}services:
+{services}  bench:
     drain: {{handover: {handover}}}
     discovery:
-      static:
-{endpoints}",
+      {discovery}
+",
         http = layout.http,
         h2c = layout.h2c,
         admin = layout.admin,
     )
+}
+
+/// The endpoints file of [`Beside::Endpoints`].
+pub(crate) fn endpoints(layout: &Layout<'_>) -> String {
+    let [_, _, others] = layout.beside.entries();
+    pods(layout, "") + &others
+}
+
+fn pods(layout: &Layout<'_>, indent: &str) -> String {
+    let one = |(number, address)| format!("{indent}- {{name: pod-{number}, address: \"{address}\"}}\n");
+    layout.pods.iter().enumerate().map(one).collect()
 }
 
 /// HAProxy with an inserted cookie. Without `http-no-delay` it waits for more to send, and events come 100 ms late;
@@ -207,6 +271,7 @@ mod tests {
             pods: &[address(5)],
             directory: directory.path(),
             files: 20_000,
+            beside: Beside::Nothing,
         };
         let path = |name: &str| directory.path().join(name).display().to_string();
         let (chain, key, both) = (path("bench.crt"), path("bench.key"), path("bench.pem"));
@@ -228,5 +293,14 @@ mod tests {
 
         let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
         assert_eq!(read("bench.pem"), read("bench.crt") + &read("bench.key"));
+    }
+
+    #[test]
+    fn what_stands_beside_the_measured_is_of_one_kind_and_as_much_as_was_asked_for() {
+        let count = |size: Beside| size.entries().map(|text| text.lines().count());
+        assert_eq!(count(Beside::Nothing), [0, 0, 0]);
+        assert_eq!(count(Beside::Routes(1_000)), [1_000, 0, 0]);
+        assert_eq!(count(Beside::Services(1_000)), [1_000, 1_000, 0]);
+        assert_eq!(count(Beside::Endpoints(10_000)), [0, 0, 10_000]);
     }
 }

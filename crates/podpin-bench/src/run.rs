@@ -14,7 +14,7 @@ use crate::cli::{
 };
 use crate::client::target::Protocol;
 use crate::leash::raise_file_limit;
-use crate::measure::{Scene, burst, events, latency, memory, requests, sessions};
+use crate::measure::{Scene, burst, events, latency, memory, requests, scale, sessions};
 use crate::peer::{Candidate, Peer, PeerKind};
 use crate::plan::Plan;
 use crate::pods::Pods;
@@ -74,8 +74,10 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
         let streams = within_file_limit(&wanted, protocol, report);
         memory::measure(scene, protocol, &streams, report).await?;
     }
-    if matches!(role, Role::Memory(_)) {
-        return Ok(());
+    match role {
+        Role::Memory(_) => return Ok(()),
+        Role::Scale => return scale::measure(scene, report).await,
+        _ => {}
     }
     let peers = scene.start_all().await?;
     match role {
@@ -95,7 +97,7 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
             latency::measure(scene, &peers, &LatencyArgs { streams: 50, rate: 10 }, report).await?;
             burst::measure(scene, &peers, &BurstArgs { mb: None }, report).await?;
         }
-        Role::Memory(_) | Role::Pod(_) | Role::Relay(_) | Role::Leash(_) => {}
+        Role::Memory(_) | Role::Scale | Role::Pod(_) | Role::Relay(_) | Role::Leash(_) => {}
     }
     Ok(())
 }

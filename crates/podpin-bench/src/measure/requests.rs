@@ -37,7 +37,11 @@ pub(crate) async fn measure(
 }
 
 /// CPU in ns and requests within the window.
-async fn read(scene: &Scene<'_>, peer: &Peer, arguments: &RequestsArgs) -> anyhow::Result<(u64, u64)> {
+pub(super) async fn read(
+    scene: &Scene<'_>,
+    peer: &Peer,
+    arguments: &RequestsArgs,
+) -> anyhow::Result<(u64, u64)> {
     let answers = Rc::new(Cell::new(0_u64));
     let target = scene.target(peer, arguments.security.http1(), Visit::First)?;
     let mut tasks = JoinSet::new();

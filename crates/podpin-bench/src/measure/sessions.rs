@@ -18,7 +18,7 @@ use crate::client::target::{Protocol, Target};
 use crate::peer::Peer;
 use crate::report::{Measure, Report};
 
-const AT_ONCE: u32 = 16;
+pub(super) const AT_ONCE: u32 = 16;
 /// After the last answer, for the closing of its connection.
 const CLOSING: Duration = Duration::from_millis(50);
 
@@ -55,7 +55,7 @@ fn name(protocol: Protocol, visit: Visit) -> &'static str {
     }
 }
 
-async fn read(peer: &Peer, clients: &[Target], visit: Visit, count: u32) -> anyhow::Result<u64> {
+pub(super) async fn read(peer: &Peer, clients: &[Target], visit: Visit, count: u32) -> anyhow::Result<u64> {
     // Tables grown, upstream connections opened and a ticket given to each client before the count begins.
     open_sessions(clients, AT_ONCE * 4).await?;
     let cpu_ns = peer.cpu_ns()?;

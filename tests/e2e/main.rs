@@ -30,6 +30,7 @@ mod passing_on;
 mod picking;
 mod pipelining;
 mod post_streams;
+mod proxy_protocol;
 mod published_client;
 mod python_sdks;
 mod real_clients;

@@ -2,7 +2,14 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{name, node::Node, scalar::Port, section::Section, tls::ListenerTls, unit::DurationRange};
+use crate::{
+    name,
+    node::Node,
+    scalar::Port,
+    section::Section,
+    tls::ListenerTls,
+    unit::{Cidr, DurationRange},
+};
 
 /// An address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,10 +22,24 @@ pub struct Listener {
     pub h2c: bool,
     /// TLS, which brings HTTP/2 with it; `None`: plain text.
     pub tls: Option<ListenerTls>,
+    /// Whether connections begin with the address of their client. Default: no.
+    pub proxy_protocol: ProxyProtocol,
+}
+
+/// What a load balancer says of the client before the client's own bytes: the PROXY protocol, versions 1 and 2. Only
+/// peers in `trustedProxies` are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// Nothing: such bytes are a bad request.
+    Off,
+    /// A trusted peer may say so.
+    Optional,
+    /// A trusted peer has to say so, and nobody else is let in.
+    Required,
 }
 
 /// Limits that apply to every listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerLimits {
     /// Open client connections of all listeners together, 1 to 10,000,000. Default 50,000.
     pub connections: usize,
@@ -77,18 +98,19 @@ impl ListenerLimits {
 }
 
 /// Reads `listeners`. Addresses must not overlap with one another or with `admin`.
-pub(crate) fn read_listeners(list: &Node<'_>, admin: SocketAddr) -> Vec<Listener> {
+pub(crate) fn read_listeners(list: &Node<'_>, admin: SocketAddr, trusted: &[Cidr]) -> Vec<Listener> {
     let items = list.items("a list of listeners").unwrap_or_default();
     if items.is_empty() && list.is_sequence() {
         list.fail("at least one listener is needed");
     }
     let mut names = name::Unique::new("listener name");
     let mut taken = vec![(admin, "the admin port".to_owned())];
-    items.iter().filter_map(|item| read_listener(item, &mut names, &mut taken)).collect()
+    items.iter().filter_map(|item| read_listener(item, trusted, &mut names, &mut taken)).collect()
 }
 
 fn read_listener(
     item: &Node<'_>,
+    trusted: &[Cidr],
     names: &mut name::Unique,
     taken: &mut Vec<(SocketAddr, String)>,
 ) -> Option<Listener> {
@@ -107,7 +129,25 @@ fn read_listener(
     });
     let h2c = section.boolean("h2c", false);
     let tls = section.get("tls").and_then(ListenerTls::read);
-    Some(Listener { name: name?, address: address?, h2c, tls })
+    let proxy_protocol = section.get("proxyProtocol").and_then(|node| read_proxy_protocol(node, trusted));
+    let proxy_protocol = proxy_protocol.unwrap_or(ProxyProtocol::Off);
+    Some(Listener { name: name?, address: address?, h2c, tls, proxy_protocol })
+}
+
+fn read_proxy_protocol(node: &Node<'_>, trusted: &[Cidr]) -> Option<ProxyProtocol> {
+    if node.is_off() {
+        return Some(ProxyProtocol::Off);
+    }
+    let words = [
+        ("off", ProxyProtocol::Off),
+        ("optional", ProxyProtocol::Optional),
+        ("required", ProxyProtocol::Required),
+    ];
+    let chosen = node.choice(&words)?;
+    if trusted.is_empty() {
+        node.fail("nobody would be believed: trustedProxies is empty");
+    }
+    Some(chosen)
 }
 
 /// Whether both cannot be bound at once: the same port on the same address, or on all addresses.

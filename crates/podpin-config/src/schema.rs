@@ -137,11 +137,8 @@ const fn later_key(shape: &'static str, accepted: &'static [&'static str]) -> La
 }
 
 /// Keys that are refused unless their value asks for nothing.
-const LATER: &[Later] = &[
-    later_key("listeners[].proxyProtocol", &["off"]),
-    later_key("routes[].backends", &["off"]),
-    later_key("routes[].matches[].headers", &["off"]),
-];
+const LATER: &[Later] =
+    &[later_key("routes[].backends", &["off"]), later_key("routes[].matches[].headers", &["off"])];
 
 impl Later {
     /// Whether a value says no more than what happens anyway.

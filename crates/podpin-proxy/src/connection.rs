@@ -21,7 +21,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use podpin_config::ListenerLimits;
+use podpin_config::{ListenerLimits, ProxyProtocol};
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
@@ -34,6 +34,7 @@ use crate::gateway::Gateway;
 use crate::head::{self, Facts, HeadError, RequestHead, Scan};
 use crate::io::{ClientStream, Progress};
 use crate::pipeline::Pipeline;
+use crate::proxy_protocol::{Unheard, introduction};
 use crate::reply::Failure;
 use crate::tls::ServerTls;
 use crate::transport::Transport;
@@ -53,6 +54,7 @@ pub(crate) struct Listener {
     pub(crate) name: String,
     pub(crate) h2c: bool,
     pub(crate) tls: Option<Arc<ServerTls>>,
+    pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) proxy: Arc<HttpProxy<Pipeline>>,
 }
@@ -60,6 +62,7 @@ pub(crate) struct Listener {
 /// An accepted connection, counted as long as this lives.
 pub(crate) struct Connection {
     listener: Arc<Listener>,
+    /// The client: the other end, or whom a trusted one names in its PROXY header.
     peer: SocketAddr,
 }
 
@@ -101,9 +104,16 @@ impl Connection {
     }
 
     /// Serves the connection to its end, or until an event stream takes the socket.
-    pub(crate) async fn serve(self, tcp: TcpStream) {
+    pub(crate) async fn serve(mut self, mut tcp: TcpStream) {
+        let ahead = match self.listener.proxy_protocol {
+            ProxyProtocol::Off => BytesMut::new(),
+            header => match Box::pin(self.introduce(&mut tcp, header)).await {
+                Some(ahead) => ahead,
+                None => return,
+            },
+        };
         if self.listener.tls.is_none() {
-            return self.serve_from(Transport::Plain(tcp), true).await;
+            return self.serve_from((Transport::Plain(tcp), ahead), true).await;
         }
         let Some((tls, is_h2)) = Box::pin(self.handshake(tcp)).await else { return };
         if is_h2 {
@@ -111,7 +121,42 @@ impl Connection {
             let closing = self.listener.gateway.closing();
             return Box::pin(self.serve_h2(tls, BytesMut::new(), closing)).await;
         }
-        self.serve_from(tls, true).await;
+        self.serve_from((tls, BytesMut::new()), true).await;
+    }
+
+    /// Lets a trusted proxy name the client, within the time that a request head may take; gives the bytes that were
+    /// read and are the client's own. `None`: it has ended.
+    async fn introduce(&mut self, tcp: &mut TcpStream, header: ProxyProtocol) -> Option<BytesMut> {
+        let gateway = &self.listener.gateway;
+        let mut closing = gateway.closing();
+        let unheard = if gateway.trusts(self.peer.ip()) {
+            let introduced = tokio::select! {
+                introduced = timeout(gateway.limits.request_header_timeout, introduction(tcp, header)) => introduced,
+                _ = closing.wait_for(|closing| *closing) => Ok(Err(Unheard::Closed)),
+            };
+            match introduced {
+                // Nothing of TLS begins like a header, so bytes that did are none.
+                Ok(Ok(introduced)) if self.listener.tls.is_some() && !introduced.ahead.is_empty() => {
+                    Unheard::Missing
+                }
+                Ok(Ok(introduced)) => {
+                    self.peer = introduced.client.unwrap_or(self.peer);
+                    return Some(introduced.ahead);
+                }
+                Ok(Err(unheard)) => unheard,
+                Err(_) => Unheard::Timeout,
+            }
+        } else if header == ProxyProtocol::Optional {
+            return Some(BytesMut::new());
+        } else {
+            Unheard::Untrusted
+        };
+        if let Some(reason) = unheard.label() {
+            tracing::debug!(peer = %self.peer, %unheard, "closed");
+            let errors = &gateway.metrics.proxy_protocol_errors;
+            errors.with_label_values(&[&*self.listener.name, reason]).inc();
+        }
+        None
     }
 
     /// TLS within the time that a request head may take; and whether the client chose HTTP/2. `None`: it has ended.
@@ -138,12 +183,11 @@ impl Connection {
     /// Serves what comes after an event stream, in a task of its own.
     pub(crate) fn go_on(self, tcp: Transport) {
         let gateway = Arc::clone(&self.listener.gateway);
-        gateway.tasks.spawn(self.serve_from(tcp, false));
+        gateway.tasks.spawn(self.serve_from((tcp, BytesMut::new()), false));
     }
 
-    async fn serve_from(self, mut tcp: Transport, mut first: bool) {
+    async fn serve_from(self, (mut tcp, mut ahead): (Transport, BytesMut), mut first: bool) {
         let mut closing = self.listener.gateway.closing();
-        let mut ahead = BytesMut::new();
         loop {
             match self.next((&mut tcp, std::mem::take(&mut ahead)), first, &mut closing).await {
                 Next::Closed => return tcp.close(),

@@ -107,7 +107,7 @@ impl Gateway {
             metrics,
             access_log,
             streams: Streams::default(),
-            limits: config.limits.clone(),
+            limits: config.limits,
             shutdown: config.shutdown.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             lists_awaited_until: clock::after(clock::now(), config.kubernetes.initial_list_timeout),
@@ -138,6 +138,11 @@ impl Gateway {
     /// Who the client is, as far as the other end may say.
     pub(crate) fn client(&self, peer: IpAddr, tls: bool, headers: &HeaderMap) -> Client {
         Client::of(peer, tls, headers, &self.trusted_proxies)
+    }
+
+    /// Whether this peer is in `trustedProxies`.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|range| range.contains(peer))
     }
 
     /// Ready for traffic: every service has had its first list of endpoints, and we are not leaving. One service that

@@ -24,6 +24,7 @@ mod keys;
 mod labels;
 mod metrics;
 mod pipeline;
+mod proxy_protocol;
 mod queue;
 mod rebalance;
 mod relay;

@@ -63,6 +63,7 @@ pub(crate) struct Metrics {
     pub(crate) tls_handshakes_failed: IntCounterVec,
     pub(crate) connections_refused: IntCounterVec,
     pub(crate) heads_refused: IntCounterVec,
+    pub(crate) proxy_protocol_errors: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
     pub(crate) keys_reloads: IntCounterVec,
     pub(crate) config_last_reload: IntGauge,
@@ -271,6 +272,11 @@ impl Metrics {
                 "request_heads_refused_total",
                 "Requests refused before routing, by status code.",
                 &["listener", "code"],
+            )?,
+            proxy_protocol_errors: make.counters(
+                "proxy_protocol_errors_total",
+                "Client connections closed at their PROXY header, by reason: untrusted, missing, malformed, too_long, timeout or cut_short.",
+                &["listener", "reason"],
             )?,
             access_log_dropped: make.add(IntCounter::new(
                 "podpin_access_log_dropped_total",

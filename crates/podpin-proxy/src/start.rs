@@ -206,7 +206,13 @@ fn bind_all(config: &Config, tls: &[(String, Arc<ServerTls>)]) -> Result<Vec<Bou
         .map(|listener| {
             let socket = bind(&format!("listener {}", listener.name), listener.address)?;
             let tls = tls.iter().find(|(name, _)| *name == listener.name).map(|(_, tls)| Arc::clone(tls));
-            Ok(Bound { name: listener.name.clone(), h2c: listener.h2c && tls.is_none(), tls, socket })
+            Ok(Bound {
+                name: listener.name.clone(),
+                h2c: listener.h2c && tls.is_none(),
+                tls,
+                proxy_protocol: listener.proxy_protocol,
+                socket,
+            })
         })
         .collect()
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
+use podpin_config::ProxyProtocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -28,7 +29,21 @@ pub(crate) struct Bound {
     pub(crate) name: String,
     pub(crate) h2c: bool,
     pub(crate) tls: Option<Arc<ServerTls>>,
+    pub(crate) proxy_protocol: ProxyProtocol,
     pub(crate) socket: StdListener,
+}
+
+impl Bound {
+    /// The same, for one more worker.
+    fn try_clone(&self) -> io::Result<Bound> {
+        Ok(Bound {
+            name: self.name.clone(),
+            h2c: self.h2c,
+            tls: self.tls.clone(),
+            proxy_protocol: self.proxy_protocol,
+            socket: self.socket.try_clone()?,
+        })
+    }
 }
 
 /// Starts one worker; it ends when `stop` turns true, and whatever it still serves ends with it.
@@ -43,8 +58,7 @@ pub(crate) fn start(
 ) -> io::Result<JoinHandle<()>> {
     let mut sockets = Vec::with_capacity(bound.len());
     for listener in bound {
-        let Bound { name, h2c, tls, socket } = listener;
-        sockets.push(Bound { name: name.clone(), h2c: *h2c, tls: tls.clone(), socket: socket.try_clone()? });
+        sockets.push(listener.try_clone()?);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -57,9 +71,10 @@ pub(crate) fn start(
 async fn run(gateway: Arc<Gateway>, sockets: Vec<Bound>, mut stop: watch::Receiver<bool>) {
     let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
     let proxy = Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(&gateway))));
-    for Bound { name, h2c, tls, socket } in sockets {
+    for Bound { name, h2c, tls, proxy_protocol, socket } in sockets {
         let (gateway_of_it, proxy) = (Arc::clone(&gateway), Arc::clone(&proxy));
-        let listener = Arc::new(Listener { name, h2c, tls, gateway: gateway_of_it, proxy });
+        let listener = Listener { name, h2c, tls, proxy_protocol, gateway: gateway_of_it, proxy };
+        let listener = Arc::new(listener);
         match TcpListener::from_std(socket) {
             Ok(socket) => drop(gateway.tasks.spawn(accept(listener, socket))),
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),

@@ -21,8 +21,13 @@ fn seconds(seconds: u64) -> Duration {
 #[test]
 fn the_shortest_file_has_the_defaults_of_the_contract() {
     let config = parse(&with_the_rest(""));
-    let listener =
-        Listener { name: "http".into(), address: "0.0.0.0:8080".parse().unwrap(), h2c: false, tls: None };
+    let listener = Listener {
+        name: "http".into(),
+        address: "0.0.0.0:8080".parse().unwrap(),
+        h2c: false,
+        tls: None,
+        proxy_protocol: ProxyProtocol::Off,
+    };
     assert_eq!(config.listeners, [listener]);
     assert_eq!(config.admin.address, "127.0.0.1:9901".parse().unwrap());
     assert_eq!((config.workers, config.trusted_proxies.len()), (None, 0));

@@ -26,6 +26,7 @@ enum Until {
 pub struct Setup {
     h2c: bool,
     tls: Option<String>,
+    proxy_protocol: Option<String>,
     keys: Option<Vec<(String, String)>>,
     top: Vec<String>,
     routes: Vec<String>,
@@ -113,6 +114,12 @@ impl Setup {
         self
     }
 
+    /// With PROXY headers before everything else: `optional` or `required`.
+    pub fn proxy_protocol(mut self, word: &str) -> Setup {
+        self.proxy_protocol = Some(word.to_owned());
+        self
+    }
+
     /// With these keys in order; equal ids are equal keys in every proxy.
     pub fn keys(self, ids: &[&str]) -> Setup {
         let keys: Vec<_> = ids.iter().map(|id| (*id, *id)).collect();
@@ -161,8 +168,10 @@ impl Setup {
     /// The configuration's text.
     pub fn text(&self, address: SocketAddr, admin: SocketAddr) -> String {
         let mut text = String::from("listeners:\n");
-        let tls = self.tls.as_ref().map(|words| format!(", tls: {words}")).unwrap_or_default();
-        writeln!(text, "  - {{name: http, address: \"{address}\", h2c: {}{tls}}}", self.h2c)
+        let key = |key: &str, words: &Option<String>| words.as_ref().map(|words| format!(", {key}: {words}"));
+        let more = [key("tls", &self.tls), key("proxyProtocol", &self.proxy_protocol)];
+        let more: String = more.into_iter().flatten().collect();
+        writeln!(text, "  - {{name: http, address: \"{address}\", h2c: {}{more}}}", self.h2c)
             .expect("writing to a string");
         let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string");
         line(&format!("admin: {{address: \"{admin}\"}}"));

@@ -32,7 +32,7 @@ pub use affinity::{Affinity, ClientIp, CookieAttributes, OnUnavailable, SameSite
 pub use error::{ConfigError, Problem};
 pub use keys::{AffinityKeys, KeyFile};
 pub use kubernetes::Kubernetes;
-pub use listener::{Listener, ListenerLimits, ProxyProtocol};
+pub use listener::{Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive};
 pub use node::Position;
 pub use parse::Config;
 pub use route::{Host, PathMatch, Route};

@@ -1,15 +1,11 @@
 //! Where clients come in, and what one client may cost before its request is known.
 
-use std::{net::SocketAddr, time::Duration};
+mod limits;
 
-use crate::{
-    name,
-    node::Node,
-    scalar::Port,
-    section::Section,
-    tls::ListenerTls,
-    unit::{Cidr, DurationRange},
-};
+use std::net::SocketAddr;
+
+pub use self::limits::{ListenerLimits, TcpKeepAlive};
+use crate::{name, node::Node, scalar::Port, section::Section, tls::ListenerTls, unit::Cidr};
 
 /// An address that clients connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,65 +32,6 @@ pub enum ProxyProtocol {
     Optional,
     /// A trusted peer has to say so, and nobody else is let in.
     Required,
-}
-
-/// Limits that apply to every listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenerLimits {
-    /// Open client connections of all listeners together, 1 to 10,000,000. Default 50,000.
-    pub connections: usize,
-    /// Request line and headers together, in bytes, 1 KiB to 1 MiB. Default 32 KiB.
-    pub request_header_bytes: usize,
-    /// For the whole head, from its first byte, not for each read. 100 ms to 5 min, default 10 s.
-    pub request_header_timeout: Duration,
-    /// How long a request body may stall. 100 ms to 1 h, default 10 s.
-    pub request_body_timeout: Duration,
-    /// How long an idle client connection is kept for its next request. 1 s to 1 h, default 60 s.
-    pub keep_alive_timeout: Duration,
-}
-
-const HEADER_TIMEOUT: DurationRange =
-    DurationRange::new(Duration::from_millis(100), Duration::from_secs(300));
-const BODY_TIMEOUT: DurationRange =
-    DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
-const KEEP_ALIVE: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
-
-impl Default for ListenerLimits {
-    fn default() -> Self {
-        Self {
-            connections: 50_000,
-            request_header_bytes: 32 << 10,
-            request_header_timeout: Duration::from_secs(10),
-            request_body_timeout: Duration::from_secs(10),
-            keep_alive_timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-impl ListenerLimits {
-    pub(crate) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
-        let header_bytes = (1 << 10)..=(1 << 20);
-        Self {
-            connections: section.count("connections", 1..=10_000_000, default.connections),
-            request_header_bytes: section.bytes(
-                "requestHeaderBytes",
-                header_bytes,
-                default.request_header_bytes,
-            ),
-            request_header_timeout: section.duration(
-                "requestHeaderTimeout",
-                HEADER_TIMEOUT,
-                default.request_header_timeout,
-            ),
-            request_body_timeout: section.duration(
-                "requestBodyTimeout",
-                BODY_TIMEOUT,
-                default.request_body_timeout,
-            ),
-            keep_alive_timeout: section.duration("keepAliveTimeout", KEEP_ALIVE, default.keep_alive_timeout),
-        }
-    }
 }
 
 /// Reads `listeners`. Addresses must not overlap with one another or with `admin`.

@@ -42,12 +42,17 @@ const SHAPES: &[Shape] = &[
         "limits",
         &[
             "connections",
+            "connectionsPerClientIP",
+            "requestsPerConnection",
             "requestHeaderBytes",
             "requestHeaderTimeout",
             "requestBodyTimeout",
             "keepAliveTimeout",
+            "tcpUserTimeout",
+            "tcpKeepAlive",
         ],
     ),
+    shape("limits.tcpKeepAlive", &["idle", "interval", "count"]),
     shape("affinityKeys[]", &["id", "file"]),
     shape("accessLog", &["path"]),
     shape(

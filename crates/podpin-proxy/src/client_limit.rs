@@ -3,12 +3,12 @@
 //! A client is its session, as long as its token says so; one without a valid token is its address, or a thousand
 //! requests without cookies would be a thousand clients.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use podpin_affinity::SessionId;
+
+use crate::occupancy::Occupancy;
 
 /// Whom streams are counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,7 +28,7 @@ impl ClientKey {
 #[derive(Debug)]
 pub(crate) struct ClientLimit {
     limit: u32,
-    open: Mutex<HashMap<ClientKey, u32>>,
+    open: Occupancy<ClientKey>,
 }
 
 /// One stream of a client, counted as long as this lives.
@@ -40,30 +40,18 @@ pub(crate) struct ClientPermit {
 
 impl ClientLimit {
     pub(crate) fn new(limit: u32) -> ClientLimit {
-        ClientLimit { limit, open: Mutex::default() }
+        ClientLimit { limit, open: Occupancy::default() }
     }
 
     /// Counts one more stream, or none when the client is at its limit.
     pub(crate) fn try_open(self: &Arc<Self>, key: ClientKey) -> Option<ClientPermit> {
-        let mut open = self.open.lock();
-        let count = open.entry(key).or_default();
-        if *count >= self.limit {
-            return None;
-        }
-        *count += 1;
-        Some(ClientPermit { of: Arc::clone(self), key })
+        self.open.take(key, self.limit).then(|| ClientPermit { of: Arc::clone(self), key })
     }
 }
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        let mut open = self.of.open.lock();
-        if let Some(count) = open.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.key);
-            }
-        }
+        self.of.open.give_back(&self.key);
     }
 }
 
@@ -80,6 +68,6 @@ mod tests {
         assert!(limit.try_open(one).is_none());
         assert!(limit.try_open(other).is_some());
         drop(permits);
-        assert!(limit.open.lock().is_empty());
+        assert_eq!(limit.open.keys(), 0);
     }
 }

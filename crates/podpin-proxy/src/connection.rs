@@ -4,13 +4,15 @@
 //! limit before anything is buffered, strict framing for both paths, no buffer while the connection is idle - and a
 //! socket that an event stream can take with it when it leaves this task.
 
+mod arrival;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
@@ -25,8 +27,10 @@ use podpin_config::{ListenerLimits, ProxyProtocol};
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::arrival::Place;
 use crate::clock;
 use crate::event_stream;
 use crate::exchange::{Exchange, answer_h1};
@@ -34,7 +38,6 @@ use crate::gateway::Gateway;
 use crate::head::{self, Facts, HeadError, RequestHead, Scan};
 use crate::io::{ClientStream, Progress};
 use crate::pipeline::Pipeline;
-use crate::proxy_protocol::{Unheard, introduction};
 use crate::reply::Failure;
 use crate::tls::ServerTls;
 use crate::transport::Transport;
@@ -64,13 +67,14 @@ pub(crate) struct Connection {
     listener: Arc<Listener>,
     /// The client: the other end, or whom a trusted one names in its PROXY header.
     peer: SocketAddr,
+    /// How many it has sent.
+    requests: u32,
+    place: Place,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let gateway = &self.listener.gateway;
-        gateway.connections.fetch_sub(1, Ordering::Relaxed);
-        gateway.metrics.connections_active.with_label_values(&[&self.listener.name]).dec();
+        self.vacate();
     }
 }
 
@@ -90,28 +94,12 @@ enum Next {
 }
 
 impl Connection {
-    /// Counts a new connection; `None` when `limits.connections` is reached.
-    pub(crate) fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Option<Connection> {
-        let gateway = &listener.gateway;
-        let before = gateway.connections.fetch_add(1, Ordering::Relaxed);
-        gateway.metrics.connections_active.with_label_values(&[&listener.name]).inc();
-        let connection = Connection { listener: Arc::clone(listener), peer };
-        if before < gateway.limits.connections {
-            return Some(connection);
-        }
-        gateway.metrics.connections_refused.with_label_values(&[&listener.name]).inc();
-        None
-    }
-
     /// Serves the connection to its end, or until an event stream takes the socket.
     pub(crate) async fn serve(mut self, mut tcp: TcpStream) {
-        let ahead = match self.listener.proxy_protocol {
-            ProxyProtocol::Off => BytesMut::new(),
-            header => match Box::pin(self.introduce(&mut tcp, header)).await {
-                Some(ahead) => ahead,
-                None => return,
-            },
-        };
+        let Some(ahead) = self.introduced(&mut tcp).await else { return };
+        if !self.take_place_of_address() {
+            return self.turn_away(tcp, Some(ahead), Failure::ClientConnections);
+        }
         if self.listener.tls.is_none() {
             return self.serve_from((Transport::Plain(tcp), ahead), true).await;
         }
@@ -122,41 +110,6 @@ impl Connection {
             return Box::pin(self.serve_h2(tls, BytesMut::new(), closing)).await;
         }
         self.serve_from((tls, BytesMut::new()), true).await;
-    }
-
-    /// Lets a trusted proxy name the client, within the time that a request head may take; gives the bytes that were
-    /// read and are the client's own. `None`: it has ended.
-    async fn introduce(&mut self, tcp: &mut TcpStream, header: ProxyProtocol) -> Option<BytesMut> {
-        let gateway = &self.listener.gateway;
-        let mut closing = gateway.closing();
-        let unheard = if gateway.trusts(self.peer.ip()) {
-            let introduced = tokio::select! {
-                introduced = timeout(gateway.limits.request_header_timeout, introduction(tcp, header)) => introduced,
-                _ = closing.wait_for(|closing| *closing) => Ok(Err(Unheard::Closed)),
-            };
-            match introduced {
-                // Nothing of TLS begins like a header, so bytes that did are none.
-                Ok(Ok(introduced)) if self.listener.tls.is_some() && !introduced.ahead.is_empty() => {
-                    Unheard::Missing
-                }
-                Ok(Ok(introduced)) => {
-                    self.peer = introduced.client.unwrap_or(self.peer);
-                    return Some(introduced.ahead);
-                }
-                Ok(Err(unheard)) => unheard,
-                Err(_) => Unheard::Timeout,
-            }
-        } else if header == ProxyProtocol::Optional {
-            return Some(BytesMut::new());
-        } else {
-            Unheard::Untrusted
-        };
-        if let Some(reason) = unheard.label() {
-            tracing::debug!(peer = %self.peer, %unheard, "closed");
-            let errors = &gateway.metrics.proxy_protocol_errors;
-            errors.with_label_values(&[&*self.listener.name, reason]).inc();
-        }
-        None
     }
 
     /// TLS within the time that a request head may take; and whether the client chose HTTP/2. `None`: it has ended.
@@ -186,7 +139,7 @@ impl Connection {
         gateway.tasks.spawn(self.serve_from((tcp, BytesMut::new()), false));
     }
 
-    async fn serve_from(self, (mut tcp, mut ahead): (Transport, BytesMut), mut first: bool) {
+    async fn serve_from(mut self, (mut tcp, mut ahead): (Transport, BytesMut), mut first: bool) {
         let mut closing = self.listener.gateway.closing();
         loop {
             match self.next((&mut tcp, std::mem::take(&mut ahead)), first, &mut closing).await {
@@ -196,12 +149,15 @@ impl Connection {
                     self.count("h2");
                     return Box::pin(self.serve_h2(tcp, bytes, closing)).await;
                 }
-                Next::Request { bytes, length, facts } => {
+                Next::Request { bytes, length, mut facts } => {
                     if first {
                         self.count("h1");
                     }
+                    facts.keep_alive &= !self.is_last_request();
                     if facts.event_stream {
-                        return Box::pin(self.serve_event_stream(tcp, &bytes, length, &facts)).await;
+                        let keep_alive = facts.keep_alive && bytes.len() == length;
+                        return Box::pin(self.serve_event_stream(tcp, (&bytes, length), keep_alive, None))
+                            .await;
                     }
                     match self.forward(tcp, (bytes, length), &facts, &closing).await {
                         Some(idle) => (tcp, ahead) = idle,
@@ -211,6 +167,13 @@ impl Connection {
             }
             first = false;
         }
+    }
+
+    /// Counts a request; whether it is the last one that the connection may carry.
+    fn is_last_request(&mut self) -> bool {
+        self.requests = self.requests.saturating_add(1);
+        let limit = self.listener.gateway.limits.requests_per_connection;
+        limit.is_some_and(|limit| self.requests >= limit)
     }
 
     fn count(&self, protocol: &str) {
@@ -302,7 +265,14 @@ impl Connection {
         }
     }
 
-    async fn serve_event_stream(self, tcp: Transport, bytes: &[u8], length: usize, facts: &Facts) {
+    /// Serves a request for an event stream, or refuses it when there is no room for the connection.
+    async fn serve_event_stream(
+        self,
+        tcp: Transport,
+        (bytes, length): (&[u8], usize),
+        keep_alive: bool,
+        refusal: Option<Failure>,
+    ) {
         let head = match bytes.get(..length).map(head::parse) {
             Some(Ok(head)) => head,
             Some(Err(error)) => return self.refuse(tcp, error.into()).await,
@@ -311,8 +281,11 @@ impl Connection {
         let gateway = Arc::clone(&self.listener.gateway);
         let mut client = gateway.client(self.peer.ip(), self.listener.tls.is_some(), &head.headers);
         client.subject = tcp.subject();
-        let keep_alive = facts.keep_alive && bytes.len() == length;
-        event_stream::serve(gateway, head, client, Exchange::H1 { tcp, connection: self, keep_alive }).await;
+        let exchange = Exchange::H1 { tcp, connection: self, keep_alive };
+        match refusal {
+            None => event_stream::serve(gateway, head, client, exchange).await,
+            Some(failure) => event_stream::turn_away(gateway, head, client, (failure, exchange)).await,
+        }
     }
 
     /// Lets Pingora serve one ordinary request; gives the socket back when it may carry another.
@@ -329,7 +302,11 @@ impl Connection {
         let mut session = ServerSession::new_http1(Box::new(stream));
         session.set_connection_user_context(Some(Box::new(progress)));
         let seconds = limits.keep_alive_timeout.as_secs();
-        session.set_keepalive(Some(seconds).filter(|_| facts.keep_alive && !*closing.borrow()));
+        session.set_keepalive(Some(seconds).filter(|_| !*closing.borrow()));
+        if !facts.keep_alive {
+            // Pingora reads the head again, and decides about what is set above by its `Connection`.
+            session.set_keepalive_reuses_remaining(Some(0));
+        }
         let reused = self.listener.proxy.process_new_http(session, closing).await?;
         let (stream, _settings) = reused.consume();
         stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
@@ -341,10 +318,14 @@ impl Connection {
         options.h2c = true;
         let streams = OpenStreams::new();
         let gateway = Arc::clone(&self.listener.gateway);
-        let app = Arc::new(H2Connection { connection: self, options, streams: Arc::clone(&streams) });
+        let leaving = watch::Sender::new(false);
+        let told = leaving.subscribe();
+        let app = H2Connection { connection: self, options, streams: Arc::clone(&streams), leaving };
+        let app = Arc::new(app);
         tokio::select! {
-            _ = app.process_new(Box::new(stream), &closing) => {}
+            _ = app.process_new(Box::new(stream), &told) => {}
             () = streams.idle(&gateway.limits) => {}
+            () = app.leave_when(closing) => {}
         }
     }
 }
@@ -368,12 +349,36 @@ struct H2Connection {
     connection: Connection,
     options: HttpServerOptions,
     streams: Arc<OpenStreams>,
+    /// Turns true when it takes no new streams: Pingora sends GOAWAY then, and serves those that are open to their end.
+    leaving: watch::Sender<bool>,
+}
+
+impl H2Connection {
+    /// Passes on that listeners close; never resolves.
+    async fn leave_when(&self, mut closing: ShutdownWatch) {
+        // Nobody is left to close them when the other end is gone.
+        if closing.wait_for(|closing| *closing).await.is_ok() {
+            self.leaving.send_replace(true);
+        }
+        std::future::pending().await
+    }
+
+    /// Counts a stream, and ends the connection politely when it has had enough of them.
+    fn begin_stream(&self) -> StreamGuard {
+        let guard = self.streams.guard();
+        let limit = self.connection.listener.gateway.limits.requests_per_connection;
+        if limit.is_some_and(|limit| self.streams.opened.load(Ordering::Relaxed) >= limit) {
+            self.leaving.send_replace(true);
+        }
+        guard
+    }
 }
 
 /// How many streams an HTTP/2 connection has, and since when it has none.
 struct OpenStreams {
     open: AtomicUsize,
-    opened: AtomicBool,
+    /// All that there ever were.
+    opened: AtomicU32,
     idle_since: AtomicU64,
 }
 
@@ -383,12 +388,12 @@ pub(crate) struct StreamGuard(Arc<OpenStreams>);
 impl OpenStreams {
     fn new() -> Arc<OpenStreams> {
         let idle_since = AtomicU64::new(clock::now().0);
-        Arc::new(OpenStreams { open: AtomicUsize::new(0), opened: AtomicBool::new(false), idle_since })
+        Arc::new(OpenStreams { open: AtomicUsize::new(0), opened: AtomicU32::new(0), idle_since })
     }
 
     fn guard(self: &Arc<Self>) -> StreamGuard {
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.opened.store(true, Ordering::Relaxed);
+        self.opened.fetch_add(1, Ordering::Relaxed);
         StreamGuard(Arc::clone(self))
     }
 
@@ -396,7 +401,7 @@ impl OpenStreams {
     /// connection is kept.
     async fn idle(&self, limits: &ListenerLimits) {
         loop {
-            let opened = self.opened.load(Ordering::Relaxed);
+            let opened = self.opened.load(Ordering::Relaxed) > 0;
             let limit = if opened { limits.keep_alive_timeout } else { limits.request_header_timeout };
             let busy = self.open.load(Ordering::Relaxed) > 0;
             let since = if busy { clock::now() } else { Millis(self.idle_since.load(Ordering::Relaxed)) };
@@ -423,7 +428,7 @@ impl HttpServerApp for H2Connection {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let guard = self.streams.guard();
+        let guard = self.begin_stream();
         let listener = &self.connection.listener;
         let ServerSession::H2(mut session) = session else { return None };
         let head = h2_head(session.req_header());

@@ -20,6 +20,7 @@ use crate::drain::{Desk, ShutdownTimes};
 use crate::forward::Client;
 use crate::keys;
 use crate::metrics::Metrics;
+use crate::occupancy::Occupancy;
 use crate::route::{Route, RouteTable};
 use crate::service::{ServiceState, TableWriter};
 use crate::start::StartError;
@@ -51,6 +52,10 @@ pub(crate) struct Gateway {
     lists_awaited_until: Millis,
     /// Client connections open now.
     pub(crate) connections: AtomicUsize,
+    /// Of those that count against `limits.connectionsPerClientIP`, how many each address has.
+    pub(crate) addresses: Occupancy<IpAddr>,
+    /// Refused connections that are listened to now.
+    pub(crate) seats_taken: AtomicUsize,
     /// Ordinary requests in flight.
     pub(crate) requests: AtomicUsize,
     /// Owns every connection and stream of the workers.
@@ -112,6 +117,8 @@ impl Gateway {
             trusted_proxies: config.trusted_proxies.clone(),
             lists_awaited_until: clock::after(clock::now(), config.kubernetes.initial_list_timeout),
             connections: AtomicUsize::new(0),
+            addresses: Occupancy::default(),
+            seats_taken: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             drain_wake,

@@ -62,6 +62,7 @@ pub(crate) struct Metrics {
     pub(crate) tls_not_after: IntGaugeVec,
     pub(crate) tls_handshakes_failed: IntCounterVec,
     pub(crate) connections_refused: IntCounterVec,
+    pub(crate) accept_errors: IntCounterVec,
     pub(crate) heads_refused: IntCounterVec,
     pub(crate) proxy_protocol_errors: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
@@ -265,7 +266,12 @@ impl Metrics {
             )?,
             connections_refused: make.counters(
                 "connections_refused_total",
-                "Client connections turned away at limits.connections.",
+                "Client connections turned away, by limit: connections or connections_per_client_ip.",
+                &["listener", "limit"],
+            )?,
+            accept_errors: make.counters(
+                "accept_errors_total",
+                "Times that no connection could be accepted, for want of descriptors or memory; clients wait meanwhile.",
                 &["listener"],
             )?,
             heads_refused: make.counters(

@@ -1,3 +1,5 @@
+//! Tables of headers as they may and may not be, and the laws that hold for any bytes.
+
 use std::net::SocketAddr;
 
 use proptest::prelude::*;

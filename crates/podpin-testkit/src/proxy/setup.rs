@@ -32,6 +32,7 @@ pub struct Setup {
     routes: Vec<String>,
     services: Vec<(String, Vec<String>)>,
     environment: Vec<(String, String)>,
+    file_limit: Option<u32>,
 }
 
 impl Setup {
@@ -99,6 +100,12 @@ impl Setup {
     /// With one more environment variable.
     pub fn environment(mut self, name: &str, value: &str) -> Setup {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With at most so many file descriptors.
+    pub fn file_limit(mut self, descriptors: u32) -> Setup {
+        self.file_limit = Some(descriptors);
         self
     }
 
@@ -208,12 +215,19 @@ impl Setup {
         panic!("podpin did not start:\n{said}");
     }
 
+    fn command(&self) -> Command {
+        let Some(descriptors) = self.file_limit else { return Command::new(podpin_binary()) };
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")]).arg(podpin_binary());
+        command
+    }
+
     async fn try_start(&self, until: Until) -> Result<Proxy, String> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (address, admin) = (local(free_port()), local(free_port()));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = self.write(directory.path(), address, admin);
-        let mut command = Command::new(podpin_binary());
+        let mut command = self.command();
         command.args(["run", "--config", &path]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::spawn(&mut command);

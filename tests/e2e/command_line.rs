@@ -108,14 +108,6 @@ async fn run_applies_the_same_rules_as_check() {
 }
 
 #[tokio::test]
-async fn a_key_that_a_later_version_brings_is_refused_and_not_ignored() {
-    let text = GOOD.replace("address: 127.0.0.1:8080}", "address: 127.0.0.1:8080, proxyProtocol: required}");
-    let (code, _, stderr) = check(&text).await;
-    assert_eq!(code, 1, "{text}");
-    assert!(stderr.contains("not supported yet"), "{stderr}");
-}
-
-#[tokio::test]
 async fn without_keys_it_refuses_to_run_and_says_what_to_write() {
     let text = GOOD.replace("affinityKeys:\n  - {id: k1, file: k1}\n", "");
     let directory = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use podpin_testkit::{
 const REFUSALS: &str = "podpin_refusals_total";
 
 /// Asserts that it is an event stream that asks to come back, says why, and is over.
-fn assert_invitation(response: &Response, why: &str) {
+pub(super) fn assert_invitation(response: &Response, why: &str) {
     assert_eq!((response.status, &response.ending), (200, &Ending::Clean), "{}", response.text());
     assert_eq!(response.header("content-type"), Some("text/event-stream"));
     assert_eq!(response.header("cache-control"), Some("no-store"));

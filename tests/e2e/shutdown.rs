@@ -4,7 +4,9 @@ mod load;
 
 use std::time::{Duration, Instant};
 
-use podpin_testkit::{Answer, Connection, Ending, Item, Pod, Proxy, Request, Setup, Signal, wait_for};
+use podpin_testkit::{
+    Answer, Connection, Ending, H2Connection, Item, Pod, Proxy, Request, Setup, Signal, wait_for,
+};
 use serde_json::Value;
 
 /// An event stream request at a pod that has not answered when the listener has been closed.
@@ -161,4 +163,23 @@ async fn streams_begun_while_it_announces_its_end_are_told_goodbye_within_the_sp
     let lines = logged(&proxy);
     assert_eq!(lines.len(), clients.len(), "a line for every stream: {lines:?}");
     assert!(lines.iter().all(|line| line["reason"] == "shutdown"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn an_http_2_connection_without_a_stream_is_closed_while_others_are_still_served() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/slow", Answer::ByHand);
+    // The process would take every connection with it, later than any wait of a test.
+    let times = "shutdown: {announce: 0s, spread: 0s, timeout: 1m}";
+    let mut proxy = Setup::chat(&[&pod]).top(times).h2c().start().await;
+    let mut idle = H2Connection::open(proxy.address).await;
+    assert_eq!(idle.send(&Request::get("/who")).await.status, 200);
+    let mut busy = proxy.connect().await;
+    busy.send(Request::get("/slow").bytes()).await;
+    let mut stream = pod.next_stream().await;
+    proxy.signal(Signal::TERM);
+    idle.closed_by_server().await;
+    stream.raw("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
+    assert_eq!(busy.response("GET").await.text(), "done");
+    assert_eq!(proxy.wait_exit().await, 0);
 }

@@ -113,7 +113,7 @@ pub(crate) fn podpin(layout: &Layout<'_>, handover: &str) -> String {
   - {{name: h2c, address: \"{h2c}\", h2c: true}}{tls}
 admin: {{address: \"{admin}\"}}
 workers: 1
-limits: {{connections: 50000}}
+limits: {{connections: 50000, requestsPerConnection: off}}
 affinityKeys: ephemeral
 accessLog: off
 routes:

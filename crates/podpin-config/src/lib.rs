@@ -1,7 +1,7 @@
 //! What did the operator ask for? One YAML file becomes one [`Config`], or every error in it with line and column.
 //!
 //! Parse, don't validate: whoever holds a [`Config`] holds names that resolve, durations in range and paths made
-//! absolute. Keys that a later version brings are refused with "not supported yet"; unknown keys with a suggestion.
+//! absolute. Unknown keys are refused with a suggestion.
 //! Reading certificates, keys and endpoint files is left to those who use them.
 
 mod access_log;
@@ -32,7 +32,7 @@ pub use affinity::{Affinity, ClientIp, CookieAttributes, OnUnavailable, SameSite
 pub use error::{ConfigError, Problem};
 pub use keys::{AffinityKeys, KeyFile};
 pub use kubernetes::Kubernetes;
-pub use listener::{Listener, ListenerLimits};
+pub use listener::{Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive};
 pub use node::Position;
 pub use parse::Config;
 pub use route::{Backend, Expression, HeaderMatch, Host, PathMatch, Route, RouteMatch, ValueMatch};

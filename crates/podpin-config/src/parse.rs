@@ -87,15 +87,18 @@ impl Config {
         let section = Section::of(root)?;
         let admin = Admin::read(&section.section("admin"));
         let listeners = section.require("listeners", "at least one listener");
+        let trusted = section.get("trustedProxies").map(read_ranges).unwrap_or_default();
         let services = section.require("services", "at least one service");
         let (services, names) = services.map(read_services).unwrap_or_default();
         let known = Known { names: &names, services: &services };
         let routes = section.require("routes", "at least one route");
         Some(Self {
-            listeners: listeners.map(|list| read_listeners(list, admin.address)).unwrap_or_default(),
+            listeners: listeners
+                .map(|list| read_listeners(list, admin.address, &trusted))
+                .unwrap_or_default(),
             admin,
             workers: section.get("workers").and_then(|node| node.count(1..=1024)),
-            trusted_proxies: section.get("trustedProxies").map(read_ranges).unwrap_or_default(),
+            trusted_proxies: trusted,
             limits: ListenerLimits::read(&section.section("limits")),
             affinity_keys: AffinityKeys::read(section.get("affinityKeys")),
             access_log: AccessLog::read(section.get("accessLog")),

@@ -1,7 +1,4 @@
-//! Which keys exist, and which of them are not supported yet.
-//!
-//! Two tables, so that messages, documentation and tests agree about what a file may say. A piece of work that brings a
-//! key deletes its line from `LATER` and reads it.
+//! Which keys exist: one table, so that messages, documentation and tests agree about what a file may say.
 //!
 //! Shapes are paths without names and indices: `services.*.sse` is the section `sse` of any service, `routes[]` any route.
 
@@ -42,12 +39,17 @@ const SHAPES: &[Shape] = &[
         "limits",
         &[
             "connections",
+            "connectionsPerClientIP",
+            "requestsPerConnection",
             "requestHeaderBytes",
             "requestHeaderTimeout",
             "requestBodyTimeout",
             "keepAliveTimeout",
+            "tcpUserTimeout",
+            "tcpKeepAlive",
         ],
     ),
+    shape("limits.tcpKeepAlive", &["idle", "interval", "count"]),
     shape("affinityKeys[]", &["id", "file"]),
     shape("accessLog", &["path"]),
     shape(
@@ -126,41 +128,9 @@ const SHAPES: &[Shape] = &[
     shape("shutdown", &["announce", "spread", "timeout"]),
 ];
 
-/// A key of the contract that a later piece of work brings.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Later {
-    shape: &'static str,
-    /// The values that mean what podpin does today; null always does.
-    accepted: &'static [&'static str],
-}
-
-const fn later_key(shape: &'static str, accepted: &'static [&'static str]) -> Later {
-    Later { shape, accepted }
-}
-
-/// Keys that are refused unless their value asks for nothing.
-const LATER: &[Later] = &[later_key("listeners[].proxyProtocol", &["off"])];
-
-impl Later {
-    /// Whether a value says no more than what happens anyway.
-    pub(crate) fn accepts(&self, text: Option<&str>, is_off: bool) -> bool {
-        self.accepted.iter().any(|word| text == Some(word) || (*word == "off" && is_off))
-    }
-
-    /// The word, other than `off`, that is accepted.
-    pub(crate) fn accepted_word(&self) -> Option<&'static str> {
-        self.accepted.iter().find(|word| **word != "off").copied()
-    }
-}
-
 /// The known keys of the mapping `shape`.
 pub(crate) fn keys(shape: &str) -> impl Iterator<Item = &'static str> {
     SHAPES.iter().filter(move |known| known.shape == shape).flat_map(|known| known.keys.iter().copied())
-}
-
-/// The keys of the mapping `shape` that do something today.
-pub(crate) fn supported_keys(shape: &str) -> impl Iterator<Item = &'static str> {
-    keys(shape).filter(move |key| later(&full(shape, key)).is_none())
 }
 
 /// Whether `key` is a key of the mapping `shape`.
@@ -168,20 +138,15 @@ pub(crate) fn is_known(shape: &str, key: &str) -> bool {
     keys(shape).any(|known| known == key)
 }
 
-/// The line of `LATER` for a key, if it has one.
-pub(crate) fn later(shape: &str) -> Option<&'static Later> {
-    LATER.iter().find(|later| later.shape == shape)
-}
-
-fn full(shape: &str, key: &str) -> String {
-    if shape.is_empty() { key.to_owned() } else { format!("{shape}.{key}") }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, fs, path::Path};
 
     use super::*;
+
+    fn full(shape: &str, key: &str) -> String {
+        if shape.is_empty() { key.to_owned() } else { format!("{shape}.{key}") }
+    }
 
     /// Every key of the contract as documentation writes it.
     fn all_keys() -> BTreeSet<String> {
@@ -202,35 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_says_what_is_accepted_of_keys_that_are_not_supported_yet() {
-        let page = read("docs/configuration.md");
-        for later in LATER {
-            let words: Vec<String> = later.accepted.iter().map(|word| format!("`{word}` ")).collect();
-            let row = format!(
-                "| `{}` | {}|",
-                later.shape.replace('*', "<name>"),
-                words.join(", ").replace(" ,", ",")
-            );
-            assert!(page.contains(&row), "{row}");
-        }
-    }
-
-    #[test]
-    fn the_reference_file_shows_every_supported_key() {
+    fn the_reference_file_shows_every_key() {
         let reference = read("config/podpin.yaml");
         for known in SHAPES {
-            for key in supported_keys(known.shape) {
+            for key in keys(known.shape) {
                 assert!(reference.contains(&format!("{key}:")), "{} {key}", known.shape);
             }
         }
     }
 
     #[test]
-    fn every_later_key_is_a_known_key_and_every_shape_a_section_of_another() {
+    fn every_shape_is_a_section_of_another() {
         let keys = all_keys();
-        for later in LATER {
-            assert!(keys.contains(&later.shape.replace('*', "<name>")), "{}", later.shape);
-        }
         for known in SHAPES.iter().filter(|known| !known.shape.is_empty()) {
             let section = known.shape.trim_end_matches("[]").trim_end_matches(".*");
             assert!(keys.contains(&section.replace('*', "<name>")), "{}", known.shape);

@@ -21,7 +21,7 @@ pub(crate) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Reads the keys of `node`; reports unknown ones and those that are not supported yet. `None`: not a mapping.
+    /// Reads the keys of `node`; reports unknown ones. `None`: not a mapping.
     pub(crate) fn of(node: &Node<'a>) -> Option<Self> {
         let mut entries = node.entries("a mapping", Keys::Words)?;
         let blank = entries.is_empty();
@@ -144,7 +144,7 @@ impl<'a> Node<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Read,
-    /// Reported, or asking for no more than what happens anyway.
+    /// Reported.
     Ignore,
 }
 
@@ -153,24 +153,14 @@ fn verdict(parent: &Node<'_>, key: &str, value: &Node<'_>) -> Verdict {
         value.fail_at_key(unknown_key(parent.shape(), key));
         return Verdict::Ignore;
     }
-    let Some(later) = schema::later(value.shape()) else {
-        return Verdict::Read;
-    };
-    if value.is_null() || later.accepts(value.as_text(), value.is_off()) {
-        return Verdict::Ignore;
-    }
-    match later.accepted_word() {
-        Some(word) => value.fail(format!("{} is not supported yet; use `{word}`", value.found())),
-        None => value.fail_at_key("not supported yet"),
-    }
-    Verdict::Ignore
+    Verdict::Read
 }
 
 fn unknown_key(shape: &str, key: &str) -> String {
     if let Some(meant) = suggest::nearest(key, schema::keys(shape)) {
         return format!("unknown key; did you mean `{meant}`?");
     }
-    match suggest::list(schema::supported_keys(shape), "and") {
+    match suggest::list(schema::keys(shape), "and") {
         known if known.is_empty() => "unknown key".to_owned(),
         known => format!("unknown key; known here: {known}"),
     }

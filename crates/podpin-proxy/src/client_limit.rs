@@ -3,12 +3,12 @@
 //! A client is its session, as long as its token says so; one without a valid token is its address, or a thousand
 //! requests without cookies would be a thousand clients.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use podpin_affinity::SessionId;
+
+use crate::occupancy::Occupancy;
 
 /// Whom streams are counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +27,7 @@ impl ClientKey {
 /// Open streams of each client of one service, of those that were opened while there was a limit.
 #[derive(Debug, Default)]
 pub(crate) struct ClientStreams {
-    open: Mutex<HashMap<ClientKey, u32>>,
+    open: Occupancy<ClientKey>,
 }
 
 /// One stream of a client, counted as long as this lives.
@@ -40,25 +40,13 @@ pub(crate) struct ClientPermit {
 impl ClientStreams {
     /// Counts one more stream, or none when the client has `limit` already.
     pub(crate) fn try_open(self: &Arc<Self>, key: ClientKey, limit: u32) -> Option<ClientPermit> {
-        let mut open = self.open.lock();
-        let count = open.entry(key).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(ClientPermit { of: Arc::clone(self), key })
+        self.open.take(key, limit).then(|| ClientPermit { of: Arc::clone(self), key })
     }
 }
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        let mut open = self.of.open.lock();
-        if let Some(count) = open.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.key);
-            }
-        }
+        self.of.open.give_back(&self.key);
     }
 }
 
@@ -76,6 +64,6 @@ mod tests {
         assert!(streams.try_open(other, 2).is_some());
         assert!(streams.try_open(one, 3).is_some(), "a reload raised the limit");
         drop(permits);
-        assert!(streams.open.lock().is_empty());
+        assert_eq!(streams.open.keys(), 0);
     }
 }

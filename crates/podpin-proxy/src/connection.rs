@@ -4,13 +4,15 @@
 //! limit before anything is buffered, strict framing for both paths, no buffer while the connection is idle - and a
 //! socket that an event stream can take with it when it leaves this task.
 
+mod arrival;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
@@ -24,8 +26,10 @@ use pingora::server::ShutdownWatch;
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::arrival::Place;
 use crate::clock;
 use crate::event_stream;
 use crate::exchange::{Exchange, answer_h1};
@@ -71,14 +75,16 @@ impl Listener {
 /// An accepted connection, counted as long as this lives.
 pub(crate) struct Connection {
     listener: Arc<Listener>,
+    /// The client: the other end, or whom a trusted one names in its PROXY header.
     peer: SocketAddr,
+    /// How many it has sent.
+    requests: u32,
+    place: Place,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let gateway = &self.listener.gateway;
-        gateway.connections.fetch_sub(1, Ordering::Relaxed);
-        gateway.metrics.connections_active.with_label_values(&[&*self.listener.name]).dec();
+        self.vacate();
     }
 }
 
@@ -98,23 +104,14 @@ enum Next {
 }
 
 impl Connection {
-    /// Counts a new connection; `None` when `limits.connections` is reached.
-    pub(crate) fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Option<Connection> {
-        let gateway = &listener.gateway;
-        let before = gateway.connections.fetch_add(1, Ordering::Relaxed);
-        gateway.metrics.connections_active.with_label_values(&[&*listener.name]).inc();
-        let connection = Connection { listener: Arc::clone(listener), peer };
-        if before < gateway.limits().connections {
-            return Some(connection);
-        }
-        gateway.metrics.connections_refused.with_label_values(&[&*listener.name]).inc();
-        None
-    }
-
     /// Serves the connection to its end, or until an event stream takes the socket.
-    pub(crate) async fn serve(self, tcp: TcpStream) {
+    pub(crate) async fn serve(mut self, mut tcp: TcpStream) {
+        let Some(ahead) = self.introduced(&mut tcp).await else { return };
+        if !self.take_place_of_address() {
+            return self.turn_away(tcp, Some(ahead), Failure::ClientConnections);
+        }
         if self.listener.tls().is_none() {
-            return self.serve_from(Transport::Plain(tcp), true).await;
+            return self.serve_from((Transport::Plain(tcp), ahead), true).await;
         }
         let Some((tls, is_h2)) = Box::pin(self.handshake(tcp)).await else { return };
         if is_h2 {
@@ -122,7 +119,7 @@ impl Connection {
             let closing = self.listener.gateway.closing();
             return Box::pin(self.serve_h2(tls, BytesMut::new(), closing)).await;
         }
-        self.serve_from(tls, true).await;
+        self.serve_from((tls, BytesMut::new()), true).await;
     }
 
     /// TLS within the time that a request head may take; and whether the client chose HTTP/2. `None`: it has ended.
@@ -149,12 +146,11 @@ impl Connection {
     /// Serves what comes after an event stream, in a task of its own.
     pub(crate) fn go_on(self, tcp: Transport) {
         let gateway = Arc::clone(&self.listener.gateway);
-        gateway.tasks.spawn(self.serve_from(tcp, false));
+        gateway.tasks.spawn(self.serve_from((tcp, BytesMut::new()), false));
     }
 
-    async fn serve_from(self, mut tcp: Transport, mut first: bool) {
+    async fn serve_from(mut self, (mut tcp, mut ahead): (Transport, BytesMut), mut first: bool) {
         let mut closing = self.listener.gateway.closing();
-        let mut ahead = BytesMut::new();
         loop {
             match self.next((&mut tcp, std::mem::take(&mut ahead)), first, &mut closing).await {
                 Next::Closed => return tcp.close(),
@@ -163,12 +159,15 @@ impl Connection {
                     self.count("h2");
                     return Box::pin(self.serve_h2(tcp, bytes, closing)).await;
                 }
-                Next::Request { bytes, length, facts } => {
+                Next::Request { bytes, length, mut facts } => {
                     if first {
                         self.count("h1");
                     }
+                    facts.keep_alive &= !self.is_last_request();
                     if facts.event_stream {
-                        return Box::pin(self.serve_event_stream(tcp, &bytes, length, &facts)).await;
+                        let keep_alive = facts.keep_alive && bytes.len() == length;
+                        return Box::pin(self.serve_event_stream(tcp, (&bytes, length), keep_alive, None))
+                            .await;
                     }
                     match self.forward(tcp, (bytes, length), &facts, &closing).await {
                         Some(idle) => (tcp, ahead) = idle,
@@ -178,6 +177,13 @@ impl Connection {
             }
             first = false;
         }
+    }
+
+    /// Counts a request; whether it is the last one that the connection may carry.
+    fn is_last_request(&mut self) -> bool {
+        self.requests = self.requests.saturating_add(1);
+        let limit = self.listener.gateway.limits().requests_per_connection;
+        limit.is_some_and(|limit| self.requests >= limit)
     }
 
     fn count(&self, protocol: &str) {
@@ -269,7 +275,14 @@ impl Connection {
         }
     }
 
-    async fn serve_event_stream(self, tcp: Transport, bytes: &[u8], length: usize, facts: &Facts) {
+    /// Serves a request for an event stream, or refuses it when there is no room for the connection.
+    async fn serve_event_stream(
+        self,
+        tcp: Transport,
+        (bytes, length): (&[u8], usize),
+        keep_alive: bool,
+        refusal: Option<Failure>,
+    ) {
         let head = match bytes.get(..length).map(head::parse) {
             Some(Ok(head)) => head,
             Some(Err(error)) => return self.refuse(tcp, error.into()).await,
@@ -278,8 +291,11 @@ impl Connection {
         let gateway = Arc::clone(&self.listener.gateway);
         let mut client = gateway.client(self.peer.ip(), self.listener.tls().is_some(), &head.headers);
         client.subject = tcp.subject();
-        let keep_alive = facts.keep_alive && bytes.len() == length;
-        event_stream::serve(gateway, head, client, Exchange::H1 { tcp, connection: self, keep_alive }).await;
+        let exchange = Exchange::H1 { tcp, connection: self, keep_alive };
+        match refusal {
+            None => event_stream::serve(gateway, head, client, exchange).await,
+            Some(failure) => event_stream::turn_away(gateway, head, client, (failure, exchange)).await,
+        }
     }
 
     /// Lets Pingora serve one ordinary request; gives the socket back when it may carry another.
@@ -296,7 +312,11 @@ impl Connection {
         let mut session = ServerSession::new_http1(Box::new(stream));
         session.set_connection_user_context(Some(Box::new(progress)));
         let seconds = limits.keep_alive_timeout.as_secs();
-        session.set_keepalive(Some(seconds).filter(|_| facts.keep_alive && !*closing.borrow()));
+        session.set_keepalive(Some(seconds).filter(|_| !*closing.borrow()));
+        if !facts.keep_alive {
+            // Pingora reads the head again, and decides about what is set above by its `Connection`.
+            session.set_keepalive_reuses_remaining(Some(0));
+        }
         let reused = self.listener.proxy.process_new_http(session, closing).await?;
         let (stream, _settings) = reused.consume();
         stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
@@ -308,10 +328,14 @@ impl Connection {
         options.h2c = true;
         let streams = OpenStreams::new();
         let gateway = Arc::clone(&self.listener.gateway);
-        let app = Arc::new(H2Connection { connection: self, options, streams: Arc::clone(&streams) });
+        let leaving = watch::Sender::new(false);
+        let told = leaving.subscribe();
+        let app = H2Connection { connection: self, options, streams: Arc::clone(&streams), leaving };
+        let app = Arc::new(app);
         tokio::select! {
-            _ = app.process_new(Box::new(stream), &closing) => {}
+            _ = app.process_new(Box::new(stream), &told) => {}
             () = streams.idle(&gateway) => {}
+            () = app.leave_when(closing) => {}
         }
     }
 }
@@ -335,12 +359,36 @@ struct H2Connection {
     connection: Connection,
     options: HttpServerOptions,
     streams: Arc<OpenStreams>,
+    /// Turns true when it takes no new streams: Pingora sends GOAWAY then, and serves those that are open to their end.
+    leaving: watch::Sender<bool>,
+}
+
+impl H2Connection {
+    /// Passes on that listeners close; never resolves.
+    async fn leave_when(&self, mut closing: ShutdownWatch) {
+        // Nobody is left to close them when the other end is gone.
+        if closing.wait_for(|closing| *closing).await.is_ok() {
+            self.leaving.send_replace(true);
+        }
+        std::future::pending().await
+    }
+
+    /// Counts a stream, and ends the connection politely when it has had enough of them.
+    fn begin_stream(&self) -> StreamGuard {
+        let guard = self.streams.guard();
+        let limit = self.connection.listener.gateway.limits().requests_per_connection;
+        if limit.is_some_and(|limit| self.streams.opened.load(Ordering::Relaxed) >= limit) {
+            self.leaving.send_replace(true);
+        }
+        guard
+    }
 }
 
 /// How many streams an HTTP/2 connection has, and since when it has none.
 struct OpenStreams {
     open: AtomicUsize,
-    opened: AtomicBool,
+    /// All that there ever were.
+    opened: AtomicU32,
     idle_since: AtomicU64,
 }
 
@@ -350,12 +398,12 @@ pub(crate) struct StreamGuard(Arc<OpenStreams>);
 impl OpenStreams {
     fn new() -> Arc<OpenStreams> {
         let idle_since = AtomicU64::new(clock::now().0);
-        Arc::new(OpenStreams { open: AtomicUsize::new(0), opened: AtomicBool::new(false), idle_since })
+        Arc::new(OpenStreams { open: AtomicUsize::new(0), opened: AtomicU32::new(0), idle_since })
     }
 
     fn guard(self: &Arc<Self>) -> StreamGuard {
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.opened.store(true, Ordering::Relaxed);
+        self.opened.fetch_add(1, Ordering::Relaxed);
         StreamGuard(Arc::clone(self))
     }
 
@@ -364,7 +412,7 @@ impl OpenStreams {
     async fn idle(&self, gateway: &Gateway) {
         loop {
             let limits = gateway.limits();
-            let opened = self.opened.load(Ordering::Relaxed);
+            let opened = self.opened.load(Ordering::Relaxed) > 0;
             let limit = if opened { limits.keep_alive_timeout } else { limits.request_header_timeout };
             let busy = self.open.load(Ordering::Relaxed) > 0;
             let since = if busy { clock::now() } else { Millis(self.idle_since.load(Ordering::Relaxed)) };
@@ -391,7 +439,7 @@ impl HttpServerApp for H2Connection {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let guard = self.streams.guard();
+        let guard = self.begin_stream();
         let listener = &self.connection.listener;
         let ServerSession::H2(mut session) = session else { return None };
         let head = h2_head(session.req_header());

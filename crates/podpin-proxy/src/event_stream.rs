@@ -80,17 +80,36 @@ pub(crate) fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-/// Serves one event stream request from its head to the start of its relay, which goes on by itself.
-pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Client, mut exchange: Exchange) {
-    let _in_flight = gateway.in_flight();
-    let began = clock::now();
-    let asked = Asked {
+fn asked<'a>(head: &'a RequestHead, client: &'a Client) -> Asked<'a> {
+    Asked {
         authority: &head.authority,
         path: head.path(),
         query: head.query(),
         headers: &head.headers,
-        client: &client,
-    };
+        client,
+    }
+}
+
+/// Refuses an event stream request that there is no room for, whatever its pods could do.
+pub(crate) async fn turn_away(
+    gateway: Arc<Gateway>,
+    head: RequestHead,
+    client: Client,
+    (failure, exchange): (Failure, Exchange),
+) {
+    let began = clock::now();
+    // Without a route there is nobody who says how.
+    let admission = Admission::new(&gateway, &asked(&head, &client)).ok();
+    let who = (&gateway, &head, &client);
+    let opening = admission.as_ref().map(|admission| Opening::new(who, admission, began));
+    refuse(who, opening.as_ref(), (failure, began), exchange).await;
+}
+
+/// Serves one event stream request from its head to the start of its relay, which goes on by itself.
+pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Client, mut exchange: Exchange) {
+    let _in_flight = gateway.in_flight();
+    let began = clock::now();
+    let asked = asked(&head, &client);
     let admission = match Admission::new(&gateway, &asked) {
         Ok(admission) => admission,
         Err(failure) => return refuse((&gateway, &head, &client), None, (failure, began), exchange).await,
@@ -99,16 +118,7 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Clie
     if let Some(answer) = admission.route.treatment.answer(asked, &head.headers, client.secure) {
         return refusal::tell((&gateway, &head, &client), &admission, (answer, began), exchange).await;
     }
-    let mut opening = Opening {
-        gateway: &gateway,
-        head: &head,
-        client: &client,
-        admission: &admission,
-        began,
-        retries: 0,
-        connect_millis: 0,
-        asked: None,
-    };
+    let mut opening = Opening::new((&gateway, &head, &client), &admission, began);
     let opened = tokio::select! {
         biased;
         () = exchange.gone() => Err(Failure::ClientGone),
@@ -122,7 +132,15 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Clie
     }
 }
 
-impl Opening<'_> {
+impl<'a> Opening<'a> {
+    fn new(
+        (gateway, head, client): (&'a Arc<Gateway>, &'a RequestHead, &'a Client),
+        admission: &'a Admission,
+        began: Millis,
+    ) -> Opening<'a> {
+        Opening { gateway, head, client, admission, began, retries: 0, connect_millis: 0, asked: None }
+    }
+
     /// Tries endpoints until one answers, within `retries`.
     async fn open(&mut self) -> Result<Opened, Failure> {
         let attempts = self.admission.service().configuration.retries.attempts;

@@ -17,7 +17,6 @@ use crate::downstream::{Downstream, Framing};
 use crate::forward;
 use crate::reply::{Answer, Failure};
 use crate::transport::Transport;
-use crate::upstream_h1;
 
 /// How long a refused client may take to read the answer before its connection is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -88,10 +87,6 @@ impl Exchange {
                 let http10 = version == Version::HTTP_10;
                 let framing = if length.is_some() || http10 { Framing::Plain } else { Framing::Chunked };
                 let goes_on = keep_alive && (length.is_some() || !http10);
-                if let Err(error) = upstream_h1::keep_alive(tcp.tcp()) {
-                    tracing::debug!(%error, "the client left before its answer");
-                    return None;
-                }
                 let head = h1_head(status, lines, framing, (goes_on, http10));
                 Some(Begun {
                     downstream: Downstream::h1(tcp, framing),

@@ -20,6 +20,7 @@ use crate::drain::ShutdownTimes;
 use crate::forward::Client;
 use crate::keys;
 use crate::metrics::Metrics;
+use crate::occupancy::Occupancy;
 use crate::route::Destination;
 use crate::service::ServiceState;
 use crate::site::Site;
@@ -43,6 +44,10 @@ pub(crate) struct Gateway {
     lists_awaited_until: Millis,
     /// Client connections open now.
     pub(crate) connections: AtomicUsize,
+    /// Of those that count against `limits.connectionsPerClientIP`, how many each address has.
+    pub(crate) addresses: Occupancy<IpAddr>,
+    /// Refused connections that are listened to now.
+    pub(crate) seats_taken: AtomicUsize,
     /// Ordinary requests in flight.
     pub(crate) requests: AtomicUsize,
     /// Owns every connection and stream of the workers.
@@ -76,6 +81,8 @@ impl Gateway {
             streams: Streams::default(),
             lists_awaited_until: clock::after(clock::now(), config.kubernetes.initial_list_timeout),
             connections: AtomicUsize::new(0),
+            addresses: Occupancy::default(),
+            seats_taken: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
             drain_wake,
@@ -124,6 +131,11 @@ impl Gateway {
     /// Who the client is, as far as the other end may say.
     pub(crate) fn client(&self, peer: IpAddr, tls: bool, headers: &HeaderMap) -> Client {
         Client::of(peer, tls, headers, &self.site.load().trusted_proxies)
+    }
+
+    /// Whether this peer is in `trustedProxies`.
+    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
+        self.site.load().trusted_proxies.iter().any(|range| range.contains(peer))
     }
 
     /// Ready for traffic: every service has had its first list of endpoints, and we are not leaving. One service that

@@ -35,11 +35,19 @@ pub(crate) enum RefusalKind {
     QueueTimeout,
     /// No endpoint answered an event stream request well; the client was told to come back instead of a 502 or 504.
     Upstream,
+    /// There was no room for the client's connection.
+    Connections,
 }
 
 impl RefusalKind {
-    pub(crate) const ALL: [RefusalKind; 5] =
-        [Self::NoEndpoint, Self::Full, Self::ClientLimit, Self::QueueTimeout, Self::Upstream];
+    pub(crate) const ALL: [RefusalKind; 6] = [
+        Self::NoEndpoint,
+        Self::Full,
+        Self::ClientLimit,
+        Self::QueueTimeout,
+        Self::Upstream,
+        Self::Connections,
+    ];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -48,6 +56,7 @@ impl RefusalKind {
             Self::ClientLimit => "client_limit",
             Self::QueueTimeout => "queue_timeout",
             Self::Upstream => "upstream",
+            Self::Connections => "connections",
         }
     }
 }

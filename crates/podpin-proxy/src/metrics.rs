@@ -66,7 +66,9 @@ pub(crate) struct Metrics {
     pub(crate) tls_not_after: IntGaugeVec,
     pub(crate) tls_handshakes_failed: IntCounterVec,
     pub(crate) connections_refused: IntCounterVec,
+    pub(crate) accept_errors: IntCounterVec,
     pub(crate) heads_refused: IntCounterVec,
+    pub(crate) proxy_protocol_errors: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
     pub(crate) keys_reloads: IntCounterVec,
     config_reloads: IntCounterVec,
@@ -269,13 +271,23 @@ impl Metrics {
             )?,
             connections_refused: make.counters(
                 "connections_refused_total",
-                "Client connections turned away at limits.connections.",
+                "Client connections turned away, by limit: connections or connections_per_client_ip.",
+                &["listener", "limit"],
+            )?,
+            accept_errors: make.counters(
+                "accept_errors_total",
+                "Times that no connection could be accepted, for want of descriptors or memory; clients wait meanwhile.",
                 &["listener"],
             )?,
             heads_refused: make.counters(
                 "request_heads_refused_total",
                 "Requests refused before routing, by status code.",
                 &["listener", "code"],
+            )?,
+            proxy_protocol_errors: make.counters(
+                "proxy_protocol_errors_total",
+                "Client connections closed at their PROXY header, by reason: untrusted, missing, malformed, too_long, timeout or cut_short.",
+                &["listener", "reason"],
             )?,
             access_log_dropped: make.add(IntCounter::new(
                 "podpin_access_log_dropped_total",

@@ -27,6 +27,9 @@ pub(crate) enum Failure {
     /// `limits.connections` is reached.
     #[error("too many connections")]
     Connections,
+    /// `limits.connectionsPerClientIP` is reached.
+    #[error("too many connections of this client")]
+    ClientConnections,
     /// No route matches host and path.
     #[error("no route matches host and path")]
     NoRoute,
@@ -79,9 +82,11 @@ impl Failure {
             Failure::Head(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Failure::HeadTimeout | Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Failure::NoRoute => StatusCode::NOT_FOUND,
-            Failure::Connections | Failure::NoEndpoint | Failure::Full | Failure::QueueTimeout => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Failure::Connections
+            | Failure::ClientConnections
+            | Failure::NoEndpoint
+            | Failure::Full
+            | Failure::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
             Failure::UpstreamStatus(code) => {
                 StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
@@ -99,6 +104,7 @@ impl Failure {
     pub(crate) fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Failure::Connections
+            | Failure::ClientConnections
             | Failure::NoEndpoint
             | Failure::Full
             | Failure::ClientLimit
@@ -125,11 +131,11 @@ impl Failure {
             Failure::Full => Some(RefusalKind::Full),
             Failure::ClientLimit => Some(RefusalKind::ClientLimit),
             Failure::QueueTimeout => Some(RefusalKind::QueueTimeout),
+            Failure::Connections | Failure::ClientConnections => Some(RefusalKind::Connections),
             Failure::Head(_)
             | Failure::HeadTimeout
             | Failure::BodyTimeout
             | Failure::Body
-            | Failure::Connections
             | Failure::NoRoute
             | Failure::UpstreamConnect
             | Failure::UpstreamTimeout
@@ -163,7 +169,8 @@ impl Failure {
             | Failure::Full
             | Failure::ClientLimit
             | Failure::QueueTimeout
-            | Failure::Connections => "refused",
+            | Failure::Connections
+            | Failure::ClientConnections => "refused",
             Failure::Head(_)
             | Failure::HeadTimeout
             | Failure::BodyTimeout

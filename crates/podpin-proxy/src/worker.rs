@@ -4,7 +4,8 @@
 //! crosses the proxy without waking another thread. All workers accept from the same sockets.
 
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::mem;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
+use podpin_config::ProxyProtocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -19,6 +21,7 @@ use crate::connection::{Connection, Listener};
 use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
 use crate::reply::Failure;
+use crate::socket_options;
 use crate::tls::ServerTls;
 
 /// Pause after `accept` failed for want of descriptors or memory: trying at once would only spin.
@@ -36,12 +39,21 @@ pub(crate) struct Bound {
 pub(crate) struct Manner {
     pub(crate) h2c: bool,
     pub(crate) tls: Option<Arc<ServerTls>>,
+    pub(crate) proxy_protocol: ProxyProtocol,
 }
 
 impl Manner {
     /// As the configuration says.
     pub(crate) fn new(listener: &podpin_config::Listener, tls: Option<Arc<ServerTls>>) -> Manner {
-        Manner { h2c: listener.h2c && tls.is_none(), tls }
+        Manner { h2c: listener.h2c && tls.is_none(), tls, proxy_protocol: listener.proxy_protocol }
+    }
+}
+
+impl Bound {
+    /// The same, for one more worker.
+    fn try_clone(&self) -> io::Result<Bound> {
+        let (name, manner) = (self.name.clone(), Arc::clone(&self.manner));
+        Ok(Bound { name, manner, socket: self.socket.try_clone()? })
     }
 }
 
@@ -57,9 +69,7 @@ pub(crate) fn start(
 ) -> io::Result<JoinHandle<()>> {
     let mut sockets = Vec::with_capacity(bound.len());
     for listener in bound {
-        let Bound { name, manner, socket } = listener;
-        let (name, manner) = (name.clone(), Arc::clone(manner));
-        sockets.push(Bound { name, manner, socket: socket.try_clone()? });
+        sockets.push(listener.try_clone()?);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -89,6 +99,7 @@ async fn run(gateway: Arc<Gateway>, sockets: Vec<Bound>, mut stop: watch::Receiv
 
 async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socket: TcpListener) {
     let mut closing = listener.gateway.closing();
+    let mut short = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -100,24 +111,32 @@ async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socke
             listener = Arc::new(listener.in_manner(Arc::clone(&current)));
         }
         match accepted {
-            Ok((tcp, peer)) => match Connection::admit(&listener, peer) {
-                Some(connection) => {
-                    if let Err(error) = tcp.set_nodelay(true) {
-                        tracing::debug!(%error, "a client left before it was served");
-                        continue;
-                    }
-                    listener.gateway.tasks.spawn(connection.serve(tcp));
-                }
-                // Over TLS it would cost a handshake to say why.
-                None if listener.manner.tls.is_some() => {}
-                None => turn_away(&tcp),
-            },
+            Ok((tcp, peer)) => {
+                short = false;
+                begin(&listener, tcp, peer);
+            }
             Err(error) if is_about_one_client(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, listener = %listener.name, "cannot accept");
+                listener.gateway.metrics.accept_errors.with_label_values(&[&*listener.name]).inc();
+                // Once for as long as it lasts: it would fill the log at the worst of moments.
+                if !mem::replace(&mut short, true) {
+                    tracing::warn!(%error, listener = %listener.name, "cannot accept");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Serves a connection, or turns it away.
+fn begin(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
+    let admitted = Connection::admit(listener, peer);
+    if let Err(error) = socket_options::apply(&tcp, &listener.gateway.limits()) {
+        return tracing::debug!(%error, "a client left before it was served");
+    }
+    match admitted {
+        Ok(connection) => drop(listener.gateway.tasks.spawn(connection.serve(tcp))),
+        Err(refused) => refused.turn_away(tcp, None, Failure::Connections),
     }
 }
 
@@ -126,13 +145,6 @@ fn is_about_one_client(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
-}
-
-/// One write into a fresh socket's empty buffer, and gone: a crowd at the door must cost nothing.
-fn turn_away(tcp: &TcpStream) {
-    if let Err(error) = socket2::SockRef::from(tcp).send(&Failure::Connections.h1_close()) {
-        tracing::trace!(%error, "a client left before it was turned away");
-    }
 }
 
 #[cfg(test)]

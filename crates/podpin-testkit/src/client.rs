@@ -81,6 +81,17 @@ impl Connection {
         Connection { wire: Wire::new(stream.unwrap_or_else(|error| panic!("cannot connect: {error}"))) }
     }
 
+    /// Connects from an address of this machine.
+    ///
+    /// # Panics
+    /// When nobody listens at `address`, or `source` is not of this machine.
+    pub async fn open_from(source: std::net::IpAddr, address: SocketAddr) -> Connection {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::new(source, 0)).expect("an address of this machine");
+        let stream = in_time("connecting", socket.connect(address)).await;
+        Connection { wire: Wire::new(stream.unwrap_or_else(|error| panic!("cannot connect: {error}"))) }
+    }
+
     /// The address of this end.
     pub fn local_address(&self) -> SocketAddr {
         self.wire.stream().local_addr().expect("a connected socket")

@@ -8,8 +8,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::client::{EventStream, Request, Response};
-use crate::in_time;
 use crate::wire::{Ending, Head};
+use crate::{in_time, wait_for};
 
 /// An HTTP/2 connection; its streams are opened with [`Request`]s.
 #[derive(Debug)]
@@ -78,6 +78,12 @@ impl H2Connection {
     pub async fn closed_by_server(&mut self) {
         let ended = in_time("the server closing an HTTP/2 connection", &mut self.driver).await;
         ended.expect("the connection's task");
+    }
+
+    /// Waits until the server takes no more streams of the connection (GOAWAY).
+    pub async fn refuses_streams(&mut self) {
+        wait_for("the server to take no more streams", async || self.sender.clone().ready().await.is_err())
+            .await;
     }
 
     /// How the connection ends, awaited.

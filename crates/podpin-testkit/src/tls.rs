@@ -184,6 +184,14 @@ impl TlsClient {
     ) -> Result<TlsStream<TcpStream>, std::io::Error> {
         let tcp = in_time("connecting", TcpStream::connect(address)).await.expect("a connection");
         tcp.set_nodelay(true).expect("TCP_NODELAY");
+        self.try_over(tcp, name).await
+    }
+
+    /// Shakes hands as a client of `name` over a connection that has said something already.
+    ///
+    /// # Errors
+    /// Why there was no handshake.
+    pub async fn try_over(&self, tcp: TcpStream, name: &str) -> Result<TlsStream<TcpStream>, std::io::Error> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         in_time("a TLS handshake", TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp)).await
     }

@@ -194,3 +194,21 @@ async fn the_shutdown_takes_the_times_in_force() {
     assert_eq!(client.rest().await.1, Ending::Clean);
     assert_eq!(proxy.wait_exit().await, 0);
 }
+
+#[tokio::test]
+async fn the_proxy_protocol_is_asked_of_new_connections_from_then_on() {
+    let pods = silent_pods(&["pod-a"]).await;
+    let setup = Setup::chat(&[&pods[0]]).top("trustedProxies: [127.0.0.0/8]");
+    let proxy = setup.start().await;
+    let mut kept = proxy.connect().await;
+    assert_eq!(kept.ask(&Request::get("/who")).await.status, 200);
+    proxy.reload(&setup.clone().proxy_protocol("required")).await;
+    let mut introduced = proxy.connect().await;
+    introduced.send("PROXY TCP4 203.0.113.9 203.0.113.1 40000 80\r\n").await;
+    assert_eq!(introduced.ask(&Request::get("/who")).await.status, 200);
+    assert_eq!(pods[0].requests().pop().unwrap().header("x-real-ip"), Some("203.0.113.9"));
+    let mut plain = proxy.connect().await;
+    plain.send(Request::get("/who").bytes()).await;
+    assert!(plain.try_head().await.is_err(), "without a header it is closed");
+    assert_eq!(kept.ask(&Request::get("/who")).await.status, 200, "whoever was there stays");
+}

@@ -21,17 +21,26 @@ fn seconds(seconds: u64) -> Duration {
 #[test]
 fn the_shortest_file_has_the_defaults_of_the_contract() {
     let config = parse(&with_the_rest(""));
-    let listener =
-        Listener { name: "http".into(), address: "0.0.0.0:8080".parse().unwrap(), h2c: false, tls: None };
+    let listener = Listener {
+        name: "http".into(),
+        address: "0.0.0.0:8080".parse().unwrap(),
+        h2c: false,
+        tls: None,
+        proxy_protocol: ProxyProtocol::Off,
+    };
     assert_eq!(config.listeners, [listener]);
     assert_eq!(config.admin.address, "127.0.0.1:9901".parse().unwrap());
     assert_eq!((config.workers, config.trusted_proxies.len()), (None, 0));
     let limits = ListenerLimits {
         connections: 50_000,
+        connections_per_client_ip: None,
+        requests_per_connection: Some(1_000),
         request_header_bytes: 32_768,
         request_header_timeout: seconds(10),
         request_body_timeout: seconds(10),
         keep_alive_timeout: seconds(60),
+        tcp_user_timeout: Some(MINUTE),
+        tcp_keep_alive: Some(TcpKeepAlive { idle: seconds(30), interval: seconds(10), count: 3 }),
     };
     assert_eq!(config.limits, limits);
     assert_eq!((config.affinity_keys, config.access_log), (AffinityKeys::Absent, AccessLog::Stdout));
@@ -109,6 +118,36 @@ fn a_service_has_the_defaults_of_the_contract() {
         tls: None,
     };
     assert_eq!(service(""), expected);
+}
+
+#[test]
+fn limits_of_the_listeners() {
+    let read = |words: &str| parse(&with_the_rest(&format!("limits: {{{words}}}"))).limits;
+    let set = read(
+        "connectionsPerClientIP: 20, requestsPerConnection: 7, tcpUserTimeout: 1500ms, tcpKeepAlive: {idle: 1m}",
+    );
+    assert_eq!((set.connections_per_client_ip, set.requests_per_connection), (Some(20), Some(7)));
+    assert_eq!(set.tcp_user_timeout, Some(Duration::from_millis(1_500)));
+    assert_eq!(set.tcp_keep_alive, Some(TcpKeepAlive { idle: MINUTE, interval: seconds(10), count: 3 }));
+    let off = read(
+        "connectionsPerClientIP: off, requestsPerConnection: off, tcpUserTimeout: off, tcpKeepAlive: off",
+    );
+    assert_eq!((off.connections_per_client_ip, off.requests_per_connection), (None, None));
+    assert_eq!((off.tcp_user_timeout, off.tcp_keep_alive), (None, None));
+}
+
+#[test]
+fn a_proxy_header_is_asked_of_trusted_proxies() {
+    let read = |word: &str| {
+        let listener = format!("listeners: [{{name: http, address: 0.0.0.0:8080, proxyProtocol: {word}}}]");
+        let config = parse(&with_the_rest(&format!("trustedProxies: [10.0.0.0/8]\n{listener}")));
+        config.listeners.first().map(|listener| listener.proxy_protocol)
+    };
+    assert_eq!(read("required"), Some(ProxyProtocol::Required));
+    assert_eq!(read("optional"), Some(ProxyProtocol::Optional));
+    for off in ["off", "\"off\"", "false", "null"] {
+        assert_eq!(read(off), Some(ProxyProtocol::Off));
+    }
 }
 
 #[test]

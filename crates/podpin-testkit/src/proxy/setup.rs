@@ -26,11 +26,13 @@ enum Until {
 pub struct Setup {
     h2c: bool,
     tls: Option<String>,
+    proxy_protocol: Option<String>,
     keys: Option<Vec<(String, String)>>,
     top: Vec<String>,
     routes: Vec<String>,
     services: Vec<(String, Vec<String>)>,
     environment: Vec<(String, String)>,
+    file_limit: Option<u32>,
 }
 
 impl Setup {
@@ -101,6 +103,12 @@ impl Setup {
         self
     }
 
+    /// With at most so many file descriptors.
+    pub fn file_limit(mut self, descriptors: u32) -> Setup {
+        self.file_limit = Some(descriptors);
+        self
+    }
+
     /// With HTTP/2 without TLS.
     pub fn h2c(mut self) -> Setup {
         self.h2c = true;
@@ -110,6 +118,12 @@ impl Setup {
     /// With TLS of the test's own words, such as `{certificates: [...]}`.
     pub fn tls(mut self, words: &str) -> Setup {
         self.tls = Some(words.to_owned());
+        self
+    }
+
+    /// With PROXY headers before everything else: `optional` or `required`.
+    pub fn proxy_protocol(mut self, word: &str) -> Setup {
+        self.proxy_protocol = Some(word.to_owned());
         self
     }
 
@@ -166,8 +180,10 @@ impl Setup {
     /// The configuration's text.
     pub fn text(&self, address: SocketAddr, admin: SocketAddr) -> String {
         let mut text = String::from("listeners:\n");
-        let tls = self.tls.as_ref().map(|words| format!(", tls: {words}")).unwrap_or_default();
-        writeln!(text, "  - {{name: http, address: \"{address}\", h2c: {}{tls}}}", self.h2c)
+        let key = |key: &str, words: &Option<String>| words.as_ref().map(|words| format!(", {key}: {words}"));
+        let more = [key("tls", &self.tls), key("proxyProtocol", &self.proxy_protocol)];
+        let more: String = more.into_iter().flatten().collect();
+        writeln!(text, "  - {{name: http, address: \"{address}\", h2c: {}{more}}}", self.h2c)
             .expect("writing to a string");
         let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string");
         line(&format!("admin: {{address: \"{admin}\"}}"));
@@ -204,12 +220,19 @@ impl Setup {
         panic!("podpin did not start:\n{said}");
     }
 
+    fn command(&self) -> Command {
+        let Some(descriptors) = self.file_limit else { return Command::new(podpin_binary()) };
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")]).arg(podpin_binary());
+        command
+    }
+
     async fn try_start(&self, until: Until) -> Result<Proxy, String> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (address, admin) = (local(free_port()), local(free_port()));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = self.write(directory.path(), address, admin);
-        let mut command = Command::new(podpin_binary());
+        let mut command = self.command();
         command.args(["run", "--config", &path]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::spawn(&mut command);

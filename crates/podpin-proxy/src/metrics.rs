@@ -63,6 +63,7 @@ pub(crate) struct Metrics {
     pub(crate) tls_handshakes_failed: IntCounterVec,
     pub(crate) connections_refused: IntCounterVec,
     pub(crate) heads_refused: IntCounterVec,
+    pub(crate) h2_connections_cut: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
     pub(crate) keys_reloads: IntCounterVec,
     pub(crate) config_last_reload: IntGauge,
@@ -266,6 +267,11 @@ impl Metrics {
                 "connections_refused_total",
                 "Client connections turned away at limits.connections.",
                 &["listener"],
+            )?,
+            h2_connections_cut: make.counters(
+                "http2_connections_cut_total",
+                "HTTP/2 connections cut for what their client sent: resets, frames, malformed, unfinished.",
+                &["listener", "reason"],
             )?,
             heads_refused: make.counters(
                 "request_heads_refused_total",

@@ -25,6 +25,7 @@ mod handover;
 mod health_checks;
 mod http2;
 mod http2_floods;
+mod http2_requests;
 mod http2_stalls;
 mod http2_streams;
 mod kubernetes;

@@ -25,7 +25,10 @@ impl H2Connection {
     /// # Panics
     /// When the server does not speak HTTP/2.
     pub async fn open(address: SocketAddr) -> H2Connection {
-        H2Connection::over(in_time("connecting", TcpStream::connect(address)).await.expect("connect")).await
+        let stream = in_time("connecting", TcpStream::connect(address)).await.expect("connect");
+        // Frames in several writes would wait for acknowledgements otherwise.
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        H2Connection::over(stream).await
     }
 
     /// Exchanges settings over a stream.
@@ -79,7 +82,7 @@ impl H2Connection {
     /// Sends a request and reads the whole response.
     pub async fn send(&mut self, request: &Request) -> Response {
         let (status, mut stream) = self.open_stream(request).await;
-        let (_, ending) = stream.rest().await;
+        let ending = stream.drain().await;
         Response { status, head: stream.head.clone(), body: stream.received().to_vec(), ending }
     }
 
@@ -133,7 +136,7 @@ impl H2Upload {
     /// When the server resets the stream.
     pub async fn response(&mut self) -> Response {
         let (status, mut stream) = self.head().await;
-        let (_, ending) = stream.rest().await;
+        let ending = stream.drain().await;
         Response { status, head: stream.head.clone(), body: stream.received().to_vec(), ending }
     }
 }

@@ -5,6 +5,9 @@
 //! socket that an event stream can take with it when it leaves this task.
 
 mod arrival;
+mod frames;
+mod h2;
+mod h2_request;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,38 +15,31 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
-use async_trait::async_trait;
 use bytes::BytesMut;
-use http::{Method, header};
-use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
-use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::arrival::Place;
-use crate::clock;
 use crate::event_stream;
 use crate::exchange::{Exchange, answer_h1};
 use crate::gateway::Gateway;
-use crate::head::{self, Facts, HeadError, RequestHead, Scan};
-use crate::io::{ClientStream, Progress};
+use crate::head::{self, Facts, HeadError, Scan};
+use crate::io::ClientStream;
 use crate::pipeline::Pipeline;
 use crate::reply::Failure;
 use crate::tls::ServerTls;
 use crate::transport::Transport;
 use crate::worker::Manner;
+pub(crate) use frames::{Excess, FrameWatch};
+pub(crate) use h2::StreamGuard;
 
-/// What one HTTP/2 stream may hold for a client that does not read, beside what the relay holds.
-const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// One read of a request head: most fit, and the buffer belongs to the thread.
 const READ_BYTES: usize = 16 * 1024;
@@ -117,7 +113,7 @@ impl Connection {
         if is_h2 {
             self.count("h2");
             let closing = self.listener.gateway.closing();
-            return Box::pin(self.serve_h2(tls, BytesMut::new(), closing)).await;
+            return Box::pin(h2::serve(self, tls, BytesMut::new(), closing)).await;
         }
         self.serve_from((tls, BytesMut::new()), true).await;
     }
@@ -157,7 +153,7 @@ impl Connection {
                 Next::Refused(failure) => return self.refuse(tcp, failure).await,
                 Next::H2(bytes) => {
                     self.count("h2");
-                    return Box::pin(self.serve_h2(tcp, bytes, closing)).await;
+                    return Box::pin(h2::serve(self, tcp, bytes, closing)).await;
                 }
                 Next::Request { bytes, length, mut facts } => {
                     if first {
@@ -321,23 +317,6 @@ impl Connection {
         let (stream, _settings) = reused.consume();
         stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
     }
-
-    async fn serve_h2(self, tcp: Transport, bytes: BytesMut, closing: ShutdownWatch) {
-        let stream = ClientStream::endless(tcp, self.peer, bytes);
-        let mut options = HttpServerOptions::default();
-        options.h2c = true;
-        let streams = OpenStreams::new();
-        let gateway = Arc::clone(&self.listener.gateway);
-        let leaving = watch::Sender::new(false);
-        let told = leaving.subscribe();
-        let app = H2Connection { connection: self, options, streams: Arc::clone(&streams), leaving };
-        let app = Arc::new(app);
-        tokio::select! {
-            _ = app.process_new(Box::new(stream), &told) => {}
-            () = streams.idle(&gateway) => {}
-            () = app.leave_when(closing) => {}
-        }
-    }
 }
 
 /// One read into the thread's buffer, appended to what there is.
@@ -352,150 +331,4 @@ fn poll_read(
         bytes.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))
     })
-}
-
-/// An HTTP/2 connection: its event streams go our way, the rest Pingora's.
-struct H2Connection {
-    connection: Connection,
-    options: HttpServerOptions,
-    streams: Arc<OpenStreams>,
-    /// Turns true when it takes no new streams: Pingora sends GOAWAY then, and serves those that are open to their end.
-    leaving: watch::Sender<bool>,
-}
-
-impl H2Connection {
-    /// Passes on that listeners close; never resolves.
-    async fn leave_when(&self, mut closing: ShutdownWatch) {
-        // Nobody is left to close them when the other end is gone.
-        if closing.wait_for(|closing| *closing).await.is_ok() {
-            self.leaving.send_replace(true);
-        }
-        std::future::pending().await
-    }
-
-    /// Counts a stream, and ends the connection politely when it has had enough of them.
-    fn begin_stream(&self) -> StreamGuard {
-        let guard = self.streams.guard();
-        let limit = self.connection.listener.gateway.limits().requests_per_connection;
-        if limit.is_some_and(|limit| self.streams.opened.load(Ordering::Relaxed) >= limit) {
-            self.leaving.send_replace(true);
-        }
-        guard
-    }
-}
-
-/// How many streams an HTTP/2 connection has, and since when it has none.
-struct OpenStreams {
-    open: AtomicUsize,
-    /// All that there ever were.
-    opened: AtomicU32,
-    idle_since: AtomicU64,
-}
-
-/// One stream of an HTTP/2 connection, counted as long as this lives.
-pub(crate) struct StreamGuard(Arc<OpenStreams>);
-
-impl OpenStreams {
-    fn new() -> Arc<OpenStreams> {
-        let idle_since = AtomicU64::new(clock::now().0);
-        Arc::new(OpenStreams { open: AtomicUsize::new(0), opened: AtomicU32::new(0), idle_since })
-    }
-
-    fn guard(self: &Arc<Self>) -> StreamGuard {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        StreamGuard(Arc::clone(self))
-    }
-
-    /// Resolves when there was no first stream for as long as a head may take, or none at all for as long as an idle
-    /// connection is kept.
-    async fn idle(&self, gateway: &Gateway) {
-        loop {
-            let limits = gateway.limits();
-            let opened = self.opened.load(Ordering::Relaxed) > 0;
-            let limit = if opened { limits.keep_alive_timeout } else { limits.request_header_timeout };
-            let busy = self.open.load(Ordering::Relaxed) > 0;
-            let since = if busy { clock::now() } else { Millis(self.idle_since.load(Ordering::Relaxed)) };
-            let due = clock::after(since, limit);
-            if due <= clock::now() {
-                return;
-            }
-            tokio::time::sleep_until(clock::instant(due)).await;
-        }
-    }
-}
-
-impl Drop for StreamGuard {
-    fn drop(&mut self) {
-        self.0.idle_since.store(clock::now().0, Ordering::Relaxed);
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[async_trait]
-impl HttpServerApp for H2Connection {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let guard = self.begin_stream();
-        let listener = &self.connection.listener;
-        let ServerSession::H2(mut session) = session else { return None };
-        let head = h2_head(session.req_header());
-        if let Err(error) = head::check_authority(&head.authority) {
-            Exchange::H2(Box::new(session), guard).refuse(error.into()).await;
-            return None;
-        }
-        if !wants_events(&session) {
-            let progress = Arc::<Progress>::default();
-            let mut parts = session.req_header().as_owned_parts();
-            parts.extensions.insert(Arc::clone(&progress));
-            *session.req_header_mut() = parts.into();
-            return tokio::select! {
-                reused = listener.proxy.process_new_http(ServerSession::H2(session), shutdown) => reused,
-                // The request is dropped, which resets its stream.
-                () = progress.expired() => None,
-            };
-        }
-        let gateway = Arc::clone(&listener.gateway);
-        let mut client = gateway.client(self.connection.peer.ip(), listener.tls().is_some(), &head.headers);
-        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
-        client.subject = tls.and_then(|tls| tls.organization.clone());
-        let exchange = Exchange::H2(Box::new(session), guard);
-        Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
-        None
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
-    }
-
-    fn h2_options(&self) -> Option<H2Options> {
-        let mut options = default_h2_options();
-        let limit = self.connection.listener.gateway.limits().request_header_bytes;
-        options.max_header_list_size(u32::try_from(limit).unwrap_or(u32::MAX));
-        options.max_send_buffer_size(H2_SEND_BUFFER_BYTES);
-        Some(options)
-    }
-}
-
-fn wants_events(session: &pingora::protocols::http::v2::server::HttpSession) -> bool {
-    let head = session.req_header();
-    let accepts = head.headers.get_all(header::ACCEPT).iter();
-    head.method == Method::GET
-        && session.is_body_empty()
-        && accepts.into_iter().any(|value| head::accepts_event_stream(value.as_bytes()))
-}
-
-fn h2_head(head: &pingora::http::RequestHeader) -> RequestHead {
-    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
-    let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    RequestHead {
-        method: head.method.clone(),
-        target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
-        version: head.version,
-        headers: head.headers.clone(),
-        authority: authority.or_else(host).unwrap_or_default(),
-    }
 }

@@ -33,6 +33,7 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use crate::clock;
+use crate::connection::{Excess, FrameWatch};
 use crate::head::RequestBody;
 use crate::streams::StreamRecord;
 use crate::transport::Transport;
@@ -104,11 +105,6 @@ impl Progress {
         }
     }
 
-    /// The pod's time was up before it answered.
-    pub(crate) fn is_expired(&self) -> bool {
-        self.deadline().is_some_and(|due| due <= clock::now())
-    }
-
     /// When the pod's time is up.
     fn deadline(&self) -> Option<Millis> {
         let limit = self.limit.load(Ordering::Relaxed);
@@ -136,12 +132,19 @@ pub(crate) struct ClientStream {
     digest: Arc<SocketDigest>,
     progress: Arc<Progress>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Over HTTP/2: what the client sends.
+    frames: Option<FrameWatch>,
 }
 
 impl ClientStream {
-    /// A whole connection, beginning with `ahead`.
-    pub(crate) fn endless(tcp: Transport, peer: SocketAddr, ahead: BytesMut) -> ClientStream {
-        ClientStream::new((tcp, peer), ahead, Rest::Endless)
+    /// A whole connection of HTTP/2, beginning with `ahead`; the watch raises its alarm when the connection has to end, and
+    /// from then on nothing more of it is read.
+    pub(crate) fn http2(
+        (tcp, peer): (Transport, SocketAddr),
+        ahead: BytesMut,
+        frames: FrameWatch,
+    ) -> ClientStream {
+        ClientStream { frames: Some(frames), ..ClientStream::new((tcp, peer), ahead, Rest::Endless) }
     }
 
     /// One request: its head is the first `head_bytes` of `ahead`.
@@ -165,6 +168,7 @@ impl ClientStream {
             digest: Arc::new(digest),
             progress: Arc::default(),
             timer: None,
+            frames: None,
         }
     }
 
@@ -248,20 +252,57 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
+    /// Ready at that moment; one timer serves whichever deadline comes next.
+    fn poll_until(&mut self, due: Millis, context: &mut Context<'_>) -> Poll<()> {
+        let at = clock::instant(due);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if timer.deadline() != at {
+            timer.as_mut().reset(at);
+        }
+        timer.as_mut().poll(context)
+    }
+
     /// An error when the pod has been silent for too long.
     fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(due) = self.progress.deadline() {
             if due <= clock::now() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            let at = clock::instant(due);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-            if timer.deadline() != at {
-                timer.as_mut().reset(at);
-            }
-            ready!(timer.as_mut().poll(context));
+            ready!(self.poll_until(due, context));
         }
         self.progress.poll_told(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// What is watched over HTTP/2.
+impl ClientStream {
+    /// Takes note of what was read; false when the connection has to end.
+    fn goes_on(&mut self, read: &[u8]) -> bool {
+        let Some(watch) = &mut self.frames else { return true };
+        watch.read(read, clock::now());
+        !watch.alarm.is_raised()
+    }
+
+    /// Takes note of what was written; gives it back.
+    fn wrote(&mut self, count: usize) -> usize {
+        if let Some(watch) = &mut self.frames {
+            watch.wrote(count);
+        }
+        count
+    }
+
+    /// Raises the alarm when a head is not finished in time, and wakes for that.
+    fn poll_head_deadline(&mut self, context: &mut Context<'_>) {
+        while let Some(watch) = &self.frames
+            && let Some(due) = watch.deadline()
+        {
+            if due <= clock::now() {
+                return watch.alarm.raise(Excess::Unfinished);
+            }
+            if self.poll_until(due, context).is_pending() {
+                return;
+            }
+        }
     }
 }
 
@@ -289,8 +330,16 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         match self.poll_request(context, buffer) {
-            Poll::Pending => self.poll_deadline(context),
+            Poll::Pending => {
+                self.poll_head_deadline(context);
+                self.poll_deadline(context)
+            }
+            Poll::Ready(Ok(())) if !self.goes_on(buffer.filled().get(before..).unwrap_or_default()) => {
+                buffer.set_filled(before);
+                Poll::Pending
+            }
             ready => ready,
         }
     }
@@ -302,7 +351,8 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(context, bytes)
+        let count = ready!(Pin::new(&mut self.tcp).poll_write(context, bytes))?;
+        Poll::Ready(Ok(self.wrote(count)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -318,7 +368,8 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(context, pieces)
+        let count = ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, pieces))?;
+        Poll::Ready(Ok(self.wrote(count)))
     }
 
     fn is_write_vectored(&self) -> bool {

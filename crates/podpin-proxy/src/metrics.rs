@@ -69,6 +69,7 @@ pub(crate) struct Metrics {
     pub(crate) accept_errors: IntCounterVec,
     pub(crate) heads_refused: IntCounterVec,
     pub(crate) proxy_protocol_errors: IntCounterVec,
+    pub(crate) h2_connections_cut: IntCounterVec,
     pub(crate) access_log_dropped: IntCounter,
     pub(crate) keys_reloads: IntCounterVec,
     config_reloads: IntCounterVec,
@@ -278,6 +279,11 @@ impl Metrics {
                 "accept_errors_total",
                 "Times that no connection could be accepted, for want of descriptors or memory; clients wait meanwhile.",
                 &["listener"],
+            )?,
+            h2_connections_cut: make.counters(
+                "http2_connections_cut_total",
+                "HTTP/2 connections cut for what their client sent: resets, frames, malformed, unfinished.",
+                &["listener", "reason"],
             )?,
             heads_refused: make.counters(
                 "request_heads_refused_total",

@@ -59,8 +59,7 @@ pub(crate) struct Request {
     connect_asked: Millis,
     connect_millis: Option<u64>,
     answered: bool,
-    logged: bool,
-    /// Shared with whoever keeps the deadline: the client's stream, for HTTP/2 its connection.
+    /// Shared with whoever keeps the deadline: the client's side of the request (`io.rs`, `connection/h2_request.rs`).
     progress: Option<Arc<Progress>>,
     failure: Option<Failure>,
     /// Present when the answer is an event stream.
@@ -103,15 +102,6 @@ impl Request {
     }
 }
 
-impl Drop for Request {
-    /// An HTTP/2 request whose pod took too long is dropped in the middle: nobody else settles its accounts.
-    fn drop(&mut self) {
-        if !self.logged && self.progress.as_ref().is_some_and(|progress| progress.is_expired()) {
-            self.endpoint_failed(UpstreamErrorKind::Timeout);
-        }
-    }
-}
-
 #[async_trait]
 impl ProxyHttp for Pipeline {
     type CTX = Request;
@@ -127,7 +117,6 @@ impl ProxyHttp for Pipeline {
             connect_asked: Millis(0),
             connect_millis: None,
             answered: false,
-            logged: false,
             progress: None,
             failure: None,
             stream: None,
@@ -429,7 +418,7 @@ impl ProxyHttp for Pipeline {
                 tracing::debug!(%error, "the client left before its answer");
             }
         }
-        if begun && !session.is_http2() {
+        if begun && session.req_header().version != Version::HTTP_2 {
             // What was gathered of the response goes out before the connection that cuts it short.
             if tokio::time::timeout(LAST_WORDS, session.shutdown()).await.is_err() {
                 tracing::debug!("a client did not take the end of its response");
@@ -439,7 +428,6 @@ impl ProxyHttp for Pipeline {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
-        request.logged = true;
         let written = session
             .response_written()
             .filter(|head| !head.status.is_informational() || session.was_upgraded());

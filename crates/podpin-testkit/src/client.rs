@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use crate::in_time;
-use crate::wire::{Body, Ending, Head, Wire};
+use crate::wire::{Body, Duplex, Ending, Head, Wire};
 pub use request::Request;
 pub use stream::EventStream;
 pub use visitor::Visitor;
@@ -192,6 +192,11 @@ impl Connection {
     /// Ends the connection with a RST.
     pub fn reset(self) {
         self.wire.reset_on_close();
+    }
+
+    /// What it runs over; bytes that were read and not used are lost.
+    pub(crate) fn into_duplex(self) -> Box<dyn Duplex> {
+        self.wire.into_duplex()
     }
 
     /// Takes what follows `head` as an event stream.

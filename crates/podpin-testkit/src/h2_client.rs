@@ -1,5 +1,6 @@
 //! HTTP/2: without TLS and with prior knowledge (RFC 9113 section 3.3), or over any stream.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -24,7 +25,10 @@ impl H2Connection {
     /// # Panics
     /// When the server does not speak HTTP/2.
     pub async fn open(address: SocketAddr) -> H2Connection {
-        H2Connection::over(in_time("connecting", TcpStream::connect(address)).await.expect("connect")).await
+        let stream = in_time("connecting", TcpStream::connect(address)).await.expect("connect");
+        // Frames in several writes would wait for acknowledgements otherwise.
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        H2Connection::over(stream).await
     }
 
     /// Exchanges settings over a stream.
@@ -41,26 +45,44 @@ impl H2Connection {
         H2Connection { sender, driver }
     }
 
-    /// Opens a stream and reads the head of the response.
+    /// Opens a stream, sends the body if there is one, and reads the head of the response.
     ///
     /// # Panics
     /// When the server resets the stream or sends no response.
     pub async fn open_stream(&mut self, request: &Request) -> (u16, EventStream) {
+        let body = request.body_bytes().to_vec();
+        let mut upload = self.start(request, body.is_empty()).await;
+        if body.is_empty() {
+            return upload.head().await;
+        }
+        // The response may come before the body was taken.
+        let sending = async {
+            if upload.body.send(&body).await {
+                upload.body.finish();
+            }
+        };
+        let (response, ()) = tokio::join!(head_of(&mut upload.response), sending);
+        response
+    }
+
+    /// Opens a stream and sends the head of a request; its body is the caller's to send and to end.
+    ///
+    /// # Panics
+    /// When there is no room for one more stream.
+    pub async fn begin(&mut self, request: &Request) -> H2Upload {
+        self.start(request, false).await
+    }
+
+    async fn start(&mut self, request: &Request, ends: bool) -> H2Upload {
         let ready = in_time("room for one more HTTP/2 stream", self.sender.clone().ready()).await;
-        let (response, _) = ready.expect("a stream").send_request(to_http(request), true).expect("sent");
-        let response = in_time("an HTTP/2 response head", response).await.expect("a response");
-        let status = response.status().as_u16();
-        let fields = response.headers().iter();
-        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let headers = fields.map(|(name, value)| (name.to_string(), text(value))).collect();
-        let head = Head { raw: Vec::new(), start_line: format!("HTTP/2 {status}"), headers };
-        (status, EventStream::http2(head, response.into_body()))
+        let (response, stream) = ready.expect("a stream").send_request(to_http(request), ends).expect("sent");
+        H2Upload { response, body: H2Body { stream } }
     }
 
     /// Sends a request and reads the whole response.
     pub async fn send(&mut self, request: &Request) -> Response {
         let (status, mut stream) = self.open_stream(request).await;
-        let (_, ending) = stream.rest().await;
+        let ending = stream.drain().await;
         Response { status, head: stream.head.clone(), body: stream.received().to_vec(), ending }
     }
 
@@ -95,6 +117,83 @@ impl H2Connection {
             Err(_) => Ending::Reset,
         }
     }
+}
+
+/// A request whose body is still to be sent.
+#[derive(Debug)]
+pub struct H2Upload {
+    response: h2::client::ResponseFuture,
+    /// Its body.
+    pub body: H2Body,
+}
+
+impl H2Upload {
+    /// The head of the response; what follows of it.
+    ///
+    /// # Panics
+    /// When the server resets the stream.
+    pub async fn head(&mut self) -> (u16, EventStream) {
+        head_of(&mut self.response).await
+    }
+
+    /// The whole response.
+    ///
+    /// # Panics
+    /// When the server resets the stream.
+    pub async fn response(&mut self) -> Response {
+        let (status, mut stream) = self.head().await;
+        let ending = stream.drain().await;
+        Response { status, head: stream.head.clone(), body: stream.received().to_vec(), ending }
+    }
+}
+
+/// The sending half of a stream.
+#[derive(Debug)]
+pub struct H2Body {
+    stream: h2::SendStream<Bytes>,
+}
+
+impl H2Body {
+    /// Sends bytes as the server takes them; `false` when it resets the stream.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        let mut rest = Bytes::copy_from_slice(bytes);
+        while !rest.is_empty() {
+            self.stream.reserve_capacity(rest.len());
+            let room = poll_fn(|context| self.stream.poll_capacity(context));
+            let Some(Ok(room)) = in_time("a window for a request's body", room).await else { return false };
+            if self.stream.send_data(rest.split_to(room.min(rest.len())), false).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// END_STREAM.
+    pub fn finish(&mut self) {
+        // The server may have reset the stream meanwhile: then there is nothing to end.
+        let _gone = self.stream.send_data(Bytes::new(), true);
+    }
+
+    /// Trailers, and END_STREAM with them.
+    ///
+    /// # Panics
+    /// When they are not fields, or the stream was reset.
+    pub fn finish_with_trailer(&mut self, name: &'static str, value: &'static str) {
+        let trailers = [(name, value)].map(|(name, value)| {
+            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+        });
+        self.stream.send_trailers(trailers.into_iter().collect()).expect("trailers");
+    }
+}
+
+async fn head_of(response: &mut h2::client::ResponseFuture) -> (u16, EventStream) {
+    let response = in_time("an HTTP/2 response head", response).await.expect("a response");
+    let status = response.status().as_u16();
+    let fields = response.headers().iter();
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = fields.map(|(name, value)| (name.to_string(), text(value))).collect();
+    let head = Head { raw: Vec::new(), start_line: format!("HTTP/2 {status}"), headers };
+    (status, EventStream::http2(head, response.into_body()))
 }
 
 fn to_http(request: &Request) -> http::Request<()> {

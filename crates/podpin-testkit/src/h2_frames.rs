@@ -1,8 +1,11 @@
-//! HTTP/2 frames written by hand (RFC 9113 section 4.1): for heads that no client library would send.
+//! HTTP/2 frames written by hand (RFC 9113 section 4.1): for what no client library would send.
 //!
-//! Only what a refusal needs is read back: the status of a response or the code of a reset.
+//! Nothing is checked that is sent. What comes back is read as frames; of a response only its status is understood.
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::client::Connection;
+use crate::in_time;
 use crate::wire::Ending;
 
 /// The connection preface (RFC 9113 section 3.4).
@@ -10,12 +13,19 @@ pub const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A SETTINGS frame that changes nothing.
 pub const H2_SETTINGS: &[u8] = &[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-/// END_STREAM and END_HEADERS.
-const WHOLE_REQUEST: u8 = 0x1 | 0x4;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const INITIAL_WINDOW_SIZE: u16 = 4;
 const FRAME_HEAD_BYTES: usize = 9;
 /// The statuses of HPACK's static table from its index 8 on (RFC 7541 appendix A).
 const STATUSES: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
@@ -33,50 +43,249 @@ pub enum H2Answer {
     Ended(Ending),
 }
 
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct H2Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl H2Frame {
+    /// Any frame.
+    pub fn new(kind: u8, flags: u8, stream: u32, payload: impl Into<Vec<u8>>) -> H2Frame {
+        H2Frame { kind, flags, stream, payload: payload.into() }
+    }
+
+    /// A request without a body, whole.
+    pub fn request(stream: u32, fields: &[(&str, &str)]) -> H2Frame {
+        H2Frame::new(HEADERS, END_STREAM | END_HEADERS, stream, h2_block(fields))
+    }
+
+    /// The head of a request with a body.
+    pub fn head(stream: u32, fields: &[(&str, &str)]) -> H2Frame {
+        H2Frame::new(HEADERS, END_HEADERS, stream, h2_block(fields))
+    }
+
+    /// The head of a request without a body, to be continued.
+    pub fn unfinished_head(stream: u32, block: impl Into<Vec<u8>>) -> H2Frame {
+        H2Frame::new(HEADERS, END_STREAM, stream, block)
+    }
+
+    /// More of a head, and not its end.
+    pub fn continuation(stream: u32, block: impl Into<Vec<u8>>) -> H2Frame {
+        H2Frame::new(CONTINUATION, 0, stream, block)
+    }
+
+    /// A piece of a body that is not its last.
+    pub fn data(stream: u32, payload: impl Into<Vec<u8>>) -> H2Frame {
+        H2Frame::new(DATA, 0, stream, payload)
+    }
+
+    /// RST_STREAM with CANCEL.
+    pub fn reset(stream: u32) -> H2Frame {
+        H2Frame::new(RST_STREAM, 0, stream, 8_u32.to_be_bytes())
+    }
+
+    /// SETTINGS that change nothing.
+    pub fn settings() -> H2Frame {
+        H2Frame::new(SETTINGS, 0, 0, [])
+    }
+
+    /// SETTINGS after which streams may be sent so many bytes.
+    pub fn initial_window(bytes: u32) -> H2Frame {
+        let payload = [INITIAL_WINDOW_SIZE.to_be_bytes().as_slice(), &bytes.to_be_bytes()].concat();
+        H2Frame::new(SETTINGS, 0, 0, payload)
+    }
+
+    /// PING.
+    pub fn ping() -> H2Frame {
+        H2Frame::new(PING, 0, 0, [7; 8])
+    }
+
+    /// PRIORITY.
+    pub fn priority(stream: u32) -> H2Frame {
+        H2Frame::new(PRIORITY, 0, stream, [0, 0, 0, 0, 1])
+    }
+
+    /// WINDOW_UPDATE of a stream, or of the connection (0).
+    pub fn window_update(stream: u32, increment: u32) -> H2Frame {
+        H2Frame::new(WINDOW_UPDATE, 0, stream, increment.to_be_bytes())
+    }
+
+    /// The stream that it belongs to.
+    pub fn stream(&self) -> u32 {
+        self.stream
+    }
+
+    /// The code of a RST_STREAM frame.
+    pub fn reset_code(&self) -> Option<u8> {
+        (self.kind == RST_STREAM).then(|| self.payload.get(3).copied().unwrap_or_default())
+    }
+
+    /// The code of a GOAWAY frame.
+    pub fn go_away_code(&self) -> Option<u8> {
+        (self.kind == GOAWAY).then(|| self.payload.get(7).copied().unwrap_or_default())
+    }
+
+    /// The status of a response head; 0 when it is not one of HPACK's static table.
+    pub fn status(&self) -> Option<u16> {
+        (self.kind == HEADERS).then(|| static_status(&self.payload))
+    }
+
+    /// Whether it is the answer to a PING.
+    pub fn is_pong(&self) -> bool {
+        self.kind == PING && self.flags == ACK
+    }
+
+    /// Its bytes.
+    ///
+    /// # Panics
+    /// When the payload is longer than a frame can say.
+    pub fn bytes(&self) -> Vec<u8> {
+        let length = u32::try_from(self.payload.len()).expect("a payload").to_be_bytes();
+        assert_eq!(length[0], 0, "a payload of fewer than 16 MiB");
+        let mut bytes = length[1..].to_vec();
+        bytes.extend_from_slice(&[self.kind, self.flags]);
+        bytes.extend_from_slice(&self.stream.to_be_bytes());
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+}
+
 /// A request without a body on stream 1; the fields are written as they are, pseudo fields included.
-///
-/// # Panics
-/// When a field or all of them together are too long for this encoder.
 pub fn h2_request(fields: &[(&str, &str)]) -> Vec<u8> {
+    H2Frame::request(1, fields).bytes()
+}
+
+/// Fields as a header block, each a literal without indexing and without Huffman code (RFC 7541 section 6.2.2).
+pub fn h2_block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
-        // A literal without indexing and without Huffman code (RFC 7541 section 6.2.2).
         block.push(0);
         for text in [name, value] {
-            let length = u8::try_from(text.len()).ok().filter(|length| *length < 127);
-            block.push(length.expect("a field of fewer than 127 bytes"));
+            h2_integer(&mut block, text.len());
             block.extend_from_slice(text.as_bytes());
         }
     }
-    let length = u16::try_from(block.len()).expect("a small head").to_be_bytes();
-    let mut frame = vec![0, length[0], length[1], HEADERS, WHOLE_REQUEST, 0, 0, 0, 1];
-    frame.append(&mut block);
-    frame
+    block
+}
+
+/// A length of a string without Huffman code (RFC 7541 sections 5.1 and 5.2).
+fn h2_integer(block: &mut Vec<u8>, length: usize) {
+    let Some(mut rest) = length.checked_sub(127) else {
+        return block.push(u8::try_from(length).expect("fewer than 127"));
+    };
+    block.push(127);
+    while rest >= 128 {
+        block.push(u8::try_from(rest % 128).expect("seven bits") | 128);
+        rest /= 128;
+    }
+    block.push(u8::try_from(rest).expect("seven bits"));
+}
+
+/// What became of a flood.
+#[derive(Debug)]
+pub struct Flooded {
+    /// How many bytes were sent before the connection ended.
+    pub sent_bytes: usize,
+    /// The code of the GOAWAY, when there was one.
+    pub go_away_code: Option<u8>,
+    /// How the server ended the connection.
+    pub ending: Ending,
 }
 
 impl Connection {
+    /// Begins HTTP/2: the preface and these settings.
+    pub async fn begin_h2(&mut self, settings: &H2Frame) {
+        self.send([H2_PREFACE, &settings.bytes()].concat()).await;
+    }
+
+    /// Sends frames; `false` when the server has closed the connection.
+    pub async fn try_frames(&mut self, frames: &[H2Frame]) -> bool {
+        self.try_send(frames.iter().flat_map(H2Frame::bytes).collect::<Vec<_>>()).await
+    }
+
     /// Reads frames up to one that answers stream 1.
     pub async fn h2_answer(&mut self) -> H2Answer {
         loop {
-            let (kind, payload) = match self.h2_frame().await {
+            let frame = match self.h2_frame().await {
                 Ok(frame) => frame,
                 Err(ending) => return H2Answer::Ended(ending),
             };
-            let last = |at: usize| payload.get(at).copied().unwrap_or_default();
-            match kind {
-                HEADERS => return H2Answer::Status(static_status(&payload)),
-                RST_STREAM => return H2Answer::Reset(last(3)),
-                GOAWAY => return H2Answer::GoAway(last(7)),
-                _ => {}
+            let answer = frame.status().map(H2Answer::Status);
+            let answer = answer.or_else(|| frame.reset_code().map(H2Answer::Reset));
+            if let Some(answer) = answer.or_else(|| frame.go_away_code().map(H2Answer::GoAway)) {
+                return answer;
             }
         }
     }
 
-    async fn h2_frame(&mut self) -> Result<(u8, Vec<u8>), Ending> {
+    /// Reads frames up to one that `wanted` accepts.
+    ///
+    /// # Errors
+    /// How the connection ended when it ended first.
+    pub async fn h2_frame_that(&mut self, wanted: impl Fn(&H2Frame) -> bool) -> Result<H2Frame, Ending> {
+        loop {
+            let frame = self.h2_frame().await?;
+            if wanted(&frame) {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// Reads one frame.
+    ///
+    /// # Errors
+    /// How the connection ended when it ended first.
+    pub async fn h2_frame(&mut self) -> Result<H2Frame, Ending> {
         let head = self.try_raw(FRAME_HEAD_BYTES).await?;
-        let [_, high, low, kind, ..] = head.as_slice() else { return Err(Ending::Cut) };
+        let [_, high, low, kind, flags, a, b, c, d] = head.as_slice() else { return Err(Ending::Cut) };
         let payload = self.try_raw(usize::from(u16::from_be_bytes([*high, *low]))).await?;
-        Ok((*kind, payload))
+        Ok(H2Frame { kind: *kind, flags: *flags, stream: u32::from_be_bytes([*a, *b, *c, *d]), payload })
+    }
+
+    /// Sends `piece` again and again until the server ends the connection, reading all the while.
+    ///
+    /// # Panics
+    /// When the server bears it for as long as a test is patient.
+    pub async fn flood(self, piece: &[u8]) -> Flooded {
+        let (reader, writer) = tokio::io::split(self.into_duplex());
+        let (sent_bytes, (go_away_code, ending)) =
+            in_time("the end of a flood", async { tokio::join!(pour(writer, piece), frames(reader)) }).await;
+        Flooded { sent_bytes, go_away_code, ending }
+    }
+}
+
+/// Writes until that fails; how much was written.
+async fn pour(mut writer: impl AsyncWrite + Unpin, piece: &[u8]) -> usize {
+    let mut sent = 0;
+    while writer.write_all(piece).await.is_ok() && writer.flush().await.is_ok() {
+        sent += piece.len();
+    }
+    sent
+}
+
+/// Reads frames to the end; the code of a GOAWAY among them, and how it ended.
+async fn frames(mut reader: impl AsyncRead + Unpin) -> (Option<u8>, Ending) {
+    let (mut bytes, mut code) = (bytes::BytesMut::new(), None);
+    loop {
+        while let [_, high, low, kind, ..] = *bytes {
+            let length = FRAME_HEAD_BYTES + usize::from(u16::from_be_bytes([high, low]));
+            if bytes.len() < length {
+                break;
+            }
+            let frame = bytes.split_to(length);
+            if kind == GOAWAY {
+                code = frame.get(FRAME_HEAD_BYTES + 7).copied();
+            }
+        }
+        match reader.read_buf(&mut bytes).await {
+            Ok(0) => return (code, Ending::Cut),
+            Ok(_) => {}
+            Err(_) => return (code, Ending::Reset),
+        }
     }
 }
 

@@ -29,8 +29,8 @@ pub use api_server::{
 };
 pub use client::{Connection, EventStream, Request, Response, Visitor};
 pub use endpoints_file::EndpointsFile;
-pub use h2_client::H2Connection;
-pub use h2_frames::{H2_PREFACE, H2_SETTINGS, H2Answer, h2_request};
+pub use h2_client::{H2Body, H2Connection, H2Upload};
+pub use h2_frames::{Flooded, H2_PREFACE, H2_SETTINGS, H2Answer, H2Frame, h2_block, h2_request};
 pub use line::Line;
 pub use metrics::Metrics;
 pub use patience::{PATIENCE, in_time, wait_for, wait_for_some};

@@ -5,7 +5,7 @@
 //! cancel safe: nothing is consumed before it is complete.
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -70,6 +70,11 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// Both directions of a connection, whatever it is made of.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
 /// A socket with the bytes that were read and not yet used.
 #[derive(Debug)]
 pub(crate) struct Wire {
@@ -93,6 +98,13 @@ impl Wire {
         match &self.stream {
             Stream::Plain(tcp) => tcp,
             Stream::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    pub(crate) fn into_duplex(self) -> Box<dyn Duplex> {
+        match self.stream {
+            Stream::Plain(tcp) => Box::new(tcp),
+            Stream::Tls(stream) => stream,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What comes of an ordinary request: the pod's answer made ours, our own answer to a failure, the line in the log.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode, Version};
+use http::{Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use podpin_endpoints::MoveReason;
@@ -235,7 +235,7 @@ pub(super) fn record(session: &Session, error: Option<&Error>, request: &Request
     log.method = head.method.to_string();
     log.host = authority(head).to_owned();
     log.path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    log.protocol = protocol_name(if session.is_http2() { Version::HTTP_2 } else { head.version });
+    log.protocol = protocol_name(head.version);
     log.status = status;
     log.user_agent = head.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned);
     if let Some(admission) = &request.admission {

@@ -151,15 +151,6 @@ impl PostStream {
     }
 }
 
-impl Drop for PostStream {
-    /// An HTTP/2 stream that is cut is dropped in the middle.
-    fn drop(&mut self) {
-        if let (Some(reason), Some(accounts)) = (self.cut_for(), self.accounts.take()) {
-            accounts.settle(&self.finished(reason));
-        }
-    }
-}
-
 fn reason(error: Option<&Error>) -> CloseReason {
     match error.map(|error| (error.esource(), error.etype())) {
         None => CloseReason::UpstreamEnd,

@@ -91,6 +91,11 @@ impl Request {
         &self.headers
     }
 
+    /// Its body, chunks and all.
+    pub(crate) fn body_bytes(&self) -> &[u8] {
+        &self.body
+    }
+
     /// Its target.
     pub(crate) fn target(&self) -> &str {
         &self.target

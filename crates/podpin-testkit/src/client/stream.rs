@@ -82,6 +82,16 @@ impl EventStream {
         }
     }
 
+    /// Reads the rest of a body that is no event stream; how it ended.
+    pub(crate) async fn drain(&mut self) -> Ending {
+        loop {
+            match in_time("more of a body", self.source.next()).await {
+                Ok(data) => self.received.extend_from_slice(&data),
+                Err(ending) => return ending,
+            }
+        }
+    }
+
     /// Reads on until the body so far contains `text`.
     ///
     /// # Panics

@@ -1,0 +1,249 @@
+//! One HTTP/2 connection: accepts its streams, sends each down one of the data paths, and cuts it when it only costs.
+//!
+//! The accept loop is ours and not Pingora's, because a connection that is cut says so (GOAWAY, RFC 9113 section
+//! 5.4.1) and every task has an owner. What one client can make us do is bounded in three places: by the h2 library
+//! for one head and for streams that end before they begin (the constants here), by `frames.rs` for everything that
+//! costs and brings no request, and for silence by the deadlines of `limits`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use h2::Reason;
+use http::{Method, header};
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
+use pingora::protocols::{Digest, GetSocketDigest, Ssl, Stream};
+use pingora::server::ShutdownWatch;
+use podpin_config::ListenerLimits;
+use podpin_endpoints::Millis;
+
+use super::Connection;
+use super::frames::{Alarm, FrameWatch};
+use super::h2_request::H2Request;
+use crate::clock;
+use crate::event_stream;
+use crate::exchange::Exchange;
+use crate::gateway::Gateway;
+use crate::head::{self, RequestHead};
+use crate::io::{ClientStream, Progress};
+use crate::transport::Transport;
+
+/// What one HTTP/2 stream may hold for a client that does not read, beside what the relay holds.
+const SEND_BUFFER_BYTES: usize = 16 * 1024;
+/// How often a client may make us reset a stream of its own (CVE-2025-8671): requests that are malformed, too many at
+/// a time, or break flow control. Clients that count their streams never do; the library allows 1,024.
+const PROVOKED_RESETS_MAX: usize = 100;
+/// How many requests that the library lets pass and Pingora does not: as many as Pingora's own loop.
+const MALFORMED_REQUESTS_MAX: usize = 32;
+/// How long a client may take for the GOAWAY before its connection is closed under it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What is shared by the streams of a connection.
+struct H2Connection {
+    connection: Connection,
+    streams: Arc<OpenStreams>,
+    closing: ShutdownWatch,
+}
+
+/// How many streams an HTTP/2 connection has, and since when it has none.
+struct OpenStreams {
+    open: AtomicUsize,
+    /// All that there ever were.
+    opened: AtomicU32,
+    idle_since: AtomicU64,
+}
+
+/// One stream of an HTTP/2 connection, counted as long as this lives.
+pub(crate) struct StreamGuard(Arc<OpenStreams>);
+
+/// Serves a connection to its end; `bytes` of it were read already.
+pub(super) async fn serve(connection: Connection, tcp: Transport, bytes: BytesMut, closing: ShutdownWatch) {
+    let alarm = Arc::<Alarm>::default();
+    let gateway = Arc::clone(&connection.listener.gateway);
+    let limits = gateway.limits();
+    let watch = FrameWatch::new(Arc::clone(&alarm), limits.request_header_timeout, clock::now());
+    let stream = ClientStream::http2((tcp, connection.peer), bytes, watch);
+    let streams = OpenStreams::new();
+    let app = Arc::new(H2Connection { connection, streams: Arc::clone(&streams), closing });
+    let digest = Arc::new(Digest {
+        ssl_digest: stream.get_ssl_digest(),
+        timing_digest: Vec::new(),
+        proxy_digest: None,
+        socket_digest: stream.get_socket_digest(),
+    });
+    let stream: Stream = Box::new(stream);
+    let shaken = tokio::select! {
+        shaken = handshake(stream, Some(options(&limits))) => shaken,
+        () = streams.idle(&gateway) => return app.count_cut("unfinished"),
+    };
+    let mut h2 = match shaken {
+        Ok(h2) => h2,
+        Err(error) => return tracing::debug!(%error, "no HTTP/2"),
+    };
+    let cut = tokio::select! {
+        cut = app.accept(&mut h2, digest) => cut,
+        excess = alarm.raised() => Some((Reason::ENHANCE_YOUR_CALM, excess.as_str())),
+        () = streams.idle(&gateway) => Some((Reason::NO_ERROR, "idle")),
+    };
+    if let Some((reason, label)) = cut {
+        if reason != Reason::NO_ERROR {
+            app.count_cut(label);
+        }
+        h2.abrupt_shutdown(reason);
+        let closed = std::future::poll_fn(|context| h2.poll_closed(context));
+        if tokio::time::timeout(LAST_WORDS, closed).await.is_err() {
+            tracing::debug!(peer = %app.connection.peer, "a client did not take the end of its connection");
+        }
+    }
+}
+
+fn options(limits: &ListenerLimits) -> H2Options {
+    let mut options = default_h2_options();
+    options.max_header_list_size(u32::try_from(limits.request_header_bytes).unwrap_or(u32::MAX));
+    options.max_send_buffer_size(SEND_BUFFER_BYTES);
+    options.max_local_error_reset_streams(Some(PROVOKED_RESETS_MAX));
+    options
+}
+
+impl H2Connection {
+    /// Accepts streams until the client closes (`None`), or is to be cut for a reason and under a label.
+    async fn accept(
+        self: &Arc<Self>,
+        h2: &mut h2::server::Connection<Stream, Bytes>,
+        digest: Arc<Digest>,
+    ) -> Option<(Reason, &'static str)> {
+        let mut closing = self.closing.clone();
+        let mut leaving = false;
+        let mut malformed = 0;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                // An error means that nobody is left to say it.
+                _ = closing.wait_for(|closing| *closing), if !leaving => {
+                    h2.graceful_shutdown();
+                    leaving = true;
+                    continue;
+                }
+                accepted = HttpSession::from_h2_conn(h2, Arc::clone(&digest)) => accepted,
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(session))) => {
+                    let (app, guard) = (Arc::clone(self), self.streams.guard());
+                    self.connection.listener.gateway.tasks.spawn(app.request(session, guard));
+                    if !leaving && self.has_had_enough() {
+                        h2.graceful_shutdown();
+                        leaving = true;
+                    }
+                }
+                Ok(Some(H2Accept::Rejected)) => {
+                    malformed += 1;
+                    if malformed >= MALFORMED_REQUESTS_MAX {
+                        return Some((Reason::ENHANCE_YOUR_CALM, "malformed"));
+                    }
+                }
+                Ok(None) => return None,
+                Err(error) => {
+                    tracing::debug!(peer = %self.connection.peer, %error, "an HTTP/2 connection ended");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// It takes no new streams any more; those that are open go on to their end.
+    fn has_had_enough(&self) -> bool {
+        let limit = self.connection.listener.gateway.limits().requests_per_connection;
+        limit.is_some_and(|limit| self.streams.opened.load(Ordering::Relaxed) >= limit)
+    }
+
+    fn count_cut(&self, reason: &str) {
+        let listener = &self.connection.listener;
+        tracing::debug!(peer = %self.connection.peer, reason, "an HTTP/2 connection is cut");
+        listener.gateway.metrics.h2_connections_cut.with_label_values(&[&*listener.name, reason]).inc();
+    }
+
+    /// Serves one request: an event stream our way, everything else Pingora's.
+    async fn request(self: Arc<Self>, mut session: HttpSession, guard: StreamGuard) {
+        let listener = &self.connection.listener;
+        let head = h2_head(session.req_header());
+        if let Err(error) = head::check_authority(&head.authority) {
+            return Exchange::H2(Box::new(session), guard).refuse(error.into()).await;
+        }
+        if !wants_events(&session) {
+            let progress = Arc::<Progress>::default();
+            let mut parts = session.req_header().as_owned_parts();
+            parts.extensions.insert(Arc::clone(&progress));
+            *session.req_header_mut() = parts.into();
+            let request = ServerSession::new_custom(Box::new(H2Request::new(session, progress)));
+            let _not_reused = listener.proxy.process_new_http(request, &self.closing).await;
+            return drop(guard);
+        }
+        let gateway = Arc::clone(&listener.gateway);
+        let mut client = gateway.client(self.connection.peer.ip(), listener.tls().is_some(), &head.headers);
+        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+        client.subject = tls.and_then(|tls| tls.organization.clone());
+        let exchange = Exchange::H2(Box::new(session), guard);
+        drop(self);
+        Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
+    }
+}
+
+impl OpenStreams {
+    fn new() -> Arc<OpenStreams> {
+        let idle_since = AtomicU64::new(clock::now().0);
+        Arc::new(OpenStreams { open: AtomicUsize::new(0), opened: AtomicU32::new(0), idle_since })
+    }
+
+    fn guard(self: &Arc<Self>) -> StreamGuard {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        StreamGuard(Arc::clone(self))
+    }
+
+    /// Resolves when there was no first stream for as long as a head may take, or none at all for as long as an idle
+    /// connection is kept.
+    async fn idle(&self, gateway: &Gateway) {
+        loop {
+            let limits = gateway.limits();
+            let opened = self.opened.load(Ordering::Relaxed) > 0;
+            let limit = if opened { limits.keep_alive_timeout } else { limits.request_header_timeout };
+            let busy = self.open.load(Ordering::Relaxed) > 0;
+            let since = if busy { clock::now() } else { Millis(self.idle_since.load(Ordering::Relaxed)) };
+            let due = clock::after(since, limit);
+            if due <= clock::now() {
+                return;
+            }
+            tokio::time::sleep_until(clock::instant(due)).await;
+        }
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.idle_since.store(clock::now().0, Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn wants_events(session: &HttpSession) -> bool {
+    let head = session.req_header();
+    let accepts = head.headers.get_all(header::ACCEPT).iter();
+    head.method == Method::GET
+        && session.is_body_empty()
+        && accepts.into_iter().any(|value| head::accepts_event_stream(value.as_bytes()))
+}
+
+fn h2_head(head: &pingora::http::RequestHeader) -> RequestHead {
+    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
+    let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    RequestHead {
+        method: head.method.clone(),
+        target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+        version: head.version,
+        headers: head.headers.clone(),
+        authority: authority.or_else(host).unwrap_or_default(),
+    }
+}

@@ -119,6 +119,17 @@ async fn a_route_that_leads_elsewhere_from_now_on_is_another_route() {
 
 #[tokio::test]
 async fn a_stream_that_begins_while_its_route_is_taken_away_leaves_too() {
+    let other = "{name: other, matches: [{path: {value: /other}}], service: chat}";
+    begins_late_and_leaves(|setup, _| setup.route(other)).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_begins_while_its_service_is_taken_away_leaves_too() {
+    begins_late_and_leaves(|_, pod| Setup::new().service("news", &[pod])).await;
+}
+
+/// A stream whose pod answers after a reload to what `next` makes of the configuration.
+async fn begins_late_and_leaves(next: impl FnOnce(Setup, &Pod) -> Setup) {
     let pods = silent_pods(&["pod-a"]).await;
     pods[0].answer("/slow", Answer::ByHand);
     let setup = Setup::chat(&[&pods[0]]).with(QUICK);
@@ -126,8 +137,58 @@ async fn a_stream_that_begins_while_its_route_is_taken_away_leaves_too() {
     let mut connection = proxy.connect().await;
     connection.send(Request::events("/slow").bytes()).await;
     let mut stream = pods[0].next_stream().await;
-    proxy.reload(&setup.route("{name: other, matches: [{path: {value: /other}}], service: chat}")).await;
+    proxy.reload(&next(setup, &pods[0])).await;
     stream.raw("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await;
     let head = connection.head().await;
     assert_eq!(connection.into_events(head).rest().await.1, Ending::Clean);
+}
+
+#[tokio::test]
+async fn streams_that_leave_keep_the_time_that_they_were_given() {
+    let pods = silent_pods(&["pod-a", "pod-b"]).await;
+    let setup = |times: &str| Setup::chat(&[&pods[0], &pods[1]]).with(&format!("drain: {{{times}}}"));
+    let proxy = setup("spread: 1h, timeout: 2h").start().await;
+    let mut clients = Vec::new();
+    let mut streams = Vec::new();
+    let mut visitor = proxy.pinned_to("pod-a").await;
+    for _ in 0..10 {
+        clients.push(visitor.events("/events").await);
+        streams.push(pods[0].next_stream().await);
+    }
+    Request::new("POST", "/api/endpoints/chat/pod-a/drain").send(proxy.admin).await;
+    let remaining = [("service", "chat"), ("endpoint", "pod-a")];
+    proxy.wait_metric("podpin_drain_streams_remaining", &remaining, 10.0).await;
+    proxy.reload(&setup("spread: 0s, timeout: 1s")).await;
+    // Another drain, which has the new time, is over before the old one has told anybody.
+    let mut other = proxy.pinned_to("pod-b").await.events("/events").await;
+    let _stream = pods[1].next_stream().await;
+    Request::new("POST", "/api/endpoints/chat/pod-b/drain").send(proxy.admin).await;
+    assert_eq!(other.rest().await.1, Ending::Clean);
+    for (client, stream) in clients.iter_mut().zip(&mut streams) {
+        stream.event("still here").await;
+        assert_eq!(client.next_data().await, "still here");
+    }
+}
+
+#[tokio::test]
+async fn the_streams_of_a_second_reload_have_their_own_time() {
+    let pods = silent_pods(&["pod-a"]).await;
+    pods[0].answer("/one", StreamAnswer::new());
+    pods[0].answer("/two", StreamAnswer::new());
+    let setup = |times: &str, routes: &[&str]| {
+        let setup = Setup::chat(&[&pods[0]]).with(&format!("drain: {{{times}}}"));
+        routes.iter().fold(setup, |setup, name| {
+            setup.route(&format!("{{name: {name}, matches: [{{path: {{value: /{name}}}}}], service: chat}}"))
+        })
+    };
+    let proxy = setup("spread: 1h, timeout: 2h", &["one", "two", "three"]).start().await;
+    let mut one = proxy.visitor().events("/one").await;
+    let mut one_stream = pods[0].next_stream().await;
+    let mut two = proxy.visitor().events("/two").await;
+    let _two_stream = pods[0].next_stream().await;
+    proxy.reload(&setup("spread: 1h, timeout: 2h", &["two", "three"])).await;
+    proxy.reload(&setup("spread: 0s, timeout: 5s", &["three"])).await;
+    assert_eq!(two.rest().await.1, Ending::Clean);
+    one_stream.event("still here").await;
+    assert_eq!(one.next_data().await, "still here");
 }

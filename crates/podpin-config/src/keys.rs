@@ -20,7 +20,7 @@ pub enum AffinityKeys {
 }
 
 /// One key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Eq)]
 pub struct KeyFile {
     /// Travels in every token: 1 to 16 characters of `[A-Za-z0-9_-]`.
     pub id: String,
@@ -28,6 +28,14 @@ pub struct KeyFile {
     pub file: PathBuf,
     /// Where the configuration names the file.
     pub at: Position,
+}
+
+impl PartialEq for KeyFile {
+    /// Wherever it is written.
+    fn eq(&self, other: &Self) -> bool {
+        let Self { id, file, at: _ } = self;
+        (id, file) == (&other.id, &other.file)
+    }
 }
 
 impl AffinityKeys {

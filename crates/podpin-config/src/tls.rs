@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// TLS of a listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Eq)]
 pub struct ListenerTls {
     /// The oldest version that clients may speak. Default 1.2.
     pub min_version: TlsVersion,
@@ -50,7 +50,7 @@ pub struct CertificateFiles {
 }
 
 /// TLS to the pods of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Eq)]
 pub struct PodTls {
     /// The name that the pods' certificates are for, a DNS name or an IP address; there with `verify`. `None`: the pod's
     /// address, which is not looked for in its certificate.
@@ -66,12 +66,37 @@ pub struct PodTls {
 }
 
 /// A file, and where the configuration names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Eq)]
 pub struct FileAt {
     /// Absolute, or joined to the configuration file's directory.
     pub file: PathBuf,
     /// Line and column.
     pub at: Position,
+}
+
+// Where something is written says nothing about what it is: moved down a line, it is the same.
+
+impl PartialEq for ListenerTls {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { min_version, certificates, client_auth, at: _ } = self;
+        (min_version, certificates, client_auth)
+            == (&other.min_version, &other.certificates, &other.client_auth)
+    }
+}
+
+impl PartialEq for PodTls {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { server_name, ca_file, certificate, verify, at: _ } = self;
+        (server_name, ca_file, certificate, verify)
+            == (&other.server_name, &other.ca_file, &other.certificate, &other.verify)
+    }
+}
+
+impl PartialEq for FileAt {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { file, at: _ } = self;
+        *file == other.file
+    }
 }
 
 impl ListenerTls {

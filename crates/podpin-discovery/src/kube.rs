@@ -104,6 +104,9 @@ pub struct KubeService {
     pub port: PortRef,
     /// Whether Pods are read, too, so that endpoints have deadlines. Without the right to, they have none.
     pub pods: bool,
+    /// Endpoints of it are known, from another source or from following it before: a first list that is empty is
+    /// confirmed like any other.
+    pub is_occupied: bool,
 }
 
 impl From<&podpin_config::KubernetesService> for KubeService {
@@ -113,6 +116,7 @@ impl From<&podpin_config::KubernetesService> for KubeService {
             service: service.service.clone(),
             port: (&service.port).into(),
             pods: service.pods,
+            is_occupied: false,
         }
     }
 }

@@ -147,7 +147,7 @@ fn service(text: &str) -> KubeService {
         Some((namespace, name)) => (Some(namespace.to_owned()), name),
         None => (None, text),
     };
-    KubeService { namespace, service: name.to_owned(), port, pods }
+    KubeService { namespace, service: name.to_owned(), port, pods, is_occupied: false }
 }
 
 fn ip(last: u8) -> IpAddr {

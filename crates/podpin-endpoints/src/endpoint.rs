@@ -151,7 +151,7 @@ pub struct Endpoint {
 }
 
 /// How long a drain may take (`drain`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DrainTimes {
     /// Streams leave evenly over this time.
     pub spread: Duration,
@@ -207,6 +207,8 @@ impl Endpoint {
             phase: self.phase,
             serving: self.serving,
             phase_since: self.phase_since,
+            // A pod's end is never taken back; who observes it may not know of it yet.
+            deadline: observed.deadline.or(self.deadline),
             ..Endpoint::joining(observed, self.added, self.slow_start, Arc::clone(&self.load))
         }
     }

@@ -84,6 +84,12 @@ impl Departure {
         Departure { begins, ends, deadline, purse, carry: HALF, remaining: 0, due: 0 }
     }
 
+    /// No budget is asked for it.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.purse == Purse::Free
+    }
+
     /// From when on streams leave.
     #[must_use]
     pub fn begins(&self) -> Millis {

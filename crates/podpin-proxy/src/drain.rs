@@ -25,7 +25,7 @@ use podpin_endpoints::{
 };
 
 pub(crate) use self::desk::Desk;
-use self::leaving::Leaving;
+use self::leaving::{Leaving, Terms};
 use crate::admission::Kind;
 use crate::clock;
 use crate::gateway::Gateway;
@@ -96,7 +96,7 @@ struct ServiceDrain {
     pacer: Pacer,
     endpoints: BTreeMap<EndpointId, Leaving>,
     /// Streams of routes that reloads took away.
-    withdrawn: Option<Leaving>,
+    withdrawn: Vec<Leaving>,
     shutdown: Option<Leaving>,
     rebalancing: Option<Rebalancing>,
     /// Up to when it is decided who leaves. News come at any time; departures must not come faster for that.
@@ -113,7 +113,7 @@ impl ServiceDrain {
             service: Arc::clone(service),
             is_retired: false,
             endpoints: BTreeMap::new(),
-            withdrawn: None,
+            withdrawn: Vec::new(),
             shutdown: None,
             decided_until: Millis(0),
             awaited: Vec::new(),
@@ -135,7 +135,9 @@ impl ServiceDrain {
     /// Nothing is left to do for a service that is gone.
     fn is_over(&self) -> bool {
         let nobody = self.service.desk.open_streams() == 0 && self.service.returns.away() == 0;
-        self.is_retired && nobody && self.withdrawn.is_none() && self.awaited.is_empty()
+        // Requests on their way to it hold its configuration, and may become streams.
+        let is_known = Arc::strong_count(&self.service) > 1 || Arc::strong_count(&self.service.desk) > 1;
+        self.is_retired && nobody && !is_known && self.withdrawn.is_empty() && self.awaited.is_empty()
     }
 
     /// The open streams of routes that are gone leave.
@@ -144,22 +146,30 @@ impl ServiceDrain {
             record.kind == Kind::Stream && record.belongs_to(&self.service) && record.route.is_withdrawn()
         };
         let stray = gateway.streams.select(stray);
-        stray.into_iter().for_each(|record| self.withdraw_one(record, now));
-        let order = self.service.configuration.drain.order;
-        if let Some(leaving) = &mut self.withdrawn {
-            leaving.put_in_order(order, now);
+        if stray.is_empty() {
+            return;
         }
+        let mut leaving = self.begin_withdrawal(now);
+        stray.into_iter().for_each(|record| leaving.join(record));
+        leaving.put_in_order(self.service.configuration.drain.order, now);
+        self.withdrawn.push(leaving);
     }
 
-    fn withdraw_one(&mut self, record: Arc<StreamRecord>, now: Millis) {
+    fn begin_withdrawal(&self, now: Millis) -> Leaving {
         let drain = &self.service.configuration.drain;
-        let leaving = self.withdrawn.get_or_insert_with(|| {
-            let deadline = clock::after(now, drain.timeout);
-            // Nowhere else may they go on: each of them is a disconnect.
-            let departure = Departure::new(now, drain.spread, deadline, Purse::Budget);
-            Leaving::new(Cause::Withdrawn, departure, now)
-        });
-        leaving.join(record);
+        let deadline = clock::after(now, drain.timeout);
+        // Nowhere else may they go on: each of them is a disconnect.
+        Leaving::new(Cause::Withdrawn, Departure::new(now, drain.spread, deadline, Purse::Budget), now)
+    }
+
+    /// A stream that began late leaves with those of the last reload.
+    fn withdraw_one(&mut self, record: Arc<StreamRecord>, now: Millis) {
+        if self.withdrawn.is_empty() {
+            self.withdrawn.push(self.begin_withdrawal(now));
+        }
+        if let Some(leaving) = self.withdrawn.last_mut() {
+            leaving.join(record);
+        }
     }
 
     /// Does what is due until the next turn; gives how long that may wait.
@@ -194,6 +204,8 @@ impl ServiceDrain {
                 leaving.release();
                 tracing::info!(service = %self.service.name, endpoint = %endpoint.name, "the drain was taken back");
                 self.awaited.push(leaving);
+                // Those of a route that is gone leave all the same.
+                self.withdraw(gateway, now);
             }
             return;
         }
@@ -202,7 +214,7 @@ impl ServiceDrain {
                 // Nobody is kept on what is not there.
                 let departure = &mut leaving.departure;
                 let (begins, deadline) = (departure.begins().min(now), departure.deadline());
-                departure.set_deadline(begins, self.service.configuration.drain.spread, deadline);
+                departure.set_deadline(begins, leaving.terms.times.spread, deadline);
             }
             leaving.endpoint = Some(endpoint);
             return;
@@ -210,14 +222,14 @@ impl ServiceDrain {
         if transition.to == Phase::Gone && self.open_streams(gateway, &endpoint.id).is_empty() {
             return;
         }
-        let departure = self.departure(self.schedule(&endpoint, now));
+        let departure = self.departure(self.terms().schedule(&endpoint, now));
         self.begin(gateway, (endpoint, departure), now);
     }
 
     /// All streams that are open on an endpoint leave together.
     fn begin(&mut self, gateway: &Gateway, (endpoint, departure): (Arc<Endpoint>, Departure), now: Millis) {
         let id = endpoint.id;
-        let mut leaving = Leaving::of(Some(endpoint), departure, now);
+        let mut leaving = Leaving::of(Some(endpoint), self.terms(), departure, now);
         self.open_streams(gateway, &id).into_iter().for_each(|record| leaving.join(record));
         leaving.put_in_order(self.service.configuration.drain.order, now);
         self.endpoints.insert(id, leaving);
@@ -236,12 +248,9 @@ impl ServiceDrain {
         Departure::new(begins, drain.spread, deadline, purse)
     }
 
-    /// When streams of this endpoint begin to leave, and by when all have.
-    fn schedule(&self, endpoint: &Endpoint, began: Millis) -> (Millis, Millis) {
-        let times = self.service.drain_times();
-        let kept = self.service.configuration.drain.pinned == Pinned::Keep && endpoint.serving;
-        let begins = if kept { times.last_departures(endpoint).max(began) } else { began };
-        (begins, times.deadline(endpoint))
+    fn terms(&self) -> Terms {
+        let keeps = self.service.configuration.drain.pinned == Pinned::Keep;
+        Terms { times: self.service.drain_times(), keeps }
     }
 
     fn begin_shutdown(&mut self, gateway: &Gateway, times: ShutdownTimes, now: Millis) {
@@ -284,17 +293,16 @@ impl ServiceDrain {
         let mut changed = Vec::new();
         for (id, leaving) in &self.endpoints {
             let Some(current) = self.service.endpoint(id) else { continue };
-            let (begins, deadline) = self.schedule(&current, leaving.began);
+            let (begins, deadline) = leaving.terms.schedule(&current, leaving.began);
             let is_new = deadline != leaving.departure.deadline() || begins < leaving.departure.begins();
             let begins = if begins >= now { begins } else { leaving.departure.begins().min(now) };
             changed.push((*id, current, is_new.then_some((begins, deadline))));
         }
-        let spread = self.service.configuration.drain.spread;
         for (id, current, times) in changed {
             let Some(leaving) = self.endpoints.get_mut(&id) else { continue };
             leaving.endpoint = Some(current);
             if let Some((begins, deadline)) = times {
-                leaving.departure.set_deadline(begins, spread, deadline);
+                leaving.departure.set_deadline(begins, leaving.terms.times.spread, deadline);
             }
         }
     }
@@ -367,14 +375,14 @@ impl ServiceDrain {
             if is_listed(&id) {
                 // A stream that was on its way when the drain began may still come: it gets a drain of its own.
                 let departure = leaving.departure;
-                let next = Leaving::of(leaving.endpoint.clone(), departure, leaving.began);
+                let next = Leaving::of(leaving.endpoint.clone(), leaving.terms, departure, leaving.began);
                 self.endpoints.insert(id, next);
             }
             if leaving.has_streams_to_tell_of() {
                 self.awaited.push(leaving);
             }
         }
-        self.awaited.extend(self.withdrawn.take_if(|leaving| over(leaving)));
+        self.awaited.extend(self.withdrawn.extract_if(.., |leaving| over(leaving)));
         // Nobody will be here to see its clients come back. Whoever still begins leaves with another one.
         self.awaited.extend(self.shutdown.take_if(|leaving| over(leaving)));
         self.awaited.retain(|leaving| {
@@ -389,7 +397,7 @@ impl ServiceDrain {
     fn rest(&self, now: Millis) -> Duration {
         let all = self.endpoints.values().chain(&self.withdrawn).chain(&self.shutdown);
         let idle = self.awaited.is_empty() && self.service.returns.away() == 0 && self.rebalancing.is_none();
-        let mut rest = if idle { NOTHING } else { LOOK };
+        let mut rest = if idle && !self.is_retired { NOTHING } else { LOOK };
         for leaving in all {
             let sums = leaving.tally.sums();
             rest =

@@ -85,7 +85,8 @@ impl Followers {
         let of_cluster: Vec<_> = of_cluster.collect();
         let names = of_cluster.iter().map(|(service, of)| (Arc::clone(&service.name), of.clone()));
         let wanted = Cluster { way: way.clone(), services: names.collect() };
-        if self.cluster.as_ref().is_some_and(|task| task.subject == wanted) {
+        let runs = |task: &Task<Cluster>| task.subject == wanted && !task.handle.is_finished();
+        if self.cluster.as_ref().is_some_and(runs) {
             return;
         }
         self.cluster.take().iter().for_each(Task::end);
@@ -94,7 +95,7 @@ impl Followers {
         }
         let writers = of_cluster
             .iter()
-            .map(|(service, of)| (TableWriter::new(Arc::clone(service)), KubeService::from(of)));
+            .map(|(service, of)| (TableWriter::new(Arc::clone(service)), service.as_known(of)));
         let handle = self.tasks.spawn(follow_cluster(KubeSettings::from(way), writers.collect()));
         self.cluster = Some(Task { subject: wanted, handle });
     }

@@ -66,6 +66,10 @@ fn ring(keys: Vec<Key>, place: &str) -> Result<Keyring, StartError> {
 pub(crate) async fn follow(gateway: Arc<Gateway>, keys: AffinityKeys) {
     let AffinityKeys::Files(files) = &keys else { return };
     let mut watch = FileWatch::new(files.iter().map(|file| file.file.clone()));
+    // What changed between the reading of the configuration and the watch is no change to the watch.
+    if let Ok(keyring) = load(&keys) {
+        gateway.set_keyring(keyring);
+    }
     loop {
         watch.changed().await;
         let result = match load(&keys) {

@@ -52,5 +52,5 @@ mod treatment;
 mod upstream_h1;
 mod worker;
 
-pub use reload::{ReloadError, Reloader, files};
+pub use reload::{ReloadError, Reloader};
 pub use start::{Running, StartError, start, verify};

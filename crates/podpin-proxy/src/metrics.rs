@@ -306,7 +306,7 @@ impl Metrics {
             )?,
             tls_reloads: make.counters(
                 "tls_reloads_total",
-                "Times the certificate files of a listener were read again, by result.",
+                "Times the certificate files of a listener, or of the TLS to pods, were read again, by result.",
                 &["result"],
             )?,
             tls_not_after: make.gauges(

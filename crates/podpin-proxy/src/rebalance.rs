@@ -107,6 +107,7 @@ impl Rebalancing {
                 by: Millis(u64::MAX),
                 deadline: Millis(u64::MAX),
                 tally: Arc::clone(&self.tally),
+                is_free: false,
             };
             if record.queue(order) {
                 record.leave(&self.tally, now, (Millis(u64::MAX), Millis(u64::MAX)));

@@ -18,7 +18,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use podpin_affinity::Keyring;
-use podpin_config::{AccessLog as LogTarget, AffinityKeys, Config, Listener, Position};
+use podpin_config::{AccessLog as LogTarget, Config, Discovery, Listener, Position};
+use podpin_discovery::FileWatch;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
@@ -86,8 +87,8 @@ impl Reloader {
         Reloader { orders, gateway }
     }
 
-    /// Puts `config` in force, whole or not at all; done when requests are served by it. Counted in
-    /// `podpin_config_reloads_total`.
+    /// Puts `config` in force, whole or not at all; done when requests are served by it. Then it is counted
+    /// in `podpin_config_reloads_total`; whether one that is not in force counts, [`Reloader::refused`] is told.
     ///
     /// # Errors
     /// Why the one before stays.
@@ -97,27 +98,43 @@ impl Reloader {
             return Err(ReloadError::Leaving);
         }
         let done = told.await.unwrap_or(Err(ReloadError::Leaving));
-        match &done {
-            Ok(()) => self.gateway.metrics.config_reloaded(service::unix_seconds_f64()),
-            Err(ReloadError::Leaving) => {}
-            Err(ReloadError::NeedsRestart(_) | ReloadError::Unusable(_) | ReloadError::Panicked) => {
-                self.refused();
-            }
+        if done.is_ok() {
+            self.gateway.metrics.config_reloaded(service::unix_seconds_f64());
         }
         done
     }
 
-    /// Counts a configuration that cannot even be read.
+    /// Counts a configuration that is not in force.
     pub fn refused(&self) {
         self.gateway.metrics.config_refused();
     }
 }
 
-/// The files that are read with a configuration, and again only when it is reloaded: those of the TLS to pods.
-#[must_use]
-pub fn files(config: &Config) -> Vec<PathBuf> {
-    let tls = config.services.iter().filter_map(|service| service.tls.as_ref());
-    tls.flat_map(pod_tls_files).cloned().collect()
+/// The files of the TLS to pods: all of them are read again when one changes.
+struct PodFiles {
+    paths: Vec<PathBuf>,
+    watch: FileWatch,
+}
+
+impl PodFiles {
+    fn of(config: &Config) -> PodFiles {
+        PodFiles::watching(PodFiles::paths(config))
+    }
+
+    fn paths(config: &Config) -> Vec<PathBuf> {
+        let tls = config.services.iter().filter_map(|service| service.tls.as_ref());
+        tls.flat_map(pod_tls_files).cloned().collect()
+    }
+
+    fn watching(paths: Vec<PathBuf>) -> PodFiles {
+        let watch = FileWatch::new(paths.iter().cloned());
+        PodFiles { paths, watch }
+    }
+
+    /// Another watch, if the configuration names others.
+    fn watch_other(&self, config: &Config) -> Option<PodFiles> {
+        Some(PodFiles::paths(config)).filter(|paths| *paths != self.paths).map(PodFiles::watching)
+    }
 }
 
 /// The configuration in force, and all that has to follow when it changes.
@@ -126,6 +143,7 @@ pub(crate) struct Reload {
     gateway: Arc<Gateway>,
     doors: Vec<Door>,
     followers: Followers,
+    pod_files: PodFiles,
 }
 
 /// All that can fail of a reload, done.
@@ -147,7 +165,8 @@ enum LogChange {
 
 impl Reload {
     pub(crate) fn new(config: Config, gateway: Arc<Gateway>, doors: Vec<Door>) -> Reload {
-        Reload { config, gateway, doors, followers: Followers::default() }
+        let pod_files = PodFiles::of(&config);
+        Reload { config, gateway, doors, followers: Followers::default(), pod_files }
     }
 
     /// Begins to follow everything that the configuration names.
@@ -163,34 +182,86 @@ impl Reload {
     /// Puts one configuration after the other in force, as they are given.
     pub(crate) async fn follow(&mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Infallible> {
         loop {
-            let (config, tell) = orders.recv().await?;
-            // Discovery, drains and the admin port are on this thread, too.
-            let done = AssertUnwindSafe(self.reload(*config)).catch_unwind().await;
-            let done = done.unwrap_or(Err(ReloadError::Panicked));
-            if tell.send(done).is_err() {
-                tracing::debug!("nobody waited for the reload");
+            tokio::select! {
+                order = orders.recv() => {
+                    let (config, tell) = order?;
+                    if tell.send(self.guarded(*config).await).is_err() {
+                        tracing::debug!("nobody waited for the reload");
+                    }
+                }
+                () = self.pod_files.watch.changed() => {
+                    let config = self.config.clone();
+                    let done = self.guarded(config).await;
+                    self.tell_of_pod_files(&done);
+                }
             }
         }
     }
 
+    /// Discovery, drains and the admin port are on this thread, too.
+    async fn guarded(&mut self, config: Config) -> Result<(), ReloadError> {
+        let done = AssertUnwindSafe(self.reload(config)).catch_unwind().await;
+        done.unwrap_or(Err(ReloadError::Panicked))
+    }
+
+    fn tell_of_pod_files(&self, done: &Result<(), ReloadError>) {
+        let result = match done {
+            Ok(()) => {
+                tracing::info!("the TLS to pods is read again");
+                "success"
+            }
+            Err(error) => {
+                tracing::error!(%error, "the TLS to pods is not usable: the old one stays");
+                "failure"
+            }
+        };
+        self.gateway.metrics.tls_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// A refused configuration leaves nothing of its new services in the metrics.
+    fn forget_unborn(&self, config: &Config) {
+        let site = self.gateway.site();
+        let unborn = config.services.iter().filter(|service| site.service(&service.name).is_none());
+        unborn.for_each(|service| self.gateway.metrics.forget_service(&service.name));
+    }
+
     async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
         refuse_restart(&self.config, &config)?;
+        if config.kubernetes != self.config.kubernetes || !asks_cluster(&self.config) {
+            check_cluster(&config).await?;
+        }
+        // Before anything is read, so that no change falls between.
+        let pod_files = self.pod_files.watch_other(&config);
         let doors = self.doors.iter().map(|(name, manner)| (name.clone(), manner.load().tls.clone()));
         // Some small files are read here and now: a thread for that would cost more memory than all the rest.
-        let mut prepared = Prepared::read(&config, (&self.config, doors.collect()), &self.gateway)?;
+        let read = Prepared::read(&config, (&self.config, doors.collect()), &self.gateway);
+        let mut prepared = read.inspect_err(|_| self.forget_unborn(&config))?;
+        // Those that nobody is served by yet. What others are served by changes when all changes.
+        let before = self.gateway.site();
+        let is_new = |(service, _): &mut (Arc<ServiceState>, First)| {
+            !before.services.iter().any(|known| known.is_same(service))
+        };
         let mut begun = Vec::new();
-        for (service, first) in prepared.firsts.drain(..) {
+        for (service, first) in prepared.firsts.extract_if(.., is_new) {
             sources::begin(&service, first, &mut self.followers);
             begun.push(service);
         }
+        // A source that is given up says nothing any more, or two would speak for one service.
+        self.followers.forget_files(&prepared.site);
         self.followers.follow_cluster(&config.kubernetes, &prepared.site);
         warm(&begun, config.kubernetes.initial_list_timeout).await;
         self.publish(config, prepared);
+        if let Some(watch) = pod_files {
+            self.pod_files = watch;
+        }
         Ok(())
     }
 
     fn publish(&mut self, config: Config, prepared: Prepared) {
-        let Prepared { site, keyring, doors, log, .. } = prepared;
+        let Prepared { site, keyring, doors, firsts, log } = prepared;
+        for (service, first) in firsts {
+            sources::begin(&service, first, &mut self.followers);
+        }
         if let Some(keyring) = keyring {
             self.gateway.set_keyring(keyring);
         }
@@ -207,7 +278,6 @@ impl Reload {
         before.iter().filter(is_gone).for_each(|old| old.forget(&current, &self.gateway.metrics));
         self.gateway.move_to(Arc::clone(&site));
         self.config = config;
-        self.followers.forget_files(&site);
         self.follow_the_rest(&site);
     }
 
@@ -230,8 +300,8 @@ impl Prepared {
         gateway: &Gateway,
     ) -> Result<Prepared, ReloadError> {
         let before = gateway.site();
-        let stays = (&old.affinity_keys, &config.affinity_keys)
-            == (&AffinityKeys::Ephemeral, &AffinityKeys::Ephemeral);
+        // Those in force may be newer than their files were at the last look, or made here.
+        let stays = old.affinity_keys == config.affinity_keys;
         let keyring = if stays { None } else { Some(keys::load(&config.affinity_keys)?) };
         let site = Site::build(config, Some(&before), &gateway.metrics, &gateway.drain_wake)?;
         let mut firsts = Vec::new();
@@ -241,9 +311,6 @@ impl Prepared {
             if known.is_none_or(|known| known.configuration.discovery != *discovery) {
                 firsts.push((Arc::clone(service), sources::read(discovery)?));
             }
-        }
-        if site.services.iter().any(|service| service.is_of_the_cluster()) {
-            sources::verify_cluster(config)?;
         }
         let mut doors = Vec::with_capacity(old_tls.len());
         for (name, old_tls) in old_tls {
@@ -285,6 +352,17 @@ fn refuse_restart(old: &Config, new: &Config) -> Result<(), ReloadError> {
         return refuse("workers changes".to_owned());
     }
     Ok(())
+}
+
+fn asks_cluster(config: &Config) -> bool {
+    config.services.iter().any(|service| matches!(service.discovery, Discovery::Kubernetes(_)))
+}
+
+/// A plugin for credentials may take its time: nobody on this thread waits for it.
+async fn check_cluster(config: &Config) -> Result<(), ReloadError> {
+    let config = config.clone();
+    let checked = tokio::task::spawn_blocking(move || sources::verify_cluster(&config)).await;
+    Ok(checked.map_err(|_| ReloadError::Panicked)??)
 }
 
 /// A file is opened anew: whoever moved it away (logrotate) wants that.

@@ -159,6 +159,8 @@ fn depart(record: &StreamRecord, finished: &Finished) {
     if finished.reason == CloseReason::Shutdown {
         service.desk.look();
     }
+    // Of a route that is gone nobody comes back to this service.
+    let expected = expected && !record.route.is_withdrawn();
     if let Some(session) = record.session.filter(|_| expected) {
         service.returns.expect(session, tally, clock::now(), &service.metrics);
         service.desk.look();

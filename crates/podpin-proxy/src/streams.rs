@@ -70,6 +70,8 @@ pub(crate) struct Order {
     /// When all of its drain are to be gone.
     pub(crate) deadline: Millis,
     pub(crate) tally: Arc<Tally>,
+    /// No budget is asked for it.
+    pub(crate) is_free: bool,
 }
 
 /// Why streams leave.

@@ -19,6 +19,7 @@ use crate::event_stream::{count_failure, is_event_stream, is_unavailable};
 use crate::forward;
 use crate::gateway::Gateway;
 use crate::route::Route;
+use crate::tls::PodTls;
 use crate::upstream_h1::{self, UpstreamError};
 
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -36,6 +37,8 @@ pub(crate) struct Plan {
 /// One attempt to find a successor.
 pub(crate) struct Question {
     route: Arc<Route>,
+    /// As it is now: the stream may be older than the certificates.
+    tls: Option<Arc<PodTls>>,
     session: SessionId,
     head: Vec<u8>,
     last_event_id: Vec<u8>,
@@ -72,8 +75,11 @@ impl Plan {
 
     /// Asks for what follows `last_event_id`.
     pub(crate) fn question(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> Question {
+        let site = self.gateway.site();
+        let current = site.service(&route.service.name).filter(|service| service.is_same(&route.service));
+        let tls = current.unwrap_or(&route.service).tls.clone();
         let route = Arc::clone(route);
-        Question { route, session: self.session, head: self.head.to_vec(), last_event_id }
+        Question { route, tls, session: self.session, head: self.head.to_vec(), last_event_id }
     }
 }
 
@@ -129,7 +135,7 @@ impl Question {
             let connect = service.configuration.timeouts.connect.min(limit);
             let asked = clock::now();
             let address = placement.endpoint.address;
-            let transport = upstream_h1::connect(address, service.tls.as_deref(), connect).await?;
+            let transport = upstream_h1::connect(address, self.tls.as_deref(), connect).await?;
             service.metrics.upstream_connect.observe(clock::now().since(asked).as_secs_f64());
             upstream_h1::exchange(transport, &request, Some(limit)).await
         };

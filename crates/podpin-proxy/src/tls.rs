@@ -153,6 +153,10 @@ pub(crate) async fn follow(gateway: Arc<Gateway>, tls: Arc<ServerTls>) {
     let pairs = pairs.flat_map(|pair| [pair.cert_file.file.clone(), pair.key_file.file.clone()]);
     let authorities = tls.files.client_auth.iter().map(|auth| auth.ca_file.file.clone());
     let mut watch = FileWatch::new(pairs.chain(authorities));
+    // What changed between the reading of the configuration and the watch is no change to the watch.
+    if let Err(error) = tls.reload(&gateway.metrics) {
+        tracing::debug!(%error, "the certificates have just been replaced");
+    }
     loop {
         watch.changed().await;
         let result = match tls.reload(&gateway.metrics) {

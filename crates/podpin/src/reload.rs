@@ -1,6 +1,7 @@
 //! The configuration while the proxy runs: read again when its file changes, and at SIGHUP.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use podpin_config::{Config, ConfigError};
 use podpin_discovery::FileWatch;
@@ -9,66 +10,74 @@ use tokio::signal::unix::Signal;
 
 use crate::check::located;
 
-/// The configuration file, and the files that are read with it.
+/// How often a configuration is tried again whose files are not as it needs them: a Secret may be mounted after the
+/// ConfigMap that names its keys.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+
+/// The configuration file.
 pub(crate) struct Source {
     file: PathBuf,
-    also: Vec<PathBuf>,
     watch: FileWatch,
 }
 
 impl Source {
-    /// Reads the configuration and watches what it was read from, so that no change falls between.
+    /// Watches the configuration and reads it, so that no change falls between.
     ///
     /// # Errors
     /// What [`Config::load`] refuses.
     pub(crate) fn open(file: &Path) -> Result<(Source, Config), ConfigError> {
+        let watch = FileWatch::new([file.to_owned()]);
         let config = Config::load(file)?;
-        let mut source = Source::watching(file, podpin_proxy::files(&config));
-        let config = source.read()?;
-        Ok((source, config))
+        Ok((Source { file: file.to_owned(), watch }, config))
     }
+}
 
-    fn watching(file: &Path, also: Vec<PathBuf>) -> Source {
-        let watch = FileWatch::new(std::iter::once(file.to_owned()).chain(also.iter().cloned()));
-        Source { file: file.to_owned(), also, watch }
-    }
-
-    /// Reads what is watched; watches first what a new configuration names besides.
-    fn read(&mut self) -> Result<Config, ConfigError> {
-        loop {
-            let config = Config::load(&self.file)?;
-            let also = podpin_proxy::files(&config);
-            if also == self.also {
-                return Ok(config);
-            }
-            *self = Source::watching(&self.file, also);
-        }
-    }
+/// What came of a file.
+enum Outcome {
+    /// It is in force, or never will be as it is.
+    Settled,
+    /// It would be, if the files that it names were as it needs them; what is wrong.
+    Waiting(String),
 }
 
 /// Puts in force what the file says whenever it changes, and at every SIGHUP; what cannot be used is said in the log, and
 /// what was in force stays.
 pub(crate) async fn follow(mut source: Source, mut hang_up: Signal, reloader: Reloader) {
+    let mut outcome = Outcome::Settled;
     loop {
+        let is_waiting = matches!(outcome, Outcome::Waiting(_));
         tokio::select! {
-            _ = hang_up.recv() => {}
-            () = source.watch.changed() => {}
+            _ = hang_up.recv() => outcome = Outcome::Settled,
+            () = source.watch.changed() => outcome = Outcome::Settled,
+            () = tokio::time::sleep(TRY_AGAIN), if is_waiting => {}
         }
-        let config = match source.read() {
-            Ok(config) => config,
-            Err(error) => {
+        outcome = read(&source.file, &reloader, outcome).await;
+    }
+}
+
+/// Says and counts what was not said before.
+async fn read(file: &Path, reloader: &Reloader, before: Outcome) -> Outcome {
+    let config = match Config::load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            reloader.refused();
+            tracing::error!(%error, "the configuration cannot be used: the one in force stays");
+            return Outcome::Settled;
+        }
+    };
+    match reloader.reload(config).await {
+        Ok(()) => tracing::info!(file = %file.display(), "configuration reloaded"),
+        Err(ReloadError::Leaving) => tracing::warn!("not reloaded: the proxy is leaving"),
+        Err(error) => {
+            let said = located(file, error.position(), &error);
+            if !matches!(before, Outcome::Waiting(known) if known == said) {
                 reloader.refused();
-                tracing::error!(%error, "the configuration cannot be used: the one in force stays");
-                continue;
+                tracing::error!(error = %said, "the configuration cannot be used: the one in force stays");
             }
-        };
-        match reloader.reload(config).await {
-            Ok(()) => tracing::info!(file = %source.file.display(), "configuration reloaded"),
-            Err(ReloadError::Leaving) => tracing::warn!("not reloaded: the proxy is leaving"),
-            Err(error) => {
-                let error = located(&source.file, error.position(), &error);
-                tracing::error!(%error, "the configuration cannot be used: the one in force stays");
+            if matches!(error, ReloadError::Unusable(_)) {
+                return Outcome::Waiting(said);
             }
         }
     }
+    Outcome::Settled
 }

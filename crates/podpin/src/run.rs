@@ -17,6 +17,11 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     telemetry::init(None);
     let (source, config) = Source::open(file).map_err(|error| anyhow::anyhow!("{error}"))?;
     let signals = tokio::runtime::Builder::new_current_thread().enable_all().build().context("event loop")?;
+    let hang_up = {
+        let _entered = signals.enter();
+        // By default it would end the process, which may have to wait for a slow disk before it can read anything again.
+        signal(SignalKind::hangup())?
+    };
     let running = podpin_proxy::start(&config, env!("CARGO_PKG_VERSION"))
         .map_err(|error| anyhow::anyhow!("{}", check::located(file, error.position(), &error)))?;
     for (name, address) in running.listeners() {
@@ -26,7 +31,6 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     signals.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let hang_up = signal(SignalKind::hangup())?;
         tokio::spawn(reload::follow(source, hang_up, running.reloader()));
         tokio::select! {
             _ = interrupt.recv() => return Ok(ExitCode::from(INTERRUPTED)),

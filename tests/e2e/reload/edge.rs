@@ -101,15 +101,14 @@ async fn tls_to_pods_follows_its_files() {
     let tls = format!("tls: {{serverName: pod.test, caFile: \"{}\"}}", file.display());
     let proxy = Setup::chat(&[&pod]).with(&tls).start().await;
     assert_eq!(proxy.get("/who").await.status, 502);
-    proxy
-        .reload_with("success", || {
-            fs::copy(new.file("ca.pem"), &file).unwrap();
-        })
-        .await;
+    let reads = "podpin_tls_reloads_total";
+    fs::copy(new.file("ca.pem"), &file).unwrap();
+    proxy.wait_metric_at_least(reads, &[("result", "success")], 1.0).await;
     assert_eq!(proxy.get("/who").await.text(), "pod-a");
     let mut client = proxy.visitor().events("/events").await;
     let mut stream = pod.next_stream().await;
-    proxy.reload_with("failure", || fs::write(&file, "nothing").unwrap()).await;
+    fs::write(&file, "nothing").unwrap();
+    proxy.wait_metric_at_least(reads, &[("result", "failure")], 1.0).await;
     assert_eq!(proxy.get("/who").await.text(), "pod-a", "the old authorities are kept");
     stream.event("on").await;
     assert_eq!(client.next_data().await, "on");

@@ -60,6 +60,10 @@ async fn ten_reloads_under_a_thousand_streams_touch_none_and_cost_nothing() {
 }
 
 fn children_of(id: u32) -> Vec<u32> {
-    let text = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-    text.split_whitespace().map(|child| child.parse().unwrap()).collect()
+    let threads = std::fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    let children =
+        threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap());
+    children
+        .flat_map(|text| text.split_whitespace().map(|child| child.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
 }

@@ -120,3 +120,33 @@ async fn every_way_to_replace_the_file_is_noticed() {
     proxy.reload_with("success", || proxy.signal(Signal::HUP)).await;
     assert_eq!(proxy.get("/who").await.text(), "pod-a");
 }
+
+#[tokio::test]
+async fn a_configuration_whose_files_come_later_is_in_force_when_they_have_come() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).start().await;
+    let two = "affinityKeys: [{id: k2, file: k2}, {id: k1, file: k1}]";
+    let said = proxy.reload_refused(&Setup::chat(&[&pod]).top(two)).await;
+    assert!(said.contains("k2"), "{said}");
+    let success = [("result", "success")];
+    fs::write(proxy.directory().join("k2"), "x".repeat(43)).unwrap();
+    proxy.wait_metric("podpin_config_reloads_total", &success, 1.0).await;
+    assert_eq!(proxy.metric("podpin_config_reloads_total", &[("result", "failure")]).await, 1.0);
+    assert_eq!(proxy.metric("podpin_config_last_reload_success", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_refused_configuration_leaves_nothing_in_the_metrics() {
+    let pod = Pod::start("pod-a").await;
+    let good = Setup::chat(&[&pod]);
+    let proxy = good.start().await;
+    proxy
+        .reload_refused(
+            &good
+                .clone()
+                .service("news", &[&pod])
+                .tls("{certificates: [{certFile: no.crt, keyFile: no.key}]}"),
+        )
+        .await;
+    assert!(!proxy.metrics().await.has("podpin_discovery_connected", &[("service", "news")]));
+}

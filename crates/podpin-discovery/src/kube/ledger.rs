@@ -89,8 +89,8 @@ impl Ledger {
                 ledger.services.push(Followed { followers, slices, belief: Belief::Sure });
             }
             if let Some(followed) = ledger.services.get_mut(index) {
-                let (port, pods) = (wanted.port.clone(), wanted.pods);
-                followed.followers.push(Follower { number, port, pods, occupied: false });
+                let (port, pods, occupied) = (wanted.port.clone(), wanted.pods, wanted.is_occupied);
+                followed.followers.push(Follower { number, port, pods, occupied });
             }
         }
         ledger
@@ -355,7 +355,8 @@ mod tests {
     use super::*;
 
     fn service(name: &str, port: &str) -> KubeService {
-        KubeService { namespace: None, service: name.into(), port: PortRef::Name(port.into()), pods: false }
+        let port = PortRef::Name(port.into());
+        KubeService { namespace: None, service: name.into(), port, pods: false, is_occupied: false }
     }
 
     /// As JSON on the wire: the slice `name` of `service` with so many pods.

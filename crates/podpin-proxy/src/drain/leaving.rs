@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podpin_config::Order as LeavingOrder;
-use podpin_endpoints::{Departure, Endpoint, Millis};
+use podpin_endpoints::{Departure, DrainTimes, Endpoint, Millis};
 
 use super::TURN;
 use crate::clock;
@@ -21,11 +21,30 @@ const HANDOVER_LEAST: Duration = Duration::from_millis(500);
 const SHUTDOWN_LAG: Duration = Duration::from_millis(300);
 const NEVER: Millis = Millis(u64::MAX);
 
+/// `drain` of a service, as far as it says when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Terms {
+    pub(super) times: DrainTimes,
+    /// `pinned: keep`.
+    pub(super) keeps: bool,
+}
+
+impl Terms {
+    /// When streams of this endpoint begin to leave, and by when all have.
+    pub(super) fn schedule(self, endpoint: &Endpoint, began: Millis) -> (Millis, Millis) {
+        let kept = self.keeps && endpoint.serving;
+        let begins = if kept { self.times.last_departures(endpoint).max(began) } else { began };
+        (begins, self.times.deadline(endpoint))
+    }
+}
+
 /// Streams that leave together.
 pub(super) struct Leaving {
     /// As it was when it was seen last; `None` for those who do not leave on account of one.
     pub(super) endpoint: Option<Arc<Endpoint>>,
     cause: Cause,
+    /// What was asked of drains when it began: a reload changes nothing for those who leave already.
+    pub(super) terms: Terms,
     pub(super) departure: Departure,
     /// Those that were not told yet, the next one first.
     pub(super) streams: VecDeque<Arc<StreamRecord>>,
@@ -39,14 +58,20 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    pub(super) fn of(endpoint: Option<Arc<Endpoint>>, departure: Departure, now: Millis) -> Leaving {
-        Leaving { endpoint, ..Leaving::new(Cause::Drain, departure, now) }
+    pub(super) fn of(
+        endpoint: Option<Arc<Endpoint>>,
+        terms: Terms,
+        departure: Departure,
+        now: Millis,
+    ) -> Leaving {
+        Leaving { endpoint, terms, ..Leaving::new(Cause::Drain, departure, now) }
     }
 
     pub(super) fn new(cause: Cause, departure: Departure, now: Millis) -> Leaving {
         Leaving {
             endpoint: None,
             cause,
+            terms: Terms::default(),
             departure,
             streams: VecDeque::new(),
             finishing: VecDeque::new(),
@@ -58,8 +83,8 @@ impl Leaving {
     }
 
     pub(super) fn join(&mut self, record: Arc<StreamRecord>) {
-        let order =
-            Order { cause: self.cause.clone(), by: NEVER, deadline: NEVER, tally: Arc::clone(&self.tally) };
+        let (cause, tally) = (self.cause.clone(), Arc::clone(&self.tally));
+        let order = Order { cause, by: NEVER, deadline: NEVER, tally, is_free: self.departure.is_free() };
         if record.is_closed() || !record.queue(order) {
             return;
         }

@@ -66,19 +66,22 @@ pub(super) struct Leave {
     pub(super) target: Option<Arc<Endpoint>>,
     /// It is not to go on at another pod.
     pub(super) for_good: bool,
+    /// No budget was asked for it, as nobody was to be disconnected.
+    pub(super) is_free: bool,
 }
 
 impl Relay {
     pub(super) fn asked_to_leave(&self, at: Millis) -> Option<Box<Leave>> {
         let order = self.record.order()?;
-        let for_good = matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
+        let is_withdrawn = self.record.route.is_withdrawn();
+        let for_good = is_withdrawn || matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
         let (reason, target) = match order.cause {
             Cause::Drain | Cause::Withdrawn => (CloseReason::Drain, None),
             Cause::Shutdown => (CloseReason::Shutdown, None),
             Cause::Rebalance(target) => (CloseReason::Rebalance, Some(target)),
         };
         let (by, deadline) = (order.by.max(at), order.deadline);
-        Some(Box::new(Leave { at, by, deadline, reason, target, for_good }))
+        Some(Box::new(Leave { at, by, deadline, reason, target, for_good, is_free: order.is_free }))
     }
 
     pub(super) fn at_boundary(&self) -> bool {
@@ -225,6 +228,7 @@ impl Relay {
                 reason: CloseReason::Shutdown,
                 target: None,
                 for_good: true,
+                is_free: false,
             }));
             self.goodbye(CloseReason::Shutdown);
         } else if passed(Some(self.passage_due())) {
@@ -252,6 +256,9 @@ impl Relay {
         }
         if leave.for_good || !self.leave_for_another(&leave, now) {
             self.forced = !self.at_boundary();
+            if leave.is_free {
+                self.record.route.service.desk.charge();
+            }
             self.goodbye(leave.reason);
         }
     }

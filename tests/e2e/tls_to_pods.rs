@@ -266,3 +266,28 @@ async fn a_file_that_cannot_be_used_is_refused_at_start_and_by_check() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_stream_that_is_older_than_the_authorities_goes_on_at_a_pod_of_the_new_ones() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let pods = [
+        Pod::start_tls("pod-a", old.acceptor(&[NAME], None)).await,
+        Pod::start_tls("pod-b", new.acceptor(&[NAME], None)).await,
+    ];
+    pods.iter().for_each(|pod| pod.answer("/events", StreamAnswer::new()));
+    let trusted = old.directory().join("trusted.pem");
+    std::fs::copy(old.file("ca.pem"), &trusted).unwrap();
+    let file = EndpointsFile::with(&[("pod-a", pods[0].address(), "ready")]);
+    let tls = format!("tls: {{serverName: {NAME}, caFile: \"{}\"}}", trusted.display());
+    let proxy = Setup::new().service_in("chat", &file).with(&tls).with(QUICK).start().await;
+    let mut client = Request::events("/events").open(proxy.address).await;
+    let mut stream = pods[0].next_stream().await;
+    stream.event_with_id("1", "one").await;
+    assert_eq!(client.next_data().await, "one");
+    std::fs::copy(new.file("ca.pem"), &trusted).unwrap();
+    proxy.wait_metric_at_least("podpin_tls_reloads_total", &[("result", "success")], 1.0).await;
+    file.write(&[("pod-a", pods[0].address(), "draining"), ("pod-b", pods[1].address(), "ready")]);
+    let mut next = pods[1].next_stream().await;
+    next.event_with_id("2", "two").await;
+    assert_eq!(client.next_data().await, "two");
+}

@@ -16,6 +16,8 @@ mod drain;
 mod event_stream;
 mod exchange;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 mod gateway;
 mod head;
 mod health_checks;

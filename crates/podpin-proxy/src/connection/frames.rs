@@ -70,14 +70,19 @@ impl Alarm {
 
     /// Whether it was raised.
     pub(crate) fn is_raised(&self) -> bool {
-        self.excess.get().is_some()
+        self.excess().is_some()
+    }
+
+    /// Why it was raised.
+    pub(crate) fn excess(&self) -> Option<Excess> {
+        self.excess.get().copied()
     }
 
     /// Resolves when it is raised.
     pub(super) async fn raised(&self) -> Excess {
         loop {
-            if let Some(excess) = self.excess.get() {
-                return *excess;
+            if let Some(excess) = self.excess() {
+                return excess;
             }
             self.raised.notified().await;
         }
@@ -103,7 +108,7 @@ pub(crate) struct FrameWatch {
 
 impl FrameWatch {
     /// For a connection that begins `now`, each of whose heads may take `head_timeout`.
-    pub(super) fn new(alarm: Arc<Alarm>, head_timeout: Duration, now: Millis) -> FrameWatch {
+    pub(crate) fn new(alarm: Arc<Alarm>, head_timeout: Duration, now: Millis) -> FrameWatch {
         FrameWatch {
             preface_left: PREFACE_BYTES,
             head: [0; FRAME_HEAD_BYTES],
@@ -278,7 +283,7 @@ mod tests {
             let now = Millis(count * pause);
             frame.chunks(chunk).for_each(|piece| watch.read(piece, now));
             if watch.alarm.is_raised() {
-                return (usize::try_from(count).unwrap(), watch.alarm.excess.get().copied());
+                return (usize::try_from(count).unwrap(), watch.alarm.excess());
             }
         }
         (5_000, None)
@@ -334,6 +339,6 @@ mod tests {
         watch.read(&frame(PING, 0, 8)[..12], Millis(11));
         assert_eq!(watch.deadline(), Some(Millis(111)));
         watch.read(&[0], Millis(111));
-        assert_eq!(watch.alarm.excess.get(), Some(&Excess::Unfinished));
+        assert_eq!(watch.alarm.excess(), Some(Excess::Unfinished));
     }
 }

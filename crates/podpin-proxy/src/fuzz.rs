@@ -155,7 +155,7 @@ fn only_what_goes_to_the_end_passes(headers: &HeaderMap, client: &Client) {
     }
 }
 
-/// The first byte says in which pieces; the rest is what a client of HTTP/2 sends behind its preface.
+/// The first byte says in which pieces; the rest is what a client of HTTP/2 sends behind its preface, and is sent.
 pub fn h2_frames(input: &[u8]) {
     let [step, bytes @ ..] = input else { return };
     let watched = |step: usize| {
@@ -163,7 +163,9 @@ pub fn h2_frames(input: &[u8]) {
         let mut watch = FrameWatch::new(Arc::clone(&alarm), Duration::from_secs(10), Millis(0));
         let preface = [b'P'; 24];
         [&preface, bytes].concat().chunks(step).for_each(|piece| watch.read(piece, Millis(0)));
-        (alarm.excess(), watch.deadline().filter(|_| !alarm.is_raised()))
+        let read = (alarm.excess(), watch.deadline().filter(|_| !alarm.is_raised()));
+        bytes.chunks(step).for_each(|piece| watch.wrote(piece, Millis(0)));
+        (read, alarm.excess())
     };
     let whole = watched(usize::MAX);
     assert_eq!(watched(usize::from(*step).max(1)), whole, "the pieces matter");

@@ -6,7 +6,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench parts check setup
+.PHONY: help demo test bench parts check fuzz setup
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +41,10 @@ check: ## formatting, lints, documentation, Dockerfile
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps
 	scripts/check-dockerfile.sh
+
+fuzz: ## the fuzzer over every parser, 30 seconds each (ARGS="300 request_head": one of them, longer)
+	@scripts/setup.sh demo
+	scripts/fuzz.sh $(ARGS)
 
 setup: ## the Debian packages that demo, test and bench need
 	@scripts/setup.sh demo test bench

@@ -37,7 +37,7 @@ use crate::reply::Failure;
 use crate::tls::ServerTls;
 use crate::transport::Transport;
 use crate::worker::Manner;
-pub(crate) use frames::{Excess, FrameWatch};
+pub(crate) use frames::{Alarm, Excess, FrameWatch};
 pub(crate) use h2::StreamGuard;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -283,10 +283,15 @@ impl ClientStream {
         !watch.alarm.is_raised()
     }
 
-    /// Takes note of what was written; gives it back.
-    fn wrote(&mut self, count: usize) -> usize {
+    /// Takes note of what was written, the first `count` bytes of these; gives the count back.
+    fn wrote<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>, count: usize) -> usize {
         if let Some(watch) = &mut self.frames {
-            watch.wrote(count);
+            let (mut left, now) = (count, clock::now());
+            for piece in pieces {
+                let written = piece.get(..left).unwrap_or(piece);
+                watch.wrote(written, now);
+                left -= written.len();
+            }
         }
         count
     }
@@ -352,7 +357,7 @@ impl AsyncWrite for ClientStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.tcp).poll_write(context, bytes))?;
-        Poll::Ready(Ok(self.wrote(count)))
+        Poll::Ready(Ok(self.wrote([bytes].into_iter(), count)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -369,7 +374,7 @@ impl AsyncWrite for ClientStream {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, pieces))?;
-        Poll::Ready(Ok(self.wrote(count)))
+        Poll::Ready(Ok(self.wrote(pieces.iter().map(|piece| &**piece), count)))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -18,6 +18,8 @@ mod exchange;
 mod field;
 mod followers;
 mod forward;
+#[doc(hidden)]
+pub mod fuzz;
 mod gateway;
 mod head;
 mod health_checks;

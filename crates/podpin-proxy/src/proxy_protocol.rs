@@ -28,7 +28,7 @@ const SIGNATURE_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Says the document: the longest line of version 1, with its line end.
 const LINE_BYTES_MAX: usize = 107;
 /// Version 2 allows 64 KiB of extensions. What load balancers send fits in a few hundred bytes; nginx stops here, too.
-const HEADER_BYTES_MAX: usize = 4096;
+pub(crate) const HEADER_BYTES_MAX: usize = 4096;
 /// Signature, command, family and length.
 const FIXED_BYTES: usize = 16;
 

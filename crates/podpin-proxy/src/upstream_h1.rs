@@ -160,7 +160,7 @@ async fn read_head(transport: &mut Transport) -> Result<(ResponseHead, BodyDecod
 }
 
 /// Length of the head, the head, and how its body is framed; `None` while it is incomplete.
-fn parse_head(buffer: &[u8]) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, UpstreamError> {
+pub(crate) fn parse_head(buffer: &[u8]) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, UpstreamError> {
     let mut lines = [httparse::EMPTY_HEADER; HEADER_LINES_MAX];
     let mut response = httparse::Response::new(&mut lines);
     let length = match response.parse(buffer) {

@@ -2,8 +2,8 @@
 //!
 //! The accept loop is ours and not Pingora's, because a connection that is cut says so (GOAWAY, RFC 9113 section
 //! 5.4.1) and every task has an owner. What one client can make us do is bounded in three places: by the h2 library
-//! for one head and for streams that end before they begin (the constants here), by `frames.rs` for everything that
-//! costs and brings no request, and for silence by the deadlines of `limits`.
+//! for one head and for streams that end before they begin, by `frames.rs` for everything that costs and brings no
+//! request, and for silence by the deadlines of `limits`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use podpin_config::ListenerLimits;
 use podpin_endpoints::Millis;
 
 use super::Connection;
-use super::frames::{Alarm, FrameWatch};
+use super::frames::{Alarm, Excess, FrameWatch};
 use super::h2_request::H2Request;
 use crate::clock;
 use crate::event_stream;
@@ -33,11 +33,6 @@ use crate::transport::Transport;
 
 /// What one HTTP/2 stream may hold for a client that does not read, beside what the relay holds.
 const SEND_BUFFER_BYTES: usize = 16 * 1024;
-/// How often a client may make us reset a stream of its own (CVE-2025-8671): requests that are malformed, too many at
-/// a time, or break flow control. Clients that count their streams never do; the library allows 1,024.
-const PROVOKED_RESETS_MAX: usize = 100;
-/// How many requests that the library lets pass and Pingora does not: as many as Pingora's own loop.
-const MALFORMED_REQUESTS_MAX: usize = 32;
 /// How long a client may take for the GOAWAY before its connection is closed under it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -77,26 +72,24 @@ pub(super) async fn serve(connection: Connection, tcp: Transport, bytes: BytesMu
     let stream: Stream = Box::new(stream);
     let shaken = tokio::select! {
         shaken = handshake(stream, Some(options(&limits))) => shaken,
-        () = streams.idle(&gateway) => return app.count_cut("unfinished"),
+        () = streams.idle(&gateway) => return app.count_cut(Excess::Unfinished),
     };
     let mut h2 = match shaken {
         Ok(h2) => h2,
         Err(error) => return tracing::debug!(%error, "no HTTP/2"),
     };
-    let cut = tokio::select! {
-        cut = app.accept(&mut h2, digest) => cut,
-        excess = alarm.raised() => Some((Reason::ENHANCE_YOUR_CALM, excess.as_str())),
-        () = streams.idle(&gateway) => Some((Reason::NO_ERROR, "idle")),
+    let excess = tokio::select! {
+        () = app.accept(&mut h2, digest) => return,
+        excess = alarm.raised() => Some(excess),
+        () = streams.idle(&gateway) => None,
     };
-    if let Some((reason, label)) = cut {
-        if reason != Reason::NO_ERROR {
-            app.count_cut(label);
-        }
-        h2.abrupt_shutdown(reason);
-        let closed = std::future::poll_fn(|context| h2.poll_closed(context));
-        if tokio::time::timeout(LAST_WORDS, closed).await.is_err() {
-            tracing::debug!(peer = %app.connection.peer, "a client did not take the end of its connection");
-        }
+    if let Some(excess) = excess {
+        app.count_cut(excess);
+    }
+    h2.abrupt_shutdown(excess.map_or(Reason::NO_ERROR, |_| Reason::ENHANCE_YOUR_CALM));
+    let closed = std::future::poll_fn(|context| h2.poll_closed(context));
+    if tokio::time::timeout(LAST_WORDS, closed).await.is_err() {
+        tracing::debug!(peer = %app.connection.peer, "a client did not take the end of its connection");
     }
 }
 
@@ -104,20 +97,16 @@ fn options(limits: &ListenerLimits) -> H2Options {
     let mut options = default_h2_options();
     options.max_header_list_size(u32::try_from(limits.request_header_bytes).unwrap_or(u32::MAX));
     options.max_send_buffer_size(SEND_BUFFER_BYTES);
-    options.max_local_error_reset_streams(Some(PROVOKED_RESETS_MAX));
+    // Counted in `frames.rs`, where time heals: the library's count is for the life of a connection.
+    options.max_local_error_reset_streams(None);
     options
 }
 
 impl H2Connection {
-    /// Accepts streams until the client closes (`None`), or is to be cut for a reason and under a label.
-    async fn accept(
-        self: &Arc<Self>,
-        h2: &mut h2::server::Connection<Stream, Bytes>,
-        digest: Arc<Digest>,
-    ) -> Option<(Reason, &'static str)> {
+    /// Accepts streams until the connection ends.
+    async fn accept(self: &Arc<Self>, h2: &mut h2::server::Connection<Stream, Bytes>, digest: Arc<Digest>) {
         let mut closing = self.closing.clone();
         let mut leaving = false;
-        let mut malformed = 0;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -138,16 +127,11 @@ impl H2Connection {
                         leaving = true;
                     }
                 }
-                Ok(Some(H2Accept::Rejected)) => {
-                    malformed += 1;
-                    if malformed >= MALFORMED_REQUESTS_MAX {
-                        return Some((Reason::ENHANCE_YOUR_CALM, "malformed"));
-                    }
-                }
-                Ok(None) => return None,
+                // Answered with 400, or reset and counted as such.
+                Ok(Some(H2Accept::Rejected)) => {}
+                Ok(None) => return,
                 Err(error) => {
-                    tracing::debug!(peer = %self.connection.peer, %error, "an HTTP/2 connection ended");
-                    return None;
+                    return tracing::debug!(peer = %self.connection.peer, %error, "an HTTP/2 connection ended");
                 }
             }
         }
@@ -159,10 +143,15 @@ impl H2Connection {
         limit.is_some_and(|limit| self.streams.opened.load(Ordering::Relaxed) >= limit)
     }
 
-    fn count_cut(&self, reason: &str) {
+    fn count_cut(&self, excess: Excess) {
         let listener = &self.connection.listener;
-        tracing::debug!(peer = %self.connection.peer, reason, "an HTTP/2 connection is cut");
-        listener.gateway.metrics.h2_connections_cut.with_label_values(&[&*listener.name, reason]).inc();
+        tracing::debug!(peer = %self.connection.peer, ?excess, "an HTTP/2 connection is cut");
+        listener
+            .gateway
+            .metrics
+            .h2_connections_cut
+            .with_label_values(&[&*listener.name, excess.as_str()])
+            .inc();
     }
 
     /// Serves one request: an event stream our way, everything else Pingora's.

@@ -1,0 +1,32 @@
+//! What holds of any input that a client, a pod or an operator may send: one function for each parser.
+//!
+//! A function takes bytes and panics when a law is broken. The same functions are run by libFuzzer (`fuzz/`, `make
+//! fuzz`) and, over every file of `fuzz/corpus`, by an ordinary test, so that what was found once stays found without a
+//! fuzzer. Those of the proxy's own parsers are in `podpin_proxy::fuzz`, beside what they look into.
+
+mod affinity;
+mod configuration;
+mod endpoints_file;
+mod event_stream;
+
+pub use affinity::affinity;
+pub use configuration::configuration;
+pub use endpoints_file::endpoints_file;
+pub use event_stream::event_stream;
+pub use podpin_proxy::fuzz::{forwarding, h2_frames, proxy_protocol, request_head, upstream_response};
+
+/// One input; panics when it breaks a law.
+pub type Target = fn(&[u8]);
+
+/// All of them: each has a directory of its name in `fuzz/corpus`, and a file in `fuzz/fuzz_targets`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("affinity", affinity),
+    ("configuration", configuration),
+    ("endpoints_file", endpoints_file),
+    ("event_stream", event_stream),
+    ("forwarding", forwarding),
+    ("h2_frames", h2_frames),
+    ("proxy_protocol", proxy_protocol),
+    ("request_head", request_head),
+    ("upstream_response", upstream_response),
+];

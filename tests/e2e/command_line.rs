@@ -43,6 +43,20 @@ async fn a_good_configuration_is_shown_route_by_route_with_its_timeouts() {
 }
 
 #[tokio::test]
+async fn how_streams_leave_and_how_pods_are_spoken_to_is_shown() {
+    let (_, stdout, _) = check(GOOD).await;
+    for words in ["spread 20s, timeout 30s, handover none", "tls       off"] {
+        assert!(stdout.contains(words), "{words} is not in\n{stdout}");
+    }
+    let more = "    tls: {serverName: pod.test, verify: false}\n    drain: {handover: lastEventId}\n";
+    let (code, stdout, stderr) = check(&format!("{GOOD}{more}")).await;
+    assert_eq!(code, 0, "{stderr}");
+    for words in ["handover lastEventId", "to pods: serverName pod.test, trusting whoever answers"] {
+        assert!(stdout.contains(words), "{words} is not in\n{stdout}");
+    }
+}
+
+#[tokio::test]
 async fn backends_are_shown_with_their_weights_and_matches_with_their_headers() {
     let text = GOOD.replace(
         "service: chat}",

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use podpin_config::{
-    Config, Discovery, Host, PathMatch, Position, Route, Service, Strategy, format_bytes, format_duration,
+    Config, Discovery, Handover, Host, PathMatch, Position, Route, Service, Strategy, format_bytes,
+    format_duration,
 };
 
 use crate::BAD_CONFIGURATION;
@@ -79,6 +80,8 @@ fn describe_service(service: &Service, share: &str) -> String {
             ),
         ),
         ("affinity", affinity(service)),
+        ("drain", drain(service)),
+        ("tls", tls_to_pods(service)),
         (
             "limits",
             format!(
@@ -147,6 +150,27 @@ fn affinity(service: &Service) -> String {
             format!("cookie {} path {}, maxAge {age}, absoluteTimeout {absolute}", cookie.name, cookie.path)
         }
     }
+}
+
+fn drain(service: &Service) -> String {
+    let drain = &service.drain;
+    let handover = match drain.handover {
+        Handover::None => "none",
+        Handover::LastEventId => "lastEventId",
+    };
+    let (spread, timeout) = (format_duration(drain.spread), format_duration(drain.timeout));
+    format!("spread {spread}, timeout {timeout}, handover {handover}")
+}
+
+fn tls_to_pods(service: &Service) -> String {
+    let Some(tls) = &service.tls else { return "off".to_owned() };
+    let trusted = match &tls.ca_file {
+        _ if !tls.verify => "whoever answers (verify: false)".to_owned(),
+        Some(file) => file.file.display().to_string(),
+        None => "the system's authorities".to_owned(),
+    };
+    let name = tls.server_name.as_deref().unwrap_or("no name");
+    format!("to pods: serverName {name}, trusting {trusted}")
 }
 
 fn duration(value: Option<Duration>) -> String {

@@ -85,7 +85,9 @@ impl FileWatch {
         let armed = BTreeSet::new();
         let mut survey = Survey { paths, watcher, armed, signal: Arc::clone(&signal) };
         let seen = survey.look();
-        FileWatch { survey: Arc::new(Mutex::new(survey)), signal, seen, suspicious: false, poll }
+        // The first look is at once, not at the first poll: the thread that looks is there from the beginning, and what it
+        // takes is no surprise at the first change.
+        FileWatch { survey: Arc::new(Mutex::new(survey)), signal, seen, suspicious: true, poll }
     }
 
     /// Waits until the content or the existence of at least one path differs from what it was at the last return (or

@@ -75,7 +75,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>) {
 /// After a reload: services come, change and go, and the streams of routes that are gone leave.
 fn follow(services: &mut Vec<ServiceDrain>, site: &Site, gateway: &Gateway, now: Millis) {
     for drain in services.iter_mut() {
-        match site.services.iter().find(|service| service.is_same(&drain.service)) {
+        match site.counterpart(&drain.service) {
             Some(service) => drain.adopt(service, now),
             None => drain.is_retired = true,
         }

@@ -108,7 +108,7 @@ impl Followers {
         self.checks = current;
         for task in &others {
             task.end();
-            let next = site.services.iter().find(|one| one.is_same(&task.subject));
+            let next = site.counterpart(&task.subject);
             if next.is_none_or(|next| next.configuration.health.active.is_none()) {
                 // Nobody would ever find them healthy again.
                 for endpoint in task.subject.view().snapshot.endpoints() {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use podpin_affinity::Keyring;
-use podpin_config::{AccessLog as LogTarget, Config, Discovery, Listener, Position};
+use podpin_config::{AccessLog as LogTarget, Config, Listener, Position};
 use podpin_discovery::FileWatch;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
@@ -227,7 +227,7 @@ impl Reload {
 
     async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
         refuse_restart(&self.config, &config)?;
-        if config.kubernetes != self.config.kubernetes || !asks_cluster(&self.config) {
+        if config.kubernetes != self.config.kubernetes || !sources::asks_cluster(&self.config) {
             check_cluster(&config).await?;
         }
         // Before anything is read, so that no change falls between.
@@ -238,9 +238,7 @@ impl Reload {
         let mut prepared = read.inspect_err(|_| self.forget_unborn(&config))?;
         // Those that nobody is served by yet. What others are served by changes when all changes.
         let before = self.gateway.site();
-        let is_new = |(service, _): &mut (Arc<ServiceState>, First)| {
-            !before.services.iter().any(|known| known.is_same(service))
-        };
+        let is_new = |(service, _): &mut (Arc<ServiceState>, First)| before.counterpart(service).is_none();
         let mut begun = Vec::new();
         for (service, first) in prepared.firsts.extract_if(.., is_new) {
             sources::begin(&service, first, &mut self.followers);
@@ -306,7 +304,7 @@ impl Prepared {
         let site = Site::build(config, Some(&before), &gateway.metrics, &gateway.drain_wake)?;
         let mut firsts = Vec::new();
         for service in &site.services {
-            let known = before.service(&service.name).filter(|known| known.is_same(service));
+            let known = before.counterpart(service);
             let discovery = &service.configuration.discovery;
             if known.is_none_or(|known| known.configuration.discovery != *discovery) {
                 firsts.push((Arc::clone(service), sources::read(discovery)?));
@@ -352,10 +350,6 @@ fn refuse_restart(old: &Config, new: &Config) -> Result<(), ReloadError> {
         return refuse("workers changes".to_owned());
     }
     Ok(())
-}
-
-fn asks_cluster(config: &Config) -> bool {
-    config.services.iter().any(|service| matches!(service.discovery, Discovery::Kubernetes(_)))
 }
 
 /// A plugin for credentials may take its time: nobody on this thread waits for it.

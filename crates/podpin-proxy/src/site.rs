@@ -76,16 +76,24 @@ impl Site {
         self.services.iter().find(|service| *service.name == *name)
     }
 
-    /// Says so to the routes that `next` does not have; gives how many those are.
-    pub(crate) fn withdraw_routes_missing_in(&self, next: &Site) -> usize {
-        let missing = |route: &&Arc<Route>| !next.routes.iter().any(|other| other.is_same(route));
-        let missing = self.routes.iter().filter(missing);
-        missing.map(|route| route.withdrawn.store(true, Ordering::SeqCst)).count()
+    /// What this service is here; `None`: it is not here, at most another one of its name.
+    pub(crate) fn counterpart(&self, service: &ServiceState) -> Option<&Arc<ServiceState>> {
+        self.service(&service.name).filter(|one| one.is_same(service))
+    }
+
+    fn route(&self, route: &Route) -> Option<&Arc<Route>> {
+        self.routes.iter().find(|one| one.is_same(route))
+    }
+
+    /// Says so to the routes that `next` does not have.
+    pub(crate) fn withdraw_routes_missing_in(&self, next: &Site) {
+        let missing = self.routes.iter().filter(|route| next.route(route).is_none());
+        missing.for_each(|route| route.withdrawn.store(true, Ordering::SeqCst));
     }
 
     /// The services that `next` does not have.
     pub(crate) fn services_missing_in(&self, next: &Site) -> impl Iterator<Item = &Arc<ServiceState>> {
-        self.services.iter().filter(|service| !next.services.iter().any(|other| other.is_same(service)))
+        self.services.iter().filter(|service| next.counterpart(service).is_none())
     }
 }
 
@@ -149,8 +157,7 @@ fn resolve(
         treatment: Treatment::new(route),
         withdrawn: Arc::new(AtomicBool::new(false)),
     };
-    if let Some(known) = before.and_then(|before| before.routes.iter().find(|known| known.is_same(&resolved)))
-    {
+    if let Some(known) = before.and_then(|before| before.route(&resolved)) {
         resolved.withdrawn = Arc::clone(&known.withdrawn);
     }
     Some(Arc::new(resolved))

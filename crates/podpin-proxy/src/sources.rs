@@ -86,13 +86,17 @@ pub(crate) async fn follow_file(writer: TableWriter, source: FileSource) {
         .await;
 }
 
+/// Whether any service is in the cluster.
+pub(crate) fn asks_cluster(config: &Config) -> bool {
+    config.services.iter().any(|service| matches!(service.discovery, Discovery::Kubernetes(_)))
+}
+
 /// Refuses a configuration that needs a cluster where there is no way to one.
 ///
 /// # Errors
 /// [`StartError::Cluster`].
 pub(crate) fn verify_cluster(config: &Config) -> Result<(), StartError> {
-    let of_the_cluster = |discovery: &Discovery| matches!(discovery, Discovery::Kubernetes(_));
-    if !config.services.iter().any(|service| of_the_cluster(&service.discovery)) {
+    if !asks_cluster(config) {
         return Ok(());
     }
     let settings = KubeSettings::from(&config.kubernetes);

@@ -76,8 +76,7 @@ impl Plan {
     /// Asks for what follows `last_event_id`.
     pub(crate) fn question(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> Question {
         let site = self.gateway.site();
-        let current = site.service(&route.service.name).filter(|service| service.is_same(&route.service));
-        let tls = current.unwrap_or(&route.service).tls.clone();
+        let tls = site.counterpart(&route.service).unwrap_or(&route.service).tls.clone();
         let route = Arc::clone(route);
         Question { route, tls, session: self.session, head: self.head.to_vec(), last_event_id }
     }

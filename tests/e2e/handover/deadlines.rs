@@ -1,6 +1,6 @@
 //! Handover, drain and rebalancing meet: nobody stays behind, nobody goes in circles, all are gone in time.
 
-use podpin_testkit::{Answer, Ending, Item, Pod, Setup, StreamAnswer};
+use podpin_testkit::{Answer, Ending, EventStream, Item, Pod, PodStream, Setup, StreamAnswer};
 
 use super::{Open, Scene, ids, states, successor};
 
@@ -52,42 +52,8 @@ async fn a_stream_that_was_kept_until_the_last_moment_is_not_handed_to_the_pod_i
     assert_eq!(scene.pods[1].requests().len(), before[0] + before[1]);
 }
 
-#[tokio::test]
-async fn a_move_for_balances_sake_that_fails_while_the_pod_drains_keeps_nobody_there() {
-    let mut scene = Scene::new(1, &[]).await;
-    scene.proxy = {
-        let setup = Setup::new().service_in("chat", &scene.file);
-        let setup = setup.with("balance: {slowStart: off, rebalance: {budgetPerSecond: 1000}}");
-        setup.with("drain: {handover: lastEventId, spread: 0s}").start().await
-    };
-    let mut opens = Vec::new();
-    for _ in 0..4 {
-        let mut client = scene.proxy.visitor().events("/events").await;
-        let mut stream = scene.pods[0].next_stream().await;
-        stream.event_with_id("1", "x").await;
-        assert_eq!(ids(&mut client, 1).await, ["1"]);
-        opens.push((client, stream));
-    }
-    let fresh = Pod::start("pod-b").await;
-    fresh.answer("/events", Answer::ByHand);
-    scene.pods.push(fresh);
-    scene.file.write(&states(&scene.pods, &["ready", "ready"]));
-    let mut asked = [scene.pods[1].next_stream().await, scene.pods[1].next_stream().await];
-    // Those two are on their way; meanwhile their pod begins to leave, and the other two follow.
-    scene.pods[1].answer("/events", StreamAnswer::new());
-    scene.drain(0);
-    scene.wait_handover("planned", "ok", 2.0).await;
-    for stream in &mut asked {
-        stream.raw("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n").await;
-    }
-    scene.wait_handover("planned", "ok", 4.0).await;
-    for (_, stream) in &mut opens {
-        stream.client_gone().await;
-    }
-}
-
-#[tokio::test]
-async fn a_pod_that_dies_while_its_stream_is_to_move_for_balances_sake_is_replaced_by_any_other() {
+/// Four streams of `pod-a`, and `pod-b`, which joins, is asked for two of them and answers by hand.
+async fn four_streams_of_which_two_are_to_move() -> (Scene, Vec<(EventStream, PodStream)>, [PodStream; 2]) {
     let mut scene = Scene::new(1, &[]).await;
     scene.proxy = {
         let setup = Setup::new().service_in("chat", &scene.file);
@@ -107,9 +73,31 @@ async fn a_pod_that_dies_while_its_stream_is_to_move_for_balances_sake_is_replac
     scene.pods.push(fresh);
     scene.file.write(&states(&scene.pods, &["ready", "ready"]));
     let asked = [scene.pods[1].next_stream().await, scene.pods[1].next_stream().await];
+    (scene, opens, asked)
+}
+
+#[tokio::test]
+async fn a_move_for_balances_sake_that_fails_while_the_pod_drains_keeps_nobody_there() {
+    let (scene, mut opens, mut asked) = four_streams_of_which_two_are_to_move().await;
+    // Those two are on their way; meanwhile their pod begins to leave, and the other two follow.
+    scene.pods[1].answer("/events", StreamAnswer::new());
+    scene.drain(0);
+    scene.wait_handover("planned", "ok", 2.0).await;
+    for stream in &mut asked {
+        stream.raw("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n").await;
+    }
+    scene.wait_handover("planned", "ok", 4.0).await;
+    for (_, stream) in &mut opens {
+        stream.client_gone().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_dies_while_its_stream_is_to_move_for_balances_sake_is_replaced_by_any_other() {
+    let (scene, opens, asked) = four_streams_of_which_two_are_to_move().await;
     // Two are on their way when the pod loses all four; the one that they were to go to refuses them.
     let (mut clients, streams): (Vec<_>, Vec<_>) = opens.into_iter().unzip();
-    streams.into_iter().for_each(podpin_testkit::PodStream::reset);
+    streams.into_iter().for_each(PodStream::reset);
     let mut again = vec![scene.pods[0].next_stream().await, scene.pods[0].next_stream().await];
     for mut stream in asked {
         stream.raw("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n").await;

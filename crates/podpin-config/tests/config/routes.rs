@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use podpin_config::{Config, PathMatch, Route, ValueMatch};
+use podpin_config::{Config, Host, PathMatch, Route, RouteMatch, ValueMatch};
 
 use crate::{parse, with_the_rest};
 
@@ -87,4 +87,49 @@ fn routes_that_differ_in_their_headers_are_not_ambiguous() {
     ];
     let routes: Vec<_> = table.iter().map(|headers| of(headers)).collect();
     assert_eq!(parse(&with_the_rest(&format!("routes: [{}]", routes.join(", ")))).routes.len(), table.len());
+}
+
+#[test]
+fn host_names_are_normalised() {
+    let cases = [
+        ("App.Example.COM.", Host::Exact("app.example.com".into())),
+        ("'*.Example.com'", Host::Wildcard(".example.com".into())),
+        ("'[2001:DB8:0::1]'", Host::Exact("[2001:db8::1]".into())),
+        ("10.0.0.1", Host::Exact("10.0.0.1".into())),
+        ("localhost", Host::Exact("localhost".into())),
+    ];
+    for (text, expected) in cases {
+        let config = parse(&with_the_rest(&format!("routes: [{{service: chat, hostnames: [{text}]}}]")));
+        assert_eq!(config.routes[0].hosts, [expected], "{text}");
+    }
+}
+
+#[test]
+fn paths_are_kept_as_written_but_for_a_prefix_slash_at_the_end() {
+    let cases = [
+        ("{value: /}", PathMatch::Prefix("/".into())),
+        ("{value: /Events/}", PathMatch::Prefix("/Events".into())),
+        ("{type: PathPrefix, value: /a%20b}", PathMatch::Prefix("/a%20b".into())),
+        ("{type: Exact, value: /events/}", PathMatch::Exact("/events/".into())),
+        ("{type: Exact, value: /...}", PathMatch::Exact("/...".into())),
+    ];
+    for (text, expected) in cases {
+        let config =
+            parse(&with_the_rest(&format!("routes: [{{service: chat, matches: [{{path: {text}}}]}}]")));
+        let [RouteMatch { path, headers }] = config.routes[0].matches.as_slice() else { panic!("{text}") };
+        assert_eq!((path, headers.len()), (&expected, 0), "{text}");
+    }
+}
+
+#[test]
+fn routes_without_a_name_are_called_after_their_service() {
+    let text = "routes:\n  - {service: chat, hostnames: [a]}\n  - {service: chat, hostnames: [b]}\n  - {service: chat, name: chat-2, hostnames: [c]}\n  - {service: chat, hostnames: [d]}";
+    let names: Vec<String> = parse(&with_the_rest(text)).routes.into_iter().map(|route| route.name).collect();
+    assert_eq!(names, ["chat", "chat-3", "chat-2", "chat-4"]);
+}
+
+#[test]
+fn exact_and_prefix_of_one_path_are_not_ambiguous() {
+    let text = "routes:\n  - {service: chat, matches: [{path: {type: Exact, value: /a}}]}\n  - {service: chat, matches: [{path: {value: /a}}]}\n  - {service: chat, hostnames: [a.b], matches: [{path: {value: /a}}]}";
+    assert_eq!(parse(&with_the_rest(text)).routes.len(), 3);
 }

@@ -174,7 +174,7 @@ fn null_sections_and_values_are_the_defaults() {
 }
 
 #[test]
-fn the_contract_without_what_is_not_supported_yet_is_read_in_full() {
+fn the_contract_is_read_in_full() {
     let config = parse(include_str!("contract.yaml"));
     assert_eq!(config.workers, Some(2));
     assert_eq!(config.trusted_proxies, ["10.0.0.0/8".parse().unwrap()]);
@@ -248,7 +248,7 @@ fn off_in_all_its_spellings_switches_off() {
 }
 
 #[test]
-fn what_asks_for_nothing_new_is_accepted() {
+fn what_is_the_default_may_be_written_out() {
     let keys = "balance: {zone: none}\naffinity: {onUnavailable: repin}\ndrain: {pinned: repin, handover: none, budget: off}";
     assert_eq!(service(keys), service(""));
 }
@@ -436,51 +436,6 @@ fn what_becomes_of_a_client_whose_pin_cannot_be_used_is_read() {
     let queue = |length, timeout| OnUnavailable::Wait(WaitQueue { length, timeout });
     assert_eq!(of("onUnavailable: wait"), queue(1_000, seconds(10)));
     assert_eq!(of("onUnavailable: wait, queue: {length: 5, timeout: 1m}"), queue(5, MINUTE));
-}
-
-#[test]
-fn host_names_are_normalised() {
-    let cases = [
-        ("App.Example.COM.", Host::Exact("app.example.com".into())),
-        ("'*.Example.com'", Host::Wildcard(".example.com".into())),
-        ("'[2001:DB8:0::1]'", Host::Exact("[2001:db8::1]".into())),
-        ("10.0.0.1", Host::Exact("10.0.0.1".into())),
-        ("localhost", Host::Exact("localhost".into())),
-    ];
-    for (text, expected) in cases {
-        let config = parse(&with_the_rest(&format!("routes: [{{service: chat, hostnames: [{text}]}}]")));
-        assert_eq!(config.routes[0].hosts, [expected], "{text}");
-    }
-}
-
-#[test]
-fn paths_are_kept_as_written_but_for_a_prefix_slash_at_the_end() {
-    let cases = [
-        ("{value: /}", PathMatch::Prefix("/".into())),
-        ("{value: /Events/}", PathMatch::Prefix("/Events".into())),
-        ("{type: PathPrefix, value: /a%20b}", PathMatch::Prefix("/a%20b".into())),
-        ("{type: Exact, value: /events/}", PathMatch::Exact("/events/".into())),
-        ("{type: Exact, value: /...}", PathMatch::Exact("/...".into())),
-    ];
-    for (text, expected) in cases {
-        let config =
-            parse(&with_the_rest(&format!("routes: [{{service: chat, matches: [{{path: {text}}}]}}]")));
-        let [RouteMatch { path, headers }] = config.routes[0].matches.as_slice() else { panic!("{text}") };
-        assert_eq!((path, headers.len()), (&expected, 0), "{text}");
-    }
-}
-
-#[test]
-fn routes_without_a_name_are_called_after_their_service() {
-    let text = "routes:\n  - {service: chat, hostnames: [a]}\n  - {service: chat, hostnames: [b]}\n  - {service: chat, name: chat-2, hostnames: [c]}\n  - {service: chat, hostnames: [d]}";
-    let names: Vec<String> = parse(&with_the_rest(text)).routes.into_iter().map(|route| route.name).collect();
-    assert_eq!(names, ["chat", "chat-3", "chat-2", "chat-4"]);
-}
-
-#[test]
-fn exact_and_prefix_of_one_path_are_not_ambiguous() {
-    let text = "routes:\n  - {service: chat, matches: [{path: {type: Exact, value: /a}}]}\n  - {service: chat, matches: [{path: {value: /a}}]}\n  - {service: chat, hostnames: [a.b], matches: [{path: {value: /a}}]}";
-    assert_eq!(parse(&with_the_rest(text)).routes.len(), 3);
 }
 
 #[test]

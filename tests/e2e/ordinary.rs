@@ -172,7 +172,7 @@ async fn http_1_0_clients_get_no_interim_responses() {
             connection.send(request.bytes()).await;
             let mut stream = pod.next_stream().await;
             stream.raw(&format!("HTTP/1.1 {interim}\r\n\r\n")).await;
-            stream.raw("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc").await;
+            stream.raw("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc").await;
             let head = connection.head().await;
             assert_eq!(head.start_line.split(' ').nth(1), Some("200"), "{interim}: {head:?}");
             assert_eq!(connection.raw(3).await, b"abc");

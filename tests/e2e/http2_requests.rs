@@ -334,6 +334,9 @@ async fn heads_that_http_2_does_not_allow_are_refused_and_reach_no_pod() {
 async fn an_upload_that_nobody_ends_is_let_go_when_the_client_goes() {
     let pod = Pod::start("pod-a").await;
     let (_proxy, mut connection) = h2(Setup::chat(&[&pod])).await;
+    // Over the connection to the pod that this leaves, the upload begins at once.
+    assert_eq!(connection.send(&Request::get("/who")).await.text(), "pod-a");
+    assert_eq!(pod.next_request().await.path(), "/who");
     let mut upload: H2Upload = connection.begin(&Request::new("POST", "/upload")).await;
     assert!(upload.body.send(b"begun").await);
     drop(upload);

@@ -20,6 +20,7 @@ use crate::client_limit::{ClientKey, ClientPermit};
 use crate::clock;
 use crate::forward::{self, Client, sets_cookie};
 use crate::gateway::Gateway;
+use crate::head::RequestHead;
 use crate::reply::Failure;
 use crate::route::{Backend, Destination, Route};
 use crate::service::{ServiceState, View};
@@ -47,6 +48,18 @@ pub(crate) struct Asked<'a> {
     pub(crate) query: Option<&'a str>,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) client: &'a Client,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(head: &'a RequestHead, client: &'a Client) -> Asked<'a> {
+        Asked {
+            authority: &head.authority,
+            path: head.path(),
+            query: head.query(),
+            headers: &head.headers,
+            client,
+        }
+    }
 }
 
 /// Where a request goes.

@@ -7,9 +7,7 @@
 mod arrival;
 mod frames;
 mod h2;
-mod h2_request;
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +15,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http::Version;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -27,13 +26,17 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::arrival::Place;
+use crate::body_decoder::{BodyDecoder, FIRST_CHUNK};
 use crate::event_stream;
 use crate::exchange::{Exchange, answer_h1};
+use crate::forward::Client;
 use crate::gateway::Gateway;
-use crate::head::{self, Facts, HeadError, Scan};
+use crate::head::{self, Facts, HeadError, RequestBody, RequestHead, Scan};
 use crate::io::ClientStream;
 use crate::pipeline::Pipeline;
 use crate::reply::Failure;
+use crate::request::{self, ClientSide, Idle};
+use crate::scratch::{self, Scratch};
 use crate::tls::ServerTls;
 use crate::transport::Transport;
 use crate::worker::Manner;
@@ -41,12 +44,8 @@ pub(crate) use frames::{Alarm, Excess, FrameWatch};
 pub(crate) use h2::StreamGuard;
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// One read of a request head: most fit, and the buffer belongs to the thread.
+/// One read of a request head: most fit.
 const READ_BYTES: usize = 16 * 1024;
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
-}
 
 /// A listener as one worker serves it.
 pub(crate) struct Listener {
@@ -84,14 +83,19 @@ impl Drop for Connection {
     }
 }
 
+/// A request as it was read.
+struct Asked {
+    head: RequestHead,
+    facts: Facts,
+    bytes: Bytes,
+    /// What came behind the head.
+    ahead: BytesMut,
+}
+
 /// What a client sent next.
 enum Next {
-    /// A whole request head and perhaps more.
-    Request {
-        bytes: BytesMut,
-        length: usize,
-        facts: Facts,
-    },
+    /// A whole request head, as bytes too, and perhaps more.
+    Request(Box<Asked>),
     /// The preface of HTTP/2 and perhaps more.
     H2(BytesMut),
     Refused(Failure),
@@ -155,17 +159,15 @@ impl Connection {
                     self.count("h2");
                     return Box::pin(h2::serve(self, tcp, bytes, closing)).await;
                 }
-                Next::Request { bytes, length, mut facts } => {
+                Next::Request(mut asked) => {
                     if first {
                         self.count("h1");
                     }
-                    facts.keep_alive &= !self.is_last_request();
-                    if facts.event_stream {
-                        let keep_alive = facts.keep_alive && bytes.len() == length;
-                        return Box::pin(self.serve_event_stream(tcp, (&bytes, length), keep_alive, None))
-                            .await;
+                    asked.facts.keep_alive &= !self.is_last_request() && !*closing.borrow();
+                    if asked.facts.event_stream {
+                        return Box::pin(self.serve_event_stream(tcp, *asked, None)).await;
                     }
-                    match self.forward(tcp, (bytes, length), &facts, &closing).await {
+                    match self.forward(tcp, *asked, &closing).await {
                         Some(idle) => (tcp, ahead) = idle,
                         None => return,
                     }
@@ -258,10 +260,16 @@ impl Connection {
         };
         match head::scan(bytes, *scanned) {
             Ok(Scan::Complete(length)) if length > limit => Some(too_large()),
-            Ok(Scan::Complete(length)) => Some(match head::check(bytes.get(..length)?) {
-                Ok(facts) => Next::Request { bytes: std::mem::take(bytes), length, facts },
-                Err(error) => Next::Refused(error.into()),
-            }),
+            Ok(Scan::Complete(length)) => {
+                let head = bytes.split_to(length).freeze();
+                Some(match head::read(&head) {
+                    Ok((facts, read)) => {
+                        let ahead = std::mem::take(bytes);
+                        Next::Request(Box::new(Asked { head: read, facts, bytes: head, ahead }))
+                    }
+                    Err(error) => Next::Refused(error.into()),
+                })
+            }
             Ok(Scan::Partial) if bytes.len() > limit => Some(too_large()),
             Ok(Scan::Partial) => {
                 *scanned = bytes.len();
@@ -272,21 +280,11 @@ impl Connection {
     }
 
     /// Serves a request for an event stream, or refuses it when there is no room for the connection.
-    async fn serve_event_stream(
-        self,
-        tcp: Transport,
-        (bytes, length): (&[u8], usize),
-        keep_alive: bool,
-        refusal: Option<Failure>,
-    ) {
-        let head = match bytes.get(..length).map(head::parse) {
-            Some(Ok(head)) => head,
-            Some(Err(error)) => return self.refuse(tcp, error.into()).await,
-            None => return self.refuse(tcp, Failure::Internal).await,
-        };
+    async fn serve_event_stream(self, tcp: Transport, asked: Asked, refusal: Option<Failure>) {
+        let Asked { head, facts, ahead, .. } = asked;
+        let client = self.client(&tcp, &head);
         let gateway = Arc::clone(&self.listener.gateway);
-        let mut client = gateway.client(self.peer.ip(), self.listener.tls().is_some(), &head.headers);
-        client.subject = tcp.subject();
+        let keep_alive = facts.keep_alive && refusal.is_none() && ahead.is_empty();
         let exchange = Exchange::H1 { tcp, connection: self, keep_alive };
         match refusal {
             None => event_stream::serve(gateway, head, client, exchange).await,
@@ -294,28 +292,39 @@ impl Connection {
         }
     }
 
-    /// Lets Pingora serve one ordinary request; gives the socket back when it may carry another.
-    async fn forward(
-        &self,
-        tcp: Transport,
-        (bytes, length): (BytesMut, usize),
-        facts: &Facts,
-        closing: &ShutdownWatch,
-    ) -> Option<(Transport, BytesMut)> {
-        let limits = self.listener.gateway.limits();
-        let stream = ClientStream::request((tcp, self.peer), bytes, length, facts.body);
+    fn client(&self, tcp: &Transport, head: &RequestHead) -> Client {
+        let gateway = &self.listener.gateway;
+        let mut client = gateway.client(self.peer.ip(), self.listener.tls().is_some(), &head.headers);
+        client.subject = tcp.subject();
+        client
+    }
+
+    /// Serves one ordinary request; gives the socket back when it may carry another.
+    async fn forward(&self, tcp: Transport, asked: Asked, closing: &ShutdownWatch) -> Option<Idle> {
+        let body = match asked.facts.body {
+            RequestBody::Length(0) => BodyDecoder::Done,
+            RequestBody::Length(length) => BodyDecoder::Length(length),
+            RequestBody::Chunked => BodyDecoder::Chunked(FIRST_CHUNK),
+            RequestBody::Upgrade => return self.upgrade(tcp, asked, closing).await,
+        };
+        let Asked { head, facts, ahead, .. } = asked;
+        let client = self.client(&tcp, &head);
+        let http10 = head.version == Version::HTTP_10;
+        let side = ClientSide::h1((tcp, ahead), body, (http10, facts.keep_alive));
+        Box::pin(request::serve(Arc::clone(&self.listener.gateway), head, client, side)).await
+    }
+
+    /// Lets Pingora serve a request that wants to become another protocol; the socket does not come back.
+    async fn upgrade(&self, tcp: Transport, asked: Asked, closing: &ShutdownWatch) -> Option<Idle> {
+        let mut bytes = BytesMut::from(asked.bytes);
+        bytes.unsplit(asked.ahead);
+        let stream = ClientStream::upgrade((tcp, self.peer), bytes);
         let progress = stream.progress();
         let mut session = ServerSession::new_http1(Box::new(stream));
         session.set_connection_user_context(Some(Box::new(progress)));
-        let seconds = limits.keep_alive_timeout.as_secs();
-        session.set_keepalive(Some(seconds).filter(|_| !*closing.borrow()));
-        if !facts.keep_alive {
-            // Pingora reads the head again, and decides about what is set above by its `Connection`.
-            session.set_keepalive_reuses_remaining(Some(0));
-        }
-        let reused = self.listener.proxy.process_new_http(session, closing).await?;
-        let (stream, _settings) = reused.consume();
-        stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
+        session.set_keepalive(None);
+        let _not_reused = Box::pin(self.listener.proxy.process_new_http(session, closing)).await;
+        None
     }
 }
 
@@ -325,8 +334,8 @@ fn poll_read(
     bytes: &mut BytesMut,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(scratch);
+    scratch::with(|Scratch { read, .. }| {
+        let mut buffer = ReadBuf::new(read.get_mut(..READ_BYTES).unwrap_or_default());
         ready!(Pin::new(tcp).poll_read(context, &mut buffer))?;
         bytes.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().len()))

@@ -243,6 +243,21 @@ fn seal_chunk(piece: &mut Vec<u8>) -> usize {
     at
 }
 
+/// Appends one chunk; nothing for no data, which would be the last one.
+pub(crate) fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    if data.is_empty() {
+        return;
+    }
+    let nibbles = (usize::BITS - data.len().leading_zeros()).div_ceil(4);
+    for nibble in (0..nibbles).rev() {
+        out.extend(DIGITS.get(data.len() >> (4 * nibble) & 0xf));
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +270,9 @@ mod tests {
             let at = seal_chunk(&mut piece);
             let expected = format!("{length:x}\r\n{}\r\n", "x".repeat(length));
             assert_eq!(&piece[at..], expected.as_bytes(), "{length}");
+            let mut pushed = Vec::new();
+            push_chunk(&mut pushed, "x".repeat(length).as_bytes());
+            assert_eq!(pushed, expected.as_bytes(), "{length}");
         }
     }
 }

@@ -15,14 +15,16 @@ use podpin_config::{Handover, Unavailable};
 use podpin_endpoints::{Endpoint, EndpointId, Millis, MoveReason};
 use podpin_sse::{Framer, retry_line};
 
-use self::refusal::{refuse, request_record};
+use self::refusal::refuse;
+pub(crate) use self::refusal::request_record;
 use crate::admission::{Admission, Asked, Kind, Placement};
 use crate::clock;
 use crate::exchange::Exchange;
-use crate::forward::{self, Client};
+use crate::forward::Client;
 use crate::gateway::Gateway;
 use crate::head::RequestHead;
 use crate::labels::UpstreamErrorKind;
+use crate::lines;
 use crate::relay::{Body, Finished, Passage, Relay, Start, Times};
 use crate::reply::Failure;
 use crate::service::ServiceState;
@@ -80,16 +82,6 @@ pub(crate) fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-fn asked<'a>(head: &'a RequestHead, client: &'a Client) -> Asked<'a> {
-    Asked {
-        authority: &head.authority,
-        path: head.path(),
-        query: head.query(),
-        headers: &head.headers,
-        client,
-    }
-}
-
 /// Refuses an event stream request that there is no room for, whatever its pods could do.
 pub(crate) async fn turn_away(
     gateway: Arc<Gateway>,
@@ -99,7 +91,7 @@ pub(crate) async fn turn_away(
 ) {
     let began = clock::now();
     // Without a route there is nobody who says how.
-    let admission = Admission::new(&gateway, &asked(&head, &client)).ok();
+    let admission = Admission::new(&gateway, &Asked::of(&head, &client)).ok();
     let who = (&gateway, &head, &client);
     let opening = admission.as_ref().map(|admission| Opening::new(who, admission, began));
     refuse(who, opening.as_ref(), (failure, began), exchange).await;
@@ -109,8 +101,7 @@ pub(crate) async fn turn_away(
 pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Client, mut exchange: Exchange) {
     let _in_flight = gateway.in_flight();
     let began = clock::now();
-    let asked = asked(&head, &client);
-    let admission = match Admission::new(&gateway, &asked) {
+    let admission = match Admission::new(&gateway, &Asked::of(&head, &client)) {
         Ok(admission) => admission,
         Err(failure) => return refuse((&gateway, &head, &client), None, (failure, began), exchange).await,
     };
@@ -247,33 +238,15 @@ impl<'a> Opening<'a> {
     }
 
     fn lines(&self) -> HeaderMap {
-        let mut lines = forward::request_lines(&self.head.headers, self.client);
-        self.admission.strip_cookies(&mut lines);
-        if let Some((name, own)) = self.admission.own_session_id() {
-            lines.insert(name, own);
-        }
-        self.admission.route.treatment.edit_request(&mut lines);
+        let mut lines = lines::to_pod(self.admission, self.head, self.client);
+        lines.remove(header::EXPECT);
         lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        for (name, value) in forward::forwarding_lines(&self.head.headers, self.client, &self.head.authority)
-        {
-            lines.insert(name, value);
-        }
         lines
     }
 
     /// Request line and header lines, without the empty one at the end.
     fn head(&self, lines: &HeaderMap, endpoint: &Endpoint) -> Vec<u8> {
-        let treatment = &self.admission.route.treatment;
-        let named = treatment.hostname().and_then(|host| host.to_str().ok());
-        let host = match named.unwrap_or(&self.head.authority) {
-            "" => endpoint.address.to_string(),
-            host => host.to_owned(),
-        };
-        let target = treatment.target(&self.head.target);
-        let target = target.as_deref().unwrap_or(&self.head.target);
-        let mut request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
-        forward::write_lines(&mut request, lines);
-        request
+        lines::request_head(self.admission, self.head, lines, || endpoint.address.to_string())
     }
 
     /// Answers the client and starts the relay.
@@ -337,28 +310,11 @@ impl<'a> Opening<'a> {
         placement: &Placement,
         streams: bool,
     ) -> HeaderMap {
-        let mut lines = forward::response_lines(&answer.head.headers, |line| self.admission.sets_pin(line));
-        let lengths = lines.get_all(header::CONTENT_LENGTH).iter().count();
-        if streams || answer.head.status == StatusCode::NO_CONTENT {
-            // RFC 9110 section 8.6: none with 204.
+        let answered = (answer.head.status, &answer.head.headers);
+        let placed = (self.admission, placement);
+        let mut lines = lines::to_client(self.gateway, placed, (self.head, self.client), answered);
+        if streams {
             lines.remove(header::CONTENT_LENGTH);
-        } else if let Some(length) = lines.get(header::CONTENT_LENGTH).filter(|_| lengths > 1).cloned() {
-            lines.insert(header::CONTENT_LENGTH, length);
-        }
-        self.admission.route.treatment.edit_response(&self.head.headers, &mut lines);
-        let endpoint = placement.endpoint.id;
-        let cookie = self.admission.set_cookie(self.gateway, endpoint, self.client);
-        let bound = self.admission.bound_session_id(self.gateway, (endpoint, &lines));
-        if (cookie.is_some() || bound.is_some())
-            && let Some(private) = forward::private_cache_control(&lines)
-        {
-            lines.insert(header::CACHE_CONTROL, private);
-        }
-        if let Some((name, value)) = bound {
-            lines.insert(name, value);
-        }
-        if let Some(cookie) = cookie {
-            lines.append(header::SET_COOKIE, cookie);
         }
         lines
     }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::HeaderMap;
 use http::{StatusCode, Version};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::v2::server::HttpSession as SessionV2;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use crate::connection::{Connection, StreamGuard};
 use crate::downstream::{Downstream, Framing};
 use crate::forward;
-use crate::reply::{Answer, Failure};
+use crate::reply::{Answer, Body, Failure, Persistence};
 use crate::transport::Transport;
 
 /// How long a refused client may take to read the answer before its connection is closed under it.
@@ -87,7 +87,7 @@ impl Exchange {
                 let http10 = version == Version::HTTP_10;
                 let framing = if length.is_some() || http10 { Framing::Plain } else { Framing::Chunked };
                 let goes_on = keep_alive && (length.is_some() || !http10);
-                let head = h1_head(status, lines, framing, (goes_on, http10));
+                let head = h1_head(status, lines, framing, Persistence::of(goes_on, http10));
                 Some(Begun {
                     downstream: Downstream::h1(tcp, framing),
                     head,
@@ -109,30 +109,50 @@ impl Exchange {
     pub(crate) async fn answer(self, answer: Answer) {
         match self {
             Exchange::H1 { tcp, .. } => answer_h1(tcp, &answer).await,
-            Exchange::H2(session, _guard) => answer_h2(*session, answer).await,
+            Exchange::H2(session, _guard) => answer_h2(*session, answer, Body::Whole).await,
         }
     }
 }
 
-fn h1_head(
+/// A response head in HTTP/1.1.
+pub(crate) fn h1_head(
     status: StatusCode,
     lines: &HeaderMap,
     framing: Framing,
-    (goes_on, http10): (bool, bool),
+    persistence: Persistence,
 ) -> Vec<u8> {
-    let reason = status.canonical_reason().unwrap_or_default();
-    let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    let mut head = Vec::with_capacity(512);
+    status_line(&mut head, status);
     forward::write_lines(&mut head, lines);
     if framing == Framing::Chunked {
         head.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    match (goes_on, http10) {
-        (false, _) => head.extend_from_slice(b"Connection: close\r\n"),
-        (true, true) => head.extend_from_slice(b"Connection: keep-alive\r\n"),
-        (true, false) => {}
-    }
+    head.extend_from_slice(persistence.line());
     head.extend_from_slice(b"\r\n");
     head
+}
+
+/// An interim response in HTTP/1.1, whole.
+pub(crate) fn h1_interim(out: &mut Vec<u8>, status: StatusCode, lines: &HeaderMap) {
+    status_line(out, status);
+    forward::write_lines(out, lines);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn status_line(out: &mut Vec<u8>, status: StatusCode) {
+    let reason = status.canonical_reason().unwrap_or_default();
+    for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// A response head for HTTP/2.
+pub(crate) fn h2_head(status: StatusCode, lines: &HeaderMap) -> pingora::Result<Box<ResponseHeader>> {
+    let mut head = ResponseHeader::build(status, Some(lines.len()))?;
+    for (name, value) in lines {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    Ok(Box::new(head))
 }
 
 fn begin_h2(
@@ -140,19 +160,20 @@ fn begin_h2(
     status: StatusCode,
     lines: &HeaderMap,
 ) -> Option<Begun> {
-    let mut head = ResponseHeader::build(status, Some(lines.len())).ok()?;
-    for (name, value) in lines {
-        head.append_header(name.clone(), value.clone()).ok()?;
-    }
-    session.write_response_header(Box::new(head), false).ok()?;
+    session.write_response_header(h2_head(status, lines).ok()?, false).ok()?;
     let stream = session.take_response_body_writer()?;
     Some(Begun { downstream: Downstream::h2(stream), head: Vec::new(), after: After::H2 { _guard: guard } })
 }
 
-/// Writes the answer and closes, so that the client can read it.
-pub(crate) async fn answer_h1(mut tcp: Transport, answer: &Answer) {
-    let answered = async {
-        tcp.write_all(&answer.h1_close()).await?;
+/// Writes the answer to a request with or without a body and closes, so that the client can read it.
+pub(crate) async fn answer_h1(tcp: Transport, answer: &Answer) {
+    say_and_linger(tcp, &answer.h1(Persistence::Close, Body::Whole)).await;
+}
+
+/// Writes the last that is said on a connection and closes it, so that the client can read that.
+pub(crate) async fn say_and_linger(mut tcp: Transport, words: &[u8]) {
+    let said = async {
+        tcp.write_all(words).await?;
         tcp.shutdown().await?;
         let mut left = LINGER_BYTES;
         let mut bytes = [0; 1024];
@@ -164,8 +185,8 @@ pub(crate) async fn answer_h1(mut tcp: Transport, answer: &Answer) {
             }
         }
     };
-    if let Ok(Err(error)) = tokio::time::timeout(LINGER, Box::pin(answered)).await {
-        tracing::trace!(%error, "the client did not read its refusal");
+    if let Ok(Err(error)) = tokio::time::timeout(LINGER, Box::pin(said)).await {
+        tracing::trace!(%error, "the client did not read its answer");
     }
     // Whatever is left unread is thrown away with the connection.
     if let Err(error) = socket2::SockRef::from(tcp.tcp()).shutdown(Shutdown::Both) {
@@ -173,19 +194,16 @@ pub(crate) async fn answer_h1(mut tcp: Transport, answer: &Answer) {
     }
 }
 
-async fn answer_h2(mut session: SessionV2, answer: Answer) {
+/// Gives an answer of ours over HTTP/2.
+pub(crate) async fn answer_h2(mut session: SessionV2, answer: Answer, body: Body) {
     let answered = async {
-        let mut head = ResponseHeader::build(answer.status, Some(4))?;
-        head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(answer.content_type))?;
-        head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
-        head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
-        if let Some(seconds) = answer.retry_after_seconds {
-            head.insert_header(header::RETRY_AFTER, seconds)?;
+        let mut lines = answer.own_lines();
+        lines.extend(answer.lines);
+        let ends = body == Body::Omitted || answer.body.is_empty();
+        session.write_response_header(h2_head(answer.status, &lines)?, ends)?;
+        if ends {
+            return Ok(());
         }
-        for (name, value) in &answer.lines {
-            head.append_header(name.clone(), value.clone())?;
-        }
-        session.write_response_header(Box::new(head), false)?;
         session.set_write_timeout(Some(LINGER));
         session.write_body(answer.body.into(), true).await
     };

@@ -91,15 +91,14 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// The end-to-end lines of a request, for an upstream request of our own (the event stream path).
+/// The end-to-end lines of a request, for an upstream request of our own.
 ///
-/// Leaves out `Host`, `Content-Length`, `Expect` and `Accept-Encoding`: the caller writes its own or none.
+/// Leaves out `Host` and `Content-Length`: the caller writes its own or none.
 pub(crate) fn request_lines(headers: &HeaderMap, client: &Client) -> HeaderMap {
     let nominated = nominated(headers);
     let mut passed = HeaderMap::with_capacity(headers.len() + 6);
     for (name, value) in headers {
-        let replaced =
-            matches!(*name, header::HOST | header::CONTENT_LENGTH | header::EXPECT | header::ACCEPT_ENCODING);
+        let replaced = matches!(*name, header::HOST | header::CONTENT_LENGTH);
         if !replaced && !is_hop_by_hop(name) && !nominated.contains(name) && !is_claimed(name, client) {
             passed.append(name.clone(), value.clone());
         }
@@ -277,7 +276,7 @@ mod tests {
         ];
         let passed = request_lines(&map(&lines), &client("203.0.113.1", &lines, &[]));
         let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["cookie", "last-event-id"]);
+        assert_eq!(names, ["accept-encoding", "cookie", "last-event-id"]);
     }
 
     #[test]

@@ -6,15 +6,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_config::Cidr;
 use podpin_endpoints::Millis;
 
+use crate::body_decoder::{BodyDecoder, FIRST_CHUNK, Piece};
 use crate::connection::{Alarm, FrameWatch};
 use crate::forward::{self, Client};
 use crate::head::{self, HeadError, Scan};
 use crate::proxy_protocol::{self, Parsed};
-use crate::upstream_h1::{self, BodyDecoder, FIRST_CHUNK, Piece};
+use crate::upstream_h1;
 
 /// The first byte says in which pieces a request comes; the rest is what a client sends.
 pub fn request_head(input: &[u8]) {
@@ -23,9 +26,7 @@ pub fn request_head(input: &[u8]) {
     assert_eq!(scan_in_pieces(bytes, usize::from(*step).max(1)), whole, "the pieces matter");
     let Ok(Scan::Complete(length)) = whole else { return };
     let only = bytes.get(..length).unwrap_or_default();
-    let (facts, parsed) = (head::check(only), head::parse(only));
-    let Ok(facts) = facts else { return };
-    let head = parsed.unwrap_or_else(|error| panic!("checked and then refused: {error}"));
+    let Ok((facts, head)) = head::read(&Bytes::copy_from_slice(only)) else { return };
     assert!(head.target.starts_with('/') || head.target == "*", "{:?}", head.target);
     assert!(head.authority.is_empty() || head::check_authority(&head.authority).is_ok());
     assert!(!facts.event_stream || head.method == http::Method::GET);
@@ -75,9 +76,9 @@ pub fn upstream_response(input: &[u8]) {
     let [step, bytes @ ..] = input else { return };
     let step = usize::from(*step).max(1);
     the_pieces_of_a_body_do_not_matter(BodyDecoder::Chunked(FIRST_CHUNK), bytes, step);
-    let Ok(Some((length, _, body))) = upstream_h1::parse_head(bytes) else { return };
+    let Ok(Some((length, _, body))) = upstream_h1::parse_head(bytes, &Method::GET) else { return };
     let shorter = bytes.get(..length.saturating_sub(1)).unwrap_or_default();
-    assert!(!matches!(upstream_h1::parse_head(shorter), Ok(Some(_))), "a head that ends twice");
+    assert!(!matches!(upstream_h1::parse_head(shorter, &Method::GET), Ok(Some(_))), "a head that ends twice");
     the_pieces_of_a_body_do_not_matter(body, bytes.get(length..).unwrap_or_default(), step);
 }
 

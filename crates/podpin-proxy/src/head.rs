@@ -4,6 +4,7 @@
 //! several or malformed `Content-Length`s, `Content-Length` beside `Transfer-Encoding`, codings other than a single
 //! `chunked`, several `Host`s. What passes is handed to Pingora or to the event stream path byte for byte.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 /// More header lines than this is an attack or a bug; nginx and HAProxy stop near 100 as well.
@@ -78,7 +79,7 @@ pub(crate) struct Facts {
     pub(crate) keep_alive: bool,
 }
 
-/// A parsed head, for the event stream path.
+/// A parsed head, for the data paths that are ours.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestHead {
     pub(crate) method: Method,
@@ -102,14 +103,9 @@ impl RequestHead {
     }
 }
 
-/// Checks a complete head (as [`scan`] measured it).
-pub(crate) fn check(head: &[u8]) -> Result<Facts, HeadError> {
-    with_parsed(head, facts)
-}
-
-/// Parses a complete head that [`check`] has passed.
-pub(crate) fn parse(head: &[u8]) -> Result<RequestHead, HeadError> {
-    with_parsed(head, build)
+/// Checks and parses a complete head (as [`scan`] measured it). The values of its lines share its memory.
+pub(crate) fn read(head: &Bytes) -> Result<(Facts, RequestHead), HeadError> {
+    with_parsed(head, |request| Ok((facts(request)?, build(head, request)?)))
 }
 
 fn with_parsed<T>(
@@ -196,6 +192,7 @@ struct Framing {
     transfer_encodings: usize,
     length: u64,
     upgrade: bool,
+    nominates_upgrade: bool,
     close: bool,
     keep_alive: bool,
     accepts_events: bool,
@@ -228,8 +225,9 @@ impl Framing {
         } else if name.eq_ignore_ascii_case("connection") {
             self.close |= has_token(value, b"close");
             self.keep_alive |= has_token(value, b"keep-alive");
+            self.nominates_upgrade |= has_token(value, b"upgrade");
         } else if name.eq_ignore_ascii_case("upgrade") {
-            self.upgrade = true;
+            self.upgrade |= offers_upgrade(value);
         } else if name.eq_ignore_ascii_case("accept") {
             self.accepts_events |= accepts_event_stream(value);
         }
@@ -237,7 +235,7 @@ impl Framing {
     }
 
     fn body(&self) -> RequestBody {
-        match (self.upgrade, self.transfer_encodings > 0) {
+        match (self.upgrade && self.nominates_upgrade, self.transfer_encodings > 0) {
             (true, _) => RequestBody::Upgrade,
             (false, true) => RequestBody::Chunked,
             (false, false) => RequestBody::Length(self.length),
@@ -259,6 +257,13 @@ impl Framing {
         }
         Ok(())
     }
+}
+
+/// Whether the client offers another protocol than HTTP/2, which we would not take this way: RFC 9113 section 3.1 has
+/// done away with that, and clients that offer it with every request (Java's) are content with HTTP/1.1.
+fn offers_upgrade(value: &[u8]) -> bool {
+    let mut offered = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    offered.any(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
 fn check_host(value: &[u8]) -> Result<(), HeadError> {
@@ -300,15 +305,15 @@ fn is_weight_zero(parameter: &[u8]) -> bool {
     std::str::from_utf8(weight).ok().and_then(|text| text.parse::<f32>().ok()) == Some(0.0)
 }
 
-fn build(request: &httparse::Request<'_, '_>) -> Result<RequestHead, HeadError> {
+fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<RequestHead, HeadError> {
     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
         .map_err(|_| HeadError::Malformed("the method is not a token"))?;
     let mut headers = HeaderMap::with_capacity(request.headers.len());
     for line in request.headers.iter() {
         let name = HeaderName::from_bytes(line.name.as_bytes())
             .map_err(|_| HeadError::Malformed("a header name is not a token"))?;
-        let value = HeaderValue::from_bytes(line.value)
-            .map_err(|_| HeadError::Malformed("a header value has a control character"))?;
+        let value = shared_value(bytes, bytes, line.value)
+            .ok_or(HeadError::Malformed("a header value has a control character"))?;
         headers.append(name, value);
     }
     let (authority, target) = split_target(request.path.unwrap_or_default());
@@ -316,6 +321,14 @@ fn build(request: &httparse::Request<'_, '_>) -> Result<RequestHead, HeadError> 
     let authority = authority.or(host).unwrap_or_default().to_owned();
     let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     Ok(RequestHead { method, target, version, headers, authority })
+}
+
+/// A header value that lies within `head` in the memory of `bytes`, which begin with the same bytes. `None`: it may not be
+/// one.
+pub(crate) fn shared_value(bytes: &Bytes, head: &[u8], value: &[u8]) -> Option<HeaderValue> {
+    let start = (value.as_ptr() as usize).checked_sub(head.as_ptr() as usize)?;
+    let end = start.checked_add(value.len()).filter(|end| *end <= bytes.len())?;
+    HeaderValue::from_maybe_shared(bytes.slice(start..end)).ok()
 }
 
 /// Authority and origin form of a request target (RFC 9112 section 3.2: an absolute form beats `Host`).
@@ -335,10 +348,16 @@ mod tests {
 
     fn verdict(head: &str) -> Result<Facts, HeadError> {
         match scan(head.as_bytes(), 0)? {
-            Scan::Complete(end) if end == head.len() => check(head.as_bytes()),
+            Scan::Complete(end) if end == head.len() => {
+                read(&Bytes::copy_from_slice(head.as_bytes())).map(|(facts, _)| facts)
+            }
             Scan::Complete(_) => Err(HeadError::Malformed("test: bytes after the head")),
             Scan::Partial => Err(HeadError::Malformed("test: no end")),
         }
+    }
+
+    fn parsed(head: &'static str) -> RequestHead {
+        read(&Bytes::from_static(head.as_bytes())).unwrap().1
     }
 
     #[test]
@@ -390,7 +409,15 @@ mod tests {
             ("POST / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n", false),
             ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nAccept: text/event-stream\r\n\r\n", false),
             ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAccept: text/event-stream\r\n\r\n", true),
-            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n", false),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n",
+                false,
+            ),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n", true),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nAccept: text/event-stream\r\n\r\n",
+                true,
+            ),
         ];
         for (head, expected) in cases {
             assert_eq!(verdict(head).map(|facts| facts.event_stream), Ok(expected), "{head:?}");
@@ -428,14 +455,14 @@ mod tests {
 
     #[test]
     fn an_absolute_target_wins_over_host() {
-        let head = parse(b"GET http://b.example:81/x?y=1 HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let head = parsed("GET http://b.example:81/x?y=1 HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(
             (head.authority.as_str(), head.target.as_str(), head.path()),
             ("b.example:81", "/x?y=1", "/x")
         );
-        let head = parse(b"GET http://b.example?y HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let head = parsed("GET http://b.example?y HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(head.target, "/?y");
-        let head = parse(b"GET /go?to=http://c/ HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let head = parsed("GET /go?to=http://c/ HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!((head.authority.as_str(), head.target.as_str()), ("a", "/go?to=http://c/"));
     }
 }

@@ -1,20 +1,16 @@
-//! A client's socket as Pingora wants it for one request: what was read already comes first, small writes are gathered,
-//! and nothing behind the request is handed out.
+//! A client's socket as Pingora wants it: what was read already comes first, and small writes are gathered.
 //!
-//! Pingora takes bytes behind a request for an error or drops them; here they stay for the next request. A chunked body
-//! is checked on its way, because Pingora takes chunk sizes that RFC 9112 section 7.1 does not allow. And while Pingora
-//! waits for a pod's response head it watches the client by reading from here, which is where the deadline of
-//! `timeouts.responseHeader` is kept: Pingora's own read timeout would also cut a response that pauses.
+//! For a connection that may become another protocol, and for all of HTTP/2. While Pingora waits for a pod's answer to an
+//! upgrade it watches the client by reading from here, which is where the deadline of `timeouts.responseHeader` is kept:
+//! Pingora's own read timeout would also cut an upgraded connection that is silent.
 
 use std::fmt;
-use std::future::Future;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,20 +25,14 @@ use pingora::protocols::{
 };
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
-use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use crate::clock;
 use crate::connection::{Excess, FrameWatch};
-use crate::head::RequestBody;
-use crate::streams::StreamRecord;
 use crate::transport::Transport;
-use crate::upstream_h1::{BodyDecoder, FIRST_CHUNK, Piece};
 
 /// Enough for a response head and a small body in one packet.
 const WRITE_BUFFER_BYTES: usize = 4096;
-/// Bytes of later requests that are kept while one is served; more stay in the socket.
-const AHEAD_BYTES_MAX: usize = 64 * 1024;
 /// One read; the memory is zeroed first, so it is not as large as Pingora's buffers.
 const READ_BYTES_MAX: usize = 16 * 1024;
 
@@ -52,9 +42,6 @@ pub(crate) struct Progress {
     limit: AtomicU64,
     since: AtomicU64,
     answered: AtomicBool,
-    changed: Notify,
-    /// The event stream that the request turned out to be.
-    stream: OnceLock<Arc<StreamRecord>>,
 }
 
 impl Progress {
@@ -62,7 +49,6 @@ impl Progress {
     pub(crate) fn await_answer(&self, limit: Option<Duration>) {
         self.touch();
         self.limit.store(limit.map_or(0, clock::duration_millis), Ordering::Relaxed);
-        self.changed.notify_one();
     }
 
     /// The request itself moved: the pod's time begins anew.
@@ -75,36 +61,6 @@ impl Progress {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// The answer is an event stream, which may be told to leave.
-    pub(crate) fn streams(&self, record: &Arc<StreamRecord>) {
-        if self.stream.set(Arc::clone(record)).is_ok() {
-            self.changed.notify_one();
-        }
-    }
-
-    /// Ready when the event stream has to leave.
-    fn poll_told(&self, context: &Context<'_>) -> Poll<()> {
-        let told = self.stream.get().and_then(|record| record.poll_leave(context));
-        if told.is_some() { Poll::Ready(()) } else { Poll::Pending }
-    }
-
-    /// Resolves when the pod's time is up, and never once it has answered, unless with a stream that has to leave.
-    pub(crate) async fn expired(&self) {
-        loop {
-            match self.deadline() {
-                Some(due) if due <= clock::now() => return,
-                Some(due) => tokio::select! {
-                    () = tokio::time::sleep_until(clock::instant(due)) => {}
-                    () = self.changed.notified() => {}
-                },
-                None => tokio::select! {
-                    () = self.changed.notified() => {}
-                    () = poll_fn(|context| self.poll_told(context)) => return,
-                },
-            }
-        }
-    }
-
     /// When the pod's time is up.
     fn deadline(&self) -> Option<Millis> {
         let limit = self.limit.load(Ordering::Relaxed);
@@ -113,21 +69,10 @@ impl Progress {
     }
 }
 
-/// What of the request is still to be handed out.
-enum Rest {
-    /// This much of the head, then the body.
-    Head(usize, RequestBody),
-    Length(u64),
-    Chunked(BodyDecoder),
-    /// HTTP/2, or a connection that may be upgraded: everything.
-    Endless,
-}
-
-/// A client connection while Pingora serves a request on it.
+/// A client connection while Pingora serves it.
 pub(crate) struct ClientStream {
     /// Read already and not handed out yet.
     ahead: BytesMut,
-    rest: Rest,
     tcp: BufWriter<Transport>,
     digest: Arc<SocketDigest>,
     progress: Arc<Progress>,
@@ -144,26 +89,16 @@ impl ClientStream {
         ahead: BytesMut,
         frames: FrameWatch,
     ) -> ClientStream {
-        ClientStream { frames: Some(frames), ..ClientStream::new((tcp, peer), ahead, Rest::Endless) }
+        ClientStream { frames: Some(frames), ..ClientStream::upgrade((tcp, peer), ahead) }
     }
 
-    /// One request: its head is the first `head_bytes` of `ahead`.
-    pub(crate) fn request(
-        (tcp, peer): (Transport, SocketAddr),
-        ahead: BytesMut,
-        head_bytes: usize,
-        body: RequestBody,
-    ) -> ClientStream {
-        ClientStream::new((tcp, peer), ahead, Rest::Head(head_bytes, body))
-    }
-
-    fn new((tcp, peer): (Transport, SocketAddr), ahead: BytesMut, rest: Rest) -> ClientStream {
+    /// A connection that may become another protocol with its next request, which `ahead` begins with.
+    pub(crate) fn upgrade((tcp, peer): (Transport, SocketAddr), ahead: BytesMut) -> ClientStream {
         let digest = SocketDigest::from_raw_fd(tcp.tcp().as_raw_fd());
         // A fresh cell takes the value; it spares a system call a request.
         let _fresh = digest.peer_addr.set(Some(PingoraAddress::Inet(peer)));
         ClientStream {
             ahead,
-            rest,
             tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp),
             digest: Arc::new(digest),
             progress: Arc::default(),
@@ -177,78 +112,18 @@ impl ClientStream {
         Arc::clone(&self.progress)
     }
 
-    /// The socket and what came behind the request, when the request was read to its end and all is written.
-    pub(crate) fn into_idle(self) -> Option<(Transport, BytesMut)> {
-        let ended = match self.rest {
-            Rest::Length(0) | Rest::Chunked(BodyDecoder::Done) => true,
-            Rest::Head(..) | Rest::Length(_) | Rest::Chunked(_) | Rest::Endless => false,
-        };
-        (ended && self.tcp.buffer().is_empty()).then(|| (self.tcp.into_inner(), self.ahead))
-    }
-
-    /// How many of the next bytes may belong to the request; `None` when it has ended.
-    fn allowed(&self) -> Option<usize> {
-        match self.rest {
-            Rest::Head(left, _) => Some(left),
-            Rest::Length(0) | Rest::Chunked(BodyDecoder::Done) => None,
-            Rest::Length(left) => Some(usize::try_from(left).unwrap_or(usize::MAX)),
-            Rest::Chunked(_) | Rest::Endless => Some(usize::MAX),
-        }
-    }
-
-    /// Takes note of bytes that are handed out; gives how many of them belong to the request.
-    fn hand_out(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len();
-        match &mut self.rest {
-            Rest::Endless => {}
-            Rest::Head(left, body) => {
-                *left = left.saturating_sub(count);
-                if *left == 0 {
-                    self.rest = match body {
-                        RequestBody::Length(length) => Rest::Length(*length),
-                        RequestBody::Chunked => Rest::Chunked(BodyDecoder::Chunked(FIRST_CHUNK)),
-                        RequestBody::Upgrade => Rest::Endless,
-                    };
-                }
-            }
-            Rest::Length(left) => *left = left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX)),
-            Rest::Chunked(decoder) => return chunked(decoder, bytes),
-        }
-        Ok(count)
-    }
-
-    /// Reads what comes behind the request, for later; resolves only at the end of the connection.
-    fn poll_ahead(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.ahead.len() < AHEAD_BYTES_MAX {
-            let mut bytes = [0; 1024];
-            let mut buffer = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(self.tcp.get_mut()).poll_read(context, &mut buffer))?;
-            if buffer.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            self.ahead.extend_from_slice(buffer.filled());
-        }
-        Poll::Pending
-    }
-
-    fn poll_request(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(allowed) = self.allowed() else { return self.poll_ahead(context) };
-        let room = allowed.min(buffer.remaining()).min(READ_BYTES_MAX);
-        let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
+    fn poll_bytes(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ahead.is_empty() {
+            let room = buffer.remaining().min(READ_BYTES_MAX);
+            let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
             ready!(Pin::new(self.tcp.get_mut()).poll_read(context, &mut piece))?;
+            let count = piece.filled().len();
+            buffer.advance(count);
         } else {
-            let count = self.ahead.len().min(room);
-            piece.put_slice(self.ahead.get(..count).unwrap_or_default());
+            let count = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(self.ahead.get(..count).unwrap_or_default());
             self.ahead.advance(count);
         }
-        let belongs = self.hand_out(piece.filled())?;
-        if let Some(behind) = piece.filled().get(belongs..).filter(|behind| !behind.is_empty()) {
-            let mut kept = BytesMut::from(behind);
-            kept.extend_from_slice(&self.ahead);
-            self.ahead = kept;
-        }
-        buffer.advance(belongs);
         Poll::Ready(Ok(()))
     }
 
@@ -270,7 +145,7 @@ impl ClientStream {
             }
             ready!(self.poll_until(due, context));
         }
-        self.progress.poll_told(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        Poll::Pending
     }
 }
 
@@ -311,18 +186,6 @@ impl ClientStream {
     }
 }
 
-/// How many of these bytes belong to a chunked body.
-fn chunked(decoder: &mut BodyDecoder, bytes: &[u8]) -> io::Result<usize> {
-    let mut rest = bytes;
-    loop {
-        match decoder.decode(&mut rest) {
-            Ok(Piece::Data(_)) => {}
-            Ok(Piece::More | Piece::End) => return Ok(bytes.len() - rest.len()),
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        }
-    }
-}
-
 impl fmt::Debug for ClientStream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("ClientStream").field("tcp", self.tcp.get_ref()).finish_non_exhaustive()
@@ -336,7 +199,7 @@ impl AsyncRead for ClientStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        match self.poll_request(context, buffer) {
+        match self.poll_bytes(context, buffer) {
             Poll::Pending => {
                 self.poll_head_deadline(context);
                 self.poll_deadline(context)
@@ -405,12 +268,8 @@ impl Ssl for ClientStream {
         Some(Arc::new(SslDigest::new("", "", self.tcp.get_ref().subject(), None, Vec::new())))
     }
 
-    /// A whole connection over TLS is one of HTTP/2: those of HTTP/1.1 come here request by request.
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        match (&self.rest, self.tcp.get_ref()) {
-            (Rest::Endless, Transport::Tls(_)) => Some(ALPN::H2),
-            _ => None,
-        }
+        self.frames.as_ref().and(self.tcp.get_ref().is_tls().then_some(ALPN::H2))
     }
 }
 

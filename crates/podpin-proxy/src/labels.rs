@@ -1,6 +1,21 @@
 //! The values of metric labels that say why: each an enum, so that the compiler knows all of them.
 
+use http::Method;
 use podpin_sse::{Cause, Outcome};
+
+/// Only registered methods are labels: a client must not be able to make up time series.
+pub(crate) fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
 
 /// `upstream_errors_total{kind}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
-//! Ordinary requests and WebSocket upgrades: Pingora's phases in their order, one short method each.
+//! Requests that want to become another protocol, WebSocket most often: Pingora's phases in their order, one short method
+//! each.
 //!
-//! Decisions are the same as for event streams (`admission.rs`, `forward.rs`, `reply.rs`); only the bytes are
-//! Pingora's business here: its connection pool, its framing, its retry loop.
+//! Decisions are the same as for all other requests (`admission.rs`, `forward.rs`, `reply.rs`); only the bytes are
+//! Pingora's business here: its framing, its retry loop, and the two directions once the protocol has changed.
 
 mod outcome;
-mod post_stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +19,15 @@ use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::{EndpointId, Millis};
 
 use self::outcome::{
-    authority, downstream_failure, is_caused_by, method_label, own_answer, record, strip_response,
+    authority, downstream_failure, is_caused_by, own_answer, record, strip_response,
     treat_request, treat_response, write_affinity, write_answer, write_failure,
 };
-use self::post_stream::{PostStream, is_event_stream};
 use crate::admission::{Admission, Asked, Kind, Placement};
 use crate::clock;
 use crate::forward::{self, Client};
 use crate::gateway::{Gateway, InFlight};
 use crate::io::Progress;
-use crate::labels::UpstreamErrorKind;
+use crate::labels::{UpstreamErrorKind, method_label};
 use crate::reply::Failure;
 
 /// How long an unused connection to a pod is kept for the next request; below the idle limits of common servers.
@@ -59,11 +58,9 @@ pub(crate) struct Request {
     connect_asked: Millis,
     connect_millis: Option<u64>,
     answered: bool,
-    /// Shared with whoever keeps the deadline: the client's side of the request (`io.rs`, `connection/h2_request.rs`).
+    /// Shared with whoever keeps the deadline: the client's side of the request (`io.rs`).
     progress: Option<Arc<Progress>>,
     failure: Option<Failure>,
-    /// Present when the answer is an event stream.
-    stream: Option<PostStream>,
     /// Its route had an answer by itself.
     told: bool,
     /// Counts the request as in flight until it is over, whatever happens.
@@ -119,7 +116,6 @@ impl ProxyHttp for Pipeline {
             answered: false,
             progress: None,
             failure: None,
-            stream: None,
             told: false,
             _in_flight: self.gateway.in_flight(),
         }
@@ -135,9 +131,6 @@ impl ProxyHttp for Pipeline {
     }
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
-        if request.progress.is_none() {
-            request.progress = session.req_header().extensions.get::<Arc<Progress>>().cloned();
-        }
         session.set_read_timeout(Some(self.gateway.limits().request_body_timeout));
         // RFC 9110 section 15.2: no interim responses for HTTP/1.0.
         let http10 = session.req_header().version == Version::HTTP_10;
@@ -176,7 +169,7 @@ impl ProxyHttp for Pipeline {
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _session: &mut Session, request: &mut Request) -> Result<Box<HttpPeer>> {
         let Some(admission) = &request.admission else { return Err(request.fail(Failure::Internal)) };
         let placement = match Box::pin(admission.await_request(&request.tried)).await {
             Ok(placement) => placement,
@@ -196,7 +189,7 @@ impl ProxyHttp for Pipeline {
         peer.options.read_timeout = match &request.progress {
             Some(progress) => {
                 progress.await_answer(times.response_header);
-                times.upstream_idle.filter(|_| !session.is_upgrade_req())
+                None
             }
             None => times.response_header,
         };
@@ -294,13 +287,6 @@ impl ProxyHttp for Pipeline {
                 progress.answered();
             }
         }
-        let bodiless = session.req_header().method == http::Method::HEAD;
-        if is_event_stream(response) && !bodiless && request.stream.is_none() {
-            match PostStream::open(&self.gateway, request) {
-                Ok(stream) => request.stream = Some(stream),
-                Err(failure) => return Err(request.fail(failure)),
-            }
-        }
         if upgrade {
             // An upgraded connection may be silent for as long as it likes.
             session.set_read_timeout(None);
@@ -318,19 +304,6 @@ impl ProxyHttp for Pipeline {
             write_affinity(&self.gateway, (admission, placement, client), response)?;
         }
         Ok(())
-    }
-
-    fn response_body_filter(
-        &self,
-        _session: &mut Session,
-        body: &mut Option<bytes::Bytes>,
-        _end: bool,
-        request: &mut Request,
-    ) -> Result<Option<Duration>> {
-        if let (Some(stream), Some(body)) = (&mut request.stream, body) {
-            stream.carry(body);
-        }
-        Ok(None)
     }
 
     fn fail_to_connect(
@@ -382,12 +355,6 @@ impl ProxyHttp for Pipeline {
             error.set_retry(false);
             return error;
         }
-        if request.stream.is_some() {
-            // Its accounts tell.
-            request.failure = Some(Failure::UpstreamReset);
-            error.set_retry(false);
-            return error;
-        }
         request.endpoint_failed(match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamErrorKind::Timeout,
             ErrorType::InvalidHTTPHeader | ErrorType::H1Error => UpstreamErrorKind::Protocol,
@@ -403,9 +370,7 @@ impl ProxyHttp for Pipeline {
         error: &Error,
         request: &mut Request,
     ) -> FailToProxy {
-        if request.stream.as_ref().is_some_and(PostStream::is_cut) {
-            request.failure = Some(Failure::ClientGone);
-        } else if is_caused_by(error, std::io::ErrorKind::TimedOut) && request.failure.is_none() {
+        if is_caused_by(error, std::io::ErrorKind::TimedOut) && request.failure.is_none() {
             request.endpoint_failed(UpstreamErrorKind::Timeout);
         }
         let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
@@ -441,21 +406,15 @@ impl ProxyHttp for Pipeline {
         if let Some(admission) = admission.filter(|_| !request.told) {
             let placement = request.placement.as_ref().filter(|_| request.answered);
             let service = admission.service();
-            if request.stream.is_none() {
-                admission.count(placement);
-                let took = clock::now().since(request.began);
-                service.metrics.request_duration.observe(took.as_secs_f64());
-            }
+            admission.count(placement);
+            let took = clock::now().since(request.began);
+            service.metrics.request_duration.observe(took.as_secs_f64());
             if let Some(kind) = request.failure.and_then(Failure::refusal) {
                 service.refused(kind);
             }
         }
-        let line = || record(session, error, request, status);
-        let line = self.gateway.access_log.is_on().then(line);
-        match (request.stream.take(), line) {
-            (Some(stream), line) => stream.settle(error, line),
-            (None, Some(line)) => self.gateway.access_log.write(&line),
-            (None, None) => {}
+        if self.gateway.access_log.is_on() {
+            self.gateway.access_log.write(&record(session, error, request, status));
         }
     }
 

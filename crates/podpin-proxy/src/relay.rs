@@ -17,7 +17,6 @@
 mod ending;
 mod passage;
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,28 +31,17 @@ use tokio::time::Sleep;
 
 use crate::clock;
 use crate::downstream::{CHUNK_PREFIX_BYTES, Downstream, Dying, Gone};
+use crate::body_decoder::{BodyDecoder, Piece};
 use crate::labels::CloseReason;
+use crate::scratch::{self, READ_BYTES, Scratch};
 use crate::stream_task::Permits;
 use crate::streams::StreamRecord;
 use crate::transport::Transport;
-use crate::upstream_h1::{BodyDecoder, Piece};
 
-/// One read: large enough that a burst costs few calls, small enough to stay in the cache.
-const READ_BYTES: usize = 64 * 1024;
 /// Reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
 use self::ending::{Ending, Fault, Leave};
 pub(crate) use self::passage::Passage;
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch { read: vec![0; READ_BYTES], write: Vec::new() });
-}
-
-/// Buffers of a worker thread, used by one stream at a time and empty in between.
-struct Scratch {
-    read: Vec<u8>,
-    write: Vec<u8>,
-}
 
 /// What goes from the pod to the client.
 pub(crate) enum Body {
@@ -265,7 +253,7 @@ impl Relay {
 
     /// Reads once and forwards what became whole. `Ready` when something happened.
     fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        SCRATCH.with_borrow_mut(|Scratch { read, write }| {
+        scratch::with(|Scratch { read, write }| {
             let early = std::mem::take(&mut self.early);
             if !early.is_empty() {
                 let early =

@@ -3,7 +3,8 @@
 //! Nothing else in the proxy invents a status code. The match is exhaustive on purpose: a new failure must say here
 //! what it is on the wire.
 
-use http::{HeaderMap, StatusCode};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::StatusCode;
 
 use crate::forward;
 use crate::head::HeadError;
@@ -214,7 +215,7 @@ impl Failure {
 
     /// The whole answer in HTTP/1.1, for a connection that is closed after it. Empty when nobody is there to read it.
     pub(crate) fn h1_close(self) -> Vec<u8> {
-        self.answer().map(|answer| answer.h1_close()).unwrap_or_default()
+        self.answer().map(|answer| answer.h1(Persistence::Close, Body::Whole)).unwrap_or_default()
     }
 }
 
@@ -236,28 +237,68 @@ impl Answer {
         Answer { status, content_type, retry_after_seconds: None, body: String::new(), lines }
     }
 
-    /// RFC 9110 section 8.6: no length with 204.
-    pub(crate) fn has_length(&self) -> bool {
-        self.status != StatusCode::NO_CONTENT
+    /// The lines that every answer has, before [`Answer::lines`].
+    pub(crate) fn own_lines(&self) -> HeaderMap {
+        let mut lines = HeaderMap::with_capacity(4 + self.lines.len());
+        // RFC 9110 section 8.6: no length with 204.
+        if self.status != StatusCode::NO_CONTENT {
+            lines.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+            lines.insert(header::CONTENT_LENGTH, self.body.len().into());
+        }
+        lines.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_seconds {
+            lines.insert(header::RETRY_AFTER, seconds.into());
+        }
+        lines
     }
 
-    /// In HTTP/1.1, for a connection that is closed after it.
-    pub(crate) fn h1_close(&self) -> Vec<u8> {
-        let retry_after =
-            self.retry_after_seconds.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
-        let body = match (self.has_length(), self.body.len()) {
-            (true, length) => format!("Content-Type: {}\r\nContent-Length: {length}\r\n", self.content_type),
-            (false, _) => String::new(),
-        };
+    /// All of it in HTTP/1.1.
+    pub(crate) fn h1(&self, persistence: Persistence, body: Body) -> Vec<u8> {
         let reason = self.status.canonical_reason().unwrap_or("Error");
-        let status = self.status.as_u16();
-        let mut bytes =
-            format!("HTTP/1.1 {status} {reason}\r\n{body}Cache-Control: no-store\r\n{retry_after}")
-                .into_bytes();
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16()).into_bytes();
+        forward::write_lines(&mut bytes, &self.own_lines());
         forward::write_lines(&mut bytes, &self.lines);
-        bytes.extend_from_slice(b"Connection: close\r\n\r\n");
-        bytes.extend_from_slice(self.body.as_bytes());
+        bytes.extend_from_slice(persistence.line());
+        bytes.extend_from_slice(b"\r\n");
+        if body == Body::Whole {
+            bytes.extend_from_slice(self.body.as_bytes());
+        }
         bytes
+    }
+}
+
+/// Whether an answer of ours has its body, or is one to HEAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    Whole,
+    Omitted,
+}
+
+/// What an HTTP/1 response says of its connection (RFC 9112 section 9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    Close,
+    /// To an HTTP/1.0 client, which expects the end otherwise.
+    KeepAlive,
+    /// It goes on, as HTTP/1.1 does.
+    Implied,
+}
+
+impl Persistence {
+    pub(crate) fn of(goes_on: bool, http10: bool) -> Persistence {
+        match (goes_on, http10) {
+            (false, _) => Persistence::Close,
+            (true, true) => Persistence::KeepAlive,
+            (true, false) => Persistence::Implied,
+        }
+    }
+
+    pub(crate) fn line(self) -> &'static [u8] {
+        match self {
+            Persistence::Close => b"Connection: close\r\n",
+            Persistence::KeepAlive => b"Connection: keep-alive\r\n",
+            Persistence::Implied => b"",
+        }
     }
 }
 
@@ -277,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_invitation_is_an_event_stream_without_an_event() {
-        let text = String::from_utf8(Failure::Full.invitation(1_234).h1_close()).unwrap();
+        let text = String::from_utf8(Failure::Full.invitation(1_234).h1(Persistence::Close, Body::Whole)).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
         assert_eq!(body, "retry: 1234\n\n: podpin: every endpoint is at its limit\n\n");

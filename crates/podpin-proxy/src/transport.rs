@@ -42,6 +42,10 @@ impl Transport {
         }
     }
 
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Transport::Tls(_))
+    }
+
     /// The subject of the certificate that the other end has shown.
     pub(crate) fn subject(&self) -> Option<String> {
         let Transport::Tls(stream) = self else { return None };

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::connection::{Connection, Listener};
 use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
+use crate::pool;
 use crate::reply::Failure;
 use crate::socket_options;
 use crate::tls::ServerTls;
@@ -91,6 +92,7 @@ async fn run(gateway: Arc<Gateway>, sockets: Vec<Bound>, mut stop: watch::Receiv
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),
         }
     }
+    gateway.tasks.spawn(pool::sweep(gateway.closing()));
     // An error means that the other end is gone, which is the same.
     if stop.wait_for(|stop| *stop).await.is_err() {
         tracing::debug!("the proxy was dropped without being stopped");

@@ -176,10 +176,10 @@ impl Connection {
         let mut tcp = Transport::Plain(tcp);
         let mut closing = self.listener.gateway.closing();
         match timeout_at(deadline, self.next((&mut tcp, ahead), true, &mut closing)).await {
-            Ok(Next::Request { bytes, length, facts }) if facts.event_stream => {
-                Box::pin(self.serve_event_stream(tcp, (&bytes, length), false, Some(failure))).await;
+            Ok(Next::Request(asked)) if asked.facts.event_stream => {
+                Box::pin(self.serve_event_stream(tcp, *asked, Some(failure))).await;
             }
-            Ok(Next::Request { .. } | Next::Refused(_)) | Err(_) => {
+            Ok(Next::Request(_) | Next::Refused(_)) | Err(_) => {
                 if let Some(answer) = failure.answer() {
                     Box::pin(answer_h1(tcp, &answer)).await;
                 }

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::Reason;
-use http::{Method, header};
-use pingora::apps::HttpServerApp;
-use pingora::protocols::http::ServerSession;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::Method;
 use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
 use pingora::protocols::{Digest, GetSocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
@@ -22,13 +21,13 @@ use podpin_endpoints::Millis;
 
 use super::Connection;
 use super::frames::{Alarm, Excess, FrameWatch};
-use super::h2_request::H2Request;
 use crate::clock;
 use crate::event_stream;
 use crate::exchange::Exchange;
 use crate::gateway::Gateway;
 use crate::head::{self, RequestHead};
-use crate::io::{ClientStream, Progress};
+use crate::io::ClientStream;
+use crate::request::{self, ClientSide};
 use crate::transport::Transport;
 
 /// What one HTTP/2 stream may hold for a client that does not read, beside what the relay holds.
@@ -154,29 +153,25 @@ impl H2Connection {
             .inc();
     }
 
-    /// Serves one request: an event stream our way, everything else Pingora's.
-    async fn request(self: Arc<Self>, mut session: HttpSession, guard: StreamGuard) {
+    /// Serves one request.
+    async fn request(self: Arc<Self>, session: HttpSession, guard: StreamGuard) {
         let listener = &self.connection.listener;
         let head = h2_head(session.req_header());
         if let Err(error) = head::check_authority(&head.authority) {
             return Exchange::H2(Box::new(session), guard).refuse(error.into()).await;
         }
-        if !wants_events(&session) {
-            let progress = Arc::<Progress>::default();
-            let mut parts = session.req_header().as_owned_parts();
-            parts.extensions.insert(Arc::clone(&progress));
-            *session.req_header_mut() = parts.into();
-            let request = ServerSession::new_custom(Box::new(H2Request::new(session, progress)));
-            let _not_reused = listener.proxy.process_new_http(request, &self.closing).await;
-            return drop(guard);
-        }
         let gateway = Arc::clone(&listener.gateway);
         let mut client = gateway.client(self.connection.peer.ip(), listener.tls().is_some(), &head.headers);
         let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
         client.subject = tls.and_then(|tls| tls.organization.clone());
-        let exchange = Exchange::H2(Box::new(session), guard);
-        drop(self);
-        Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
+        if wants_events(&session) {
+            let exchange = Exchange::H2(Box::new(session), guard);
+            drop(self);
+            Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
+        } else {
+            let side = ClientSide::h2(session, guard);
+            let _no_connection = Box::pin(request::serve(gateway, head, client, side)).await;
+        }
     }
 }
 
@@ -228,11 +223,23 @@ fn wants_events(session: &HttpSession) -> bool {
 fn h2_head(head: &pingora::http::RequestHeader) -> RequestHead {
     let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
     let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let mut headers = head.headers.clone();
+    join_cookies(&mut headers);
     RequestHead {
         method: head.method.clone(),
         target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
         version: head.version,
-        headers: head.headers.clone(),
+        headers,
         authority: authority.or_else(host).unwrap_or_default(),
+    }
+}
+
+/// RFC 9113 section 8.2.3: a client may send a line for each cookie, which HTTP/1.1 does not know.
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if lines.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
     }
 }

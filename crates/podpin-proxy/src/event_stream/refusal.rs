@@ -92,7 +92,7 @@ fn invitation(admission: &Admission, failure: Failure) -> Option<(RefusalKind, r
     Some((kind, failure.invitation(fastrand::u64(min..=max.max(min)))))
 }
 
-pub(super) fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
+pub(crate) fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
     let mut log = Record::begun("stream", began);
     log.client = Some(client.address);
     log.method = head.method.to_string();

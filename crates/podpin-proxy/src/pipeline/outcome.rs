@@ -190,15 +190,7 @@ pub(super) async fn write_failure(
 /// Gives an answer of ours.
 pub(super) async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
     let mut head = ResponseHeader::build(answer.status, Some(5 + answer.lines.len()))?;
-    if answer.has_length() {
-        head.insert_header(header::CONTENT_TYPE, answer.content_type)?;
-        head.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
-    }
-    head.insert_header(header::CACHE_CONTROL, "no-store")?;
-    if let Some(seconds) = answer.retry_after_seconds {
-        head.insert_header(header::RETRY_AFTER, seconds)?;
-    }
-    for (name, value) in &answer.lines {
+    for (name, value) in answer.own_lines().iter().chain(&answer.lines) {
         head.append_header(name.clone(), value.clone())?;
     }
     let with_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
@@ -209,27 +201,9 @@ pub(super) async fn write_answer(session: &mut Session, answer: Answer) -> Resul
     Ok(())
 }
 
-/// Only registered methods are labels: a client must not be able to make up time series.
-pub(super) fn method_label(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::PATCH => "PATCH",
-        Method::OPTIONS => "OPTIONS",
-        _ => "other",
-    }
-}
-
 pub(super) fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
     let head = session.req_header();
-    let kind = match (&request.stream, session.was_upgraded()) {
-        (Some(_), _) => "stream",
-        (None, true) => "upgrade",
-        (None, false) => "request",
-    };
+    let kind = if session.was_upgraded() { "upgrade" } else { "request" };
     let mut log = Record::begun(kind, request.began);
     log.client = request.client.as_ref().map(|client| client.address);
     log.method = head.method.to_string();

@@ -8,10 +8,11 @@ use std::time::Duration;
 use podpin_endpoints::{Endpoint, Millis, Phase};
 use podpin_sse::{End, KEEP_ALIVE, retry_line};
 
-use super::{Body, Finished, Relay, SCRATCH};
+use super::{Body, Finished, Relay};
 use crate::clock;
 use crate::downstream::CHUNK_PREFIX_BYTES;
 use crate::labels::CloseReason;
+use crate::scratch;
 use crate::streams::Cause;
 
 /// How long an event that passed `sse.eventBytesMax` may delay the end of `sse.maxDuration` before the stream is cut within it.
@@ -271,7 +272,7 @@ impl Relay {
 
     fn keep_alive(&mut self, context: &mut Context<'_>, now: Millis) {
         self.record.route.service.metrics.stream_keepalives.add(1);
-        SCRATCH.with_borrow_mut(|scratch| {
+        scratch::with(|scratch| {
             scratch.write.clear();
             scratch.write.resize(CHUNK_PREFIX_BYTES, 0);
             scratch.write.extend_from_slice(KEEP_ALIVE);

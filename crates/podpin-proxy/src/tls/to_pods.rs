@@ -36,7 +36,7 @@ pub(crate) struct PodTls {
     /// For Pingora; `None`: what the system trusts.
     authorities: Option<Arc<CaType>>,
     shown: Option<Arc<CertKey>>,
-    /// Tells its connections from those of services that trust others, in Pingora's pool.
+    /// Tells its connections from those of services that trust others, among those that are kept.
     group: u64,
     /// Of what the files held.
     digest: u64,
@@ -68,6 +68,11 @@ impl PodTls {
     /// Whether the files still hold what was read from them.
     pub(crate) fn is_current(&self, files: &Files) -> bool {
         digest(files) == self.digest
+    }
+
+    /// Tells connections that trust the same from others.
+    pub(crate) fn group(&self) -> u64 {
+        self.group
     }
 
     /// The handshake.

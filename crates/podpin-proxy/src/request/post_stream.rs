@@ -1,27 +1,26 @@
 //! An event stream that is the answer to something else than an event stream request: an LLM's completion, most often to
 //! a POST, which cannot be asked for again elsewhere.
 //!
-//! Pingora carries its bytes as they come. Here it is counted as a stream and takes the places of one. It is never handed
-//! over, and is left to finish while its pod drains; at the end of that time `Progress` cuts it.
+//! Its bytes pass as they come, like any answer's. Here it is counted as a stream and takes the places of one. It is never
+//! handed over, and is left to finish while its pod drains; at the end of that time `transfer.rs` cuts it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Context;
 
 use http::{StatusCode, header};
-use pingora::http::ResponseHeader;
-use pingora::prelude::*;
 use podpin_endpoints::Millis;
 
 use super::Request;
 use crate::access_log::Record;
-use crate::admission::Kind;
+use crate::admission::{Admission, Kind, Placement};
 use crate::clock;
-use crate::gateway::Gateway;
 use crate::labels::CloseReason;
 use crate::relay::Finished;
 use crate::reply::Failure;
 use crate::stream_task::{Accounts, Permits};
 use crate::streams::{Cause, Opening, StreamRecord};
+use crate::upstream_h1::ResponseHead;
 
 /// A stream that is open.
 pub(super) struct PostStream {
@@ -50,7 +49,7 @@ enum Line {
 }
 
 /// Whether a response is an event stream, encoded or not: the bytes are not read but counted.
-pub(super) fn is_event_stream(response: &ResponseHeader) -> bool {
+pub(super) fn is_event_stream(response: &ResponseHead) -> bool {
     let kind = response.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     response.status == StatusCode::OK && essence.eq_ignore_ascii_case("text/event-stream")
@@ -59,14 +58,11 @@ pub(super) fn is_event_stream(response: &ResponseHeader) -> bool {
 impl PostStream {
     /// Takes a place for the stream that `request` turns out to be.
     pub(super) fn open(
-        gateway: &Arc<Gateway>,
-        request: &Request,
-    ) -> std::result::Result<PostStream, Failure> {
-        let (Some(client), Some(admission), Some(placement)) =
-            (&request.client, &request.admission, &request.placement)
-        else {
-            return Err(Failure::Internal);
-        };
+        request: &Request<'_>,
+        admission: &Admission,
+        placement: &Placement,
+    ) -> Result<PostStream, Failure> {
+        let (gateway, client) = (request.gateway, request.client);
         let service = admission.service();
         let of_client = admission.client_permit(client)?;
         let limit = service.configuration.limits.streams_per_endpoint;
@@ -83,9 +79,6 @@ impl PostStream {
             finishes: true,
         });
         gateway.leave_with_the_others(&record);
-        if let Some(progress) = &request.progress {
-            progress.streams(&record);
-        }
         admission.count(Some(placement));
         service.metrics.streams_opened.inc(match admission.decision(Some(placement)) {
             "pinned" => "pinned",
@@ -121,14 +114,14 @@ impl PostStream {
         }
     }
 
-    /// It had to leave.
-    pub(super) fn is_cut(&self) -> bool {
-        self.record.is_told()
+    /// It has to leave now.
+    pub(super) fn has_to_leave(&self, context: &Context<'_>) -> bool {
+        self.record.poll_leave(context).is_some()
     }
 
-    /// Accounts for its end.
-    pub(super) fn settle(mut self, error: Option<&Error>, log: Option<Record>) {
-        let reason = self.cut_for().unwrap_or_else(|| reason(error));
+    /// Accounts for its end, which came for this reason if it was not told to leave.
+    pub(super) fn settle(mut self, reason: CloseReason, log: Option<Record>) {
+        let reason = self.cut_for().unwrap_or(reason);
         let finished = self.finished(reason);
         if let Some(mut accounts) = self.accounts.take() {
             accounts.set_log(log);
@@ -137,7 +130,7 @@ impl PostStream {
     }
 
     fn cut_for(&self) -> Option<CloseReason> {
-        let order = self.record.order().filter(|_| self.is_cut())?;
+        let order = self.record.order().filter(|_| self.record.is_told())?;
         Some(match order.cause {
             Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
             Cause::Shutdown => CloseReason::Shutdown,
@@ -148,17 +141,6 @@ impl PostStream {
     fn finished(&self, reason: CloseReason) -> Finished {
         let forced = matches!(reason, CloseReason::Drain | CloseReason::Shutdown);
         Finished { reason, forced, first_event: self.first_event, ..Finished::client_gone() }
-    }
-}
-
-fn reason(error: Option<&Error>) -> CloseReason {
-    match error.map(|error| (error.esource(), error.etype())) {
-        None => CloseReason::UpstreamEnd,
-        Some((ErrorSource::Upstream, ErrorType::ReadTimedout)) => CloseReason::Idle,
-        Some((ErrorSource::Upstream, _)) => CloseReason::UpstreamReset,
-        Some((ErrorSource::Downstream, ErrorType::WriteTimedout)) => CloseReason::SlowClient,
-        Some((ErrorSource::Downstream, _)) => CloseReason::Client,
-        Some((ErrorSource::Internal | ErrorSource::Unset, _)) => CloseReason::Error,
     }
 }
 

@@ -1,0 +1,87 @@
+//! The head of a request to a pod, and the lines of its answer to the client: what the rules of `forward.rs`, the route's
+//! treatment and the client's affinity make of them together.
+
+use http::header::{self, HeaderMap};
+use http::StatusCode;
+
+use crate::admission::{Admission, Placement};
+use crate::forward::{self, Client};
+use crate::gateway::Gateway;
+use crate::head::RequestHead;
+
+/// The lines of a request that every pod would be sent; what is said about the session depends on the pod, and is added
+/// later.
+pub(crate) fn to_pod(admission: &Admission, asked: &RequestHead, client: &Client) -> HeaderMap {
+    let mut lines = forward::request_lines(&asked.headers, client);
+    admission.strip_cookies(&mut lines);
+    if let Some((name, own)) = admission.own_session_id() {
+        lines.insert(name, own);
+    }
+    admission.route.treatment.edit_request(&mut lines);
+    for (name, value) in forward::forwarding_lines(&asked.headers, client, &asked.authority) {
+        lines.insert(name, value);
+    }
+    lines
+}
+
+/// Request line and header lines in HTTP/1.1, without the empty line at the end. `pod` names the pod for a client that
+/// named no host.
+pub(crate) fn request_head(
+    admission: &Admission,
+    asked: &RequestHead,
+    lines: &HeaderMap,
+    pod: impl FnOnce() -> String,
+) -> Vec<u8> {
+    let treatment = &admission.route.treatment;
+    let rewritten = treatment.target(&asked.target);
+    let target = rewritten.as_deref().unwrap_or(&asked.target);
+    let named = treatment.hostname().and_then(|host| host.to_str().ok());
+    let host = named.unwrap_or(&asked.authority);
+    let fallback = if host.is_empty() { pod() } else { String::new() };
+    let mut head = Vec::with_capacity(1024);
+    for part in [asked.method.as_str(), " ", target, " HTTP/1.1\r\nHost: ", host, &fallback, "\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
+    forward::write_lines(&mut head, lines);
+    head
+}
+
+/// The lines of a pod's answer for the client, which is told where it belongs by the cookie, or by the session id that the
+/// pod gave it.
+pub(crate) fn to_client(
+    gateway: &Gateway,
+    (admission, placement): (&Admission, &Placement),
+    (asked, client): (&RequestHead, &Client),
+    (status, answered): (StatusCode, &HeaderMap),
+) -> HeaderMap {
+    let mut lines = forward::response_lines(answered, |line| admission.sets_pin(line));
+    single_length(status, &mut lines);
+    admission.route.treatment.edit_response(&asked.headers, &mut lines);
+    let endpoint = placement.endpoint.id;
+    let cookie = admission.set_cookie(gateway, endpoint, client);
+    let bound = admission.bound_session_id(gateway, (endpoint, &lines));
+    if (cookie.is_some() || bound.is_some())
+        && let Some(private) = forward::private_cache_control(&lines)
+    {
+        lines.insert(header::CACHE_CONTROL, private);
+    }
+    if let Some((name, value)) = bound {
+        lines.insert(name, value);
+    }
+    if let Some(cookie) = cookie {
+        lines.append(header::SET_COOKIE, cookie);
+    }
+    lines
+}
+
+/// One length where the pod said it twice, and none with 204 (RFC 9110 section 8.6).
+fn single_length(status: StatusCode, lines: &mut HeaderMap) {
+    if status == StatusCode::NO_CONTENT {
+        lines.remove(header::CONTENT_LENGTH);
+        return;
+    }
+    let lengths = lines.get_all(header::CONTENT_LENGTH).iter().count();
+    if let Some(length) = lines.get(header::CONTENT_LENGTH).filter(|_| lengths > 1).cloned() {
+        lines.insert(header::CONTENT_LENGTH, length);
+    }
+}

@@ -1,0 +1,335 @@
+//! Ordinary requests: pick an endpoint, pass the request on, pass its answer back.
+//!
+//! Decisions are the same as for event streams (`admission.rs`, `lines.rs`, `reply.rs`), and so is the care for bytes that
+//! are not taken. What is different: connections to pods are kept (`pool.rs`), there is a body to send (`transfer.rs`), and
+//! a request that may have reached a pod is asked again elsewhere only when asking twice does no harm. Whatever wants to
+//! become another protocol is left to Pingora (`pipeline.rs`).
+
+mod account;
+mod client_side;
+mod post_stream;
+mod transfer;
+mod upload;
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{self, HeaderMap};
+use http::{Method, Version};
+use podpin_endpoints::{EndpointId, Millis};
+use tokio::time::Sleep;
+
+use self::account::Outcome;
+pub(crate) use self::client_side::{ClientSide, Idle};
+use self::post_stream::{PostStream, is_event_stream};
+use self::transfer::{Times, Transfer, Trouble};
+use self::upload::{Framing, Upload};
+use crate::admission::{Admission, Asked, Kind, Placement};
+use crate::clock;
+use crate::event_stream::count_failure;
+use crate::forward::Client;
+use crate::gateway::Gateway;
+use crate::head::RequestHead;
+use crate::labels::UpstreamErrorKind;
+use crate::lines;
+use crate::pool::{self, Target};
+use crate::reply::Failure;
+use crate::transport::Transport;
+use crate::upstream_h1::{self, ResponseHead, UpstreamError};
+
+/// Until a deadline is known; no request waits that long.
+const SOME_DAY: Duration = Duration::from_secs(86_400);
+
+/// A request on its way, and what is known of it at its end.
+struct Request<'a> {
+    gateway: &'a Arc<Gateway>,
+    head: &'a RequestHead,
+    client: &'a Client,
+    began: Millis,
+    placement: Option<Placement>,
+    tried: Vec<EndpointId>,
+    retries: u32,
+    connect_millis: Option<u64>,
+    /// A pod's response head was there.
+    answered: bool,
+    carried: Carried,
+}
+
+/// What went to the client of a response body.
+#[derive(Default)]
+struct Carried {
+    bytes: u64,
+    /// Present when the answer is an event stream.
+    stream: Option<PostStream>,
+}
+
+impl Carried {
+    fn carry(&mut self, bytes: &[u8]) {
+        self.bytes += u64::try_from(bytes.len()).unwrap_or(0);
+        if let Some(stream) = &mut self.stream {
+            stream.carry(bytes);
+        }
+    }
+}
+
+/// Serves one request; gives the connection back when it may carry another.
+pub(crate) async fn serve(
+    gateway: Arc<Gateway>,
+    head: RequestHead,
+    client: Client,
+    mut side: ClientSide,
+) -> Option<Idle> {
+    let _in_flight = gateway.in_flight();
+    let mut request = Request::new(&gateway, &head, &client);
+    let admission = match Admission::new(&gateway, &Asked::of(&head, &client)) {
+        Ok(admission) => admission,
+        Err(failure) => return request.refuse(None, failure, side).await,
+    };
+    let asked = (&head.method, &*head.authority, &*head.target);
+    if let Some(answer) = admission.route.treatment.answer(asked, &head.headers, client.secure) {
+        return request.tell(&admission, answer, side).await;
+    }
+    match request.pass(&admission, &mut side).await {
+        Outcome::Failed(failure) => request.refuse(Some(&admission), failure, side).await,
+        Outcome::Whole(status) => {
+            request.settle(&admission, (status, None));
+            side.finish().await
+        }
+        Outcome::Cut(status, trouble, unsent) => {
+            request.settle(&admission, (status, Some(trouble)));
+            side.cut(&unsent).await;
+            None
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    fn new(gateway: &'a Arc<Gateway>, head: &'a RequestHead, client: &'a Client) -> Request<'a> {
+        Request {
+            gateway,
+            head,
+            client,
+            began: clock::now(),
+            placement: None,
+            tried: Vec::new(),
+            retries: 0,
+            connect_millis: None,
+            answered: false,
+            carried: Carried::default(),
+        }
+    }
+
+    /// Asks endpoints until one answers, within `retries`, and passes its answer on.
+    async fn pass(&mut self, admission: &Admission, side: &mut ClientSide) -> Outcome {
+        let mut timer = pin!(tokio::time::sleep(SOME_DAY));
+        let lines = self.lines(admission, side);
+        let (framing, length) = self.framing(side);
+        let mut before: Option<Upload> = None;
+        loop {
+            let (target, pod, kept) = match self.reach(admission, side, before.is_some()).await {
+                Ok(Some(reached)) => reached,
+                Ok(None) => continue,
+                Err(failure) => return Outcome::Failed(failure),
+            };
+            let head = self.upstream_head(admission, &lines, &length);
+            let upload = match before.take() {
+                None => Some(Upload::new(head, framing)),
+                Some(before) => before.again(head),
+            };
+            let Some(upload) = upload else { return Outcome::Failed(Failure::UpstreamReset) };
+            let may_repeat = kept && self.head.method.is_idempotent() && self.may_retry(admission);
+            let upload = if may_repeat { upload.remember() } else { upload };
+            let times = self.times(admission);
+            let mut transfer = Transfer::new(side, pod, (upload, self.head.method.clone()), times);
+            match poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await {
+                Ok(head) => return self.answer(admission, (target, transfer, head), timer.as_mut()).await,
+                // A kept connection that the pod closed meanwhile is no failure of the pod: ask again on a fresh one.
+                Err(Trouble::Pod(UpstreamError::Reset(_))) if may_repeat => {
+                    self.retry(admission, "reset");
+                    before = Some(transfer.into_rest().1);
+                }
+                Err(trouble) => return Outcome::Failed(self.failure(admission, trouble)),
+            }
+        }
+    }
+
+    /// A connection to the endpoint that the request belongs to, and whether it was kept. `None`: that one cannot be
+    /// reached, and another one may be.
+    async fn reach(
+        &mut self,
+        admission: &Admission,
+        side: &mut ClientSide,
+        fresh: bool,
+    ) -> Result<Option<(Target, Transport, bool)>, Failure> {
+        let placement = self.place(admission, side).await?;
+        let endpoint = Arc::clone(&placement.endpoint);
+        self.placement = Some(placement);
+        let service = admission.service();
+        let target = Target::new(endpoint.address, service.tls.as_deref());
+        if !fresh && let Some(pod) = pool::take(&target) {
+            return Ok(Some((target, pod, true)));
+        }
+        let asked = clock::now();
+        let limit = service.configuration.timeouts.connect;
+        let connecting = upstream_h1::connect(endpoint.address, service.tls.as_deref(), limit);
+        let connected = tokio::select! {
+            biased;
+            _ = poll_fn(|context| side.poll_gone(context)) => return Err(Failure::ClientGone),
+            connected = connecting => connected,
+        };
+        match connected {
+            Ok(pod) => {
+                let took = clock::now().since(asked);
+                service.metrics.upstream_connect.observe(took.as_secs_f64());
+                self.connect_millis = Some(clock::duration_millis(took));
+                Ok(Some((target, pod, false)))
+            }
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
+                let failure = count_failure(service, &endpoint, &error);
+                self.tried.push(endpoint.id);
+                // Only if there is another one to ask.
+                if self.may_retry(admission) && admission.place(Kind::Request, &self.tried).is_ok() {
+                    self.retry(admission, "connect");
+                    return Ok(None);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn place(&self, admission: &Admission, side: &mut ClientSide) -> Result<Placement, Failure> {
+        let placed = match admission.place(Kind::Request, &self.tried) {
+            Err(Failure::NoEndpoint | Failure::Full) => tokio::select! {
+                biased;
+                _ = poll_fn(|context| side.poll_gone(context)) => Err(Failure::ClientGone),
+                placed = Box::pin(admission.await_request(&self.tried)) => placed,
+            },
+            placed => placed,
+        };
+        match placed {
+            Err(failure) if failure != Failure::ClientGone && !self.tried.is_empty() => {
+                Err(Failure::UpstreamConnect)
+            }
+            placed => placed,
+        }
+    }
+
+    /// Passes on an answer that has begun.
+    async fn answer(
+        &mut self,
+        admission: &Admission,
+        (target, mut transfer, head): (Target, Transfer<'_>, ResponseHead),
+        mut timer: std::pin::Pin<&mut Sleep>,
+    ) -> Outcome {
+        let Some(placement) = &self.placement else { return Outcome::Failed(Failure::Internal) };
+        self.answered = true;
+        admission.service().endpoint_succeeded(&placement.endpoint.load);
+        if self.head.method != Method::HEAD && is_event_stream(&head) {
+            match PostStream::open(self, admission, placement) {
+                Ok(stream) => self.carried.stream = Some(stream),
+                Err(failure) => return Outcome::Failed(failure),
+            }
+        }
+        let asked = (self.head, self.client);
+        let lines = lines::to_client(
+            self.gateway,
+            (admission, placement),
+            asked,
+            (head.status, &head.headers),
+        );
+        let carried = &mut self.carried;
+        let mut passed = transfer.begin(&head, &lines, carried);
+        if passed.is_ok() {
+            passed = poll_fn(|context| transfer.poll_body(context, timer.as_mut(), carried)).await;
+        }
+        match passed {
+            Ok(()) => {
+                if let Some(pod) = transfer.into_kept() {
+                    pool::keep(target, pod);
+                }
+                Outcome::Whole(head.status)
+            }
+            Err(trouble) => Outcome::Cut(head.status, trouble, transfer.into_rest().0),
+        }
+    }
+
+    /// What the client is told of trouble before its answer has begun.
+    fn failure(&self, admission: &Admission, trouble: Trouble) -> Failure {
+        match (trouble, &self.placement) {
+            (Trouble::Client(failure), _) => failure,
+            (Trouble::Pod(error), Some(placement)) => {
+                tracing::debug!(endpoint = %placement.endpoint.name, %error, "an endpoint failed");
+                count_failure(admission.service(), &placement.endpoint, &error)
+            }
+            _ => Failure::Internal,
+        }
+    }
+
+    fn may_retry(&self, admission: &Admission) -> bool {
+        self.retries < admission.service().configuration.retries.attempts
+    }
+
+    fn retry(&mut self, admission: &Admission, reason: &'static str) {
+        self.retries += 1;
+        admission.service().metrics.upstream_retries.inc(reason);
+    }
+
+    fn times(&self, admission: &Admission) -> Times {
+        let times = &admission.service().configuration.timeouts;
+        Times {
+            request_body: self.gateway.limits().request_body_timeout,
+            response_header: times.response_header,
+            upstream_idle: times.upstream_idle,
+            client_write: times.client_write,
+        }
+    }
+
+    /// The lines that every pod would be sent.
+    fn lines(&self, admission: &Admission, side: &ClientSide) -> HeaderMap {
+        let mut lines = lines::to_pod(admission, self.head, self.client);
+        // Whom an interim response cannot be passed on to waits for none.
+        if !side.takes_interim() {
+            lines.remove(header::EXPECT);
+        }
+        lines
+    }
+
+    fn upstream_head(&self, admission: &Admission, lines: &HeaderMap, length: &str) -> Vec<u8> {
+        let mut lines = lines.clone();
+        let address = self.placement.as_ref().map(|placement| placement.endpoint.address);
+        if let Some(placement) = &self.placement {
+            admission.session_lines(&mut lines, placement);
+        }
+        let pod = || address.map(|address| address.to_string()).unwrap_or_default();
+        let mut head = lines::request_head(admission, self.head, &lines, pod);
+        head.extend_from_slice(length.as_bytes());
+        head.extend_from_slice(b"\r\n");
+        head
+    }
+
+    /// How the body is framed for the pod, and the line that says so (RFC 9112 section 6).
+    fn framing(&self, side: &ClientSide) -> (Framing, String) {
+        let length = self.head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        // HTTP/2 may say the same number several times in one line.
+        let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
+        let expects_one = matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH);
+        match length {
+            Some(length) => (Framing::Plain, format!("Content-Length: {length}\r\n")),
+            None if !side.is_body_read() => (Framing::Chunked, "Transfer-Encoding: chunked\r\n".to_owned()),
+            None if expects_one && self.head.version == Version::HTTP_2 => {
+                (Framing::Plain, "Content-Length: 0\r\n".to_owned())
+            }
+            None => (Framing::Plain, String::new()),
+        }
+    }
+
+    /// Counts a failure of the endpoint within its answer.
+    fn endpoint_failed(&self, admission: &Admission, kind: UpstreamErrorKind) {
+        if let Some(placement) = &self.placement {
+            admission.service().endpoint_failed(&placement.endpoint, kind);
+        }
+    }
+}

@@ -16,9 +16,6 @@ const STALLED: u32 = 50;
 /// What all of them may cost together.
 const STALLED_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The same for responses that are no event streams: Pingora reads ten pieces of 64 KiB ahead, and has no knob for that.
-const STALLED_RESPONSES_BYTES: u64 = 10 * 64 * 1024 * STALLED as u64;
-
 /// So many requests, each on a stream of its own.
 fn requests(count: u32, head: &[(&str, &str)]) -> Vec<H2Frame> {
     (0..count).map(|number| H2Frame::request(2 * number + 1, head)).collect()
@@ -122,7 +119,7 @@ async fn responses_to_a_client_whose_windows_are_shut_hold_little_and_are_cut() 
         })
         .await;
         front.serves(&pod).await;
-        assert!(most <= STALLED_RESPONSES_BYTES, "{most} bytes");
+        assert!(most <= STALLED_BYTES, "{most} bytes");
     }
 }
 

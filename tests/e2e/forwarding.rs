@@ -157,3 +157,26 @@ async fn an_ordinary_request_keeps_its_accepted_encodings() {
         exchange(&proxy, &pod, &Request::events("/events").header("Accept-Encoding", "gzip, br")).await;
     assert_eq!(seen.head.all("accept-encoding"), ["identity"]);
 }
+
+#[tokio::test]
+async fn an_offer_of_http_2_is_passed_over_and_not_passed_on() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).start().await;
+    let offering = |request: Request| {
+        let request = request.header("Connection", "Upgrade, HTTP2-Settings").header("Upgrade", "h2c");
+        request.header("HTTP2-Settings", "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA")
+    };
+    let mut connection = proxy.connect().await;
+    for _ in 0..2 {
+        assert_eq!(connection.ask(&offering(Request::get("/who"))).await.text(), "pod-a");
+        let seen = pod.next_request().await;
+        for name in ["connection", "upgrade", "http2-settings"] {
+            assert_eq!(seen.header(name), None);
+        }
+    }
+    connection.send(offering(Request::events("/events")).bytes()).await;
+    let head = connection.head().await;
+    pod.next_stream().await.event("one").await;
+    assert_eq!(connection.into_events(head).next_data().await, "one", "it is an event stream like any other");
+    proxy.wait_metric("podpin_streams_active", &[("endpoint", "pod-a")], 0.0).await;
+}

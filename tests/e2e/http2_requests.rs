@@ -87,6 +87,23 @@ async fn the_pod_sees_the_rewritten_path_and_host() {
     }
 }
 
+/// RFC 9113 section 8.2.3.
+#[tokio::test]
+async fn cookies_in_several_lines_are_one_line_to_the_pod_and_ours_is_found_among_them() {
+    let pods = Pod::start_three().await;
+    let (_proxy, mut connection) = h2(Setup::chat(&[&pods[0], &pods[1], &pods[2]])).await;
+    let who = connection.send(&Request::get("/who")).await;
+    let home = pods.iter().find(|pod| pod.name() == who.text()).unwrap();
+    home.next_request().await;
+    let ours = who.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    for request in both("/who") {
+        let lines = ["a=1", ours.as_str(), "b=2; c=3"];
+        let request = lines.iter().fold(request, |request, line| request.header("Cookie", line));
+        let (_, _stream) = connection.open_stream(&request).await;
+        assert_eq!(home.next_request().await.head.all("cookie"), ["a=1; b=2; c=3"]);
+    }
+}
+
 #[tokio::test]
 async fn pages_of_named_origins_see_answers_refusals_too_and_preflights_need_no_pod() {
     const PAGE: &str = "https://app.example.com";

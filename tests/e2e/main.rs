@@ -32,6 +32,7 @@ mod http2_floods;
 mod http2_requests;
 mod http2_stalls;
 mod http2_streams;
+mod kept_connections;
 mod kubernetes;
 mod memory;
 mod ordinary;

@@ -206,3 +206,35 @@ async fn lengths_come_once_and_never_with_204() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(connection.unread(), b"");
 }
+
+/// Whatever it waits for: the head of an answer, or the rest of one.
+#[tokio::test]
+async fn a_client_that_leaves_lets_go_of_the_pod() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/x", Answer::ByHand);
+    let proxy = Setup::chat(&[&pod]).h2c().start().await;
+    for request in [Request::get("/x"), Request::new("POST", "/x").body("abc")] {
+        for begun in ["", "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf"] {
+            let mut connection = proxy.connect().await;
+            connection.send(request.bytes()).await;
+            let mut stream = pod.next_stream().await;
+            stream.raw(begun).await;
+            if !begun.is_empty() {
+                assert_eq!(connection.head().await.header("content-length"), Some("8"));
+            }
+            drop(connection);
+            stream.client_gone().await;
+            let status = if begun.is_empty() { 0 } else { 200 };
+            let of_it =
+                |line: &serde_json::Value| line["status"] == status && line["method"] == request.method();
+            assert_eq!(proxy.access_log_line(of_it).await["reason"], "client");
+        }
+        let mut h2 = H2Connection::open(proxy.address).await;
+        let mut asking = h2.begin(&request).await;
+        asking.body.finish();
+        let mut stream = pod.next_stream().await;
+        drop(asking);
+        stream.client_gone().await;
+    }
+    assert_eq!(proxy.metric("podpin_upstream_errors_total", &[]).await, 0.0, "no failure of the pod");
+}

@@ -1,8 +1,8 @@
 //! The head of a request to a pod, and the lines of its answer to the client: what the rules of `forward.rs`, the route's
 //! treatment and the client's affinity make of them together.
 
-use http::header::{self, HeaderMap};
 use http::StatusCode;
+use http::header::{self, HeaderMap};
 
 use crate::admission::{Admission, Placement};
 use crate::forward::{self, Client};

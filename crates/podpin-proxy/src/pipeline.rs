@@ -19,8 +19,8 @@ use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::{EndpointId, Millis};
 
 use self::outcome::{
-    authority, downstream_failure, is_caused_by, own_answer, record, strip_response,
-    treat_request, treat_response, write_affinity, write_answer, write_failure,
+    authority, downstream_failure, is_caused_by, own_answer, record, strip_response, treat_request,
+    treat_response, write_affinity, write_answer, write_failure,
 };
 use crate::admission::{Admission, Asked, Kind, Placement};
 use crate::clock;

@@ -29,9 +29,9 @@ use podpin_sse::{End, Framer};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::body_decoder::{BodyDecoder, Piece};
 use crate::clock;
 use crate::downstream::{CHUNK_PREFIX_BYTES, Downstream, Dying, Gone};
-use crate::body_decoder::{BodyDecoder, Piece};
 use crate::labels::CloseReason;
 use crate::scratch::{self, READ_BYTES, Scratch};
 use crate::stream_task::Permits;

@@ -3,8 +3,8 @@
 //! Nothing else in the proxy invents a status code. The match is exhaustive on purpose: a new failure must say here
 //! what it is on the wire.
 
-use http::header::{self, HeaderMap, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
 
 use crate::forward;
 use crate::head::HeadError;
@@ -318,7 +318,8 @@ mod tests {
 
     #[test]
     fn an_invitation_is_an_event_stream_without_an_event() {
-        let text = String::from_utf8(Failure::Full.invitation(1_234).h1(Persistence::Close, Body::Whole)).unwrap();
+        let text =
+            String::from_utf8(Failure::Full.invitation(1_234).h1(Persistence::Close, Body::Whole)).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
         assert_eq!(body, "retry: 1234\n\n: podpin: every endpoint is at its limit\n\n");

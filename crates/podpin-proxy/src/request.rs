@@ -234,12 +234,8 @@ impl<'a> Request<'a> {
             }
         }
         let asked = (self.head, self.client);
-        let lines = lines::to_client(
-            self.gateway,
-            (admission, placement),
-            asked,
-            (head.status, &head.headers),
-        );
+        let lines =
+            lines::to_client(self.gateway, (admission, placement), asked, (head.status, &head.headers));
         let carried = &mut self.carried;
         let mut passed = transfer.begin(&head, &lines, carried);
         if passed.is_ok() {

@@ -248,6 +248,9 @@ impl ClientSide {
     pub(super) async fn answer(self, answer: Answer, body: Body, may_go_on: bool) -> Option<Idle> {
         match self {
             ClientSide::H1(mut client) => {
+                // A body of which all is here needs not be read to be passed over.
+                let is_passed_over = client.take_ahead(&mut Vec::new()).is_ok();
+                let may_go_on = may_go_on && is_passed_over;
                 let goes_on = may_go_on && client.keep_alive && client.body == BodyDecoder::Done;
                 let bytes = answer.h1(Persistence::of(goes_on, client.http10), body);
                 if goes_on {

@@ -65,10 +65,10 @@ pub(super) struct Times {
 
 /// Whom a request body waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    ForNobody,
-    ForClient,
-    ForPod,
+enum WaitsFor {
+    Nobody,
+    Client,
+    Pod,
 }
 
 /// A request that is being served by a pod.
@@ -135,10 +135,10 @@ impl<'a> Transfer<'a> {
         if !blocked && let Poll::Ready(head) = self.poll_read_head(context)? {
             return Poll::Ready(Ok(head));
         }
-        if waits != Waits::ForClient && self.client.poll_gone(context).is_ready() {
+        if waits != WaitsFor::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
-        let due = if waits == Waits::ForClient {
+        let due = if waits == WaitsFor::Client {
             Some((self.times.request_body, Trouble::Client(Failure::BodyTimeout)))
         } else {
             self.times.response_header.map(|limit| (limit, Trouble::Pod(UpstreamError::ResponseTimeout)))
@@ -178,7 +178,7 @@ impl<'a> Transfer<'a> {
         timer: Pin<&mut Sleep>,
         carried: &mut Carried,
     ) -> Poll<Result<(), Trouble>> {
-        let mut waits = Waits::ForNobody;
+        let mut waits = WaitsFor::Nobody;
         let mut blocked = false;
         for turn in 0..=READS_A_TURN {
             blocked = self.poll_send(context)?.is_pending();
@@ -193,7 +193,7 @@ impl<'a> Transfer<'a> {
                 context.waker().wake_by_ref();
             }
         }
-        if waits != Waits::ForClient && self.client.poll_gone(context).is_ready() {
+        if waits != WaitsFor::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
         if carried.stream.as_ref().is_some_and(|stream| stream.has_to_leave(context)) {
@@ -201,7 +201,7 @@ impl<'a> Transfer<'a> {
         }
         let client_due = self.times.client_write.filter(|_| blocked);
         let pod_due = self.times.upstream_idle.filter(|_| !blocked);
-        let body_due = Some(self.times.request_body).filter(|_| waits == Waits::ForClient);
+        let body_due = Some(self.times.request_body).filter(|_| waits == WaitsFor::Client);
         let dues = [
             client_due.map(|limit| (self.written.after(limit), Trouble::SlowClient)),
             pod_due.map(|limit| (self.received.after(limit), Trouble::Idle)),
@@ -227,9 +227,9 @@ impl<'a> Transfer<'a> {
     }
 
     /// Sends what there is of the request.
-    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<Waits, Trouble> {
+    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<WaitsFor, Trouble> {
         if self.upload.refused {
-            return Ok(Waits::ForNobody);
+            return Ok(WaitsFor::Nobody);
         }
         if !self.upload.begun && !self.upload.ended && self.upload.unsent_from == 0 {
             // What came with the head goes with the head.
@@ -237,16 +237,16 @@ impl<'a> Transfer<'a> {
         }
         loop {
             if self.poll_write_pod(context).is_pending() {
-                return Ok(Waits::ForPod);
+                return Ok(WaitsFor::Pod);
             }
             if self.upload.ended || self.upload.refused {
-                return Ok(Waits::ForNobody);
+                return Ok(WaitsFor::Nobody);
             }
             let start = self.upload.unsent.len();
             match self.client.poll_body(context, &mut self.upload.unsent) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(failure)) => return Err(Trouble::Client(failure)),
-                Poll::Pending => return Ok(Waits::ForClient),
+                Poll::Pending => return Ok(WaitsFor::Client),
             }
             self.moved = clock::now();
             self.took(start);
@@ -368,11 +368,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Reads once from the pod and passes on what came.
-    fn poll_pod(
-        &mut self,
-        context: &mut Context<'_>,
-        carried: &mut Carried,
-    ) -> Result<Poll<()>, Trouble> {
+    fn poll_pod(&mut self, context: &mut Context<'_>, carried: &mut Carried) -> Result<Poll<()>, Trouble> {
         scratch::with(|Scratch { read, write }| {
             let mut buffer = ReadBuf::new(read);
             match Pin::new(&mut self.pod).poll_read(context, &mut buffer) {
@@ -396,12 +392,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Decodes what the pod sent, and frames it for the client.
-    fn absorb(
-        &mut self,
-        mut bytes: &[u8],
-        out: &mut Vec<u8>,
-        carried: &mut Carried,
-    ) -> Result<(), Trouble> {
+    fn absorb(&mut self, mut bytes: &[u8], out: &mut Vec<u8>, carried: &mut Carried) -> Result<(), Trouble> {
         if self.ended {
             return Ok(());
         }

@@ -230,7 +230,7 @@ async fn a_client_that_leaves_lets_go_of_the_pod() {
             assert_eq!(proxy.access_log_line(of_it).await["reason"], "client");
         }
         let mut h2 = H2Connection::open(proxy.address).await;
-        let mut asking = h2.begin(&request).await;
+        let mut asking = h2.begin(&Request::new(request.method(), "/x")).await;
         asking.body.finish();
         let mut stream = pod.next_stream().await;
         drop(asking);

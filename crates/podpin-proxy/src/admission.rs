@@ -364,8 +364,9 @@ impl Admission {
         if let Ok(session) = HeaderValue::try_from(self.session.to_string()) {
             lines.insert(forward::SESSION, session);
         }
-        if let Some(reason) = placement.moved {
-            lines.insert(forward::REPINNED, HeaderValue::from_static(reason.as_str()));
+        match placement.moved {
+            Some(reason) => drop(lines.insert(forward::REPINNED, HeaderValue::from_static(reason.as_str()))),
+            None => drop(lines.remove(forward::REPINNED)),
         }
     }
 

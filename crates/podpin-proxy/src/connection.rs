@@ -305,7 +305,7 @@ impl Connection {
             RequestBody::Length(0) => BodyDecoder::Done,
             RequestBody::Length(length) => BodyDecoder::Length(length),
             RequestBody::Chunked => BodyDecoder::Chunked(FIRST_CHUNK),
-            RequestBody::Upgrade => return self.upgrade(tcp, asked, closing).await,
+            RequestBody::Upgrade => return Box::pin(self.upgrade(tcp, asked, closing)).await,
         };
         let Asked { head, facts, ahead, .. } = asked;
         let client = self.client(&tcp, &head);
@@ -323,7 +323,7 @@ impl Connection {
         let mut session = ServerSession::new_http1(Box::new(stream));
         session.set_connection_user_context(Some(Box::new(progress)));
         session.set_keepalive(None);
-        let _not_reused = Box::pin(self.listener.proxy.process_new_http(session, closing)).await;
+        let _not_reused = self.listener.proxy.process_new_http(session, closing).await;
         None
     }
 }

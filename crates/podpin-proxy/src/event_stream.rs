@@ -310,7 +310,7 @@ impl<'a> Opening<'a> {
         placement: &Placement,
         streams: bool,
     ) -> HeaderMap {
-        let answered = (answer.head.status, &answer.head.headers);
+        let answered = (answer.head.status, answer.head.headers.clone());
         let placed = (self.admission, placement);
         let mut lines = lines::to_client(self.gateway, placed, (self.head, self.client), answered);
         if streams {

@@ -87,7 +87,8 @@ impl Exchange {
                 let http10 = version == Version::HTTP_10;
                 let framing = if length.is_some() || http10 { Framing::Plain } else { Framing::Chunked };
                 let goes_on = keep_alive && (length.is_some() || !http10);
-                let head = h1_head(status, lines, framing, Persistence::of(goes_on, http10));
+                let mut head = Vec::with_capacity(512);
+                h1_head(&mut head, (status, lines), framing, Persistence::of(goes_on, http10));
                 Some(Begun {
                     downstream: Downstream::h1(tcp, framing),
                     head,
@@ -116,20 +117,18 @@ impl Exchange {
 
 /// A response head in HTTP/1.1.
 pub(crate) fn h1_head(
-    status: StatusCode,
-    lines: &HeaderMap,
+    out: &mut Vec<u8>,
+    (status, lines): (StatusCode, &HeaderMap),
     framing: Framing,
     persistence: Persistence,
-) -> Vec<u8> {
-    let mut head = Vec::with_capacity(512);
-    status_line(&mut head, status);
-    forward::write_lines(&mut head, lines);
+) {
+    status_line(out, status);
+    forward::write_lines(out, lines);
     if framing == Framing::Chunked {
-        head.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    head.extend_from_slice(persistence.line());
-    head.extend_from_slice(b"\r\n");
-    head
+    out.extend_from_slice(persistence.line());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// An interim response in HTTP/1.1, whole.

@@ -3,8 +3,10 @@
 //! One set of rules for both data paths and both directions: hop-by-hop lines and whatever `Connection` nominates
 //! stay here, forwarding lines are ours, `X-Podpin-*` never crosses from outside to inside or back.
 
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_config::Cidr;
 
@@ -96,7 +98,7 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 /// Leaves out `Host` and `Content-Length`: the caller writes its own or none.
 pub(crate) fn request_lines(headers: &HeaderMap, client: &Client) -> HeaderMap {
     let nominated = nominated(headers);
-    let mut passed = HeaderMap::with_capacity(headers.len() + 6);
+    let mut passed = HeaderMap::with_capacity(headers.len() + 8);
     for (name, value) in headers {
         let replaced = matches!(*name, header::HOST | header::CONTENT_LENGTH);
         if !replaced && !is_hop_by_hop(name) && !nominated.contains(name) && !is_claimed(name, client) {
@@ -129,58 +131,137 @@ pub(crate) fn forwarding_lines(
     client: &Client,
     authority: &str,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let told = |name: &HeaderName| {
-        let lines = asked.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        let list = lines.collect::<Vec<_>>().join(", ");
-        (client.trusted && !list.is_empty()).then_some(list)
-    };
+    let told = |name: &HeaderName| asked.get_all(name).iter().filter(|_| client.trusted);
     let scheme = if client.secure { "https" } else { "http" };
-    let for_list = append(told(&FORWARDED_FOR), &client.peer.to_string());
-    let forwarded = append(told(&header::FORWARDED), &forwarded_element(client.peer, authority, scheme));
-    let lines = [
-        (FORWARDED_FOR, for_list),
-        (FORWARDED_PROTO, told(&FORWARDED_PROTO).unwrap_or_else(|| scheme.to_owned())),
-        (FORWARDED_HOST, told(&FORWARDED_HOST).unwrap_or_else(|| authority.to_owned())),
-        (REAL_IP, client.address.to_string()),
-        (header::FORWARDED, forwarded),
-        (CLIENT_SUBJECT, client.subject.clone().unwrap_or_default()),
-    ];
-    let said = lines.into_iter().filter(|(_, text)| !text.is_empty());
-    said.filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?))).collect()
+    let mut lines = Lines::default();
+    lines.list(FORWARDED_FOR, told(&FORWARDED_FOR), format_args!("{}", client.peer));
+    lines.first(FORWARDED_PROTO, told(&FORWARDED_PROTO), scheme);
+    lines.first(FORWARDED_HOST, told(&FORWARDED_HOST), authority);
+    lines.list(REAL_IP, [], format_args!("{}", client.address));
+    lines.list(
+        header::FORWARDED,
+        told(&header::FORWARDED),
+        format_args!("{}", ForwardedElement { peer: client.peer, authority, scheme }),
+    );
+    lines.first(CLIENT_SUBJECT, [], client.subject.as_deref().unwrap_or_default());
+    lines.finish()
 }
 
-fn append(list: Option<String>, item: &str) -> String {
-    list.map_or_else(|| item.to_owned(), |before| format!("{before}, {item}"))
+/// Header lines whose values share one piece of memory.
+#[derive(Default)]
+struct Lines {
+    text: String,
+    ends: Vec<(HeaderName, usize)>,
+}
+
+impl Lines {
+    /// A list: what was said before, and one item more.
+    fn list<'a>(
+        &mut self,
+        name: HeaderName,
+        before: impl IntoIterator<Item = &'a HeaderValue>,
+        item: fmt::Arguments<'_>,
+    ) {
+        self.join(before);
+        if self.is_begun() {
+            self.text.push_str(", ");
+        }
+        // A string takes whatever is written to it.
+        let _taken = self.text.write_fmt(item);
+        self.ends.push((name, self.text.len()));
+    }
+
+    /// What was said before, or this.
+    fn first<'a>(
+        &mut self,
+        name: HeaderName,
+        before: impl IntoIterator<Item = &'a HeaderValue>,
+        otherwise: &str,
+    ) {
+        self.join(before);
+        if !self.is_begun() {
+            self.text.push_str(otherwise);
+        }
+        self.ends.push((name, self.text.len()));
+    }
+
+    fn join<'a>(&mut self, values: impl IntoIterator<Item = &'a HeaderValue>) {
+        for value in values.into_iter().filter_map(|value| value.to_str().ok()) {
+            if self.is_begun() {
+                self.text.push_str(", ");
+            }
+            self.text.push_str(value);
+        }
+    }
+
+    fn start(&self) -> usize {
+        self.ends.last().map_or(0, |(_, end)| *end)
+    }
+
+    fn is_begun(&self) -> bool {
+        self.text.len() > self.start()
+    }
+
+    /// The lines, without those that say nothing.
+    fn finish(self) -> Vec<(HeaderName, HeaderValue)> {
+        let text = Bytes::from(self.text);
+        let mut start = 0;
+        let mut lines = Vec::with_capacity(self.ends.len());
+        for (name, end) in self.ends {
+            if end > start {
+                let value = HeaderValue::from_maybe_shared(text.slice(start..end));
+                lines.extend(value.ok().map(|value| (name, value)));
+            }
+            start = end;
+        }
+        lines
+    }
 }
 
 /// One element of `Forwarded` (RFC 7239 section 4); IPv6 addresses and hosts with a port must be quoted.
-fn forwarded_element(peer: IpAddr, authority: &str, scheme: &str) -> String {
-    let node = match peer {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("\"[{ip}]\""),
-    };
-    let token = |text: &str| {
-        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
-    };
-    match authority {
-        "" => format!("for={node};proto={scheme}"),
-        host if token(host) => format!("for={node};host={host};proto={scheme}"),
-        host => format!("for={node};host=\"{host}\";proto={scheme}"),
+struct ForwardedElement<'a> {
+    peer: IpAddr,
+    authority: &'a str,
+    scheme: &'a str,
+}
+
+impl fmt::Display for ForwardedElement<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            IpAddr::V4(ip) => write!(out, "for={ip}")?,
+            IpAddr::V6(ip) => write!(out, "for=\"[{ip}]\"")?,
+        }
+        let token = |text: &str| {
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        };
+        match self.authority {
+            "" => {}
+            host if token(host) => write!(out, ";host={host}")?,
+            host => write!(out, ";host=\"{host}\"")?,
+        }
+        write!(out, ";proto={}", self.scheme)
     }
 }
 
 /// The end-to-end lines of a response: without hop-by-hop and nominated ones, our own names, and any attempt of the
 /// pod to write a cookie of ours.
-pub(crate) fn response_lines(headers: &HeaderMap, sets_ours: impl Fn(&HeaderValue) -> bool) -> HeaderMap {
-    let nominated = nominated(headers);
-    let mut passed = HeaderMap::with_capacity(headers.len() + 4);
-    for (name, value) in headers {
-        let ours = name.as_str().starts_with(OURS) || (*name == header::SET_COOKIE && sets_ours(value));
-        if !is_hop_by_hop(name) && !nominated.contains(name) && !ours {
-            passed.append(name.clone(), value.clone());
+pub(crate) fn response_lines(mut headers: HeaderMap, sets_ours: impl Fn(&HeaderValue) -> bool) -> HeaderMap {
+    let nominated = nominated(&headers);
+    let stays = |name: &&HeaderName| {
+        name.as_str().starts_with(OURS) || is_hop_by_hop(name) || nominated.contains(name)
+    };
+    let gone: Vec<HeaderName> = headers.keys().filter(stays).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+    if headers.get_all(header::SET_COOKIE).iter().any(&sets_ours) {
+        let lines: Vec<_> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+        headers.remove(header::SET_COOKIE);
+        for line in lines.into_iter().filter(|line| !sets_ours(line)) {
+            headers.append(header::SET_COOKIE, line);
         }
     }
-    passed
+    headers
 }
 
 /// Whether a `Set-Cookie` value sets the cookie of this name.
@@ -320,7 +401,7 @@ mod tests {
             ("x-podpin-session", "x"),
             ("transfer-encoding", "chunked"),
         ];
-        let passed = response_lines(&map(&lines), |line| sets_cookie(line, "podpin-chat"));
+        let passed = response_lines(map(&lines), |line| sets_cookie(line, "podpin-chat"));
         let values: Vec<_> = passed.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         assert_eq!(values, [("set-cookie", "podpin-chats=fine")]);
     }

@@ -163,7 +163,7 @@ fn only_what_goes_to_the_end_passes(headers: &HeaderMap, client: &Client) {
         .collect();
     for passed in [
         forward::request_lines(headers, client),
-        forward::response_lines(headers, |value| forward::sets_cookie(value, "podpin-chat")),
+        forward::response_lines(headers.clone(), |value| forward::sets_cookie(value, "podpin-chat")),
     ] {
         for (name, value) in &passed {
             let name = name.as_str();

@@ -52,7 +52,7 @@ pub(crate) fn to_client(
     gateway: &Gateway,
     (admission, placement): (&Admission, &Placement),
     (asked, client): (&RequestHead, &Client),
-    (status, answered): (StatusCode, &HeaderMap),
+    (status, answered): (StatusCode, HeaderMap),
 ) -> HeaderMap {
     let mut lines = forward::response_lines(answered, |line| admission.sets_pin(line));
     single_length(status, &mut lines);

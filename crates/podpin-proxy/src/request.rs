@@ -124,7 +124,7 @@ impl<'a> Request<'a> {
     /// Asks endpoints until one answers, within `retries`, and passes its answer on.
     async fn pass(&mut self, admission: &Admission, side: &mut ClientSide) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(SOME_DAY));
-        let lines = self.lines(admission, side);
+        let mut lines = self.lines(admission, side);
         let (framing, length) = self.framing(side);
         let mut before: Option<Upload> = None;
         loop {
@@ -133,7 +133,7 @@ impl<'a> Request<'a> {
                 Ok(None) => continue,
                 Err(failure) => return Outcome::Failed(failure),
             };
-            let head = self.upstream_head(admission, &lines, &length);
+            let head = self.upstream_head(admission, &mut lines, &length);
             let upload = match before.take() {
                 None => Some(Upload::new(head, framing)),
                 Some(before) => before.again(head),
@@ -221,7 +221,7 @@ impl<'a> Request<'a> {
     async fn answer(
         &mut self,
         admission: &Admission,
-        (target, mut transfer, head): (Target, Transfer<'_>, ResponseHead),
+        (target, mut transfer, mut head): (Target, Transfer<'_>, ResponseHead),
         mut timer: std::pin::Pin<&mut Sleep>,
     ) -> Outcome {
         let Some(placement) = &self.placement else { return Outcome::Failed(Failure::Internal) };
@@ -234,8 +234,12 @@ impl<'a> Request<'a> {
             }
         }
         let asked = (self.head, self.client);
-        let lines =
-            lines::to_client(self.gateway, (admission, placement), asked, (head.status, &head.headers));
+        let lines = lines::to_client(
+            self.gateway,
+            (admission, placement),
+            asked,
+            (head.status, std::mem::take(&mut head.headers)),
+        );
         let carried = &mut self.carried;
         let mut passed = transfer.begin(&head, &lines, carried);
         if passed.is_ok() {
@@ -293,14 +297,13 @@ impl<'a> Request<'a> {
         lines
     }
 
-    fn upstream_head(&self, admission: &Admission, lines: &HeaderMap, length: &str) -> Vec<u8> {
-        let mut lines = lines.clone();
+    fn upstream_head(&self, admission: &Admission, lines: &mut HeaderMap, length: &str) -> Vec<u8> {
         let address = self.placement.as_ref().map(|placement| placement.endpoint.address);
         if let Some(placement) = &self.placement {
-            admission.session_lines(&mut lines, placement);
+            admission.session_lines(lines, placement);
         }
         let pod = || address.map(|address| address.to_string()).unwrap_or_default();
-        let mut head = lines::request_head(admission, self.head, &lines, pod);
+        let mut head = lines::request_head(admission, self.head, lines, pod);
         head.extend_from_slice(length.as_bytes());
         head.extend_from_slice(b"\r\n");
         head

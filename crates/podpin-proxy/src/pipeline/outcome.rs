@@ -23,7 +23,7 @@ pub(super) fn strip_response(
     sets_ours: impl Fn(&HeaderValue) -> bool,
 ) -> Result<()> {
     let framing = |name: &HeaderName| *name == header::TRANSFER_ENCODING || *name == header::CONTENT_LENGTH;
-    let kept = forward::response_lines(&response.headers, &sets_ours);
+    let kept = forward::response_lines(response.headers.clone(), &sets_ours);
     let gone: Vec<HeaderName> = response
         .headers
         .keys()

@@ -313,7 +313,8 @@ impl H1 {
         // The end of the connection is the end of a body that nobody knows the length of.
         self.keep_alive &= !(self.http10 && follows == Follows::Unknown);
         let persistence = Persistence::of(self.keep_alive, self.http10);
-        out.extend_from_slice(&h1_head(status, lines, self.framing, persistence));
+        out.reserve(1024);
+        h1_head(out, (status, lines), self.framing, persistence);
     }
 }
 

@@ -338,7 +338,7 @@ impl<'a> Transfer<'a> {
             }
             if self.client.takes_interim() {
                 // No cookie is set by what is not the answer yet.
-                let lines = forward::response_lines(&head.headers, |_| true);
+                let lines = forward::response_lines(head.headers, |_| true);
                 h1_interim(&mut self.unsent, head.status, &lines);
             }
         }

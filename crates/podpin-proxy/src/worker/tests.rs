@@ -23,6 +23,12 @@ const BYTES_MAX: usize = 1_700;
 const BYTES_MAX_WITH_HANDOVER: usize = 2_450;
 /// What the runtime itself allocates within so many turns, whatever they are about.
 const ALLOCATIONS_MAX: u64 = 20;
+/// Fewer than `limits.requestsPerConnection`.
+const REQUESTS: usize = 500;
+/// For one ordinary request on kept connections, with six header lines and as many of its answer.
+const ALLOCATIONS_MAX_OF_REQUEST: u64 = 30;
+/// Of a client's connection and its task between two requests.
+const IDLE_CONNECTION_BYTES_MAX: usize = 2_000;
 
 /// Both ends of one stream.
 struct Ends {
@@ -62,6 +68,50 @@ impl Ends {
             }
         }
     }
+}
+
+/// A client that asks over one connection, and the pod's end of the kept connection that its requests come by.
+struct Asking {
+    client: TcpStream,
+    pod: Option<TcpStream>,
+    cookie: String,
+}
+
+impl Asking {
+    fn open(proxy: SocketAddr) -> Asking {
+        let client = TcpStream::connect(proxy).unwrap();
+        client.set_nodelay(true).unwrap();
+        Asking { client, pod: None, cookie: String::new() }
+    }
+
+    /// One request and its answer, by connections that are there already if there are any.
+    fn ask(&mut self, pods: &TcpListener) {
+        let lines =
+            "Accept: */*\r\nAccept-Language: en\r\nUser-Agent: test\r\nReferer: https://app.example.com/";
+        let request = format!("GET /who HTTP/1.1\r\nHost: x\r\n{lines}\r\n{}\r\n", self.cookie);
+        self.client.write_all(request.as_bytes()).unwrap();
+        let pod = self.pod.get_or_insert_with(|| pods.accept().unwrap().0);
+        read_head(pod);
+        let lines =
+            "Content-Type: text/plain\r\nContent-Length: 2\r\nETag: \"1\"\r\nVary: Accept\r\nServer: pod";
+        pod.write_all(format!("HTTP/1.1 200 OK\r\n{lines}\r\nX-Own: 1\r\n\r\nok").as_bytes()).unwrap();
+        let head = read_head(&mut self.client);
+        self.client.read_exact(&mut [0; 2]).unwrap();
+        if let Some(cookie) = head.lines().find_map(|line| line.strip_prefix("Set-Cookie: ")) {
+            let pair = cookie.split(';').next().unwrap();
+            self.cookie = format!("Cookie: {pair}\r\n");
+        }
+    }
+}
+
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.extend_from_slice(&byte);
+    }
+    String::from_utf8(head).unwrap()
 }
 
 fn skip_head(stream: &TcpStream) {
@@ -163,4 +213,36 @@ fn an_idle_stream_holds_few_bytes() {
         let each = usize::try_from(counted.bytes_current).unwrap() / STREAMS;
         assert!(each <= most, "{each} bytes for an idle stream, handover {handover}");
     }
+}
+
+#[test]
+fn a_request_on_kept_connections_costs_few_allocations() {
+    let prepare = |proxy, pods: &TcpListener| {
+        let mut asking = Asking::open(proxy);
+        (0..10).for_each(|_| asking.ask(pods));
+        assert!(!asking.cookie.is_empty());
+        asking
+    };
+    let counted = measured("", prepare, |asking, _, pods| (0..REQUESTS).for_each(|_| asking.ask(pods)));
+    let each = counted.count_total.div_ceil(u64::try_from(REQUESTS).unwrap());
+    assert!(each <= ALLOCATIONS_MAX_OF_REQUEST, "{each} allocations for a request");
+}
+
+#[test]
+fn a_connection_between_two_requests_holds_few_bytes() {
+    let prepare = |proxy, pods: &TcpListener| {
+        let mut first = Asking::open(proxy);
+        first.ask(pods);
+        (vec![], first.pod)
+    };
+    let counted = measured("", prepare, |(connections, pod), proxy, pods| {
+        for _ in 0..STREAMS {
+            let mut asking = Asking { pod: pod.take(), ..Asking::open(proxy) };
+            asking.ask(pods);
+            *pod = asking.pod.take();
+            connections.push(asking);
+        }
+    });
+    let each = usize::try_from(counted.bytes_current).unwrap() / STREAMS;
+    assert!(each <= IDLE_CONNECTION_BYTES_MAX, "{each} bytes for an idle connection");
 }

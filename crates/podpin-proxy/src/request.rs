@@ -233,6 +233,7 @@ impl<'a> Request<'a> {
                 Err(failure) => return Outcome::Failed(failure),
             }
         }
+        self.begin(admission, head.status);
         let asked = (self.head, self.client);
         let lines = lines::to_client(
             self.gateway,

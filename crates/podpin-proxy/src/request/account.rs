@@ -70,12 +70,18 @@ impl Request<'_> {
         side.answer(answer, self.body(), true).await
     }
 
-    /// Accounts for an answer of a pod, whole or not.
-    pub(super) fn settle(&mut self, admission: &Admission, (status, trouble): (StatusCode, Option<Trouble>)) {
+    /// Counts an answer of a pod before any of it goes out: a client that has seen it finds it counted.
+    pub(super) fn begin(&self, admission: &Admission, status: StatusCode) {
         self.count(Some(admission), status.as_u16());
+        if self.carried.stream.is_none() {
+            admission.count(self.placement.as_ref());
+        }
+    }
+
+    /// Accounts for the end of an answer of a pod, whole or not.
+    pub(super) fn settle(&mut self, admission: &Admission, (status, trouble): (StatusCode, Option<Trouble>)) {
         let stream = self.carried.stream.take();
         if stream.is_none() {
-            admission.count(self.placement.as_ref());
             let took = clock::now().since(self.began);
             admission.service().metrics.request_duration.observe(took.as_secs_f64());
         }

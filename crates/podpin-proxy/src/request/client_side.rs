@@ -310,6 +310,8 @@ impl H1 {
             Follows::Unknown if !self.http10 => Framing::Chunked,
             Follows::Unknown | Follows::Nothing | Follows::Length => Framing::Plain,
         };
+        // Of a request body that is not all here, nobody knows whether the rest will come (RFC 9110 section 10.1.1).
+        self.keep_alive &= self.body == BodyDecoder::Done;
         // The end of the connection is the end of a body that nobody knows the length of.
         self.keep_alive &= !(self.http10 && follows == Follows::Unknown);
         let persistence = Persistence::of(self.keep_alive, self.http10);

@@ -1,8 +1,8 @@
 """Streams chat completions with the `openai` SDK.
 
-chat_client.py <base URL> <cookie|header> <sync|async> [<authority's file> <http1|http2>]
+chat_client.py <base URL> <how many questions> <cookie|header> <sync|async> [<authority's file> <http1|http2>]
 
-Asks three times with one client. Prints `begin` and the protocol, one line for each chunk as it arrives, and `end`, or
+Asks with one client. Prints `begin` and the protocol, one line for each chunk as it arrives, and `end`, or
 the error that the SDK raises instead. With TLS each question has a connection of its own, as after a while of silence.
 """
 
@@ -14,7 +14,7 @@ import openai
 
 import trust
 
-URL, AFFINITY, KIND, *TLS = sys.argv[1:]
+URL, QUESTIONS, AFFINITY, KIND, *TLS = sys.argv[1:]
 CLIENT = {
     "base_url": URL,
     "api_key": "none",
@@ -53,7 +53,7 @@ def failed(error):
 
 def ask():
     client = openai.OpenAI(**CLIENT, **over_tls(openai.DefaultHttpxClient))
-    for _ in range(3):
+    for _ in range(int(QUESTIONS)):
         try:
             stream = client.chat.completions.create(**QUESTION)
             begin(stream)
@@ -66,7 +66,7 @@ def ask():
 
 async def ask_async():
     client = openai.AsyncOpenAI(**CLIENT, **over_tls(openai.DefaultAsyncHttpxClient))
-    for _ in range(3):
+    for _ in range(int(QUESTIONS)):
         try:
             stream = await client.chat.completions.create(**QUESTION)
             begin(stream)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use podpin_testkit::{Answer, Pod, PodStream, Process, Setup, StreamAnswer};
+use podpin_testkit::{Pod, PodStream, Process, Setup, StreamAnswer};
 use serde_json::Value;
 
 use super::{Replicas, lines, script};
@@ -19,6 +19,8 @@ pub(super) struct Scene {
 }
 
 pub(super) const BY_COOKIE: (&str, &str) = ("affinity: {absoluteTimeout: 1h}", "cookie");
+/// Where the SDK asks.
+pub(super) const COMPLETIONS: &str = "/v1/chat/completions";
 const BY_HEADER: (&str, &str) = ("affinity: {header: X-Chat, cookie: off}", "header");
 
 /// A client of the SDK, what it is expected to have said, and whom it asks.
@@ -47,12 +49,11 @@ fn chunk(word: &str) -> String {
 }
 
 impl Chat {
-    /// A client that asks three times.
-    pub(super) async fn start(scene: Scene) -> Chat {
+    /// A client that asks so many times.
+    pub(super) async fn start(scene: Scene, questions: &str) -> Chat {
         let pods = Pod::start_three().await;
         for pod in &pods {
-            let answer = StreamAnswer::new().header("Connection", "close");
-            pod.answer("/v1/chat/completions", Answer::Stream(answer));
+            pod.answer(COMPLETIONS, StreamAnswer::new().header("Connection", "close"));
         }
         let (configuration, by) = scene.affinity;
         let setup = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with(configuration);
@@ -62,7 +63,8 @@ impl Chat {
         };
         let url = replicas.url("/v1");
         let trust = replicas.trust(scene.protocol.unwrap_or_default());
-        let arguments = [url.as_str(), by, scene.kind].into_iter().chain(trust.iter().map(String::as_str));
+        let arguments =
+            [url.as_str(), questions, by, scene.kind].into_iter().chain(trust.iter().map(String::as_str));
         let client = script("chat_client.py", &arguments.collect::<Vec<_>>());
         Chat { pods, replicas, scene, client, said: Vec::new() }
     }
@@ -114,7 +116,7 @@ impl Chat {
 
 /// Three questions of one client, each on a way of its own to the other replica than the one before.
 async fn completions(scene: Scene) {
-    let mut chat = Chat::start(scene).await;
+    let mut chat = Chat::start(scene, "3").await;
     let mut met = BTreeSet::new();
     for turn in 0..3 {
         let (pod, stream) = chat.question().await;

@@ -2,26 +2,29 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use podpin_testkit::{Process, Setup, Signal};
+use podpin_testkit::{Answer, Process, Setup, Signal};
 use serde_json::{Value, json};
 
-use super::completions::{BY_COOKIE, Chat, Scene};
+use super::completions::{BY_COOKIE, COMPLETIONS, Chat, Scene};
 use super::{Replicas, answered, lines, mcp_server, script};
 
-/// A pod that dies in the middle of a completion, half an event behind a whole one.
+/// A pod that dies in the middle of a completion, half an event behind a whole one; then one that does not answer.
 async fn completion_cut_off(kind: &'static str, protocol: &'static str) {
-    let mut chat = Chat::start(Scene { affinity: BY_COOKIE, kind, protocol: Some(protocol) }).await;
+    let mut chat = Chat::start(Scene { affinity: BY_COOKIE, kind, protocol: Some(protocol) }, "4").await;
     let (dead, mut stream) = chat.question().await;
     chat.word(&mut stream, "one").await;
     stream.raw("20\r\ndata: {\"id\":").await;
     chat.pods[dead].stop().await;
     chat.says("error APIConnectionError").await;
     let (pod, stream) = chat.question().await;
+    chat.pods[pod].answer_once(COMPLETIONS, Answer::Reset);
     chat.answer(stream).await;
+    chat.says("error InternalServerError").await;
     let (again, stream) = chat.question().await;
     chat.answer(stream).await;
     assert_eq!(pod, again, "the client's new pin was forgotten");
-    assert_eq!(chat.pods[dead].requests().len(), 1, "the question that was cut off was asked again");
+    let asked: Vec<_> = chat.pods.iter().map(|pod| pod.requests().len()).collect();
+    assert_eq!((asked[dead], asked[pod], asked.iter().sum()), (1, 3, 4), "a question was asked again");
     chat.replicas.wait_metric("podpin_streams_closed_total", &[("reason", "upstream_reset")], 1.0).await;
     chat.ends().await;
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use podpin_testkit::{Process, Setup, wait_for};
+use podpin_testkit::{Process, Proxy, Setup, Signal, wait_for};
 use serde_json::{Value, json};
 
 use super::{Replicas, answered, lines, mcp_server, script};
@@ -83,15 +83,37 @@ async fn assert_own(server: &Process, sessions: usize, foreign: &BTreeSet<String
     assert!(resumed >= 3 * sessions, "{asked:?}");
 }
 
-/// Opens sessions at one replica, then cuts them off from it and leads them to the other.
-async fn sessions(clients: &[Client], replicas: impl AsyncFnOnce(Setup) -> Replicas) {
+/// How sessions lose the replica at which they were begun.
+#[derive(Clone, Copy)]
+enum Leave {
+    /// Their connections are cut.
+    Cut,
+    /// It is told to end: it takes leave of streams, and cuts calls at its deadline.
+    Shutdown,
+}
+
+impl Leave {
+    async fn act(self, replicas: &mut Replicas) {
+        replicas.line.lead_to(replicas.other.address);
+        match self {
+            Leave::Cut => replicas.line.cut(),
+            Leave::Shutdown => {
+                replicas.one.signal(Signal::TERM);
+                assert_eq!(replicas.one.wait_exit().await, 0);
+            }
+        }
+    }
+}
+
+/// Opens sessions at one replica, which then leaves them to the other.
+async fn sessions(clients: &[Client], leave: Leave, replicas: impl AsyncFnOnce(Setup) -> Replicas) {
     let ((one, a), (two, b), (three, c)) =
         tokio::join!(mcp_server("pod-a"), mcp_server("pod-b"), mcp_server("pod-c"));
     let endpoints = [("pod-a", a), ("pod-b", b), ("pod-c", c)];
     let setup = Setup::new().service_at("chat", &endpoints).with("affinity: {header: Mcp-Session-Id}");
     // Told on the session's own stream, to which the SDK's server says nothing of the kind.
-    let setup = setup.with("sse: {retry: {normal: 50ms}}");
-    let replicas = replicas(setup).await;
+    let setup = setup.with("sse: {retry: {normal: 50ms, drain: {min: 50ms, max: 50ms}}}");
+    let mut replicas = replicas(setup.top("shutdown: {announce: 0s, spread: 0s, timeout: 1s}")).await;
     let mut running: Vec<_> = clients.iter().map(|client| client.start(&replicas)).collect();
     for (client, process) in clients.iter().zip(&mut running) {
         // It started, then opened each.
@@ -99,8 +121,9 @@ async fn sessions(clients: &[Client], replicas: impl AsyncFnOnce(Setup) -> Repli
             lines(process, step).await;
         }
     }
-    replicas.line.lead_to(replicas.other.address);
-    replicas.line.cut();
+    let begun = clients.iter().map(|client| client.sessions).sum();
+    assert_all_begun(&replicas.one, begun).await;
+    leave.act(&mut replicas).await;
     let mut reports = Vec::new();
     for (client, process) in clients.iter().zip(&mut running) {
         // It talked to all, and reports on each.
@@ -110,41 +133,49 @@ async fn sessions(clients: &[Client], replicas: impl AsyncFnOnce(Setup) -> Repli
         own.iter().for_each(|report| client.assert_talked(report));
         reports.extend_from_slice(own);
     }
+    assert_all_continued(&replicas.other, begun).await;
     let text = |report: &Value, key: &str| report[key].as_str().unwrap().to_owned();
     let ids: BTreeSet<_> = reports.iter().map(|report| text(report, "id")).collect();
-    assert_eq!(ids.len(), reports.len());
+    assert_eq!(ids.len(), begun);
     let names: Vec<_> = reports.iter().map(|report| text(report, "server")).collect();
     for (name, server) in [("pod-a", &one), ("pod-b", &two), ("pod-c", &three)] {
         assert_own(server, names.iter().filter(|met| *met == name).count(), &ids).await;
     }
     assert!(names.iter().collect::<BTreeSet<_>>().len() > 1, "every session went to {names:?}");
-    replicas.wait_metric("podpin_streams_active", &[], 0.0).await;
-    assert_divided(&replicas, reports.len()).await;
 }
 
-/// Each session was begun at the first replica, and the second never met it as a stranger.
-async fn assert_divided(replicas: &Replicas, sessions: usize) {
-    let decisions = "podpin_affinity_decisions_total";
-    let begun = f64::from(u32::try_from(sessions).unwrap());
-    assert_eq!(replicas.metric(decisions, &[("result", "new")]).await, [begun, 0.0]);
-    let [all, pinned] =
-        [replicas.metric(decisions, &[]), replicas.metric(decisions, &[("result", "pinned")])];
-    let (all, pinned) = tokio::join!(all, pinned);
-    assert_eq!([all[0] - begun, all[1]], pinned, "a session was moved");
-    // At the first: the word that it is initialized, its stream, a call. At the second: streams and calls.
-    assert!(pinned[0] >= 3.0 * begun && pinned[1] >= 10.0 * begun, "{pinned:?}");
+/// How often a replica met a stranger, a client whose pod it knew, and anybody.
+async fn decisions(proxy: &Proxy) -> (f64, f64, f64) {
+    let metrics = proxy.metrics().await;
+    let sum = |labels: &[(&str, &str)]| metrics.sum("podpin_affinity_decisions_total", labels);
+    (sum(&[("result", "new")]), sum(&[("result", "pinned")]), sum(&[]))
+}
+
+/// Each session was opened here: the word that it is initialized, its own stream, a call.
+async fn assert_all_begun(proxy: &Proxy, sessions: usize) {
+    let (new, pinned, all) = decisions(proxy).await;
+    assert_eq!((new, all), (sessions as f64, new + pinned), "a session was moved");
+    assert!(pinned >= 3.0 * new, "{pinned} of {new} sessions");
+}
+
+/// Nobody was a stranger here: streams and calls of sessions that another replica has begun.
+async fn assert_all_continued(proxy: &Proxy, sessions: usize) {
+    proxy.wait_metric("podpin_streams_active", &[], 0.0).await;
+    let (_, pinned, all) = decisions(proxy).await;
+    assert_eq!(all, pinned, "a session was moved");
+    assert!(pinned >= 10.0 * sessions as f64, "{pinned} of {sessions} sessions");
 }
 
 #[tokio::test]
 async fn sessions_of_the_mcp_sdk_go_on_with_their_servers_at_another_replica() {
     let client = Client { cookies: "cookies", protocol: "http1", sessions: 6 };
-    sessions(&[client], async |setup| Replicas::start(&setup).await).await;
+    sessions(&[client], Leave::Cut, async |setup| Replicas::start(&setup).await).await;
 }
 
 #[tokio::test]
-async fn sessions_of_the_mcp_sdk_need_no_cookies_at_either_replica() {
+async fn sessions_of_the_mcp_sdk_need_no_cookies_to_go_on_when_their_replica_shuts_down() {
     let client = Client { cookies: "no-cookies", protocol: "http1", sessions: 6 };
-    sessions(&[client], async |setup| Replicas::start(&setup).await).await;
+    sessions(&[client], Leave::Shutdown, async |setup| Replicas::start(&setup).await).await;
 }
 
 #[tokio::test]
@@ -154,5 +185,5 @@ async fn sessions_of_the_mcp_sdk_go_on_over_tls_by_both_protocols() {
         protocol,
         sessions: 3,
     });
-    sessions(&clients, Replicas::start_tls).await;
+    sessions(&clients, Leave::Shutdown, Replicas::start_tls).await;
 }

@@ -25,11 +25,11 @@ fn interpreter() -> PathBuf {
     python
 }
 
-/// One of the scripts in `python`. Proxies of the machine's own are not meant for it.
+/// One of the scripts in `python`, leaving no bytecode beside it. Proxies of the machine's own are not meant for it.
 fn script(name: &str, arguments: &[&str]) -> Process {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/python").join(name);
     let mut command = Command::new(interpreter());
-    Process::spawn(command.arg(path).args(arguments).env("NO_PROXY", "127.0.0.1,localhost"))
+    Process::spawn(command.arg("-B").arg(path).args(arguments).env("NO_PROXY", "127.0.0.1,localhost"))
 }
 
 /// Waits until a script has written this many lines; these, read as JSON where they are.

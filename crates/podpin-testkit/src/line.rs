@@ -1,4 +1,5 @@
-//! A TCP line between a client and a server that a test can cut, as a network does: neither side has asked for it.
+//! A TCP line between a client and a server that a test can cut, as a network does: neither side has asked for it. It can
+//! also be led to another server, as by a load balancer in front of several.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,7 +12,8 @@ use tokio::task::{JoinHandle, JoinSet};
 #[derive(Debug)]
 pub struct Line {
     address: SocketAddr,
-    cuts: watch::Sender<u64>,
+    /// Where connections go; told to those that are open when they are cut, and only then.
+    target: watch::Sender<SocketAddr>,
     task: JoinHandle<()>,
 }
 
@@ -23,8 +25,8 @@ impl Line {
     pub async fn to(target: SocketAddr) -> Line {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("the address");
-        let (cuts, _) = watch::channel(0);
-        Line { address, task: tokio::spawn(carry(listener, target, cuts.clone())), cuts }
+        let (target, _) = watch::channel(target);
+        Line { address, task: tokio::spawn(carry(listener, target.clone())), target }
     }
 
     /// Where it begins.
@@ -34,7 +36,15 @@ impl Line {
 
     /// Cuts every connection that is open; new ones are carried again.
     pub fn cut(&self) {
-        self.cuts.send_modify(|count| *count += 1);
+        self.target.send_modify(|_same| {});
+    }
+
+    /// Carries new connections to another server; those that are open go on.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.target.send_if_modified(|old| {
+            *old = target;
+            false
+        });
     }
 }
 
@@ -44,12 +54,17 @@ impl Drop for Line {
     }
 }
 
-async fn carry(listener: TcpListener, target: SocketAddr, cuts: watch::Sender<u64>) {
+async fn carry(listener: TcpListener, target: watch::Sender<SocketAddr>) {
     let mut connections = JoinSet::new();
     while let Ok((mut client, _)) = listener.accept().await {
-        let mut cut = cuts.subscribe();
+        let mut cut = target.subscribe();
+        let target = *cut.borrow_and_update();
         connections.spawn(async move {
             let Ok(mut server) = TcpStream::connect(target).await else { return };
+            // A line that waits for more to send would make every small message late.
+            if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
+                return;
+            }
             tokio::select! {
                 // How the copy ended was seen by the two ends.
                 _ended = copy_bidirectional(&mut client, &mut server) => {}

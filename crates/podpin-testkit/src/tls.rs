@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -45,6 +45,8 @@ impl Authority {
         parameters.distinguished_name = rcgen::DistinguishedName::new();
         parameters.distinguished_name.push(rcgen::DnType::CommonName, "an authority for tests");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Strict clients (Python's, from 3.13 on) insist on what RFC 5280, section 4.2.1, asks of an authority.
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = parameters.self_signed(&key).expect("an authority");
         let directory = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(directory.path().join("ca.pem"), certificate.pem()).expect("a file");
@@ -69,7 +71,8 @@ impl Authority {
     pub fn sign(&self, names: &[&str]) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let parameters = CertificateParams::new(names).expect("names");
+        let mut parameters = CertificateParams::new(names).expect("names");
+        parameters.use_authority_key_identifier_extension = true;
         let signed = parameters.signed_by(&key, &self.issuer).expect("a certificate");
         (signed.pem(), key.serialize_pem())
     }

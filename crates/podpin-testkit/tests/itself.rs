@@ -125,6 +125,22 @@ async fn a_line_that_is_cut_ends_for_both_sides_and_carries_the_next_connection(
     assert_eq!(Request::get("/").send(line.address()).await.text(), "pod");
 }
 
+#[tokio::test]
+async fn a_line_that_is_led_elsewhere_carries_open_connections_on_until_it_is_cut() {
+    let [one, two, _] = Pod::start_three().await;
+    let line = Line::to(one.address()).await;
+    let mut client = Request::events("/events").open(line.address()).await;
+    assert_eq!(client.next_data().await, "pod-a");
+    let mut stream = one.next_stream().await;
+    line.lead_to(two.address());
+    assert_eq!(Request::get("/").send(line.address()).await.text(), "pod-b");
+    stream.event("still here").await;
+    assert_eq!(client.next_data().await, "still here");
+    line.cut();
+    stream.client_gone().await;
+    assert_eq!(Request::get("/").send(line.address()).await.text(), "pod-b");
+}
+
 #[test]
 fn an_endpoints_file_is_replaced_in_one_step_also_through_links() {
     let file = EndpointsFile::absent();

@@ -1,4 +1,6 @@
-"""Sessions of the `mcp` SDK's client, open at the same time: mcp_client.py <URL> <cookies|no-cookies> <how many>.
+"""Sessions of the `mcp` SDK's client, open at the same time, whose connections are cut once.
+
+mcp_client.py <URL> <cookies|no-cookies> <how many> [<authority's file> <http1|http2>]
 
 Prints its steps as it takes them, and last one line for each session: its id, the cookies it was left with, and what
 it was told, in order.
@@ -8,72 +10,41 @@ import asyncio
 import json
 import sys
 from contextlib import AsyncExitStack
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-from mcp import ClientSession
-from mcp.client.streamable_http import streamable_http_client
-from mcp.shared._httpx_utils import create_mcp_http_client
-
-PATIENCE = 10
+from mcp_session import Session, http_client
 
 
-class Talk:
-    """One session."""
-
-    def __init__(self, cookies):
-        self.http = create_mcp_http_client()
-        if not cookies:
-            self.http.cookies.jar = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        self.http.event_hooks = {"response": [self.answered]}
-        self.listening = asyncio.Event()
-        self.told = asyncio.Queue()
-        self.report = {}
-
-    async def answered(self, response):
-        if response.request.method == "GET" and response.status_code == 200:
-            self.listening.set()
-
-    async def log(self, message):
-        self.told.put_nowait(message.data)
-
-    async def open(self, url, stack):
-        await stack.enter_async_context(self.http)
-        read, write, session_id = await stack.enter_async_context(
-            streamable_http_client(url, http_client=self.http)
-        )
-        self.session = await stack.enter_async_context(ClientSession(read, write, logging_callback=self.log))
-        self.report["server"] = (await self.session.initialize()).serverInfo.name
-        self.report["id"] = session_id()
-        await asyncio.wait_for(self.listening.wait(), PATIENCE)
-
-    async def call(self, tool, **arguments):
-        result = await asyncio.wait_for(self.session.call_tool(tool, arguments), PATIENCE)
-        assert not result.isError, result
-        return result.content[0].text
-
-    async def run(self):
-        self.report["counts"] = [await self.call("count") for _ in range(3)]
-        self.report["tools"] = len((await self.session.list_tools()).tools)
-        heard = self.report["heard"] = []
-        for tool in ["announce", "narrate", "go_away"]:
-            await self.call(tool, text=f"{tool} {self.report['id']}")
-            heard.append(await asyncio.wait_for(self.told.get(), PATIENCE))
-        self.report["resumed"] = await self.call("hang_up")
-        self.report["counts"].append(await self.call("count"))
-        self.report["cookies"] = sorted(cookie.name for cookie in self.http.cookies.jar)
+async def talk(session):
+    # Its own stream was cut, and that of the call that stays open; they come back.
+    await session.answered("GET", 200, 2 + session.holds)
+    report = {"server": session.server, "id": session.id}
+    report["counts"] = [await session.call("count") for _ in range(3)]
+    report["tools"] = len((await session.session.list_tools()).tools)
+    heard = report["heard"] = []
+    for tool in ["announce", "narrate", "go_away"]:
+        await session.call(tool, text=f"{tool} {session.id}")
+        heard.append(await session.hear())
+    report["held"] = await session.release()
+    report["resumed"] = await session.call("hang_up")
+    report["counts"].append(await session.call("count"))
+    report["cookies"] = sorted(cookie.name for cookie in session.http.cookies.jar)
+    report["protocols"] = sorted(session.protocols)
+    return report
 
 
-async def main(url, cookies, sessions):
+async def main(url, cookies, sessions, *tls):
     print("started", flush=True)
-    talks = [Talk(cookies == "cookies") for _ in range(int(sessions))]
     async with AsyncExitStack() as stack:
-        for talk in talks:
-            await talk.open(url, stack)
+        opened = []
+        for _ in range(int(sessions)):
+            http = await stack.enter_async_context(http_client(cookies == "cookies", *tls))
+            opened.append(Session(http, holds="http2" not in tls))
+            await opened[-1].open(url, stack)
             print("opened", flush=True)
-        await asyncio.gather(*(talk.run() for talk in talks))
+        reports = await asyncio.gather(*(talk(session) for session in opened))
         print("talked", flush=True)
-    for talk in talks:
-        print(json.dumps(talk.report), flush=True)
+    for report in reports:
+        print(json.dumps(report), flush=True)
 
 
 asyncio.run(main(*sys.argv[1:]))

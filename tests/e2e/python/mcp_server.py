@@ -48,6 +48,7 @@ class Memory(EventStore):
 # Behind a proxy, the name in `Host` is the proxy's: `host` other than loopback leaves the check of it out.
 server = FastMCP(NAME, event_store=Memory(), retry_interval=50, host="0.0.0.0", log_level="WARNING")
 counters = weakref.WeakKeyDictionary()
+releases = weakref.WeakKeyDictionary()
 
 
 @server.tool()
@@ -67,6 +68,22 @@ async def announce(text: str, ctx: Context) -> str:
 async def narrate(text: str, ctx: Context) -> str:
     """Tells the caller something on the stream of this call."""
     await ctx.info(text)
+    return NAME
+
+
+@server.tool()
+async def hold(text: str, ctx: Context) -> str:
+    """Tells the caller something on the stream of this call, and leaves it open until `release` is called."""
+    released = releases[ctx.session] = asyncio.Event()
+    await ctx.info(text)
+    await released.wait()
+    return f"{NAME} held"
+
+
+@server.tool()
+async def release(ctx: Context) -> str:
+    """Lets the call of `hold` go on."""
+    releases[ctx.session].set()
     return NAME
 
 
@@ -112,7 +129,8 @@ def recorded(app):
 
 
 def main():
-    listener = socket.socket()
+    # Named, or asyncio does not know it for TCP and leaves Nagle's algorithm on.
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)

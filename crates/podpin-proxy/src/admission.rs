@@ -6,6 +6,7 @@ mod backend;
 mod recognition;
 mod waiting;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -21,6 +22,7 @@ use crate::client_limit::{ClientKey, ClientPermit};
 use crate::clock;
 use crate::forward::{self, Client, sets_cookie};
 use crate::gateway::Gateway;
+use crate::head;
 use crate::reply::Failure;
 use crate::route::{Backend, Destination, Route};
 use crate::service::{ServiceState, View};
@@ -36,6 +38,8 @@ pub(crate) struct Admission {
     known: Recognition,
     /// It may be told to wait for its pin; a stream in flight may not.
     may_wait: bool,
+    /// Who asks, when nothing but an event stream will do as the answer.
+    only_streams_to: Option<IpAddr>,
 }
 
 /// What of a request head tells where it goes.
@@ -87,13 +91,15 @@ impl Admission {
                 (route, known, Some(backends))
             }
         };
-        Ok(Admission { route, backends, session: known.session, known, may_wait: true })
+        let only_streams = head::accepts_only_event_streams(asked.headers);
+        let only_streams_to = only_streams.then_some(asked.client.address);
+        Ok(Admission { route, backends, session: known.session, known, may_wait: true, only_streams_to })
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
         let known = Recognition::of_stream(session, endpoint);
-        Admission { route, backends: None, session, known, may_wait: false }
+        Admission { route, backends: None, session, known, may_wait: false, only_streams_to: None }
     }
 
     pub(crate) fn service(&self) -> &Arc<ServiceState> {
@@ -195,9 +201,13 @@ impl Admission {
     /// # Errors
     /// [`Failure::ClientLimit`].
     pub(crate) fn client_permit(&self, client: &Client) -> Result<Option<ClientPermit>, Failure> {
+        self.client_permit_at(client.address)
+    }
+
+    fn client_permit_at(&self, address: IpAddr) -> Result<Option<ClientPermit>, Failure> {
         let service = self.service();
         let Some(limit) = service.configuration.limits.streams_per_client else { return Ok(None) };
-        let key = ClientKey::of(self.returning().then_some(self.session), client.address);
+        let key = ClientKey::of(self.returning().then_some(self.session), address);
         service.client_streams.try_open(key, limit).map(Some).ok_or(Failure::ClientLimit)
     }
 

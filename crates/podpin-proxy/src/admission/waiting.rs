@@ -59,10 +59,18 @@ impl Admission {
 
     /// As [`Admission::place`] for an ordinary request, waiting for a place where the service has a queue.
     ///
+    /// One that can only be answered with an event stream is not sent where there is no place for one: the pod would do
+    /// all of the work before its client is refused. The place itself is taken when the answer has come.
+    ///
     /// # Errors
-    /// [`Failure::QueueTimeout`] too.
+    /// [`Failure::QueueTimeout`] and [`Failure::ClientLimit`] too.
     pub(crate) async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
-        self.await_place(Kind::Request, tried, |terms| self.place_on(Kind::Request, terms)).await
+        let mut kind = Kind::Request;
+        if let Some(client) = self.only_streams_to {
+            drop(self.client_permit_at(client)?);
+            kind = Kind::Stream;
+        }
+        self.await_place(kind, tried, |terms| self.place_on(kind, terms)).await
     }
 
     async fn await_place<P>(

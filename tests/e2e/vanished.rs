@@ -65,6 +65,7 @@ fn a_client_that_vanishes_from_a_silent_stream_is_given_up_when_it_answers_no_pr
         let pod = Pod::start("pod-a").await;
         let limits = "{tcpUserTimeout: off, tcpKeepAlive: {idle: 1s, interval: 1s, count: 1}}";
         let (proxy, _client, streams) = streaming(&network, &pod, limits).await;
+        network.all_acknowledged(proxy.address).await;
         network.client_vanishes();
         given_up(&proxy, streams).await;
     });

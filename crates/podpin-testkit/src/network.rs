@@ -21,7 +21,7 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use tokio::net::TcpStream;
 
-use crate::{Connection, H2Connection, PATIENCE};
+use crate::{Connection, H2Connection, PATIENCE, wait_for};
 
 const NEAR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
@@ -121,6 +121,29 @@ impl Network {
     /// A connection of the client, in HTTP/2.
     pub async fn connect_h2(&self, server: SocketAddr) -> H2Connection {
         H2Connection::over(self.connected(server)).await
+    }
+
+    /// Waits until the client has acknowledged everything that the server at the near end has sent: without that, the
+    /// kernel sends it again and again and probes nobody.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn all_acknowledged(&self, server: SocketAddr) {
+        let port = format!(":{:04X}", server.port());
+        wait_for("all to be acknowledged", async || {
+            // Not `/proc/net`, which is the main thread's.
+            let table = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("the kernel's table");
+            // sl, local address, remote address, state (01: open), bytes to be acknowledged and to be read
+            let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+            let mut queues = rows.filter_map(|row| match row.as_slice() {
+                [_, local, _, "01", queues, ..] if local.ends_with(&port) => {
+                    Some(queues.starts_with("00000000:"))
+                }
+                _ => None,
+            });
+            queues.next() == Some(true) && queues.all(|empty| empty)
+        })
+        .await;
     }
 
     /// The client is gone; its sockets are not told, nor is anybody else.

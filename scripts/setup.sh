@@ -80,6 +80,8 @@ for purpose in "$@"; do
             want needed chromium chromium
             want needed chromedriver chromium-driver
             want needed curl curl
+            # Tests that let a client vanish make a network of their own.
+            want needed ip iproute2
             # Tests start their own, each on a free port.
             want needed redis-server redis-server
             want needed python3 python3

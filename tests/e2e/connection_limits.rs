@@ -33,11 +33,11 @@ async fn answered(proxy: &Proxy, client: &str) -> (Connection, u16) {
     (connection, response.status)
 }
 
-/// Waits until no connection of the harness is left.
-async fn quiet(proxy: &Proxy) {
+/// Waits until no connection of the harness is left, with one of these.
+async fn quiet(proxy: &Proxy, connect: impl AsyncFn() -> Option<Connection>) {
     // Earlier ones stand before this request in the queue, and may still be closing.
     wait_for("an answer", async || {
-        let mut connection = proxy.connect().await;
+        let Some(mut connection) = connect().await else { return false };
         connection.try_send(Request::get("/quiet").bytes()).await;
         connection.try_response("GET").await.is_ok_and(|response| response.status == 200)
     })
@@ -119,7 +119,7 @@ async fn a_trusted_proxy_stands_for_many_clients() {
 async fn without_a_load_balancer_the_address_is_the_other_ends() {
     let pod = Pod::start("pod-a").await;
     let proxy = Setup::chat(&[&pod]).top("limits: {connectionsPerClientIP: 1}").h2c().start().await;
-    quiet(&proxy).await;
+    quiet(&proxy, async || Some(proxy.connect().await)).await;
     let open = async |last| Connection::open_from(Ipv4Addr::new(127, 0, 0, last).into(), proxy.address).await;
     let mut kept = open(7).await;
     assert_eq!(kept.ask(&Request::get("/who")).await.status, 200);
@@ -131,22 +131,74 @@ async fn without_a_load_balancer_the_address_is_the_other_ends() {
     assert_eq!(kept.ask(&Request::get("/who")).await.status, 200);
 }
 
-#[tokio::test]
-async fn over_tls_a_connection_too_many_is_closed() {
-    let authority = Authority::new();
+/// A proxy over TLS with one place for connections, by this limit, and the event stream that has it.
+async fn full_over_tls(
+    (authority, pod): (&Authority, &Pod),
+    limit: &str,
+) -> (Proxy, podpin_testkit::EventStream) {
     authority.issue("one", &["localhost"]);
-    let pod = Pod::start("pod-a").await;
-    let setup = Setup::chat(&[&pod]).tls(&format!("{{certificates: [{}]}}", authority.entry("one")));
-    let proxy = setup.top("limits: {connectionsPerClientIP: 1}").start().await;
+    let setup = Setup::chat(&[pod]).tls(&format!("{{certificates: [{}]}}", authority.entry("one")));
+    let proxy = setup.top(&format!("limits: {{{limit}: 1}}")).start().await;
     let client = authority.client(&[]);
-    wait_for("a first connection", async || {
-        let Ok(stream) = client.try_connect(proxy.address, "localhost").await else { return false };
-        let mut kept = Connection::over_tls(stream);
-        assert_eq!(kept.ask(&Request::get("/who")).await.status, 200);
-        assert!(client.try_connect(proxy.address, "localhost").await.is_err());
-        true
+    quiet(&proxy, async || {
+        Some(Connection::over_tls(client.try_connect(proxy.address, "localhost").await.ok()?))
     })
     .await;
+    let mut connection = client.connect(proxy.address, "localhost").await;
+    connection.send(Request::events("/events").bytes()).await;
+    let head = connection.head().await;
+    (proxy, connection.into_events(head))
+}
+
+#[tokio::test]
+async fn over_tls_a_client_that_finds_no_room_is_told_the_same() {
+    for (limit, says) in [("connections", "too many connections"), ("connectionsPerClientIP", TOO_MANY)] {
+        let (authority, pod) = (Authority::new(), Pod::start("pod-a").await);
+        let (proxy, _stream) = full_over_tls((&authority, &pod), limit).await;
+        let (events, post) = (Request::events("/events"), Request::new("POST", "/events").body("x"));
+        let (h1, h2) = (authority.client(&[]), authority.client(&["h2"]));
+        assert_invitation(&h1.connect(proxy.address, "localhost").await.ask(&events).await, says);
+        let mut connection = h2.h2(proxy.address, "localhost").await;
+        assert_invitation(&connection.send(&events).await, says);
+        connection.closed_by_server().await;
+        for request in [Request::get("/who"), post] {
+            let one = h1.connect(proxy.address, "localhost").await.ask(&request).await;
+            let mut connection = h2.h2(proxy.address, "localhost").await;
+            let other = connection.send(&request).await;
+            for response in [one, other] {
+                assert_eq!((response.status, response.text()), (503, format!("podpin: {says}\n")));
+                assert!(response.header("retry-after").is_some());
+            }
+            connection.closed_by_server().await;
+        }
+        // Nobody is heard for ever.
+        let mut silent = h1.connect(proxy.address, "localhost").await;
+        let mut silent_h2 = h2.h2(proxy.address, "localhost").await;
+        let (told, ()) = tokio::join!(silent.response("GET"), silent_h2.closed_by_server());
+        assert_eq!(told.status, 503);
+        proxy
+            .wait_metric("podpin_refusals_total", &[("service", "chat"), ("kind", "connections")], 2.0)
+            .await;
+        assert_eq!(proxy.metric("podpin_connections_active", &[]).await, 1.0, "they are not counted as open");
+        assert_eq!(pod.targets(), ["/quiet", "/events"]);
+    }
+}
+
+#[tokio::test]
+async fn over_tls_a_crowd_at_the_door_is_closed_without_a_handshake() {
+    let (authority, pod) = (Authority::new(), Pod::start("pod-a").await);
+    let (proxy, _stream) = full_over_tls((&authority, &pod), "connections").await;
+    let client = authority.client(&[]);
+    let mut crowd = Vec::new();
+    wait_for("no seat to be left", async || {
+        for _ in 0..70 {
+            crowd.push(proxy.connect().await);
+        }
+        client.try_connect(proxy.address, "localhost").await.is_err()
+    })
+    .await;
+    drop(crowd);
+    wait_for("a seat", async || client.try_connect(proxy.address, "localhost").await.is_ok()).await;
 }
 
 /// A proxy with one place, and the stream that has it.
@@ -155,7 +207,7 @@ async fn full(pod: &Pod, lines: &[&str]) -> (Proxy, podpin_testkit::EventStream)
         .iter()
         .fold(Setup::chat(&[pod]).top("limits: {connections: 1}"), |setup, line| setup.with(line));
     let proxy = setup.h2c().start().await;
-    quiet(&proxy).await;
+    quiet(&proxy, async || Some(proxy.connect().await)).await;
     let stream = Request::events("/events").open(proxy.address).await;
     (proxy, stream)
 }
@@ -171,12 +223,14 @@ async fn an_event_stream_client_that_finds_no_room_is_asked_back_and_others_are_
         assert_eq!((response.status, response.text().as_str()), (503, "podpin: too many connections\n"));
         assert!(response.header("retry-after").is_some());
     }
+    let mut h2 = H2Connection::open(proxy.address).await;
+    assert_invitation(&h2.send(&Request::events("/events")).await, "too many connections");
     let mut broken = proxy.connect().await;
     broken.send("GET / HTTP/1.1\nHost: a\n\n").await;
     assert_eq!(broken.response("GET").await.status, 503);
     let mut silent = proxy.connect().await;
     assert_eq!(silent.response("GET").await.status, 503, "and whoever says nothing is told as well");
-    proxy.wait_metric(REFUSED, &[("listener", "http"), ("limit", "connections")], before + 5.0).await;
+    proxy.wait_metric(REFUSED, &[("listener", "http"), ("limit", "connections")], before + 6.0).await;
     assert_eq!(proxy.metric("podpin_connections_active", &[]).await, 1.0, "they are not counted as open");
     assert_eq!(pod.targets(), ["/quiet", "/events"]);
 }

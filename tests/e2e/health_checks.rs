@@ -1,6 +1,6 @@
 //! `health.active`: endpoints that fail their checks are put aside, and come back.
 
-use podpin_testkit::{Answer, Pod, Proxy, Reply, Setup, StreamAnswer, free_port, wait_for};
+use podpin_testkit::{Answer, Authority, Pod, Proxy, Reply, Setup, StreamAnswer, free_port, wait_for};
 
 const HTTP: &str =
     "health: {active: {path: /healthz, interval: 100ms, timeout: 300ms, failures: 2, successes: 2}}";
@@ -87,4 +87,34 @@ async fn a_port_that_nobody_listens_on_fails_the_check_by_tcp() {
     let _back = Pod::start_at("pod-b", nobody).await;
     wait_ejected(&proxy, &[]).await;
     proxy.pinned_to("pod-b").await;
+}
+
+#[tokio::test]
+async fn the_check_by_tcp_of_a_service_with_tls_shakes_hands() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.issue("own", &["podpin"]);
+    let name = &["pod.test"];
+    let good = Pod::start_tls("pod-a", authority.acceptor(name, Some(&authority))).await;
+    let others = [
+        Pod::start_tls("pod-b", stranger.acceptor(name, None)).await,
+        Pod::start_tls("pod-b", authority.acceptor(&["other.test"], None)).await,
+        Pod::start("pod-b").await,
+    ];
+    let (ca, own) = (authority.file("ca.pem"), authority.entry("own"));
+    let own = own.trim_matches(['{', '}']);
+    for bad in &others {
+        let setup = Setup::chat(&[&good, bad]);
+        let setup =
+            setup.with(&format!("tls: {{serverName: pod.test, caFile: \"{}\", {own}}}", ca.display()));
+        let setup = setup.with("health: {passive: off, active: {type: tcp, interval: 100ms, failures: 1}}");
+        let proxy = setup.start().await;
+        wait_ejected(&proxy, &["pod-b"]).await;
+        // Checked again and again, and found good each time.
+        let checked = good.connections();
+        wait_for("more checks", async || good.connections() > checked + 2).await;
+        assert_eq!(ejected(&proxy).await, ["pod-b"]);
+        for _ in 0..20 {
+            assert_eq!(proxy.get("/who").await.text(), "pod-a");
+        }
+    }
 }

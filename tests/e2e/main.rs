@@ -55,4 +55,5 @@ mod time_limits;
 mod tls;
 mod tls_to_pods;
 mod upstream_garbage;
+mod vanished;
 mod wait_queue;

@@ -161,6 +161,53 @@ async fn a_pinned_client_waits_for_its_own_pod_and_holds_up_nobody_who_wants_ano
     assert_eq!(proxy.metric("podpin_affinity_repins_total", &[]).await, 0.0);
 }
 
+/// A proxy with one place at each of two pods, whose queue is full with a client that waits for the one at `pod-a`.
+async fn with_a_full_queue(pods: &[Pod; 3]) -> (Proxy, Client, Connection) {
+    let line = "affinity: {onUnavailable: wait, queue: {length: 1, timeout: 1m}}";
+    let proxy = in_order(&[&pods[0], &pods[1]], &[line, ONE_PLACE]).await;
+    let client = Client::on(&proxy, "pod-a").await;
+    let waiting = pinned_tab(&proxy, &client, "/events?waiting").await;
+    (proxy, client, waiting)
+}
+
+/// A request for another stream of a client, which the proxy has read.
+async fn pinned_tab(proxy: &Proxy, client: &Client, target: &str) -> Connection {
+    let cookie = format!("podpin-chat={}", client.visitor.cookie("podpin-chat").unwrap());
+    let mut tab = connected(proxy).await;
+    tab.send(Request::events(target).header("Cookie", &cookie).bytes()).await;
+    connected(proxy).await;
+    tab
+}
+
+#[tokio::test]
+async fn a_full_queue_is_no_obstacle_for_whoever_takes_nothing_from_those_who_wait() {
+    let pods = Pod::start_three().await;
+    let (proxy, client, mut waiting) = with_a_full_queue(&pods).await;
+    let other = Client::of(&proxy).await;
+    assert_eq!(other.pod, "pod-b");
+    assert_eq!(proxy.metric("podpin_refusals_total", &[]).await, 0.0);
+    drop(client.stream);
+    let head = waiting.head().await;
+    assert_eq!(waiting.into_events(head).next_data().await, "pod-a", "and they lose nothing by it");
+}
+
+#[tokio::test]
+async fn a_full_queue_moves_a_pinned_client_to_another_pod_and_refuses_when_there_is_none() {
+    let pods = Pod::start_three().await;
+    let (proxy, client, _waiting) = with_a_full_queue(&pods).await;
+    let mut moved = pinned_tab(&proxy, &client, "/events?moved").await;
+    let head = moved.head().await;
+    assert!(head.header("set-cookie").is_some());
+    let mut moved = moved.into_events(head);
+    assert_eq!(moved.next_data().await, "pod-b");
+    let asked = pods[1].requests().into_iter().find(|one| one.target == "/events?moved").unwrap();
+    assert_eq!(asked.header("x-podpin-repinned"), Some("full"));
+    let mut refused = pinned_tab(&proxy, &client, "/events?refused").await;
+    assert!(refused.response("GET").await.text().contains("no place became free in time"));
+    proxy.wait_metric("podpin_refusals_total", &[("kind", "queue_timeout")], 1.0).await;
+    assert_eq!(proxy.metric("podpin_refusals_total", &[]).await, 1.0);
+}
+
 #[tokio::test]
 async fn a_pinned_client_whose_pod_drains_is_moved_at_once() {
     let pods = Pod::start_three().await;

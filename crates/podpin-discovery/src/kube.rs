@@ -34,6 +34,7 @@ use futures_util::future::{select, select_all};
 use podpin_endpoints::{Millis, Update};
 
 use crate::kube::cluster::Cluster;
+pub use crate::kube::cluster::digest;
 use crate::kube::ledger::Ledger;
 use crate::kube::pods::Pods;
 use crate::kube::reflector::{Reflector, Tell};

@@ -4,9 +4,10 @@
 
 mod backend;
 mod recognition;
+mod waiting;
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::{SameSite as CookieSameSite, SessionId, SetCookie, Token, TokenError};
@@ -16,17 +17,15 @@ use podpin_endpoints::{
 };
 
 use self::recognition::{By, Recognition};
+use self::waiting::Terms;
 use crate::client_limit::{ClientKey, ClientPermit};
 use crate::clock;
 use crate::forward::{self, Client, sets_cookie};
 use crate::gateway::Gateway;
-use crate::head::RequestHead;
+use crate::head::{self, RequestHead};
 use crate::reply::Failure;
 use crate::route::{Backend, Destination, Route};
 use crate::service::{ServiceState, View};
-
-/// How often a request that waits for a place looks without being told to.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A routed request with its affinity.
 #[derive(Debug)]
@@ -39,6 +38,8 @@ pub(crate) struct Admission {
     known: Recognition,
     /// It may be told to wait for its pin; a stream in flight may not.
     may_wait: bool,
+    /// Who asks, when nothing but an event stream will do as the answer.
+    only_streams_to: Option<IpAddr>,
 }
 
 /// What of a request head tells where it goes.
@@ -102,13 +103,15 @@ impl Admission {
                 (route, known, Some(backends))
             }
         };
-        Ok(Admission { route, backends, session: known.session, known, may_wait: true })
+        let only_streams = head::accepts_only_event_streams(asked.headers);
+        let only_streams_to = only_streams.then_some(asked.client.address);
+        Ok(Admission { route, backends, session: known.session, known, may_wait: true, only_streams_to })
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
         let known = Recognition::of_stream(session, endpoint);
-        Admission { route, backends: None, session, known, may_wait: false }
+        Admission { route, backends: None, session, known, may_wait: false, only_streams_to: None }
     }
 
     pub(crate) fn service(&self) -> &Arc<ServiceState> {
@@ -135,28 +138,39 @@ impl Admission {
     /// # Errors
     /// [`Failure::NoEndpoint`] or [`Failure::Full`].
     pub(crate) fn place(&self, kind: Kind, tried: &[EndpointId]) -> Result<Placement, Failure> {
+        self.place_on(kind, &Terms::after(tried))
+    }
+
+    fn place_on(&self, kind: Kind, terms: &Terms<'_>) -> Result<Placement, Failure> {
         let service = self.service();
         let balance = &service.configuration.balance;
         let limit = service.configuration.limits.streams_per_endpoint;
         let view = service.view();
+        let pinned = self.home(&view);
+        let exclude = terms.left_out(pinned);
         let request = PickRequest {
-            pinned: self.home(&view),
+            pinned,
             session: self.session.as_bytes(),
             strategy: strategy(balance.strategy),
             stream_limit: limit.filter(|_| kind == Kind::Stream),
             slow_start: balance.slow_start,
             zone: service.near.as_deref(),
             keep: service.keep(),
-            exclude: tried,
+            exclude: &exclude,
             now: clock::now(),
         };
         let picked = pick(&view.snapshot, &request, &*view.ring, &mut |bound| fastrand::u64(..bound.max(1)));
-        match picked {
-            Pick::Stay(endpoint) => Ok(Placement { endpoint, moved: None, stayed: true }),
-            Pick::Place(endpoint) => Ok(Placement { endpoint, moved: None, stayed: false }),
-            Pick::Move(endpoint, reason) => self.relocate(endpoint, reason, tried),
-            Pick::Nowhere(Nowhere::NoEndpoint) => Err(Failure::NoEndpoint),
-            Pick::Nowhere(Nowhere::Full) => Err(Failure::Full),
+        let placement = match picked {
+            Pick::Stay(endpoint) => Placement { endpoint, moved: None, stayed: true },
+            Pick::Place(endpoint) => Placement { endpoint, moved: None, stayed: false },
+            Pick::Move(endpoint, reason) => self.relocate(endpoint, reason, terms)?,
+            Pick::Nowhere(Nowhere::NoEndpoint) => return Err(Failure::NoEndpoint),
+            Pick::Nowhere(Nowhere::Full) => return Err(Failure::Full),
+        };
+        if terms.ahead.takes(placement.endpoint.id, placement.endpoint.phase) {
+            Err(Failure::Full)
+        } else {
+            Ok(placement)
         }
     }
 
@@ -177,14 +191,14 @@ impl Admission {
         &self,
         endpoint: Arc<Endpoint>,
         reason: MoveReason,
-        tried: &[EndpointId],
+        terms: &Terms<'_>,
     ) -> Result<Placement, Failure> {
         let refusal = if reason == MoveReason::Full { Failure::Full } else { Failure::NoEndpoint };
         match (self.service().configuration.affinity.on_unavailable, reason) {
             (OnUnavailable::Strict, _) => Err(refusal),
             // A pin that failed this very request is not waited for.
             (OnUnavailable::Wait(_), MoveReason::Unready | MoveReason::Ejected | MoveReason::Full)
-                if tried.is_empty() && self.may_wait =>
+                if terms.waits && self.may_wait =>
             {
                 Err(refusal)
             }
@@ -194,79 +208,18 @@ impl Admission {
         }
     }
 
-    /// As [`Admission::place_stream`], waiting for a place where the service has a queue.
-    ///
-    /// # Errors
-    /// [`Failure::QueueTimeout`] too.
-    pub(crate) async fn await_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
-        self.await_place(tried, || self.place_stream(tried)).await
-    }
-
-    /// As [`Admission::place`] for an ordinary request, waiting for a place where the service has a queue.
-    ///
-    /// # Errors
-    /// [`Failure::QueueTimeout`] too.
-    pub(crate) async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
-        match self.place(Kind::Request, tried) {
-            Err(Failure::NoEndpoint | Failure::Full) => {
-                self.await_place(tried, || self.place(Kind::Request, tried)).await
-            }
-            // It takes no place: whoever can be served passes by those who wait for one.
-            other => other,
-        }
-    }
-
-    async fn await_place<P>(
-        &self,
-        tried: &[EndpointId],
-        attempt: impl Fn() -> Result<P, Failure>,
-    ) -> Result<P, Failure> {
-        // What is left after a failure is tried at once or not at all.
-        let service = self.service();
-        let OnUnavailable::Wait(limits) = service.configuration.affinity.on_unavailable else {
-            return attempt();
-        };
-        if !tried.is_empty() {
-            return attempt();
-        }
-        let queue = &service.queue;
-        if queue.is_empty() {
-            match attempt() {
-                Err(Failure::NoEndpoint | Failure::Full) => {}
-                other => return other,
-            }
-        }
-        let Some(ticket) = queue.join(limits.length) else { return Err(Failure::QueueTimeout) };
-        let deadline = tokio::time::Instant::now() + limits.timeout;
-        loop {
-            tokio::select! {
-                biased;
-                () = ticket.turn() => {}
-                () = tokio::time::sleep_until(deadline) => return Err(Failure::QueueTimeout),
-                // What ends by itself, as an ejection does, tells nobody.
-                () = tokio::time::sleep(LOOK_AGAIN) => {
-                    queue.wake();
-                    continue;
-                }
-            }
-            match attempt() {
-                Err(Failure::NoEndpoint | Failure::Full) if queue.is_closed() => {
-                    return Err(Failure::QueueTimeout);
-                }
-                Err(Failure::NoEndpoint | Failure::Full) => ticket.pass_on(),
-                other => return other,
-            }
-        }
-    }
-
     /// Counts a stream of this client; `None` where clients have no limit.
     ///
     /// # Errors
     /// [`Failure::ClientLimit`].
     pub(crate) fn client_permit(&self, client: &Client) -> Result<Option<ClientPermit>, Failure> {
+        self.client_permit_at(client.address)
+    }
+
+    fn client_permit_at(&self, address: IpAddr) -> Result<Option<ClientPermit>, Failure> {
         let service = self.service();
         let Some(limit) = service.configuration.limits.streams_per_client else { return Ok(None) };
-        let key = ClientKey::of(self.returning().then_some(self.session), client.address);
+        let key = ClientKey::of(self.returning().then_some(self.session), address);
         service.client_streams.try_open(key, limit).map(Some).ok_or(Failure::ClientLimit)
     }
 
@@ -275,10 +228,14 @@ impl Admission {
     /// # Errors
     /// As [`Admission::place`].
     pub(crate) fn place_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
+        self.place_stream_on(&Terms::after(tried))
+    }
+
+    fn place_stream_on(&self, terms: &Terms<'_>) -> Result<(Placement, Permit), Failure> {
         let limit = self.service().configuration.limits.streams_per_endpoint;
         // Others take places between the pick and the permit; each round sees their newer counts.
         for _ in 0..16 {
-            let placement = self.place(Kind::Stream, tried)?;
+            let placement = self.place_on(Kind::Stream, terms)?;
             if let Some(permit) = placement.endpoint.load.try_open(limit) {
                 return Ok((placement, permit));
             }

@@ -117,7 +117,7 @@ impl Connection {
         if is_h2 {
             self.count("h2");
             let closing = self.listener.gateway.closing();
-            return Box::pin(h2::serve(self, tls, BytesMut::new(), closing)).await;
+            return Box::pin(h2::serve(self, (tls, BytesMut::new()), closing, None)).await;
         }
         self.serve_from((tls, BytesMut::new()), true).await;
     }
@@ -157,7 +157,7 @@ impl Connection {
                 Next::Refused(failure) => return self.refuse(tcp, failure).await,
                 Next::H2(bytes) => {
                     self.count("h2");
-                    return Box::pin(h2::serve(self, tcp, bytes, closing)).await;
+                    return Box::pin(h2::serve(self, (tcp, bytes), closing, None)).await;
                 }
                 Next::Request(mut asked) => {
                     if first {

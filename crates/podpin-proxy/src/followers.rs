@@ -33,10 +33,17 @@ struct Task<S> {
     handle: AbortHandle,
 }
 
+/// How the cluster is reached: by what the configuration says, and by what was in the files behind it.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Way {
+    pub(crate) said: Kubernetes,
+    pub(crate) digest: Option<u64>,
+}
+
 /// What of the cluster is followed, by which services.
 #[derive(Clone, PartialEq)]
 struct Cluster {
-    way: Kubernetes,
+    way: Way,
     services: Vec<(Arc<str>, KubernetesService)>,
 }
 
@@ -78,8 +85,13 @@ impl Followers {
         self.files.push(Task { subject, handle });
     }
 
+    /// Whether the cluster is followed in this way already.
+    pub(crate) fn reaches_by(&self, way: &Way) -> bool {
+        self.cluster.as_ref().is_some_and(|task| task.subject.way == *way)
+    }
+
     /// Follows the cluster for the services of the site, anew if they or the way to it are others than before.
-    pub(crate) fn follow_cluster(&mut self, way: &Kubernetes, site: &Site) {
+    pub(crate) fn follow_cluster(&mut self, way: &Way, site: &Site) {
         let services = site.services.iter();
         let of_cluster = services.filter_map(|service| Some((service, service.cluster_source()?.clone())));
         let of_cluster: Vec<_> = of_cluster.collect();
@@ -96,7 +108,7 @@ impl Followers {
         let writers = of_cluster
             .iter()
             .map(|(service, of)| (TableWriter::new(Arc::clone(service)), service.as_known(of)));
-        let handle = self.tasks.spawn(follow_cluster(KubeSettings::from(way), writers.collect()));
+        let handle = self.tasks.spawn(follow_cluster(KubeSettings::from(&way.said), writers.collect()));
         self.cluster = Some(Task { subject: wanted, handle });
     }
 

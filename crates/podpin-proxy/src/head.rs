@@ -298,6 +298,21 @@ pub(crate) fn accepts_event_stream(value: &[u8]) -> bool {
     })
 }
 
+/// Whether `text/event-stream` is all that a request accepts. Clients of the Model Context Protocol always accept JSON, too:
+/// what such a request will be answered with, nobody knows before the pod says so.
+pub(crate) fn accepts_only_event_streams(headers: &HeaderMap) -> bool {
+    let mut ranges = headers
+        .get_all(http::header::ACCEPT)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut any = false;
+    let all = ranges.all(|range| {
+        any = true;
+        accepts_event_stream(range)
+    });
+    any && all
+}
+
 fn is_weight_zero(parameter: &[u8]) -> bool {
     let Some(weight) = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q=")) else {
         return false;

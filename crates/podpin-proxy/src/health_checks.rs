@@ -1,4 +1,5 @@
-//! `health.active`: asks every ready endpoint of a service again and again, with the checks of `pingora-load-balancing`.
+//! `health.active`: asks every ready endpoint of a service again and again, with the checks of `pingora-load-balancing`
+//! and one of our own, a connection with its TLS handshake.
 //!
 //! In a cluster the kubelet's readiness is the authority; this is for endpoints from files, and for a node that died while
 //! its EndpointSlices still say ready. A verdict only puts an endpoint aside, as ejection does: picking never leaves out
@@ -8,12 +9,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddress;
-use pingora_core::{Error, ErrorType};
+use pingora_core::{Error, ErrorType, OrErr};
 use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
 use pingora_load_balancing::{Backend, Extensions};
 use podpin_config::{ActiveHealth, Probe};
 use podpin_endpoints::{Endpoint, EndpointId, Phase};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::service::ServiceState;
@@ -32,7 +35,7 @@ struct Row {
 
 /// Checks for as long as the process runs.
 pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
-    let Some(check) = check(&settings, service.tls.as_deref()).map(Arc::from) else { return };
+    let Some(check) = check(&settings, service.tls.as_ref()).map(Arc::from) else { return };
     let mut rounds = tokio::time::interval(settings.interval);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rows: HashMap<EndpointId, Row> = HashMap::new();
@@ -62,7 +65,11 @@ async fn ask(check: &Check, wave: &[Arc<Endpoint>], limit: Duration) -> Vec<(Arc
             let backend =
                 Backend { addr: PingoraAddress::Inet(endpoint.address), weight: 1, ext: Extensions::new() };
             // The limit holds for the whole check: a body that never ends would pass its own read timeout for ever.
-            let good = matches!(tokio::time::timeout(limit, check.check(&backend)).await, Ok(Ok(())));
+            let checked = tokio::time::timeout(limit, check.check(&backend)).await;
+            let good = matches!(checked, Ok(Ok(())));
+            if let Ok(Err(error)) = checked {
+                tracing::debug!(endpoint = %endpoint.name, %error, "a check failed");
+            }
             (endpoint, good)
         });
     }
@@ -83,14 +90,40 @@ fn judge(service: &ServiceState, endpoint: &Endpoint, row: Row, settings: &Activ
     service.queue.wake();
 }
 
-fn check(settings: &ActiveHealth, tls: Option<&PodTls>) -> Option<Box<dyn HealthCheck + Send + Sync>> {
-    match &settings.probe {
-        Probe::Tcp => {
+/// A connection is accepted, and the pod at its other end is who it should be: as for the requests that will follow.
+///
+/// Not Pingora's: it would show the pod no certificate of ours.
+struct TlsCheck(Arc<PodTls>);
+
+#[async_trait]
+impl HealthCheck for TlsCheck {
+    async fn check(&self, target: &Backend) -> pingora_core::Result<()> {
+        let PingoraAddress::Inet(address) = target.addr else {
+            return Error::e_explain(ErrorType::ConnectError, "no address of the internet");
+        };
+        let shaken = async { self.0.connect(TcpStream::connect(address).await?, address).await };
+        let connected = shaken.await;
+        let connected = connected.or_err(ErrorType::ConnectError, "a check")?;
+        // Else the pod's log would fill with connections that were cut.
+        connected.close();
+        Ok(())
+    }
+
+    fn health_threshold(&self, _success: bool) -> usize {
+        // Counted here, in `Row`.
+        1
+    }
+}
+
+fn check(settings: &ActiveHealth, tls: Option<&Arc<PodTls>>) -> Option<Box<dyn HealthCheck + Send + Sync>> {
+    match (&settings.probe, tls) {
+        (Probe::Tcp, Some(tls)) => Some(Box::new(TlsCheck(Arc::clone(tls)))),
+        (Probe::Tcp, None) => {
             let mut check = TcpHealthCheck::new();
             check.peer_template.options.connection_timeout = Some(settings.timeout);
             Some(check)
         }
-        Probe::Http { path } => {
+        (Probe::Http { path }, tls) => {
             let mut check = HttpHealthCheck::<()>::new("podpin", tls.is_some());
             if let Some(tls) = tls {
                 tls.apply(&mut check.peer_template, "podpin".to_owned());

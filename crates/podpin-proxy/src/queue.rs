@@ -2,13 +2,16 @@
 //!
 //! Whenever a place may have become free, the first in the queue is told and tries; if it cannot use what there is (its
 //! own endpoint is still full), it tells the one behind it, and so on to the end. So nobody is overtaken by someone
-//! who wants the same, and nobody waits for a place that only another cannot use.
+//! who wants the same, and nobody waits for a place that only another cannot use. What those in the queue want is
+//! known, so that whoever comes can tell whether he would take it from them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use podpin_endpoints::{EndpointId, Phase};
 use tokio::sync::Notify;
 
 /// Those who wait.
@@ -24,7 +27,45 @@ pub(crate) struct Queue {
 struct Waiting {
     tickets: u64,
     /// In the order in which they came.
-    line: VecDeque<(u64, Arc<Notify>)>,
+    line: VecDeque<Waiter>,
+    /// How many of them would take any place.
+    any: usize,
+    /// How many would take one of this endpoint only.
+    at: HashMap<EndpointId, usize>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    turn: Arc<Notify>,
+    want: Want,
+}
+
+/// What a waiter takes from others when it is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Nothing: it waits for an endpoint that can be used, and there is enough of that for all.
+    NoPlace,
+    /// A place of this endpoint.
+    PlaceAt(EndpointId),
+    /// A place of whichever endpoint has one first.
+    AnyPlace,
+}
+
+/// What those in the queue want.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    pub(crate) any: bool,
+    /// Places of these.
+    pub(crate) endpoints: Vec<EndpointId>,
+}
+
+impl Ahead {
+    /// Whether one of them would take a place of this endpoint.
+    pub(crate) fn takes(&self, endpoint: EndpointId, phase: Phase) -> bool {
+        // Places of others than ready ones are only for those who are pinned there.
+        (self.any && phase == Phase::Ready) || self.endpoints.contains(&endpoint)
+    }
 }
 
 /// A place in the queue, given up when this is dropped.
@@ -36,20 +77,29 @@ pub(crate) struct Ticket {
 }
 
 impl Queue {
-    /// Nobody waits: whoever comes may try at once.
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.length.load(Ordering::Acquire) == 0
     }
 
+    /// What is for others, who were here before.
+    pub(crate) fn ahead(&self) -> Ahead {
+        if self.is_empty() {
+            return Ahead::default();
+        }
+        let waiting = self.waiting.lock();
+        Ahead { any: waiting.any > 0, endpoints: waiting.at.keys().copied().collect() }
+    }
+
     /// Goes to the end of the queue; `None` when `length_max` wait already, or it is closed.
-    pub(crate) fn join(self: &Arc<Self>, length_max: u32) -> Option<Ticket> {
+    pub(crate) fn join(self: &Arc<Self>, length_max: u32, want: Want) -> Option<Ticket> {
         let mut waiting = self.waiting.lock();
         if waiting.line.len() >= usize::try_from(length_max).unwrap_or(usize::MAX) || self.is_closed() {
             return None;
         }
         waiting.tickets += 1;
         let (number, turn) = (waiting.tickets, Arc::new(Notify::new()));
-        waiting.line.push_back((number, Arc::clone(&turn)));
+        waiting.line.push_back(Waiter { number, turn: Arc::clone(&turn), want });
+        waiting.count(want);
         self.length.store(waiting.line.len(), Ordering::Release);
         drop(waiting);
         // Places may have become free between a try and this; those in front go first.
@@ -60,20 +110,50 @@ impl Queue {
     /// A place may have become free.
     pub(crate) fn wake(&self) {
         if !self.is_empty()
-            && let Some((_, first)) = self.waiting.lock().line.front()
+            && let Some(first) = self.waiting.lock().line.front()
         {
-            first.notify_one();
+            first.turn.notify_one();
         }
     }
 
     /// Nobody waits any more: the proxy is leaving, or the service is gone from the configuration.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.waiting.lock().line.iter().for_each(|(_, turn)| turn.notify_one());
+        self.waiting.lock().line.iter().for_each(|waiter| waiter.turn.notify_one());
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+}
+
+impl Waiting {
+    fn count(&mut self, want: Want) {
+        match want {
+            Want::NoPlace => {}
+            Want::AnyPlace => self.any += 1,
+            Want::PlaceAt(endpoint) => *self.at.entry(endpoint).or_default() += 1,
+        }
+    }
+
+    fn uncount(&mut self, want: Want) {
+        match want {
+            Want::NoPlace => {}
+            Want::AnyPlace => self.any = self.any.saturating_sub(1),
+            Want::PlaceAt(endpoint) => {
+                let left = self.at.get(&endpoint).map_or(0, |count| count.saturating_sub(1));
+                if left == 0 {
+                    self.at.remove(&endpoint)
+                } else {
+                    self.at.insert(endpoint, left)
+                };
+            }
+        }
+    }
+
+    /// Where in the line a ticket stands.
+    fn position(&self, number: u64) -> Option<usize> {
+        self.line.binary_search_by_key(&number, |waiter| waiter.number).ok()
     }
 }
 
@@ -83,12 +163,23 @@ impl Ticket {
         self.turn.notified().await;
     }
 
+    /// It wants something else now.
+    pub(crate) fn wants(&self, want: Want) {
+        let mut waiting = self.queue.waiting.lock();
+        let Some(own) = waiting.position(self.number).and_then(|own| waiting.line.get_mut(own)) else {
+            return;
+        };
+        let before = mem::replace(&mut own.want, want);
+        waiting.uncount(before);
+        waiting.count(want);
+    }
+
     /// There was nothing for this one: the next may try.
     pub(crate) fn pass_on(&self) {
         let waiting = self.queue.waiting.lock();
-        let behind = waiting.line.partition_point(|(number, _)| *number <= self.number);
-        if let Some((_, next)) = waiting.line.get(behind) {
-            next.notify_one();
+        let behind = waiting.line.partition_point(|waiter| waiter.number <= self.number);
+        if let Some(next) = waiting.line.get(behind) {
+            next.turn.notify_one();
         }
     }
 }
@@ -98,9 +189,8 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.pass_on();
         let mut waiting = self.queue.waiting.lock();
-        let own = waiting.line.partition_point(|(number, _)| *number < self.number);
-        if waiting.line.get(own).is_some_and(|(number, _)| *number == self.number) {
-            waiting.line.remove(own);
+        if let Some(own) = waiting.position(self.number).and_then(|own| waiting.line.remove(own)) {
+            waiting.uncount(own.want);
         }
         self.queue.length.store(waiting.line.len(), Ordering::Release);
     }
@@ -118,8 +208,8 @@ mod tests {
     #[test]
     fn the_first_is_told_first_and_tells_the_next() {
         let queue = Arc::new(Queue::default());
-        let tickets: Vec<Ticket> = (0..3).filter_map(|_| queue.join(3)).collect();
-        assert!(queue.join(3).is_none(), "full");
+        let tickets: Vec<Ticket> = (0..3).filter_map(|_| queue.join(3, Want::AnyPlace)).collect();
+        assert!(queue.join(3, Want::AnyPlace).is_none(), "full");
         // Each that joined had the first one look again.
         assert!(is_told(&tickets[0]) && !is_told(&tickets[1]));
         queue.wake();
@@ -133,7 +223,7 @@ mod tests {
     #[test]
     fn whoever_leaves_lets_the_next_look() {
         let queue = Arc::new(Queue::default());
-        let mut tickets: VecDeque<Ticket> = (0..3).filter_map(|_| queue.join(3)).collect();
+        let mut tickets: VecDeque<Ticket> = (0..3).filter_map(|_| queue.join(3, Want::AnyPlace)).collect();
         let first = tickets.pop_front();
         drop(first);
         assert!(is_told(&tickets[0]) && !is_told(&tickets[1]));
@@ -145,10 +235,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_others_is_known_as_long_as_they_want_it() {
+        let queue = Arc::new(Queue::default());
+        let (one, other) = (EndpointId::from_bytes([1; 16]), EndpointId::from_bytes([2; 16]));
+        let wanted = || {
+            let mut ahead = queue.ahead();
+            ahead.endpoints.sort();
+            (ahead.any, ahead.endpoints)
+        };
+        assert_eq!(wanted(), (false, vec![]));
+        let _request = queue.join(9, Want::NoPlace).unwrap();
+        assert_eq!(wanted(), (false, vec![]));
+        let first = queue.join(9, Want::PlaceAt(one)).unwrap();
+        let second = queue.join(9, Want::PlaceAt(one)).unwrap();
+        let third = queue.join(9, Want::PlaceAt(other)).unwrap();
+        assert_eq!(wanted(), (false, vec![one, other]));
+        drop(first);
+        assert_eq!(wanted(), (false, vec![one, other]), "the second still wants it");
+        second.wants(Want::AnyPlace);
+        assert_eq!(wanted(), (true, vec![other]));
+        let ahead = queue.ahead();
+        assert!(ahead.takes(one, Phase::Ready), "one who takes any place takes this one");
+        assert!(!ahead.takes(one, Phase::Resting) && ahead.takes(other, Phase::Resting));
+        drop((second, third));
+        assert_eq!(wanted(), (false, vec![]));
+        assert!(!queue.ahead().takes(one, Phase::Ready));
+    }
+
+    #[test]
     fn a_closed_queue_tells_all_and_takes_nobody() {
         let queue = Arc::new(Queue::default());
-        let tickets = [queue.join(3).unwrap(), queue.join(3).unwrap()];
+        let tickets = [queue.join(3, Want::AnyPlace).unwrap(), queue.join(3, Want::AnyPlace).unwrap()];
         queue.close();
-        assert!(tickets.iter().all(is_told) && queue.join(3).is_none());
+        assert!(tickets.iter().all(is_told) && queue.join(3, Want::AnyPlace).is_none());
     }
 }

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
 use crate::access_log::{AccessLog, Pages};
-use crate::followers::Followers;
+use crate::followers::{Followers, Way};
 use crate::gateway::Gateway;
 use crate::service::ServiceState;
 use crate::site::Site;
@@ -170,12 +170,14 @@ impl Reload {
     }
 
     /// Begins to follow everything that the configuration names.
-    pub(crate) fn begin(&mut self, firsts: Vec<First>) {
+    pub(crate) async fn begin(&mut self, firsts: Vec<First>) {
         let site = self.gateway.site();
         for (service, first) in site.services.iter().zip(firsts) {
             sources::begin(service, first, &mut self.followers);
         }
-        self.followers.follow_cluster(&self.config.kubernetes, &site);
+        // It was checked a moment ago; whoever follows it says what is wrong now.
+        let digest = sources::digest_of_way(&self.config).await.ok().flatten();
+        self.followers.follow_cluster(&Way { said: self.config.kubernetes.clone(), digest }, &site);
         self.follow_the_rest(&site);
     }
 
@@ -227,7 +229,9 @@ impl Reload {
 
     async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
         refuse_restart(&self.config, &config)?;
-        if config.kubernetes != self.config.kubernetes || !sources::asks_cluster(&self.config) {
+        let digest = sources::digest_of_way(&config).await?;
+        let way = Way { said: config.kubernetes.clone(), digest };
+        if !self.followers.reaches_by(&way) {
             check_cluster(&config).await?;
         }
         // Before anything is read, so that no change falls between.
@@ -246,7 +250,7 @@ impl Reload {
         }
         // A source that is given up says nothing any more, or two would speak for one service.
         self.followers.forget_files(&prepared.site);
-        self.followers.follow_cluster(&config.kubernetes, &prepared.site);
+        self.followers.follow_cluster(&way, &prepared.site);
         warm(&begun, config.kubernetes.initial_list_timeout).await;
         self.publish(config, prepared);
         if let Some(watch) = pod_files {

@@ -201,13 +201,11 @@ impl<'a> Request<'a> {
     }
 
     async fn place(&self, admission: &Admission, side: &mut ClientSide) -> Result<Placement, Failure> {
-        let placed = match admission.place(Kind::Request, &self.tried) {
-            Err(Failure::NoEndpoint | Failure::Full) => tokio::select! {
-                biased;
-                _ = poll_fn(|context| side.poll_gone(context)) => Err(Failure::ClientGone),
-                placed = Box::pin(admission.await_request(&self.tried)) => placed,
-            },
-            placed => placed,
+        let placed = tokio::select! {
+            biased;
+            // At once, as a rule.
+            placed = admission.await_request(&self.tried) => placed,
+            _ = poll_fn(|context| side.poll_gone(context)) => Err(Failure::ClientGone),
         };
         match placed {
             Err(failure) if failure != Failure::ClientGone && !self.tried.is_empty() => {

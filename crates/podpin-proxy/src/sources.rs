@@ -91,6 +91,19 @@ pub(crate) fn asks_cluster(config: &Config) -> bool {
     config.services.iter().any(|service| matches!(service.discovery, Discovery::Kubernetes(_)))
 }
 
+/// What the way to the cluster is made of now, in files that the configuration names or leaves to be found; `None`: no
+/// service is there.
+///
+/// # Errors
+/// [`StartError::Cluster`] when they cannot be understood.
+pub(crate) async fn digest_of_way(config: &Config) -> Result<Option<u64>, StartError> {
+    if !asks_cluster(config) {
+        return Ok(None);
+    }
+    let digest = podpin_discovery::digest(&KubeSettings::from(&config.kubernetes)).await;
+    digest.map(Some).map_err(|error| StartError::Cluster(error.to_string()))
+}
+
 /// Refuses a configuration that needs a cluster where there is no way to one.
 ///
 /// # Errors

@@ -244,7 +244,7 @@ fn control(
                 Err(error) => tracing::error!(%error, "the admin port is closed"),
             }
             let mut reload = Reload::new(parts.config, parts.gateway, parts.doors);
-            reload.begin(parts.firsts);
+            reload.begin(parts.firsts).await;
             let asked = tokio::select! {
                 asked = &mut leave => asked,
                 Some(never) = reload.follow(&mut reloads) => match never {},

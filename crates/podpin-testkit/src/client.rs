@@ -65,6 +65,11 @@ impl Connection {
         Connection { wire: Wire::new(stream) }
     }
 
+    /// A socket that is connected already.
+    pub fn over(stream: TcpStream) -> Connection {
+        Connection { wire: Wire::new(stream) }
+    }
+
     /// TLS after its handshake.
     pub fn over_tls(stream: tokio_rustls::client::TlsStream<TcpStream>) -> Connection {
         Connection { wire: Wire::over_tls(stream) }

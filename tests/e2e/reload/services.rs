@@ -1,7 +1,8 @@
 //! Services that come, change and go: endpoints, discovery, accounts.
 
 use podpin_testkit::{
-    ApiServer, Ending, EndpointsFile, On, Pod, Reply, Request, Setup, Slice, SlicePod, start_pods, wait_for,
+    ApiServer, Ending, EndpointsFile, Kubeconfig, On, Pod, Reply, Request, Setup, Signal, Slice, SlicePod,
+    start_pods, wait_for,
 };
 
 use super::{QUICK, silent_pods};
@@ -135,8 +136,7 @@ async fn the_cluster_is_not_listed_again_for_what_does_not_concern_it() {
     let api = ApiServer::start().await;
     api.put(&Slice::of("chat", port).pod(SlicePod::of(&pods[0])));
     let kubeconfig = api.kubeconfig();
-    let setup = Setup::new().service_from("chat", "{kubernetes: {service: chat, port: http}}");
-    let setup = setup.top(&kubeconfig.setting());
+    let setup = of_cluster(&kubeconfig);
     let proxy = setup.start().await;
     api.wait_watches(1).await;
     let asked = (api.count(On::List), api.count(On::Watch));
@@ -144,6 +144,58 @@ async fn the_cluster_is_not_listed_again_for_what_does_not_concern_it() {
     api.put(&Slice::of("chat", port).pod(SlicePod::of(&pods[0]).terminating()));
     proxy.wait_endpoints("chat", &[("pod-a", "draining")]).await;
     assert_eq!((api.count(On::List), api.count(On::Watch)), asked);
+}
+
+/// A service of the cluster that this kubeconfig leads to.
+fn of_cluster(kubeconfig: &Kubeconfig) -> Setup {
+    let setup = Setup::new().service_from("chat", "{kubernetes: {service: chat, port: http}}");
+    setup.top(&kubeconfig.setting())
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_leads_elsewhere_now_is_followed_after_a_reload_and_a_broken_one_is_refused() {
+    let pods = start_pods(&["pod-a", "pod-b"]).await;
+    let port = pods[0].address().port();
+    let chat = |pods: &[Pod]| Slice::of("chat", port).pods(pods.iter().map(SlicePod::of));
+    let (old, new) = (ApiServer::start().await, ApiServer::start().await);
+    old.put(&chat(&pods[..1]));
+    new.put(&chat(&pods));
+    let kubeconfig = old.kubeconfig();
+    let proxy = of_cluster(&kubeconfig).start().await;
+    let mut client = Request::events("/events").open(proxy.address).await;
+    let mut stream = pods[0].next_stream().await;
+    assert_eq!(client.next_data().await, "pod-a");
+    let hang_up = async |result| proxy.reload_with(result, || proxy.signal(Signal::HUP)).await;
+    std::fs::copy(new.kubeconfig().path(), kubeconfig.path()).unwrap();
+    hang_up("success").await;
+    proxy.wait_endpoints("chat", &[("pod-a", "ready"), ("pod-b", "ready")]).await;
+    old.wait_watches(0).await;
+    stream.event("on").await;
+    assert_eq!(client.next_data().await, "on");
+    std::fs::write(kubeconfig.path(), "clusters: nonsense").unwrap();
+    hang_up("failure").await;
+    let named = kubeconfig.path().display().to_string();
+    wait_for("what is wrong", async || proxy.process.stderr().iter().any(|line| line.contains(&named))).await;
+    new.put(&chat(&pods[1..]));
+    proxy.wait_endpoints("chat", &[("pod-b", "ready")]).await;
+}
+
+#[tokio::test]
+async fn the_authority_of_an_api_server_is_read_again_at_a_reload() {
+    let (api, other) = (ApiServer::start_tls().await, ApiServer::start_tls().await);
+    let kubeconfig = api.kubeconfig();
+    let authority = |kubeconfig: &Kubeconfig| {
+        let path = kubeconfig.path().with_file_name("ca.crt");
+        (std::fs::read_to_string(&path).unwrap(), path)
+    };
+    let proxy = of_cluster(&kubeconfig).start().await;
+    api.wait_watches(1).await;
+    let lists = api.count(On::List);
+    // Before the old one ends, the next is added: until a request fails, only a reload can tell.
+    let ((old, path), (next, _)) = (authority(&kubeconfig), authority(&other.kubeconfig()));
+    std::fs::write(path, [old, next].concat()).unwrap();
+    proxy.reload_with("success", || proxy.signal(Signal::HUP)).await;
+    wait_for("a list by another client", async || api.count(On::List) > lists).await;
 }
 
 #[tokio::test]

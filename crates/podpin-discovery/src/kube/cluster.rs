@@ -1,5 +1,7 @@
 //! The way to the API server: which configuration, and a client that does not hide failures.
 
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,6 +48,31 @@ impl Cluster {
             Err(panicked) => Err(KubeError::Plugin(panicked.to_string())),
         }
     }
+}
+
+/// Of all that a client would be made of now: another one tells that it would be another. Makes no request and runs no
+/// credential plugin.
+///
+/// What a client follows by itself is left out: the file of a token, and the authority of a Pod's service account.
+///
+/// # Errors
+/// When there is no configuration, or one that cannot be understood.
+pub async fn digest(settings: &KubeSettings) -> Result<u64, KubeError> {
+    let config = configuration(settings).await?;
+    let mut hasher = DefaultHasher::new();
+    config.cluster_url.hash(&mut hasher);
+    config.default_namespace.hash(&mut hasher);
+    config.root_cert.filter(|_| config.root_cert_file.is_none()).hash(&mut hasher);
+    config.accept_invalid_certs.hash(&mut hasher);
+    config.proxy_url.hash(&mut hasher);
+    config.tls_server_name.hash(&mut hasher);
+    let user = &config.auth_info;
+    // Its maps in their order, which a value of JSON has.
+    serde_json::to_value(user).ok().map(|user| user.to_string()).hash(&mut hasher);
+    for file in [&user.client_certificate, &user.client_key].into_iter().flatten() {
+        fs::read(file).ok().hash(&mut hasher);
+    }
+    Ok(hasher.finish())
 }
 
 /// What the operator named, else the Pod's service account, else `KUBECONFIG` and `~/.kube/config`.

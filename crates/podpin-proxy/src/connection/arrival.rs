@@ -3,7 +3,7 @@
 //! A refused client is heard before it is answered, because a browser's `EventSource` stops for good on a 503 (WHATWG
 //! HTML, section 9.2.3) and an event stream that only says `retry:` brings it back. A crowd at the door must cost
 //! nothing, though: there are few seats to be heard on, each for a short time, and who finds none gets the 503 in one
-//! write.
+//! write, or over TLS, where that would cost a handshake, nothing at all.
 
 use std::mem;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -16,6 +16,7 @@ use podpin_config::ProxyProtocol;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::h2::{self, Refusal};
 use super::{Connection, Listener, Next};
 use crate::exchange::answer_h1;
 use crate::gateway::Gateway;
@@ -27,6 +28,8 @@ use crate::transport::Transport;
 const SEATS: usize = 64;
 /// How long each is heard. A client sends its request right behind the connection; one round trip is enough.
 const HEARING: Duration = Duration::from_secs(1);
+/// The same over TLS, whose handshake takes one or two round trips more.
+const HEARING_TLS: Duration = Duration::from_secs(2);
 /// One client has all of a /64 (RFC 6177).
 const IPV6_PREFIX_BITS: u32 = 64;
 
@@ -147,25 +150,21 @@ impl Connection {
     }
 
     /// Tells a client that there is no room for it. `ahead` is what was read already; `None`: not even who it is.
-    ///
-    /// Over TLS it is closed without a word: to say why would cost a handshake, and `EventSource` comes back after that,
-    /// too.
     pub(crate) fn turn_away(mut self, tcp: TcpStream, ahead: Option<BytesMut>, failure: Failure) {
         self.vacate();
         let gateway = Arc::clone(&self.listener.gateway);
         let limit = if failure == Failure::Connections { "connections" } else { "connections_per_client_ip" };
         gateway.metrics.connections_refused.with_label_values(&[&*self.listener.name, limit]).inc();
-        if self.listener.tls().is_some() {
-            return;
-        }
         match Seat::take(&gateway) {
             Some(seat) => drop(gateway.tasks.spawn(self.hear(seat, tcp, ahead, failure))),
+            None if self.listener.tls().is_some() => {}
             None => tell(&tcp, failure),
         }
     }
 
     async fn hear(mut self, _seat: Seat, mut tcp: TcpStream, ahead: Option<BytesMut>, failure: Failure) {
-        let deadline = Instant::now() + HEARING;
+        let over_tls = self.listener.tls().is_some();
+        let deadline = Instant::now() + if over_tls { HEARING_TLS } else { HEARING };
         let ahead = match ahead {
             Some(ahead) => ahead,
             None => match timeout_at(deadline, self.introduced(&mut tcp)).await {
@@ -173,8 +172,19 @@ impl Connection {
                 Ok(None) | Err(_) => return,
             },
         };
-        let mut tcp = Transport::Plain(tcp);
         let mut closing = self.listener.gateway.closing();
+        let refusal = Refusal { failure, deadline };
+        let mut tcp = if over_tls {
+            match timeout_at(deadline, Box::pin(self.handshake(tcp))).await {
+                Ok(Some((tls, true))) => {
+                    return Box::pin(h2::serve(self, (tls, ahead), closing, Some(refusal))).await;
+                }
+                Ok(Some((tls, false))) => tls,
+                Ok(None) | Err(_) => return,
+            }
+        } else {
+            Transport::Plain(tcp)
+        };
         match timeout_at(deadline, self.next((&mut tcp, ahead), true, &mut closing)).await {
             Ok(Next::Request(asked)) if asked.facts.event_stream => {
                 Box::pin(self.serve_event_stream(tcp, *asked, Some(failure))).await;
@@ -184,8 +194,9 @@ impl Connection {
                     Box::pin(answer_h1(tcp, &answer)).await;
                 }
             }
-            // Nobody to tell, or nobody who reads HTTP/1.
-            Ok(Next::Closed | Next::H2(_)) => {}
+            Ok(Next::H2(bytes)) => Box::pin(h2::serve(self, (tcp, bytes), closing, Some(refusal))).await,
+            // Nobody to tell.
+            Ok(Next::Closed) => {}
         }
     }
 }

@@ -18,6 +18,7 @@ use pingora::protocols::{Digest, GetSocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 use podpin_config::ListenerLimits;
 use podpin_endpoints::Millis;
+use tokio::time::Instant;
 
 use super::Connection;
 use super::frames::{Alarm, Excess, FrameWatch};
@@ -27,6 +28,7 @@ use crate::exchange::Exchange;
 use crate::gateway::Gateway;
 use crate::head::{self, RequestHead};
 use crate::io::ClientStream;
+use crate::reply::Failure;
 use crate::request::{self, ClientSide};
 use crate::transport::Transport;
 
@@ -40,6 +42,7 @@ struct H2Connection {
     connection: Connection,
     streams: Arc<OpenStreams>,
     closing: ShutdownWatch,
+    refusal: Option<Refusal>,
 }
 
 /// How many streams an HTTP/2 connection has, and since when it has none.
@@ -53,15 +56,31 @@ struct OpenStreams {
 /// One stream of an HTTP/2 connection, counted as long as this lives.
 pub(crate) struct StreamGuard(Arc<OpenStreams>);
 
+/// There is no room for the connection: each of its requests is told so, as each would be over HTTP/1.
+///
+/// Not REFUSED_STREAM (RFC 9113 section 8.7), on which browsers try again at once on a connection that is as much one too
+/// many as this one: an event stream that only says `retry:` keeps them away for a while.
+#[derive(Clone, Copy)]
+pub(super) struct Refusal {
+    pub(super) failure: Failure,
+    /// When the connection ends, heard or not.
+    pub(super) deadline: Instant,
+}
+
 /// Serves a connection to its end; `bytes` of it were read already.
-pub(super) async fn serve(connection: Connection, tcp: Transport, bytes: BytesMut, closing: ShutdownWatch) {
+pub(super) async fn serve(
+    connection: Connection,
+    (tcp, bytes): (Transport, BytesMut),
+    closing: ShutdownWatch,
+    refusal: Option<Refusal>,
+) {
     let alarm = Arc::<Alarm>::default();
     let gateway = Arc::clone(&connection.listener.gateway);
     let limits = gateway.limits();
     let watch = FrameWatch::new(Arc::clone(&alarm), limits.request_header_timeout, clock::now());
     let stream = ClientStream::http2((tcp, connection.peer), bytes, watch);
     let streams = OpenStreams::new();
-    let app = Arc::new(H2Connection { connection, streams: Arc::clone(&streams), closing });
+    let app = Arc::new(H2Connection { connection, streams: Arc::clone(&streams), closing, refusal });
     let digest = Arc::new(Digest {
         ssl_digest: stream.get_ssl_digest(),
         timing_digest: Vec::new(),
@@ -72,6 +91,7 @@ pub(super) async fn serve(connection: Connection, tcp: Transport, bytes: BytesMu
     let shaken = tokio::select! {
         shaken = handshake(stream, Some(options(&limits))) => shaken,
         () = streams.idle(&gateway) => return app.count_cut(Excess::Unfinished),
+        () = app.heard_enough() => return,
     };
     let mut h2 = match shaken {
         Ok(h2) => h2,
@@ -81,6 +101,7 @@ pub(super) async fn serve(connection: Connection, tcp: Transport, bytes: BytesMu
         () = app.accept(&mut h2, digest) => return,
         excess = alarm.raised() => Some(excess),
         () = streams.idle(&gateway) => None,
+        () = app.heard_enough() => None,
     };
     if let Some(excess) = excess {
         app.count_cut(excess);
@@ -138,8 +159,19 @@ impl H2Connection {
 
     /// It takes no new streams any more; those that are open go on to their end.
     fn has_had_enough(&self) -> bool {
+        if self.refusal.is_some() {
+            return true;
+        }
         let limit = self.connection.listener.gateway.limits().requests_per_connection;
         limit.is_some_and(|limit| self.streams.opened.load(Ordering::Relaxed) >= limit)
+    }
+
+    /// Resolves when a connection that is refused has been heard for long enough.
+    async fn heard_enough(&self) {
+        match self.refusal {
+            Some(refusal) => tokio::time::sleep_until(refusal.deadline).await,
+            None => std::future::pending().await,
+        }
     }
 
     fn count_cut(&self, excess: Excess) {
@@ -160,18 +192,26 @@ impl H2Connection {
         if let Err(error) = head::check_authority(&head.authority) {
             return Exchange::H2(Box::new(session), guard).refuse(error.into()).await;
         }
+        let wants_events = wants_events(&session);
+        if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
+            return Exchange::H2(Box::new(session), guard).refuse(refusal.failure).await;
+        }
         let gateway = Arc::clone(&listener.gateway);
         let mut client = gateway.client(self.connection.peer.ip(), listener.tls().is_some(), &head.headers);
         let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
         client.subject = tls.and_then(|tls| tls.organization.clone());
-        if wants_events(&session) {
-            let exchange = Exchange::H2(Box::new(session), guard);
-            drop(self);
-            Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
-        } else {
+        if !wants_events {
             let side = ClientSide::h2(session, guard);
             let _no_connection = Box::pin(request::serve(gateway, head, client, side)).await;
+            return;
         }
+        let exchange = Exchange::H2(Box::new(session), guard);
+        if let Some(refusal) = self.refusal {
+            let refusal = (refusal.failure, exchange);
+            return Box::pin(event_stream::turn_away(gateway, head, client, refusal)).await;
+        }
+        drop(self);
+        Box::pin(event_stream::serve(gateway, head, client, exchange)).await;
     }
 }
 

@@ -24,6 +24,7 @@ enum Until {
 /// first service.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
+    host: Option<Ipv4Addr>,
     h2c: bool,
     tls: Option<String>,
     proxy_protocol: Option<String>,
@@ -106,6 +107,12 @@ impl Setup {
     /// With at most so many file descriptors.
     pub fn file_limit(mut self, descriptors: u32) -> Setup {
         self.file_limit = Some(descriptors);
+        self
+    }
+
+    /// Listening at this address of the machine, instead of 127.0.0.1.
+    pub fn host(mut self, address: Ipv4Addr) -> Setup {
+        self.host = Some(address);
         self
     }
 
@@ -228,8 +235,9 @@ impl Setup {
     }
 
     async fn try_start(&self, until: Until) -> Result<Proxy, String> {
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let (address, admin) = (local(free_port()), local(free_port()));
+        let local = Ipv4Addr::LOCALHOST;
+        let address = SocketAddr::from((self.host.unwrap_or(local), free_port()));
+        let admin = SocketAddr::from((local, free_port()));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = self.write(directory.path(), address, admin);
         let mut command = self.command();

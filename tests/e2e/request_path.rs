@@ -1,8 +1,40 @@
 //! Ordinary requests whose client or pod bends the rules: neither may take the bytes of one message for another's.
 
-use podpin_testkit::{Connection, H2Frame, Pod, Reply, Request, Setup};
+use podpin_testkit::{Connection, H2Frame, Pod, Reply, Request, Setup, in_time};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::h2_front::Front;
+
+/// A pod that reads nothing by itself.
+struct RawPod(TcpListener);
+
+impl RawPod {
+    async fn start() -> RawPod {
+        RawPod(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn setup(&self) -> Setup {
+        Setup::new()
+            .service_at("chat", &[("raw", self.0.local_addr().unwrap())])
+            .with("health: {passive: off}")
+    }
+
+    /// The next connection, after the head of its request.
+    async fn asked(&self) -> TcpStream {
+        let (mut stream, _) = in_time("a connection to the pod", self.0.accept()).await.unwrap();
+        read_head(&mut stream).await;
+        stream
+    }
+}
+
+/// Reads a head and whatever came with it.
+async fn read_head(stream: &mut TcpStream) {
+    let mut seen = Vec::new();
+    while !seen.windows(4).any(|end| end == b"\r\n\r\n") {
+        assert_ne!(in_time("a request head", stream.read_buf(&mut seen)).await.unwrap(), 0);
+    }
+}
 
 async fn answer(stream: &mut TcpStream, bytes: &str) {
     stream.write_all(bytes.as_bytes()).await.unwrap();
@@ -37,4 +69,18 @@ async fn connect_over_http_2_is_refused_and_reaches_no_pod() {
         assert_ne!(refused.status(), Some(200));
     }
     assert!(pod.requests().is_empty(), "{:?}", pod.targets());
+}
+
+#[tokio::test]
+async fn an_interim_response_has_no_length() {
+    let pod = RawPod::start().await;
+    let proxy = pod.setup().start().await;
+    let mut connection = proxy.connect().await;
+    connection.send(Request::get("/x").bytes()).await;
+    let mut stream = pod.asked().await;
+    answer(&mut stream, "HTTP/1.1 103 Early Hints\r\nContent-Length: 40\r\nLink: </a>\r\n\r\n").await;
+    let head = connection.head().await;
+    assert_eq!((head.header("link"), head.header("content-length")), (Some("</a>"), None));
+    answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc").await;
+    assert_eq!(connection.response("GET").await.text(), "abc");
 }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -338,7 +338,9 @@ impl<'a> Transfer<'a> {
             }
             if self.client.takes_interim() {
                 // No cookie is set by what is not the answer yet.
-                let lines = forward::response_lines(&head.headers, |_| true);
+                let mut lines = forward::response_lines(&head.headers, |_| true);
+                // RFC 9110 section 8.6: it has no body, and some would wait for one.
+                lines.remove(header::CONTENT_LENGTH);
                 h1_interim(&mut self.unsent, head.status, &lines);
             }
         }

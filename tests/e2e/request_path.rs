@@ -1,6 +1,6 @@
 //! Ordinary requests whose client or pod bends the rules: neither may take the bytes of one message for another's.
 
-use podpin_testkit::{Connection, H2Frame, Pod, Reply, Request, Setup, in_time};
+use podpin_testkit::{Answer, Connection, H2Frame, Pod, Proxy, Reply, Request, Setup, in_time};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -83,4 +83,40 @@ async fn an_interim_response_has_no_length() {
     assert_eq!((head.header("link"), head.header("content-length")), (Some("</a>"), None));
     answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc").await;
     assert_eq!(connection.response("GET").await.text(), "abc");
+}
+
+/// The metric of retries, and that of errors.
+async fn retries_and_errors(proxy: &Proxy) -> (f64, f64) {
+    let retries = proxy.metric("podpin_upstream_retries_total", &[("reason", "reset")]).await;
+    (retries, proxy.metric("podpin_upstream_errors_total", &[("kind", "reset")]).await)
+}
+
+#[tokio::test]
+async fn nothing_is_asked_again_once_an_answer_has_begun() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/half", Answer::ByHand);
+    let proxy = Setup::chat(&[&pod]).with("health: {passive: off}").start().await;
+    for (count, begun) in (1_u32..).zip(["HTTP/1.1 200 OK\r\nConte", "HTTP/1.1 103 Early Hints\r\n\r\n"]) {
+        let mut connection = proxy.connect().await;
+        ok(&mut connection, &pod).await;
+        connection.send(Request::get("/half").bytes()).await;
+        let mut stream = pod.next_stream().await;
+        stream.raw(begun).await;
+        stream.close();
+        assert_eq!(connection.response("GET").await.status, 502, "{begun:?}");
+        assert_eq!(retries_and_errors(&proxy).await, (0.0, f64::from(count)), "{begun:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_again_is_a_failure_of_the_pod_and_no_retry() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).with("health: {passive: off}").start().await;
+    let mut connection = proxy.connect().await;
+    ok(&mut connection, &pod).await;
+    pod.answer_once("/put", Answer::Close);
+    let large = Request::new("PUT", "/put").body(vec![b'x'; 200_000]);
+    assert_eq!(connection.ask(&large).await.status, 502);
+    assert_eq!(retries_and_errors(&proxy).await, (0.0, 1.0));
+    assert_eq!(pod.connections(), 1, "nothing was asked again");
 }

@@ -213,6 +213,11 @@ impl<'a> Transfer<'a> {
         Poll::Ready(Err(trouble))
     }
 
+    /// Nothing of a response has come, and all of the request is still there.
+    pub(super) fn may_be_repeated(&self) -> bool {
+        self.interim == 0 && self.incoming.is_empty() && self.upload.may_be_repeated()
+    }
+
     /// The pod's connection, when it may carry another request.
     pub(super) fn into_kept(self) -> Option<Transport> {
         let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && self.upload.is_sent();

@@ -1,10 +1,13 @@
 //! Ordinary requests whose client or pod bends the rules: neither may take the bytes of one message for another's.
 
-use podpin_testkit::{Answer, Connection, H2Frame, Pod, Proxy, Reply, Request, Setup, in_time};
+use podpin_testkit::{Answer, Connection, Ending, H2Frame, Pod, Proxy, Reply, Request, Setup, in_time};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::h2_front::Front;
+
+/// More than sockets hold.
+const LARGE: usize = 8 * 1024 * 1024;
 
 /// A pod that reads nothing by itself.
 struct RawPod(TcpListener);
@@ -83,6 +86,72 @@ async fn an_interim_response_has_no_length() {
     assert_eq!((head.header("link"), head.header("content-length")), (Some("</a>"), None));
     answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc").await;
     assert_eq!(connection.response("GET").await.text(), "abc");
+}
+
+/// Sends a whole body before it reads anything, as many clients do.
+async fn upload(connection: &mut Connection, bytes: usize) {
+    let head = format!("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: {bytes}\r\n\r\n");
+    connection.send(head).await;
+    assert!(connection.try_send(vec![b'x'; bytes]).await, "the upload was broken off");
+}
+
+#[tokio::test]
+async fn who_uploads_more_than_its_pod_reads_gets_the_answer_and_keeps_its_connection() {
+    let pod = RawPod::start().await;
+    let proxy = pod.setup().start().await;
+    for persistence in ["", "Connection: close\r\n"] {
+        let mut connection = proxy.connect().await;
+        let refuse = async {
+            let mut stream = pod.asked().await;
+            answer(&mut stream, &format!("HTTP/1.1 413 No\r\n{persistence}Content-Length: 3\r\n\r\nbig"))
+                .await;
+            stream
+        };
+        let (_stream, ()) = tokio::join!(refuse, upload(&mut connection, LARGE));
+        let response = connection.response("POST").await;
+        assert_eq!((response.status, response.text().as_str()), (413, "big"), "{persistence}");
+        let (mut stream, ()) = tokio::join!(pod.asked(), connection.send(Request::get("/next").bytes()));
+        answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext").await;
+        assert_eq!(connection.response("GET").await.text(), "next", "{persistence}");
+    }
+}
+
+#[tokio::test]
+async fn who_uploads_what_nobody_takes_reads_why() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).route("{name: app, hostnames: [app], service: chat}").start().await;
+    let mut connection = proxy.connect().await;
+    upload(&mut connection, LARGE).await;
+    let response = connection.response("POST").await;
+    assert_eq!((response.status, response.header("connection")), (404, Some("close")));
+    assert_eq!(connection.ending().await, Ending::Cut);
+}
+
+#[tokio::test]
+async fn what_comes_instead_of_a_body_that_was_asked_for_first_is_no_body() {
+    let pod = RawPod::start().await;
+    let proxy = pod.setup().start().await;
+    let mut connection = proxy.connect().await;
+    let next = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+    let head = "POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n";
+    connection.send(format!("{head}Content-Length: {}\r\n\r\n", next.len())).await;
+    let mut stream = pod.asked().await;
+    answer(&mut stream, "HTTP/1.1 417 No\r\nContent-Length: 2\r\n\r\nno").await;
+    assert_eq!(connection.response("POST").await.status, 417);
+    // Taken for the body, it would make the connection good for another request.
+    assert!(connection.try_send(next).await);
+    connection.ending().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_our_answers_is_let_go() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).route("{name: app, hostnames: [app], service: chat}");
+    let proxy = proxy.top("limits: {requestsPerConnection: off}").start().await;
+    let mut connection = Connection::open_with_receive_buffer(proxy.address, 4096).await;
+    let asked = "GET / HTTP/1.1\r\nHost: unknown\r\n\r\n".repeat(10_000);
+    in_time("the end of the connection", async { while connection.try_send(&asked).await {} }).await;
+    proxy.wait_metric("podpin_connections_active", &[("listener", "http")], 0.0).await;
 }
 
 /// The metric of retries, and that of errors.

@@ -1,6 +1,8 @@
 //! Ordinary requests whose client or pod bends the rules: neither may take the bytes of one message for another's.
 
-use podpin_testkit::{Answer, Connection, Ending, H2Frame, Pod, Proxy, Reply, Request, Setup, in_time};
+use podpin_testkit::{
+    Answer, Authority, Connection, Ending, H2Connection, H2Frame, Pod, Proxy, Reply, Request, Setup, in_time,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -141,6 +143,66 @@ async fn what_comes_instead_of_a_body_that_was_asked_for_first_is_no_body() {
     // Taken for the body, it would make the connection good for another request.
     assert!(connection.try_send(next).await);
     connection.ending().await;
+}
+
+#[tokio::test]
+async fn large_bodies_pass_over_tls_on_both_sides() {
+    let authority = Authority::new();
+    authority.issue("one", &["localhost"]);
+    let pod = Pod::start_tls("pod-a", authority.acceptor(&["pod.test"], None)).await;
+    let large: Vec<u8> = (0..5_000_000_u32).map(|number| (number % 251) as u8).collect();
+    pod.answer("/x", Reply::new(200).body(large.clone()));
+    let ca = authority.file("ca.pem").display().to_string();
+    let proxy = Setup::chat(&[&pod]).with(&format!("tls: {{serverName: pod.test, caFile: \"{ca}\"}}"));
+    let words = format!("{{certificates: [{}]}}", authority.entry("one"));
+    let proxy = proxy.tls(&words).start().await;
+    let mut connection = authority.client(&[]).connect(proxy.address, "localhost").await;
+    for _ in 0..3 {
+        let response = connection.ask(&Request::new("POST", "/x").body(large.clone())).await;
+        assert!(response.body == large, "{} bytes, {:?}", response.body.len(), response.ending);
+        assert!(pod.next_request().await.body == large);
+    }
+    assert_eq!(pod.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_a_response_is_cut_and_its_pod_let_go() {
+    let pod = RawPod::start().await;
+    let proxy = pod.setup().with("timeouts: {clientWrite: 500ms}").start().await;
+    let mut connection = Connection::open_with_receive_buffer(proxy.address, 4096).await;
+    connection.send(Request::get("/x").bytes()).await;
+    let mut stream = pod.asked().await;
+    answer(&mut stream, "HTTP/1.1 200 OK\r\nContent-Length: 900000000\r\n\r\n").await;
+    let piece = vec![b'x'; 64 * 1024];
+    in_time("the end of the response", async { while stream.write_all(&piece).await.is_ok() {} }).await;
+    let line = proxy.access_log_line(|line| line["path"] == "/x").await;
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"client".into()));
+    let counted = proxy.metric("podpin_requests_total", &[("code", "200")]).await;
+    assert_eq!(counted, 1.0);
+    assert_eq!(proxy.metric("podpin_upstream_errors_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_an_upload_reaches_a_client_of_http_2_whole() {
+    let pod = RawPod::start().await;
+    let proxy = pod.setup().h2c().start().await;
+    let mut connection = H2Connection::open(proxy.address).await;
+    let mut upload = connection.begin(&Request::new("POST", "/x")).await;
+    assert!(upload.body.send(b"begun").await);
+    let mut stream = pod.asked().await;
+    let body = "y".repeat(300_000);
+    answer(&mut stream, &format!("HTTP/1.1 413 No\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    let response = upload.response().await;
+    assert_eq!((response.status, response.ending.clone()), (413, Ending::Clean));
+    assert!(response.text() == body);
+    // Half of a request was on that connection.
+    assert_eq!(in_time("the end of the connection", read_to_end(&mut stream)).await, "gone");
+}
+
+async fn read_to_end(stream: &mut TcpStream) -> &'static str {
+    let mut rest = Vec::new();
+    // A reset is an end as well.
+    stream.read_to_end(&mut rest).await.map_or("gone", |_| "gone")
 }
 
 #[tokio::test]

@@ -220,7 +220,8 @@ impl<'a> Transfer<'a> {
 
     /// The pod's connection, when it may carry another request.
     pub(super) fn into_kept(self) -> Option<Transport> {
-        let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && self.upload.is_sent();
+        let is_sent = self.upload.is_sent() && !self.pod.holds_bytes();
+        let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && is_sent;
         is_whole.then_some(self.pod)
     }
 

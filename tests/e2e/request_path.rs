@@ -119,6 +119,29 @@ async fn who_uploads_more_than_its_pod_reads_gets_the_answer_and_keeps_its_conne
 }
 
 #[tokio::test]
+async fn an_answer_reaches_its_client_though_its_pod_resets_the_upload() {
+    let pod = RawPod::start().await;
+    let proxy = pod.setup().h2c().start().await;
+    let mut http2 = H2Connection::open(proxy.address).await;
+    let mut http1 = proxy.connect().await;
+    let refuse = async || {
+        let mut stream = pod.asked().await;
+        answer(&mut stream, "HTTP/1.1 413 No\r\nContent-Length: 3\r\n\r\nbig").await;
+        // What is unread makes a reset of this.
+        drop(stream);
+    };
+    for _ in 0..10 {
+        tokio::join!(refuse(), upload(&mut http1, LARGE));
+        assert_eq!(http1.response("POST").await.text(), "big");
+        let mut upload = http2.begin(&Request::new("POST", "/x")).await;
+        let piece = vec![b'x'; 64 * 1024];
+        tokio::join!(refuse(), async { while upload.body.send(&piece).await {} });
+        assert_eq!(upload.response().await.text(), "big");
+    }
+    assert_eq!(proxy.metric("podpin_upstream_errors_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn who_uploads_what_nobody_takes_reads_why() {
     let pod = Pod::start("pod-a").await;
     let proxy = Setup::chat(&[&pod]).route("{name: app, hostnames: [app], service: chat}").start().await;
@@ -250,4 +273,81 @@ async fn what_cannot_be_sent_again_is_a_failure_of_the_pod_and_no_retry() {
     assert_eq!(connection.ask(&large).await.status, 502);
     assert_eq!(retries_and_errors(&proxy).await, (0.0, 1.0));
     assert_eq!(pod.connections(), 1, "nothing was asked again");
+}
+
+#[tokio::test]
+async fn a_pod_that_takes_nothing_is_a_504_and_a_client_that_sends_nothing_a_408() {
+    let pod = RawPod::start().await;
+    let setup = pod.setup().with("timeouts: {responseHeader: 500ms}");
+    let proxy = setup.top("limits: {requestBodyTimeout: 1s}").start().await;
+    let mut connection = proxy.connect().await;
+    let (_stream, ()) = tokio::join!(pod.asked(), upload(&mut connection, LARGE));
+    assert_eq!(connection.response("POST").await.status, 504);
+    let mut connection = proxy.connect().await;
+    connection.send("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").await;
+    let _stream = pod.asked().await;
+    assert_eq!(connection.response("POST").await.status, 408);
+    assert_eq!(proxy.metric("podpin_upstream_errors_total", &[("kind", "timeout")]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_response_that_pauses_for_too_long_is_cut_and_said_to_be() {
+    let pod = RawPod::start().await;
+    let proxy = pod.setup().with("timeouts: {upstreamIdle: 300ms}").h2c().start().await;
+    for framing in ["Content-Length: 10\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
+        let mut connection = proxy.connect().await;
+        connection.send(Request::get("/x").bytes()).await;
+        let mut stream = pod.asked().await;
+        answer(&mut stream, &format!("HTTP/1.1 200 OK\r\n{framing}")).await;
+        let response = connection.response("GET").await;
+        assert_eq!((response.text().as_str(), response.ending), ("half", Ending::Cut), "{framing}");
+        let mut http2 = H2Connection::open(proxy.address).await;
+        let asked = Request::get("/x");
+        let ((), response) = tokio::join!(
+            async {
+                let mut stream = pod.asked().await;
+                answer(&mut stream, &format!("HTTP/1.1 200 OK\r\n{framing}")).await;
+                read_to_end(&mut stream).await;
+            },
+            http2.send(&asked)
+        );
+        assert_eq!((response.text().as_str(), response.ending), ("half", Ending::Reset), "{framing}");
+    }
+    proxy.wait_metric("podpin_requests_total", &[("code", "200")], 4.0).await;
+    let line = proxy.access_log_line(|line| line["path"] == "/x").await;
+    assert_eq!((&line["reason"], &line["bytes"]), (&"error".into(), &4.into()));
+}
+
+#[tokio::test]
+async fn an_http_1_0_client_that_asks_keeps_its_connection_as_long_as_lengths_are_known() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/chunks", Reply::new(200).body("abc").chunked());
+    let proxy = Setup::chat(&[&pod]).start().await;
+    let mut connection = proxy.connect().await;
+    for _ in 0..2 {
+        let response =
+            connection.ask(&Request::get("/who").http10().header("Connection", "keep-alive")).await;
+        assert_eq!((response.text().as_str(), response.header("connection")), ("pod-a", Some("keep-alive")));
+    }
+    let response = connection.ask(&Request::get("/chunks").http10().header("Connection", "keep-alive")).await;
+    assert_eq!((response.text().as_str(), response.header("connection")), ("abc", Some("close")));
+}
+
+#[tokio::test]
+async fn a_connection_over_tls_that_its_pod_closed_carries_no_post() {
+    let authority = Authority::new();
+    let pod = Pod::start_tls("pod-a", authority.acceptor(&["pod.test"], None)).await;
+    pod.answer("/last", Answer::ByHand);
+    let ca = authority.file("ca.pem").display().to_string();
+    let tls = format!("tls: {{serverName: pod.test, caFile: \"{ca}\"}}");
+    let proxy = Setup::chat(&[&pod]).with(&tls).start().await;
+    let mut connection = proxy.connect().await;
+    connection.send(Request::get("/last").bytes()).await;
+    let mut stream = pod.next_stream().await;
+    stream.raw("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;
+    assert_eq!(connection.response("GET").await.text(), "x");
+    stream.raw("HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n").await;
+    stream.client_gone().await;
+    let response = connection.ask(&Request::new("POST", "/who").body("abc")).await;
+    assert_eq!((response.status, response.text().as_str()), (200, "pod-a"));
 }

@@ -334,7 +334,7 @@ async fn an_http_1_0_client_that_asks_keeps_its_connection_as_long_as_lengths_ar
 }
 
 #[tokio::test]
-async fn a_connection_over_tls_that_its_pod_closed_carries_no_post() {
+async fn a_connection_over_tls_on_which_its_pod_said_more_carries_no_post() {
     let authority = Authority::new();
     let pod = Pod::start_tls("pod-a", authority.acceptor(&["pod.test"], None)).await;
     pod.answer("/last", Answer::ByHand);

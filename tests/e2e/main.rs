@@ -46,6 +46,7 @@ mod python_sdks;
 mod real_clients;
 mod refusals;
 mod reload;
+mod request_path;
 mod routing;
 mod routing_features;
 mod server_sessions;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::Version;
+use http::{Version, header};
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use pingora::proxy::HttpProxy;
@@ -310,7 +310,8 @@ impl Connection {
         let Asked { head, facts, ahead, .. } = asked;
         let client = self.client(&tcp, &head);
         let http10 = head.version == Version::HTTP_10;
-        let side = ClientSide::h1((tcp, ahead), body, (http10, facts.keep_alive));
+        let asked_first = head.headers.contains_key(header::EXPECT);
+        let side = ClientSide::h1((tcp, ahead), body, (http10, facts.keep_alive, asked_first));
         Box::pin(request::serve(Arc::clone(&self.listener.gateway), head, client, side)).await
     }
 

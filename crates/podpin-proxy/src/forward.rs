@@ -84,12 +84,14 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-status")
 }
 
-/// Names that `Connection` nominates (RFC 9110 section 7.6.1).
+/// Names that `Connection` nominates (RFC 9110 section 7.6.1). Never the length: whoever the message goes to finds its end
+/// by it.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     let lists = headers.get_all(header::CONNECTION).iter();
     lists
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| *name != header::CONTENT_LENGTH)
         .collect()
 }
 

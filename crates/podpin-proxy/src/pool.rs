@@ -6,9 +6,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::pin::{Pin, pin};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use podpin_endpoints::Millis;
@@ -113,6 +114,34 @@ impl Pool {
 /// Whether a connection on which nothing is to come has nothing to read: neither its end, nor bytes that nobody asked for.
 fn is_silent(transport: &mut Transport) -> bool {
     let mut byte = [0; 1];
-    let mut context = Context::from_waker(Waker::noop());
-    matches!(Pin::new(transport).poll_read(&mut context, &mut ReadBuf::new(&mut byte)), Poll::Pending)
+    let read = poll_fn(|context| Pin::new(&mut *transport).poll_read(context, &mut ReadBuf::new(&mut byte)));
+    // A task that has had its share of this turn is told `Pending` whatever there is.
+    let read = pin!(tokio::task::unconstrained(read));
+    read.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::coop;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_that_nobody_asked_for_are_seen_at_the_end_of_a_turn_as_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connected = TcpStream::connect(address);
+        let (accepted, tcp) = tokio::join!(listener.accept(), connected);
+        let (mut pod, tcp) = (accepted.unwrap().0, tcp.unwrap());
+        let mut quiet = Transport::Plain(tcp);
+        assert!(is_silent(&mut quiet));
+        pod.write_all(b"x").await.unwrap();
+        quiet.tcp().readable().await.unwrap();
+        while coop::has_budget_remaining() {
+            coop::consume_budget().await;
+        }
+        assert!(!is_silent(&mut quiet));
+    }
 }

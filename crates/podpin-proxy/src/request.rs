@@ -146,11 +146,15 @@ impl<'a> Request<'a> {
             match poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await {
                 Ok(head) => return self.answer(admission, (target, transfer, head), timer.as_mut()).await,
                 // A kept connection that the pod closed meanwhile is no failure of the pod: ask again on a fresh one.
-                Err(Trouble::Pod(UpstreamError::Reset(_))) if may_repeat => {
+                Err(Trouble::Pod(UpstreamError::Reset(_))) if may_repeat && transfer.may_be_repeated() => {
                     self.retry(admission, "reset");
                     before = Some(transfer.into_rest().1);
                 }
-                Err(trouble) => return Outcome::Failed(self.failure(admission, trouble)),
+                Err(trouble) => {
+                    let failure = self.failure(admission, trouble);
+                    let may_be_told = !transfer.is_within_interim();
+                    return Outcome::Failed(if may_be_told { failure } else { Failure::ClientGone });
+                }
             }
         }
     }

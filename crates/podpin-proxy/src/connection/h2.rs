@@ -26,7 +26,7 @@ use crate::clock;
 use crate::event_stream;
 use crate::exchange::Exchange;
 use crate::gateway::Gateway;
-use crate::head::{self, RequestHead};
+use crate::head::{self, HeadError, RequestHead};
 use crate::io::ClientStream;
 use crate::reply::Failure;
 use crate::request::{self, ClientSide};
@@ -189,7 +189,11 @@ impl H2Connection {
     async fn request(self: Arc<Self>, session: HttpSession, guard: StreamGuard) {
         let listener = &self.connection.listener;
         let head = h2_head(session.req_header());
-        if let Err(error) = head::check_authority(&head.authority) {
+        let checked = match head.method {
+            Method::CONNECT => Err(HeadError::Connect),
+            _ => head::check_authority(&head.authority),
+        };
+        if let Err(error) = checked {
             return Exchange::H2(Box::new(session), guard).refuse(error.into()).await;
         }
         let wants_events = wants_events(&session);

@@ -3,6 +3,8 @@
 //! HTTP/1 owns the socket and gives it back for the next request, with what came of that already; HTTP/2 owns one stream
 //! of its connection.
 
+use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -26,6 +28,10 @@ const AHEAD_BYTES_MAX: usize = 64 * 1024;
 const BODY_READ_BYTES: usize = 16 * 1024;
 /// How long a client may take for what was left of a response that is cut short.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the rest of a request body is read after its response, as nginx does it by default.
+const PASS_OVER: Duration = Duration::from_secs(30);
+/// And how long it may pause.
+const PASS_OVER_PAUSE: Duration = Duration::from_secs(1);
 
 /// A client that asked and waits.
 pub(crate) enum ClientSide {
@@ -41,6 +47,8 @@ pub(crate) struct H1 {
     body: BodyDecoder,
     http10: bool,
     keep_alive: bool,
+    /// It sends no body before it is told to (`Expect`).
+    asked_first: bool,
     framing: Framing,
 }
 
@@ -71,9 +79,9 @@ impl ClientSide {
     pub(crate) fn h1(
         (tcp, ahead): Idle,
         body: BodyDecoder,
-        (http10, keep_alive): (bool, bool),
+        (http10, keep_alive, asked_first): (bool, bool, bool),
     ) -> ClientSide {
-        ClientSide::H1(H1 { tcp, ahead, body, http10, keep_alive, framing: Framing::Plain })
+        ClientSide::H1(H1 { tcp, ahead, body, http10, keep_alive, asked_first, framing: Framing::Plain })
     }
 
     /// An HTTP/2 client.
@@ -201,16 +209,13 @@ impl ClientSide {
     /// Ends well, after [`ClientSide::last_bytes`]; gives the connection back when it may carry another request.
     pub(super) async fn finish(self) -> Option<Idle> {
         match self {
-            ClientSide::H1(client) if client.keep_alive && client.body == BodyDecoder::Done => {
-                Some((client.tcp, client.ahead))
-            }
-            ClientSide::H1(client) if client.body == BodyDecoder::Done => {
-                client.tcp.close();
-                None
-            }
-            // It is still sending what nobody will read.
-            ClientSide::H1(client) => {
-                say_and_linger(client.tcp, b"").await;
+            ClientSide::H1(mut client) => {
+                let is_read = client.body == BodyDecoder::Done || Box::pin(client.pass_over_body()).await;
+                match (is_read, client.keep_alive) {
+                    (true, true) => return Some((client.tcp, client.ahead)),
+                    (true, false) => client.tcp.close(),
+                    (false, _) => say_and_linger(client.tcp, b"").await,
+                }
                 None
             }
             ClientSide::H2(client) => {
@@ -252,11 +257,16 @@ impl ClientSide {
                 let is_passed_over = client.take_ahead(&mut Vec::new()).is_ok();
                 let may_go_on = may_go_on && is_passed_over;
                 let goes_on = may_go_on && client.keep_alive && client.body == BodyDecoder::Done;
-                let bytes = answer.h1(Persistence::of(goes_on, client.http10), body);
+                let mut bytes = answer.h1(Persistence::of(goes_on, client.http10), body);
                 if goes_on {
-                    client.tcp.write_all(&bytes).await.ok()?;
-                    client.tcp.flush().await.ok()?;
+                    // Only who reads nothing of many answers takes that long for one.
+                    tokio::time::timeout(LAST_WORDS, client.say(&bytes)).await.ok()?.ok()?;
                     return Some((client.tcp, client.ahead));
+                }
+                if may_go_on && client.body != BodyDecoder::Done {
+                    tokio::time::timeout(LAST_WORDS, client.say(&bytes)).await.ok()?.ok()?;
+                    Box::pin(client.pass_over_body()).await;
+                    bytes.clear();
                 }
                 say_and_linger(client.tcp, &bytes).await;
                 None
@@ -270,6 +280,11 @@ impl ClientSide {
 }
 
 impl H1 {
+    async fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tcp.write_all(bytes).await?;
+        self.tcp.flush().await
+    }
+
     fn poll_body(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<(), Failure>> {
         if !self.ahead.is_empty() {
             return Poll::Ready(self.take_ahead(out));
@@ -285,6 +300,27 @@ impl H1 {
                 Ok(()) | Err(_) => Poll::Ready(Err(Failure::ClientGone)),
             }
         })
+    }
+
+    /// Reads what is left of a body that nobody needs any more: closed under it, many a client would lose the response that
+    /// it has not read yet. Whether all of it came.
+    async fn pass_over_body(&mut self) -> bool {
+        // It may never come after `Expect`, and a next request must not be taken for it.
+        if self.asked_first {
+            return false;
+        }
+        let mut passed = Vec::new();
+        let all = async {
+            while self.body != BodyDecoder::Done {
+                passed.clear();
+                let read = poll_fn(|context| self.poll_body(context, &mut passed));
+                if !matches!(tokio::time::timeout(PASS_OVER_PAUSE, read).await, Ok(Ok(()))) {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(PASS_OVER, all).await.unwrap_or(false)
     }
 
     fn take_ahead(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
@@ -310,8 +346,8 @@ impl H1 {
             Follows::Unknown if !self.http10 => Framing::Chunked,
             Follows::Unknown | Follows::Nothing | Follows::Length => Framing::Plain,
         };
-        // Of a request body that is not all here, nobody knows whether the rest will come (RFC 9110 section 10.1.1).
-        self.keep_alive &= self.body == BodyDecoder::Done;
+        // Who asked first has its answer, and may never send the body (RFC 9110 section 10.1.1).
+        self.keep_alive &= self.body == BodyDecoder::Done || !self.asked_first;
         // The end of the connection is the end of a body that nobody knows the length of.
         self.keep_alive &= !(self.http10 && follows == Follows::Unknown);
         let persistence = Persistence::of(self.keep_alive, self.http10);

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header};
 use podpin_endpoints::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -213,9 +213,20 @@ impl<'a> Transfer<'a> {
         Poll::Ready(Err(trouble))
     }
 
+    /// Nothing of a response has come, and all of the request is still there.
+    pub(super) fn may_be_repeated(&self) -> bool {
+        self.interim == 0 && self.incoming.is_empty() && self.upload.may_be_repeated()
+    }
+
+    /// The client has taken a part of an interim response, and cannot be told anything else now.
+    pub(super) fn is_within_interim(&self) -> bool {
+        self.unsent_from > 0
+    }
+
     /// The pod's connection, when it may carry another request.
     pub(super) fn into_kept(self) -> Option<Transport> {
-        let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && self.upload.is_sent();
+        let is_sent = self.upload.is_sent() && !self.pod.holds_bytes();
+        let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && is_sent;
         is_whole.then_some(self.pod)
     }
 
@@ -338,7 +349,9 @@ impl<'a> Transfer<'a> {
             }
             if self.client.takes_interim() {
                 // No cookie is set by what is not the answer yet.
-                let lines = forward::response_lines(head.headers, |_| true);
+                let mut lines = forward::response_lines(head.headers, |_| true);
+                // RFC 9110 section 8.6: it has no body, and some would wait for one.
+                lines.remove(header::CONTENT_LENGTH);
                 h1_interim(&mut self.unsent, head.status, &lines);
             }
         }

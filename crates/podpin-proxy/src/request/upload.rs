@@ -63,6 +63,11 @@ impl Upload {
         Some(again)
     }
 
+    /// Whether [`Upload::again`] would give one.
+    pub(super) fn may_be_repeated(&self) -> bool {
+        !self.begun || self.replay.is_some()
+    }
+
     /// Everything that was to be sent was taken by the pod.
     pub(super) fn is_sent(&self) -> bool {
         self.ended && !self.refused && self.unsent_from == self.unsent.len()

@@ -2,7 +2,7 @@
 //! services, ten thousand endpoints, and beside ten thousand of which a hundredth is replaced ten times a second. podpin
 //! alone; flat is what it should be.
 //!
-//! A change is the control thread's work, so beside changes only the time of the workers counts for a request or a session;
+//! A change is the work of other threads, so beside changes only the time of the workers counts for a request or a session;
 //! what a change costs all threads is a figure of its own.
 
 use anyhow::Context;

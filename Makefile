@@ -25,7 +25,7 @@ test: ## all tests: unit, property, documentation, end to end and browser
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then set -x; $(CARGO) nextest run --workspace --no-fail-fast $(ARGS); \
 	else set -x; $(CARGO) test --workspace --all-targets --no-fail-fast $(ARGS); fi
 
-bench: ## podpin beside nginx, HAProxy and a TCP relay: about 3 minutes (ARGS=--quick: 40 seconds)
+bench: ## podpin beside nginx, HAProxy and a TCP relay: about 4 minutes (ARGS=--quick: a minute)
 	@scripts/setup.sh bench
 	$(CARGO) build --release --package podpin --package podpin-bench
 	$(TARGET_DIR)/release/podpin-bench $(ARGS)

@@ -16,7 +16,12 @@ pub(crate) fn pss_kib(pids: &[u32]) -> anyhow::Result<u64> {
 
 /// CPU time given to all threads of all `pids` so far, in nanoseconds.
 pub(crate) fn cpu_ns(pids: &[u32]) -> anyhow::Result<u64> {
-    pids.iter().map(|pid| cpu_ns_of(*pid)).sum()
+    cpu_ns_of_threads(pids, "")
+}
+
+/// The same of those threads alone whose name begins so.
+pub(crate) fn cpu_ns_of_threads(pids: &[u32], name: &str) -> anyhow::Result<u64> {
+    pids.iter().map(|pid| cpu_ns_of(*pid, name)).sum()
 }
 
 fn pss_kib_of(pid: u32) -> anyhow::Result<u64> {
@@ -30,13 +35,18 @@ fn pss_in(text: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-fn cpu_ns_of(pid: u32) -> anyhow::Result<u64> {
+fn cpu_ns_of(pid: u32, name: &str) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/task");
     let tasks = fs::read_dir(&path).with_context(|| format!("cannot read {path}"))?;
     let mut total = 0;
     for task in tasks {
+        let task = task?.path();
         // A thread that ended since the directory was read takes its time with it; peers keep their threads.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
+        let Ok(own_name) = fs::read_to_string(task.join("comm")) else { continue };
+        let Ok(text) = fs::read_to_string(task.join("schedstat")) else { continue };
+        if !own_name.starts_with(name) {
+            continue;
+        }
         total += on_cpu_in(&text).with_context(|| format!("not a schedstat below {path}"))?;
     }
     Ok(total)
@@ -73,5 +83,19 @@ mod tests {
             std::hint::spin_loop();
         }
         assert!(cpu_ns(&pids).unwrap() > before);
+    }
+
+    #[test]
+    fn the_time_of_a_thread_is_found_by_its_name() {
+        let work = || {
+            let target = crate::clock::now_ns() + 20_000_000;
+            while crate::clock::now_ns() < target {
+                std::hint::spin_loop();
+            }
+            cpu_ns_of_threads(&[std::process::id()], "bench-one").unwrap()
+        };
+        let of_the_thread = std::thread::Builder::new().name("bench-one".to_owned()).spawn(work).unwrap();
+        assert!(of_the_thread.join().unwrap() > 0);
+        assert_eq!(cpu_ns_of_threads(&[std::process::id()], "bench-other").unwrap(), 0);
     }
 }

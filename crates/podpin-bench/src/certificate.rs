@@ -28,7 +28,7 @@ pub(crate) enum Visit {
 }
 
 /// Certificate and key as files, and the authority that clients trust.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Certificate {
     directory: PathBuf,
     authorities: Arc<RootCertStore>,

@@ -29,10 +29,10 @@ pub(crate) struct Settings {
     /// Measure only these, in this order
     #[arg(long, global = true, value_delimiter = ',', value_enum)]
     pub(crate) peers: Vec<PeerKind>,
-    /// Interleaved rounds of everything but memory; the median is reported [default: 3, 1 with --quick]
+    /// Interleaved rounds of everything but memory and reloads; the median is reported [default: 3, 1 with --quick]
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=101))]
     pub(crate) rounds: Option<u32>,
-    /// Short windows, one round, 2,000 streams: about 40 seconds, for a first look
+    /// Short windows, one round, 2,000 streams: about a minute, for a first look
     #[arg(long, global = true)]
     pub(crate) quick: bool,
     /// Also write every round's figures to this file
@@ -59,7 +59,11 @@ pub(crate) enum Role {
     Burst(BurstArgs),
     /// What TLS costs: memory over HTTP/1.1 and HTTP/2, events, requests, handshakes (the relay is left out)
     Tls(TlsArgs),
-    /// CPU of podpin's requests and sessions beside 1,000 routes, 1,000 services, 10,000 endpoints
+    /// Time and errors until the streams of a pod that was killed flow again (the relay is left out)
+    Kill(KillArgs),
+    /// Memory, cut streams, lost events and strays over six reloads that remove a pod or bring it back (no relay)
+    Reload(ReloadArgs),
+    /// CPU of podpin's requests and sessions beside 1,000 routes, 1,000 services, 10,000 endpoints, also while these change
     Scale,
     #[command(hide = true)]
     Pod(PodArgs),
@@ -154,6 +158,29 @@ pub(crate) struct BurstArgs {
     /// MB (10^6 bytes) of events for each peer and round
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=2_000))]
     pub(crate) mb: Option<u32>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KillArgs {
+    /// How many streams are open
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(3..=9_000))]
+    pub(crate) streams: u32,
+    /// Events a second on each stream
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) rate: u32,
+    /// The clients' reconnection time in ms; 0: what is left is the proxy's own (a browser's is seconds)
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) delay_ms: u32,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReloadArgs {
+    /// How many streams are open
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(3..=9_000))]
+    pub(crate) streams: u32,
+    /// Events a second on each stream
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) rate: u32,
 }
 
 #[derive(Debug, Args)]

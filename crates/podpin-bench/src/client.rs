@@ -1,7 +1,9 @@
 //! The load client: event streams, requests and sessions by the thousand, on one thread.
 
 pub(crate) mod body;
+mod event_lines;
 pub(crate) mod http;
+pub(crate) mod returning;
 pub(crate) mod socket;
 pub(crate) mod stamps;
 pub(crate) mod streams;

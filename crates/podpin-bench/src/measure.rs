@@ -2,21 +2,25 @@
 //! all of them.
 
 pub(crate) mod burst;
+mod churn;
 pub(crate) mod events;
+pub(crate) mod kill;
 pub(crate) mod latency;
 pub(crate) mod memory;
+pub(crate) mod reload;
 pub(crate) mod requests;
 pub(crate) mod scale;
 pub(crate) mod sessions;
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::certificate::{Certificate, Visit};
 use crate::client::target::{Protocol, Target};
-use crate::peer::{Candidate, Peer};
-use crate::peer_config::Beside;
+use crate::peer::{Candidate, Peer, Setting};
+use crate::peer_config::{Beside, Upkeep};
 use crate::plan::Plan;
 use crate::pods::Pods;
 
@@ -43,15 +47,36 @@ impl Scene<'_> {
 
     /// Starts one candidate.
     pub(crate) async fn start(&self, candidate: &Candidate) -> anyhow::Result<Peer> {
-        Peer::start(candidate, self.pods, self.directory, self.certificate, Beside::Nothing).await
+        Peer::start(candidate, self.pods.addresses(), self.setting(self.directory.to_owned())).await
     }
 
     /// Starts one that knows much more than what it is asked for.
     pub(crate) async fn start_beside(&self, candidate: &Candidate, beside: Beside) -> anyhow::Result<Peer> {
-        // podpin follows its configuration: one file for several of them would be a reload.
-        let directory = self.directory.join(beside.name());
-        std::fs::create_dir(&directory)?;
-        Peer::start(candidate, self.pods, &directory, self.certificate, beside).await
+        let setting = Setting { beside, ..self.setting(self.own_directory(&beside.name())?) };
+        Peer::start(candidate, self.pods.addresses(), setting).await
+    }
+
+    /// Starts one before these `pods` whose files are in a directory of that name.
+    pub(crate) async fn start_apart(
+        &self,
+        candidate: &Candidate,
+        name: &str,
+        pods: &[SocketAddr],
+        upkeep: Upkeep,
+    ) -> anyhow::Result<Peer> {
+        let setting = Setting { upkeep, ..self.setting(self.own_directory(name)?) };
+        Peer::start(candidate, pods, setting).await
+    }
+
+    fn own_directory(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let directory = self.directory.join(name);
+        std::fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        Ok(directory)
+    }
+
+    fn setting(&self, directory: PathBuf) -> Setting {
+        let certificate = self.certificate.cloned();
+        Setting { directory, certificate, beside: Beside::Nothing, upkeep: Upkeep::Left }
     }
 
     /// Where clients of `protocol` reach `peer`; over TLS with no ticket yet.
@@ -65,6 +90,9 @@ impl Scene<'_> {
         Ok(Target { address: peer.address(protocol), protocol, tls })
     }
 }
+
+/// Which of a peer's CPU time counts: [`Peer::cpu_ns`] or [`Peer::worker_cpu_ns`].
+type CpuReading = fn(&Peer) -> anyhow::Result<u64>;
 
 /// Says on standard error what is being measured; the table goes to standard output.
 fn progress(what: &str, peer: &str) {

@@ -4,18 +4,23 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::ValueEnum;
+use rustix::process::Signal;
 
 use crate::accounting;
 use crate::certificate::Certificate;
 use crate::cli::LeashSignal;
 use crate::client::target::Protocol;
 use crate::leash::raise_file_limit;
-use crate::peer_config::{self, Beside, Layout};
-use crate::pods::{Pods, free_address, wait_until_it_listens};
+use crate::peer_config::{self, Beside, ENDPOINTS_FILE, Layout, Upkeep};
+use crate::pods::{ask, free_address, wait_until_it_listens};
 use crate::process::{Process, own_binary};
+
+/// How long a reload may take. Generous: other work shares the machine.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Who is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
@@ -81,6 +86,11 @@ impl Candidate {
         };
         Ok(Some(Self { kind, program, version }))
     }
+
+    /// The same podpin, with handover.
+    pub(crate) fn with_handover(&self) -> Self {
+        Self { kind: PeerKind::PodpinHandover, ..self.clone() }
+    }
 }
 
 fn podpin_binary(asked: Option<&Path>) -> Option<PathBuf> {
@@ -116,30 +126,103 @@ pub(crate) struct Peer {
     h2c: SocketAddr,
     /// Where it takes both over TLS; the relay nowhere.
     https: SocketAddr,
+    /// podpin's admin port.
+    admin: SocketAddr,
     process: Process,
+    setting: Setting,
+}
+
+/// What a peer is started with beside the pods.
+#[derive(Debug, Clone)]
+pub(crate) struct Setting {
+    /// For its files. podpin follows its configuration: one file for two of them would be a reload.
+    pub(crate) directory: PathBuf,
+    pub(crate) certificate: Option<Certificate>,
+    pub(crate) beside: Beside,
+    pub(crate) upkeep: Upkeep,
 }
 
 impl Peer {
-    /// Starts `candidate` before `pods` and waits until it takes connections. Its files go to `directory`.
+    /// Starts `candidate` before `pods` and waits until it takes connections.
     pub(crate) async fn start(
         candidate: &Candidate,
-        pods: &Pods,
-        directory: &Path,
-        certificate: Option<&Certificate>,
-        beside: Beside,
+        pods: &[SocketAddr],
+        setting: Setting,
     ) -> anyhow::Result<Self> {
         let kind = candidate.kind;
         let [http, h2c, https, admin] = [free_address()?, free_address()?, free_address()?, free_address()?];
-        let files = raise_file_limit();
-        let pods = pods.addresses();
-        let layout = Layout { http, h2c, https, admin, certificate, pods, directory, files, beside };
-        let (signal, arguments) = arguments(kind, &layout)?;
-        let log = directory.join(format!("{}.log", kind.name()));
+        let layout = layout([http, h2c, https, admin], pods, &setting);
+        let file = write_configuration(kind, &layout)?;
+        let (signal, arguments) = arguments(kind, &layout, file);
+        let log = setting.directory.join(format!("{}.log", kind.name()));
         let mut process = Process::start(log, signal, &candidate.program, arguments)?;
         wait_until_it_listens(http, &mut process)
             .await
             .with_context(|| format!("{} does not start", kind.name()))?;
-        Ok(Self { kind, http, h2c, https, process })
+        Ok(Self { kind, http, h2c, https, admin, process, setting })
+    }
+
+    /// Makes it serve `pods` from now on, without a restart; done when no process takes requests for the ones before.
+    ///
+    /// # Errors
+    /// When it cannot be reloaded, or has not done so in time.
+    pub(crate) async fn reload(&self, pods: &[SocketAddr]) -> anyhow::Result<()> {
+        let layout = layout([self.http, self.h2c, self.https, self.admin], pods, &self.setting);
+        let before = match self.kind {
+            PeerKind::Podpin | PeerKind::PodpinHandover => Before::Reloads(reloads(self.admin)?),
+            _ => Before::Workers(self.process.children()),
+        };
+        // podpin follows its file.
+        write_configuration(self.kind, &layout)?;
+        match self.kind {
+            PeerKind::Haproxy => self.process.send(Signal::USR2)?,
+            PeerKind::Nginx => self.process.send(Signal::HUP)?,
+            PeerKind::Podpin | PeerKind::PodpinHandover => {}
+            PeerKind::Relay => bail!("the relay is not reloaded"),
+        }
+        let deadline = Instant::now() + RELOAD_DEADLINE;
+        while !self.has_reloaded_since(&before)? {
+            if Instant::now() > deadline {
+                bail!("{} has not reloaded after {} s", self.kind.name(), RELOAD_DEADLINE.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
+    fn has_reloaded_since(&self, before: &Before) -> anyhow::Result<bool> {
+        Ok(match before {
+            Before::Reloads(count) => reloads(self.admin)? > *count,
+            Before::Workers(old) => {
+                let listening = self.process.children_that_listen_at(self.http)?;
+                !listening.is_empty() && !listening.iter().any(|pid| old.contains(pid))
+            }
+        })
+    }
+
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.setting.directory
+    }
+
+    /// What it knows beside what is measured.
+    pub(crate) fn beside(&self) -> Beside {
+        self.setting.beside
+    }
+
+    /// The processes that it is made of.
+    pub(crate) fn processes(&self) -> usize {
+        self.process.pids().len()
+    }
+
+    /// What podpin's admin port answers to a GET of `path`.
+    pub(crate) fn ask_admin(&self, path: &str) -> anyhow::Result<String> {
+        ask(self.admin, path)
+    }
+
+    /// CPU time so far of the threads of podpin that serve clients, in nanoseconds.
+    pub(crate) fn worker_cpu_ns(&self) -> anyhow::Result<u64> {
+        accounting::cpu_ns_of_threads(&self.process.pids(), "worker")
     }
 
     /// Where it takes `protocol`.
@@ -162,33 +245,87 @@ impl Peer {
     }
 }
 
-fn arguments(kind: PeerKind, layout: &Layout<'_>) -> anyhow::Result<(LeashSignal, Vec<OsString>)> {
-    let write = |name: &str, text: String| -> anyhow::Result<OsString> {
+/// What a peer was like before a reload.
+enum Before {
+    /// podpin: how many there had been.
+    Reloads(u64),
+    /// The others: which processes served clients.
+    Workers(Vec<u32>),
+}
+
+/// podpin's own count of reloads that are in force.
+fn reloads(admin: SocketAddr) -> anyhow::Result<u64> {
+    let metrics = ask(admin, "/metrics")?;
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("podpin_config_reloads_total{result=\"success\"} "))
+        .context("podpin does not count its reloads")?;
+    Ok(line.trim().parse()?)
+}
+
+fn layout<'a>(addresses: [SocketAddr; 4], pods: &'a [SocketAddr], setting: &'a Setting) -> Layout<'a> {
+    let [http, h2c, https, admin] = addresses;
+    let Setting { directory, certificate, beside, upkeep } = setting;
+    Layout {
+        http,
+        h2c,
+        https,
+        admin,
+        certificate: certificate.as_ref(),
+        pods,
+        directory,
+        files: raise_file_limit(),
+        beside: *beside,
+        upkeep: *upkeep,
+    }
+}
+
+/// Writes the files of `kind`; gives the one that it is told of, if any.
+fn write_configuration(kind: PeerKind, layout: &Layout<'_>) -> anyhow::Result<Option<PathBuf>> {
+    let write = |name: &str, text: &str| -> anyhow::Result<PathBuf> {
         let path = layout.directory.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path.into_os_string())
+        replace_file(&path, text)?;
+        Ok(path)
     };
     Ok(match kind {
+        PeerKind::Relay => None,
+        PeerKind::Haproxy => Some(write("haproxy.cfg", &peer_config::haproxy(layout))?),
+        PeerKind::Nginx => Some(write("nginx.conf", &peer_config::nginx(layout))?),
+        PeerKind::Podpin | PeerKind::PodpinHandover => {
+            let handover = if kind == PeerKind::PodpinHandover { "lastEventId" } else { "none" };
+            write(ENDPOINTS_FILE, &peer_config::endpoints(layout.pods, layout.beside, 0))?;
+            Some(write(&format!("{}.yaml", kind.name()), &peer_config::podpin(layout, handover))?)
+        }
+    })
+}
+
+/// Nobody sees a part of it: who follows the file would read that.
+pub(crate) fn replace_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, text).with_context(|| format!("cannot write {}", part.display()))?;
+    std::fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn arguments(kind: PeerKind, layout: &Layout<'_>, file: Option<PathBuf>) -> (LeashSignal, Vec<OsString>) {
+    let file = file.unwrap_or_default().into_os_string();
+    match kind {
         PeerKind::Relay => {
             let pods: Vec<String> = layout.pods.iter().map(ToString::to_string).collect();
             let words = ["relay", "--listen", &layout.http.to_string(), "--pods", &pods.join(",")]
                 .map(OsString::from);
             (LeashSignal::Kill, words.to_vec())
         }
-        PeerKind::Haproxy => {
-            let file = write("haproxy.cfg", peer_config::haproxy(layout))?;
-            (LeashSignal::Kill, vec!["-db".into(), "-f".into(), file])
+        // Only a master can be reloaded; it ends its workers.
+        PeerKind::Haproxy if layout.upkeep == Upkeep::Reloaded => {
+            (LeashSignal::Term, vec!["-W".into(), "-db".into(), "-f".into(), file])
         }
+        PeerKind::Haproxy => (LeashSignal::Kill, vec!["-db".into(), "-f".into(), file]),
         PeerKind::Nginx => {
-            let file = write("nginx.conf", peer_config::nginx(layout))?;
             let prefix = layout.directory.as_os_str().to_owned();
             (LeashSignal::Term, vec!["-p".into(), prefix, "-c".into(), file])
         }
         PeerKind::Podpin | PeerKind::PodpinHandover => {
-            let handover = if kind == PeerKind::PodpinHandover { "lastEventId" } else { "none" };
-            write("endpoints.yaml", peer_config::endpoints(layout))?;
-            let file = write(&format!("{}.yaml", kind.name()), peer_config::podpin(layout, handover))?;
             (LeashSignal::Kill, vec!["run".into(), "--config".into(), file])
         }
-    })
+    }
 }

@@ -30,7 +30,19 @@ pub(crate) struct Layout<'a> {
     pub(crate) files: u64,
     /// What podpin has to know beside what is measured.
     pub(crate) beside: Beside,
+    pub(crate) upkeep: Upkeep,
 }
+
+/// What happens to a proxy while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Upkeep {
+    Left,
+    /// HAProxy needs a master process for it, which is left out elsewhere.
+    Reloaded,
+}
+
+/// podpin's list of endpoints where it does not stand in the configuration.
+pub(crate) const ENDPOINTS_FILE: &str = "endpoints.yaml";
 
 /// Much of one kind that no request of the benchmark is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +67,9 @@ impl Beside {
         }
     }
 
-    /// Entries of `routes`, of `services`, and of the measured service's endpoints, which are in a file then.
-    fn entries(self) -> [String; 3] {
+    /// Entries of `routes`, of `services`, and of the measured service's endpoints, which are in a file then; those after
+    /// `changes` changes.
+    fn entries(self, changes: u32) -> [String; 3] {
         let each = |count, entry: &dyn Fn(u32) -> String| (0..count).map(entry).collect::<String>();
         let route = |service: &'static str| {
             move |number: u32| {
@@ -71,7 +84,8 @@ impl Beside {
             |number| format!("  s{number}: {{discovery: {{static: [{{name: p, address: 127.0.0.1:9}}]}}}}\n");
         let endpoint = |number: u32| {
             let [_, b, c, d] = number.to_be_bytes();
-            format!("- {{name: far-{number}, address: \"10.{b}.{c}.{d}:80\", state: notReady}}\n")
+            let name = far_endpoint(number, changes);
+            format!("- {{name: {name}, address: \"10.{b}.{c}.{d}:80\", state: notReady}}\n")
         };
         match self {
             Self::Nothing => Default::default(),
@@ -82,19 +96,28 @@ impl Beside {
     }
 }
 
+/// Each change replaces one endpoint of so many by another of another name.
+pub(crate) const CHANGED_OF: u32 = 100;
+
+/// The name of a distant endpoint after `changes` changes.
+pub(crate) fn far_endpoint(number: u32, changes: u32) -> String {
+    let replaced = (changes + CHANGED_OF - 1 - number % CHANGED_OF) / CHANGED_OF;
+    format!("far-{number}-{replaced}")
+}
+
 impl Layout<'_> {
     fn connections(&self) -> u64 {
         self.files.saturating_sub(200) / 2
     }
 }
 
-/// podpin with every default of the product, but for: an ephemeral key, no access log, one worker, and `drain.handover` as
-/// asked for.
+/// podpin with every default of the product, but for: an ephemeral key, no access log, one worker, `drain.handover` as
+/// asked for, and counts of streams and connections that only the limit of files bounds.
 pub(crate) fn podpin(layout: &Layout<'_>, handover: &str) -> String {
-    let [routes, services, _] = layout.beside.entries();
+    let [routes, services, _] = layout.beside.entries(0);
     let discovery = match layout.beside {
-        Beside::Endpoints(_) => "file: {path: endpoints.yaml}".to_owned(),
-        _ => format!("static:\n{}", pods(layout, "        ")),
+        Beside::Endpoints(_) => format!("file: {{path: {ENDPOINTS_FILE}}}"),
+        _ => format!("static:\n{}", pods(layout.pods, "        ")),
     };
     let tls = layout.certificate.map_or_else(String::new, |certificate| {
         format!(
@@ -113,7 +136,7 @@ pub(crate) fn podpin(layout: &Layout<'_>, handover: &str) -> String {
   - {{name: h2c, address: \"{h2c}\", h2c: true}}{tls}
 admin: {{address: \"{admin}\"}}
 workers: 1
-limits: {{connections: 50000, requestsPerConnection: off}}
+limits: {{connections: {files}, requestsPerConnection: off}}
 affinityKeys: ephemeral
 accessLog: off
 routes:
@@ -121,28 +144,32 @@ routes:
 {routes}services:
 {services}  bench:
     drain: {{handover: {handover}}}
+    limits: {{streamsPerEndpoint: {files}}}
     discovery:
       {discovery}
 ",
         http = layout.http,
         h2c = layout.h2c,
         admin = layout.admin,
+        files = layout.files,
     )
 }
 
-/// The endpoints file of [`Beside::Endpoints`].
-pub(crate) fn endpoints(layout: &Layout<'_>) -> String {
-    let [_, _, others] = layout.beside.entries();
-    pods(layout, "") + &others
+/// The endpoints file of [`Beside::Endpoints`] after `changes` changes.
+pub(crate) fn endpoints(measured: &[SocketAddr], beside: Beside, changes: u32) -> String {
+    let [_, _, others] = beside.entries(changes);
+    pods(measured, "") + &others
 }
 
-fn pods(layout: &Layout<'_>, indent: &str) -> String {
+fn pods(addresses: &[SocketAddr], indent: &str) -> String {
     let one = |(number, address)| format!("{indent}- {{name: pod-{number}, address: \"{address}\"}}\n");
-    layout.pods.iter().enumerate().map(one).collect()
+    addresses.iter().enumerate().map(one).collect()
 }
 
 /// HAProxy with an inserted cookie. Without `http-no-delay` it waits for more to send, and events come 100 ms late;
-/// `http-reuse always` lets new sessions use connections that are open already. TLS is as by default: HAProxy already asks
+/// `http-reuse always` lets new sessions use connections that are open already. Without `redispatch` a client whose server
+/// refuses waits for three more tries a second apart and gets an error then; it retries no request that a server may have
+/// begun, as by default. TLS is as by default: HAProxy already asks
 /// OpenSSL to release the buffers of idle connections, keeps 20,000 sessions, and gives tickets; its manual advises
 /// `tune.ssl.maxrecord` only for large answers over slow lines.
 pub(crate) fn haproxy(layout: &Layout<'_>) -> String {
@@ -164,6 +191,7 @@ defaults
   timeout server 1h
   timeout http-keep-alive 1h
   option http-no-delay
+  option redispatch 1
   http-reuse always
 frontend http
   bind {http}
@@ -272,6 +300,7 @@ mod tests {
             directory: directory.path(),
             files: 20_000,
             beside: Beside::Nothing,
+            upkeep: Upkeep::Left,
         };
         let path = |name: &str| directory.path().join(name).display().to_string();
         let (chain, key, both) = (path("bench.crt"), path("bench.key"), path("bench.pem"));
@@ -297,10 +326,23 @@ mod tests {
 
     #[test]
     fn what_stands_beside_the_measured_is_of_one_kind_and_as_much_as_was_asked_for() {
-        let count = |size: Beside| size.entries().map(|text| text.lines().count());
+        let count = |size: Beside| size.entries(0).map(|text| text.lines().count());
         assert_eq!(count(Beside::Nothing), [0, 0, 0]);
         assert_eq!(count(Beside::Routes(1_000)), [1_000, 0, 0]);
         assert_eq!(count(Beside::Services(1_000)), [1_000, 1_000, 0]);
         assert_eq!(count(Beside::Endpoints(10_000)), [0, 0, 10_000]);
+    }
+
+    #[test]
+    fn each_change_replaces_another_hundredth_of_the_endpoints() {
+        let names = |changes| (0..1_000).map(|number| far_endpoint(number, changes)).collect::<Vec<_>>();
+        for changes in 0..250 {
+            let (before, after) = (names(changes), names(changes + 1));
+            let replaced = |number: &u32| before[*number as usize] != after[*number as usize];
+            let replaced: Vec<u32> = (0..1_000).filter(replaced).collect();
+            assert_eq!(replaced.len(), 10);
+            assert!(replaced.iter().all(|number| number % CHANGED_OF == changes % CHANGED_OF));
+        }
+        assert_eq!(names(0)[7], "far-7-0");
     }
 }

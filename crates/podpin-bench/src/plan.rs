@@ -1,4 +1,4 @@
-//! How long each measurement takes. The default plan ends in about three minutes, `--quick` in about forty seconds, on
+//! How long each measurement takes. The default plan ends in about four minutes, `--quick` in about one, on
 //! two busy cores with four peers.
 
 use std::time::Duration;

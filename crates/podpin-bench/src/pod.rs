@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `GET /events?rate=R` | event stream: one event at once, then R a second (0 = silence), each in a chunk of its own |
 //! | `GET /burst?mb=N` | event stream: N MB of events as fast as they are taken, then the end of the body |
-//! | `GET /stats` | the number of event streams that are open, as text |
+//! | `GET /stats` | the number of event streams that are open and, after a space, of all requests so far but these |
 //! | `GET /end` | ends every event stream cleanly |
 //! | `GET` anything else | a small answer, keep-alive |
 //!
-//! An event is 120 bytes: `id: <12 digits>`, `data: @<19 digits> <padding>`, an empty line. The 19 digits are the
-//! moment of writing on the clock of `clock.rs`, so the client can tell the latency.
+//! An event is 120 bytes: `id: <12 digits>`, `data: @<19 digits> <port><padding>`, an empty line. The 19 digits are the
+//! moment of writing on the clock of `clock.rs`, so the client can tell the latency; the port is the pod's own. The ids
+//! count the events of one stream. A stream that is asked for with `Last-Event-ID: N` goes on at once with N + 1, whichever
+//! pod sent N: a client sees what was lost on the way or came twice as a gap or a step back.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -45,12 +47,15 @@ pub(crate) fn run(arguments: &PodArgs) -> anyhow::Result<()> {
     LocalSet::new().block_on(&runtime, async {
         let listener =
             listen(arguments.listen).with_context(|| format!("cannot listen on {}", arguments.listen))?;
-        accept_all(listener).await
+        accept_all(listener, arguments.listen.port()).await
     })
 }
 
 #[derive(Default)]
 struct Pod {
+    /// Where it listens; its name in events.
+    port: u16,
+    requests: Cell<u64>,
     streams: Cell<u32>,
     /// All event streams so far; gives each another phase.
     streams_ever: Cell<u32>,
@@ -83,8 +88,8 @@ fn listen(address: std::net::SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn accept_all(listener: TcpListener) -> anyhow::Result<()> {
-    let pod = Rc::new(Pod::default());
+async fn accept_all(listener: TcpListener, port: u16) -> anyhow::Result<()> {
+    let pod = Rc::new(Pod { port, ..Pod::default() });
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -103,29 +108,55 @@ async fn serve(mut socket: TcpStream, pod: &Pod) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let mut head = Vec::with_capacity(1024);
     loop {
-        let Some(target) = read_request(&mut socket, &mut head).await? else { return Ok(()) };
-        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let Some(request) = read_request(&mut socket, &mut head).await? else { return Ok(()) };
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
         match path {
-            "/events" => return stream_events(&mut socket, pod, number_in(query, "rate")).await,
-            "/burst" => burst(&mut socket, number_in(query, "mb")).await?,
-            "/stats" => answer(&mut socket, &pod.streams.get().to_string()).await?,
+            "/stats" => {
+                answer(&mut socket, &format!("{} {}", pod.streams.get(), pod.requests.get())).await?;
+                continue;
+            }
             "/end" => {
                 pod.end_streams.notify_waiters();
                 answer(&mut socket, "ended").await?;
+                continue;
             }
+            _ => pod.requests.set(pod.requests.get() + 1),
+        }
+        match path {
+            "/events" => {
+                let first = request.last_event_id.map_or(0, |id| id.saturating_add(1));
+                return stream_events(&mut socket, pod, number_in(query, "rate"), first).await;
+            }
+            "/burst" => burst(&mut socket, pod.port, number_in(query, "mb")).await?,
             _ => answer(&mut socket, "a small answer\n").await?,
         }
     }
 }
 
-/// The target of the next request, or nothing when the client closed in between. Requests have no body here.
-async fn read_request(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<Option<String>> {
+/// What a pod looks at in a request.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    target: String,
+    last_event_id: Option<u64>,
+}
+
+impl Request {
+    fn parse(head: &str) -> Self {
+        let fields = head.lines().filter_map(|line| line.split_once(':'));
+        let last_event_id = fields
+            .filter(|(name, _)| name.eq_ignore_ascii_case("last-event-id"))
+            .find_map(|(_, value)| value.trim().parse().ok());
+        Self { target: head.split(' ').nth(1).unwrap_or("/").to_owned(), last_event_id }
+    }
+}
+
+/// The next request, or nothing when the client closed in between. Requests have no body here.
+async fn read_request(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<Option<Request>> {
     loop {
         if let Some(at) = memchr::memmem::find(head, b"\r\n\r\n") {
-            let text = String::from_utf8_lossy(head.get(..at).unwrap_or_default());
-            let target = text.split(' ').nth(1).unwrap_or("/").to_owned();
+            let request = Request::parse(&String::from_utf8_lossy(head.get(..at).unwrap_or_default()));
             head.drain(..at + 4);
-            return Ok(Some(target));
+            return Ok(Some(request));
         }
         if head.len() > HEAD_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the request head is too large"));
@@ -148,12 +179,13 @@ async fn answer(socket: &mut TcpStream, body: &str) -> io::Result<()> {
     socket.write_all(text.as_bytes()).await
 }
 
-async fn stream_events(socket: &mut TcpStream, pod: &Pod, rate: u32) -> io::Result<()> {
+/// The event `first` at once, then `rate` a second.
+async fn stream_events(socket: &mut TcpStream, pod: &Pod, rate: u32, first: u64) -> io::Result<()> {
     let open = OpenStream::new(pod);
     let mut ticks = (rate > 0).then(|| ticks(rate, pod.streams_ever.get()));
     let mut out = STREAM_HEAD.to_vec();
-    let mut sequence = 0;
-    push_chunk(&mut out, sequence, now_ns())?;
+    let mut sequence = first;
+    push_chunk(&mut out, sequence, now_ns(), pod.port)?;
     socket.write_all(&out).await?;
     out = Vec::with_capacity(if rate > 0 { EVENT_BYTES + 8 } else { 0 });
     let mut sink = [0_u8; 64];
@@ -162,7 +194,7 @@ async fn stream_events(socket: &mut TcpStream, pod: &Pod, rate: u32) -> io::Resu
             () = next(&mut ticks) => {
                 sequence += 1;
                 out.clear();
-                push_chunk(&mut out, sequence, now_ns())?;
+                push_chunk(&mut out, sequence, now_ns(), pod.port)?;
                 socket.write_all(&out).await?;
             }
             () = pod.end_streams.notified() => break,
@@ -194,15 +226,15 @@ async fn next(ticks: &mut Option<Interval>) {
 }
 
 /// Appends one event in a chunk of its own.
-fn push_chunk(out: &mut Vec<u8>, sequence: u64, sent_ns: u64) -> io::Result<()> {
-    write!(out, "{EVENT_BYTES:x}\r\nid: {sequence:012}\ndata: @{sent_ns:019} {:.<74}\n\n\r\n", "")
+fn push_chunk(out: &mut Vec<u8>, sequence: u64, sent_ns: u64, port: u16) -> io::Result<()> {
+    write!(out, "{EVENT_BYTES:x}\r\nid: {sequence:012}\ndata: @{sent_ns:019} {port:.<74}\n\n\r\n")
 }
 
-async fn burst(socket: &mut TcpStream, mb: u32) -> io::Result<()> {
+async fn burst(socket: &mut TcpStream, port: u16, mb: u32) -> io::Result<()> {
     let mut block = Vec::with_capacity(BURST_WRITE_BYTES);
     let mut events_in_block = 0_u64;
     while block.len() + EVENT_BYTES + 8 <= BURST_WRITE_BYTES {
-        push_chunk(&mut block, events_in_block, now_ns())?;
+        push_chunk(&mut block, events_in_block, now_ns(), port)?;
         events_in_block += 1;
     }
     socket.write_all(STREAM_HEAD).await?;
@@ -213,7 +245,7 @@ async fn burst(socket: &mut TcpStream, mb: u32) -> io::Result<()> {
     }
     let mut rest = Vec::new();
     for sequence in 0..events {
-        push_chunk(&mut rest, sequence, now_ns())?;
+        push_chunk(&mut rest, sequence, now_ns(), port)?;
     }
     rest.extend_from_slice(LAST_CHUNK);
     socket.write_all(&rest).await
@@ -231,14 +263,23 @@ mod tests {
     #[test]
     fn a_chunk_holds_one_event_of_the_promised_size() {
         let mut out = Vec::new();
-        push_chunk(&mut out, 7, 42).unwrap();
+        push_chunk(&mut out, 7, 42, 21_003).unwrap();
         let text = String::from_utf8(out).unwrap();
         let (size, rest) = text.split_once("\r\n").unwrap();
         let event = rest.strip_suffix("\r\n").unwrap();
         assert_eq!(usize::from_str_radix(size, 16).unwrap(), EVENT_BYTES);
         assert_eq!(event.len(), EVENT_BYTES);
-        assert!(event.starts_with("id: 000000000007\ndata: @0000000000000000042 "));
+        assert!(event.starts_with("id: 000000000007\ndata: @0000000000000000042 21003."));
         assert!(event.ends_with(".\n\n"));
+    }
+
+    #[test]
+    fn a_request_says_what_it_wants_and_which_event_it_saw_last() {
+        let request =
+            Request::parse("GET /events?rate=1 HTTP/1.1\r\nHost: a:1\r\nlast-event-id: 000000000041");
+        assert_eq!(request, Request { target: "/events?rate=1".to_owned(), last_event_id: Some(41) });
+        let request = Request::parse("GET / HTTP/1.1\r\nHost: a\r\nX-Last-Event-ID: 3");
+        assert_eq!(request, Request { target: "/".to_owned(), last_event_id: None });
     }
 
     #[test]

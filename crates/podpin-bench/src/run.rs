@@ -10,11 +10,12 @@ use tokio::task::LocalSet;
 
 use crate::certificate::Certificate;
 use crate::cli::{
-    BurstArgs, EventsArgs, LatencyArgs, MemoryArgs, RequestsArgs, Role, Security, SessionsArgs, Settings,
+    BurstArgs, EventsArgs, KillArgs, LatencyArgs, MemoryArgs, ReloadArgs, RequestsArgs, Role, Security,
+    SessionsArgs, Settings,
 };
-use crate::client::target::Protocol;
+use crate::client::target::{Protocol, STREAMS_ON_A_CONNECTION};
 use crate::leash::raise_file_limit;
-use crate::measure::{Scene, burst, events, latency, memory, requests, scale, sessions};
+use crate::measure::{Scene, burst, events, kill, latency, memory, reload, requests, scale, sessions};
 use crate::peer::{Candidate, Peer, PeerKind};
 use crate::plan::Plan;
 use crate::pods::Pods;
@@ -49,7 +50,13 @@ async fn measure(role: Role, settings: &Settings) -> anyhow::Result<()> {
         anyhow::ensure!(!candidates.is_empty(), "none of these peers speaks TLS");
     }
     let directory = tempfile::Builder::new().prefix("podpin-bench-").tempdir()?;
-    let pods = Pods::start(directory.path()).await?;
+    let mut report = Report::default();
+    let idle: Vec<(Protocol, Vec<u32>)> = memory_of(&role, &plan)
+        .into_iter()
+        .map(|(protocol, wanted)| (protocol, within_file_limit(&wanted, protocol, &mut report)))
+        .collect();
+    let most = idle.iter().flat_map(|(_, streams)| streams).max().copied().unwrap_or_default();
+    let pods = Pods::start(directory.path(), most).await?;
     let certificate = wants_tls(&role).then(|| Certificate::make(directory.path())).transpose()?;
     let scene = Scene {
         plan: &plan,
@@ -58,7 +65,9 @@ async fn measure(role: Role, settings: &Settings) -> anyhow::Result<()> {
         directory: directory.path(),
         certificate: certificate.as_ref(),
     };
-    let mut report = Report::default();
+    for (protocol, streams) in &idle {
+        memory::measure(&scene, *protocol, streams, &mut report).await?;
+    }
     measure_role(&role, &scene, &mut report).await?;
     let peers: Vec<PeerKind> = candidates.iter().map(|candidate| candidate.kind).collect();
     println!("\n{}", report.table(&peers));
@@ -69,14 +78,18 @@ async fn measure(role: Role, settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Everything but memory.
 async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> anyhow::Result<()> {
-    for (protocol, wanted) in memory_of(role, scene.plan) {
-        let streams = within_file_limit(&wanted, protocol, report);
-        memory::measure(scene, protocol, &streams, report).await?;
-    }
+    // These start processes of their own.
     match role {
         Role::Memory(_) => return Ok(()),
         Role::Scale => return scale::measure(scene, report).await,
+        Role::Kill(arguments) => return kill::measure(scene, arguments, report).await,
+        Role::Reload(arguments) => return reload::measure(scene, arguments, report).await,
+        Role::All => {
+            kill::measure(scene, &KillArgs { streams: 1_000, rate: 10, delay_ms: 0 }, report).await?;
+            reload::measure(scene, &ReloadArgs { streams: 1_000, rate: 10 }, report).await?;
+        }
         _ => {}
     }
     let peers = scene.start_all().await?;
@@ -97,7 +110,8 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
             latency::measure(scene, &peers, &LatencyArgs { streams: 50, rate: 10 }, report).await?;
             burst::measure(scene, &peers, &BurstArgs { mb: None }, report).await?;
         }
-        Role::Memory(_) | Role::Scale | Role::Pod(_) | Role::Relay(_) | Role::Leash(_) => {}
+        Role::Memory(_) | Role::Scale | Role::Kill(_) | Role::Reload(_) => {}
+        Role::Pod(_) | Role::Relay(_) | Role::Leash(_) => {}
     }
     Ok(())
 }
@@ -151,23 +165,25 @@ fn memory_of(role: &Role, plan: &Plan) -> Vec<(Protocol, Vec<u32>)> {
     }
 }
 
-/// Each stream takes two descriptors of the proxy; over HTTP/2 many share one to the client, and every pod has its own.
+/// As many as the limit of files allows the proxy; what it does not allow is said.
 fn within_file_limit(wanted: &[u32], protocol: Protocol, report: &mut Report) -> Vec<u32> {
     let files = raise_file_limit();
-    let each = if protocol.is_h2() { 1.1 } else { 2.0 };
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a count of files, rounded down"
-    )]
-    let most =
-        (f64::from(u32::try_from(files.saturating_sub(SPARE_FILES)).unwrap_or(u32::MAX)) / each) as u32;
+    let most = most_streams(files, protocol);
     let mut streams: Vec<u32> = wanted.iter().map(|count| (*count).min(most)).collect();
     if wanted.iter().any(|count| *count > most) {
         report.note(format!("the limit of {files} open files allows {most} streams (ulimit -Hn)"));
     }
     streams.dedup();
     streams
+}
+
+/// How many streams a proxy can have open with `files` descriptors. Each takes one to its pod; and one to its client, but
+/// over HTTP/2 a hundred share that. This process has only the clients' side and each pod a part of the other, all with
+/// the same limit: they never have more open than the proxy.
+fn most_streams(files: u64, protocol: Protocol) -> u32 {
+    let shared = if protocol.is_h2() { u64::from(STREAMS_ON_A_CONNECTION) } else { 1 };
+    let spared = files.saturating_sub(SPARE_FILES);
+    u32::try_from(spared.saturating_mul(shared) / (shared + 1)).unwrap_or(u32::MAX)
 }
 
 fn find_candidates(settings: &Settings) -> anyhow::Result<Vec<Candidate>> {
@@ -205,4 +221,19 @@ fn description(plan: &Plan, candidates: &[Candidate]) -> Value {
         "rounds": plan.rounds,
         "versions": versions,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_descriptors_of_the_proxy_bound_the_number_of_streams() {
+        assert_eq!(most_streams(20_000, Protocol::Http1), 9_750);
+        assert_eq!(most_streams(20_000, Protocol::H2c), 19_306);
+        assert!(most_streams(101_000, Protocol::Http1Tls) >= 50_000);
+        assert!(most_streams(51_000, Protocol::H2Tls) >= 50_000);
+        assert_eq!(most_streams(100, Protocol::Http1), 0);
+        assert_eq!(most_streams(u64::MAX, Protocol::H2c), u32::MAX);
+    }
 }

@@ -34,6 +34,11 @@ const THREADS_END: Duration = Duration::from_millis(500);
 /// Configurations that wait for the one before them to be in force.
 const RELOADS_WAITING_MAX: usize = 4;
 
+/// Connections that wait to be accepted. When a pod dies, thousands of clients may come back within one turn of the event
+/// loop, and whoever finds the queue full tries again after a second, then three. The kernel's own bound
+/// (`net.core.somaxconn`, 4,096 on Debian) is the one that counts: this is as much as the kernel has ever taken.
+const BACKLOG: i32 = 65_535;
+
 /// Why the proxy does not start, or a configuration is not put in force.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -213,8 +218,13 @@ fn bind_all(config: &Config, gateway: &Gateway) -> Result<Vec<Bound>, StartError
 }
 
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind(address).and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-    bound.map_err(|source| StartError::Bind { name: name.to_owned(), address, source })
+    let listening = || {
+        let socket = TcpListener::bind(address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    listening().map_err(|source| StartError::Bind { name: name.to_owned(), address, source })
 }
 
 struct Control {
@@ -335,5 +345,22 @@ impl Running {
             }
         }
         self.gateway.access_log.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_comes_at_once_does_not_find_the_queue_full() {
+        let socket = bind("test", "127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        // Nobody accepts. Of a full queue the kernel drops what comes, and the deadline is never waited for otherwise.
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
+        let crowd: Vec<TcpStream> = (0..500).map(connect).collect();
+        assert_eq!(crowd.len(), 500);
     }
 }

@@ -16,6 +16,19 @@ pub(crate) fn stream_request(path: &str) -> String {
     )
 }
 
+/// The same as an `EventSource` sends it when it comes back: with its cookie, and the last id that it saw.
+pub(crate) fn returning_request(path: &str, cookie: Option<&str>, last_event_id: Option<u64>) -> String {
+    let mut request = stream_request(path);
+    request.truncate(request.len() - 2);
+    if let Some(cookie) = cookie {
+        request.push_str(&format!("Cookie: {cookie}\r\n"));
+    }
+    if let Some(id) = last_event_id {
+        request.push_str(&format!("Last-Event-ID: {id:012}\r\n"));
+    }
+    request + "\r\n"
+}
+
 /// The head of a small GET, with `cookie` as `name=value` when there is one.
 pub(crate) fn small_request(cookie: Option<&str>) -> String {
     let cookie = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
@@ -35,6 +48,18 @@ pub(crate) struct Answer {
     /// `name=value` of the first `Set-Cookie`.
     pub(crate) cookie: Option<String>,
     bytes: usize,
+}
+
+/// What the measurements need of the head of any answer.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    /// `name=value` of the first `Set-Cookie`.
+    pub(crate) cookie: Option<String>,
+    /// The head itself.
+    pub(crate) bytes: usize,
+    /// Of the body, where it is said.
+    pub(crate) content_length: Option<usize>,
 }
 
 impl Connection {
@@ -64,22 +89,28 @@ impl Connection {
     }
 }
 
-/// The head of an answer, or nothing while it is incomplete.
+/// An answer with a `Content-Length`, or nothing while its head is incomplete.
 fn parse(bytes: &[u8]) -> anyhow::Result<Option<Answer>> {
+    let Some(head) = parse_head(bytes)? else { return Ok(None) };
+    let length = head.content_length.context("an answer without Content-Length")?;
+    Ok(Some(Answer { status: head.status, cookie: head.cookie, bytes: head.bytes + length }))
+}
+
+/// The head of an answer, or nothing while it is incomplete.
+pub(crate) fn parse_head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head) = response.parse(bytes).context("the answer is not HTTP")? else {
+    let httparse::Status::Complete(bytes) = response.parse(bytes).context("the answer is not HTTP")? else {
         return Ok(None);
     };
     let value_of = |name: &str| {
         let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(found.value).ok()
     };
-    let length: usize =
-        value_of("content-length").context("an answer without Content-Length")?.trim().parse()?;
+    let content_length = value_of("content-length").map(|value| value.trim().parse()).transpose()?;
     let cookie =
         value_of("set-cookie").and_then(|value| value.split(';').next()).map(|pair| pair.trim().to_owned());
-    Ok(Some(Answer { status: response.code.unwrap_or(0), cookie, bytes: head + length }))
+    Ok(Some(Head { status: response.code.unwrap_or(0), cookie, bytes, content_length }))
 }
 
 #[cfg(test)]
@@ -94,5 +125,14 @@ mod tests {
         assert!(parse(b"HTTP/1.1 200 OK\r\nContent-").unwrap().is_none());
         assert!(parse(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
         assert!(parse(b"SSH-2.0-x\r\n").is_err());
+    }
+
+    #[test]
+    fn a_client_that_comes_back_shows_its_cookie_and_the_last_id_in_one_head() {
+        let request = returning_request("/events", Some("a=b"), Some(7));
+        assert!(request.starts_with("GET /events HTTP/1.1\r\n"));
+        assert!(request.ends_with("\r\nCookie: a=b\r\nLast-Event-ID: 000000000007\r\n\r\n"));
+        assert_eq!(request.matches("\r\n\r\n").count(), 1);
+        assert_eq!(returning_request("/events", None, None), stream_request("/events"));
     }
 }

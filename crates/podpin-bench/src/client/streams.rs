@@ -25,9 +25,11 @@ use crate::clock::now_ns;
 
 /// Streams being opened at the same time: keeps every proxy busy and every backlog short.
 pub(super) const OPENING_AT_ONCE: usize = 64;
-/// How long all streams together may take to open. 9,500 take seconds; more is a proxy that lost some.
+/// How long all streams together may take to open, at least. 9,500 take seconds; more is a proxy that lost some.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
-const READ_BYTES: usize = 64 * 1024;
+/// What a stream may take beyond that: a full TLS handshake with a machine that others use, too.
+const OPEN_EACH: Duration = Duration::from_millis(4);
+pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// What is asked for.
 pub(crate) struct Wanted {
@@ -64,7 +66,7 @@ impl Streams {
     /// Opens the streams; done when the first event of each has come.
     ///
     /// # Errors
-    /// When one of them fails or ends, or not all are open within a minute.
+    /// When one of them fails or ends, or not all are open in time.
     pub(crate) async fn open(wanted: Wanted) -> anyhow::Result<Self> {
         let tally = Rc::new(Tally::new());
         let mut tasks = JoinSet::new();
@@ -90,13 +92,13 @@ impl Streams {
                 tally.changed.notified().await;
             }
         };
-        let timed_out = tokio::time::timeout(OPEN_DEADLINE, all).await.is_err();
+        let timed_out = tokio::time::timeout(open_deadline(count), all).await.is_err();
         self.check_all_open()?;
         if timed_out {
             bail!(
                 "only {} of {count} streams were open after {} s",
                 tally.opened.get(),
-                OPEN_DEADLINE.as_secs()
+                open_deadline(count).as_secs()
             );
         }
         Ok(())
@@ -211,8 +213,13 @@ async fn read_until_end(target: &Target, request: &str, tally: &Tally) -> anyhow
     }
 }
 
+/// How long `count` streams may take to open.
+pub(super) fn open_deadline(count: u32) -> Duration {
+    OPEN_DEADLINE.max(OPEN_EACH * count)
+}
+
 /// One read into the buffer that all streams share: no other task runs between the read and the look at it.
-fn poll_read(
+pub(super) fn poll_read(
     stream: &mut dyn Wire,
     scratch: &RefCell<Vec<u8>>,
     context: &mut Context<'_>,

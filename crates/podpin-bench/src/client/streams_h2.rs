@@ -10,11 +10,8 @@ use tokio::task::JoinSet;
 
 use super::stamps::Stamps;
 use super::streams::{Tally, Wanted};
-use super::target::Target;
+use super::target::{STREAMS_ON_A_CONNECTION, Target};
 use crate::certificate::HOST;
-
-/// What browsers and proxies allow by default (RFC 9113 section 6.5.2 recommends no less).
-const STREAMS_ON_A_CONNECTION: u32 = 100;
 
 /// Adds the tasks that hold the streams to `tasks`.
 pub(super) fn open(tasks: &mut JoinSet<()>, wanted: &Wanted, path: &str, tally: &Rc<Tally>) {

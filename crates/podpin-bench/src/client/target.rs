@@ -11,6 +11,9 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::socket;
 use crate::certificate::HOST;
 
+/// Over HTTP/2; what browsers and proxies allow by default (RFC 9113 section 6.5.2 recommends no less).
+pub(crate) const STREAMS_ON_A_CONNECTION: u32 = 100;
+
 /// What the clients speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::Context;
 use tokio::task::JoinSet;
 
-use super::{Scene, each, progress};
+use super::{CpuReading, Scene, each, progress};
 use crate::certificate::Visit;
 use crate::cli::RequestsArgs;
 use crate::client::http::{Connection, small_request};
@@ -27,7 +27,7 @@ pub(crate) async fn measure(
     for round in 1..=scene.plan.rounds {
         for peer in peers.iter().filter(|peer| peer.kind.speaks(protocol)) {
             progress(&format!("{}requests, round {round}", protocol.prefix()), peer.kind.name());
-            let window = read(scene, peer, arguments).await;
+            let window = read(scene, peer, arguments, Peer::cpu_ns).await;
             let (cpu_ns, requests) = window.with_context(|| format!("requests to {}", peer.kind.name()))?;
             report.add(&cpu, peer.kind, each(cpu_ns, requests, 1e3));
             report.add(&rate, peer.kind, requests as f64 / scene.plan.requests_window.as_secs_f64());
@@ -36,11 +36,12 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// CPU in ns and requests within the window.
+/// CPU in ns, as `cpu` reads it, and requests within the window.
 pub(super) async fn read(
     scene: &Scene<'_>,
     peer: &Peer,
     arguments: &RequestsArgs,
+    cpu: CpuReading,
 ) -> anyhow::Result<(u64, u64)> {
     let answers = Rc::new(Cell::new(0_u64));
     let target = scene.target(peer, arguments.security.http1(), Visit::First)?;
@@ -56,9 +57,9 @@ pub(super) async fn read(
     }
     let measured = async {
         tokio::time::sleep(scene.plan.warm_up / 2).await;
-        let (requests, cpu_ns) = (answers.get(), peer.cpu_ns()?);
+        let (requests, cpu_ns) = (answers.get(), cpu(peer)?);
         tokio::time::sleep(scene.plan.requests_window).await;
-        Ok((peer.cpu_ns()? - cpu_ns, answers.get() - requests))
+        Ok((cpu(peer)? - cpu_ns, answers.get() - requests))
     };
     let outcome = tokio::select! {
         measured = measured => measured,

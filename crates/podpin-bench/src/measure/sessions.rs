@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::HandshakeKind;
 
-use super::{Scene, each, progress};
+use super::{CpuReading, Scene, each, progress};
 use crate::certificate::Visit;
 use crate::cli::SessionsArgs;
 use crate::client::http::{Connection, small_request};
@@ -39,7 +39,7 @@ pub(crate) async fn measure(
             // Each client has tickets of its own: of one's for all, some would find none.
             let clients = (0..AT_ONCE).map(|_| scene.target(peer, protocol, visit));
             let clients: Vec<Target> = clients.collect::<anyhow::Result<_>>()?;
-            let cpu_ns = read(peer, &clients, visit, count).await;
+            let cpu_ns = read(peer, &clients, visit, count, Peer::cpu_ns).await;
             let cpu_ns = cpu_ns.with_context(|| format!("sessions of {}", peer.kind.name()))?;
             report.add(&cpu, peer.kind, each(cpu_ns, u64::from(count), 1e3));
         }
@@ -55,17 +55,23 @@ fn name(protocol: Protocol, visit: Visit) -> &'static str {
     }
 }
 
-pub(super) async fn read(peer: &Peer, clients: &[Target], visit: Visit, count: u32) -> anyhow::Result<u64> {
+pub(super) async fn read(
+    peer: &Peer,
+    clients: &[Target],
+    visit: Visit,
+    count: u32,
+    cpu: CpuReading,
+) -> anyhow::Result<u64> {
     // Tables grown, upstream connections opened and a ticket given to each client before the count begins.
     open_sessions(clients, AT_ONCE * 4).await?;
-    let cpu_ns = peer.cpu_ns()?;
+    let cpu_ns = cpu(peer)?;
     let resumed = open_sessions(clients, count).await?;
     let expected = if visit == Visit::Return { count } else { 0 };
     if resumed != expected {
         bail!("{resumed} of {count} handshakes were resumed instead of {expected}");
     }
     tokio::time::sleep(CLOSING).await;
-    Ok(peer.cpu_ns()? - cpu_ns)
+    Ok(cpu(peer)? - cpu_ns)
 }
 
 /// Opens `count` sessions, each client one at a time; gives how many began with a resumed handshake.

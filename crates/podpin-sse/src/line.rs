@@ -4,7 +4,7 @@
 //! Lines are bytes: a line end or a colon is never part of another UTF-8 character, and what is not UTF-8 is
 //! replaced by the client within its line, so that both see the same lines and names.
 
-use memchr::{memchr, memchr2};
+use memchr::memchr2;
 
 pub(crate) const CR: u8 = b'\r';
 pub(crate) const LF: u8 = b'\n';
@@ -31,11 +31,12 @@ pub(crate) enum Field<'a> {
 
 impl<'a> Field<'a> {
     /// Reads a line without its end.
+    #[inline]
     pub(crate) fn parse(line: &'a [u8]) -> Self {
         match line {
             [b'd', b'a', b't', b'a', rest @ ..] if value(rest).is_some() => Self::Data,
             [b'i', b'd', rest @ ..] => match value(rest) {
-                Some(id) if memchr(0, id).is_none() => Self::Id(id),
+                Some(id) if !id.contains(&0) => Self::Id(id),
                 _ => Self::Other,
             },
             [b'r', b'e', b't', b'r', b'y', rest @ ..] => match value(rest) {
@@ -58,7 +59,12 @@ fn value(after_name: &[u8]) -> Option<&[u8]> {
 
 /// The first line of `bytes` and what comes after its end; `None` if no line ends here. A CR that comes last ends its
 /// line; should its LF come later, the caller takes it off first.
+#[inline]
 pub(crate) fn split_line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    // Every other line is empty, and a search costs more than a look.
+    if let [LF, rest @ ..] = bytes {
+        return Some((&[], rest));
+    }
     let (line, rest) = bytes.split_at(memchr2(CR, LF, bytes)?);
     match rest {
         [CR, LF, rest @ ..] | [_, rest @ ..] => Some((line, rest)),

@@ -4,27 +4,66 @@
 //! something is sent to it, its acknowledgements are missing: the user timeout ends that, where the kernel alone would
 //! retransmit for some fifteen minutes. While nothing is sent, probes ask for them.
 
+//!
+//! The listening socket has these options, and the kernel hands them on to what is accepted, which saves six system calls a
+//! connection. Those that were in its queue when the options changed have them set one by one.
+
 use std::io;
+use std::os::fd::AsFd;
+use std::task::Poll;
 use std::time::Duration;
 
-use podpin_config::ListenerLimits;
-use rustix::net::sockopt::set_tcp_user_timeout;
+use podpin_config::{ListenerLimits, TcpKeepAlive};
+use rustix::net::sockopt::{set_tcp_nodelay, set_tcp_user_timeout};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
-/// Sets them. Per connection and not on the listening socket, so that a change of the limits counts for the next one.
-///
-/// # Errors
-/// When the client is gone already.
-pub(crate) fn apply(tcp: &TcpStream, limits: &ListenerLimits) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
-    if let Some(timeout) = limits.tcp_user_timeout {
-        set_tcp_user_timeout(tcp, millis(timeout))?;
+type Options = (Option<Duration>, Option<TcpKeepAlive>);
+
+/// What the sockets that a listener accepts bring along.
+#[derive(Debug, Default)]
+pub(crate) struct SocketOptions {
+    /// Set on the listening socket.
+    set: Option<Options>,
+    /// Its queue was empty since.
+    is_inherited: bool,
+}
+
+impl SocketOptions {
+    /// Takes note of an attempt to accept.
+    pub(crate) fn note<T>(&mut self, attempt: Poll<T>) -> Poll<T> {
+        self.is_inherited |= attempt.is_pending() && self.set.is_some();
+        attempt
     }
-    let Some(probes) = limits.tcp_keep_alive else { return Ok(()) };
+
+    /// Sees to it that `tcp`, just accepted of `listener`, has what the limits of now say.
+    ///
+    /// # Errors
+    /// When the client is gone already.
+    pub(crate) fn apply(
+        &mut self,
+        listener: &TcpListener,
+        tcp: &TcpStream,
+        limits: &ListenerLimits,
+    ) -> io::Result<()> {
+        let wanted = (limits.tcp_user_timeout, limits.tcp_keep_alive);
+        if self.set != Some(wanted) {
+            set(listener, wanted)?;
+            *self = SocketOptions { set: Some(wanted), is_inherited: false };
+        }
+        if self.is_inherited { Ok(()) } else { set(tcp, wanted) }
+    }
+}
+
+fn set(socket: &impl AsFd, (user_timeout, probes): Options) -> io::Result<()> {
+    set_tcp_nodelay(socket, true)?;
+    // 0: as the kernel does by itself.
+    set_tcp_user_timeout(socket, user_timeout.map_or(0, millis))?;
+    let socket = SockRef::from(socket);
+    let Some(probes) = probes else { return socket.set_keepalive(false) };
     let probes =
         TcpKeepalive::new().with_time(probes.idle).with_interval(probes.interval).with_retries(probes.count);
-    SockRef::from(tcp).set_tcp_keepalive(&probes)
+    socket.set_tcp_keepalive(&probes)
 }
 
 fn millis(timeout: Duration) -> u32 {
@@ -40,38 +79,68 @@ mod tests {
 
     use super::*;
 
-    async fn accepted(limits: &ListenerLimits) -> (TcpStream, TcpStream) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (tcp, _) = listener.accept().await.unwrap();
-        apply(&tcp, limits).unwrap();
-        (tcp, client)
-    }
-
-    #[tokio::test]
-    async fn the_kernel_has_what_the_limits_say() {
-        let limits = ListenerLimits {
-            tcp_user_timeout: Some(Duration::from_millis(1_500)),
-            tcp_keep_alive: Some(TcpKeepAlive {
-                idle: Duration::from_secs(61),
-                interval: Duration::from_secs(7),
-                count: 5,
-            }),
-            ..ListenerLimits::default()
+    fn limits(user_timeout: Option<u64>, idle: Option<u64>) -> ListenerLimits {
+        let probes = |idle| TcpKeepAlive {
+            idle: Duration::from_secs(idle),
+            interval: Duration::from_secs(7),
+            count: 5,
         };
-        let (tcp, _client) = accepted(&limits).await;
-        assert!(tcp_nodelay(&tcp).unwrap() && socket_keepalive(&tcp).unwrap());
-        assert_eq!(tcp_user_timeout(&tcp).unwrap(), 1_500);
-        assert_eq!(tcp_keepidle(&tcp).unwrap(), Duration::from_secs(61));
-        assert_eq!((tcp_keepintvl(&tcp).unwrap(), tcp_keepcnt(&tcp).unwrap()), (Duration::from_secs(7), 5));
+        ListenerLimits {
+            tcp_user_timeout: user_timeout.map(Duration::from_millis),
+            tcp_keep_alive: idle.map(probes),
+            ..ListenerLimits::default()
+        }
+    }
+
+    fn assert_has(tcp: &TcpStream, limits: &ListenerLimits) {
+        assert!(tcp_nodelay(tcp).unwrap());
+        let timeout = limits.tcp_user_timeout.map_or(0, millis);
+        assert_eq!(tcp_user_timeout(tcp).unwrap(), timeout);
+        assert_eq!(socket_keepalive(tcp).unwrap(), limits.tcp_keep_alive.is_some());
+        if let Some(probes) = limits.tcp_keep_alive {
+            assert_eq!(tcp_keepidle(tcp).unwrap(), probes.idle);
+            assert_eq!(
+                (tcp_keepintvl(tcp).unwrap(), tcp_keepcnt(tcp).unwrap()),
+                (probes.interval, probes.count)
+            );
+        }
+    }
+
+    /// Accepts what is there, as the worker does.
+    async fn accept(
+        listener: &TcpListener,
+        options: &mut SocketOptions,
+        limits: &ListenerLimits,
+    ) -> TcpStream {
+        let attempt = std::future::poll_fn(|context| options.note(listener.poll_accept(context)));
+        let (tcp, _) = attempt.await.unwrap();
+        options.apply(listener, &tcp, limits).unwrap();
+        tcp
     }
 
     #[tokio::test]
-    async fn off_leaves_the_kernel_to_itself() {
-        let off =
-            ListenerLimits { tcp_user_timeout: None, tcp_keep_alive: None, ..ListenerLimits::default() };
-        let (tcp, _client) = accepted(&off).await;
-        assert!(tcp_nodelay(&tcp).unwrap() && !socket_keepalive(&tcp).unwrap());
-        assert_eq!(tcp_user_timeout(&tcp).unwrap(), 0);
+    async fn the_kernel_has_what_the_limits_say_when_they_change_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut options = SocketOptions::default();
+        let mut clients = Vec::new();
+        for limits in [limits(Some(1_500), Some(61)), limits(Some(900), None), limits(None, Some(30))] {
+            // Some that were in the queue before anything was known, and some that come later.
+            for waiting in [3, 1, 1] {
+                for _ in 0..waiting {
+                    clients.push(TcpStream::connect(address).await.unwrap());
+                }
+                for _ in 0..waiting {
+                    assert_has(&accept(&listener, &mut options, &limits).await, &limits);
+                }
+            }
+            // Nobody is there: from now on they bring along what they need.
+            let nobody = std::future::poll_fn(|context| {
+                Poll::Ready(options.note(listener.poll_accept(context)).is_pending())
+            });
+            assert!(nobody.await && options.is_inherited);
+            clients.push(TcpStream::connect(address).await.unwrap());
+            assert_has(&accept(&listener, &mut options, &limits).await, &limits);
+        }
     }
 }

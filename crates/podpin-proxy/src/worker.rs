@@ -3,6 +3,7 @@
 //! A connection, its event stream and the stream's upstream live on one thread from beginning to end, so an event
 //! crosses the proxy without waking another thread. All workers accept from the same sockets.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -22,7 +23,7 @@ use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
 use crate::pool;
 use crate::reply::Failure;
-use crate::socket_options;
+use crate::socket_options::SocketOptions;
 use crate::tls::ServerTls;
 
 /// Pause after `accept` failed for want of descriptors or memory: trying at once would only spin.
@@ -102,11 +103,12 @@ async fn run(gateway: Arc<Gateway>, sockets: Vec<Bound>, mut stop: watch::Receiv
 async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socket: TcpListener) {
     let mut closing = listener.gateway.closing();
     let mut short = false;
+    let mut options = SocketOptions::default();
     loop {
         let accepted = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing) => return,
-            accepted = socket.accept() => accepted,
+            accepted = poll_fn(|context| options.note(socket.poll_accept(context))) => accepted,
         };
         let current = manner.load();
         if !Arc::ptr_eq(&current, &listener.manner) {
@@ -115,7 +117,10 @@ async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socke
         match accepted {
             Ok((tcp, peer)) => {
                 short = false;
-                begin(&listener, tcp, peer);
+                match options.apply(&socket, &tcp, &listener.gateway.limits()) {
+                    Ok(()) => begin(&listener, tcp, peer),
+                    Err(error) => tracing::debug!(%error, "a client left before it was served"),
+                }
             }
             Err(error) if is_about_one_client(&error) => {}
             Err(error) => {
@@ -132,11 +137,7 @@ async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socke
 
 /// Serves a connection, or turns it away.
 fn begin(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
-    let admitted = Connection::admit(listener, peer);
-    if let Err(error) = socket_options::apply(&tcp, &listener.gateway.limits()) {
-        return tracing::debug!(%error, "a client left before it was served");
-    }
-    match admitted {
+    match Connection::admit(listener, peer) {
         Ok(connection) => drop(listener.gateway.tasks.spawn(connection.serve(tcp))),
         Err(refused) => refused.turn_away(tcp, None, Failure::Connections),
     }

@@ -5,6 +5,7 @@
 //! Where a route has several services, `backend.rs` asks this of each.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -17,6 +18,9 @@ use crate::clock;
 use crate::field;
 use crate::gateway::Gateway;
 use crate::service::ServiceState;
+
+/// Session ids for which the operating system is asked once.
+const DRAWN_AT_ONCE: usize = 16;
 
 /// A request's client, as far as it is known.
 #[derive(Debug)]
@@ -231,14 +235,23 @@ fn network(address: IpAddr, prefixes: ClientIp) -> Vec<u8> {
     }
 }
 
-/// 128 random bits from the operating system: a session id is a name that must not be guessed.
+/// 128 random bits from the operating system: a session id is a name that must not be guessed. Asked for by the dozen.
 pub(super) fn new_session() -> SessionId {
-    let mut bytes = [0; 16];
-    if getrandom::fill(&mut bytes).is_err() {
-        // Only before the kernel's pool is seeded; a guessable name is worse than none, but no reason to fail.
-        bytes = (u128::from(fastrand::u64(..)) << 64 | u128::from(fastrand::u64(..))).to_be_bytes();
+    thread_local! {
+        static DRAWN: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
     }
-    SessionId::from_bytes(bytes)
+    DRAWN.with_borrow_mut(|drawn| {
+        loop {
+            if let Some(id) = drawn.pop() {
+                return SessionId::from_bytes(id);
+            }
+            drawn.resize(DRAWN_AT_ONCE, [0; 16]);
+            if getrandom::fill(drawn.as_flattened_mut()).is_err() {
+                // Only before the kernel's pool is seeded; guessable names are worse than none, but no reason to fail.
+                drawn.fill_with(|| fastrand::u128(..).to_be_bytes());
+            }
+        }
+    })
 }
 
 #[cfg(test)]
@@ -262,6 +275,13 @@ mod tests {
         for (query, expected) in table {
             assert_eq!(parameter(query, "session").as_deref(), expected, "{query}");
         }
+    }
+
+    #[test]
+    fn no_session_is_drawn_twice() {
+        let drawn: std::collections::HashSet<SessionId> =
+            (0..10 * DRAWN_AT_ONCE).map(|_| new_session()).collect();
+        assert_eq!(drawn.len(), 10 * DRAWN_AT_ONCE);
     }
 
     #[test]

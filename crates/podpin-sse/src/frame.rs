@@ -222,7 +222,9 @@ impl Framer {
         let blocks = self.scan(input);
         out.extend_from_slice(before(input, blocks.rest));
         self.apply(&blocks, pushed);
-        self.hold(blocks.rest, out, pushed);
+        if !blocks.rest.is_empty() {
+            self.hold(blocks.rest, out, pushed);
+        }
     }
 
     /// Looks for the end of the block that is held, and appends the block. Returns what follows it.

@@ -50,7 +50,7 @@ async fn it_waits_for_the_boundary_and_withholds_what_is_half_received() {
 async fn the_reconnection_time_is_drawn_from_the_whole_range() {
     let (pods, file, proxy) = about_to_drain().await;
     let mut clients = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..60 {
         clients.push(Client::on(&proxy, "pod-a").await.stream);
     }
     let watched = watch(clients);
@@ -61,9 +61,9 @@ async fn the_reconnection_time_is_drawn_from_the_whole_range() {
         .flat_map(|left| left.items.clone())
         .filter_map(|item| if let Item::Retry(time) = item { Some(time) } else { None })
         .collect();
-    assert!(times.len() >= 25, "drawn, not fixed: {times:?}");
+    assert!(times.len() >= 50, "drawn, not fixed: {times:?}");
     let (least, most) = (times.first().unwrap(), times.last().unwrap());
-    // Of 30 from an even draw, none within a quarter of an end is one in five thousand.
+    // Of 60 from an even draw, none within a quarter of an end is one in ten million.
     assert!(*least < 3_250 && *most > 7_750 && *least >= 1_000 && *most <= 10_000, "{times:?}");
 }
 
@@ -87,12 +87,12 @@ async fn over_http_2_it_is_the_same_and_the_connection_serves_on() {
     let (pods, file, proxy) = about_to_drain().await;
     let mut connection = H2Connection::open(proxy.address).await;
     let (mut leaving, mut staying) = (Vec::new(), Vec::new());
-    for _ in 0..12 {
+    // Where each goes is drawn by lot.
+    while leaving.is_empty() || staying.is_empty() || leaving.len() + staying.len() < 12 {
         let mut stream = connection.events(&Request::events("/events")).await;
         let pod = stream.next_data().await;
         if pod == "pod-a" { leaving.push(stream) } else { staying.push(stream) }
     }
-    assert!(!leaving.is_empty() && !staying.is_empty());
     for stream in &mut pods[0].waiting_streams().await {
         stream.send("data: whole\n\ndata: half").await;
     }
@@ -177,7 +177,8 @@ async fn parallel_requests_and_other_proxies_find_the_same_successor() {
     let setup = Setup::new().service_in("chat", &file).with(AT_ONCE).with(BALANCE);
     let (proxy, other) = (setup.start().await, setup.start().await);
     let mut clients = Vec::new();
-    for _ in 0..8 {
+    // That one of three successors gets all of so many is one in a million at worst.
+    for _ in 0..20 {
         clients.push(Client::on(&proxy, "pod-a").await);
     }
     file.write(&listed(&pods, &["draining", "ready", "ready", "ready"]));

@@ -18,6 +18,7 @@ use podpin_endpoints::{
 
 use self::recognition::{By, Recognition};
 use self::waiting::Terms;
+use crate::access_log::Record;
 use crate::client_limit::{ClientKey, ClientPermit};
 use crate::clock;
 use crate::forward::{self, Client, sets_cookie};
@@ -263,6 +264,18 @@ impl Admission {
             (None, false, _) => "new",
             (None, true, Some(placement)) if !placement.stayed => "repinned",
             (None, true, _) => "pinned",
+        }
+    }
+
+    /// Writes into a line of the access log where the request belonged and where it went.
+    pub(crate) fn write_down(&self, placement: Option<&Placement>, answered: bool, log: &mut Record) {
+        log.route = Some(self.route.name.to_string());
+        log.service = Some(self.service().name.to_string());
+        log.affinity = Some(self.decision(placement.filter(|_| answered)));
+        log.session = Some(self.session.to_string());
+        if let Some(placement) = placement {
+            log.endpoint = Some(placement.endpoint.name.to_string());
+            log.repinned = placement.moved.map(MoveReason::as_str);
         }
     }
 

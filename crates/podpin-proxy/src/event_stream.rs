@@ -36,7 +36,6 @@ use crate::upstream_h1::{self, UpstreamError};
 /// `sse.maxDuration` is shortened by up to this share of itself, so that streams that began together do not end
 /// together.
 const DURATION_JITTER: f64 = 0.1;
-const EVENT_STREAM: &str = "text/event-stream";
 
 /// A request on its way to a pod.
 struct Opening<'a> {
@@ -440,11 +439,9 @@ fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
 /// 200 and `text/event-stream`, not encoded: its framing can be read.
 pub(crate) fn is_event_stream(answer: &upstream_h1::Answer) -> bool {
     let headers = &answer.head.headers;
-    let essence = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = essence.split(';').next().unwrap_or_default().trim();
     let encoded = headers
         .get_all(header::CONTENT_ENCODING)
         .iter()
         .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"));
-    answer.head.status == StatusCode::OK && essence.eq_ignore_ascii_case(EVENT_STREAM) && !encoded
+    answer.head.is_event_stream() && !encoded
 }

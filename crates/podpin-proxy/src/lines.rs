@@ -2,7 +2,7 @@
 //! treatment and the client's affinity make of them together.
 
 use http::StatusCode;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::admission::{Admission, Placement};
 use crate::forward::{self, Client};
@@ -57,21 +57,38 @@ pub(crate) fn to_client(
     let mut lines = forward::response_lines(answered, |line| admission.sets_pin(line));
     single_length(status, &mut lines);
     admission.route.treatment.edit_response(&asked.headers, &mut lines);
-    let endpoint = placement.endpoint.id;
-    let cookie = admission.set_cookie(gateway, endpoint, client);
-    let bound = admission.bound_session_id(gateway, (endpoint, &lines));
-    if (cookie.is_some() || bound.is_some())
-        && let Some(private) = forward::private_cache_control(&lines)
-    {
-        lines.insert(header::CACHE_CONTROL, private);
-    }
-    if let Some((name, value)) = bound {
+    let Affinity { replaced, cookie } = affinity(gateway, (admission, placement), client, &lines);
+    for (name, value) in replaced {
         lines.insert(name, value);
     }
     if let Some(cookie) = cookie {
         lines.append(header::SET_COOKIE, cookie);
     }
     lines
+}
+
+/// What tells a client where it belongs.
+pub(crate) struct Affinity {
+    /// Lines in the place of those that a pod's answer has.
+    pub(crate) replaced: Vec<(HeaderName, HeaderValue)>,
+    /// A `Set-Cookie` beside the others.
+    pub(crate) cookie: Option<HeaderValue>,
+}
+
+/// What a pod's answer with these lines has to tell the client about where it belongs; nobody else may store that.
+pub(crate) fn affinity(
+    gateway: &Gateway,
+    (admission, placement): (&Admission, &Placement),
+    client: &Client,
+    lines: &HeaderMap,
+) -> Affinity {
+    let endpoint = placement.endpoint.id;
+    let cookie = admission.set_cookie(gateway, endpoint, client);
+    let bound = admission.bound_session_id(gateway, (endpoint, lines));
+    let is_told = cookie.is_some() || bound.is_some();
+    let private = is_told.then(|| forward::private_cache_control(lines)).flatten();
+    let private = private.map(|value| (header::CACHE_CONTROL, value));
+    Affinity { replaced: private.into_iter().chain(bound).collect(), cookie }
 }
 
 /// One length where the pod said it twice, and none with 204 (RFC 9110 section 8.6).

@@ -19,7 +19,7 @@ use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::{EndpointId, Millis};
 
 use self::outcome::{
-    authority, downstream_failure, is_caused_by, own_answer, record, strip_response, treat_request,
+    authority, downstream_failure, is_overdue, own_answer, record, strip_response, treat_request,
     treat_response, write_affinity, write_answer, write_failure,
 };
 use crate::admission::{Admission, Asked, Kind, Placement};
@@ -28,10 +28,8 @@ use crate::forward::{self, Client};
 use crate::gateway::{Gateway, InFlight};
 use crate::io::Progress;
 use crate::labels::{UpstreamErrorKind, method_label};
+use crate::pool;
 use crate::reply::Failure;
-
-/// How long an unused connection to a pod is kept for the next request; below the idle limits of common servers.
-const POOL_IDLE: Duration = Duration::from_secs(55);
 
 /// How long a client may take for what was left of a response that is cut short.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -194,7 +192,7 @@ impl ProxyHttp for Pipeline {
             None => times.response_header,
         };
         peer.options.write_timeout = times.response_header;
-        peer.options.idle_timeout = Some(POOL_IDLE);
+        peer.options.idle_timeout = Some(pool::IDLE_MAX);
         request.placement = Some(placement);
         request.connect_asked = clock::now();
         Ok(Box::new(peer))
@@ -301,7 +299,7 @@ impl ProxyHttp for Pipeline {
         strip_response(response, upgrade, |line| admission.sets_pin(line))?;
         if upgrade || !response.status.is_informational() {
             treat_response(&admission.route.treatment, &session.req_header().headers, response)?;
-            write_affinity(&self.gateway, (admission, placement, client), response)?;
+            write_affinity(&self.gateway, ((admission, placement), client), response)?;
         }
         Ok(())
     }
@@ -350,11 +348,6 @@ impl ProxyHttp for Pipeline {
             error.set_retry(true);
             return error;
         }
-        if request.answered && matches!(error.etype(), ErrorType::ReadTimedout) {
-            // A response that pauses for `timeouts.upstreamIdle` is cut; the pod did answer.
-            error.set_retry(false);
-            return error;
-        }
         request.endpoint_failed(match error.etype() {
             ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamErrorKind::Timeout,
             ErrorType::InvalidHTTPHeader | ErrorType::H1Error => UpstreamErrorKind::Protocol,
@@ -370,7 +363,7 @@ impl ProxyHttp for Pipeline {
         error: &Error,
         request: &mut Request,
     ) -> FailToProxy {
-        if is_caused_by(error, std::io::ErrorKind::TimedOut) && request.failure.is_none() {
+        if is_overdue(error) && request.failure.is_none() {
             request.endpoint_failed(UpstreamErrorKind::Timeout);
         }
         let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
@@ -383,7 +376,7 @@ impl ProxyHttp for Pipeline {
                 tracing::debug!(%error, "the client left before its answer");
             }
         }
-        if begun && session.req_header().version != Version::HTTP_2 {
+        if begun {
             // What was gathered of the response goes out before the connection that cuts it short.
             if tokio::time::timeout(LAST_WORDS, session.shutdown()).await.is_err() {
                 tracing::debug!("a client did not take the end of its response");

@@ -21,7 +21,7 @@ use crate::tls::PodTls;
 use crate::transport::Transport;
 
 /// How long a connection is kept for the next request; below the idle limits of common servers, from 60 s up.
-const IDLE_MAX: Duration = Duration::from_secs(55);
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(55);
 /// For one pod: more than most pods serve at a time.
 const OF_POD_MAX: usize = 128;
 /// Of a worker, whatever the pods; they take descriptors that streams could have.

@@ -23,7 +23,7 @@ use tokio::time::Sleep;
 
 use self::account::Outcome;
 pub(crate) use self::client_side::{ClientSide, Idle};
-use self::post_stream::{PostStream, is_event_stream};
+use self::post_stream::PostStream;
 use self::transfer::{Times, Transfer, Trouble};
 use self::upload::{Framing, Upload};
 use crate::admission::{Admission, Asked, Kind, Placement};
@@ -229,7 +229,7 @@ impl<'a> Request<'a> {
         let Some(placement) = &self.placement else { return Outcome::Failed(Failure::Internal) };
         self.answered = true;
         admission.service().endpoint_succeeded(&placement.endpoint.load);
-        if self.head.method != Method::HEAD && is_event_stream(&head) {
+        if self.head.method != Method::HEAD && head.is_event_stream() {
             match PostStream::open(self, admission, placement) {
                 Ok(stream) => self.carried.stream = Some(stream),
                 Err(failure) => return Outcome::Failed(failure),

@@ -59,6 +59,15 @@ pub(crate) struct ResponseHead {
     pub(crate) keep_alive: bool,
 }
 
+impl ResponseHead {
+    /// 200 and `text/event-stream`, encoded or not.
+    pub(crate) fn is_event_stream(&self) -> bool {
+        let kind = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        self.status == StatusCode::OK && essence.eq_ignore_ascii_case("text/event-stream")
+    }
+}
+
 /// An answered request: the head, and all that is needed to read the body.
 #[derive(Debug)]
 pub(crate) struct Answer {

@@ -1,10 +1,9 @@
-//! What comes of an ordinary request: the pod's answer made ours, our own answer to a failure, the line in the log.
+//! What comes of a request for another protocol: the pod's answer made ours, our own answer to a failure, the line in the log.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
-use podpin_endpoints::MoveReason;
 
 use super::Request;
 use crate::access_log::Record;
@@ -13,6 +12,7 @@ use crate::clock;
 use crate::event_stream::protocol_name;
 use crate::forward::{self, Client};
 use crate::gateway::Gateway;
+use crate::lines::{self, Affinity};
 use crate::reply::{Answer, Failure};
 use crate::treatment::{Side, Treatment};
 
@@ -23,7 +23,7 @@ pub(super) fn strip_response(
     sets_ours: impl Fn(&HeaderValue) -> bool,
 ) -> Result<()> {
     let framing = |name: &HeaderName| *name == header::TRANSFER_ENCODING || *name == header::CONTENT_LENGTH;
-    let kept = forward::response_lines(response.headers.clone(), &sets_ours);
+    let kept = forward::response_lines(response.headers.clone(), sets_ours);
     let gone: Vec<HeaderName> = response
         .headers
         .keys()
@@ -35,12 +35,9 @@ pub(super) fn strip_response(
         response.remove_header(&name);
     }
     single_length(response)?;
-    if response.headers.get_all(header::SET_COOKIE).iter().any(&sets_ours) {
-        let lines: Vec<_> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
-        response.remove_header(&header::SET_COOKIE);
-        for line in lines.into_iter().filter(|line| !sets_ours(line)) {
-            response.append_header(header::SET_COOKIE, line)?;
-        }
+    response.remove_header(&header::SET_COOKIE);
+    for line in kept.get_all(header::SET_COOKIE) {
+        response.append_header(header::SET_COOKIE, line.clone())?;
     }
     Ok(())
 }
@@ -48,18 +45,11 @@ pub(super) fn strip_response(
 /// Tells the client where it belongs: by the cookie, and by the session id that the pod gave it.
 pub(super) fn write_affinity(
     gateway: &Gateway,
-    (admission, placement, client): (&Admission, &Placement, &Client),
+    (known, client): ((&Admission, &Placement), &Client),
     response: &mut ResponseHeader,
 ) -> Result<()> {
-    let endpoint = placement.endpoint.id;
-    let cookie = admission.set_cookie(gateway, endpoint, client);
-    let bound = admission.bound_session_id(gateway, (endpoint, &response.headers));
-    if (cookie.is_some() || bound.is_some())
-        && let Some(private) = forward::private_cache_control(&response.headers)
-    {
-        response.insert_header(header::CACHE_CONTROL, private)?;
-    }
-    if let Some((name, value)) = bound {
+    let Affinity { replaced, cookie } = lines::affinity(gateway, known, client, &response.headers);
+    for (name, value) in replaced {
         response.insert_header(name, value)?;
     }
     if let Some(cookie) = cookie {
@@ -88,7 +78,6 @@ pub(super) fn authority(head: &RequestHeader) -> &str {
 /// What an error that is not the pod's means for the client.
 pub(super) fn downstream_failure(error: &Error) -> Failure {
     match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, _) if is_caused_by(error, std::io::ErrorKind::InvalidData) => Failure::Body,
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
         (
             ErrorSource::Downstream,
@@ -103,10 +92,10 @@ pub(super) fn downstream_failure(error: &Error) -> Failure {
     }
 }
 
-/// What `io.rs` says through Pingora: bytes of the client that it refused, or a pod that took too long.
-pub(super) fn is_caused_by(error: &Error, kind: std::io::ErrorKind) -> bool {
+/// Whether `io.rs` says through Pingora that the pod took too long.
+pub(super) fn is_overdue(error: &Error) -> bool {
     let cause = error.cause.as_deref().and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    cause.is_some_and(|cause| cause.kind() == kind)
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// The answer to a request that its route has by itself.
@@ -213,14 +202,7 @@ pub(super) fn record(session: &Session, error: Option<&Error>, request: &Request
     log.status = status;
     log.user_agent = head.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned);
     if let Some(admission) = &request.admission {
-        log.route = Some(admission.route.name.to_string());
-        log.service = Some(admission.service().name.to_string());
-        log.affinity = Some(admission.decision(request.placement.as_ref().filter(|_| request.answered)));
-        log.session = Some(admission.session.to_string());
-    }
-    if let Some(placement) = &request.placement {
-        log.endpoint = Some(placement.endpoint.name.to_string());
-        log.repinned = placement.moved.map(MoveReason::as_str);
+        admission.write_down(request.placement.as_ref(), request.answered, &mut log);
     }
     log.reason = match (error.is_some(), request.failure) {
         (false, _) => "complete",

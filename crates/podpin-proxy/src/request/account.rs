@@ -1,7 +1,6 @@
 //! What is counted and logged of an ordinary request, and the answers to it that are ours.
 
 use http::{Method, StatusCode};
-use podpin_endpoints::MoveReason;
 
 use super::transfer::Trouble;
 use super::{ClientSide, Idle, Request};
@@ -139,14 +138,7 @@ impl Request<'_> {
         log.status = code;
         log.reason = "complete";
         if let Some(admission) = admission {
-            log.route = Some(admission.route.name.to_string());
-            log.service = Some(admission.service().name.to_string());
-            log.affinity = Some(admission.decision(self.placement.as_ref().filter(|_| self.answered)));
-            log.session = Some(admission.session.to_string());
-        }
-        if let Some(placement) = &self.placement {
-            log.endpoint = Some(placement.endpoint.name.to_string());
-            log.repinned = placement.moved.map(MoveReason::as_str);
+            admission.write_down(self.placement.as_ref(), self.answered, &mut log);
         }
         log.duration_ms = clock::duration_millis(clock::now().since(self.began));
         log.connect_ms = self.connect_millis;

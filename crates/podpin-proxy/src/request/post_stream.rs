@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
-use http::{StatusCode, header};
 use podpin_endpoints::Millis;
 
 use super::Request;
@@ -20,7 +19,6 @@ use crate::relay::Finished;
 use crate::reply::Failure;
 use crate::stream_task::{Accounts, Permits};
 use crate::streams::{Cause, Opening, StreamRecord};
-use crate::upstream_h1::ResponseHead;
 
 /// A stream that is open.
 pub(super) struct PostStream {
@@ -46,13 +44,6 @@ enum Line {
     Empty,
     Comment,
     Field,
-}
-
-/// Whether a response is an event stream, encoded or not: the bytes are not read but counted.
-pub(super) fn is_event_stream(response: &ResponseHead) -> bool {
-    let kind = response.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    response.status == StatusCode::OK && essence.eq_ignore_ascii_case("text/event-stream")
 }
 
 impl PostStream {

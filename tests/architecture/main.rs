@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 /// Crates that read no clock, no socket, no environment.
-const PURE: [&str; 4] = ["podpin-affinity", "podpin-endpoints", "podpin-sse", "podpin-config"];
+const PURE: [&str; 5] =
+    ["podpin-affinity", "podpin-config", "podpin-endpoints", "podpin-sse", "podpin-time"];
 
 /// What a pure crate must not have, not even through others.
 const FORBIDDEN_IN_PURE: [&str; 6] = ["tokio", "pingora", "kube", "k8s-openapi", "tracing", "prometheus"];

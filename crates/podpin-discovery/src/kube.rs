@@ -31,7 +31,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::kube::Client;
 use futures_util::future::{select, select_all};
-use podpin_endpoints::{Millis, Update};
+use podpin_endpoints::Update;
+use podpin_time::Millis;
 
 use crate::kube::cluster::Cluster;
 pub use crate::kube::cluster::digest;

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use podpin_discovery::{PortRef, observe};
-use podpin_endpoints::{Applied, EndpointId, Millis, Phase, Table, Update};
+use podpin_endpoints::{Applied, EndpointId, Phase, Table, Update};
+use podpin_time::Millis;
 use proptest::prelude::*;
 use serde_json::Value;
 

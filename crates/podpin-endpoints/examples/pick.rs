@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use podpin_endpoints::{
-    Condition, EndpointId, Millis, Observed, Pick, PickRequest, Ring, Snapshot, Strategy, Table, Update, pick,
+    Condition, EndpointId, Observed, Pick, PickRequest, Ring, Snapshot, Strategy, Table, Update, pick,
 };
+use podpin_time::Millis;
 
 const PICKS: u32 = 1_000_000;
 

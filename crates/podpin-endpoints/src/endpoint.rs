@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::millis::Millis;
 use crate::phase::Phase;
 use crate::streams::Load;
 use crate::update::Observed;
+use podpin_time::Millis;
 
 /// Identity of an endpoint: 128 bits of SHA-256 (FIPS 180-4), the same on every replica.
 ///

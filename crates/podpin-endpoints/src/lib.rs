@@ -8,7 +8,6 @@
 mod departed;
 mod endpoint;
 mod lot;
-mod millis;
 mod pace;
 mod phase;
 mod pick;
@@ -19,7 +18,7 @@ mod table;
 mod update;
 
 pub use endpoint::{DrainTimes, Endpoint, EndpointId};
-pub use millis::Millis;
+
 pub use pace::{BudgetLimits, Departure, Motion, Pacer, Purse};
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};

@@ -110,7 +110,9 @@ fn common_divisor(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Condition, Millis, Table, Update, table::tests::observed};
+    use podpin_time::Millis;
+
+    use crate::{Condition, Table, Update, table::tests::observed};
 
     /// A lot of endpoints that weigh as much as `weights` says, in that order.
     fn lot(weights: &[u32]) -> Lot {

@@ -20,7 +20,7 @@
 
 use std::time::Duration;
 
-use crate::millis::Millis;
+use podpin_time::Millis;
 
 /// Fixed point: parts of one stream. What is rounded off in a turn is below a 65,536th of a stream, so that it takes
 /// 65,536 turns to be wrong by one; the last turn takes all that is left anyway.

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use crate::endpoint::{DrainTimes, Endpoint, EndpointId};
 use crate::lot::Lot;
-use crate::millis::Millis;
 use crate::phase::Phase;
 use crate::snapshot::{Snapshot, ejection_is_honoured};
+use podpin_time::Millis;
 
 /// Draws before the whole list is walked. With half of the endpoints unusable, eight pairs in a row fail once in
 /// 65,000 picks; the walk then costs microseconds, so more tries would buy nothing.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::endpoint::{Endpoint, EndpointId, IdMap};
 use crate::lot::Lot;
-use crate::millis::Millis;
 use crate::phase::Phase;
+use podpin_time::Millis;
 
 /// The endpoints of one service at one moment.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::millis::Millis;
+use podpin_time::Millis;
 
 /// How many times the configured ejection time an endpoint may grow to. Ten times the default of 15 s is 2.5 min:
 /// long enough to spare clients of a pod that is broken for good, short enough that a repaired one is not forgotten.

@@ -9,10 +9,10 @@ use std::sync::atomic::AtomicU64;
 
 use crate::departed::{Departed, End};
 use crate::endpoint::{Endpoint, EndpointId, IdMap};
-use crate::millis::Millis;
 use crate::phase::{Drain, Phase};
 use crate::snapshot::Snapshot;
 use crate::update::{Condition, Observed, Update};
+use podpin_time::Millis;
 
 /// The endpoints of one service, written by one task.
 #[derive(Debug, Default)]

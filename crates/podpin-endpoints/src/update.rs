@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::endpoint::EndpointId;
-use crate::millis::Millis;
 use crate::phase::{Drain, Phase};
+use podpin_time::Millis;
 
 /// One sentence of discovery about the endpoints of one service.
 #[derive(Clone, Debug)]

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podpin_endpoints::{
-    Applied, Condition, EjectionPolicy, EndpointId, Millis, MoveReason, Nowhere, Observed, Phase, Pick,
-    PickRequest, Ring, Snapshot, Strategy as Balance, Table, Update, pick,
+    Applied, Condition, EjectionPolicy, EndpointId, MoveReason, Nowhere, Observed, Phase, Pick, PickRequest,
+    Ring, Snapshot, Strategy as Balance, Table, Update, pick,
 };
+use podpin_time::Millis;
 use proptest::prelude::*;
 
 /// Pods 0..PODS; even ones come from a cluster, odd ones from a file (their drain can be taken back).

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use podpin_endpoints::{BudgetLimits, Departure, Millis, Motion, Pacer, Purse};
+use podpin_endpoints::{BudgetLimits, Departure, Motion, Pacer, Purse};
+use podpin_time::Millis;
 use proptest::prelude::*;
 
 /// How often the proxy takes a turn.

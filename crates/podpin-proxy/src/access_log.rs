@@ -145,7 +145,7 @@ enum Entry {
 
 impl Record {
     /// A record of something that began at this moment.
-    pub(crate) fn begun(kind: &'static str, at: podpin_endpoints::Millis) -> Record {
+    pub(crate) fn begun(kind: &'static str, at: podpin_time::Millis) -> Record {
         Record { time: clock::rfc3339(at), kind, ..Record::default() }
     }
 }

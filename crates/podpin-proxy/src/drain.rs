@@ -21,8 +21,9 @@ use std::time::Duration;
 
 use podpin_config::{Handover, Order as LeavingOrder, Pinned};
 use podpin_endpoints::{
-    BudgetLimits, Departure, Endpoint, EndpointId, Millis, Motion, Pacer, Phase, Purse, Transition,
+    BudgetLimits, Departure, Endpoint, EndpointId, Motion, Pacer, Phase, Purse, Transition,
 };
+use podpin_time::Millis;
 
 pub(crate) use self::desk::Desk;
 use self::leaving::{Leaving, Terms};

@@ -12,8 +12,9 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, Version};
 use podpin_config::{Handover, Unavailable};
-use podpin_endpoints::{Endpoint, EndpointId, Millis, MoveReason};
+use podpin_endpoints::{Endpoint, EndpointId, MoveReason};
 use podpin_sse::{Framer, retry_line};
+use podpin_time::Millis;
 
 use self::refusal::refuse;
 pub(crate) use self::refusal::request_record;

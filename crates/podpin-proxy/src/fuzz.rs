@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_config::Cidr;
-use podpin_endpoints::Millis;
+use podpin_time::Millis;
 
 use crate::body_decoder::{BodyDecoder, FIRST_CHUNK, Piece};
 use crate::connection::{Alarm, FrameWatch};

@@ -10,7 +10,8 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use podpin_affinity::Keyring;
 use podpin_config::{Config, ListenerLimits};
-use podpin_endpoints::{Millis, Phase};
+use podpin_endpoints::Phase;
+use podpin_time::Millis;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 

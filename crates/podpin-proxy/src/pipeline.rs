@@ -16,7 +16,8 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
-use podpin_endpoints::{EndpointId, Millis};
+use podpin_endpoints::EndpointId;
+use podpin_time::Millis;
 
 use self::outcome::{
     authority, downstream_failure, is_overdue, own_answer, record, strip_response, treat_request,

@@ -12,7 +12,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use podpin_endpoints::Millis;
+use podpin_time::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 

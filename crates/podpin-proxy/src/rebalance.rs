@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use podpin_config::Rebalance;
-use podpin_endpoints::{Balance, Endpoint, EndpointId, Millis, Phase, Share, shift};
+use podpin_endpoints::{Balance, Endpoint, EndpointId, Phase, Share, shift};
+use podpin_time::Millis;
 
 use crate::admission::Kind;
 use crate::clock;

@@ -24,8 +24,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use podpin_endpoints::Millis;
 use podpin_sse::{End, Framer};
+use podpin_time::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 

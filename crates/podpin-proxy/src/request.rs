@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use http::header::{self, HeaderMap};
 use http::{Method, Version};
-use podpin_endpoints::{EndpointId, Millis};
+use podpin_endpoints::EndpointId;
+use podpin_time::Millis;
 use tokio::time::Sleep;
 
 use self::account::Outcome;

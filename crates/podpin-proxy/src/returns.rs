@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use podpin_endpoints::Millis;
+use podpin_time::Millis;
 
 use crate::labels::ReconnectOutcome;
 use crate::metrics::ServiceMetrics;

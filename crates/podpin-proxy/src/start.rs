@@ -284,7 +284,7 @@ async fn leave_gracefully(gateway: &Gateway) {
     // The last ones have as long as connections have to take their end.
     gateway.send_streams_away(
         times.spread,
-        podpin_endpoints::Millis(gone_by.0.saturating_sub(clock::duration_millis(LAST_WORDS))),
+        podpin_time::Millis(gone_by.0.saturating_sub(clock::duration_millis(LAST_WORDS))),
     );
     let mut poll = tokio::time::interval(SHUTDOWN_POLL);
     while !gateway.is_idle() && tokio::time::Instant::now() < deadline {

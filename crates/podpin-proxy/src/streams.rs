@@ -11,7 +11,8 @@ use std::task::Context;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use podpin_endpoints::{Endpoint, EndpointId, Millis};
+use podpin_endpoints::{Endpoint, EndpointId};
+use podpin_time::Millis;
 
 use crate::admission::Kind;
 use crate::route::Route;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use podpin_endpoints::Millis;
+use podpin_time::Millis;
 
 use crate::clock;
 use crate::labels::{DepartureKind, ReconnectOutcome};

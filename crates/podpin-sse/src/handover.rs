@@ -26,19 +26,9 @@
 //! Choosing successors, trying a next one, and the bytes (see [`Framer::tell`](crate::Framer::tell) and
 //! [`Framer::adopt`](crate::Framer::adopt)) are left to the proxy.
 
-use std::ops::Add;
+use std::time::Duration;
 
-/// A point in time: milliseconds of a clock that never runs backwards, from any beginning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(pub u64);
-
-impl Add<u32> for Moment {
-    type Output = Self;
-
-    fn add(self, milliseconds: u32) -> Self {
-        Self(self.0.saturating_add(u64::from(milliseconds)))
-    }
-}
+use podpin_time::Millis;
 
 /// Whether a stream may be handed over at all. Decided once, when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,7 +138,7 @@ pub enum Action {
         /// For logs and for the request to the successor.
         cause: Cause,
         /// When [`Handover::on_time`] will give up.
-        deadline: Moment,
+        deadline: Millis,
     },
     /// Close the old connection, if it is still there, and go on with the successor's.
     Swap,
@@ -179,7 +169,7 @@ impl Step {
 pub struct Handover {
     state: State,
     limits: Limits,
-    window_from: Moment,
+    window_from: Millis,
     begun_in_window: u16,
     eligibility: Eligibility,
 }
@@ -199,7 +189,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Attempt {
     cause: Cause,
-    from: Moment,
+    from: Millis,
     need: Need,
 }
 
@@ -215,11 +205,11 @@ enum Need {
 impl Handover {
     /// A stream that begins.
     pub fn new(eligibility: Eligibility, limits: Limits) -> Self {
-        Self { state: State::Streaming, limits, window_from: Moment(0), begun_in_window: 0, eligibility }
+        Self { state: State::Streaming, limits, window_from: Millis(0), begun_in_window: 0, eligibility }
     }
 
     /// The pod leaves, and it is this stream's turn. `resume_id` is that of the framer, here and below.
-    pub fn on_drain(&mut self, resume_id: Option<&[u8]>, now: Moment) -> Step {
+    pub fn on_drain(&mut self, resume_id: Option<&[u8]>, now: Millis) -> Step {
         if self.state != State::Streaming {
             return Step::NOTHING;
         }
@@ -229,7 +219,7 @@ impl Handover {
 
     /// Another pod would suit the stream better, but it need not leave: whatever stands in the way of a handover leaves it
     /// where it is.
-    pub fn on_rebalance(&mut self, resume_id: Option<&[u8]>, now: Moment) -> Step {
+    pub fn on_rebalance(&mut self, resume_id: Option<&[u8]>, now: Millis) -> Step {
         if self.state != State::Streaming || self.eligibility == Eligibility::Ineligible {
             return Step::NOTHING;
         }
@@ -240,13 +230,13 @@ impl Handover {
         }
         self.state = State::Opening(attempt);
         Step {
-            action: Action::Open { cause: attempt.cause, deadline: now + self.limits.handover_ms },
+            action: Action::Open { cause: attempt.cause, deadline: later(now, self.limits.handover_ms) },
             report: None,
         }
     }
 
     /// The body of the pod that is streaming ended.
-    pub fn on_upstream_end(&mut self, end: End, pod: Pod, resume_id: Option<&[u8]>, now: Moment) -> Step {
+    pub fn on_upstream_end(&mut self, end: End, pod: Pod, resume_id: Option<&[u8]>, now: Millis) -> Step {
         let (cause, otherwise) = match end {
             End::Clean => (Cause::Planned, Action::Goodbye),
             End::Reset => (Cause::Crash, Action::EndBroken),
@@ -275,7 +265,7 @@ impl Handover {
     ///
     /// Without a `resume_id` any more (the old pod reset it meanwhile, or sends an event too large to be held), the
     /// successor can not be used.
-    pub fn on_answer(&mut self, answer: Answer, resume_id: Option<&[u8]>, now: Moment) -> Step {
+    pub fn on_answer(&mut self, answer: Answer, resume_id: Option<&[u8]>, now: Millis) -> Step {
         let (State::Opening(attempt) | State::Broken(attempt)) = self.state else { return Step::NOTHING };
         match answer {
             Answer::EventStream if resume_id.is_none() => {
@@ -294,7 +284,7 @@ impl Handover {
     }
 
     /// Time passed; at [`Handover::due`] at the latest.
-    pub fn on_time(&mut self, now: Moment) -> Step {
+    pub fn on_time(&mut self, now: Millis) -> Step {
         match (self.state, self.due()) {
             (State::Opening(attempt) | State::Broken(attempt), Some(due)) if due <= now => {
                 self.conclude(attempt, Outcome::Timeout, Action::Goodbye, now)
@@ -309,9 +299,11 @@ impl Handover {
     }
 
     /// When [`Handover::on_time`] has something to do.
-    pub fn due(&self) -> Option<Moment> {
+    pub fn due(&self) -> Option<Millis> {
         match self.state {
-            State::Opening(attempt) | State::Broken(attempt) => Some(attempt.from + self.limits.handover_ms),
+            State::Opening(attempt) | State::Broken(attempt) => {
+                Some(later(attempt.from, self.limits.handover_ms))
+            }
             State::Streaming | State::Finishing => None,
         }
     }
@@ -339,13 +331,13 @@ impl Handover {
             return self.conclude(attempt, Outcome::Limit, otherwise, attempt.from);
         }
         self.state = state;
-        let deadline = attempt.from + self.limits.handover_ms;
+        let deadline = later(attempt.from, self.limits.handover_ms);
         Step { action: Action::Open { cause: attempt.cause, deadline }, report: None }
     }
 
     /// Counts a handover, if it is within the limit.
-    fn take_turn(&mut self, now: Moment) -> bool {
-        if self.begun_in_window == 0 || self.window_from + self.limits.window_ms <= now {
+    fn take_turn(&mut self, now: Millis) -> bool {
+        if self.begun_in_window == 0 || later(self.window_from, self.limits.window_ms) <= now {
             self.window_from = now;
             self.begun_in_window = 0;
         }
@@ -354,7 +346,7 @@ impl Handover {
         within
     }
 
-    fn conclude(&mut self, attempt: Attempt, outcome: Outcome, action: Action, now: Moment) -> Step {
+    fn conclude(&mut self, attempt: Attempt, outcome: Outcome, action: Action, now: Millis) -> Step {
         let took_ms = now.0.saturating_sub(attempt.from.0);
         let report = Some(Report { cause: attempt.cause, outcome, took_ms });
         if attempt.need == Need::May && action != Action::Swap {
@@ -368,6 +360,10 @@ impl Handover {
         self.state = State::Finishing;
         Step { action, report: None }
     }
+}
+
+fn later(from: Millis, milliseconds: u32) -> Millis {
+    from.after(Duration::from_millis(u64::from(milliseconds)))
 }
 
 #[cfg(test)]
@@ -394,15 +390,15 @@ mod tests {
 
     fn feed(handover: &mut Handover, input: Input, id: Option<&[u8]>, now: u64) -> Step {
         match input {
-            Drain => handover.on_drain(id, Moment(now)),
-            E(end, pod) => handover.on_upstream_end(end, pod, id, Moment(now)),
-            A(answer) => handover.on_answer(answer, id, Moment(now)),
-            Time => handover.on_time(Moment(now)),
+            Drain => handover.on_drain(id, Millis(now)),
+            E(end, pod) => handover.on_upstream_end(end, pod, id, Millis(now)),
+            A(answer) => handover.on_answer(answer, id, Millis(now)),
+            Time => handover.on_time(Millis(now)),
         }
     }
 
     fn open(cause: Cause, deadline: u64) -> Step {
-        Step { action: Action::Open { cause, deadline: Moment(deadline) }, report: None }
+        Step { action: Action::Open { cause, deadline: Millis(deadline) }, report: None }
     }
 
     fn only(action: Action) -> Step {
@@ -453,7 +449,7 @@ mod tests {
     fn a_stream_that_need_not_leave_stays_when_it_cannot_be_handed_over() {
         let begun = |now| {
             let mut handover = eligible();
-            assert_eq!(handover.on_rebalance(ID, Moment(now)), open(PLANNED, now + 100));
+            assert_eq!(handover.on_rebalance(ID, Millis(now)), open(PLANNED, now + 100));
             handover
         };
         let stays = |outcome, took| done(Action::Nothing, PLANNED, outcome, took);
@@ -472,14 +468,14 @@ mod tests {
         );
         assert_eq!(feed(&mut begun(5), DEAD, None, 6), done(Action::EndBroken, PLANNED, Outcome::NoId, 1));
         // Nothing begins without an id, beyond the limit, or twice.
-        assert_eq!(eligible().on_rebalance(None, Moment(1)), Step::NOTHING);
+        assert_eq!(eligible().on_rebalance(None, Millis(1)), Step::NOTHING);
         let mut often = eligible();
         for now in [1, 2] {
-            assert_eq!(often.on_rebalance(ID, Moment(now)).report, None);
-            assert_eq!(often.on_rebalance(ID, Moment(now)), Step::NOTHING);
+            assert_eq!(often.on_rebalance(ID, Millis(now)).report, None);
+            assert_eq!(often.on_rebalance(ID, Millis(now)), Step::NOTHING);
             assert_eq!(feed(&mut often, MADE, ID, now), swap(PLANNED, 0));
         }
-        assert_eq!(often.on_rebalance(ID, Moment(3)), Step::NOTHING);
+        assert_eq!(often.on_rebalance(ID, Millis(3)), Step::NOTHING);
         assert!(often.flows());
     }
 

@@ -11,8 +11,6 @@ mod insert;
 mod line;
 
 pub use frame::{Framer, Pushed};
-pub use handover::{
-    Action, Answer, Cause, Eligibility, End, Handover, Limits, Moment, Outcome, Pod, Report, Step,
-};
+pub use handover::{Action, Answer, Cause, Eligibility, End, Handover, Limits, Outcome, Pod, Report, Step};
 pub use insert::{KEEP_ALIVE, retry_line};
 pub use line::ID_BYTES_MAX;

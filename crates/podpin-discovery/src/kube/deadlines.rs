@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use podpin_endpoints::{Millis, Observed};
+use podpin_endpoints::Observed;
+use podpin_time::Millis;
 
 /// How a time of the wall clock is called on the caller's monotonic clock.
 pub(crate) type MomentOf = fn(SystemTime) -> Millis;

@@ -349,7 +349,8 @@ fn name_of(slice: &EndpointSlice) -> Result<&str, Nameless> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use podpin_endpoints::{Millis, Table};
+    use podpin_endpoints::Table;
+    use podpin_time::Millis;
     use serde_json::json;
 
     use super::*;

@@ -10,7 +10,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use podpin_endpoints::Millis;
+use podpin_time::Millis;
 use tokio::sync::Notify;
 
 /// What a client may reset at once: every stream that it may have open (100), twice. Then so many a second: people who

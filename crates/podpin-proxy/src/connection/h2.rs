@@ -17,7 +17,7 @@ use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, def
 use pingora::protocols::{Digest, GetSocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
 use podpin_config::ListenerLimits;
-use podpin_endpoints::Millis;
+use podpin_time::Millis;
 use tokio::time::Instant;
 
 use super::Connection;

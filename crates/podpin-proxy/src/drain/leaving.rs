@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podpin_config::Order as LeavingOrder;
-use podpin_endpoints::{Departure, DrainTimes, Endpoint, Millis};
+use podpin_endpoints::{Departure, DrainTimes, Endpoint};
+use podpin_time::Millis;
 
 use super::TURN;
 use crate::clock;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header;
 use podpin_config::Unavailable;
-use podpin_endpoints::Millis;
+use podpin_time::Millis;
 
 use super::{Opening, protocol_name};
 use crate::access_log::Record;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use podpin_endpoints::{Endpoint, Millis, Phase};
+use podpin_endpoints::{Endpoint, Phase};
 use podpin_sse::{End, KEEP_ALIVE, retry_line};
+use podpin_time::Millis;
 
 use super::{Body, Finished, Relay};
 use crate::clock;

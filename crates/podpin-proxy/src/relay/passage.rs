@@ -14,11 +14,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use podpin_endpoints::{Millis, Phase};
+use podpin_endpoints::Phase;
 use podpin_sse::{
-    Action, Answer, Cause as HandoverCause, Eligibility, End, Handover, Limits, Moment, Outcome, Pod, Report,
-    Step,
+    Action, Answer, Cause as HandoverCause, Eligibility, End, Handover, Limits, Outcome, Pod, Report, Step,
 };
+use podpin_time::Millis;
 
 use super::ending::{Fault, LAST_WORDS, Leave, NEVER};
 use super::{Body, Relay};
@@ -187,11 +187,11 @@ impl Relay {
     fn decide(
         &mut self,
         now: Millis,
-        happened: impl FnOnce(&mut Handover, Option<&[u8]>, Moment) -> Step,
+        happened: impl FnOnce(&mut Handover, Option<&[u8]>, Millis) -> Step,
     ) -> bool {
         let (Some(passage), Body::Events(framer)) = (&mut self.passage, &self.body) else { return false };
         let resume_id = framer.resume_id().filter(|id| is_field_value(id));
-        let step = happened(&mut passage.handover, resume_id, Moment(now.0));
+        let step = happened(&mut passage.handover, resume_id, now);
         if let Some(report) = step.report {
             self.count_handover(report);
         }

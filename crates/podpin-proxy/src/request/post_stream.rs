@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
-use podpin_endpoints::Millis;
+use podpin_time::Millis;
 
 use super::Request;
 use crate::access_log::Record;

@@ -1,4 +1,7 @@
-//! A moment on the process's own monotonic clock; the clock itself belongs to the IO crates.
+//! The one type for moments: milliseconds on the process's own monotonic clock.
+//!
+//! Pure crates take moments as arguments and never read a clock; the clock itself belongs to the crates that do IO. One
+//! type for all of them means that no moment is ever converted by hand.
 
 use std::time::Duration;
 

@@ -12,19 +12,23 @@ use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Packag
 /// Crates that read no clock, no socket, no environment.
 const PURE: [&str; 5] = ["podpin-affinity", "podpin-config", "podpin-endpoints", "podpin-sse", "podpin-time"];
 
-/// What a pure crate must not have, not even through others.
+/// Packages that a pure crate must not have, not even through others.
 const FORBIDDEN_IN_PURE: [&str; 6] = ["tokio", "pingora", "kube", "k8s-openapi", "tracing", "prometheus"];
 
 /// A file past this many lines before its tests is split by concept.
 const LINES_MAX: usize = 500;
 
 fn metadata() -> Metadata {
+    metadata_with(CargoOpt::AllFeatures)
+}
+
+fn metadata_with(features: CargoOpt) -> Metadata {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     // What was built is there without a network; crates for other platforms are not.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let options = ["--offline", "--filter-platform", &platform].map(str::to_owned);
     let mut command = MetadataCommand::new();
-    command.manifest_path(manifest).features(CargoOpt::AllFeatures).other_options(options);
+    command.manifest_path(manifest).features(features).other_options(options);
     command.exec().expect("cargo metadata")
 }
 
@@ -148,6 +152,20 @@ fn the_testkit_is_for_tests_only() {
         }
     }
     fail_if_any(&problems);
+}
+
+#[test]
+fn the_proxy_of_the_image_has_no_demo_in_it() {
+    let metadata = metadata_with(CargoOpt::NoDefaultFeatures);
+    let package = members(&metadata).into_iter().find(|package| package.name == "podpin").expect("podpin");
+    let linked = built_with(&metadata, &package.id);
+    let demo: Vec<_> =
+        ["podpin-example", "redis"].into_iter().filter(|name| linked.contains(*name)).collect();
+    assert!(
+        demo.is_empty(),
+        "podpin without default features, as the Dockerfile builds it, links {}: only the feature `demo` may.",
+        demo.join(" and ")
+    );
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! `podpin`: the command line. Each command is a file; what they share is here: arguments and exit codes.
 
 mod check;
+#[cfg(feature = "demo")]
 mod demo;
 mod keygen;
-mod proxy;
 mod reload;
 mod run;
 mod telemetry;
@@ -36,6 +36,7 @@ enum Command {
     /// Make an affinity key
     Keygen(keygen::KeygenArguments),
     /// Three pods behind the real proxy on this machine, with a page to watch them
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
 }
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments.config),
         Command::Check(arguments) => Ok(check::check(&arguments.config)),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
+        #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),
     };
     outcome.unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! Whom was this client last served by? The signed affinity token and the cookie that carries it.
+//! The client's affinity: the signed token that names its last endpoint, and the cookie that carries it.
 //!
 //! Pure: the time is an argument, and keys arrive as bytes. What a claim is worth (whether its endpoint still
 //! lives, and where the client goes otherwise) is decided by `podpin-endpoints`; counting refusals and setting

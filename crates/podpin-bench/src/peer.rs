@@ -1,4 +1,4 @@
-//! Who is measured: podpin and the proxies beside it, each as a process with one worker.
+//! The peers: podpin and the proxies beside it, each as a process with one worker.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ use crate::process::{Process, own_binary};
 /// How long a reload may take. Generous: other work shares the machine.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Who is measured.
+/// A program that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
 pub(crate) enum PeerKind {
     /// The TCP copy loop of this crate.
@@ -65,7 +65,7 @@ impl PeerKind {
 pub(crate) struct Candidate {
     pub(crate) kind: PeerKind,
     program: PathBuf,
-    /// What it says of its version; of podpin and the relay the crate's.
+    /// The version that it prints; for podpin and the relay the crate's.
     pub(crate) version: String,
 }
 
@@ -132,7 +132,7 @@ pub(crate) struct Peer {
     setting: Setting,
 }
 
-/// What a peer is started with beside the pods.
+/// Settings of a peer besides the pods.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
     /// For its files. podpin follows its configuration: one file for two of them would be a reload.
@@ -205,7 +205,7 @@ impl Peer {
         &self.setting.directory
     }
 
-    /// What it knows beside what is measured.
+    /// Returns the configuration that is there besides the measured part.
     pub(crate) fn beside(&self) -> Beside {
         self.setting.beside
     }
@@ -215,7 +215,7 @@ impl Peer {
         self.process.pids().len()
     }
 
-    /// What podpin's admin port answers to a GET of `path`.
+    /// Returns the answer of podpin's admin port to a GET of `path`.
     pub(crate) fn ask_admin(&self, path: &str) -> anyhow::Result<String> {
         ask(self.admin, path)
     }
@@ -245,7 +245,7 @@ impl Peer {
     }
 }
 
-/// What a peer was like before a reload.
+/// State of a peer before a reload.
 enum Before {
     /// podpin: how many there had been.
     Reloads(u64),
@@ -299,7 +299,7 @@ fn write_configuration(kind: PeerKind, layout: &Layout<'_>) -> anyhow::Result<Op
     })
 }
 
-/// Nobody sees a part of it: who follows the file would read that.
+/// Replaces a file whole: a process that follows it must never read a part.
 pub(crate) fn replace_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let part = path.with_extension("part");
     std::fs::write(&part, text).with_context(|| format!("cannot write {}", part.display()))?;

@@ -1,4 +1,4 @@
-//! One place that can serve: a port of a pod, or an address from a list.
+//! An endpoint: a port of a pod, or an address from a list.
 //!
 //! An [`Endpoint`] never changes: a new fact is a new `Arc<Endpoint>` in the next snapshot. Only its [`Load`] is
 //! shared between the versions, so that streams and failures counted on an old version count on the new one.
@@ -114,12 +114,12 @@ impl Hasher for IdHasher {
     }
 }
 
-/// What is known of one endpoint at one moment. A clone is the same endpoint: it counts on the same [`Load`].
+/// The facts about one endpoint at one moment. A clone is the same endpoint: it counts on the same [`Load`].
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Who it is.
+    /// The identity, which no fact about the endpoint changes.
     pub id: EndpointId,
-    /// What people call it: the pod's name, or the name in the list.
+    /// The name in logs and on the admin port: the pod's name, or the name in the list.
     pub name: Arc<str>,
     /// The pod's uid, where there is a pod.
     pub uid: Option<Arc<str>>,

@@ -1,4 +1,4 @@
-//! Whom may a client be served by now? Endpoint states, stream counts and the choice among endpoints.
+//! The endpoints of a service: their states, their stream counts and the choice among them.
 //!
 //! Discovery speaks in [`Update`]s, the one [`Table`] of a service turns them into [`Transition`]s and an
 //! immutable [`Snapshot`], and [`pick()`] chooses on a snapshot without a lock. Pure: time is a [`Millis`]

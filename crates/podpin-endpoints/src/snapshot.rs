@@ -98,7 +98,7 @@ impl Snapshot {
         &self.ready
     }
 
-    /// The ready ones that new clients of `zone` should get; `None` when there is none.
+    /// Returns the ready endpoints for new clients of `zone`; `None` if there is none.
     pub(crate) fn ready_in(&self, zone: &str) -> Option<&Lot> {
         self.ready_by_zone.get(zone)
     }

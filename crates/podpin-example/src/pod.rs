@@ -1,4 +1,4 @@
-//! One pod: a listener with its connections on a thread of its own, so that stopping it is as abrupt as a crash.
+//! A pod: a listener with its connections on a thread of its own, so that stopping it is as abrupt as a crash.
 //!
 //! Every connection of the pod is a task of the pod's own runtime. Dropping that runtime closes all of them in the
 //! middle of whatever they were sending, which no graceful shutdown of an HTTP server would do. Several pods in one
@@ -34,7 +34,7 @@ pub struct PodSettings {
     pub listen: SocketAddr,
     /// The log it serves from, shared with the other pods.
     pub log: Arc<Log>,
-    /// What the demo page may do to the pods; `None` answers 404.
+    /// The control of the demo page over the pods; `None` if the page gets a 404.
     pub control: Option<Arc<dyn DemoControl>>,
     /// A stream that is silent for so long gets a comment.
     pub keep_alive: Duration,
@@ -140,7 +140,7 @@ pub(crate) enum Phase {
     Gone,
 }
 
-/// What the routes know of their pod.
+/// State of the pod that its routes share.
 pub(crate) struct Pod {
     pub(crate) name: String,
     /// The name as a JSON string, for the event frames.

@@ -46,7 +46,7 @@ pub struct Framer {
     /// The last event id, if `id_state` says that it is known. Kept for its capacity otherwise.
     id: Vec<u8>,
     event_bytes_max: usize,
-    /// What was forwarded lately. Empty before the first id.
+    /// The ids that were forwarded lately. Empty before the first id.
     cursor: Option<Box<Cursor>>,
     id_state: IdState,
     /// The stream may be handed over.
@@ -58,7 +58,7 @@ pub struct Framer {
     ever_overflowed: bool,
 }
 
-/// What one push brought to the client.
+/// Result of one push: the bytes for the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
     /// Events that the client dispatches because of it: blocks completed that have at least one `data` field.
@@ -71,7 +71,7 @@ pub struct Pushed {
 
 #[derive(Debug)]
 enum Tail {
-    /// What follows the last boundary; empty, and then without heap, most of the time. It never holds a whole block.
+    /// Bytes after the last boundary; empty, and then without heap, most of the time. Never a whole block.
     Held(Vec<u8>),
     /// The block at hand is too large to be held.
     PassThrough(Box<PassThrough>),
@@ -148,7 +148,7 @@ impl Framer {
 
     /// The last event id of the client, given what was appended so far: that of the last whole block that set one.
     ///
-    /// `None` before the first, and when it is longer than [`ID_BYTES_MAX`]; empty when the pod reset it. These are
+    /// `None` if no id has come yet or it is longer than [`ID_BYTES_MAX`]; empty if the pod reset it. These are
     /// the bytes of the stream; browsers send back their replacement characters where it is not UTF-8.
     pub fn last_event_id(&self) -> Option<&[u8]> {
         (self.id_state == IdState::Known).then_some(&self.id)
@@ -322,14 +322,14 @@ impl Framer {
 
 /// The whole blocks at the beginning of some bytes, and what they say together.
 struct Blocks<'a> {
-    /// What follows the last whole block.
+    /// Bytes after the last whole block.
     rest: &'a [u8],
     events: u32,
     retry_seen: bool,
     id: Option<&'a [u8]>,
 }
 
-/// What a block says. A comment says nothing.
+/// The meaning of a block. A comment has none.
 #[derive(Default)]
 struct Block<'a> {
     has_fields: bool,
@@ -389,11 +389,11 @@ impl<'a> Block<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whither {
     Client,
-    /// It is a replay of an event that the client got whole.
+    /// A replay of an event that the client has received whole.
     Nowhere,
 }
 
-/// What is remembered of a block that is not held.
+/// State kept for a block that is not held.
 #[derive(Debug)]
 struct PassThrough {
     /// The beginning of the line at hand, as much as tells its meaning.
@@ -452,7 +452,7 @@ impl PassThrough {
     }
 }
 
-/// What comes after the block that begins with `held` and ends in `input`, if it does.
+/// Returns the bytes after the block that begins with `held` and ends in `input`; `None` if it does not end there.
 fn after_block<'a>(held: &[u8], input: &'a [u8]) -> Option<&'a [u8]> {
     let mut line_is_empty = matches!(held.last(), Some(&(CR | LF)));
     let mut lines = input;

@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::reload::{self, Source};
 use crate::{check, telemetry};
 
-/// What a shell reports for a process that SIGINT ended.
+/// Exit code that a shell reports for a process that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 
 /// Runs until SIGTERM has been followed to its end; SIGINT or a second SIGTERM ends at once.

@@ -27,11 +27,11 @@ use crate::clock::now_ns;
 pub(super) const OPENING_AT_ONCE: usize = 64;
 /// How long all streams together may take to open, at least. 9,500 take seconds; more is a proxy that lost some.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
-/// What a stream may take beyond that: a full TLS handshake with a machine that others use, too.
+/// Additional time for each stream: a full TLS handshake on a machine that others use, too.
 const OPEN_EACH: Duration = Duration::from_millis(4);
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
-/// What is asked for.
+/// The streams to open.
 pub(crate) struct Wanted {
     pub(crate) target: Target,
     pub(crate) count: u32,
@@ -46,7 +46,7 @@ pub(crate) struct Streams {
     tally: Rc<Tally>,
 }
 
-/// What all streams count together.
+/// Counters that all streams share.
 #[derive(Debug)]
 pub(super) struct Tally {
     /// Streams whose first event came.
@@ -218,7 +218,7 @@ pub(super) fn open_deadline(count: u32) -> Duration {
     OPEN_DEADLINE.max(OPEN_EACH * count)
 }
 
-/// One read into the buffer that all streams share: no other task runs between the read and the look at it.
+/// Reads once into the buffer that all streams share: no other task runs between the read and the look at it.
 pub(super) fn poll_read(
     stream: &mut dyn Wire,
     scratch: &RefCell<Vec<u8>>,

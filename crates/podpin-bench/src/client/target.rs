@@ -14,7 +14,7 @@ use crate::certificate::HOST;
 /// Over HTTP/2; what browsers and proxies allow by default (RFC 9113 section 6.5.2 recommends no less).
 pub(crate) const STREAMS_ON_A_CONNECTION: u32 = 100;
 
-/// What the clients speak.
+/// The protocol of the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// HTTP/1.1 in plaintext: a connection for each stream.
@@ -77,7 +77,7 @@ impl Target {
     /// A connection, and what handshake it began with.
     ///
     /// # Errors
-    /// When nobody listens, when the handshake fails or did not agree on the version of HTTP asked for.
+    /// If the connection is refused, the handshake fails or did not agree on the version of HTTP asked for.
     pub(crate) async fn connect_and_tell(&self) -> anyhow::Result<(Box<dyn Wire>, Option<HandshakeKind>)> {
         let tcp = socket::connect(self.address).await?;
         let Some(connector) = &self.tls else { return Ok((Box::new(tcp), None)) };

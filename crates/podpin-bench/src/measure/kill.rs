@@ -59,11 +59,11 @@ struct Contender {
     candidate: Candidate,
     /// In whose column of the table it stands.
     column: PeerKind,
-    /// What its rows are called beside the others'.
+    /// Prefix of its rows in the table.
     rows: &'static str,
 }
 
-/// One line: what it is, its unit and the figure.
+/// A row: its name, unit and figure.
 type Figure = (&'static str, &'static str, f64);
 
 impl Contender {
@@ -76,7 +76,7 @@ impl Contender {
     }
 }
 
-/// What must not be and is rare: a median would hide it.
+/// Counts that must be zero and rarely are not: a median would hide them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Sums {
     with_error: u64,
@@ -110,7 +110,7 @@ struct Readings {
     all_back_ns: u64,
     with_error: u64,
     ended: u64,
-    /// Of streams that the other pods had.
+    /// Ended streams of the other pods.
     others_ended: u64,
     lost_or_twice: u64,
     why: Option<String>,

@@ -1,4 +1,4 @@
-//! What a request and a session cost when the configuration is large: the same load beside a thousand routes, a thousand
+//! The cost of a request and a session under a large configuration: the same load beside a thousand routes, a thousand
 //! services, ten thousand endpoints, and beside ten thousand of which a hundredth is replaced ten times a second. podpin
 //! alone; flat is what it should be.
 //!

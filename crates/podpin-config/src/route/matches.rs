@@ -1,4 +1,4 @@
-//! What a request must be like for a route to answer it: a path, and header fields as the Gateway API's
+//! The conditions for a route to answer a request: a path, and header fields as the Gateway API's
 //! `HTTPHeaderMatch` has them.
 //!
 //! Values are compared as bytes, a field's lines joined to one value. Expressions are anchored to the whole value, as
@@ -33,16 +33,16 @@ pub enum PathMatch {
 pub struct HeaderMatch {
     /// In lower case.
     pub name: String,
-    /// What its value must be.
+    /// The condition on its value.
     pub value: ValueMatch,
 }
 
-/// What the value of a header field is compared with.
+/// The condition on a header field's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueMatch {
     /// These bytes, of printable ASCII.
     Exact(String),
-    /// What the expression matches from the first to the last byte.
+    /// An expression that has to match from the first to the last byte.
     Expression(Expression),
 }
 

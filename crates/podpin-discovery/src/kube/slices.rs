@@ -43,7 +43,7 @@ impl<'l> Slices<'l> {
         Slices { ledger }
     }
 
-    /// Of the labels of those Services' slices. `None` when it would be too long.
+    /// Returns the label selector of those Services' slices. `None` if it would be too long.
     pub(crate) fn selector(&self) -> Option<String> {
         let ledger = locked(self.ledger);
         let names = ledger.names();

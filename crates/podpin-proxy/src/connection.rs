@@ -4,9 +4,8 @@
 //! limit before anything is buffered, strict framing for both paths, no buffer while the connection is idle - and a
 //! socket that an event stream can take with it when it leaves this task.
 
-mod arrival;
-mod frames;
-mod h2;
+pub(crate) mod admit;
+pub(crate) mod http2;
 
 use std::future::poll_fn;
 use std::io;
@@ -25,23 +24,22 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::arrival::Place;
-use crate::body_decoder::{BodyDecoder, FIRST_CHUNK};
-use crate::event_stream;
-use crate::exchange::{Exchange, answer_h1};
-use crate::forward::Client;
-use crate::gateway::Gateway;
-use crate::head::{self, Facts, HeadError, RequestBody, RequestHead, Scan};
-use crate::io::ClientStream;
-use crate::pipeline::Pipeline;
-use crate::reply::Failure;
-use crate::request::{self, ClientSide, Idle};
-use crate::scratch::{self, Scratch};
-use crate::tls::ServerTls;
-use crate::transport::Transport;
+use crate::connection::admit::Place;
+use crate::downstream::pending::{Exchange, answer_h1};
+use crate::http::reply::Failure;
+use crate::net::scratch::{self, Scratch};
+use crate::net::tls::ServerTls;
+use crate::net::transport::Transport;
+use crate::request::serve::{self, ClientSide, Idle};
+use crate::shared::Gateway;
+use crate::stream::open;
+use crate::upgrade::client_stream::ClientStream;
+use crate::upgrade::pipeline::Pipeline;
 use crate::worker::Manner;
-pub(crate) use frames::{Alarm, Excess, FrameWatch};
-pub(crate) use h2::StreamGuard;
+pub(crate) use http2::StreamGuard;
+use podpin_wire::client::Client;
+use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
+use podpin_wire::http1::request_head::{self, Facts, HeadError, RequestBody, RequestHead, Scan};
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// One read of a request head: most fit.
@@ -117,7 +115,7 @@ impl Connection {
         if is_h2 {
             self.count("h2");
             let closing = self.listener.gateway.closing();
-            return Box::pin(h2::serve(self, (tls, BytesMut::new()), closing, None)).await;
+            return Box::pin(http2::serve(self, (tls, BytesMut::new()), closing, None)).await;
         }
         self.serve_from((tls, BytesMut::new()), true).await;
     }
@@ -157,7 +155,7 @@ impl Connection {
                 Next::Refused(failure) => return self.refuse(tcp, failure).await,
                 Next::H2(bytes) => {
                     self.count("h2");
-                    return Box::pin(h2::serve(self, (tcp, bytes), closing, None)).await;
+                    return Box::pin(http2::serve(self, (tcp, bytes), closing, None)).await;
                 }
                 Next::Request(mut asked) => {
                     if first {
@@ -258,11 +256,11 @@ impl Connection {
                 HeadError::TargetTooLong
             }))
         };
-        match head::scan(bytes, *scanned) {
+        match request_head::scan(bytes, *scanned) {
             Ok(Scan::Complete(length)) if length > limit => Some(too_large()),
             Ok(Scan::Complete(length)) => {
                 let head = bytes.split_to(length).freeze();
-                Some(match head::read(&head) {
+                Some(match request_head::read(&head) {
                     Ok((facts, read)) => {
                         let ahead = std::mem::take(bytes);
                         Next::Request(Box::new(Asked { head: read, facts, bytes: head, ahead }))
@@ -287,8 +285,8 @@ impl Connection {
         let keep_alive = facts.keep_alive && refusal.is_none() && ahead.is_empty();
         let exchange = Exchange::H1 { tcp, connection: self, keep_alive };
         match refusal {
-            None => event_stream::serve(gateway, head, client, exchange).await,
-            Some(failure) => event_stream::turn_away(gateway, head, client, (failure, exchange)).await,
+            None => open::serve(gateway, head, client, exchange).await,
+            Some(failure) => open::turn_away(gateway, head, client, (failure, exchange)).await,
         }
     }
 
@@ -312,7 +310,7 @@ impl Connection {
         let http10 = head.version == Version::HTTP_10;
         let asked_first = head.headers.contains_key(header::EXPECT);
         let side = ClientSide::h1((tcp, ahead), body, (http10, facts.keep_alive, asked_first));
-        Box::pin(request::serve(Arc::clone(&self.listener.gateway), head, client, side)).await
+        Box::pin(serve::serve(Arc::clone(&self.listener.gateway), head, client, side)).await
     }
 
     /// Lets Pingora serve a request that wants to become another protocol; the socket does not come back.

@@ -19,12 +19,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::connection::{Connection, Listener};
-use crate::gateway::Gateway;
-use crate::pipeline::Pipeline;
-use crate::pool;
-use crate::reply::Failure;
-use crate::socket_options::SocketOptions;
-use crate::tls::ServerTls;
+use crate::http::reply::Failure;
+use crate::net::socket_options::SocketOptions;
+use crate::net::tls::ServerTls;
+use crate::shared::Gateway;
+use crate::upgrade::pipeline::Pipeline;
+use crate::upstream::pool;
 
 /// Pause after `accept` failed for want of descriptors or memory: trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

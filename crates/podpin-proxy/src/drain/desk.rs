@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use podpin_endpoints::{Phase, Transition};
 use tokio::sync::Notify;
 
-use crate::streams::StreamRecord;
+use crate::stream_registry::StreamRecord;
 
 /// Where a service leaves word for the drain.
 #[derive(Debug)]
@@ -21,10 +21,10 @@ pub(crate) struct Desk {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct News {
-    pub(super) transitions: Vec<Transition>,
+pub(crate) struct News {
+    pub(crate) transitions: Vec<Transition>,
     /// Streams that began although their endpoint, or the proxy, is leaving.
-    pub(super) late: Vec<Arc<StreamRecord>>,
+    pub(crate) late: Vec<Arc<StreamRecord>>,
 }
 
 impl Desk {
@@ -59,16 +59,16 @@ impl Desk {
         self.unplanned.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn take_news(&self) -> News {
+    pub(crate) fn take_news(&self) -> News {
         std::mem::take(&mut *self.news.lock())
     }
 
     /// Disconnects since this was asked last that no budget was asked for.
-    pub(super) fn take_charges(&self) -> u32 {
+    pub(crate) fn take_charges(&self) -> u32 {
         self.unplanned.swap(0, Ordering::Relaxed)
     }
 
-    pub(super) fn open_streams(&self) -> u32 {
+    pub(crate) fn open_streams(&self) -> u32 {
         self.open.load(Ordering::Relaxed)
     }
 

@@ -11,10 +11,10 @@ use arc_swap::ArcSwap;
 use podpin_config::Config;
 use tokio::sync::{oneshot, watch};
 
-use super::{Bound, Manner, run};
-use crate::followers::Followers;
-use crate::gateway::Gateway;
-use crate::sources;
+use crate::control::sources;
+use crate::control::watchers::Followers;
+use crate::shared::Gateway;
+use crate::worker::{Bound, Manner, run};
 
 const EVENTS: usize = 1_000;
 const STREAMS: usize = 100;

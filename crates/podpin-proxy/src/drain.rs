@@ -1,8 +1,8 @@
 //! Streams that leave: who, when, and whether their clients return.
 
-pub(crate) mod controller;
-pub(crate) mod desk;
-pub(crate) mod leaving;
-pub(crate) mod rebalance;
-pub(crate) mod returns;
-pub(crate) mod tally;
+pub mod controller;
+pub mod desk;
+pub mod leaving;
+pub mod rebalance;
+pub mod returns;
+pub mod tally;

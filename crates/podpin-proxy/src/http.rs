@@ -1,4 +1,4 @@
 //! Filters of a route and replies of the proxy itself.
 
-pub(crate) mod filters;
-pub(crate) mod reply;
+pub mod filters;
+pub mod reply;

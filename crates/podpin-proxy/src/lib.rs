@@ -1,27 +1,24 @@
-//! The proxy itself, on Pingora: listeners, both data paths, the admin port, and everything they share.
+//! The data plane: accepts connections, routes requests, selects endpoints, relays responses and event streams.
 //!
-//! Start with [`start()`]; all that comes back is [`Running`]. What the operator asked for is `podpin-config`'s, where
-//! endpoints come from is `podpin-discovery`'s, who goes where is `podpin-endpoints`'s and `podpin-affinity`'s, how an
-//! event stream is framed is `podpin-sse`'s: this crate joins them to sockets.
+//! Modules stand on floors; each may use those below it. The control thread (`podpin-control`) builds the
+//! [`shared::Shared`] state and starts [`worker`]s over it.
 
 mod affinity;
-mod balance;
-mod clock;
+pub mod balance;
+pub mod clock;
 mod connection;
-mod control;
 mod downstream;
-mod drain;
-mod http;
-mod net;
+pub mod drain;
+pub mod http;
+pub mod lifecycle;
+pub mod limits;
+pub mod net;
 mod request;
-mod routing;
-mod shared;
+pub mod routing;
+pub mod shared;
 mod stream;
-mod stream_registry;
-mod telemetry;
+pub mod stream_registry;
+pub mod telemetry;
 mod upgrade;
 mod upstream;
-mod worker;
-
-pub use control::reload::{ReloadError, Reloader};
-pub use control::start::{Running, StartError, start, verify};
+pub mod worker;

@@ -1,7 +1,8 @@
 //! Sockets, TLS, and the buffers of a worker thread.
 
-pub(crate) mod proxy_protocol;
-pub(crate) mod scratch;
-pub(crate) mod socket_options;
-pub(crate) mod tls;
-pub(crate) mod transport;
+pub mod listener;
+pub mod proxy_protocol;
+pub mod scratch;
+pub mod socket_options;
+pub mod tls;
+pub mod transport;

@@ -1,4 +1,4 @@
 //! Routes, and the snapshot of the configuration that a request sees.
 
-pub(crate) mod snapshot;
-pub(crate) mod table;
+pub mod snapshot;
+pub mod table;

@@ -1,230 +1,148 @@
-//! What all workers share: the site in force, keys, metrics, open streams, and whether we are leaving.
+//! State that all workers share: the configuration in force, telemetry, open streams, the phase of the process.
+//!
+//! Every part is read without waiting. A part that is enough is passed alone, so that it can be built in a unit test.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use http::HeaderMap;
-use parking_lot::Mutex;
 use podpin_affinity::Keyring;
-use podpin_config::{Config, ListenerLimits};
 use podpin_endpoints::Phase;
-use podpin_time::Millis;
-use tokio::sync::{Notify, watch};
-use tokio_util::task::TaskTracker;
+use tokio::sync::Notify;
 
-use crate::balance::keyed_limit::Occupancy;
-use crate::balance::service::ServiceState;
-use crate::clock;
-use crate::control::keys;
-use crate::control::start::StartError;
-use crate::drain::controller::ShutdownTimes;
-use crate::routing::snapshot::Site;
-use crate::routing::table::Destination;
+use crate::lifecycle::{Lifecycle, ShutdownTimes};
+use crate::limits::connections::ConnectionLimits;
+use crate::routing::snapshot::ConfigSnapshot;
 use crate::stream_registry::{StreamRecord, Streams};
-use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::access_log::Record;
 use crate::telemetry::metrics::Metrics;
-use podpin_wire::client::Client;
 
-impl std::fmt::Debug for Gateway {
+/// State of the proxy that outlives a configuration, and the configuration in force.
+pub struct Shared {
+    snapshot: ArcSwap<ConfigSnapshot>,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+    /// Event streams that are open.
+    pub streams: Streams,
+    /// Client connections that are open, and the limits on them.
+    pub connections: ConnectionLimits,
+    /// The phase of the process.
+    pub lifecycle: Lifecycle,
+    /// The alarm of the drain's task.
+    pub drain_wake: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Gateway").finish_non_exhaustive()
+        formatter.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
-/// The shared state of the proxy. Everything in it is read without waiting.
-pub(crate) struct Gateway {
-    site: ArcSwap<Site>,
-    keyring: ArcSwap<Keyring>,
-    pub(crate) metrics: Metrics,
-    pub(crate) access_log: AccessLog,
-    pub(crate) streams: Streams,
-    /// Until when readiness waits for the first lists of the cluster's services.
-    lists_awaited_until: Millis,
-    /// Client connections open now.
-    pub(crate) connections: AtomicUsize,
-    /// Of those that count against `limits.connectionsPerClientIP`, how many each address has.
-    pub(crate) addresses: Occupancy<IpAddr>,
-    /// Refused connections that are listened to now.
-    pub(crate) seats_taken: AtomicUsize,
-    /// Ordinary requests in flight.
-    pub(crate) requests: AtomicUsize,
-    /// Owns every connection and stream of the workers.
-    pub(crate) tasks: TaskTracker,
-    /// Wakes the task that makes streams leave.
-    pub(crate) drain_wake: Arc<Notify>,
-    shutdown_times: Mutex<Option<ShutdownTimes>>,
-    leaving: AtomicBool,
-    /// Turns true when listeners must close and idle connections with them.
-    closing: watch::Sender<bool>,
-}
-
-impl Gateway {
-    /// Everything as it is at the start, without any endpoints yet.
-    ///
-    /// # Errors
-    /// When a key file, the access log or a file of the TLS to pods cannot be used.
-    pub(crate) fn new(config: &Config, version: &str) -> Result<Gateway, StartError> {
-        let metrics = Metrics::new(version)?;
-        let keyring = keys::load(&config.affinity_keys)?;
-        let access_log = AccessLog::new(metrics.access_log_dropped.clone());
-        access_log.go_on_in(AccessLog::open(&config.access_log)?);
-        let drain_wake = Arc::new(Notify::new());
-        let site = Site::build(config, None, &metrics, &drain_wake)?;
-        metrics.config_loaded(crate::balance::service::unix_seconds_f64());
-        Ok(Gateway {
-            site: ArcSwap::from_pointee(site),
-            keyring: ArcSwap::from_pointee(keyring),
+impl Shared {
+    /// Builds the state of a process that begins with `snapshot`; `drain_wake` is the one that its services notify.
+    #[must_use]
+    pub fn new(snapshot: ConfigSnapshot, metrics: Metrics, drain_wake: Arc<Notify>) -> Shared {
+        Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
             metrics,
-            access_log,
             streams: Streams::default(),
-            lists_awaited_until: clock::after(clock::now(), config.kubernetes.initial_list_timeout),
-            connections: AtomicUsize::new(0),
-            addresses: Occupancy::default(),
-            seats_taken: AtomicUsize::new(0),
-            requests: AtomicUsize::new(0),
-            tasks: TaskTracker::new(),
+            connections: ConnectionLimits::default(),
+            lifecycle: Lifecycle::default(),
             drain_wake,
-            shutdown_times: Mutex::default(),
-            leaving: AtomicBool::new(false),
-            closing: watch::Sender::new(false),
-        })
+        }
     }
 
-    /// What is in force now. Not to be asked twice by one request: a reload may come between.
-    pub(crate) fn site(&self) -> Arc<Site> {
-        self.site.load_full()
+    /// Returns the configuration in force. A request calls this once: a reload may come between two calls.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<ConfigSnapshot> {
+        self.snapshot.load_full()
     }
 
-    /// Puts a new site in force. The streams of routes that it does not have leave, and services that it does not have
-    /// end with their last stream.
-    pub(crate) fn move_to(&self, site: Arc<Site>) {
-        let before = self.site.swap(Arc::clone(&site));
-        before.withdraw_routes_missing_in(&site);
-        for gone in before.services_missing_in(&site) {
+    /// Returns the configuration in force for a single look at it.
+    #[must_use]
+    pub fn current(&self) -> Guard<Arc<ConfigSnapshot>> {
+        self.snapshot.load()
+    }
+
+    /// Puts another snapshot in force: one store. Streams of routes that `next` does not have leave, and services that it
+    /// does not have end with their last stream.
+    pub fn replace(&self, next: Arc<ConfigSnapshot>) {
+        let before = self.snapshot.swap(Arc::clone(&next));
+        before.withdraw_routes_missing_in(&next);
+        for gone in before.services_missing_in(&next) {
             gone.queue.close();
             self.metrics.forget_service(&gone.name);
         }
         self.drain_wake.notify_one();
     }
 
-    /// Where a request goes, by its authority, its path and its header lines.
-    pub(crate) fn route(&self, authority: &str, path: &str, headers: &HeaderMap) -> Option<Destination> {
-        self.site.load().table.find(authority, path, headers)
-    }
-
-    /// What clients may cost, as of now.
-    pub(crate) fn limits(&self) -> ListenerLimits {
-        self.site.load().limits
-    }
-
-    pub(crate) fn keyring(&self) -> Guard<Arc<Keyring>> {
-        self.keyring.load()
-    }
-
     /// Puts new keys in force; tokens of streams that are open are not touched.
-    pub(crate) fn set_keyring(&self, keyring: Keyring) {
-        self.keyring.store(Arc::new(keyring));
+    pub fn set_keyring(&self, keyring: Keyring) {
+        let next = self.current().with_keyring(keyring);
+        self.snapshot.store(Arc::new(next));
     }
 
-    /// Who the client is, as far as the other end may say.
-    pub(crate) fn client(&self, peer: IpAddr, tls: bool, headers: &HeaderMap) -> Client {
-        Client::of(peer, tls, headers, &self.site.load().trusted_proxies)
+    /// Whether access log lines are read by anybody; if not, they need not be made.
+    #[must_use]
+    pub fn is_logging(&self) -> bool {
+        self.current().access_log.is_some()
     }
 
-    /// Whether this peer is in `trustedProxies`.
-    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
-        self.site.load().trusted_proxies.iter().any(|range| range.contains(peer))
-    }
-
-    /// Ready for traffic: every service has had its first list of endpoints, and we are not leaving. One service that
-    /// the cluster says nothing about does not keep the others waiting for longer than `kubernetes.initialListTimeout`.
-    pub(crate) fn is_ready(&self) -> bool {
-        let overdue = clock::now() >= self.lists_awaited_until;
-        // One that a reload brought keeps nobody away from those that were served before.
-        let awaited =
-            |service: &Arc<ServiceState>| service.is_awaited && !(overdue && service.is_of_the_cluster());
-        !self.is_leaving() && !self.without_list().iter().any(awaited)
-    }
-
-    /// How long readiness waits for the first lists of the cluster's services.
-    pub(crate) fn lists_awaited_until(&self) -> Millis {
-        self.lists_awaited_until
-    }
-
-    fn without_list(&self) -> Vec<Arc<ServiceState>> {
-        let site = self.site();
-        let services = site.services.iter().filter(|service| !service.view().snapshot.first_list_seen());
-        services.cloned().collect()
-    }
-
-    /// Services that never had a list of endpoints.
-    pub(crate) fn waiting_for(&self) -> impl Iterator<Item = Arc<str>> {
-        self.without_list().into_iter().map(|service| Arc::clone(&service.name))
-    }
-
-    /// SIGTERM has come.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Relaxed)
+    /// Queues a line for the access log, or drops and counts it if the queue is full.
+    pub fn log(&self, record: &Record) {
+        if let Some(sink) = &self.current().access_log
+            && sink.write(record).is_err()
+        {
+            self.metrics.access_log_dropped.inc();
+        }
     }
 
     /// Turns readiness off, for good.
-    pub(crate) fn begin_leaving(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+    pub fn begin_draining(&self) {
+        self.lifecycle.begin_draining();
         self.metrics.shutdown_in_progress.set(1);
     }
 
-    /// Closes listeners and idle connections.
-    pub(crate) fn close_listeners(&self) {
-        self.closing.send_replace(true);
-        self.site().services.iter().for_each(|service| service.queue.close());
+    /// Closes listeners, idle connections and the wait queues.
+    pub fn close_listeners(&self) {
+        self.lifecycle.close();
+        self.current().services.iter().for_each(|service| service.queue.close());
     }
 
-    /// Listeners and idle connections watch this; Pingora takes it as its shutdown signal.
-    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
-        self.closing.subscribe()
-    }
-
-    /// Nothing is left to wait for: no stream, no ordinary request.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.streams.count() == 0 && self.requests.load(Ordering::Relaxed) == 0
+    /// Whether neither a stream nor an ordinary request is open.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.streams.count() == 0 && self.lifecycle.requests() == 0
     }
 
     /// Counts a request as in flight until the guard is dropped.
-    pub(crate) fn in_flight(self: &Arc<Self>) -> InFlight {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+    pub fn in_flight(self: &Arc<Self>) -> InFlight {
+        self.lifecycle.begin_request();
         InFlight(Arc::clone(self))
     }
 
-    /// A stream that begins on an endpoint or a route that is leaving, or while all are, leaves with the others. To be
-    /// asked after the stream is among [`Gateway::streams`], or it might be overlooked on both sides.
-    pub(crate) fn leave_with_the_others(&self, stream: &Arc<StreamRecord>) {
+    /// Reports a stream that starts on an endpoint or a route that leaves, or while the process drains, to its drain.
+    ///
+    /// Call this after the stream is registered. Otherwise the drain's scan and this check can both miss it.
+    pub fn leave_with_the_others(&self, stream: &Arc<StreamRecord>) {
         let service = &stream.route.service;
         let phase = || service.endpoint(&stream.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase);
-        if *self.closing.borrow() || stream.route.is_withdrawn() || phase() >= Phase::Draining {
+        if self.lifecycle.is_closing() || stream.route.is_withdrawn() || phase() >= Phase::Draining {
             service.desk.report_late(Arc::clone(stream));
         }
     }
 
-    /// Sends every open stream away, evenly over `spread`, all before `deadline`.
-    pub(crate) fn send_streams_away(&self, spread: Duration, deadline: Millis) {
-        *self.shutdown_times.lock() = Some(ShutdownTimes { begins: clock::now(), spread, deadline });
+    /// Makes every open stream leave at an even pace, all before the deadline.
+    pub fn drain_all(&self, times: ShutdownTimes) {
+        self.lifecycle.set_shutdown_times(times);
         self.drain_wake.notify_one();
-    }
-
-    /// When all streams are to leave, if they are.
-    pub(crate) fn shutdown_times(&self) -> Option<ShutdownTimes> {
-        *self.shutdown_times.lock()
     }
 }
 
-/// A request on its way, which a shutdown waits for.
-pub(crate) struct InFlight(Arc<Gateway>);
+/// A request in flight, which a shutdown waits for.
+pub struct InFlight(Arc<Shared>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        self.0.lifecycle.end_request();
     }
 }

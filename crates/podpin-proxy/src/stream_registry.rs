@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use podpin_endpoints::{Endpoint, EndpointId};
 use podpin_time::Millis;
 
-use crate::affinity::select::Kind;
+use crate::balance::service::Kind;
 use crate::balance::service::ServiceState;
 use crate::drain::tally::Tally;
 use crate::routing::table::Route;
@@ -27,18 +27,18 @@ const NEVER: u64 = u64::MAX;
 
 /// One open stream, as others see it.
 #[derive(Debug)]
-pub(crate) struct StreamRecord {
-    pub(crate) id: u64,
+pub struct StreamRecord {
+    pub id: u64,
     /// An event stream, or another answer on its way to a client that asked for one.
-    pub(crate) kind: Kind,
-    pub(crate) route: Arc<Route>,
+    pub kind: Kind,
+    pub route: Arc<Route>,
     place: Mutex<Place>,
-    pub(crate) client: IpAddr,
+    pub client: IpAddr,
     /// The session that its client will be recognised by; `None` where there is no cookie.
-    pub(crate) session: Option<[u8; 16]>,
-    pub(crate) since: Millis,
-    pub(crate) events: AtomicU64,
-    pub(crate) bytes: AtomicU64,
+    pub session: Option<[u8; 16]>,
+    pub since: Millis,
+    pub events: AtomicU64,
+    pub bytes: AtomicU64,
     /// When its last event went to the client; its beginning before the first.
     last_event: AtomicU64,
     last_event_id: Mutex<Vec<u8>>,
@@ -51,7 +51,7 @@ pub(crate) struct StreamRecord {
     is_counted: AtomicBool,
     may_be_rebalanced: AtomicBool,
     /// It cannot be asked for again: it leaves when it has finished, and is cut at the end.
-    pub(crate) finishes: bool,
+    pub finishes: bool,
     waker: AtomicWaker,
 }
 
@@ -64,20 +64,20 @@ struct Place {
 
 /// Who makes a stream leave, and how.
 #[derive(Clone, Debug)]
-pub(crate) struct Order {
-    pub(crate) cause: Cause,
+pub struct Order {
+    pub cause: Cause,
     /// When it has to be gone at the latest, whatever it is in the middle of.
-    pub(crate) by: Millis,
+    pub by: Millis,
     /// When all of its drain are to be gone.
-    pub(crate) deadline: Millis,
-    pub(crate) tally: Arc<Tally>,
+    pub deadline: Millis,
+    pub tally: Arc<Tally>,
     /// No budget is asked for it.
-    pub(crate) is_free: bool,
+    pub is_free: bool,
 }
 
 /// Why streams leave.
 #[derive(Clone, Debug)]
-pub(crate) enum Cause {
+pub enum Cause {
     /// Their endpoint goes away.
     Drain,
     /// A reload took their route away, or their service.
@@ -89,27 +89,27 @@ pub(crate) enum Cause {
 }
 
 /// What is known of a stream when it begins.
-pub(crate) struct Opening {
-    pub(crate) kind: Kind,
-    pub(crate) route: Arc<Route>,
-    pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) client: IpAddr,
-    pub(crate) session: Option<[u8; 16]>,
-    pub(crate) since: Millis,
+pub struct Opening {
+    pub kind: Kind,
+    pub route: Arc<Route>,
+    pub endpoint: Arc<Endpoint>,
+    pub client: IpAddr,
+    pub session: Option<[u8; 16]>,
+    pub since: Millis,
     /// It may go on at another pod.
-    pub(crate) may_be_rebalanced: bool,
+    pub may_be_rebalanced: bool,
     /// It is not asked to leave before the last moment.
-    pub(crate) finishes: bool,
+    pub finishes: bool,
 }
 
 impl StreamRecord {
     /// The id of the last event that went to the client; empty when there was none.
-    pub(crate) fn last_event_id(&self) -> Vec<u8> {
+    pub fn last_event_id(&self) -> Vec<u8> {
         self.last_event_id.lock().clone()
     }
 
     /// Remembers an id, in the buffer of the one before.
-    pub(crate) fn set_last_event_id(&self, id: &[u8]) {
+    pub fn set_last_event_id(&self, id: &[u8]) {
         let mut held = self.last_event_id.lock();
         if *held != id {
             held.clear();
@@ -118,33 +118,33 @@ impl StreamRecord {
     }
 
     /// Whether it is a stream of this service.
-    pub(crate) fn belongs_to(&self, service: &ServiceState) -> bool {
+    pub fn belongs_to(&self, service: &ServiceState) -> bool {
         self.route.service.is_same(service)
     }
 
     /// Whether it runs on this endpoint of this service.
-    pub(crate) fn is_of(&self, service: &ServiceState, id: &EndpointId) -> bool {
+    pub fn is_of(&self, service: &ServiceState, id: &EndpointId) -> bool {
         self.place.lock().endpoint.id == *id && self.belongs_to(service)
     }
 
     /// The endpoint that it runs on.
-    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
+    pub fn endpoint(&self) -> Arc<Endpoint> {
         Arc::clone(&self.place.lock().endpoint)
     }
 
     /// The names of the endpoints that it ran on before, in their order.
-    pub(crate) fn endpoints_before(&self) -> Vec<Arc<str>> {
+    pub fn endpoints_before(&self) -> Vec<Arc<str>> {
         self.place.lock().before.clone()
     }
 
     /// How often it changed its endpoint.
-    pub(crate) fn handovers(&self) -> usize {
+    pub fn handovers(&self) -> usize {
         self.place.lock().before.len()
     }
 
     /// It goes on at `endpoint`, and has nothing more to do with what its old one was about. Gives what was wanted of it
     /// there.
-    pub(crate) fn move_to(&self, endpoint: Arc<Endpoint>) -> Option<Order> {
+    pub fn move_to(&self, endpoint: Arc<Endpoint>) -> Option<Order> {
         let mut place = self.place.lock();
         let old = std::mem::replace(&mut place.endpoint, endpoint);
         if place.before.len() < ENDPOINTS_REMEMBERED {
@@ -161,17 +161,17 @@ impl StreamRecord {
     }
 
     /// Notes that an event went to the client at this moment.
-    pub(crate) fn set_last_event(&self, at: Millis) {
+    pub fn set_last_event(&self, at: Millis) {
         self.last_event.store(at.0, Ordering::Relaxed);
     }
 
     /// When the last event went to the client.
-    pub(crate) fn last_event(&self) -> Millis {
+    pub fn last_event(&self) -> Millis {
         Millis(self.last_event.load(Ordering::Relaxed))
     }
 
     /// Puts it among those that will leave; false when it is there already.
-    pub(crate) fn queue(&self, order: Order) -> bool {
+    pub fn queue(&self, order: Order) -> bool {
         let mut held = self.order.lock();
         if self.is_queued.swap(true, Ordering::AcqRel) {
             return false;
@@ -182,7 +182,7 @@ impl StreamRecord {
     }
 
     /// Takes it out again, unless it was told to leave: its endpoint stays after all.
-    pub(crate) fn unqueue(&self) {
+    pub fn unqueue(&self) {
         let mut held = self.order.lock();
         if !self.is_told()
             && let Some(order) = held.take()
@@ -195,7 +195,7 @@ impl StreamRecord {
     /// Asks the stream to say goodbye at this moment, at its next event boundary, but no later than `by`.
     ///
     /// Nothing happens when it does not belong to this drain any more.
-    pub(crate) fn leave(&self, tally: &Arc<Tally>, at: Millis, (by, deadline): (Millis, Millis)) {
+    pub fn leave(&self, tally: &Arc<Tally>, at: Millis, (by, deadline): (Millis, Millis)) {
         let mut held = self.order.lock();
         let Some(order) = held.as_mut().filter(|order| Arc::ptr_eq(&order.tally, tally)) else { return };
         (order.by, order.deadline) = (by, deadline);
@@ -212,14 +212,14 @@ impl StreamRecord {
     }
 
     /// It is not on its way any more: it ended, moved, or stays.
-    pub(crate) fn uncount(&self) {
+    pub fn uncount(&self) {
         if self.is_counted.swap(false, Ordering::SeqCst) {
             self.route.service.returns.told_one_ended();
         }
     }
 
     /// It stays after all, and is not asked again.
-    pub(crate) fn stay(&self) {
+    pub fn stay(&self) {
         self.may_be_rebalanced.store(false, Ordering::Relaxed);
         let mut held = self.order.lock();
         if let Some(order) = held.take() {
@@ -232,47 +232,47 @@ impl StreamRecord {
     }
 
     /// It belongs to a drain.
-    pub(crate) fn is_queued(&self) -> bool {
+    pub fn is_queued(&self) -> bool {
         self.is_queued.load(Ordering::Acquire)
     }
 
     /// Lets its task look at what has changed for it.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         self.waker.wake();
     }
 
     /// It belongs to the drain with this account.
-    pub(crate) fn is_queued_by(&self, tally: &Arc<Tally>) -> bool {
+    pub fn is_queued_by(&self, tally: &Arc<Tally>) -> bool {
         self.order.lock().as_ref().is_some_and(|order| Arc::ptr_eq(&order.tally, tally))
     }
 
     /// It was asked to leave.
-    pub(crate) fn is_told(&self) -> bool {
+    pub fn is_told(&self) -> bool {
         self.leave_at.load(Ordering::Acquire) != NEVER
     }
 
     /// What is wanted of it, if it is to leave.
-    pub(crate) fn order(&self) -> Option<Order> {
+    pub fn order(&self) -> Option<Order> {
         self.order.lock().as_deref().cloned()
     }
 
     /// As [`StreamRecord::order`], which is settled thereby: nobody else accounts for it.
-    pub(crate) fn take_order(&self) -> Option<Order> {
+    pub fn take_order(&self) -> Option<Order> {
         self.order.lock().take().map(|order| *order)
     }
 
     /// It can be moved for balance's sake, as far as is known.
-    pub(crate) fn may_be_rebalanced(&self) -> bool {
+    pub fn may_be_rebalanced(&self) -> bool {
         self.may_be_rebalanced.load(Ordering::Relaxed)
     }
 
     /// It has ended.
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::SeqCst)
     }
 
     /// When the stream was asked to leave; registers the task to be woken by a later [`StreamRecord::leave`].
-    pub(crate) fn poll_leave(&self, context: &Context<'_>) -> Option<Millis> {
+    pub fn poll_leave(&self, context: &Context<'_>) -> Option<Millis> {
         self.waker.register(context.waker());
         let at = self.leave_at.load(Ordering::Acquire);
         (at != NEVER).then_some(Millis(at))
@@ -281,14 +281,14 @@ impl StreamRecord {
 
 /// All open streams of the process.
 #[derive(Debug, Default)]
-pub(crate) struct Streams {
+pub struct Streams {
     next: AtomicU64,
     shards: [Mutex<HashMap<u64, Arc<StreamRecord>>>; SHARDS],
 }
 
 impl Streams {
     /// Adds a stream that just began; whoever opens it must [`Streams::close`] it.
-    pub(crate) fn open(&self, opening: Opening) -> Arc<StreamRecord> {
+    pub fn open(&self, opening: Opening) -> Arc<StreamRecord> {
         let Opening { kind, route, endpoint, client, session, since, may_be_rebalanced, finishes } = opening;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let record = Arc::new(StreamRecord {
@@ -322,7 +322,7 @@ impl Streams {
     }
 
     /// Removes a stream that ended.
-    pub(crate) fn close(&self, record: &StreamRecord) {
+    pub fn close(&self, record: &StreamRecord) {
         record.is_closed.store(true, Ordering::SeqCst);
         record.uncount();
         if record.kind == Kind::Stream {
@@ -338,7 +338,7 @@ impl Streams {
     }
 
     /// Calls for every open stream; a shard at a time is locked, so this is for the admin port and the drain.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&Arc<StreamRecord>)) {
+    pub fn for_each(&self, mut visit: impl FnMut(&Arc<StreamRecord>)) {
         for shard in &self.shards {
             let records: Vec<_> = shard.lock().values().cloned().collect();
             records.iter().for_each(&mut visit);
@@ -346,7 +346,7 @@ impl Streams {
     }
 
     /// The open streams that `wanted` accepts.
-    pub(crate) fn select(&self, wanted: impl Fn(&StreamRecord) -> bool) -> Vec<Arc<StreamRecord>> {
+    pub fn select(&self, wanted: impl Fn(&StreamRecord) -> bool) -> Vec<Arc<StreamRecord>> {
         let mut selected = Vec::new();
         for shard in &self.shards {
             selected.extend(shard.lock().values().filter(|record| wanted(record)).cloned());
@@ -355,7 +355,7 @@ impl Streams {
     }
 
     /// How many streams are open.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 

@@ -1,5 +1,5 @@
 //! Metrics, their labels, and the access log.
 
-pub(crate) mod access_log;
-pub(crate) mod labels;
-pub(crate) mod metrics;
+pub mod access_log;
+pub mod labels;
+pub mod metrics;

@@ -8,11 +8,11 @@ use podpin_config::Config;
 const READY_POLL: Duration = Duration::from_millis(5);
 
 /// A proxy that runs in threads of this process.
-pub(crate) struct Running(podpin_proxy::Running);
+pub(crate) struct Running(podpin_control::Running);
 
 /// Starts it.
 pub(crate) fn start(config: Config) -> anyhow::Result<Running> {
-    Ok(Running(podpin_proxy::start(&config, env!("CARGO_PKG_VERSION"))?))
+    Ok(Running(podpin_control::start(&config, env!("CARGO_PKG_VERSION"))?))
 }
 
 impl Running {

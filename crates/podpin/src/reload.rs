@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use podpin_config::{Config, ConfigError};
 use podpin_discovery::FileWatch;
-use podpin_proxy::{ReloadError, Reloader};
+use podpin_control::{ReloadError, Reloader};
 use tokio::signal::unix::Signal;
 
 use crate::check::located;

@@ -16,7 +16,7 @@ use podpin_endpoints::EndpointId;
 use crate::affinity::select::Asked;
 use crate::balance::service::ServiceState;
 use crate::clock;
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use podpin_wire::field;
 
 /// Session ids for which the operating system is asked once.
@@ -24,21 +24,21 @@ const DRAWN_AT_ONCE: usize = 16;
 
 /// A request's client, as far as it is known.
 #[derive(Debug)]
-pub(crate) struct Recognition {
-    pub(crate) session: SessionId,
+pub struct Recognition {
+    pub session: SessionId,
     /// Unix seconds of the session's start; a re-pin keeps it.
-    pub(crate) started_seconds: u64,
-    pub(crate) pinned: Option<EndpointId>,
+    pub started_seconds: u64,
+    pub pinned: Option<EndpointId>,
     /// The token is to be written again whatever the endpoint: there was none, or it was signed by an older key.
-    pub(crate) reissue: bool,
-    pub(crate) refused: Option<TokenError>,
-    pub(crate) by: By,
+    pub reissue: bool,
+    pub refused: Option<TokenError>,
+    pub by: By,
     /// Its session comes from another service of the route, to which nobody is sent any more.
-    pub(crate) displaced: bool,
+    pub displaced: bool,
 }
 
 /// What a request shows of its client to a service.
-pub(crate) enum Shown<'a> {
+pub enum Shown<'a> {
     /// A token of the service that is right.
     Pin(Verified, By),
     /// A value of the client's own, and why it is no token of ours where it reads like one.
@@ -49,7 +49,7 @@ pub(crate) enum Shown<'a> {
 
 /// What told the session.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum By {
+pub enum By {
     /// The cookie; or nothing, and the client gets one.
     Cookie,
     /// A value of the client's own.
@@ -60,11 +60,11 @@ pub(crate) enum By {
 
 impl Recognition {
     /// The client that a request shows to its only service.
-    pub(crate) fn of(gateway: &Gateway, service: &ServiceState, asked: &Asked<'_>) -> Recognition {
-        Recognition::new(service, show(gateway, service, asked))
+    pub fn of(shared: &Shared, service: &ServiceState, asked: &Asked<'_>) -> Recognition {
+        Recognition::new(service, show(shared, service, asked))
     }
 
-    pub(crate) fn new(service: &ServiceState, shown: Shown<'_>) -> Recognition {
+    pub fn new(service: &ServiceState, shown: Shown<'_>) -> Recognition {
         match shown {
             Shown::Pin(verified, by) => pinned(service, verified, by),
             Shown::Own(source, value, refused) => chosen(service, source, &value, refused),
@@ -73,7 +73,7 @@ impl Recognition {
     }
 
     /// A new client.
-    pub(crate) fn begun(session: SessionId, refused: Option<TokenError>) -> Recognition {
+    pub fn begun(session: SessionId, refused: Option<TokenError>) -> Recognition {
         Recognition {
             session,
             started_seconds: clock::unix_seconds(),
@@ -86,12 +86,12 @@ impl Recognition {
     }
 
     /// A new client that had this session elsewhere; it lives as long as any that begins here now.
-    pub(crate) fn displaced(session: SessionId, by: By) -> Recognition {
+    pub fn displaced(session: SessionId, by: By) -> Recognition {
         Recognition { by, displaced: true, ..Recognition::begun(session, None) }
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
-    pub(crate) fn of_stream(session: SessionId, endpoint: EndpointId) -> Recognition {
+    pub fn of_stream(session: SessionId, endpoint: EndpointId) -> Recognition {
         Recognition {
             session,
             started_seconds: 0,
@@ -105,17 +105,17 @@ impl Recognition {
 }
 
 /// Reads what a request shows of its client to a service.
-pub(crate) fn show<'a>(gateway: &Gateway, service: &ServiceState, asked: &Asked<'a>) -> Shown<'a> {
+pub fn show<'a>(shared: &Shared, service: &ServiceState, asked: &Asked<'a>) -> Shown<'a> {
     let by_header = service.session_header.as_ref();
     if let Some(value) = by_header.and_then(|name| value_of(asked.headers, name)) {
-        return show_value(gateway, service, value);
+        return show_value(shared, service, value);
     }
     let affinity = &service.configuration.affinity;
     let by_query = affinity.query.as_deref();
     if let Some(value) = by_query.and_then(|name| parameter(asked.query?, name)) {
         return Shown::Own(Source::Query, value.into(), None);
     }
-    let refused = match claim(gateway, service, asked.headers) {
+    let refused = match claim(shared, service, asked.headers) {
         Claim::Pinned(verified) => return Shown::Pin(verified, By::Cookie),
         Claim::Refused(error) => Some(error),
         Claim::None => None,
@@ -156,8 +156,8 @@ fn chosen(service: &ServiceState, source: Source, value: &[u8], refused: Option<
 }
 
 /// A value in the header: ours, around a pod's own, or whatever the client likes.
-fn show_value<'a>(gateway: &Gateway, service: &ServiceState, value: Cow<'a, [u8]>) -> Shown<'a> {
-    match gateway.keyring().unbind(&service.name, &value, lifetime(service)) {
+fn show_value<'a>(shared: &Shared, service: &ServiceState, value: Cow<'a, [u8]>) -> Shown<'a> {
+    match shared.current().keyring.unbind(&service.name, &value, lifetime(service)) {
         Ok(Bound { verified, value: own }) => match HeaderValue::from_bytes(&own) {
             Ok(own) => Shown::Pin(verified, By::Bound(own)),
             // It was a header's value when it was signed.
@@ -176,11 +176,13 @@ fn lifetime(service: &ServiceState) -> Lifetime {
     }
 }
 
-fn claim(gateway: &Gateway, service: &ServiceState, headers: &HeaderMap) -> Claim {
+fn claim(shared: &Shared, service: &ServiceState, headers: &HeaderMap) -> Claim {
     let Some(name) = service.cookie_name() else { return Claim::None };
     let lines = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
     let lifetime = lifetime(service);
-    podpin_affinity::claim(lines, name, |value| gateway.keyring().verify(&service.name, value, lifetime))
+    podpin_affinity::claim(lines, name, |value| {
+        shared.current().keyring.verify(&service.name, value, lifetime)
+    })
 }
 
 /// The value of the header, unless it is empty.
@@ -236,7 +238,7 @@ fn network(address: IpAddr, prefixes: ClientIp) -> Vec<u8> {
 }
 
 /// 128 random bits from the operating system: a session id is a name that must not be guessed. Asked for by the dozen.
-pub(crate) fn new_session() -> SessionId {
+pub fn new_session() -> SessionId {
     thread_local! {
         static DRAWN: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
     }

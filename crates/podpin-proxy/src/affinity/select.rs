@@ -16,11 +16,11 @@ use crate::affinity::identify::{By, Recognition};
 use crate::affinity::split;
 use crate::affinity::wait::Terms;
 use crate::balance::client_limit::{ClientKey, ClientPermit};
-use crate::balance::service::{ServiceState, View};
+use crate::balance::service::{Kind, ServiceState, View};
 use crate::clock;
 use crate::http::reply::Failure;
 use crate::routing::table::{Backend, Destination, Route};
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::telemetry::access_log::Record;
 use podpin_wire::client::Client;
 use podpin_wire::headers::{self, sets_cookie};
@@ -28,30 +28,30 @@ use podpin_wire::http1::request_head::{self, RequestHead};
 
 /// A routed request with its affinity.
 #[derive(Debug)]
-pub(crate) struct Admission {
+pub struct Admission {
     /// As it leads to the service of this request.
-    pub(crate) route: Arc<Route>,
+    pub route: Arc<Route>,
     /// As it leads to all of its services, where those are several.
-    pub(crate) backends: Option<Arc<[Backend]>>,
-    pub(crate) session: SessionId,
-    pub(crate) known: Recognition,
+    pub backends: Option<Arc<[Backend]>>,
+    pub session: SessionId,
+    pub known: Recognition,
     /// It may be told to wait for its pin; a stream in flight may not.
-    pub(crate) may_wait: bool,
+    pub may_wait: bool,
     /// Who asks, when nothing but an event stream will do as the answer.
-    pub(crate) only_streams_to: Option<IpAddr>,
+    pub only_streams_to: Option<IpAddr>,
 }
 
 /// What of a request head tells where it goes.
-pub(crate) struct Asked<'a> {
-    pub(crate) authority: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) query: Option<&'a str>,
-    pub(crate) headers: &'a HeaderMap,
-    pub(crate) client: &'a Client,
+pub struct Asked<'a> {
+    pub authority: &'a str,
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+    pub client: &'a Client,
 }
 
 impl<'a> Asked<'a> {
-    pub(crate) fn of(head: &'a RequestHead, client: &'a Client) -> Asked<'a> {
+    pub fn of(head: &'a RequestHead, client: &'a Client) -> Asked<'a> {
         Asked {
             authority: &head.authority,
             path: head.path(),
@@ -64,23 +64,16 @@ impl<'a> Asked<'a> {
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
-pub(crate) struct Placement {
-    pub(crate) endpoint: Arc<Endpoint>,
+pub struct Placement {
+    pub endpoint: Arc<Endpoint>,
     /// Why a pinned client is not served by its pin.
-    pub(crate) moved: Option<MoveReason>,
+    pub moved: Option<MoveReason>,
     stayed: bool,
-}
-
-/// Whether a request counts as a stream of its endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Stream,
-    Request,
 }
 
 impl Placement {
     /// At this endpoint, whatever `pick` would say.
-    pub(crate) fn at(endpoint: Arc<Endpoint>) -> Placement {
+    pub fn at(endpoint: Arc<Endpoint>) -> Placement {
         Placement { endpoint, moved: None, stayed: false }
     }
 }
@@ -90,15 +83,15 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::NoRoute`]; a bad token is no error but a new client.
-    pub(crate) fn new(gateway: &Gateway, asked: &Asked<'_>) -> Result<Admission, Failure> {
-        let destination = gateway.route(asked.authority, asked.path, asked.headers);
+    pub fn new(shared: &Shared, asked: &Asked<'_>) -> Result<Admission, Failure> {
+        let destination = shared.current().table.find(asked.authority, asked.path, asked.headers);
         let (route, known, backends) = match destination.ok_or(Failure::NoRoute)? {
             Destination::One(route) => {
-                let known = Recognition::of(gateway, &route.service, asked);
+                let known = Recognition::of(shared, &route.service, asked);
                 (route, known, None)
             }
             Destination::Several(backends) => {
-                let (route, known) = split::choose(gateway, &backends, asked).ok_or(Failure::NoRoute)?;
+                let (route, known) = split::choose(shared, &backends, asked).ok_or(Failure::NoRoute)?;
                 (route, known, Some(backends))
             }
         };
@@ -108,27 +101,27 @@ impl Admission {
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
-    pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
+    pub fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
         let known = Recognition::of_stream(session, endpoint);
         Admission { route, backends: None, session, known, may_wait: false, only_streams_to: None }
     }
 
-    pub(crate) fn service(&self) -> &Arc<ServiceState> {
+    pub fn service(&self) -> &Arc<ServiceState> {
         &self.route.service
     }
 
     /// The client showed a valid token.
-    pub(crate) fn returning(&self) -> bool {
+    pub fn returning(&self) -> bool {
         self.known.pinned.is_some()
     }
 
     /// Whether the client comes back with this session, as far as can be told.
-    pub(crate) fn is_recognised(&self) -> bool {
+    pub fn is_recognised(&self) -> bool {
         self.known.by != By::Cookie || self.service().cookie_name().is_some()
     }
 
     /// Whether the client learns of it when its stream goes on at another endpoint that the ring would not choose.
-    pub(crate) fn may_be_rebalanced(&self) -> bool {
+    pub fn may_be_rebalanced(&self) -> bool {
         self.known.by == By::Cookie
     }
 
@@ -136,11 +129,11 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::NoEndpoint`] or [`Failure::Full`].
-    pub(crate) fn place(&self, kind: Kind, tried: &[EndpointId]) -> Result<Placement, Failure> {
+    pub fn place(&self, kind: Kind, tried: &[EndpointId]) -> Result<Placement, Failure> {
         self.place_on(kind, &Terms::after(tried))
     }
 
-    pub(crate) fn place_on(&self, kind: Kind, terms: &Terms<'_>) -> Result<Placement, Failure> {
+    pub fn place_on(&self, kind: Kind, terms: &Terms<'_>) -> Result<Placement, Failure> {
         let service = self.service();
         let balance = &service.configuration.balance;
         let limit = service.configuration.limits.streams_per_endpoint;
@@ -175,7 +168,7 @@ impl Admission {
 
     /// The endpoint that is the client's own: what its token says; for one that names itself, the first on the ring, and
     /// for one that comes from another service, the first there that takes new clients: so its requests meet at one.
-    pub(crate) fn home(&self, view: &View) -> Option<EndpointId> {
+    pub fn home(&self, view: &View) -> Option<EndpointId> {
         let is_ready =
             |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| endpoint.phase == Phase::Ready);
         match self.known.by {
@@ -186,7 +179,7 @@ impl Admission {
     }
 
     /// Whether a client may leave its pin, as `affinity.onUnavailable` says.
-    pub(crate) fn relocate(
+    pub fn relocate(
         &self,
         endpoint: Arc<Endpoint>,
         reason: MoveReason,
@@ -211,11 +204,11 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::ClientLimit`].
-    pub(crate) fn client_permit(&self, client: &Client) -> Result<Option<ClientPermit>, Failure> {
+    pub fn client_permit(&self, client: &Client) -> Result<Option<ClientPermit>, Failure> {
         self.client_permit_at(client.address)
     }
 
-    pub(crate) fn client_permit_at(&self, address: IpAddr) -> Result<Option<ClientPermit>, Failure> {
+    pub fn client_permit_at(&self, address: IpAddr) -> Result<Option<ClientPermit>, Failure> {
         let service = self.service();
         let Some(limit) = service.configuration.limits.streams_per_client else { return Ok(None) };
         let key = ClientKey::of(self.returning().then_some(self.session), address);
@@ -226,11 +219,11 @@ impl Admission {
     ///
     /// # Errors
     /// As [`Admission::place`].
-    pub(crate) fn place_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
+    pub fn place_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
         self.place_stream_on(&Terms::after(tried))
     }
 
-    pub(crate) fn place_stream_on(&self, terms: &Terms<'_>) -> Result<(Placement, Permit), Failure> {
+    pub fn place_stream_on(&self, terms: &Terms<'_>) -> Result<(Placement, Permit), Failure> {
         let limit = self.service().configuration.limits.streams_per_endpoint;
         // Others take places between the pick and the permit; each round sees their newer counts.
         for _ in 0..16 {
@@ -243,7 +236,7 @@ impl Admission {
     }
 
     /// Counts the decision, once a request is placed (or refused).
-    pub(crate) fn count(&self, placement: Option<&Placement>) {
+    pub fn count(&self, placement: Option<&Placement>) {
         let metrics = &self.service().metrics;
         metrics.affinity_decisions.inc(self.decision(placement));
         if let Some(reason) = placement.and_then(|placement| placement.moved) {
@@ -252,7 +245,7 @@ impl Admission {
     }
 
     /// The decision as metrics and the access log spell it.
-    pub(crate) fn decision(&self, placement: Option<&Placement>) -> &'static str {
+    pub fn decision(&self, placement: Option<&Placement>) -> &'static str {
         let own = self.known.pinned.is_some() || self.known.by == By::Choice;
         match (self.known.refused, own, placement) {
             (Some(TokenError::Malformed), ..) => "malformed",
@@ -266,7 +259,7 @@ impl Admission {
     }
 
     /// Writes into a line of the access log where the request belonged and where it went.
-    pub(crate) fn write_down(&self, placement: Option<&Placement>, answered: bool, log: &mut Record) {
+    pub fn write_down(&self, placement: Option<&Placement>, answered: bool, log: &mut Record) {
         log.route = Some(self.route.name.to_string());
         log.service = Some(self.service().name.to_string());
         log.affinity = Some(self.decision(placement.filter(|_| answered)));
@@ -278,7 +271,7 @@ impl Admission {
     }
 
     /// Takes our cookies out of what the pod will see, of all services of the route, but for those to be forwarded.
-    pub(crate) fn strip_cookies(&self, lines: &mut HeaderMap) {
+    pub fn strip_cookies(&self, lines: &mut HeaderMap) {
         let cookies = self.services().filter_map(|service| service.configuration.affinity.cookie.as_ref());
         for cookie in cookies.filter(|cookie| !cookie.forward) {
             strip_cookie(lines, &cookie.name);
@@ -286,19 +279,19 @@ impl Admission {
     }
 
     /// Whether a `Set-Cookie` line of a pod would take the place of ours, of any service of the route.
-    pub(crate) fn sets_pin(&self, line: &HeaderValue) -> bool {
+    pub fn sets_pin(&self, line: &HeaderValue) -> bool {
         self.services().filter_map(|service| service.cookie_name()).any(|name| sets_cookie(line, name))
     }
 
     /// The services of the route: a client may have a cookie of each.
-    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
         let backends = self.backends.as_deref().unwrap_or_default();
         let only = backends.is_empty().then_some(&self.route);
         only.into_iter().chain(backends.iter().map(|backend| &backend.route)).map(|route| &route.service)
     }
 
     /// What the pod itself calls the session, instead of what the client was given.
-    pub(crate) fn own_session_id(&self) -> Option<(HeaderName, HeaderValue)> {
+    pub fn own_session_id(&self) -> Option<(HeaderName, HeaderValue)> {
         let name = self.service().session_header.clone()?;
         match &self.known.by {
             By::Bound(own) => Some((name, own.clone())),
@@ -307,19 +300,19 @@ impl Admission {
     }
 
     /// What the client is given instead of the session id that the pod's response carries.
-    pub(crate) fn bound_session_id(
+    pub fn bound_session_id(
         &self,
-        gateway: &Gateway,
+        shared: &Shared,
         (endpoint, lines): (EndpointId, &HeaderMap),
     ) -> Option<(HeaderName, HeaderValue)> {
         let name = self.service().session_header.clone()?;
         let mut values = lines.get_all(&name).iter();
         let (Some(own), None) = (values.next(), values.next()) else { return None };
-        let text = gateway.keyring().bind(&self.service().name, &self.token(endpoint), own.as_bytes());
+        let text = shared.current().keyring.bind(&self.service().name, &self.token(endpoint), own.as_bytes());
         Some((name, HeaderValue::try_from(text?).ok()?))
     }
 
-    pub(crate) fn token(&self, endpoint: EndpointId) -> Token {
+    pub fn token(&self, endpoint: EndpointId) -> Token {
         Token {
             session: self.session,
             endpoint: *endpoint.as_bytes(),
@@ -328,7 +321,7 @@ impl Admission {
     }
 
     /// Tells the pod which session this is, and why it comes here when it was pinned elsewhere.
-    pub(crate) fn session_lines(&self, lines: &mut HeaderMap, placement: &Placement) {
+    pub fn session_lines(&self, lines: &mut HeaderMap, placement: &Placement) {
         if let Ok(session) = HeaderValue::try_from(self.session.to_string()) {
             lines.insert(headers::SESSION, session);
         }
@@ -339,18 +332,13 @@ impl Admission {
     }
 
     /// The `Set-Cookie` that makes the client's cookie tell the truth; `None` when it does already.
-    pub(crate) fn set_cookie(
-        &self,
-        gateway: &Gateway,
-        endpoint: EndpointId,
-        client: &Client,
-    ) -> Option<HeaderValue> {
+    pub fn set_cookie(&self, shared: &Shared, endpoint: EndpointId, client: &Client) -> Option<HeaderValue> {
         let attributes = self.service().configuration.affinity.cookie.as_ref()?;
         let is_told_otherwise = self.known.by != By::Cookie;
         if is_told_otherwise || (!self.known.reissue && self.known.pinned == Some(endpoint)) {
             return None;
         }
-        let value = gateway.keyring().sign(&self.service().name, &self.token(endpoint));
+        let value = shared.current().keyring.sign(&self.service().name, &self.token(endpoint));
         let cookie = set_cookie(attributes, &value, client);
         HeaderValue::try_from(cookie.to_string()).ok()
     }

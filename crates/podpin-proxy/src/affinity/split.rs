@@ -18,16 +18,12 @@ use podpin_affinity::{TokenError, split};
 use crate::affinity::identify::{By, Recognition, Shown, new_session, show};
 use crate::affinity::select::Asked;
 use crate::routing::table::{Backend, Route};
-use crate::shared::Gateway;
+use crate::shared::Shared;
 
 /// The route as it leads to the service, and the client as that service knows it. `None` when no service has a weight,
 /// which the configuration does not let happen.
-pub(crate) fn choose(
-    gateway: &Gateway,
-    backends: &[Backend],
-    asked: &Asked<'_>,
-) -> Option<(Arc<Route>, Recognition)> {
-    let shown = backends.iter().map(|backend| show(gateway, &backend.route.service, asked));
+pub fn choose(shared: &Shared, backends: &[Backend], asked: &Asked<'_>) -> Option<(Arc<Route>, Recognition)> {
+    let shown = backends.iter().map(|backend| show(shared, &backend.route.service, asked));
     let mut table = Table { backends, shown: shown.collect() };
     let (at, known) = table.decide()?;
     Some((Arc::clone(&backends.get(at)?.route), known))

@@ -15,31 +15,32 @@ use podpin_config::OnUnavailable;
 use podpin_endpoints::{EndpointId, Permit, Phase};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::affinity::select::{Admission, Kind, Placement};
+use crate::affinity::select::{Admission, Placement};
 use crate::balance::queue::{Ahead, Want};
+use crate::balance::service::Kind;
 use crate::http::reply::Failure;
 
 /// How often a request that waits for a place looks without being told to.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a request may be given.
-pub(crate) struct Terms<'a> {
+pub struct Terms<'a> {
     /// It has tried these in vain.
     tried: &'a [EndpointId],
     /// Those who are to be served before it.
-    pub(crate) ahead: Ahead,
+    pub ahead: Ahead,
     /// It would rather wait for its own endpoint than have another one.
-    pub(crate) waits: bool,
+    pub waits: bool,
 }
 
 impl<'a> Terms<'a> {
     /// Whatever there is; a pin that failed this very request is not waited for.
-    pub(crate) fn after(tried: &'a [EndpointId]) -> Terms<'a> {
+    pub fn after(tried: &'a [EndpointId]) -> Terms<'a> {
         Terms { tried, ahead: Ahead::default(), waits: tried.is_empty() }
     }
 
     /// Endpoints that are not to be chosen. A client's own is: why it is not to be had is its reason to move.
-    pub(crate) fn left_out(&self, own: Option<EndpointId>) -> Cow<'a, [EndpointId]> {
+    pub fn left_out(&self, own: Option<EndpointId>) -> Cow<'a, [EndpointId]> {
         if self.ahead.endpoints.is_empty() {
             return Cow::Borrowed(self.tried);
         }
@@ -53,7 +54,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::QueueTimeout`] too.
-    pub(crate) async fn await_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
+    pub async fn await_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
         self.await_place(Kind::Stream, tried, |terms| self.place_stream_on(terms)).await
     }
 
@@ -64,7 +65,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::QueueTimeout`] and [`Failure::ClientLimit`] too.
-    pub(crate) async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
+    pub async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
         let mut kind = Kind::Request;
         if let Some(client) = self.only_streams_to {
             drop(self.client_permit_at(client)?);
@@ -73,7 +74,7 @@ impl Admission {
         self.await_place(kind, tried, |terms| self.place_on(kind, terms)).await
     }
 
-    pub(crate) async fn await_place<P>(
+    pub async fn await_place<P>(
         &self,
         kind: Kind,
         tried: &[EndpointId],
@@ -127,14 +128,14 @@ impl Admission {
     }
 
     /// An ordinary request takes no place: whoever can be served passes by those who wait for one.
-    pub(crate) fn ahead(&self, kind: Kind) -> Ahead {
+    pub fn ahead(&self, kind: Kind) -> Ahead {
         match kind {
             Kind::Stream => self.service().queue.ahead(),
             Kind::Request => Ahead::default(),
         }
     }
 
-    pub(crate) fn want(&self, kind: Kind) -> Want {
+    pub fn want(&self, kind: Kind) -> Want {
         let view = self.service().view();
         let own = self.home(&view).and_then(|id| view.snapshot.get(&id));
         match (kind, own) {

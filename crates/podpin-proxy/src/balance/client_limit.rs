@@ -8,38 +8,38 @@ use std::sync::Arc;
 
 use podpin_affinity::SessionId;
 
-use crate::balance::keyed_limit::Occupancy;
+use crate::limits::keyed::KeyedLimit;
 
 /// Whom streams are counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum ClientKey {
+pub enum ClientKey {
     Session([u8; 16]),
     Address(IpAddr),
 }
 
 impl ClientKey {
     /// The session if the client proved it, else the address.
-    pub(crate) fn of(session: Option<SessionId>, address: IpAddr) -> ClientKey {
+    pub fn of(session: Option<SessionId>, address: IpAddr) -> ClientKey {
         session.map_or(ClientKey::Address(address), |session| ClientKey::Session(*session.as_bytes()))
     }
 }
 
 /// Open streams of each client of one service, of those that were opened while there was a limit.
 #[derive(Debug, Default)]
-pub(crate) struct ClientStreams {
-    open: Occupancy<ClientKey>,
+pub struct ClientStreams {
+    open: KeyedLimit<ClientKey>,
 }
 
 /// One stream of a client, counted as long as this lives.
 #[derive(Debug)]
-pub(crate) struct ClientPermit {
+pub struct ClientPermit {
     of: Arc<ClientStreams>,
     key: ClientKey,
 }
 
 impl ClientStreams {
     /// Counts one more stream, or none when the client has `limit` already.
-    pub(crate) fn try_open(self: &Arc<Self>, key: ClientKey, limit: u32) -> Option<ClientPermit> {
+    pub fn try_open(self: &Arc<Self>, key: ClientKey, limit: u32) -> Option<ClientPermit> {
         self.open.take(key, limit).then(|| ClientPermit { of: Arc::clone(self), key })
     }
 }

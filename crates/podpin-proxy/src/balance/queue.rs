@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 /// Those who wait.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
+pub struct Queue {
     waiting: Mutex<Waiting>,
     /// As many as there are in `waiting`, readable without its lock.
     length: AtomicUsize,
@@ -43,7 +43,7 @@ struct Waiter {
 
 /// What a waiter takes from others when it is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
+pub enum Want {
     /// Nothing: it waits for an endpoint that can be used, and there is enough of that for all.
     NoPlace,
     /// A place of this endpoint.
@@ -54,15 +54,15 @@ pub(crate) enum Want {
 
 /// What those in the queue want.
 #[derive(Debug, Default)]
-pub(crate) struct Ahead {
-    pub(crate) any: bool,
+pub struct Ahead {
+    pub any: bool,
     /// Places of these.
-    pub(crate) endpoints: Vec<EndpointId>,
+    pub endpoints: Vec<EndpointId>,
 }
 
 impl Ahead {
     /// Whether one of them would take a place of this endpoint.
-    pub(crate) fn takes(&self, endpoint: EndpointId, phase: Phase) -> bool {
+    pub fn takes(&self, endpoint: EndpointId, phase: Phase) -> bool {
         // Places of others than ready ones are only for those who are pinned there.
         (self.any && phase == Phase::Ready) || self.endpoints.contains(&endpoint)
     }
@@ -70,7 +70,7 @@ impl Ahead {
 
 /// A place in the queue, given up when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub struct Ticket {
     queue: Arc<Queue>,
     number: u64,
     turn: Arc<Notify>,
@@ -82,7 +82,7 @@ impl Queue {
     }
 
     /// What is for others, who were here before.
-    pub(crate) fn ahead(&self) -> Ahead {
+    pub fn ahead(&self) -> Ahead {
         if self.is_empty() {
             return Ahead::default();
         }
@@ -91,7 +91,7 @@ impl Queue {
     }
 
     /// Goes to the end of the queue; `None` when `length_max` wait already, or it is closed.
-    pub(crate) fn join(self: &Arc<Self>, length_max: u32, want: Want) -> Option<Ticket> {
+    pub fn join(self: &Arc<Self>, length_max: u32, want: Want) -> Option<Ticket> {
         let mut waiting = self.waiting.lock();
         if waiting.line.len() >= usize::try_from(length_max).unwrap_or(usize::MAX) || self.is_closed() {
             return None;
@@ -108,7 +108,7 @@ impl Queue {
     }
 
     /// A place may have become free.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         if !self.is_empty()
             && let Some(first) = self.waiting.lock().line.front()
         {
@@ -117,12 +117,12 @@ impl Queue {
     }
 
     /// Nobody waits any more: the proxy is leaving, or the service is gone from the configuration.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.waiting.lock().line.iter().for_each(|waiter| waiter.turn.notify_one());
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 }
@@ -159,12 +159,12 @@ impl Waiting {
 
 impl Ticket {
     /// Resolves when it is this one's turn to try.
-    pub(crate) async fn turn(&self) {
+    pub async fn turn(&self) {
         self.turn.notified().await;
     }
 
     /// It wants something else now.
-    pub(crate) fn wants(&self, want: Want) {
+    pub fn wants(&self, want: Want) {
         let mut waiting = self.queue.waiting.lock();
         let Some(own) = waiting.position(self.number).and_then(|own| waiting.line.get_mut(own)) else {
             return;
@@ -175,7 +175,7 @@ impl Ticket {
     }
 
     /// There was nothing for this one: the next may try.
-    pub(crate) fn pass_on(&self) {
+    pub fn pass_on(&self) {
         let waiting = self.queue.waiting.lock();
         let behind = waiting.line.partition_point(|waiter| waiter.number <= self.number);
         if let Some(next) = waiting.line.get(behind) {

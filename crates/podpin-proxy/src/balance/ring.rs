@@ -21,7 +21,7 @@ const WALK_POINTS_MAX: usize = 4096;
 
 /// The ring of one set of members, built when it is first needed: by the first client that must move after members
 /// changed. A cluster changes members far more often than most services move anybody.
-pub(crate) struct KetamaRing {
+pub struct KetamaRing {
     built: OnceLock<Arc<KetamaHashing>>,
     weights: Vec<(SocketAddr, u32)>,
     /// Two identities may share an address for a while: a pod that ends, and the one that got its address.
@@ -38,7 +38,7 @@ impl std::fmt::Debug for KetamaRing {
 
 impl KetamaRing {
     /// Notes the members.
-    pub(crate) fn new<'a>(endpoints: impl IntoIterator<Item = &'a Arc<Endpoint>>) -> KetamaRing {
+    pub fn new<'a>(endpoints: impl IntoIterator<Item = &'a Arc<Endpoint>>) -> KetamaRing {
         let mut members: HashMap<_, Vec<_>> = HashMap::new();
         let mut sorted = Vec::new();
         let mut weights = Vec::new();

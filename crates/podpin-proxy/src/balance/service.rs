@@ -33,37 +33,44 @@ use crate::telemetry::metrics::ServiceMetrics;
 /// Changes of state of one update that get a line each in the log.
 const LINES_MAX: usize = 20;
 
+/// Whether a request counts as a stream of its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Stream,
+    Request,
+}
+
 /// Endpoints as of now, with the ring over them.
 #[derive(Debug)]
-pub(crate) struct View {
-    pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) ring: Arc<KetamaRing>,
+pub struct View {
+    pub snapshot: Arc<Snapshot>,
+    pub ring: Arc<KetamaRing>,
 }
 
 /// A service that requests are routed to.
-pub(crate) struct ServiceState {
-    pub(crate) name: Arc<str>,
-    pub(crate) configuration: Configuration,
-    pub(crate) metrics: Arc<ServiceMetrics>,
+pub struct ServiceState {
+    pub name: Arc<str>,
+    pub configuration: Configuration,
+    pub metrics: Arc<ServiceMetrics>,
     ejection: Option<EjectionPolicy>,
     /// The zone that new clients are kept in, with `balance.zone: prefer`.
-    pub(crate) near: Option<String>,
+    pub near: Option<String>,
     /// `affinity.header`.
-    pub(crate) session_header: Option<HeaderName>,
+    pub session_header: Option<HeaderName>,
     /// `tls`, read.
-    pub(crate) tls: Option<Arc<PodTls>>,
+    pub tls: Option<Arc<PodTls>>,
     /// Readiness waits for its first list of endpoints: it was there at the start.
-    pub(crate) is_awaited: bool,
+    pub is_awaited: bool,
     /// For `limits.streamsPerClient`.
-    pub(crate) client_streams: Arc<ClientStreams>,
+    pub client_streams: Arc<ClientStreams>,
     /// For `affinity.onUnavailable: wait`.
-    pub(crate) queue: Arc<Queue>,
+    pub queue: Arc<Queue>,
     /// What the drain has to know of its endpoints and streams.
-    pub(crate) desk: Arc<Desk>,
+    pub desk: Arc<Desk>,
     /// Clients that should be back soon.
-    pub(crate) returns: Arc<Returns>,
+    pub returns: Arc<Returns>,
     /// Clients whose stream moved before their cookie did.
-    pub(crate) moved: Arc<Moved>,
+    pub moved: Arc<Moved>,
     /// Changed on the control thread only; the lock is never waited for by a request.
     table: Arc<Mutex<Table>>,
     view: Arc<ArcSwap<View>>,
@@ -85,7 +92,7 @@ fn session_header(configuration: &Configuration) -> Option<HeaderName> {
 
 /// What an operator may do to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub enum Operation {
     Drain,
     Undrain,
 }
@@ -98,7 +105,7 @@ impl std::fmt::Debug for ServiceState {
 
 impl ServiceState {
     /// The service without endpoints.
-    pub(crate) fn new(
+    pub fn new(
         configuration: Configuration,
         metrics: ServiceMetrics,
         own_zone: Option<&str>,
@@ -127,7 +134,7 @@ impl ServiceState {
     }
 
     /// The same service as a new configuration wants it from now on.
-    pub(crate) fn successor(
+    pub fn successor(
         &self,
         configuration: Configuration,
         own_zone: Option<&str>,
@@ -153,22 +160,22 @@ impl ServiceState {
     }
 
     /// Whether both are one service, under whatever configuration.
-    pub(crate) fn is_same(&self, other: &ServiceState) -> bool {
+    pub fn is_same(&self, other: &ServiceState) -> bool {
         Arc::ptr_eq(&self.desk, &other.desk)
     }
 
     /// The endpoints as of now.
-    pub(crate) fn view(&self) -> Guard<Arc<View>> {
+    pub fn view(&self) -> Guard<Arc<View>> {
         self.view.load()
     }
 
     /// Its endpoints are told by Kubernetes.
-    pub(crate) fn is_of_the_cluster(&self) -> bool {
+    pub fn is_of_the_cluster(&self) -> bool {
         self.cluster_source().is_some()
     }
 
     /// Where in the cluster its endpoints are, if they are there.
-    pub(crate) fn cluster_source(&self) -> Option<&KubernetesService> {
+    pub fn cluster_source(&self) -> Option<&KubernetesService> {
         match &self.configuration.discovery {
             Discovery::Kubernetes(of) => Some(of),
             Discovery::Static(_) | Discovery::File(_) => None,
@@ -176,13 +183,13 @@ impl ServiceState {
     }
 
     /// How it is followed in the cluster, with what is known of it.
-    pub(crate) fn as_known(&self, of: &KubernetesService) -> KubeService {
+    pub fn as_known(&self, of: &KubernetesService) -> KubeService {
         let is_occupied = !self.view().snapshot.endpoints().is_empty();
         KubeService { is_occupied, ..KubeService::from(of) }
     }
 
     /// The file that lists its endpoints, if one does.
-    pub(crate) fn endpoints_file(&self) -> Option<&PathBuf> {
+    pub fn endpoints_file(&self) -> Option<&PathBuf> {
         match &self.configuration.discovery {
             Discovery::File(path) => Some(path),
             Discovery::Static(_) | Discovery::Kubernetes(_) => None,
@@ -190,12 +197,12 @@ impl ServiceState {
     }
 
     /// Name of the affinity cookie, when there is one.
-    pub(crate) fn cookie_name(&self) -> Option<&str> {
+    pub fn cookie_name(&self) -> Option<&str> {
         self.configuration.affinity.cookie.as_ref().map(|cookie| cookie.name.as_str())
     }
 
     /// Counts a failure of an endpoint, and ejects it when the policy says so.
-    pub(crate) fn endpoint_failed(&self, endpoint: &Endpoint, kind: UpstreamErrorKind) {
+    pub fn endpoint_failed(&self, endpoint: &Endpoint, kind: UpstreamErrorKind) {
         self.metrics.upstream_errors.inc(kind.label());
         self.eject_if_due(endpoint);
     }
@@ -209,35 +216,35 @@ impl ServiceState {
     }
 
     /// Counts an answer that says the endpoint cannot serve (502, 503, 504), and ejects it when the policy says so.
-    pub(crate) fn endpoint_unavailable(&self, endpoint: &Endpoint) {
+    pub fn endpoint_unavailable(&self, endpoint: &Endpoint) {
         self.eject_if_due(endpoint);
     }
 
     /// Counts a success, which ends a row of failures.
-    pub(crate) fn endpoint_succeeded(&self, load: &Load) {
+    pub fn endpoint_succeeded(&self, load: &Load) {
         if self.ejection.is_some() {
             load.succeeded();
         }
     }
 
     /// Counts a request that nothing could serve.
-    pub(crate) fn refused(&self, kind: RefusalKind) {
+    pub fn refused(&self, kind: RefusalKind) {
         self.metrics.refusals.inc(kind.label());
     }
 
     /// How long drains of this service take.
-    pub(crate) fn drain_times(&self) -> DrainTimes {
+    pub fn drain_times(&self) -> DrainTimes {
         let drain = &self.configuration.drain;
         DrainTimes { spread: drain.spread, timeout: drain.timeout, margin: drain.margin }
     }
 
     /// Until when pinned clients stay on a draining endpoint, if they do.
-    pub(crate) fn keep(&self) -> Option<DrainTimes> {
+    pub fn keep(&self) -> Option<DrainTimes> {
         (self.configuration.drain.pinned == Pinned::Keep).then(|| self.drain_times())
     }
 
     /// Drains an endpoint by hand, or takes that back. `None` when it is unknown.
-    pub(crate) fn operate(&self, id: &EndpointId, operation: Operation) -> Option<Arc<Endpoint>> {
+    pub fn operate(&self, id: &EndpointId, operation: Operation) -> Option<Arc<Endpoint>> {
         let mut table = self.table.lock();
         let applied = match operation {
             Operation::Drain => table.drain(id, clock::now()),
@@ -261,34 +268,34 @@ impl ServiceState {
     }
 
     /// An endpoint of the newest view.
-    pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<Arc<Endpoint>> {
+    pub fn endpoint(&self, id: &EndpointId) -> Option<Arc<Endpoint>> {
         self.view.load().snapshot.get(id).cloned()
     }
 }
 
 /// The only one that changes a service's endpoints.
-pub(crate) struct TableWriter {
+pub struct TableWriter {
     service: Arc<ServiceState>,
 }
 
 impl TableWriter {
     /// There must be no other for the same service.
-    pub(crate) fn new(service: Arc<ServiceState>) -> TableWriter {
+    pub fn new(service: Arc<ServiceState>) -> TableWriter {
         TableWriter { service }
     }
 
     /// The service written to.
-    pub(crate) fn service(&self) -> &Arc<ServiceState> {
+    pub fn service(&self) -> &Arc<ServiceState> {
         &self.service
     }
 
     /// Notes that the source was heard of, whether or not it said anything new.
-    pub(crate) fn heard(&self) {
-        self.service.metrics.discovery_last_event.set(unix_seconds_f64());
+    pub fn heard(&self) {
+        self.service.metrics.discovery_last_event.set(clock::unix_seconds_f64());
     }
 
     /// Applies what discovery said and publishes the outcome.
-    pub(crate) fn apply(&self, update: Update) {
+    pub fn apply(&self, update: Update) {
         self.heard();
         let mut table = self.service.table.lock();
         let applied = table.apply(update, clock::now());
@@ -322,10 +329,4 @@ fn log_transition(service: &str, transition: &Transition) {
         to = transition.to.as_str(),
         "endpoint changed state"
     );
-}
-
-/// Unix seconds as Prometheus wants them; exact to the second for some millions of years.
-pub(crate) fn unix_seconds_f64() -> f64 {
-    let seconds = clock::unix_seconds();
-    u32::try_from(seconds).map_or(f64::from(u32::MAX), f64::from)
 }

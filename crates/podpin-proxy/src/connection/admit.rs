@@ -22,7 +22,7 @@ use crate::downstream::pending::answer_h1;
 use crate::http::reply::Failure;
 use crate::net::proxy_protocol::{Unheard, introduction};
 use crate::net::transport::Transport;
-use crate::shared::Gateway;
+use crate::shared::Shared;
 
 /// Refused connections that are heard at a time: a few hundred a second, and no more memory than as many requests.
 const SEATS: usize = 64;
@@ -35,7 +35,7 @@ const IPV6_PREFIX_BITS: u32 = 64;
 
 /// What a connection takes of the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
     /// Nothing: it was refused.
     None,
     /// One of `limits.connections`.
@@ -45,18 +45,18 @@ pub(crate) enum Place {
 }
 
 /// A seat to be heard on, taken as long as this lives.
-struct Seat(Arc<Gateway>);
+struct Seat(Arc<Shared>);
 
 impl Seat {
-    fn take(gateway: &Arc<Gateway>) -> Option<Seat> {
-        let seat = Seat(Arc::clone(gateway));
-        (gateway.seats_taken.fetch_add(1, Ordering::Relaxed) < SEATS).then_some(seat)
+    fn take(shared: &Arc<Shared>) -> Option<Seat> {
+        let seat = Seat(Arc::clone(shared));
+        (shared.connections.refusals.fetch_add(1, Ordering::Relaxed) < SEATS).then_some(seat)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.seats_taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.refusals.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -65,13 +65,13 @@ impl Connection {
     ///
     /// # Errors
     /// When `limits.connections` is reached; it is not counted then, and can only be turned away.
-    pub(crate) fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<Connection, Connection> {
-        let gateway = &listener.gateway;
-        let before = gateway.connections.fetch_add(1, Ordering::Relaxed);
-        gateway.metrics.connections_active.with_label_values(&[&*listener.name]).inc();
+    pub fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<Connection, Connection> {
+        let shared = &listener.shared;
+        let before = shared.connections.open.fetch_add(1, Ordering::Relaxed);
+        shared.metrics.connections_active.with_label_values(&[&*listener.name]).inc();
         let listener_of_it = Arc::clone(listener);
         let mut connection = Connection { listener: listener_of_it, peer, requests: 0, place: Place::OfAll };
-        if before < gateway.limits().connections {
+        if before < shared.current().limits.connections {
             return Ok(connection);
         }
         connection.vacate();
@@ -79,27 +79,27 @@ impl Connection {
     }
 
     /// Gives back what it takes of the limits.
-    pub(crate) fn vacate(&mut self) {
-        let gateway = &self.listener.gateway;
+    pub fn vacate(&mut self) {
+        let shared = &self.listener.shared;
         match mem::replace(&mut self.place, Place::None) {
             Place::None => return,
             Place::OfAll => {}
-            Place::OfAllAndAddress => gateway.addresses.give_back(&network(self.peer.ip())),
+            Place::OfAllAndAddress => shared.connections.addresses.give_back(&network(self.peer.ip())),
         }
-        gateway.connections.fetch_sub(1, Ordering::Relaxed);
-        gateway.metrics.connections_active.with_label_values(&[&*self.listener.name]).dec();
+        shared.connections.open.fetch_sub(1, Ordering::Relaxed);
+        shared.metrics.connections_active.with_label_values(&[&*self.listener.name]).dec();
     }
 
     /// Counts it among the connections of its address; `false`: there are too many. A trusted proxy stands for many
     /// clients and has no limit.
-    pub(crate) fn take_place_of_address(&mut self) -> bool {
-        let gateway = &self.listener.gateway;
-        let Some(limit) = gateway.limits().connections_per_client_ip else { return true };
+    pub fn take_place_of_address(&mut self) -> bool {
+        let shared = &self.listener.shared;
+        let Some(limit) = shared.current().limits.connections_per_client_ip else { return true };
         let address = self.peer.ip();
-        if gateway.trusts(address) {
+        if shared.current().trusts(address) {
             return true;
         }
-        let taken = gateway.addresses.take(network(address), limit);
+        let taken = shared.connections.addresses.take(network(address), limit);
         if taken {
             self.place = Place::OfAllAndAddress;
         }
@@ -108,8 +108,8 @@ impl Connection {
 
     /// Who is it? On listeners without PROXY headers, whoever connected. Gives the bytes that were read and are the
     /// client's own; `None`: it has ended.
-    pub(crate) async fn introduced(&mut self, tcp: &mut TcpStream) -> Option<BytesMut> {
-        match self.listener.manner.proxy_protocol {
+    pub async fn introduced(&mut self, tcp: &mut TcpStream) -> Option<BytesMut> {
+        match self.listener.settings.proxy_protocol {
             ProxyProtocol::Off => Some(BytesMut::new()),
             header => Box::pin(self.introduce(tcp, header)).await,
         }
@@ -117,11 +117,11 @@ impl Connection {
 
     /// Lets a trusted proxy name the client, within the time that a request head may take.
     async fn introduce(&mut self, tcp: &mut TcpStream, header: ProxyProtocol) -> Option<BytesMut> {
-        let gateway = &self.listener.gateway;
-        let mut closing = gateway.closing();
-        let unheard = if gateway.trusts(self.peer.ip()) {
+        let shared = &self.listener.shared;
+        let mut closing = shared.lifecycle.closing();
+        let unheard = if shared.current().trusts(self.peer.ip()) {
             let introduced = tokio::select! {
-                introduced = timeout(gateway.limits().request_header_timeout, introduction(tcp, header)) => introduced,
+                introduced = timeout(shared.current().limits.request_header_timeout, introduction(tcp, header)) => introduced,
                 _ = closing.wait_for(|closing| *closing) => Ok(Err(Unheard::Closed)),
             };
             match introduced {
@@ -143,20 +143,20 @@ impl Connection {
         };
         if let Some(reason) = unheard.label() {
             tracing::debug!(peer = %self.peer, %unheard, "closed");
-            let errors = &gateway.metrics.proxy_protocol_errors;
+            let errors = &shared.metrics.proxy_protocol_errors;
             errors.with_label_values(&[&*self.listener.name, reason]).inc();
         }
         None
     }
 
     /// Tells a client that there is no room for it. `ahead` is what was read already; `None`: not even who it is.
-    pub(crate) fn turn_away(mut self, tcp: TcpStream, ahead: Option<BytesMut>, failure: Failure) {
+    pub fn turn_away(mut self, tcp: TcpStream, ahead: Option<BytesMut>, failure: Failure) {
         self.vacate();
-        let gateway = Arc::clone(&self.listener.gateway);
+        let shared = Arc::clone(&self.listener.shared);
         let limit = if failure == Failure::Connections { "connections" } else { "connections_per_client_ip" };
-        gateway.metrics.connections_refused.with_label_values(&[&*self.listener.name, limit]).inc();
-        match Seat::take(&gateway) {
-            Some(seat) => drop(gateway.tasks.spawn(self.hear(seat, tcp, ahead, failure))),
+        shared.metrics.connections_refused.with_label_values(&[&*self.listener.name, limit]).inc();
+        match Seat::take(&shared) {
+            Some(seat) => drop(shared.lifecycle.tasks.spawn(self.hear(seat, tcp, ahead, failure))),
             None if self.listener.tls().is_some() => {}
             None => tell(&tcp, failure),
         }
@@ -172,7 +172,7 @@ impl Connection {
                 Ok(None) | Err(_) => return,
             },
         };
-        let mut closing = self.listener.gateway.closing();
+        let mut closing = self.listener.shared.lifecycle.closing();
         let refusal = Refusal { failure, deadline };
         let mut tcp = if over_tls {
             match timeout_at(deadline, Box::pin(self.handshake(tcp))).await {

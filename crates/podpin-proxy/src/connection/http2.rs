@@ -26,9 +26,10 @@ use crate::downstream::pending::Exchange;
 use crate::http::reply::Failure;
 use crate::net::transport::Transport;
 use crate::request::serve::{self, ClientSide};
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::stream::open;
 use crate::upgrade::client_stream::ClientStream;
+use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::{self, HeadError, RequestHead};
 use podpin_wire::http2_flood::{Alarm, Excess, FrameWatch};
 
@@ -54,29 +55,29 @@ struct OpenStreams {
 }
 
 /// One stream of an HTTP/2 connection, counted as long as this lives.
-pub(crate) struct StreamGuard(Arc<OpenStreams>);
+pub struct StreamGuard(Arc<OpenStreams>);
 
 /// There is no room for the connection: each of its requests is told so, as each would be over HTTP/1.
 ///
 /// Not REFUSED_STREAM (RFC 9113 section 8.7), on which browsers try again at once on a connection that is as much one too
 /// many as this one: an event stream that only says `retry:` keeps them away for a while.
 #[derive(Clone, Copy)]
-pub(crate) struct Refusal {
-    pub(crate) failure: Failure,
+pub struct Refusal {
+    pub failure: Failure,
     /// When the connection ends, heard or not.
-    pub(crate) deadline: Instant,
+    pub deadline: Instant,
 }
 
 /// Serves a connection to its end; `bytes` of it were read already.
-pub(crate) async fn serve(
+pub async fn serve(
     connection: Connection,
     (tcp, bytes): (Transport, BytesMut),
     closing: ShutdownWatch,
     refusal: Option<Refusal>,
 ) {
     let alarm = Arc::<Alarm>::default();
-    let gateway = Arc::clone(&connection.listener.gateway);
-    let limits = gateway.limits();
+    let shared = Arc::clone(&connection.listener.shared);
+    let limits = shared.current().limits;
     let watch = FrameWatch::new(Arc::clone(&alarm), limits.request_header_timeout, clock::now());
     let stream = ClientStream::http2((tcp, connection.peer), bytes, watch);
     let streams = OpenStreams::new();
@@ -90,7 +91,7 @@ pub(crate) async fn serve(
     let stream: Stream = Box::new(stream);
     let shaken = tokio::select! {
         shaken = handshake(stream, Some(options(&limits))) => shaken,
-        () = streams.idle(&gateway) => return app.count_cut(Excess::Unfinished),
+        () = streams.idle(&shared) => return app.count_cut(Excess::Unfinished),
         () = app.heard_enough() => return,
     };
     let mut h2 = match shaken {
@@ -100,7 +101,7 @@ pub(crate) async fn serve(
     let excess = tokio::select! {
         () = app.accept(&mut h2, digest) => return,
         excess = std::future::poll_fn(|context| alarm.poll_raised(context)) => Some(excess),
-        () = streams.idle(&gateway) => None,
+        () = streams.idle(&shared) => None,
         () = app.heard_enough() => None,
     };
     if let Some(excess) = excess {
@@ -141,7 +142,7 @@ impl H2Connection {
             match accepted {
                 Ok(Some(H2Accept::Session(session))) => {
                     let (app, guard) = (Arc::clone(self), self.streams.guard());
-                    self.connection.listener.gateway.tasks.spawn(app.request(session, guard));
+                    self.connection.listener.shared.lifecycle.tasks.spawn(app.request(session, guard));
                     if !leaving && self.has_had_enough() {
                         h2.graceful_shutdown();
                         leaving = true;
@@ -162,7 +163,7 @@ impl H2Connection {
         if self.refusal.is_some() {
             return true;
         }
-        let limit = self.connection.listener.gateway.limits().requests_per_connection;
+        let limit = self.connection.listener.shared.current().limits.requests_per_connection;
         limit.is_some_and(|limit| self.streams.opened.load(Ordering::Relaxed) >= limit)
     }
 
@@ -178,7 +179,7 @@ impl H2Connection {
         let listener = &self.connection.listener;
         tracing::debug!(peer = %self.connection.peer, ?excess, "an HTTP/2 connection is cut");
         listener
-            .gateway
+            .shared
             .metrics
             .h2_connections_cut
             .with_label_values(&[&*listener.name, excess.as_str()])
@@ -200,22 +201,27 @@ impl H2Connection {
         if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
             return Exchange::H2(Box::new(session), guard).refuse(refusal.failure).await;
         }
-        let gateway = Arc::clone(&listener.gateway);
-        let mut client = gateway.client(self.connection.peer.ip(), listener.tls().is_some(), &head.headers);
+        let shared = Arc::clone(&listener.shared);
+        let mut client = Client::of(
+            self.connection.peer.ip(),
+            listener.tls().is_some(),
+            &head.headers,
+            &shared.current().trusted_proxies,
+        );
         let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
         client.subject = tls.and_then(|tls| tls.organization.clone());
         if !wants_events {
             let side = ClientSide::h2(session, guard);
-            let _no_connection = Box::pin(serve::serve(gateway, head, client, side)).await;
+            let _no_connection = Box::pin(serve::serve(shared, head, client, side)).await;
             return;
         }
         let exchange = Exchange::H2(Box::new(session), guard);
         if let Some(refusal) = self.refusal {
             let refusal = (refusal.failure, exchange);
-            return Box::pin(open::turn_away(gateway, head, client, refusal)).await;
+            return Box::pin(open::turn_away(shared, head, client, refusal)).await;
         }
         drop(self);
-        Box::pin(open::serve(gateway, head, client, exchange)).await;
+        Box::pin(open::serve(shared, head, client, exchange)).await;
     }
 }
 
@@ -233,9 +239,9 @@ impl OpenStreams {
 
     /// Resolves when there was no first stream for as long as a head may take, or none at all for as long as an idle
     /// connection is kept.
-    async fn idle(&self, gateway: &Gateway) {
+    async fn idle(&self, shared: &Shared) {
         loop {
-            let limits = gateway.limits();
+            let limits = shared.current().limits;
             let opened = self.opened.load(Ordering::Relaxed) > 0;
             let limit = if opened { limits.keep_alive_timeout } else { limits.request_header_timeout };
             let busy = self.open.load(Ordering::Relaxed) > 0;

@@ -1,6 +1,6 @@
 //! One request of an event stream client, before its answer: who asked, over what, and how to answer.
 
-use podpin_wire::http1::encode::{h1_head, Framing, Persistence};
+use podpin_wire::http1::encode::{Framing, Persistence, h1_head};
 use std::future::poll_fn;
 use std::net::Shutdown;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
 /// A client waiting for its answer.
-pub(crate) enum Exchange {
+pub enum Exchange {
     /// HTTP/1.0 or 1.1, with the connection that may go on afterwards.
     H1 { tcp: Transport, connection: Connection, keep_alive: bool },
     /// One stream of an HTTP/2 connection, counted there.
@@ -33,7 +33,7 @@ pub(crate) enum Exchange {
 }
 
 /// What a stream holds of its client's connection.
-pub(crate) enum After {
+pub enum After {
     /// HTTP/1: the connection itself, which may carry another request.
     H1 { connection: Connection, goes_on: bool },
     /// HTTP/2: its place among the connection's streams.
@@ -41,17 +41,17 @@ pub(crate) enum After {
 }
 
 /// An answer that has begun.
-pub(crate) struct Begun {
-    pub(crate) downstream: Downstream,
+pub struct Begun {
+    pub downstream: Downstream,
     /// The head, still to be written (HTTP/1).
-    pub(crate) head: Vec<u8>,
+    pub head: Vec<u8>,
     /// What the stream keeps alive and counted as long as it runs.
-    pub(crate) after: After,
+    pub after: After,
 }
 
 impl Exchange {
     /// Resolves when the client leaves while it waits.
-    pub(crate) async fn gone(&mut self) {
+    pub async fn gone(&mut self) {
         match self {
             Exchange::H2(session, _) => {
                 // Both outcomes mean the same: the stream was reset, or its connection is gone.
@@ -76,7 +76,7 @@ impl Exchange {
     }
 
     /// Begins the answer; `length` is the body's, when it is known. `None` when the client is gone.
-    pub(crate) fn begin(
+    pub fn begin(
         self,
         status: StatusCode,
         lines: &HeaderMap,
@@ -101,14 +101,14 @@ impl Exchange {
     }
 
     /// Answers with a failure of ours.
-    pub(crate) async fn refuse(self, failure: Failure) {
+    pub async fn refuse(self, failure: Failure) {
         if let Some(answer) = failure.answer() {
             self.answer(answer).await;
         }
     }
 
     /// Gives an answer of ours.
-    pub(crate) async fn answer(self, answer: Answer) {
+    pub async fn answer(self, answer: Answer) {
         match self {
             Exchange::H1 { tcp, .. } => answer_h1(tcp, &answer).await,
             Exchange::H2(session, _guard) => answer_h2(*session, answer, Body::Whole).await,
@@ -117,7 +117,7 @@ impl Exchange {
 }
 
 /// A response head for HTTP/2.
-pub(crate) fn h2_head(status: StatusCode, lines: &HeaderMap) -> pingora::Result<Box<ResponseHeader>> {
+pub fn h2_head(status: StatusCode, lines: &HeaderMap) -> pingora::Result<Box<ResponseHeader>> {
     let mut head = ResponseHeader::build(status, Some(lines.len()))?;
     for (name, value) in lines {
         head.append_header(name.clone(), value.clone())?;
@@ -136,12 +136,12 @@ fn begin_h2(
 }
 
 /// Writes the answer to a request with or without a body and closes, so that the client can read it.
-pub(crate) async fn answer_h1(tcp: Transport, answer: &Answer) {
+pub async fn answer_h1(tcp: Transport, answer: &Answer) {
     say_and_linger(tcp, &answer.h1(Persistence::Close, Body::Whole)).await;
 }
 
 /// Writes the last that is said on a connection and closes it, so that the client can read that.
-pub(crate) async fn say_and_linger(mut tcp: Transport, words: &[u8]) {
+pub async fn say_and_linger(mut tcp: Transport, words: &[u8]) {
     let said = async {
         tcp.write_all(words).await?;
         tcp.shutdown().await?;
@@ -165,7 +165,7 @@ pub(crate) async fn say_and_linger(mut tcp: Transport, words: &[u8]) {
 }
 
 /// Gives an answer of ours over HTTP/2.
-pub(crate) async fn answer_h2(mut session: SessionV2, answer: Answer, body: Body) {
+pub async fn answer_h2(mut session: SessionV2, answer: Answer, body: Body) {
     let answered = async {
         let mut lines = answer.own_lines();
         lines.extend(answer.lines);

@@ -22,19 +22,19 @@ use podpin_endpoints::{
 };
 use podpin_time::Millis;
 
-use crate::affinity::select::Kind;
+use crate::balance::service::Kind;
 use crate::balance::service::ServiceState;
 use crate::clock;
-pub(crate) use crate::drain::desk::Desk;
+pub use crate::drain::desk::Desk;
 use crate::drain::leaving::{Leaving, Terms};
 use crate::drain::rebalance::Rebalancing;
-use crate::routing::snapshot::Site;
-use crate::shared::Gateway;
+use crate::routing::snapshot::ConfigSnapshot;
+use crate::shared::Shared;
 use crate::stream_registry::{Cause, StreamRecord};
 
 /// Between two turns while streams leave. Departures are laid out within it, so it only bounds how late the drain
 /// notices a change.
-pub(crate) const TURN: Duration = Duration::from_millis(50);
+pub const TURN: Duration = Duration::from_millis(50);
 /// Between two looks while there is nothing to tell anybody: clients are awaited, or departures have yet to begin.
 const LOOK: Duration = Duration::from_millis(250);
 /// While nothing goes on at all; news wake the task at once.
@@ -42,44 +42,38 @@ const NOTHING: Duration = Duration::from_secs(3_600);
 /// How often streams are put in order anew by their silence.
 const REORDER: Duration = Duration::from_secs(1);
 
-/// The proxy's own shutdown, once it has begun.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ShutdownTimes {
-    pub(crate) begins: Millis,
-    pub(crate) spread: Duration,
-    pub(crate) deadline: Millis,
-}
+use crate::lifecycle::ShutdownTimes;
 
 /// Runs all drains for as long as the process runs.
-pub(crate) async fn run(gateway: Arc<Gateway>) {
-    let mut site = gateway.site();
-    let mut services: Vec<ServiceDrain> = site.services.iter().map(ServiceDrain::new).collect();
+pub async fn run(shared: Arc<Shared>) {
+    let mut snapshot = shared.snapshot();
+    let mut services: Vec<ServiceDrain> = snapshot.services.iter().map(ServiceDrain::new).collect();
     loop {
         let now = clock::now();
-        let current = gateway.site();
-        if !Arc::ptr_eq(&site, &current) {
-            follow(&mut services, &current, &gateway, now);
-            site = current;
+        let current = shared.snapshot();
+        if !Arc::ptr_eq(&snapshot, &current) {
+            follow(&mut services, &current, &shared, now);
+            snapshot = current;
         }
         services.retain(|service| !service.is_over());
-        let rest = services.iter_mut().map(|service| service.turn(&gateway, now)).min().unwrap_or(NOTHING);
+        let rest = services.iter_mut().map(|service| service.turn(&shared, now)).min().unwrap_or(NOTHING);
         tokio::select! {
             () = tokio::time::sleep(rest) => {}
-            () = gateway.drain_wake.notified() => {}
+            () = shared.drain_wake.notified() => {}
         }
     }
 }
 
 /// After a reload: services come, change and go, and the streams of routes that are gone leave.
-fn follow(services: &mut Vec<ServiceDrain>, site: &Site, gateway: &Gateway, now: Millis) {
+fn follow(services: &mut Vec<ServiceDrain>, snapshot: &ConfigSnapshot, shared: &Shared, now: Millis) {
     for drain in services.iter_mut() {
-        match site.counterpart(&drain.service) {
+        match snapshot.counterpart(&drain.service) {
             Some(service) => drain.adopt(service, now),
             None => drain.is_retired = true,
         }
-        drain.withdraw(gateway, now);
+        drain.withdraw(shared, now);
     }
-    for service in &site.services {
+    for service in snapshot.services.iter() {
         if !services.iter().any(|drain| drain.service.is_same(service)) {
             services.push(ServiceDrain::new(service));
         }
@@ -139,11 +133,11 @@ impl ServiceDrain {
     }
 
     /// The open streams of routes that are gone leave.
-    fn withdraw(&mut self, gateway: &Gateway, now: Millis) {
+    fn withdraw(&mut self, shared: &Shared, now: Millis) {
         let stray = |record: &StreamRecord| {
             record.kind == Kind::Stream && record.belongs_to(&self.service) && record.route.is_withdrawn()
         };
-        let stray = gateway.streams.select(stray);
+        let stray = shared.streams.select(stray);
         if stray.is_empty() {
             return;
         }
@@ -171,16 +165,16 @@ impl ServiceDrain {
     }
 
     /// Does what is due until the next turn; gives how long that may wait.
-    fn turn(&mut self, gateway: &Gateway, now: Millis) -> Duration {
+    fn turn(&mut self, shared: &Shared, now: Millis) -> Duration {
         let news = self.service.desk.take_news();
         for transition in news.transitions {
-            self.hear(gateway, transition, now);
+            self.hear(shared, transition, now);
         }
-        if let Some(times) = gateway.shutdown_times() {
-            self.begin_shutdown(gateway, times, now);
+        if let Some(times) = shared.lifecycle.shutdown_times() {
+            self.begin_shutdown(shared, times, now);
         }
         for record in news.late {
-            self.join(gateway, record, now);
+            self.join(shared, record, now);
         }
         let window = self.service.configuration.drain.return_window;
         self.service.returns.expire(window, now, &self.service.metrics);
@@ -188,14 +182,14 @@ impl ServiceDrain {
         self.let_go(now);
         let may_rebalance = self.shutdown.is_none() && !self.is_retired;
         if let Some(rebalancing) = self.rebalancing.as_mut().filter(|_| may_rebalance) {
-            rebalancing.look(gateway, &self.service, now);
+            rebalancing.look(shared, &self.service, now);
         }
         self.settle(now);
         self.rest(now)
     }
 
     /// An endpoint began or stopped to drain, or is gone.
-    fn hear(&mut self, gateway: &Gateway, transition: Transition, now: Millis) {
+    fn hear(&mut self, shared: &Shared, transition: Transition, now: Millis) {
         let endpoint = transition.endpoint;
         if transition.to < Phase::Draining {
             if let Some(mut leaving) = self.endpoints.remove(&endpoint.id) {
@@ -203,7 +197,7 @@ impl ServiceDrain {
                 tracing::info!(service = %self.service.name, endpoint = %endpoint.name, "the drain was taken back");
                 self.awaited.push(leaving);
                 // Those of a route that is gone leave all the same.
-                self.withdraw(gateway, now);
+                self.withdraw(shared, now);
             }
             return;
         }
@@ -217,24 +211,24 @@ impl ServiceDrain {
             leaving.endpoint = Some(endpoint);
             return;
         }
-        if transition.to == Phase::Gone && self.open_streams(gateway, &endpoint.id).is_empty() {
+        if transition.to == Phase::Gone && self.open_streams(shared, &endpoint.id).is_empty() {
             return;
         }
         let departure = self.departure(self.terms().schedule(&endpoint, now));
-        self.begin(gateway, (endpoint, departure), now);
+        self.begin(shared, (endpoint, departure), now);
     }
 
     /// All streams that are open on an endpoint leave together.
-    fn begin(&mut self, gateway: &Gateway, (endpoint, departure): (Arc<Endpoint>, Departure), now: Millis) {
+    fn begin(&mut self, shared: &Shared, (endpoint, departure): (Arc<Endpoint>, Departure), now: Millis) {
         let id = endpoint.id;
         let mut leaving = Leaving::of(Some(endpoint), self.terms(), departure, now);
-        self.open_streams(gateway, &id).into_iter().for_each(|record| leaving.join(record));
+        self.open_streams(shared, &id).into_iter().for_each(|record| leaving.join(record));
         leaving.put_in_order(self.service.configuration.drain.order, now);
         self.endpoints.insert(id, leaving);
     }
 
-    fn open_streams(&self, gateway: &Gateway, id: &EndpointId) -> Vec<Arc<StreamRecord>> {
-        gateway.streams.select(|record| record.kind == Kind::Stream && record.is_of(&self.service, id))
+    fn open_streams(&self, shared: &Shared, id: &EndpointId) -> Vec<Arc<StreamRecord>> {
+        shared.streams.select(|record| record.kind == Kind::Stream && record.is_of(&self.service, id))
     }
 
     fn departure(&self, (begins, deadline): (Millis, Millis)) -> Departure {
@@ -251,7 +245,7 @@ impl ServiceDrain {
         Terms { times: self.service.drain_times(), keeps }
     }
 
-    fn begin_shutdown(&mut self, gateway: &Gateway, times: ShutdownTimes, now: Millis) {
+    fn begin_shutdown(&mut self, shared: &Shared, times: ShutdownTimes, now: Millis) {
         if self.shutdown.is_some() {
             return;
         }
@@ -260,7 +254,7 @@ impl ServiceDrain {
         let departure = Departure::new(times.begins, times.spread, times.deadline, Purse::Budget);
         let mut leaving = Leaving::new(Cause::Shutdown, departure, now);
         let open =
-            gateway.streams.select(|record| record.kind == Kind::Stream && record.belongs_to(&self.service));
+            shared.streams.select(|record| record.kind == Kind::Stream && record.belongs_to(&self.service));
         // Whoever is on the way to another pod has less time from now on.
         open.iter().filter(|record| record.is_told()).for_each(|record| record.wake());
         open.into_iter().for_each(|record| leaving.join(record));
@@ -269,7 +263,7 @@ impl ServiceDrain {
     }
 
     /// A stream began on an endpoint that is leaving, or that has left the list while nothing was open there.
-    fn join(&mut self, gateway: &Gateway, record: Arc<StreamRecord>, now: Millis) {
+    fn join(&mut self, shared: &Shared, record: Arc<StreamRecord>, now: Millis) {
         let endpoint = record.endpoint();
         let id = endpoint.id;
         if let Some(leaving) = &mut self.shutdown {
@@ -282,7 +276,7 @@ impl ServiceDrain {
             let drain = &self.service.configuration.drain;
             let deadline = clock::after(now, drain.timeout);
             let departure = self.departure((now, deadline));
-            self.begin(gateway, (endpoint, departure), now);
+            self.begin(shared, (endpoint, departure), now);
         }
     }
 

@@ -13,11 +13,11 @@ use podpin_config::Rebalance;
 use podpin_endpoints::{Balance, Endpoint, EndpointId, Phase, Share, shift};
 use podpin_time::Millis;
 
-use crate::affinity::select::Kind;
+use crate::balance::service::Kind;
 use crate::balance::service::ServiceState;
 use crate::clock;
 use crate::drain::tally::Tally;
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::stream_registry::{Cause, Order, StreamRecord};
 
 /// Sessions remembered at a time, of one service, at about 100 bytes each. A client asks something or comes back within
@@ -27,7 +27,7 @@ const MOVED_MAX: usize = 50_000;
 const STREAM: u64 = 1_000;
 
 /// The rebalancing of one service.
-pub(crate) struct Rebalancing {
+pub struct Rebalancing {
     settings: Rebalance,
     balance: Balance,
     /// Streams that may be told, in thousandths.
@@ -39,7 +39,7 @@ pub(crate) struct Rebalancing {
 }
 
 impl Rebalancing {
-    pub(crate) fn new(settings: Rebalance, now: Millis) -> Rebalancing {
+    pub fn new(settings: Rebalance, now: Millis) -> Rebalancing {
         Rebalancing {
             settings,
             balance: Balance::AtRest,
@@ -51,7 +51,7 @@ impl Rebalancing {
     }
 
     /// Looks once, and tells as many streams as the time since the last look allows.
-    pub(crate) fn look(&mut self, gateway: &Gateway, service: &Arc<ServiceState>, now: Millis) {
+    pub fn look(&mut self, shared: &Shared, service: &Arc<ServiceState>, now: Millis) {
         let passed = clock::duration_millis(now.since(self.looked));
         self.looked = now;
         let second = u64::from(self.settings.budget_per_second) * STREAM;
@@ -74,7 +74,7 @@ impl Rebalancing {
         let (Some(from), Some(to)) = (endpoints.get(shift.from), endpoints.get(shift.to)) else { return };
         let count = usize::try_from(count).unwrap_or(0);
         if count > 0 {
-            self.tell(gateway, service, (from, to), count, now);
+            self.tell(shared, service, (from, to), count, now);
         }
     }
 
@@ -91,7 +91,7 @@ impl Rebalancing {
 
     fn tell(
         &mut self,
-        gateway: &Gateway,
+        shared: &Shared,
         service: &Arc<ServiceState>,
         (from, to): (&Arc<Endpoint>, &Arc<Endpoint>),
         count: usize,
@@ -100,7 +100,7 @@ impl Rebalancing {
         let may = |record: &StreamRecord| {
             record.kind == Kind::Stream && record.may_be_rebalanced() && record.is_of(service, &from.id)
         };
-        let mut streams = gateway.streams.select(may);
+        let mut streams = shared.streams.select(may);
         streams.sort_by_key(|record| (record.last_event(), record.id));
         for record in streams.into_iter().take(count) {
             let order = Order {
@@ -126,7 +126,7 @@ fn can_take(endpoint: &Endpoint, now: Millis) -> bool {
 
 /// Clients whose stream was moved, and whose cookie does not say so yet.
 #[derive(Debug, Default)]
-pub(crate) struct Moved {
+pub struct Moved {
     sessions: Mutex<Sessions>,
     /// As many as there are in `sessions`, readable without its lock.
     count: AtomicUsize,
@@ -141,7 +141,7 @@ struct Sessions {
 
 impl Moved {
     /// The stream of this session went from one endpoint to another without its client.
-    pub(crate) fn remember(&self, session: [u8; 16], (from, to): (EndpointId, EndpointId)) {
+    pub fn remember(&self, session: [u8; 16], (from, to): (EndpointId, EndpointId)) {
         let mut sessions = self.sessions.lock();
         match sessions.endpoints.get_mut(&session) {
             // The cookie still says what it said before the first move.
@@ -160,7 +160,7 @@ impl Moved {
     }
 
     /// The stream of this session went on to `to` for another reason: if its client is remembered, it follows.
-    pub(crate) fn follow(&self, session: [u8; 16], to: EndpointId) {
+    pub fn follow(&self, session: [u8; 16], to: EndpointId) {
         if self.count.load(Ordering::Relaxed) > 0
             && let Some(known) = self.sessions.lock().endpoints.get_mut(&session)
         {
@@ -170,7 +170,7 @@ impl Moved {
 
     /// Where a client that shows `pinned` really belongs. Once it shows anything but what it was told before its stream
     /// moved, it is forgotten.
-    pub(crate) fn correct(&self, session: &[u8; 16], pinned: EndpointId) -> EndpointId {
+    pub fn correct(&self, session: &[u8; 16], pinned: EndpointId) -> EndpointId {
         if self.count.load(Ordering::Relaxed) == 0 {
             return pinned;
         }

@@ -21,7 +21,7 @@ const AWAITED_MAX: usize = 200_000;
 
 /// The clients of one service that are awaited back.
 #[derive(Debug, Default)]
-pub(crate) struct Returns {
+pub struct Returns {
     awaited: Mutex<Awaited>,
     /// As many as there are in `awaited`, readable without its lock.
     away: AtomicU32,
@@ -48,13 +48,7 @@ struct Departed {
 
 impl Returns {
     /// A stream of this session ended through no wish of its client.
-    pub(crate) fn expect(
-        &self,
-        session: [u8; 16],
-        tally: Option<Arc<Tally>>,
-        now: Millis,
-        to: &ServiceMetrics,
-    ) {
+    pub fn expect(&self, session: [u8; 16], tally: Option<Arc<Tally>>, now: Millis, to: &ServiceMetrics) {
         if let Some(tally) = &tally {
             tally.awaits();
         }
@@ -73,7 +67,7 @@ impl Returns {
     }
 
     /// A stream of this session begins: one of its departures, if there was any, is made good.
-    pub(crate) fn came_back(&self, session: [u8; 16], now: Millis, to: &ServiceMetrics) {
+    pub fn came_back(&self, session: [u8; 16], now: Millis, to: &ServiceMetrics) {
         if self.away.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -88,7 +82,7 @@ impl Returns {
     }
 
     /// Gives up those that are not back within `window`.
-    pub(crate) fn expire(&self, window: Duration, now: Millis, to: &ServiceMetrics) {
+    pub fn expire(&self, window: Duration, now: Millis, to: &ServiceMetrics) {
         let mut awaited = self.awaited.lock();
         while let Some((at, ticket)) = awaited.order.front().copied() {
             let is_back = !awaited.clients.contains_key(&ticket);
@@ -104,22 +98,22 @@ impl Returns {
     }
 
     /// A stream was told to leave.
-    pub(crate) fn tell(&self) {
+    pub fn tell(&self) {
         self.told.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A stream that was told to leave has ended.
-    pub(crate) fn told_one_ended(&self) {
+    pub fn told_one_ended(&self) {
         self.told.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Clients that are away, and streams that will end in a moment.
-    pub(crate) fn in_motion(&self) -> u32 {
+    pub fn in_motion(&self) -> u32 {
         self.away.load(Ordering::Relaxed).saturating_add(self.told.load(Ordering::Relaxed))
     }
 
     /// Clients that are awaited.
-    pub(crate) fn away(&self) -> u32 {
+    pub fn away(&self) -> u32 {
         self.away.load(Ordering::Relaxed)
     }
 

@@ -13,46 +13,46 @@ use crate::telemetry::labels::{DepartureKind, ReconnectOutcome};
 
 /// The account of one drain. Shared by its streams and by the clients that are awaited back.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub struct Tally {
     sums: Mutex<Sums>,
 }
 
 /// How many, and how long the returned ones were away.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Sums {
+pub struct Sums {
     /// Streams that were there, ended or not.
-    pub(crate) streams: u32,
+    pub streams: u32,
     /// Went on at another pod.
-    pub(crate) moved: u32,
-    pub(crate) polite: u32,
-    pub(crate) forced: u32,
+    pub moved: u32,
+    pub polite: u32,
+    pub forced: u32,
     /// The endpoint died under them.
-    pub(crate) broken: u32,
+    pub broken: u32,
     /// Ended by their client or by the endpoint itself before their turn.
-    pub(crate) left: u32,
-    pub(crate) returned: u32,
-    pub(crate) lost: u32,
+    pub left: u32,
+    pub returned: u32,
+    pub lost: u32,
     /// Clients that may still come back.
-    pub(crate) awaited: u32,
+    pub awaited: u32,
     /// When the last stream ended.
-    pub(crate) last_end: Millis,
+    pub last_end: Millis,
     gaps: Vec<u32>,
 }
 
 impl Tally {
     /// A stream that is to leave.
-    pub(crate) fn joined(&self) {
+    pub fn joined(&self) {
         self.sums.lock().streams += 1;
     }
 
     /// A stream stays after all: it never was of this drain.
-    pub(crate) fn stays(&self) {
+    pub fn stays(&self) {
         let mut sums = self.sums.lock();
         sums.streams = sums.streams.saturating_sub(1);
     }
 
     /// A stream was moved or ended by us.
-    pub(crate) fn departed(&self, kind: DepartureKind) {
+    pub fn departed(&self, kind: DepartureKind) {
         self.ended(|sums| match kind {
             DepartureKind::Handover => sums.moved += 1,
             DepartureKind::Polite => sums.polite += 1,
@@ -61,22 +61,22 @@ impl Tally {
     }
 
     /// The endpoint died under a stream.
-    pub(crate) fn broke(&self) {
+    pub fn broke(&self) {
         self.ended(|sums| sums.broken += 1);
     }
 
     /// A stream ended for a reason of its own.
-    pub(crate) fn left(&self) {
+    pub fn left(&self) {
         self.ended(|sums| sums.left += 1);
     }
 
     /// The client of a stream that ended may come back.
-    pub(crate) fn awaits(&self) {
+    pub fn awaits(&self) {
         self.sums.lock().awaited += 1;
     }
 
     /// It did, or it did not.
-    pub(crate) fn settled(&self, outcome: ReconnectOutcome, gap: Duration) {
+    pub fn settled(&self, outcome: ReconnectOutcome, gap: Duration) {
         let mut sums = self.sums.lock();
         sums.awaited = sums.awaited.saturating_sub(1);
         match outcome {
@@ -89,7 +89,7 @@ impl Tally {
     }
 
     /// The sums so far.
-    pub(crate) fn sums(&self) -> Sums {
+    pub fn sums(&self) -> Sums {
         self.sums.lock().clone()
     }
 
@@ -102,18 +102,18 @@ impl Tally {
 
 impl Sums {
     /// Streams that have ended.
-    pub(crate) fn ended(&self) -> u32 {
+    pub fn ended(&self) -> u32 {
         self.moved + self.polite + self.forced + self.broken + self.left
     }
 
     /// All streams have ended and no client is awaited.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub fn is_settled(&self) -> bool {
         self.ended() >= self.streams && self.awaited == 0
     }
 
     /// How long the clients that returned were without a stream, in milliseconds: at this share of them (0 to 1,000
     /// thousandths) or sooner. `None` when nobody returned.
-    pub(crate) fn gap_millis(&self, per_mille: usize) -> Option<u32> {
+    pub fn gap_millis(&self, per_mille: usize) -> Option<u32> {
         let mut gaps = self.gaps.clone();
         gaps.sort_unstable();
         let last = gaps.len().checked_sub(1)?;

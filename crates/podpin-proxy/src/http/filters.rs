@@ -1,5 +1,5 @@
 //! What a route does with requests and responses besides placing them, on both data paths alike: redirect to https,
-//! header edits, rewrite (Gateway API's `ReplacePrefixMatch`), CORS (WHATWG Fetch, section 3.3).
+//! header edits, rewrite (Shared API's `ReplacePrefixMatch`), CORS (WHATWG Fetch, section 3.3).
 //!
 //! Built once from what podpin-config has checked; the answers that it gives itself are `reply.rs`'s.
 
@@ -11,7 +11,7 @@ use crate::http::reply::Answer;
 
 /// What one route changes.
 #[derive(Debug, Default)]
-pub(crate) struct Treatment {
+pub struct Treatment {
     redirect: Option<StatusCode>,
     request: Edits,
     response: Edits,
@@ -22,7 +22,7 @@ pub(crate) struct Treatment {
 
 /// Which way a head goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
     Request,
     Response,
 }
@@ -51,7 +51,7 @@ struct Cors {
 
 impl Treatment {
     /// What the configuration of a route says.
-    pub(crate) fn new(route: &config::Route) -> Treatment {
+    pub fn new(route: &config::Route) -> Treatment {
         let said = &route.treatment;
         let prefix = said.path_prefix.clone().zip(match route.matches.as_slice() {
             [config::RouteMatch { path: config::PathMatch::Prefix(matched), .. }] => {
@@ -70,7 +70,7 @@ impl Treatment {
     }
 
     /// The answer to a request that needs no pod: a preflight, or somebody who should come over TLS.
-    pub(crate) fn answer(
+    pub fn answer(
         &self,
         (method, authority, target): (&Method, &str, &str),
         headers: &HeaderMap,
@@ -88,12 +88,12 @@ impl Treatment {
     }
 
     /// Changes the lines of a request to the pod.
-    pub(crate) fn edit_request(&self, lines: &mut HeaderMap) {
+    pub fn edit_request(&self, lines: &mut HeaderMap) {
         self.request.make(lines);
     }
 
     /// Names whose lines may be changed.
-    pub(crate) fn edited(&self, side: Side) -> impl Iterator<Item = &HeaderName> {
+    pub fn edited(&self, side: Side) -> impl Iterator<Item = &HeaderName> {
         let edits = if side == Side::Request { &self.request } else { &self.response };
         let written = edits.set.iter().chain(&edits.add).map(|(name, _)| name);
         let cors = CORS_LINES.iter().filter(move |_| side == Side::Response && self.cors.is_some());
@@ -101,20 +101,20 @@ impl Treatment {
     }
 
     /// Changes the lines of a pod's response to a request with the lines `asked`.
-    pub(crate) fn edit_response(&self, asked: &HeaderMap, lines: &mut HeaderMap) {
+    pub fn edit_response(&self, asked: &HeaderMap, lines: &mut HeaderMap) {
         self.response.make(lines);
         self.cross_origin(asked, lines);
     }
 
     /// Says whether the page that asked may see a response, the pod's or ours.
-    pub(crate) fn cross_origin(&self, asked: &HeaderMap, lines: &mut HeaderMap) {
+    pub fn cross_origin(&self, asked: &HeaderMap, lines: &mut HeaderMap) {
         if let Some(cors) = &self.cors {
             cors.write(asked, lines);
         }
     }
 
     /// Path and query for the pod; `None`: as the client said.
-    pub(crate) fn target(&self, asked: &str) -> Option<String> {
+    pub fn target(&self, asked: &str) -> Option<String> {
         let prefix = self.prefix.as_ref()?;
         let rest = asked.strip_prefix(prefix.matched.as_str())?;
         if !prefix.replacement.is_empty() {
@@ -125,7 +125,7 @@ impl Treatment {
     }
 
     /// `Host` for the pod; `None`: as the client said.
-    pub(crate) fn hostname(&self) -> Option<&HeaderValue> {
+    pub fn hostname(&self) -> Option<&HeaderValue> {
         self.hostname.as_ref()
     }
 }

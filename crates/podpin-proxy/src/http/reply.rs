@@ -13,7 +13,7 @@ use podpin_wire::http1::request_head::HeadError;
 
 /// Why a client gets an answer of ours instead of a pod's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// The request head is refused.
     #[error("{0}")]
     Head(#[from] HeadError),
@@ -75,7 +75,7 @@ const RETRY_AFTER_SECONDS: u32 = 5;
 
 impl Failure {
     /// The status on the wire; `None` when nobody is there to read it.
-    pub(crate) fn status(self) -> Option<StatusCode> {
+    pub fn status(self) -> Option<StatusCode> {
         Some(match self {
             Failure::Head(HeadError::Malformed(_)) | Failure::Body => StatusCode::BAD_REQUEST,
             Failure::Head(HeadError::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -103,7 +103,7 @@ impl Failure {
     }
 
     /// Seconds for `Retry-After` (RFC 9110 section 10.2.3), where asking again makes sense.
-    pub(crate) fn retry_after_seconds(self) -> Option<u32> {
+    pub fn retry_after_seconds(self) -> Option<u32> {
         match self {
             Failure::Connections
             | Failure::ClientConnections
@@ -127,7 +127,7 @@ impl Failure {
     }
 
     /// Which `refusals_total` counts it.
-    pub(crate) fn refusal(self) -> Option<RefusalKind> {
+    pub fn refusal(self) -> Option<RefusalKind> {
         match self {
             Failure::NoEndpoint => Some(RefusalKind::NoEndpoint),
             Failure::Full => Some(RefusalKind::Full),
@@ -151,7 +151,7 @@ impl Failure {
 
     /// Whether an event stream client had better come back than be told a status: a browser's `EventSource` gives up for
     /// good on anything but 200 (WHATWG HTML, section 9.2.3). Gives the kind of refusal that is counted then.
-    pub(crate) fn passing(self) -> Option<RefusalKind> {
+    pub fn passing(self) -> Option<RefusalKind> {
         match self {
             Failure::UpstreamConnect
             | Failure::UpstreamTimeout
@@ -163,7 +163,7 @@ impl Failure {
     }
 
     /// The reason as the access log spells it.
-    pub(crate) fn log_reason(self) -> &'static str {
+    pub fn log_reason(self) -> &'static str {
         match self {
             Failure::ClientGone => "client",
             Failure::NoRoute
@@ -187,12 +187,12 @@ impl Failure {
     }
 
     /// The body: one line of text that says why.
-    pub(crate) fn body(self) -> String {
+    pub fn body(self) -> String {
         format!("podpin: {self}\n")
     }
 
     /// The answer that says what is wrong; `None` when nobody is there to read it.
-    pub(crate) fn answer(self) -> Option<Answer> {
+    pub fn answer(self) -> Option<Answer> {
         Some(Answer {
             status: self.status()?,
             content_type: "text/plain; charset=utf-8",
@@ -204,7 +204,7 @@ impl Failure {
 
     /// The answer to an event stream client that asks it to come back after so long: an event stream that says why in a
     /// comment, and is over.
-    pub(crate) fn invitation(self, retry_millis: u64) -> Answer {
+    pub fn invitation(self, retry_millis: u64) -> Answer {
         Answer {
             status: StatusCode::OK,
             content_type: "text/event-stream",
@@ -215,31 +215,31 @@ impl Failure {
     }
 
     /// The whole answer in HTTP/1.1, for a connection that is closed after it. Empty when nobody is there to read it.
-    pub(crate) fn h1_close(self) -> Vec<u8> {
+    pub fn h1_close(self) -> Vec<u8> {
         self.answer().map(|answer| answer.h1(Persistence::Close, Body::Whole)).unwrap_or_default()
     }
 }
 
 /// An answer of ours, complete.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) content_type: &'static str,
-    pub(crate) retry_after_seconds: Option<u32>,
-    pub(crate) body: String,
+pub struct Answer {
+    pub status: StatusCode,
+    pub content_type: &'static str,
+    pub retry_after_seconds: Option<u32>,
+    pub body: String,
     /// Beside those that every answer has.
-    pub(crate) lines: HeaderMap,
+    pub lines: HeaderMap,
 }
 
 impl Answer {
     /// An answer that its head is all of.
-    pub(crate) fn empty(status: StatusCode, lines: HeaderMap) -> Answer {
+    pub fn empty(status: StatusCode, lines: HeaderMap) -> Answer {
         let content_type = "text/plain; charset=utf-8";
         Answer { status, content_type, retry_after_seconds: None, body: String::new(), lines }
     }
 
     /// The lines that every answer has, before [`Answer::lines`].
-    pub(crate) fn own_lines(&self) -> HeaderMap {
+    pub fn own_lines(&self) -> HeaderMap {
         let mut lines = HeaderMap::with_capacity(4 + self.lines.len());
         // RFC 9110 section 8.6: no length with 204.
         if self.status != StatusCode::NO_CONTENT {
@@ -254,7 +254,7 @@ impl Answer {
     }
 
     /// All of it in HTTP/1.1.
-    pub(crate) fn h1(&self, persistence: Persistence, body: Body) -> Vec<u8> {
+    pub fn h1(&self, persistence: Persistence, body: Body) -> Vec<u8> {
         let reason = self.status.canonical_reason().unwrap_or("Error");
         let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16()).into_bytes();
         encode::write_lines(&mut bytes, &self.own_lines());
@@ -270,7 +270,7 @@ impl Answer {
 
 /// Whether an answer of ours has its body, or is one to HEAD.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Body {
+pub enum Body {
     Whole,
     Omitted,
 }

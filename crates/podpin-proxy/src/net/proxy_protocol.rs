@@ -19,16 +19,16 @@ const FIRST_BYTES: usize = 256;
 
 /// Who has come.
 #[derive(Debug)]
-pub(crate) struct Introduced {
+pub struct Introduced {
     /// The client; `None`: the other end of the connection.
-    pub(crate) client: Option<SocketAddr>,
+    pub client: Option<SocketAddr>,
     /// Bytes of the client that looked as if they became a header; never the beginning of a TLS handshake.
-    pub(crate) ahead: BytesMut,
+    pub ahead: BytesMut,
 }
 
 /// Why a connection is closed at its beginning.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unheard {
+pub enum Unheard {
     /// It is not from a trusted proxy, and no other may come.
     #[error("not from a trusted proxy")]
     Untrusted,
@@ -51,7 +51,7 @@ pub(crate) enum Unheard {
 
 impl Unheard {
     /// The reason as the metric spells it; `None`: nobody did anything wrong.
-    pub(crate) fn label(&self) -> Option<&'static str> {
+    pub fn label(&self) -> Option<&'static str> {
         match self {
             Unheard::Untrusted => Some("untrusted"),
             Unheard::Missing => Some("missing"),
@@ -68,7 +68,7 @@ impl Unheard {
 ///
 /// # Errors
 /// When there is none although there must be, and when it is broken or cut short.
-pub(crate) async fn introduction(tcp: &mut TcpStream, header: ProxyProtocol) -> Result<Introduced, Unheard> {
+pub async fn introduction(tcp: &mut TcpStream, header: ProxyProtocol) -> Result<Introduced, Unheard> {
     let mut bytes = BytesMut::zeroed(FIRST_BYTES);
     let mut taken = 0;
     loop {

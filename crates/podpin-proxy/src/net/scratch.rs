@@ -6,19 +6,19 @@
 use std::cell::RefCell;
 
 /// One read: large enough that a burst costs few calls, small enough to stay in the cache.
-pub(crate) const READ_BYTES: usize = 64 * 1024;
+pub const READ_BYTES: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch { read: vec![0; READ_BYTES], write: Vec::new() });
 }
 
 /// One to read into, and one to write from.
-pub(crate) struct Scratch {
-    pub(crate) read: Vec<u8>,
-    pub(crate) write: Vec<u8>,
+pub struct Scratch {
+    pub read: Vec<u8>,
+    pub write: Vec<u8>,
 }
 
 /// Lends the buffers of this thread. Not to be asked for again by `work`.
-pub(crate) fn with<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
+pub fn with<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with_borrow_mut(work)
 }

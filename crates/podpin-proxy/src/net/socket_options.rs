@@ -22,7 +22,7 @@ type Options = (Option<Duration>, Option<TcpKeepAlive>);
 
 /// What the sockets that a listener accepts bring along.
 #[derive(Debug, Default)]
-pub(crate) struct SocketOptions {
+pub struct SocketOptions {
     /// Set on the listening socket.
     set: Option<Options>,
     /// Its queue was empty since.
@@ -31,7 +31,7 @@ pub(crate) struct SocketOptions {
 
 impl SocketOptions {
     /// Takes note of an attempt to accept.
-    pub(crate) fn note<T>(&mut self, attempt: Poll<T>) -> Poll<T> {
+    pub fn note<T>(&mut self, attempt: Poll<T>) -> Poll<T> {
         self.is_inherited |= attempt.is_pending() && self.set.is_some();
         attempt
     }
@@ -40,7 +40,7 @@ impl SocketOptions {
     ///
     /// # Errors
     /// When the client is gone already.
-    pub(crate) fn apply(
+    pub fn apply(
         &mut self,
         listener: &TcpListener,
         tcp: &TcpStream,

@@ -3,18 +3,19 @@
 //! A listener's whole TLS is one snapshot, built and checked before it is used: a file that is missing, a certificate
 //! that is none, a key of another certificate keep the one before in use. Connections keep what they began with.
 
-pub(crate) mod certificate;
+pub mod certificate;
+pub mod error;
 mod to_pods;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use podpin_config::{Config, Listener, ListenerTls, TlsVersion};
-use podpin_discovery::FileWatch;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -22,18 +23,17 @@ use rustls::{ServerConfig, version};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::control::start::StartError;
 use crate::net::tls::certificate::Certificate;
-pub(crate) use crate::net::tls::to_pods::{PodTls, files as pod_tls_files};
+pub use crate::net::tls::error::TlsError;
+pub use crate::net::tls::to_pods::{PodTls, files as pod_tls_files};
 use crate::net::transport::Transport;
-use crate::shared::Gateway;
 use crate::telemetry::metrics::Metrics;
 
 /// Protocols of RFC 7301, the one that we like best first.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// The TLS of one listener.
-pub(crate) struct ServerTls {
+pub struct ServerTls {
     /// `listeners[0].tls`, for messages.
     path: String,
     files: ListenerTls,
@@ -50,10 +50,10 @@ impl ServerTls {
         path: String,
         files: ListenerTls,
         before: Option<&ServerTls>,
-    ) -> Result<(ServerTls, Vec<Certificate>), StartError> {
+    ) -> Result<(ServerTls, Vec<Certificate>), TlsError> {
         let tickets = match before {
             Some(before) => Arc::clone(&before.tickets),
-            None => ring::Ticketer::new().map_err(|error| StartError::Random(error.to_string()))?,
+            None => ring::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
         };
         let (config, certificates) = build(&path, &files, &tickets)?;
         let inner = ArcSwap::from_pointee(config);
@@ -64,14 +64,28 @@ impl ServerTls {
     ///
     /// # Errors
     /// When the client leaves, speaks no TLS, or none that we take; it has been told.
-    pub(crate) async fn accept(&self, tcp: TcpStream) -> io::Result<(Transport, bool)> {
+    pub async fn accept(&self, tcp: TcpStream) -> io::Result<(Transport, bool)> {
         let stream = TlsAcceptor::from(self.inner.load_full()).accept(tcp).await?;
         let is_h2 = stream.get_ref().1.alpn_protocol() == ALPN.first().copied();
         Ok((Transport::tls(stream), is_h2))
     }
 
+    /// Returns the place of this TLS in the configuration, for messages.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Returns the files that this TLS is read from.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let pairs = self.files.certificates.iter();
+        let pairs = pairs.flat_map(|pair| [pair.cert_file.file.clone(), pair.key_file.file.clone()]);
+        let authorities = self.files.client_auth.iter().map(|auth| auth.ca_file.file.clone());
+        pairs.chain(authorities)
+    }
+
     /// It is no longer in use: nothing is told of its certificates, unless `next` has them, too.
-    pub(crate) fn forget(&self, next: &[Arc<ServerTls>], metrics: &Metrics) {
+    pub fn forget(&self, next: &[Arc<ServerTls>], metrics: &Metrics) {
         let others = next.iter().filter(|one| !std::ptr::eq(&***one, self));
         let kept: Vec<String> = others.flat_map(|one| one.names.lock().clone()).collect();
         for gone in self.names.lock().drain(..).filter(|name| !kept.contains(name)) {
@@ -81,7 +95,11 @@ impl ServerTls {
         }
     }
 
-    fn reload(&self, metrics: &Metrics) -> Result<(), StartError> {
+    /// Reads the files again; the TLS before stays in use if one of them cannot be used.
+    ///
+    /// # Errors
+    /// Names the first file that cannot be used.
+    pub fn reload(&self, metrics: &Metrics) -> Result<(), TlsError> {
         let (config, certificates) = build(&self.path, &self.files, &self.tickets)?;
         self.inner.store(Arc::new(config));
         self.tell(&certificates, metrics);
@@ -105,15 +123,21 @@ impl ServerTls {
 }
 
 /// The TLS of one listener, and what is to be told of it once it is in use.
-pub(crate) struct Loaded {
-    pub(crate) tls: Arc<ServerTls>,
+pub struct LoadedTls {
+    pub tls: Arc<ServerTls>,
     /// `None`: it is in use already.
     certificates: Option<Vec<Certificate>>,
 }
 
-impl Loaded {
+impl LoadedTls {
+    /// Returns the TLS.
+    #[must_use]
+    pub fn tls(&self) -> Arc<ServerTls> {
+        Arc::clone(&self.tls)
+    }
+
     /// It is in use from now on.
-    pub(crate) fn tell(&self, metrics: &Metrics) {
+    pub fn tell(&self, metrics: &Metrics) {
         if let Some(certificates) = &self.certificates {
             self.tls.tell(certificates, metrics);
         }
@@ -125,59 +149,24 @@ impl Loaded {
 ///
 /// # Errors
 /// Names the first file that cannot be used.
-pub(crate) fn load(
+pub fn load(
     (index, listener): (usize, &Listener),
     before: Option<&Arc<ServerTls>>,
-) -> Result<Option<Loaded>, StartError> {
+) -> Result<Option<LoadedTls>, TlsError> {
     let Some(files) = &listener.tls else { return Ok(None) };
     if let Some(before) = before.filter(|before| before.files == *files) {
-        return Ok(Some(Loaded { tls: Arc::clone(before), certificates: None }));
+        return Ok(Some(LoadedTls { tls: Arc::clone(before), certificates: None }));
     }
     let path = format!("listeners[{index}].tls");
     let (tls, certificates) = ServerTls::new(path, files.clone(), before.map(|before| &**before))?;
-    Ok(Some(Loaded { tls: Arc::new(tls), certificates: Some(certificates) }))
-}
-
-/// Checks every file of TLS that the configuration names.
-///
-/// # Errors
-/// Names the first that cannot be used.
-pub(crate) fn verify(config: &Config) -> Result<(), StartError> {
-    config.listeners.iter().enumerate().try_for_each(|listener| load(listener, None).map(drop))?;
-    config.services.iter().try_for_each(|service| PodTls::load(service).map(drop))
-}
-
-/// Follows the files of a listener: new ones are in use as soon as all of them are good, else the old ones stay.
-pub(crate) async fn follow(gateway: Arc<Gateway>, tls: Arc<ServerTls>) {
-    let pairs = tls.files.certificates.iter();
-    let pairs = pairs.flat_map(|pair| [pair.cert_file.file.clone(), pair.key_file.file.clone()]);
-    let authorities = tls.files.client_auth.iter().map(|auth| auth.ca_file.file.clone());
-    let mut watch = FileWatch::new(pairs.chain(authorities));
-    // What changed between the reading of the configuration and the watch is no change to the watch.
-    if let Err(error) = tls.reload(&gateway.metrics) {
-        tracing::debug!(%error, "the certificates have just been replaced");
-    }
-    loop {
-        watch.changed().await;
-        let result = match tls.reload(&gateway.metrics) {
-            Ok(()) => {
-                tracing::info!(listener = %tls.path, "certificates read again");
-                "success"
-            }
-            Err(error) => {
-                tracing::error!(%error, "certificates not usable: the old ones stay");
-                "failure"
-            }
-        };
-        gateway.metrics.tls_reloads.with_label_values(&[result]).inc();
-    }
+    Ok(Some(LoadedTls { tls: Arc::new(tls), certificates: Some(certificates) }))
 }
 
 fn build(
     path: &str,
     files: &ListenerTls,
     tickets: &Arc<dyn ProducesTickets>,
-) -> Result<(ServerConfig, Vec<Certificate>), StartError> {
+) -> Result<(ServerConfig, Vec<Certificate>), TlsError> {
     let provider = Arc::new(ring::default_provider());
     let mut certificates = Vec::with_capacity(files.certificates.len());
     for (index, pair) in files.certificates.iter().enumerate() {
@@ -188,7 +177,7 @@ fn build(
         TlsVersion::V1_3 => &[&version::TLS13],
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
-    let builder = builder.map_err(|error| StartError::Tls {
+    let builder = builder.map_err(|error| TlsError::File {
         at: files.at,
         path: path.to_owned(),
         error: error.to_string(),
@@ -203,7 +192,7 @@ fn build(
     config.ticketer = match &files.client_auth {
         None => Arc::clone(tickets),
         // A client that is no longer trusted must not come back by an old ticket.
-        Some(_) => ring::Ticketer::new().map_err(|error| StartError::Random(error.to_string()))?,
+        Some(_) => ring::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
     };
     Ok((config, certificates))
 }

@@ -14,18 +14,18 @@ use tokio_rustls::TlsStream;
 use crate::net::tls::certificate;
 
 /// What a client that does not read may have waiting within TLS; one record more than that is never begun.
-pub(crate) const TLS_BUFFER_BYTES: usize = 16 * 1024;
+pub const TLS_BUFFER_BYTES: usize = 16 * 1024;
 
 /// A connection to a client or to a pod.
 #[derive(Debug)]
-pub(crate) enum Transport {
+pub enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Transport {
     /// TLS after its handshake.
-    pub(crate) fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Transport {
+    pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Transport {
         let mut stream = stream.into();
         match &mut stream {
             TlsStream::Client(client) => client.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES)),
@@ -35,25 +35,25 @@ impl Transport {
     }
 
     /// The socket below.
-    pub(crate) fn tcp(&self) -> &TcpStream {
+    pub fn tcp(&self) -> &TcpStream {
         match self {
             Transport::Plain(tcp) => tcp,
             Transport::Tls(stream) => stream.get_ref().0,
         }
     }
 
-    pub(crate) fn is_tls(&self) -> bool {
+    pub fn is_tls(&self) -> bool {
         matches!(self, Transport::Tls(_))
     }
 
     /// The subject of the certificate that the other end has shown.
-    pub(crate) fn subject(&self) -> Option<String> {
+    pub fn subject(&self) -> Option<String> {
         let Transport::Tls(stream) = self else { return None };
         stream.get_ref().1.peer_certificates()?.first().and_then(certificate::subject)
     }
 
     /// Whether TLS holds bytes that the socket has not taken.
-    pub(crate) fn holds_bytes(&self) -> bool {
+    pub fn holds_bytes(&self) -> bool {
         match self {
             Transport::Plain(_) => false,
             Transport::Tls(stream) => stream.get_ref().1.wants_write(),
@@ -61,7 +61,7 @@ impl Transport {
     }
 
     /// Closes at once; TLS says that this is the end and not an accident, when the socket takes that.
-    pub(crate) fn close(self) {
+    pub fn close(self) {
         let Transport::Tls(mut stream) = self else { return };
         // One attempt: a client that takes nothing is not waited for.
         let mut context = Context::from_waker(Waker::noop());

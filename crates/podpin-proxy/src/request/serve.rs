@@ -16,15 +16,16 @@ use podpin_endpoints::EndpointId;
 use podpin_time::Millis;
 use tokio::time::Sleep;
 
-use crate::affinity::select::{Admission, Asked, Kind, Placement};
+use crate::affinity::select::{Admission, Asked, Placement};
+use crate::balance::service::Kind;
 use crate::clock;
-pub(crate) use crate::downstream::response::{ClientSide, Idle};
+pub use crate::downstream::response::{ClientSide, Idle};
 use crate::http::reply::Failure;
 use crate::net::transport::Transport;
 use crate::request::account::Outcome;
 use crate::request::transfer::{Times, Transfer, Trouble};
 use crate::request::upload::{Framing, Upload};
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::stream::open::count_failure;
 use crate::stream::post::PostStream;
 use crate::telemetry::labels::UpstreamErrorKind;
@@ -39,30 +40,30 @@ use podpin_wire::http1::response_head::ResponseHead;
 const SOME_DAY: Duration = Duration::from_secs(86_400);
 
 /// A request on its way, and what is known of it at its end.
-pub(crate) struct Request<'a> {
-    pub(crate) gateway: &'a Arc<Gateway>,
-    pub(crate) head: &'a RequestHead,
-    pub(crate) client: &'a Client,
-    pub(crate) began: Millis,
-    pub(crate) placement: Option<Placement>,
-    pub(crate) tried: Vec<EndpointId>,
-    pub(crate) retries: u32,
-    pub(crate) connect_millis: Option<u64>,
+pub struct Request<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub head: &'a RequestHead,
+    pub client: &'a Client,
+    pub began: Millis,
+    pub placement: Option<Placement>,
+    pub tried: Vec<EndpointId>,
+    pub retries: u32,
+    pub connect_millis: Option<u64>,
     /// A pod's response head was there.
-    pub(crate) answered: bool,
-    pub(crate) carried: Carried,
+    pub answered: bool,
+    pub carried: Carried,
 }
 
 /// What went to the client of a response body.
 #[derive(Default)]
-pub(crate) struct Carried {
-    pub(crate) bytes: u64,
+pub struct Carried {
+    pub bytes: u64,
     /// Present when the answer is an event stream.
-    pub(crate) stream: Option<PostStream>,
+    pub stream: Option<PostStream>,
 }
 
 impl Carried {
-    pub(crate) fn carry(&mut self, bytes: &[u8]) {
+    pub fn carry(&mut self, bytes: &[u8]) {
         self.bytes += u64::try_from(bytes.len()).unwrap_or(0);
         if let Some(stream) = &mut self.stream {
             stream.carry(bytes);
@@ -71,15 +72,15 @@ impl Carried {
 }
 
 /// Serves one request; gives the connection back when it may carry another.
-pub(crate) async fn serve(
-    gateway: Arc<Gateway>,
+pub async fn serve(
+    shared: Arc<Shared>,
     head: RequestHead,
     client: Client,
     mut side: ClientSide,
 ) -> Option<Idle> {
-    let _in_flight = gateway.in_flight();
-    let mut request = Request::new(&gateway, &head, &client);
-    let admission = match Admission::new(&gateway, &Asked::of(&head, &client)) {
+    let _in_flight = shared.in_flight();
+    let mut request = Request::new(&shared, &head, &client);
+    let admission = match Admission::new(&shared, &Asked::of(&head, &client)) {
         Ok(admission) => admission,
         Err(failure) => return request.refuse(None, failure, side).await,
     };
@@ -102,9 +103,9 @@ pub(crate) async fn serve(
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(gateway: &'a Arc<Gateway>, head: &'a RequestHead, client: &'a Client) -> Request<'a> {
+    pub fn new(shared: &'a Arc<Shared>, head: &'a RequestHead, client: &'a Client) -> Request<'a> {
         Request {
-            gateway,
+            shared,
             head,
             client,
             began: clock::now(),
@@ -118,7 +119,7 @@ impl<'a> Request<'a> {
     }
 
     /// Asks endpoints until one answers, within `retries`, and passes its answer on.
-    pub(crate) async fn pass(&mut self, admission: &Admission, side: &mut ClientSide) -> Outcome {
+    pub async fn pass(&mut self, admission: &Admission, side: &mut ClientSide) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(SOME_DAY));
         let mut lines = self.lines(admission, side);
         let (framing, length) = self.framing(side);
@@ -157,7 +158,7 @@ impl<'a> Request<'a> {
 
     /// A connection to the endpoint that the request belongs to, and whether it was kept. `None`: that one cannot be
     /// reached, and another one may be.
-    pub(crate) async fn reach(
+    pub async fn reach(
         &mut self,
         admission: &Admission,
         side: &mut ClientSide,
@@ -200,11 +201,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(crate) async fn place(
-        &self,
-        admission: &Admission,
-        side: &mut ClientSide,
-    ) -> Result<Placement, Failure> {
+    pub async fn place(&self, admission: &Admission, side: &mut ClientSide) -> Result<Placement, Failure> {
         let placed = tokio::select! {
             biased;
             // At once, as a rule.
@@ -220,7 +217,7 @@ impl<'a> Request<'a> {
     }
 
     /// Passes on an answer that has begun.
-    pub(crate) async fn answer(
+    pub async fn answer(
         &mut self,
         admission: &Admission,
         (target, mut transfer, mut head): (Target, Transfer<'_>, ResponseHead),
@@ -238,7 +235,7 @@ impl<'a> Request<'a> {
         self.begin(admission, head.status);
         let asked = (self.head, self.client);
         let lines = rewrite::to_client(
-            self.gateway,
+            self.shared,
             (admission, placement),
             asked,
             (head.status, std::mem::take(&mut head.headers)),
@@ -260,7 +257,7 @@ impl<'a> Request<'a> {
     }
 
     /// What the client is told of trouble before its answer has begun.
-    pub(crate) fn failure(&self, admission: &Admission, trouble: Trouble) -> Failure {
+    pub fn failure(&self, admission: &Admission, trouble: Trouble) -> Failure {
         match (trouble, &self.placement) {
             (Trouble::Client(failure), _) => failure,
             (Trouble::Pod(error), Some(placement)) => {
@@ -271,19 +268,19 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(crate) fn may_retry(&self, admission: &Admission) -> bool {
+    pub fn may_retry(&self, admission: &Admission) -> bool {
         self.retries < admission.service().configuration.retries.attempts
     }
 
-    pub(crate) fn retry(&mut self, admission: &Admission, reason: &'static str) {
+    pub fn retry(&mut self, admission: &Admission, reason: &'static str) {
         self.retries += 1;
         admission.service().metrics.upstream_retries.inc(reason);
     }
 
-    pub(crate) fn times(&self, admission: &Admission) -> Times {
+    pub fn times(&self, admission: &Admission) -> Times {
         let times = &admission.service().configuration.timeouts;
         Times {
-            request_body: self.gateway.limits().request_body_timeout,
+            request_body: self.shared.current().limits.request_body_timeout,
             response_header: times.response_header,
             upstream_idle: times.upstream_idle,
             client_write: times.client_write,
@@ -291,7 +288,7 @@ impl<'a> Request<'a> {
     }
 
     /// The lines that every pod would be sent.
-    pub(crate) fn lines(&self, admission: &Admission, side: &ClientSide) -> HeaderMap {
+    pub fn lines(&self, admission: &Admission, side: &ClientSide) -> HeaderMap {
         let mut lines = rewrite::to_pod(admission, self.head, self.client);
         // Whom an interim response cannot be passed on to waits for none.
         if !side.takes_interim() {
@@ -300,12 +297,7 @@ impl<'a> Request<'a> {
         lines
     }
 
-    pub(crate) fn upstream_head(
-        &self,
-        admission: &Admission,
-        lines: &mut HeaderMap,
-        length: &str,
-    ) -> Vec<u8> {
+    pub fn upstream_head(&self, admission: &Admission, lines: &mut HeaderMap, length: &str) -> Vec<u8> {
         let address = self.placement.as_ref().map(|placement| placement.endpoint.address);
         if let Some(placement) = &self.placement {
             admission.session_lines(lines, placement);
@@ -318,7 +310,7 @@ impl<'a> Request<'a> {
     }
 
     /// How the body is framed for the pod, and the line that says so (RFC 9112 section 6).
-    pub(crate) fn framing(&self, side: &ClientSide) -> (Framing, String) {
+    pub fn framing(&self, side: &ClientSide) -> (Framing, String) {
         let length = self.head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         // HTTP/2 may say the same number several times in one line.
         let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
@@ -334,7 +326,7 @@ impl<'a> Request<'a> {
     }
 
     /// Counts a failure of the endpoint within its answer.
-    pub(crate) fn endpoint_failed(&self, admission: &Admission, kind: UpstreamErrorKind) {
+    pub fn endpoint_failed(&self, admission: &Admission, kind: UpstreamErrorKind) {
         if let Some(placement) = &self.placement {
             admission.service().endpoint_failed(&placement.endpoint, kind);
         }

@@ -1,164 +1,88 @@
-//! What a reload changes as a whole: routes, services, limits, whom to believe.
+//! Everything that a reload changes, as one immutable value: routes, services, limits, trusted proxies, keys, listeners, log.
 //!
-//! A request loads the site once and keeps what it found there, so it never sees half of a reload. What a new site takes
-//! over from the one before it - endpoints, accounts, queues - is shared by the two, see [`ServiceState::successor`].
+//! A request loads the snapshot once and keeps it, so it never sees half of a reload. What a new snapshot takes over from
+//! the one before it - endpoints, accounts, queues - is shared by the two, see [`ServiceState::successor`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use podpin_config::{Cidr, Config, ListenerLimits, Service, Shutdown};
-use tokio::sync::Notify;
+use podpin_affinity::Keyring;
+use podpin_config::{Cidr, ListenerLimits, Shutdown};
 
 use crate::balance::service::ServiceState;
-use crate::control::start::StartError;
-use crate::drain::desk::Desk;
-use crate::http::filters::Treatment;
-use crate::net::tls::PodTls;
-use crate::routing::table::{Backend, Destination, Route, RouteTable};
-use crate::telemetry::metrics::Metrics;
+use crate::net::listener::ListenerSettings;
+use crate::routing::table::{Route, RouteTable};
+use crate::telemetry::access_log::LogSink;
 
-/// Names our own zone; in a Pod by the downward API or by the overlay for a zone.
-const ZONE_VARIABLE: &str = "PODPIN_ZONE";
-
-/// Everything in it is read without waiting.
-pub(crate) struct Site {
-    pub(crate) table: RouteTable,
-    /// Each once for each of its services.
-    routes: Vec<Arc<Route>>,
-    pub(crate) services: Vec<Arc<ServiceState>>,
-    pub(crate) limits: ListenerLimits,
-    pub(crate) shutdown: Shutdown,
-    pub(crate) trusted_proxies: Vec<Cidr>,
+/// The configuration in force, resolved.
+#[derive(Clone)]
+pub struct ConfigSnapshot {
+    /// Routes by host and path.
+    pub table: Arc<RouteTable>,
+    /// Every route, once for each of its services.
+    pub routes: Arc<[Arc<Route>]>,
+    /// Every service.
+    pub services: Arc<[Arc<ServiceState>]>,
+    /// Settings of the listeners, in the order in which they were bound.
+    pub listeners: Arc<[Arc<ListenerSettings>]>,
+    /// Limits on what clients may cost.
+    pub limits: ListenerLimits,
+    /// Times of the process's own end.
+    pub shutdown: Shutdown,
+    /// Peers whose word about their clients is taken.
+    pub trusted_proxies: Arc<[Cidr]>,
+    /// Keys that sign and verify affinity tokens.
+    pub keyring: Arc<Keyring>,
+    /// The sink of access log lines; `None` if there is no log.
+    pub access_log: Option<Arc<LogSink>>,
 }
 
-impl Site {
-    /// What the configuration describes; services that were there `before` go on.
-    ///
-    /// # Errors
-    /// When the TLS to the pods of a service cannot be had from its files.
-    pub(crate) fn build(
-        config: &Config,
-        before: Option<&Site>,
-        metrics: &Metrics,
-        drain_wake: &Arc<Notify>,
-    ) -> Result<Site, StartError> {
-        let zone = std::env::var(ZONE_VARIABLE).ok().filter(|zone| !zone.is_empty());
-        let zone = zone.as_deref();
-        let services = config.services.iter().map(|service| {
-            let known = before.and_then(|before| before.service(&service.name));
-            match known {
-                Some(known) => go_on(known, service, zone),
-                None => begin(service, zone, (metrics, drain_wake), before.is_none()),
-            }
-        });
-        let services = services.collect::<Result<Vec<_>, _>>()?;
-        let destinations: Vec<_> = config.routes.iter().map(|route| lead(route, &services, before)).collect();
-        let table = RouteTable::new(
-            config
-                .routes
-                .iter()
-                .zip(&destinations)
-                .map(|(route, to)| (&*route.hosts, &*route.matches, to.clone())),
-        );
-        let (limits, shutdown) = (config.limits, config.shutdown.clone());
-        Ok(Site {
-            table,
-            routes: destinations.iter().flat_map(Destination::routes).cloned().collect(),
-            services,
-            limits,
-            shutdown,
-            trusted_proxies: config.trusted_proxies.clone(),
-        })
+impl std::fmt::Debug for ConfigSnapshot {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ConfigSnapshot").finish_non_exhaustive()
     }
+}
 
-    /// The service called `name`.
-    pub(crate) fn service(&self, name: &str) -> Option<&Arc<ServiceState>> {
+impl ConfigSnapshot {
+    /// Returns the service called `name`; `None` if there is none.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&Arc<ServiceState>> {
         self.services.iter().find(|service| *service.name == *name)
     }
 
-    /// What this service is here; `None`: it is not here, at most another one of its name.
-    pub(crate) fn counterpart(&self, service: &ServiceState) -> Option<&Arc<ServiceState>> {
+    /// Returns what `service` became in this snapshot; `None` if it is gone, even if another has its name.
+    #[must_use]
+    pub fn counterpart(&self, service: &ServiceState) -> Option<&Arc<ServiceState>> {
         self.service(&service.name).filter(|one| one.is_same(service))
     }
 
-    fn route(&self, route: &Route) -> Option<&Arc<Route>> {
+    /// Returns the same route as it is in this snapshot; `None` if it is gone.
+    #[must_use]
+    pub fn route(&self, route: &Route) -> Option<&Arc<Route>> {
         self.routes.iter().find(|one| one.is_same(route))
     }
 
-    /// Says so to the routes that `next` does not have.
-    pub(crate) fn withdraw_routes_missing_in(&self, next: &Site) {
+    /// Returns whether `peer` is in `trustedProxies`.
+    #[must_use]
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|range| range.contains(peer))
+    }
+
+    /// Returns this snapshot with other keys.
+    #[must_use]
+    pub fn with_keyring(&self, keyring: Keyring) -> ConfigSnapshot {
+        ConfigSnapshot { keyring: Arc::new(keyring), ..self.clone() }
+    }
+
+    /// Marks the routes that `next` does not have as withdrawn.
+    pub fn withdraw_routes_missing_in(&self, next: &ConfigSnapshot) {
         let missing = self.routes.iter().filter(|route| next.route(route).is_none());
         missing.for_each(|route| route.withdrawn.store(true, Ordering::SeqCst));
     }
 
-    /// The services that `next` does not have.
-    pub(crate) fn services_missing_in(&self, next: &Site) -> impl Iterator<Item = &Arc<ServiceState>> {
+    /// Returns the services that `next` does not have.
+    pub fn services_missing_in(&self, next: &ConfigSnapshot) -> impl Iterator<Item = &Arc<ServiceState>> {
         self.services.iter().filter(|service| next.counterpart(service).is_none())
     }
-}
-
-/// A service that is new.
-fn begin(
-    service: &Service,
-    zone: Option<&str>,
-    (metrics, drain_wake): (&Metrics, &Arc<Notify>),
-    is_awaited: bool,
-) -> Result<Arc<ServiceState>, StartError> {
-    let (desk, tls) = (Desk::new(Arc::clone(drain_wake)), PodTls::load(service)?);
-    let metrics = metrics.service(&service.name);
-    let mut state = ServiceState::new(service.clone(), metrics, zone, (desk, tls));
-    state.is_awaited = is_awaited;
-    Ok(Arc::new(state))
-}
-
-/// A service that was there: as it is, if nothing is asked of it that was not before.
-fn go_on(
-    known: &Arc<ServiceState>,
-    service: &Service,
-    zone: Option<&str>,
-) -> Result<Arc<ServiceState>, StartError> {
-    let is_current = match (&known.tls, &service.tls) {
-        (None, None) => true,
-        (Some(tls), Some(files)) => tls.is_current(files),
-        (None, Some(_)) | (Some(_), None) => false,
-    };
-    if known.configuration == *service && is_current {
-        return Ok(Arc::clone(known));
-    }
-    // Connections that stand go on; the TLS itself is new only where its files are, so that they can be used again.
-    let keeps_tls = is_current && known.configuration.tls == service.tls;
-    let tls = if keeps_tls { known.tls.clone() } else { PodTls::load(service)? };
-    Ok(Arc::new(known.successor(service.clone(), zone, tls)))
-}
-
-/// Where a route leads.
-fn lead(route: &podpin_config::Route, services: &[Arc<ServiceState>], before: Option<&Site>) -> Destination {
-    let backends = route.backends.iter().filter_map(|backend| {
-        let route = resolve(route, &backend.service, (services, before))?;
-        Some(Backend { weight: backend.weight, route })
-    });
-    let backends: Arc<[Backend]> = backends.collect();
-    match &*backends {
-        [only] => Destination::One(Arc::clone(&only.route)),
-        _ => Destination::Several(backends),
-    }
-}
-
-fn resolve(
-    route: &podpin_config::Route,
-    service: &str,
-    (services, before): (&[Arc<ServiceState>], Option<&Site>),
-) -> Option<Arc<Route>> {
-    // The configuration has no route to an unknown service: podpin-config refuses it.
-    let service = services.iter().find(|known| *known.name == *service)?;
-    let mut resolved = Route {
-        name: route.name.as_str().into(),
-        service: Arc::clone(service),
-        treatment: Treatment::new(route),
-        withdrawn: Arc::new(AtomicBool::new(false)),
-    };
-    if let Some(known) = before.and_then(|before| before.route(&resolved)) {
-        resolved.withdrawn = Arc::clone(&known.withdrawn);
-    }
-    Some(Arc::new(resolved))
 }

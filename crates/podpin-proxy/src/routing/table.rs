@@ -1,5 +1,5 @@
 //! Host, path and headers to a route: exact host, then the longest wildcard, then none; exact path, then the longest
-//! prefix; then the match with the most headers, then the order of the file, as the Gateway API has it.
+//! prefix; then the match with the most headers, then the order of the file, as the Shared API has it.
 //!
 //! The table is built whole from the configuration and swapped whole. A look-up costs a hash for each label of the
 //! host and each element of the path, however many routes there are; headers are looked at only where the path is one of
@@ -19,29 +19,29 @@ use podpin_wire::field;
 
 /// A route with the service it leads to.
 #[derive(Debug)]
-pub(crate) struct Route {
-    pub(crate) name: Arc<str>,
-    pub(crate) service: Arc<ServiceState>,
-    pub(crate) treatment: Treatment,
+pub struct Route {
+    pub name: Arc<str>,
+    pub service: Arc<ServiceState>,
+    pub treatment: Treatment,
     /// Shared with what reloads made of it, for as long as it leads to the same service.
-    pub(crate) withdrawn: Arc<AtomicBool>,
+    pub withdrawn: Arc<AtomicBool>,
 }
 
 impl Route {
     /// A reload took it away: its streams leave.
-    pub(crate) fn is_withdrawn(&self) -> bool {
+    pub fn is_withdrawn(&self) -> bool {
         self.withdrawn.load(Ordering::SeqCst)
     }
 
     /// Whether a reload made the one of the other.
-    pub(crate) fn is_same(&self, other: &Route) -> bool {
+    pub fn is_same(&self, other: &Route) -> bool {
         self.name == other.name && self.service.is_same(&other.service)
     }
 }
 
 /// Where the requests of a route go.
 #[derive(Clone, Debug)]
-pub(crate) enum Destination {
+pub enum Destination {
     /// It has one service.
     One(Arc<Route>),
     /// It has several.
@@ -50,15 +50,15 @@ pub(crate) enum Destination {
 
 /// One of the services of a route, and the route as it leads there.
 #[derive(Debug)]
-pub(crate) struct Backend {
+pub struct Backend {
     /// Its share of new clients; with 0 it has none at all.
-    pub(crate) weight: u32,
-    pub(crate) route: Arc<Route>,
+    pub weight: u32,
+    pub route: Arc<Route>,
 }
 
 impl Destination {
     /// The route as it leads to each of its services.
-    pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         let (one, several) = match self {
             Destination::One(route) => (Some(route), [].as_slice()),
             Destination::Several(backends) => (None, &**backends),
@@ -69,7 +69,7 @@ impl Destination {
 
 /// Every route, ready for look-up. The value is generic only so that the property test needs no services.
 #[derive(Debug)]
-pub(crate) struct RouteTable<R = Destination> {
+pub struct RouteTable<R = Destination> {
     exact_hosts: HashMap<String, Paths<R>>,
     /// Keyed by the suffix with its leading dot: `*.example.com` is `.example.com`.
     wildcard_hosts: HashMap<String, Paths<R>>,
@@ -98,7 +98,7 @@ impl<R> Default for Paths<R> {
 
 impl<R: Clone> RouteTable<R> {
     /// A table of `(hosts, matches, route)`; no hosts means any. The first of two equal matches wins.
-    pub(crate) fn new<'a>(routes: impl IntoIterator<Item = (&'a [Host], &'a [RouteMatch], R)>) -> Self {
+    pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Host], &'a [RouteMatch], R)>) -> Self {
         let mut table = RouteTable {
             exact_hosts: HashMap::new(),
             wildcard_hosts: HashMap::new(),
@@ -123,7 +123,7 @@ impl<R: Clone> RouteTable<R> {
     }
 
     /// The route for an authority (host with or without port, any case), a path without its query, and header lines.
-    pub(crate) fn find(&self, authority: &str, path: &str, headers: &HeaderMap) -> Option<R> {
+    pub fn find(&self, authority: &str, path: &str, headers: &HeaderMap) -> Option<R> {
         if self.exact_hosts.is_empty() && self.wildcard_hosts.is_empty() {
             return self.any_host.find(path, headers);
         }

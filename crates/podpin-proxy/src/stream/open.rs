@@ -14,15 +14,16 @@ use podpin_endpoints::{Endpoint, EndpointId, MoveReason};
 use podpin_sse::{Framer, retry_line};
 use podpin_time::Millis;
 
-use crate::affinity::select::{Admission, Asked, Kind, Placement};
+use crate::affinity::select::{Admission, Asked, Placement};
+use crate::balance::service::Kind;
 use crate::balance::service::ServiceState;
 use crate::clock;
 use crate::downstream::pending::Exchange;
 use crate::http::reply::Failure;
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::stream::refuse;
 use crate::stream::refuse::refuse;
-pub(crate) use crate::stream::refuse::request_record;
+pub use crate::stream::refuse::request_record;
 use crate::stream::relay::{Body, Finished, Passage, Relay, Start, Times};
 use crate::stream::successor::{LAST_EVENT_ID, Plan, limits, may_go_on_elsewhere};
 use crate::stream::task::{Accounts, Permits, StreamTask};
@@ -38,16 +39,16 @@ use podpin_wire::http1::request_head::RequestHead;
 const DURATION_JITTER: f64 = 0.1;
 
 /// A request on its way to a pod.
-pub(crate) struct Opening<'a> {
-    pub(crate) gateway: &'a Arc<Gateway>,
-    pub(crate) head: &'a RequestHead,
-    pub(crate) client: &'a Client,
-    pub(crate) admission: &'a Admission,
-    pub(crate) began: Millis,
-    pub(crate) retries: u32,
-    pub(crate) connect_millis: u64,
+pub struct Opening<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub head: &'a RequestHead,
+    pub client: &'a Client,
+    pub admission: &'a Admission,
+    pub began: Millis,
+    pub retries: u32,
+    pub connect_millis: u64,
     /// The endpoint that failed last.
-    pub(crate) asked: Option<Placement>,
+    pub asked: Option<Placement>,
 }
 
 /// A pod that answered.
@@ -77,38 +78,38 @@ impl Attempt {
 }
 
 /// An endpoint that says it cannot serve now; another one may.
-pub(crate) fn is_unavailable(status: StatusCode) -> bool {
+pub fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// Refuses an event stream request that there is no room for, whatever its pods could do.
-pub(crate) async fn turn_away(
-    gateway: Arc<Gateway>,
+pub async fn turn_away(
+    shared: Arc<Shared>,
     head: RequestHead,
     client: Client,
     (failure, exchange): (Failure, Exchange),
 ) {
     let began = clock::now();
     // Without a route there is nobody who says how.
-    let admission = Admission::new(&gateway, &Asked::of(&head, &client)).ok();
-    let who = (&gateway, &head, &client);
+    let admission = Admission::new(&shared, &Asked::of(&head, &client)).ok();
+    let who = (&shared, &head, &client);
     let opening = admission.as_ref().map(|admission| Opening::new(who, admission, began));
     refuse(who, opening.as_ref(), (failure, began), exchange).await;
 }
 
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
-pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Client, mut exchange: Exchange) {
-    let _in_flight = gateway.in_flight();
+pub async fn serve(shared: Arc<Shared>, head: RequestHead, client: Client, mut exchange: Exchange) {
+    let _in_flight = shared.in_flight();
     let began = clock::now();
-    let admission = match Admission::new(&gateway, &Asked::of(&head, &client)) {
+    let admission = match Admission::new(&shared, &Asked::of(&head, &client)) {
         Ok(admission) => admission,
-        Err(failure) => return refuse((&gateway, &head, &client), None, (failure, began), exchange).await,
+        Err(failure) => return refuse((&shared, &head, &client), None, (failure, began), exchange).await,
     };
     let asked = (&head.method, &*head.authority, &*head.target);
     if let Some(answer) = admission.route.treatment.answer(asked, &head.headers, client.secure) {
-        return refuse::tell((&gateway, &head, &client), &admission, (answer, began), exchange).await;
+        return refuse::tell((&shared, &head, &client), &admission, (answer, began), exchange).await;
     }
-    let mut opening = Opening::new((&gateway, &head, &client), &admission, began);
+    let mut opening = Opening::new((&shared, &head, &client), &admission, began);
     let opened = tokio::select! {
         biased;
         () = exchange.gone() => Err(Failure::ClientGone),
@@ -117,22 +118,22 @@ pub(crate) async fn serve(gateway: Arc<Gateway>, head: RequestHead, client: Clie
     match opened {
         Ok(opened) => opening.begin(opened, exchange),
         Err(failure) => {
-            refuse((&gateway, &head, &client), Some(&opening), (failure, began), exchange).await;
+            refuse((&shared, &head, &client), Some(&opening), (failure, began), exchange).await;
         }
     }
 }
 
 impl<'a> Opening<'a> {
-    pub(crate) fn new(
-        (gateway, head, client): (&'a Arc<Gateway>, &'a RequestHead, &'a Client),
+    pub fn new(
+        (shared, head, client): (&'a Arc<Shared>, &'a RequestHead, &'a Client),
         admission: &'a Admission,
         began: Millis,
     ) -> Opening<'a> {
-        Opening { gateway, head, client, admission, began, retries: 0, connect_millis: 0, asked: None }
+        Opening { shared, head, client, admission, began, retries: 0, connect_millis: 0, asked: None }
     }
 
     /// Tries endpoints until one answers, within `retries`.
-    pub(crate) async fn open(&mut self) -> Result<Opened, Failure> {
+    pub async fn open(&mut self) -> Result<Opened, Failure> {
         let attempts = self.admission.service().configuration.retries.attempts;
         let mut of_client = self.admission.client_permit(self.client)?;
         let mut tried: Vec<EndpointId> = Vec::new();
@@ -183,7 +184,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Counts what an endpoint did wrong, and says whether another one may be asked.
-    pub(crate) fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Attempt {
+    pub fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Attempt {
         let failure = count_failure(self.admission.service(), endpoint, error);
         let again = match error {
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some("connect"),
@@ -196,7 +197,7 @@ impl<'a> Opening<'a> {
 
     /// What the client is told when no other endpoint can be asked: the answer that there is, unless that would stop a
     /// browser for good.
-    pub(crate) fn give_up(&mut self, last: Attempt) -> Result<Opened, Failure> {
+    pub fn give_up(&mut self, last: Attempt) -> Result<Opened, Failure> {
         let passes = self.admission.service().configuration.sse.unavailable == Unavailable::Status;
         match last.answered {
             Some(opened) if passes => Ok(*opened),
@@ -208,7 +209,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(crate) async fn ask(&mut self, placement: &Placement) -> Result<connect::Answer, UpstreamError> {
+    pub async fn ask(&mut self, placement: &Placement) -> Result<connect::Answer, UpstreamError> {
         let service = self.admission.service();
         let times = &service.configuration.timeouts;
         let asked = clock::now();
@@ -221,7 +222,7 @@ impl<'a> Opening<'a> {
     }
 
     /// The upstream request head, from end-to-end lines and our own.
-    pub(crate) fn request(&self, placement: &Placement) -> Vec<u8> {
+    pub fn request(&self, placement: &Placement) -> Vec<u8> {
         let mut lines = self.lines();
         self.admission.session_lines(&mut lines, placement);
         let mut request = self.head(&lines, &placement.endpoint);
@@ -230,13 +231,13 @@ impl<'a> Opening<'a> {
     }
 
     /// What of it is the same for every pod; without the last event id, which changes.
-    pub(crate) fn plan(&self, endpoint: &Endpoint) -> Plan {
+    pub fn plan(&self, endpoint: &Endpoint) -> Plan {
         let mut lines = self.lines();
         lines.remove(LAST_EVENT_ID);
-        Plan::new(Arc::clone(self.gateway), self.admission.session, self.head(&lines, endpoint))
+        Plan::new(Arc::clone(self.shared), self.admission.session, self.head(&lines, endpoint))
     }
 
-    pub(crate) fn lines(&self) -> HeaderMap {
+    pub fn lines(&self) -> HeaderMap {
         let mut lines = rewrite::to_pod(self.admission, self.head, self.client);
         lines.remove(header::EXPECT);
         lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -244,12 +245,12 @@ impl<'a> Opening<'a> {
     }
 
     /// Request line and header lines, without the empty one at the end.
-    pub(crate) fn head(&self, lines: &HeaderMap, endpoint: &Endpoint) -> Vec<u8> {
+    pub fn head(&self, lines: &HeaderMap, endpoint: &Endpoint) -> Vec<u8> {
         rewrite::request_head(self.admission, self.head, lines, || endpoint.address.to_string())
     }
 
     /// Answers the client and starts the relay.
-    pub(crate) fn begin(self, opened: Opened, exchange: Exchange) {
+    pub fn begin(self, opened: Opened, exchange: Exchange) {
         let Opened { placement, permits, answer } = opened;
         let streams = is_event_stream(&answer);
         let status = answer.head.status;
@@ -259,7 +260,7 @@ impl<'a> Opening<'a> {
         let passage = self.passage(&answer, &placement, streams);
         let accounts = self.accounts(&placement, status, (streams, passage.is_some()));
         if streams {
-            self.gateway.leave_with_the_others(accounts.record());
+            self.shared.leave_with_the_others(accounts.record());
             if let Some(session) = accounts.record().session {
                 let service = self.admission.service();
                 service.returns.came_back(session, clock::now(), &service.metrics);
@@ -283,11 +284,11 @@ impl<'a> Opening<'a> {
             permits,
             passage,
         });
-        self.gateway.tasks.spawn(StreamTask::new(relay, accounts, begun.after));
+        self.shared.lifecycle.tasks.spawn(StreamTask::new(relay, accounts, begun.after));
     }
 
     /// What the stream needs to go on at another pod, if it may.
-    pub(crate) fn passage(
+    pub fn passage(
         &self,
         answer: &connect::Answer,
         placement: &Placement,
@@ -303,7 +304,7 @@ impl<'a> Opening<'a> {
         })
     }
 
-    pub(crate) fn response_lines(
+    pub fn response_lines(
         &self,
         answer: &connect::Answer,
         placement: &Placement,
@@ -311,18 +312,18 @@ impl<'a> Opening<'a> {
     ) -> HeaderMap {
         let answered = (answer.head.status, answer.head.headers.clone());
         let placed = (self.admission, placement);
-        let mut lines = rewrite::to_client(self.gateway, placed, (self.head, self.client), answered);
+        let mut lines = rewrite::to_client(self.shared, placed, (self.head, self.client), answered);
         if streams {
             lines.remove(header::CONTENT_LENGTH);
         }
         lines
     }
 
-    pub(crate) fn count(&self, placement: &Placement, status: StatusCode, streams: bool) {
+    pub fn count(&self, placement: &Placement, status: StatusCode, streams: bool) {
         let service = self.admission.service();
         self.admission.count(Some(placement));
         let code = status.as_str();
-        self.gateway
+        self.shared
             .metrics
             .requests
             .with_label_values(&[&service.name, &self.admission.route.name, "GET", code])
@@ -339,7 +340,7 @@ impl<'a> Opening<'a> {
     }
 
     /// `retry:` for a client that comes back: a goodbye may have told it another.
-    pub(crate) fn preface(&self, streams: bool) -> Vec<u8> {
+    pub fn preface(&self, streams: bool) -> Vec<u8> {
         let returning = self.admission.returning() || self.head.headers.contains_key(LAST_EVENT_ID);
         let normal = self.admission.service().configuration.sse.retry.normal;
         match normal.filter(|_| streams && returning) {
@@ -348,7 +349,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(crate) fn body(&self, streams: bool, goes_on: bool) -> Body {
+    pub fn body(&self, streams: bool, goes_on: bool) -> Body {
         let max = self.admission.service().configuration.sse.event_bytes_max;
         match (streams, goes_on) {
             (true, true) => Body::Events(Framer::with_cursor(max)),
@@ -357,7 +358,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(crate) fn times(&self, streams: bool) -> Times {
+    pub fn times(&self, streams: bool) -> Times {
         let service = &self.admission.service().configuration;
         let retry = &service.sse.retry;
         let jitter = 1.0 - fastrand::f64() * DURATION_JITTER;
@@ -372,16 +373,16 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(crate) fn accounts(
+    pub fn accounts(
         &self,
         placement: &Placement,
         status: StatusCode,
         (streams, goes_on): (bool, bool),
     ) -> Accounts {
-        let gateway = self.gateway;
+        let shared = self.shared;
         let kind = if streams { Kind::Stream } else { Kind::Request };
         let session = self.admission.is_recognised().then(|| *self.admission.session.as_bytes());
-        let record = gateway.streams.open(stream_registry::Opening {
+        let record = shared.streams.open(stream_registry::Opening {
             kind,
             route: Arc::clone(&self.admission.route),
             endpoint: Arc::clone(&placement.endpoint),
@@ -391,7 +392,7 @@ impl<'a> Opening<'a> {
             may_be_rebalanced: goes_on && self.admission.may_be_rebalanced(),
             finishes: false,
         });
-        let log = gateway.access_log.is_on().then(|| {
+        let log = shared.is_logging().then(|| {
             let mut log = request_record(self.head, self.client, self.began);
             log.kind = if streams { "stream" } else { "request" };
             log.status = status.as_u16();
@@ -402,12 +403,12 @@ impl<'a> Opening<'a> {
             log.retries = self.retries;
             Box::new(log)
         });
-        Accounts::new(Arc::clone(gateway), record, log)
+        Accounts::new(Arc::clone(shared), record, log)
     }
 }
 
 /// The protocol as the access log spells it.
-pub(crate) fn protocol_name(version: Version) -> &'static str {
+pub fn protocol_name(version: Version) -> &'static str {
     match version {
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_10 => "HTTP/1.0",
@@ -416,7 +417,7 @@ pub(crate) fn protocol_name(version: Version) -> &'static str {
 }
 
 /// Counts what an endpoint did wrong; gives what a client is told of it.
-pub(crate) fn count_failure(service: &ServiceState, endpoint: &Endpoint, error: &UpstreamError) -> Failure {
+pub fn count_failure(service: &ServiceState, endpoint: &Endpoint, error: &UpstreamError) -> Failure {
     let (kind, failure) = classify(error);
     match error {
         UpstreamError::Local(_) => service.metrics.upstream_errors.inc(kind.label()),
@@ -437,7 +438,7 @@ fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
 }
 
 /// 200 and `text/event-stream`, not encoded: its framing can be read.
-pub(crate) fn is_event_stream(answer: &connect::Answer) -> bool {
+pub fn is_event_stream(answer: &connect::Answer) -> bool {
     let headers = &answer.head.headers;
     let encoded = headers
         .get_all(header::CONTENT_ENCODING)

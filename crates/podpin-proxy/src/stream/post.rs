@@ -10,7 +10,8 @@ use std::task::Context;
 
 use podpin_time::Millis;
 
-use crate::affinity::select::{Admission, Kind, Placement};
+use crate::affinity::select::{Admission, Placement};
+use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::Failure;
 use crate::request::serve::Request;
@@ -21,12 +22,12 @@ use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::CloseReason;
 
 /// A stream that is open.
-pub(crate) struct PostStream {
-    pub(crate) accounts: Option<Accounts>,
-    pub(crate) record: Arc<StreamRecord>,
-    pub(crate) events: Events,
-    pub(crate) first_event: Option<Millis>,
-    pub(crate) _permits: Permits,
+pub struct PostStream {
+    pub accounts: Option<Accounts>,
+    pub record: Arc<StreamRecord>,
+    pub events: Events,
+    pub first_event: Option<Millis>,
+    pub _permits: Permits,
 }
 
 /// Counts events in bytes as they come: every empty line behind one that says something (WHATWG HTML, section 9.2.6).
@@ -48,17 +49,17 @@ enum Line {
 
 impl PostStream {
     /// Takes a place for the stream that `request` turns out to be.
-    pub(crate) fn open(
+    pub fn open(
         request: &Request<'_>,
         admission: &Admission,
         placement: &Placement,
     ) -> Result<PostStream, Failure> {
-        let (gateway, client) = (request.gateway, request.client);
+        let (shared, client) = (request.shared, request.client);
         let service = admission.service();
         let of_client = admission.client_permit(client)?;
         let limit = service.configuration.limits.streams_per_endpoint;
         let permit = placement.endpoint.load.try_open(limit).ok_or(Failure::Full)?;
-        let record = gateway.streams.open(Opening {
+        let record = shared.streams.open(Opening {
             kind: Kind::Stream,
             route: Arc::clone(&admission.route),
             endpoint: Arc::clone(&placement.endpoint),
@@ -69,7 +70,7 @@ impl PostStream {
             may_be_rebalanced: false,
             finishes: true,
         });
-        gateway.leave_with_the_others(&record);
+        shared.leave_with_the_others(&record);
         admission.count(Some(placement));
         service.metrics.streams_opened.inc(match admission.decision(Some(placement)) {
             "pinned" => "pinned",
@@ -77,7 +78,7 @@ impl PostStream {
             _ => "new",
         });
         Ok(PostStream {
-            accounts: Some(Accounts::new(Arc::clone(gateway), Arc::clone(&record), None)),
+            accounts: Some(Accounts::new(Arc::clone(shared), Arc::clone(&record), None)),
             record,
             events: Events::default(),
             first_event: None,
@@ -86,7 +87,7 @@ impl PostStream {
     }
 
     /// Counts what goes to the client.
-    pub(crate) fn carry(&mut self, bytes: &[u8]) {
+    pub fn carry(&mut self, bytes: &[u8]) {
         let count = u64::try_from(bytes.len()).unwrap_or(0);
         let events = self.events.count(bytes);
         self.record.bytes.fetch_add(count, Ordering::Relaxed);
@@ -106,12 +107,12 @@ impl PostStream {
     }
 
     /// It has to leave now.
-    pub(crate) fn has_to_leave(&self, context: &Context<'_>) -> bool {
+    pub fn has_to_leave(&self, context: &Context<'_>) -> bool {
         self.record.poll_leave(context).is_some()
     }
 
     /// Accounts for its end, which came for this reason if it was not told to leave.
-    pub(crate) fn settle(mut self, reason: CloseReason, log: Option<Record>) {
+    pub fn settle(mut self, reason: CloseReason, log: Option<Record>) {
         let reason = self.cut_for().unwrap_or(reason);
         let finished = self.finished(reason);
         if let Some(mut accounts) = self.accounts.take() {
@@ -120,7 +121,7 @@ impl PostStream {
         }
     }
 
-    pub(crate) fn cut_for(&self) -> Option<CloseReason> {
+    pub fn cut_for(&self) -> Option<CloseReason> {
         let order = self.record.order().filter(|_| self.record.is_told())?;
         Some(match order.cause {
             Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
@@ -129,7 +130,7 @@ impl PostStream {
         })
     }
 
-    pub(crate) fn finished(&self, reason: CloseReason) -> Finished {
+    pub fn finished(&self, reason: CloseReason) -> Finished {
         let forced = matches!(reason, CloseReason::Drain | CloseReason::Shutdown);
         Finished { reason, forced, first_event: self.first_event, ..Finished::client_gone() }
     }

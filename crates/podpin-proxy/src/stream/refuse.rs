@@ -10,7 +10,7 @@ use crate::affinity::select::Admission;
 use crate::clock;
 use crate::downstream::pending::Exchange;
 use crate::http::reply::{self, Failure};
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::stream::open::{Opening, protocol_name};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::RefusalKind;
@@ -18,8 +18,8 @@ use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
 
 /// Answers a request that no pod will, and accounts for it.
-pub(crate) async fn refuse(
-    (gateway, head, client): (&Arc<Gateway>, &RequestHead, &Client),
+pub async fn refuse(
+    (shared, head, client): (&Arc<Shared>, &RequestHead, &Client),
     opening: Option<&Opening<'_>>,
     (failure, began): (Failure, Millis),
     exchange: Exchange,
@@ -32,7 +32,7 @@ pub(crate) async fn refuse(
     }
     let code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
     let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
-    gateway.metrics.requests.with_label_values(&[service, route, "GET", &code.to_string()]).inc();
+    shared.metrics.requests.with_label_values(&[service, route, "GET", &code.to_string()]).inc();
     if let Some(admission) = admission {
         admission.count(None);
         let invited = invitation.as_ref().map(|(kind, _)| *kind);
@@ -40,7 +40,7 @@ pub(crate) async fn refuse(
             admission.service().refused(kind);
         }
     }
-    if gateway.access_log.is_on() {
+    if shared.is_logging() {
         let mut log = request_record(head, client, began);
         log.kind = "stream";
         log.status = code;
@@ -54,7 +54,7 @@ pub(crate) async fn refuse(
         log.reason = if invitation.is_some() { "refused" } else { failure.log_reason() };
         log.error = Some(failure.to_string());
         log.duration_ms = clock::duration_millis(clock::now().since(began));
-        gateway.access_log.write(&log);
+        shared.log(&log);
     }
     if let Some(answer) = answer {
         exchange.answer(answer).await;
@@ -62,15 +62,15 @@ pub(crate) async fn refuse(
 }
 
 /// Gives the answer that a route has for a request by itself, and accounts for it.
-pub(crate) async fn tell(
-    (gateway, head, client): (&Arc<Gateway>, &RequestHead, &Client),
+pub async fn tell(
+    (shared, head, client): (&Arc<Shared>, &RequestHead, &Client),
     admission: &Admission,
     (answer, began): (reply::Answer, Millis),
     exchange: Exchange,
 ) {
     let (service, route) = (&*admission.service().name, &*admission.route.name);
-    gateway.metrics.requests.with_label_values(&[service, route, "GET", answer.status.as_str()]).inc();
-    if gateway.access_log.is_on() {
+    shared.metrics.requests.with_label_values(&[service, route, "GET", answer.status.as_str()]).inc();
+    if shared.is_logging() {
         let mut log = request_record(head, client, began);
         log.kind = "request";
         log.status = answer.status.as_u16();
@@ -78,7 +78,7 @@ pub(crate) async fn tell(
         log.service = Some(service.to_owned());
         log.reason = "complete";
         log.duration_ms = clock::duration_millis(clock::now().since(began));
-        gateway.access_log.write(&log);
+        shared.log(&log);
     }
     exchange.answer(answer).await;
 }
@@ -92,7 +92,7 @@ fn invitation(admission: &Admission, failure: Failure) -> Option<(RefusalKind, r
     Some((kind, failure.invitation(fastrand::u64(min..=max.max(min)))))
 }
 
-pub(crate) fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
+pub fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
     let mut log = Record::begun("stream", began);
     log.client = Some(client.address);
     log.method = head.method.to_string();

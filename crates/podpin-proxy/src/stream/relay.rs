@@ -42,10 +42,10 @@ use podpin_wire::http1::body::{BodyDecoder, Piece};
 /// Reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
 use crate::stream::relay::ending::{Ending, Fault, Leave};
-pub(crate) use crate::stream::relay::handover::Passage;
+pub use crate::stream::relay::handover::Passage;
 
 /// What goes from the pod to the client.
-pub(crate) enum Body {
+pub enum Body {
     /// `text/event-stream`: whole events.
     Events(Framer),
     /// Anything else, as it comes.
@@ -54,35 +54,35 @@ pub(crate) enum Body {
 
 /// Limits of a stream, copied out of the configuration it began with.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Times {
-    pub(crate) keep_alive: Option<Duration>,
-    pub(crate) upstream_idle: Option<Duration>,
-    pub(crate) client_write: Option<Duration>,
+pub struct Times {
+    pub keep_alive: Option<Duration>,
+    pub upstream_idle: Option<Duration>,
+    pub client_write: Option<Duration>,
     /// The moment of `sse.maxDuration`, jitter included.
-    pub(crate) ends_at: Option<Millis>,
+    pub ends_at: Option<Millis>,
     /// Bounds of `sse.retry.drain`, for a goodbye.
-    pub(crate) goodbye_retry: (Duration, Duration),
+    pub goodbye_retry: (Duration, Duration),
 }
 
 /// How a stream ended.
-pub(crate) struct Finished {
-    pub(crate) reason: CloseReason,
+pub struct Finished {
+    pub reason: CloseReason,
     /// What the pod did wrong, when it did.
-    pub(crate) error: Option<&'static str>,
-    pub(crate) first_event: Option<Millis>,
+    pub error: Option<&'static str>,
+    pub first_event: Option<Millis>,
     /// The pod broke the framing of its body.
-    pub(crate) protocol: bool,
+    pub protocol: bool,
     /// It had to leave, and was cut: within an event, or because the client did not take its goodbye.
-    pub(crate) forced: bool,
+    pub forced: bool,
     /// An HTTP/2 stream whose bad end must wait for what is queued before it.
-    pub(crate) dying: Option<Dying>,
+    pub dying: Option<Dying>,
     /// The client's socket, when it may carry another request.
-    pub(crate) tcp: Option<Transport>,
+    pub tcp: Option<Transport>,
 }
 
 impl Finished {
     /// The client left before the stream began.
-    pub(crate) fn client_gone() -> Finished {
+    pub fn client_gone() -> Finished {
         Finished {
             reason: CloseReason::Client,
             error: None,
@@ -96,7 +96,7 @@ impl Finished {
 }
 
 /// A stream between one client and one pod.
-pub(crate) struct Relay {
+pub struct Relay {
     downstream: Option<Downstream>,
     /// `None` while the pod is gone and its successor is being asked.
     upstream: Option<Transport>,
@@ -126,24 +126,24 @@ pub(crate) struct Relay {
 }
 
 /// What a relay starts from.
-pub(crate) struct Start {
-    pub(crate) downstream: Downstream,
+pub struct Start {
+    pub downstream: Downstream,
     /// The response head of an HTTP/1 client, still to be written.
-    pub(crate) head: Vec<u8>,
+    pub head: Vec<u8>,
     /// What the body begins with, before anything of the pod.
-    pub(crate) preface: Vec<u8>,
-    pub(crate) upstream: Transport,
-    pub(crate) decoder: BodyDecoder,
-    pub(crate) early: Vec<u8>,
-    pub(crate) body: Body,
-    pub(crate) times: Times,
-    pub(crate) record: Arc<StreamRecord>,
-    pub(crate) permits: Option<Permits>,
-    pub(crate) passage: Option<Box<Passage>>,
+    pub preface: Vec<u8>,
+    pub upstream: Transport,
+    pub decoder: BodyDecoder,
+    pub early: Vec<u8>,
+    pub body: Body,
+    pub times: Times,
+    pub record: Arc<StreamRecord>,
+    pub permits: Option<Permits>,
+    pub passage: Option<Box<Passage>>,
 }
 
 impl Relay {
-    pub(crate) fn new(start: Start) -> Relay {
+    pub fn new(start: Start) -> Relay {
         let now = clock::now();
         let mut unsent = start.head;
         if !start.preface.is_empty() {
@@ -181,7 +181,7 @@ impl Relay {
     }
 
     /// Its places, to be given back.
-    pub(crate) fn take_permits(&mut self) -> Option<Permits> {
+    pub fn take_permits(&mut self) -> Option<Permits> {
         self.permits.take()
     }
 

@@ -18,25 +18,25 @@ use crate::affinity::select::{Admission, Placement};
 use crate::clock;
 use crate::net::tls::PodTls;
 use crate::routing::table::Route;
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::stream::open::{count_failure, is_event_stream, is_unavailable};
 use crate::upstream::connect::{self, UpstreamError};
 use podpin_wire::headers;
 
-pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What an application says of a stream that must stay where it is.
 const KEEP_HERE: HeaderName = HeaderName::from_static("x-podpin-handover");
 
 /// What a stream keeps to be asked for again.
-pub(crate) struct Plan {
-    pub(crate) gateway: Arc<Gateway>,
+pub struct Plan {
+    pub shared: Arc<Shared>,
     session: SessionId,
     /// The upstream request head without its last lines: those that differ from pod to pod, and the empty one.
     head: Box<[u8]>,
 }
 
 /// One attempt to find a successor.
-pub(crate) struct Question {
+pub struct Question {
     route: Arc<Route>,
     /// As it is now: the stream may be older than the certificates.
     tls: Option<Arc<PodTls>>,
@@ -46,7 +46,7 @@ pub(crate) struct Question {
 }
 
 /// What came of asking.
-pub(crate) enum Asked {
+pub enum Asked {
     /// An event stream that follows.
     Stream(Box<Successor>),
     /// No event stream.
@@ -54,14 +54,14 @@ pub(crate) enum Asked {
 }
 
 /// A pod that has answered with an event stream.
-pub(crate) struct Successor {
-    pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) permit: Permit,
-    pub(crate) answer: connect::Answer,
+pub struct Successor {
+    pub endpoint: Arc<Endpoint>,
+    pub permit: Permit,
+    pub answer: connect::Answer,
 }
 
 /// Where to go.
-pub(crate) enum Whither {
+pub enum Whither {
     /// Where all requests of the client go that are pinned to this endpoint.
     From(EndpointId),
     /// To this endpoint and no other.
@@ -70,21 +70,21 @@ pub(crate) enum Whither {
 
 impl Plan {
     /// Keeps a stream's request head, whose `Last-Event-ID` and session lines are left out.
-    pub(crate) fn new(gateway: Arc<Gateway>, session: SessionId, head: Vec<u8>) -> Plan {
-        Plan { gateway, session, head: head.into_boxed_slice() }
+    pub fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> Plan {
+        Plan { shared, session, head: head.into_boxed_slice() }
     }
 
     /// Asks for what follows `last_event_id`.
-    pub(crate) fn question(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> Question {
-        let site = self.gateway.site();
-        let tls = site.counterpart(&route.service).unwrap_or(&route.service).tls.clone();
+    pub fn question(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> Question {
+        let snapshot = self.shared.snapshot();
+        let tls = snapshot.counterpart(&route.service).unwrap_or(&route.service).tls.clone();
         let route = Arc::clone(route);
         Question { route, tls, session: self.session, head: self.head.to_vec(), last_event_id }
     }
 }
 
 /// How often and how long streams of a service are handed over.
-pub(crate) fn limits(service: &Service) -> Limits {
+pub fn limits(service: &Service) -> Limits {
     let (per_stream, each) = (service.drain.handovers_per_stream, service.drain.handover_timeout);
     let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
     Limits {
@@ -96,7 +96,7 @@ pub(crate) fn limits(service: &Service) -> Limits {
 
 impl Question {
     /// Asks one endpoint after the other, within `retries`.
-    pub(crate) async fn ask(self, whither: Whither) -> Asked {
+    pub async fn ask(self, whither: Whither) -> Asked {
         let from = match whither {
             Whither::To(endpoint) => return self.ask_this(endpoint).await,
             Whither::From(id) => id,
@@ -179,7 +179,7 @@ impl Question {
 }
 
 /// Whether the application lets a stream be handed over.
-pub(crate) fn may_go_on_elsewhere(headers: &HeaderMap) -> bool {
+pub fn may_go_on_elsewhere(headers: &HeaderMap) -> bool {
     let says_no = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no");
     !headers.get_all(KEEP_HERE).iter().any(says_no)
 }

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use podpin_endpoints::Permit;
 
-use crate::affinity::select::Kind;
 use crate::balance::client_limit::ClientPermit;
 use crate::balance::queue::Queue;
+use crate::balance::service::Kind;
 use crate::balance::service::ServiceState;
 use crate::clock;
 use crate::downstream::pending::After;
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::stream::relay::{Finished, Relay};
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
@@ -25,27 +25,27 @@ use crate::telemetry::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// The places a stream takes, given back when it ends.
-pub(crate) struct Permits {
+pub struct Permits {
     endpoint: Option<Permit>,
     client: Option<ClientPermit>,
     queue: Arc<Queue>,
 }
 
 impl Permits {
-    pub(crate) fn new(endpoint: Permit, client: Option<ClientPermit>, service: &ServiceState) -> Permits {
+    pub fn new(endpoint: Permit, client: Option<ClientPermit>, service: &ServiceState) -> Permits {
         Permits { endpoint: Some(endpoint), client, queue: Arc::clone(&service.queue) }
     }
 }
 
 impl Permits {
     /// The stream goes on at another endpoint.
-    pub(crate) fn move_to(&mut self, permit: Permit) {
+    pub fn move_to(&mut self, permit: Permit) {
         self.endpoint = Some(permit);
         self.queue.wake();
     }
 
     /// The client's place, for another attempt.
-    pub(crate) fn take_client(&mut self) -> Option<ClientPermit> {
+    pub fn take_client(&mut self) -> Option<ClientPermit> {
         self.client.take()
     }
 }
@@ -59,40 +59,36 @@ impl Drop for Permits {
 }
 
 /// What is known of a stream when it begins and written down when it ends.
-pub(crate) struct Accounts {
-    gateway: Arc<Gateway>,
+pub struct Accounts {
+    shared: Arc<Shared>,
     record: Arc<StreamRecord>,
     log: Option<Box<Record>>,
     settled: bool,
 }
 
 impl Accounts {
-    pub(crate) fn new(
-        gateway: Arc<Gateway>,
-        record: Arc<StreamRecord>,
-        log: Option<Box<Record>>,
-    ) -> Accounts {
-        Accounts { gateway, record, log, settled: false }
+    pub fn new(shared: Arc<Shared>, record: Arc<StreamRecord>, log: Option<Box<Record>>) -> Accounts {
+        Accounts { shared, record, log, settled: false }
     }
 
-    pub(crate) fn record(&self) -> &Arc<StreamRecord> {
+    pub fn record(&self) -> &Arc<StreamRecord> {
         &self.record
     }
 
     /// The line that will be written, where it was not known at the beginning.
-    pub(crate) fn set_log(&mut self, log: Option<Record>) {
+    pub fn set_log(&mut self, log: Option<Record>) {
         self.log = log.map(Box::new);
     }
 
     /// Counts and logs the end of the stream.
-    pub(crate) fn settle(mut self, finished: &Finished) {
+    pub fn settle(mut self, finished: &Finished) {
         self.write_down(finished);
     }
 
     fn write_down(&mut self, finished: &Finished) {
         self.settled = true;
         let record = Arc::clone(&self.record);
-        self.gateway.streams.close(&record);
+        self.shared.streams.close(&record);
         let metrics = &record.route.service.metrics;
         let lived = clock::now().since(record.since);
         let first = finished.first_event.map(|moment| moment.since(record.since));
@@ -118,7 +114,7 @@ impl Accounts {
         log.events = (record.kind == Kind::Stream).then(|| record.events.load(Ordering::Relaxed));
         log.duration_ms = clock::duration_millis(lived);
         log.first_event_ms = first.map(clock::duration_millis);
-        self.gateway.access_log.write(&log);
+        self.shared.log(&log);
     }
 }
 
@@ -171,7 +167,7 @@ impl Drop for Accounts {
     /// A stream that was dropped in the middle: the shutdown's deadline, or a bug.
     fn drop(&mut self) {
         if !self.settled {
-            let leaving = self.gateway.is_leaving();
+            let leaving = self.shared.lifecycle.is_draining();
             let reason = if leaving { CloseReason::Shutdown } else { CloseReason::Error };
             self.write_down(&Finished {
                 reason,
@@ -183,14 +179,14 @@ impl Drop for Accounts {
 }
 
 /// One detached stream. Written by hand because an async block would hold the relay twice.
-pub(crate) struct StreamTask {
+pub struct StreamTask {
     relay: Relay,
     accounts: Option<Accounts>,
     after: Option<After>,
 }
 
 impl StreamTask {
-    pub(crate) fn new(relay: Relay, accounts: Accounts, after: After) -> StreamTask {
+    pub fn new(relay: Relay, accounts: Accounts, after: After) -> StreamTask {
         StreamTask { relay, accounts: Some(accounts), after: Some(after) }
     }
 }
@@ -207,7 +203,7 @@ impl Future for StreamTask {
                 // A client that reads nothing is not waited for.
                 let limit =
                     if finished.reason == CloseReason::SlowClient { Duration::ZERO } else { LAST_EVENTS };
-                accounts.gateway.tasks.spawn(dying.reset(limit));
+                accounts.shared.lifecycle.tasks.spawn(dying.reset(limit));
             }
             accounts.settle(&finished);
         }

@@ -4,7 +4,7 @@ use http::Method;
 use podpin_sse::{Cause, Outcome};
 
 /// Only registered methods are labels: a client must not be able to make up time series.
-pub(crate) fn method_label(method: &Method) -> &'static str {
+pub fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -19,7 +19,7 @@ pub(crate) fn method_label(method: &Method) -> &'static str {
 
 /// `upstream_errors_total{kind}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UpstreamErrorKind {
+pub enum UpstreamErrorKind {
     Connect,
     Timeout,
     Reset,
@@ -27,10 +27,9 @@ pub(crate) enum UpstreamErrorKind {
 }
 
 impl UpstreamErrorKind {
-    pub(crate) const ALL: [UpstreamErrorKind; 4] =
-        [Self::Connect, Self::Timeout, Self::Reset, Self::Protocol];
+    pub const ALL: [UpstreamErrorKind; 4] = [Self::Connect, Self::Timeout, Self::Reset, Self::Protocol];
 
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Timeout => "timeout",
@@ -42,7 +41,7 @@ impl UpstreamErrorKind {
 
 /// `refusals_total{kind}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RefusalKind {
+pub enum RefusalKind {
     NoEndpoint,
     Full,
     ClientLimit,
@@ -55,7 +54,7 @@ pub(crate) enum RefusalKind {
 }
 
 impl RefusalKind {
-    pub(crate) const ALL: [RefusalKind; 6] = [
+    pub const ALL: [RefusalKind; 6] = [
         Self::NoEndpoint,
         Self::Full,
         Self::ClientLimit,
@@ -64,7 +63,7 @@ impl RefusalKind {
         Self::Connections,
     ];
 
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::NoEndpoint => "no_endpoint",
             Self::Full => "full",
@@ -78,7 +77,7 @@ impl RefusalKind {
 
 /// `streams_closed_total{reason}`: why a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseReason {
+pub enum CloseReason {
     /// The client closed its side.
     Client,
     /// The pod ended the stream with its last chunk.
@@ -102,7 +101,7 @@ pub(crate) enum CloseReason {
 }
 
 impl CloseReason {
-    pub(crate) const ALL: [CloseReason; 10] = [
+    pub const ALL: [CloseReason; 10] = [
         Self::Client,
         Self::UpstreamEnd,
         Self::UpstreamReset,
@@ -115,7 +114,7 @@ impl CloseReason {
         Self::Error,
     ];
 
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::UpstreamEnd => "upstream_end",
@@ -133,7 +132,7 @@ impl CloseReason {
 
 /// `drain_departures_total{kind}`: how a stream left an endpoint that drained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DepartureKind {
+pub enum DepartureKind {
     /// It goes on at another pod, and its client did not notice.
     Handover,
     /// `retry:` and a clean end between two events.
@@ -143,9 +142,9 @@ pub(crate) enum DepartureKind {
 }
 
 impl DepartureKind {
-    pub(crate) const ALL: [DepartureKind; 3] = [Self::Handover, Self::Polite, Self::Forced];
+    pub const ALL: [DepartureKind; 3] = [Self::Handover, Self::Polite, Self::Forced];
 
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Handover => "handover",
             Self::Polite => "polite",
@@ -156,7 +155,7 @@ impl DepartureKind {
 
 /// `reconnects_total{outcome}`: what became of a client whose stream was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReconnectOutcome {
+pub enum ReconnectOutcome {
     /// It was back within `drain.returnWindow`.
     Returned,
     /// It was not.
@@ -164,9 +163,9 @@ pub(crate) enum ReconnectOutcome {
 }
 
 impl ReconnectOutcome {
-    pub(crate) const ALL: [ReconnectOutcome; 2] = [Self::Returned, Self::Lost];
+    pub const ALL: [ReconnectOutcome; 2] = [Self::Returned, Self::Lost];
 
-    pub(crate) fn label(self) -> &'static str {
+    pub fn label(self) -> &'static str {
         match self {
             Self::Returned => "returned",
             Self::Lost => "lost",
@@ -175,7 +174,7 @@ impl ReconnectOutcome {
 }
 
 /// `handovers_total{cause}`.
-pub(crate) fn handover_cause(cause: Cause) -> &'static str {
+pub fn handover_cause(cause: Cause) -> &'static str {
     match cause {
         Cause::Planned => "planned",
         Cause::Crash => "crash",
@@ -183,7 +182,7 @@ pub(crate) fn handover_cause(cause: Cause) -> &'static str {
 }
 
 /// `handovers_total{result}`.
-pub(crate) fn handover_result(outcome: Outcome) -> &'static str {
+pub fn handover_result(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Ok => "ok",
         Outcome::Refused => "refused",

@@ -13,7 +13,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-pub(crate) use crate::telemetry::metrics::service::ServiceMetrics;
+pub use crate::telemetry::metrics::service::ServiceMetrics;
 use crate::telemetry::metrics::sharded::ShardedFamily;
 
 /// `stream_duration_seconds`: from a second to a day.
@@ -28,9 +28,9 @@ const RELOADED: &str = "success";
 const REFUSED: &str = "failure";
 
 /// All metrics of the process.
-pub(crate) struct Metrics {
+pub struct Metrics {
     registry: Registry,
-    pub(crate) requests: IntCounterVec,
+    pub requests: IntCounterVec,
     request_duration: HistogramVec,
     streams_opened: IntCounterVec,
     streams_closed: IntCounterVec,
@@ -57,25 +57,25 @@ pub(crate) struct Metrics {
     discovery_last_event: GaugeVec,
     discovery_connected: IntGaugeVec,
     discovery_relists: IntCounterVec,
-    pub(crate) streams_active: IntGaugeVec,
-    pub(crate) drain_remaining: IntGaugeVec,
-    pub(crate) endpoints: IntGaugeVec,
-    pub(crate) connections_active: IntGaugeVec,
-    pub(crate) connections_total: IntCounterVec,
-    pub(crate) tls_reloads: IntCounterVec,
-    pub(crate) tls_not_after: IntGaugeVec,
-    pub(crate) tls_handshakes_failed: IntCounterVec,
-    pub(crate) connections_refused: IntCounterVec,
-    pub(crate) accept_errors: IntCounterVec,
-    pub(crate) heads_refused: IntCounterVec,
-    pub(crate) proxy_protocol_errors: IntCounterVec,
-    pub(crate) h2_connections_cut: IntCounterVec,
-    pub(crate) access_log_dropped: IntCounter,
-    pub(crate) keys_reloads: IntCounterVec,
+    pub streams_active: IntGaugeVec,
+    pub drain_remaining: IntGaugeVec,
+    pub endpoints: IntGaugeVec,
+    pub connections_active: IntGaugeVec,
+    pub connections_total: IntCounterVec,
+    pub tls_reloads: IntCounterVec,
+    pub tls_not_after: IntGaugeVec,
+    pub tls_handshakes_failed: IntCounterVec,
+    pub connections_refused: IntCounterVec,
+    pub accept_errors: IntCounterVec,
+    pub heads_refused: IntCounterVec,
+    pub proxy_protocol_errors: IntCounterVec,
+    pub h2_connections_cut: IntCounterVec,
+    pub access_log_dropped: IntCounter,
+    pub keys_reloads: IntCounterVec,
     config_reloads: IntCounterVec,
     config_last_reload: IntGauge,
     config_last_reload_at: Gauge,
-    pub(crate) shutdown_in_progress: IntGauge,
+    pub shutdown_in_progress: IntGauge,
 }
 
 /// Registers while building, so that a metric cannot be forgotten.
@@ -118,7 +118,7 @@ impl Metrics {
     /// # Errors
     /// Only if two metrics had one name, which is a bug.
     #[expect(clippy::too_many_lines, reason = "one line a metric: a list, not a program")]
-    pub(crate) fn new(version: &str) -> prometheus::Result<Metrics> {
+    pub fn new(version: &str) -> prometheus::Result<Metrics> {
         let make = Builder(Registry::new());
         let service = &["service"][..];
         let metrics = Metrics {
@@ -347,25 +347,25 @@ impl Metrics {
     }
 
     /// A configuration is in force that was read at this moment, the first of the process or another.
-    pub(crate) fn config_loaded(&self, at: f64) {
+    pub fn config_loaded(&self, at: f64) {
         self.config_last_reload.set(1);
         self.config_last_reload_at.set(at);
     }
 
     /// The configuration was read again and is in force.
-    pub(crate) fn config_reloaded(&self, at: f64) {
+    pub fn config_reloaded(&self, at: f64) {
         self.config_reloads.with_label_values(&[RELOADED]).inc();
         self.config_loaded(at);
     }
 
     /// The configuration was read again and cannot be used.
-    pub(crate) fn config_refused(&self) {
+    pub fn config_refused(&self) {
         self.config_reloads.with_label_values(&[REFUSED]).inc();
         self.config_last_reload.set(0);
     }
 
     /// A service is gone from the configuration: what tells of its state would never change again. Counters stay.
-    pub(crate) fn forget_service(&self, name: &str) {
+    pub fn forget_service(&self, name: &str) {
         let gauges = [
             self.discovery_connected.remove_label_values(&[name]),
             self.discovery_last_event.remove_label_values(&[name]),
@@ -376,7 +376,7 @@ impl Metrics {
     }
 
     /// Everything in the Prometheus text format.
-    pub(crate) fn render(&self) -> Vec<u8> {
+    pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(16 * 1024);
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "the metrics cannot be rendered");

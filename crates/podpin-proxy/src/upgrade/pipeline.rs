@@ -17,10 +17,11 @@ use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::EndpointId;
 use podpin_time::Millis;
 
-use crate::affinity::select::{Admission, Asked, Kind, Placement};
+use crate::affinity::select::{Admission, Asked, Placement};
+use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::Failure;
-use crate::shared::{Gateway, InFlight};
+use crate::shared::{InFlight, Shared};
 use crate::telemetry::labels::{UpstreamErrorKind, method_label};
 use crate::upgrade::client_stream::Progress;
 use crate::upgrade::response::{
@@ -35,44 +36,44 @@ use podpin_wire::headers;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Our part in Pingora's forwarding.
-pub(crate) struct Pipeline {
-    gateway: Arc<Gateway>,
+pub struct Pipeline {
+    shared: Arc<Shared>,
 }
 
 impl Pipeline {
-    pub(crate) fn new(gateway: Arc<Gateway>) -> Pipeline {
-        Pipeline { gateway }
+    pub fn new(shared: Arc<Shared>) -> Pipeline {
+        Pipeline { shared }
     }
 }
 
 /// What is known of one request.
-pub(crate) struct Request {
-    pub(crate) began: Millis,
-    pub(crate) client: Option<Client>,
-    pub(crate) admission: Option<Admission>,
-    pub(crate) placement: Option<Placement>,
-    pub(crate) tried: Vec<EndpointId>,
-    pub(crate) retries: u32,
-    pub(crate) connect_asked: Millis,
-    pub(crate) connect_millis: Option<u64>,
-    pub(crate) answered: bool,
+pub struct Request {
+    pub began: Millis,
+    pub client: Option<Client>,
+    pub admission: Option<Admission>,
+    pub placement: Option<Placement>,
+    pub tried: Vec<EndpointId>,
+    pub retries: u32,
+    pub connect_asked: Millis,
+    pub connect_millis: Option<u64>,
+    pub answered: bool,
     /// Shared with whoever keeps the deadline: the client's side of the request (`io.rs`).
-    pub(crate) progress: Option<Arc<Progress>>,
-    pub(crate) failure: Option<Failure>,
+    pub progress: Option<Arc<Progress>>,
+    pub failure: Option<Failure>,
     /// Its route had an answer by itself.
-    pub(crate) told: bool,
+    pub told: bool,
     /// Counts the request as in flight until it is over, whatever happens.
-    pub(crate) _in_flight: InFlight,
+    pub _in_flight: InFlight,
 }
 
 impl Request {
-    pub(crate) fn fail(&mut self, failure: Failure) -> Box<Error> {
+    pub fn fail(&mut self, failure: Failure) -> Box<Error> {
         self.failure = Some(failure);
         Error::new(ErrorType::HTTPStatus(failure.status().map_or(499, |status| status.as_u16())))
     }
 
     /// Counts a failure of the endpoint and says what the client is told if nothing else helps.
-    pub(crate) fn endpoint_failed(&mut self, kind: UpstreamErrorKind) {
+    pub fn endpoint_failed(&mut self, kind: UpstreamErrorKind) {
         self.failure = Some(match kind {
             UpstreamErrorKind::Connect => Failure::UpstreamConnect,
             UpstreamErrorKind::Timeout => Failure::UpstreamTimeout,
@@ -84,12 +85,12 @@ impl Request {
         }
     }
 
-    pub(crate) fn may_retry(&self) -> bool {
+    pub fn may_retry(&self) -> bool {
         let attempts = self.admission.as_ref().map(|known| known.service().configuration.retries.attempts);
         attempts.is_some_and(|attempts| self.retries < attempts)
     }
 
-    pub(crate) fn retry(&mut self, reason: &'static str) {
+    pub fn retry(&mut self, reason: &'static str) {
         self.retries += 1;
         if let Some(admission) = &self.admission {
             admission.service().metrics.upstream_retries.inc(reason);
@@ -115,7 +116,7 @@ impl ProxyHttp for Pipeline {
             progress: None,
             failure: None,
             told: false,
-            _in_flight: self.gateway.in_flight(),
+            _in_flight: self.shared.in_flight(),
         }
     }
 
@@ -129,7 +130,7 @@ impl ProxyHttp for Pipeline {
     }
 
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
-        session.set_read_timeout(Some(self.gateway.limits().request_body_timeout));
+        session.set_read_timeout(Some(self.shared.current().limits.request_body_timeout));
         // RFC 9110 section 15.2: no interim responses for HTTP/1.0.
         let http10 = session.req_header().version == Version::HTTP_10;
         session.set_ignore_info_resp(http10);
@@ -137,7 +138,8 @@ impl ProxyHttp for Pipeline {
         let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
         let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
         let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
-        let mut client = self.gateway.client(peer, tls.is_some(), &head.headers);
+        let mut client =
+            Client::of(peer, tls.is_some(), &head.headers, &self.shared.current().trusted_proxies);
         client.subject = tls.and_then(|tls| tls.organization.clone());
         let secure = client.secure;
         let asked = Asked {
@@ -147,7 +149,7 @@ impl ProxyHttp for Pipeline {
             headers: &head.headers,
             client: &client,
         };
-        let admitted = Admission::new(&self.gateway, &asked);
+        let admitted = Admission::new(&self.shared, &asked);
         request.client = Some(client);
         match admitted {
             Ok(admission) => {
@@ -299,7 +301,7 @@ impl ProxyHttp for Pipeline {
         strip_response(response, upgrade, |line| admission.sets_pin(line))?;
         if upgrade || !response.status.is_informational() {
             treat_response(&admission.route.treatment, &session.req_header().headers, response)?;
-            write_affinity(&self.gateway, ((admission, placement), client), response)?;
+            write_affinity(&self.shared, ((admission, placement), client), response)?;
         }
         Ok(())
     }
@@ -394,7 +396,7 @@ impl ProxyHttp for Pipeline {
         let (service, route) =
             admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
         let method = method_label(&session.req_header().method);
-        let metrics = &self.gateway.metrics;
+        let metrics = &self.shared.metrics;
         metrics.requests.with_label_values(&[service, route, method, &status.to_string()]).inc();
         if let Some(admission) = admission.filter(|_| !request.told) {
             let placement = request.placement.as_ref().filter(|_| request.answered);
@@ -406,8 +408,8 @@ impl ProxyHttp for Pipeline {
                 service.refused(kind);
             }
         }
-        if self.gateway.access_log.is_on() {
-            self.gateway.access_log.write(&record(session, error, request, status));
+        if self.shared.is_logging() {
+            self.shared.log(&record(session, error, request, status));
         }
     }
 

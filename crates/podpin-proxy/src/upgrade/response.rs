@@ -9,7 +9,7 @@ use crate::affinity::select::{Admission, Placement};
 use crate::clock;
 use crate::http::filters::{Side, Treatment};
 use crate::http::reply::{Answer, Failure};
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use crate::stream::open::protocol_name;
 use crate::telemetry::access_log::Record;
 use crate::upgrade::pipeline::Request;
@@ -18,7 +18,7 @@ use podpin_wire::client::Client;
 use podpin_wire::headers;
 
 /// Takes out of a response what only means something between the pod and us, and what only we may say.
-pub(crate) fn strip_response(
+pub fn strip_response(
     response: &mut ResponseHeader,
     upgrade: bool,
     sets_ours: impl Fn(&HeaderValue) -> bool,
@@ -44,12 +44,12 @@ pub(crate) fn strip_response(
 }
 
 /// Tells the client where it belongs: by the cookie, and by the session id that the pod gave it.
-pub(crate) fn write_affinity(
-    gateway: &Gateway,
+pub fn write_affinity(
+    shared: &Shared,
     (known, client): ((&Admission, &Placement), &Client),
     response: &mut ResponseHeader,
 ) -> Result<()> {
-    let Affinity { replaced, cookie } = rewrite::affinity(gateway, known, client, &response.headers);
+    let Affinity { replaced, cookie } = rewrite::affinity(shared, known, client, &response.headers);
     for (name, value) in replaced {
         response.insert_header(name, value)?;
     }
@@ -71,13 +71,13 @@ fn single_length(response: &mut ResponseHeader) -> Result<()> {
 }
 
 /// Host and port as the client asked for them.
-pub(crate) fn authority(head: &RequestHeader) -> &str {
+pub fn authority(head: &RequestHeader) -> &str {
     let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
     head.uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default()
 }
 
 /// What an error that is not the pod's means for the client.
-pub(crate) fn downstream_failure(error: &Error) -> Failure {
+pub fn downstream_failure(error: &Error) -> Failure {
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
         (
@@ -94,20 +94,20 @@ pub(crate) fn downstream_failure(error: &Error) -> Failure {
 }
 
 /// Whether `io.rs` says through Pingora that the pod took too long.
-pub(crate) fn is_overdue(error: &Error) -> bool {
+pub fn is_overdue(error: &Error) -> bool {
     let cause = error.cause.as_deref().and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// The answer to a request that its route has by itself.
-pub(crate) fn own_answer(admission: &Admission, session: &Session, secure: bool) -> Option<Answer> {
+pub fn own_answer(admission: &Admission, session: &Session, secure: bool) -> Option<Answer> {
     let head = session.req_header();
     let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     admission.route.treatment.answer((&head.method, authority(head), target), &head.headers, secure)
 }
 
 /// What the route changes of a request; `cookies` are its cookie lines, which are written later.
-pub(crate) fn treat_request(
+pub fn treat_request(
     treatment: &Treatment,
     asked: &RequestHeader,
     upstream: &mut RequestHeader,
@@ -135,11 +135,7 @@ pub(crate) fn treat_request(
 }
 
 /// What the route changes of a pod's response.
-pub(crate) fn treat_response(
-    treatment: &Treatment,
-    asked: &HeaderMap,
-    response: &mut ResponseHeader,
-) -> Result<()> {
+pub fn treat_response(treatment: &Treatment, asked: &HeaderMap, response: &mut ResponseHeader) -> Result<()> {
     let named: Vec<HeaderName> = treatment.edited(Side::Response).cloned().collect();
     let mut lines = taken(&named, &response.headers);
     treatment.edit_response(asked, &mut lines);
@@ -165,7 +161,7 @@ fn taken(names: &[HeaderName], of: &HeaderMap) -> HeaderMap {
 }
 
 /// Answers with a failure of ours.
-pub(crate) async fn write_failure(
+pub async fn write_failure(
     session: &mut Session,
     failure: Failure,
     admission: Option<&Admission>,
@@ -178,7 +174,7 @@ pub(crate) async fn write_failure(
 }
 
 /// Gives an answer of ours.
-pub(crate) async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
+pub async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
     let mut head = ResponseHeader::build(answer.status, Some(5 + answer.lines.len()))?;
     for (name, value) in answer.own_lines().iter().chain(&answer.lines) {
         head.append_header(name.clone(), value.clone())?;
@@ -191,7 +187,7 @@ pub(crate) async fn write_answer(session: &mut Session, answer: Answer) -> Resul
     Ok(())
 }
 
-pub(crate) fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
+pub fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
     let head = session.req_header();
     let kind = if session.was_upgraded() { "upgrade" } else { "request" };
     let mut log = Record::begun(kind, request.began);

@@ -24,7 +24,7 @@ use podpin_wire::http1::response_head::{
 
 /// What went wrong between us and an endpoint.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UpstreamError {
+pub enum UpstreamError {
     /// No connection: nothing was sent.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
@@ -53,19 +53,19 @@ impl From<ResponseError> for UpstreamError {
 
 /// An answered request: the head, and all that is needed to read the body.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) head: ResponseHead,
-    pub(crate) transport: Transport,
-    pub(crate) body: BodyDecoder,
+pub struct Answer {
+    pub head: ResponseHead,
+    pub transport: Transport,
+    pub body: BodyDecoder,
     /// Bytes of the body that came with the head.
-    pub(crate) rest: Vec<u8>,
+    pub rest: Vec<u8>,
 }
 
 /// Connects to an endpoint, with `tls` up to the end of its handshake.
 ///
 /// # Errors
 /// [`UpstreamError::Connect`], [`UpstreamError::Local`], [`UpstreamError::ConnectTimeout`].
-pub(crate) async fn connect(
+pub async fn connect(
     address: SocketAddr,
     tls: Option<&PodTls>,
     limit: Duration,
@@ -88,7 +88,7 @@ pub(crate) async fn connect(
 }
 
 /// Whether a failure to connect says something about this machine only.
-pub(crate) fn is_local(error: &io::Error) -> bool {
+pub fn is_local(error: &io::Error) -> bool {
     let local = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.contains(&code))
 }
@@ -98,7 +98,7 @@ pub(crate) fn is_local(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// When the socket is closed already.
-pub(crate) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+pub fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(10))
@@ -110,7 +110,7 @@ pub(crate) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
 ///
 /// # Errors
 /// All but the two about connecting.
-pub(crate) async fn exchange(
+pub async fn exchange(
     mut transport: Transport,
     request: &[u8],
     limit: Option<Duration>,

@@ -6,14 +6,14 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_wire::http1::encode;
 
 use crate::affinity::select::{Admission, Placement};
-use crate::shared::Gateway;
+use crate::shared::Shared;
 use podpin_wire::client::Client;
 use podpin_wire::headers;
 use podpin_wire::http1::request_head::RequestHead;
 
 /// The lines of a request that every pod would be sent; what is said about the session depends on the pod, and is added
 /// later.
-pub(crate) fn to_pod(admission: &Admission, asked: &RequestHead, client: &Client) -> HeaderMap {
+pub fn to_pod(admission: &Admission, asked: &RequestHead, client: &Client) -> HeaderMap {
     let mut lines = headers::request_lines(&asked.headers, client);
     admission.strip_cookies(&mut lines);
     if let Some((name, own)) = admission.own_session_id() {
@@ -28,7 +28,7 @@ pub(crate) fn to_pod(admission: &Admission, asked: &RequestHead, client: &Client
 
 /// Request line and header lines in HTTP/1.1, without the empty line at the end. `pod` names the pod for a client that
 /// named no host.
-pub(crate) fn request_head(
+pub fn request_head(
     admission: &Admission,
     asked: &RequestHead,
     lines: &HeaderMap,
@@ -50,8 +50,8 @@ pub(crate) fn request_head(
 
 /// The lines of a pod's answer for the client, which is told where it belongs by the cookie, or by the session id that the
 /// pod gave it.
-pub(crate) fn to_client(
-    gateway: &Gateway,
+pub fn to_client(
+    shared: &Shared,
     (admission, placement): (&Admission, &Placement),
     (asked, client): (&RequestHead, &Client),
     (status, answered): (StatusCode, HeaderMap),
@@ -59,7 +59,7 @@ pub(crate) fn to_client(
     let mut lines = headers::response_lines(answered, |line| admission.sets_pin(line));
     single_length(status, &mut lines);
     admission.route.treatment.edit_response(&asked.headers, &mut lines);
-    let Affinity { replaced, cookie } = affinity(gateway, (admission, placement), client, &lines);
+    let Affinity { replaced, cookie } = affinity(shared, (admission, placement), client, &lines);
     for (name, value) in replaced {
         lines.insert(name, value);
     }
@@ -70,23 +70,23 @@ pub(crate) fn to_client(
 }
 
 /// What tells a client where it belongs.
-pub(crate) struct Affinity {
+pub struct Affinity {
     /// Lines in the place of those that a pod's answer has.
-    pub(crate) replaced: Vec<(HeaderName, HeaderValue)>,
+    pub replaced: Vec<(HeaderName, HeaderValue)>,
     /// A `Set-Cookie` beside the others.
-    pub(crate) cookie: Option<HeaderValue>,
+    pub cookie: Option<HeaderValue>,
 }
 
 /// What a pod's answer with these lines has to tell the client about where it belongs; nobody else may store that.
-pub(crate) fn affinity(
-    gateway: &Gateway,
+pub fn affinity(
+    shared: &Shared,
     (admission, placement): (&Admission, &Placement),
     client: &Client,
     lines: &HeaderMap,
 ) -> Affinity {
     let endpoint = placement.endpoint.id;
-    let cookie = admission.set_cookie(gateway, endpoint, client);
-    let bound = admission.bound_session_id(gateway, (endpoint, lines));
+    let cookie = admission.set_cookie(shared, endpoint, client);
+    let bound = admission.bound_session_id(shared, (endpoint, lines));
     let is_told = cookie.is_some() || bound.is_some();
     let private = is_told.then(|| headers::private_cache_control(lines)).flatten();
     let private = private.map(|value| (header::CACHE_CONTROL, value));

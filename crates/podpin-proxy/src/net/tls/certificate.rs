@@ -16,29 +16,25 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::control::start::StartError;
+use crate::net::tls::error::TlsError;
 
 /// A usable certificate.
-pub(crate) struct Certificate {
-    pub(crate) key: Arc<CertifiedKey>,
-    pub(crate) private: PrivateKeyDer<'static>,
+pub struct Certificate {
+    pub key: Arc<CertifiedKey>,
+    pub private: PrivateKeyDer<'static>,
     /// What it is for, in lower case, wildcards included.
-    pub(crate) dns_names: Vec<String>,
+    pub dns_names: Vec<String>,
     /// The first of them, or the file's name.
-    pub(crate) name: String,
+    pub name: String,
     /// Unix seconds.
-    pub(crate) not_after: i64,
+    pub not_after: i64,
 }
 
 /// Reads and checks a pair; `path` is its place in the configuration.
 ///
 /// # Errors
 /// Names the file at fault.
-pub(crate) fn read(
-    path: &str,
-    pair: &CertificateFiles,
-    provider: &CryptoProvider,
-) -> Result<Certificate, StartError> {
+pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> Result<Certificate, TlsError> {
     let cert_fault = |error: String| fault(path, "certFile", &pair.cert_file, &error);
     let key_fault = |error: String| fault(path, "keyFile", &pair.key_file, &error);
     let pem = fs::read(&pair.cert_file.file).map_err(|error| cert_fault(error.to_string()))?;
@@ -62,7 +58,7 @@ pub(crate) fn read(
 }
 
 /// Its DNS names, and when it expires.
-pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
+pub fn facts(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
     let (_, certificate) =
         X509Certificate::from_der(der).map_err(|error| format!("not a certificate: {error}"))?;
     let alternatives = certificate.subject_alternative_name().ok().flatten();
@@ -78,11 +74,11 @@ pub(crate) fn facts(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), Stri
 ///
 /// # Errors
 /// Names the file of the authorities.
-pub(crate) fn verifier(
+pub fn verifier(
     path: &str,
     auth: &ClientAuth,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, StartError> {
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let at_fault = |error: String| fault(path, "clientAuth.caFile", &auth.ca_file, &error);
     let (roots, _) = authorities(path, "clientAuth.caFile", &auth.ca_file)?;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -94,11 +90,11 @@ pub(crate) fn verifier(
 ///
 /// # Errors
 /// Names the file.
-pub(crate) fn authorities(
+pub fn authorities(
     path: &str,
     key: &str,
     file: &FileAt,
-) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), StartError> {
+) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsError> {
     let at_fault = |error: String| fault(path, key, file, &error);
     let pem = fs::read(&file.file).map_err(|error| at_fault(error.to_string()))?;
     let all: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -115,7 +111,7 @@ pub(crate) fn authorities(
 
 /// The subject of a client's certificate as RFC 4514 writes it, the most specific name first. Whatever could be taken
 /// for another part of it is escaped.
-pub(crate) fn subject(der: &CertificateDer<'_>) -> Option<String> {
+pub fn subject(der: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let mut parts = Vec::new();
     for attribute in certificate.subject().iter_attributes() {
@@ -139,8 +135,8 @@ fn file_name(file: &Path) -> String {
 }
 
 /// What is wrong with one file.
-pub(crate) fn fault(path: &str, key: &str, at: &FileAt, error: &str) -> StartError {
-    StartError::Tls {
+pub fn fault(path: &str, key: &str, at: &FileAt, error: &str) -> TlsError {
+    TlsError::File {
         at: at.at,
         path: format!("{path}.{key}"),
         error: format!("{}: {error}", at.file.display()),

@@ -23,12 +23,12 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::control::start::StartError;
 use crate::net::tls::certificate::{self, Certificate};
+use crate::net::tls::error::TlsError;
 use crate::net::transport::Transport;
 
 /// The TLS to the pods of one service.
-pub(crate) struct PodTls {
+pub struct PodTls {
     config: Arc<ClientConfig>,
     /// `None`: the pod's address, unchecked.
     name: Option<(String, ServerName<'static>)>,
@@ -50,7 +50,7 @@ impl PodTls {
     ///
     /// # Errors
     /// Names the first file that cannot be used.
-    pub(crate) fn load(service: &Service) -> Result<Option<Arc<PodTls>>, StartError> {
+    pub fn load(service: &Service) -> Result<Option<Arc<PodTls>>, TlsError> {
         let Some(files) = &service.tls else { return Ok(None) };
         let path = format!("services.{}.tls", service.name);
         let (group, digest) = (GROUPS.fetch_add(1, Ordering::Relaxed), digest(files));
@@ -66,12 +66,12 @@ impl PodTls {
     }
 
     /// Whether the files still hold what was read from them.
-    pub(crate) fn is_current(&self, files: &Files) -> bool {
+    pub fn is_current(&self, files: &Files) -> bool {
         digest(files) == self.digest
     }
 
     /// Tells connections that trust the same from others.
-    pub(crate) fn group(&self) -> u64 {
+    pub fn group(&self) -> u64 {
         self.group
     }
 
@@ -79,7 +79,7 @@ impl PodTls {
     ///
     /// # Errors
     /// When the pod leaves, speaks no TLS, or is not who it should be.
-    pub(crate) async fn connect(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Transport> {
+    pub async fn connect(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Transport> {
         let name = match &self.name {
             Some((_, name)) => name.clone(),
             None => ServerName::from(address.ip()),
@@ -89,7 +89,7 @@ impl PodTls {
     }
 
     /// Tells Pingora; `otherwise` is the name when there is none to check.
-    pub(crate) fn apply(&self, peer: &mut HttpPeer, otherwise: String) {
+    pub fn apply(&self, peer: &mut HttpPeer, otherwise: String) {
         // Without a name Pingora checks nothing; the configuration has one wherever anything is checked.
         peer.sni = self.name.as_ref().map_or(otherwise, |(name, _)| name.clone());
         peer.options.verify_cert = self.verify;
@@ -101,7 +101,7 @@ impl PodTls {
 }
 
 /// The files that a service's TLS is read from.
-pub(crate) fn files(tls: &Files) -> impl Iterator<Item = &PathBuf> {
+pub fn files(tls: &Files) -> impl Iterator<Item = &PathBuf> {
     let pair = tls.certificate.iter().flat_map(|pair| [&pair.cert_file, &pair.key_file]);
     tls.ca_file.iter().chain(pair).map(|file| &file.file)
 }
@@ -114,18 +114,18 @@ fn digest(tls: &Files) -> u64 {
     hasher.finish()
 }
 
-fn fault(path: &str, files: &Files, key: &str, error: impl Into<String>) -> StartError {
-    StartError::Tls { at: files.at, path: format!("{path}{key}"), error: error.into() }
+fn fault(path: &str, files: &Files, key: &str, error: impl Into<String>) -> TlsError {
+    TlsError::File { at: files.at, path: format!("{path}{key}"), error: error.into() }
 }
 
-fn server_name(path: &str, files: &Files, name: &str) -> Result<(String, ServerName<'static>), StartError> {
+fn server_name(path: &str, files: &Files, name: &str) -> Result<(String, ServerName<'static>), TlsError> {
     let parsed = ServerName::try_from(name.to_owned());
     let parsed = parsed.map_err(|error| fault(path, files, ".serverName", format!("{name}: {error}")))?;
     Ok((name.to_owned(), parsed))
 }
 
 /// The authorities, for us and for Pingora.
-fn trusted(path: &str, files: &Files) -> Result<(RootCertStore, Option<Arc<CaType>>), StartError> {
+fn trusted(path: &str, files: &Files) -> Result<(RootCertStore, Option<Arc<CaType>>), TlsError> {
     let Some(file) = &files.ca_file else {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -150,7 +150,7 @@ fn trusted(path: &str, files: &Files) -> Result<(RootCertStore, Option<Arc<CaTyp
 }
 
 /// Our certificate, for Pingora.
-fn cert_key(path: &str, files: &Files, pair: &Certificate) -> Result<CertKey, StartError> {
+fn cert_key(path: &str, files: &Files, pair: &Certificate) -> Result<CertKey, TlsError> {
     let key = pair.private.secret_der().to_vec();
     PrivateKeyDer::try_from(key.as_slice()).map_err(|error| fault(path, files, ".keyFile", error))?;
     for der in &pair.key.cert {
@@ -165,7 +165,7 @@ fn client_config(
     files: &Files,
     (roots, pair): (RootCertStore, Option<Certificate>),
     provider: Arc<CryptoProvider>,
-) -> Result<ClientConfig, StartError> {
+) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| fault(path, files, "", error.to_string()))?;

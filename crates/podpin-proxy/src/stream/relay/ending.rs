@@ -20,12 +20,12 @@ use crate::telemetry::labels::CloseReason;
 /// How long an event that passed `sse.eventBytesMax` may delay the end of `sse.maxDuration` before the stream is cut within it.
 const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
 /// How long a client may take for a goodbye that comes late: instead of a handover, or at the proxy's own end.
-pub(crate) const LAST_WORDS: Duration = Duration::from_millis(300);
-pub(crate) const NEVER: Millis = Millis(u64::MAX);
+pub const LAST_WORDS: Duration = Duration::from_millis(300);
+pub const NEVER: Millis = Millis(u64::MAX);
 
 /// What was wrong with the pod's side; a byte, where the words would be sixteen in every stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// Nothing: its end came as it should.
     None,
     /// The connection ended within the body.
@@ -50,31 +50,31 @@ impl Fault {
 
 /// Why the stream is ending, once it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ending {
-    pub(crate) reason: CloseReason,
-    pub(crate) clean: bool,
-    pub(crate) fault: Fault,
+pub struct Ending {
+    pub reason: CloseReason,
+    pub clean: bool,
+    pub fault: Fault,
 }
 
 /// When and why the stream has to leave.
 #[derive(Clone, Debug)]
-pub(crate) struct Leave {
-    pub(crate) at: Millis,
+pub struct Leave {
+    pub at: Millis,
     /// Whatever it is in the middle of.
-    pub(crate) by: Millis,
+    pub by: Millis,
     /// When its drain is over, also for a stream that is on its way to another pod.
-    pub(crate) deadline: Millis,
-    pub(crate) reason: CloseReason,
+    pub deadline: Millis,
+    pub reason: CloseReason,
     /// Where to, if that is not for `pick` to say: then it stays rather than end.
-    pub(crate) target: Option<Arc<Endpoint>>,
+    pub target: Option<Arc<Endpoint>>,
     /// It is not to go on at another pod.
-    pub(crate) for_good: bool,
+    pub for_good: bool,
     /// No budget was asked for it, as nobody was to be disconnected.
-    pub(crate) is_free: bool,
+    pub is_free: bool,
 }
 
 impl Relay {
-    pub(crate) fn asked_to_leave(&self, at: Millis) -> Option<Box<Leave>> {
+    pub fn asked_to_leave(&self, at: Millis) -> Option<Box<Leave>> {
         let order = self.record.order()?;
         let is_withdrawn = self.record.route.is_withdrawn();
         let for_good = is_withdrawn || matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
@@ -87,7 +87,7 @@ impl Relay {
         Some(Box::new(Leave { at, by, deadline, reason, target, for_good, is_free: order.is_free }))
     }
 
-    pub(crate) fn at_boundary(&self) -> bool {
+    pub fn at_boundary(&self) -> bool {
         match &self.body {
             Body::Events(framer) => framer.at_boundary(),
             Body::Opaque => false,
@@ -95,7 +95,7 @@ impl Relay {
     }
 
     /// Ends well, once everything is written.
-    pub(crate) fn end(&mut self, reason: CloseReason, last_words: Option<Vec<u8>>) {
+    pub fn end(&mut self, reason: CloseReason, last_words: Option<Vec<u8>>) {
         if self.ending.is_some() {
             return;
         }
@@ -114,13 +114,13 @@ impl Relay {
     }
 
     /// Ends as a death of the pod: after the last whole event, without a last chunk.
-    pub(crate) fn broken(&mut self, fault: Fault) {
+    pub fn broken(&mut self, fault: Fault) {
         self.stop_passage();
         self.ending = Some(Ending { reason: CloseReason::UpstreamReset, clean: false, fault });
     }
 
     /// The polite goodbye: `retry:` drawn from `sse.retry.drain`, then a clean end.
-    pub(crate) fn goodbye(&mut self, reason: CloseReason) {
+    pub fn goodbye(&mut self, reason: CloseReason) {
         let (min, max) = self.times.goodbye_retry;
         let (min, max) = (clock::duration_millis(min), clock::duration_millis(max));
         let retry = retry_line(fastrand::u64(min..=max.max(min)));
@@ -129,7 +129,7 @@ impl Relay {
     }
 
     /// Does what is due, and sets the timer for what comes next. `Ready` when the stream must end now.
-    pub(crate) fn poll_times(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
+    pub fn poll_times(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             let due = self.due();
             let now = clock::now();
@@ -283,7 +283,7 @@ impl Relay {
         self.last_write = now;
     }
 
-    pub(crate) fn close(&mut self, reason: CloseReason) -> Finished {
+    pub fn close(&mut self, reason: CloseReason) -> Finished {
         let clean = self.ending.filter(|ending| ending.reason == reason);
         let downstream = self.downstream.take();
         self.leave_pod();

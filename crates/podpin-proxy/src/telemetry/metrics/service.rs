@@ -15,7 +15,7 @@ use crate::telemetry::metrics::sharded::ShardedCounter;
 impl Metrics {
     /// The metrics of one service, labels resolved once.
     #[expect(clippy::too_many_lines, reason = "one line a metric: a list, not a program")]
-    pub(crate) fn service(&self, name: &str) -> ServiceMetrics {
+    pub fn service(&self, name: &str) -> ServiceMetrics {
         ServiceMetrics {
             stream_events: self.stream_events.cell(name),
             stream_bytes: self.stream_bytes.cell(name),
@@ -84,7 +84,7 @@ impl Metrics {
 }
 
 /// The counters of one family for one service. Resolved at the start, so that all of them show as 0 before they move.
-pub(crate) struct Labelled(Vec<(&'static str, IntCounter)>);
+pub struct Labelled(Vec<(&'static str, IntCounter)>);
 
 impl Labelled {
     fn new(family: &IntCounterVec, service: &str, labels: &[&'static str]) -> Labelled {
@@ -92,7 +92,7 @@ impl Labelled {
     }
 
     /// Adds one under this label; an unknown label is a bug and is not counted.
-    pub(crate) fn inc(&self, label: &'static str) {
+    pub fn inc(&self, label: &'static str) {
         if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == label) {
             counter.inc();
         }
@@ -100,7 +100,7 @@ impl Labelled {
 }
 
 /// The counters of handovers of one service.
-pub(crate) struct Handovers(Vec<(Cause, Outcome, IntCounter)>);
+pub struct Handovers(Vec<(Cause, Outcome, IntCounter)>);
 
 impl Handovers {
     fn new(family: &IntCounterVec, service: &str) -> Handovers {
@@ -115,7 +115,7 @@ impl Handovers {
     }
 
     /// Counts one with its final result.
-    pub(crate) fn inc(&self, cause: Cause, outcome: Outcome) {
+    pub fn inc(&self, cause: Cause, outcome: Outcome) {
         let wanted = |counter: &&(Cause, Outcome, IntCounter)| (counter.0, counter.1) == (cause, outcome);
         if let Some((_, _, counter)) = self.0.iter().find(wanted) {
             counter.inc();
@@ -124,31 +124,31 @@ impl Handovers {
 }
 
 /// The metrics of one service.
-pub(crate) struct ServiceMetrics {
-    pub(crate) stream_events: Arc<ShardedCounter>,
-    pub(crate) stream_bytes: Arc<ShardedCounter>,
-    pub(crate) stream_keepalives: Arc<ShardedCounter>,
-    pub(crate) stream_duration: Histogram,
-    pub(crate) stream_first_event: Histogram,
-    pub(crate) request_duration: Histogram,
-    pub(crate) upstream_connect: Histogram,
-    pub(crate) ejections: IntCounter,
-    pub(crate) reconnect_gap: Histogram,
-    pub(crate) budget_exceeded: IntCounter,
-    pub(crate) drain_departures: Labelled,
-    pub(crate) handovers: Handovers,
-    pub(crate) handover_duration: Histogram,
-    pub(crate) handover_duplicates: IntCounter,
-    pub(crate) reconnects: Labelled,
-    pub(crate) discovery_last_event: Gauge,
-    pub(crate) discovery_connected: IntGauge,
-    pub(crate) streams_opened: Labelled,
-    pub(crate) streams_closed: Labelled,
-    pub(crate) affinity_decisions: Labelled,
-    pub(crate) affinity_repins: Labelled,
-    pub(crate) upstream_retries: Labelled,
-    pub(crate) upstream_errors: Labelled,
-    pub(crate) refusals: Labelled,
-    pub(crate) discovery_relists: Labelled,
-    pub(crate) discovery_errors: Labelled,
+pub struct ServiceMetrics {
+    pub stream_events: Arc<ShardedCounter>,
+    pub stream_bytes: Arc<ShardedCounter>,
+    pub stream_keepalives: Arc<ShardedCounter>,
+    pub stream_duration: Histogram,
+    pub stream_first_event: Histogram,
+    pub request_duration: Histogram,
+    pub upstream_connect: Histogram,
+    pub ejections: IntCounter,
+    pub reconnect_gap: Histogram,
+    pub budget_exceeded: IntCounter,
+    pub drain_departures: Labelled,
+    pub handovers: Handovers,
+    pub handover_duration: Histogram,
+    pub handover_duplicates: IntCounter,
+    pub reconnects: Labelled,
+    pub discovery_last_event: Gauge,
+    pub discovery_connected: IntGauge,
+    pub streams_opened: Labelled,
+    pub streams_closed: Labelled,
+    pub affinity_decisions: Labelled,
+    pub affinity_repins: Labelled,
+    pub upstream_retries: Labelled,
+    pub upstream_errors: Labelled,
+    pub refusals: Labelled,
+    pub discovery_relists: Labelled,
+    pub discovery_errors: Labelled,
 }

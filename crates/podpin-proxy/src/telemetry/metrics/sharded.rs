@@ -13,7 +13,7 @@ const SHARDS: usize = 16;
 
 /// A counter that workers add to without sharing a cache line.
 #[derive(Debug, Default)]
-pub(crate) struct ShardedCounter {
+pub struct ShardedCounter {
     shards: [Shard; SHARDS],
 }
 
@@ -23,7 +23,7 @@ struct Shard(AtomicU64);
 
 impl ShardedCounter {
     /// Adds in the calling thread's own cell.
-    pub(crate) fn add(&self, amount: u64) {
+    pub fn add(&self, amount: u64) {
         if let Some(shard) = self.shards.get(shard_of_thread()) {
             shard.0.fetch_add(amount, Ordering::Relaxed);
         }
@@ -47,18 +47,18 @@ type Cell = (IntCounter, Arc<ShardedCounter>);
 
 /// Sharded counters of one name, one for each service, as Prometheus wants them.
 #[derive(Clone)]
-pub(crate) struct ShardedFamily {
+pub struct ShardedFamily {
     vec: IntCounterVec,
     cells: Arc<parking_lot::Mutex<BTreeMap<String, Cell>>>,
 }
 
 impl ShardedFamily {
-    pub(crate) fn new(name: &str, help: &str) -> prometheus::Result<ShardedFamily> {
+    pub fn new(name: &str, help: &str) -> prometheus::Result<ShardedFamily> {
         let vec = IntCounterVec::new(Opts::new(format!("podpin_{name}"), help), &["service"])?;
         Ok(ShardedFamily { vec, cells: Arc::default() })
     }
 
-    pub(crate) fn cell(&self, service: &str) -> Arc<ShardedCounter> {
+    pub fn cell(&self, service: &str) -> Arc<ShardedCounter> {
         let mut cells = self.cells.lock();
         // A service that reloads take away and bring again goes on counting.
         let new = || (self.vec.with_label_values(&[service]), Arc::default());

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::control::admin::EndpointView;
-use crate::shared::Gateway;
+use crate::admin::EndpointView;
+use crate::readiness::Readiness;
 
 const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
 <meta name=\"viewport\" content=\"width=device-width\"><title>podpin</title><style>\
@@ -13,8 +13,9 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}.ready{color:#1a7f37}.dr
 .resting{color:#888}</style>";
 
 /// The page as of now.
-pub(crate) fn render(gateway: &Gateway) -> String {
-    let state = match (gateway.is_leaving(), gateway.is_ready()) {
+pub(crate) fn render(readiness: &Readiness) -> String {
+    let shared = readiness.shared();
+    let state = match (shared.lifecycle.is_draining(), readiness.is_ready()) {
         (true, _) => "leaving",
         (false, true) => "ready",
         (false, false) => "not ready",
@@ -22,9 +23,9 @@ pub(crate) fn render(gateway: &Gateway) -> String {
     let mut page = format!(
         "{HEAD}<h1>podpin: {state}</h1><p>{} streams. <a href=\"/metrics\">metrics</a> \
          <a href=\"/api/endpoints\">endpoints</a> <a href=\"/api/streams\">streams</a></p>",
-        gateway.streams.count()
+        shared.streams.count()
     );
-    for service in &gateway.site().services {
+    for service in shared.snapshot().services.iter() {
         // Writing to a string cannot fail.
         let _infallible = write!(
             page,

@@ -14,8 +14,10 @@ use podpin_endpoints::Load;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::control::admin::problem;
-use crate::shared::Gateway;
+use crate::admin::problem;
+use podpin_proxy::shared::Shared;
+
+use crate::readiness::Readiness;
 
 /// Between two looks. What is looked at are a few counters.
 const LOOK: Duration = Duration::from_millis(20);
@@ -26,7 +28,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// Waits until the pod has no stream here, or the time is over.
 pub(crate) async fn wait(
-    State(gateway): State<Arc<Gateway>>,
+    State(readiness): State<Arc<Readiness>>,
     Query(asked): Query<HashMap<String, String>>,
 ) -> Response {
     if let Some(unknown) = asked.keys().find(|key| !matches!(key.as_str(), "pod" | "timeout")) {
@@ -50,7 +52,7 @@ pub(crate) async fn wait(
         looks.tick().await;
         // Counters of streams that are open stay the same; new ones may have come when these are at zero.
         if open(&loads) == 0 {
-            loads = loads_of(&gateway, pod);
+            loads = loads_of(readiness.shared(), pod);
         }
         let streams = open(&loads);
         if streams == 0 {
@@ -68,18 +70,18 @@ fn open(loads: &[Arc<Load>]) -> u32 {
 }
 
 /// The counters of all endpoints of the pod: those that are listed, and those that only streams know.
-fn loads_of(gateway: &Gateway, pod: &str) -> Vec<Arc<Load>> {
+fn loads_of(shared: &Shared, pod: &str) -> Vec<Arc<Load>> {
     let mut loads: Vec<Arc<Load>> = Vec::new();
     let mut add = |load: &Arc<Load>| {
         if !loads.iter().any(|known| Arc::ptr_eq(known, load)) {
             loads.push(Arc::clone(load));
         }
     };
-    for service in &gateway.site().services {
+    for service in shared.snapshot().services.iter() {
         service.view().snapshot.called(pod).for_each(|endpoint| add(&endpoint.load));
     }
     let is_of = |name: &str, uid: Option<&str>| name == pod || uid == Some(pod);
-    let of_pod = gateway.streams.select(|record| {
+    let of_pod = shared.streams.select(|record| {
         let endpoint = record.endpoint();
         is_of(&endpoint.name, endpoint.uid.as_deref())
     });

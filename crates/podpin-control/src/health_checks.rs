@@ -19,8 +19,8 @@ use podpin_endpoints::{Endpoint, EndpointId, Phase};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::balance::service::ServiceState;
-use crate::net::tls::PodTls;
+use podpin_proxy::balance::service::ServiceState;
+use podpin_proxy::net::tls::PodTls;
 
 /// Checks of one service under way at a time: a service of thousands is asked in waves, not in one burst of connections.
 const CHECKS_MAX: usize = 64;

@@ -10,14 +10,14 @@ use podpin_config::{AffinityKeys, Kubernetes, KubernetesService};
 use podpin_discovery::{FileSource, KubeService, KubeSettings};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::balance::service::{ServiceState, TableWriter};
-use crate::control::health_checks;
-use crate::control::keys;
-use crate::control::sources;
-use crate::net::tls;
-use crate::net::tls::ServerTls;
-use crate::routing::snapshot::Site;
-use crate::shared::Gateway;
+use crate::certificates;
+use crate::health_checks;
+use crate::keys;
+use crate::sources;
+use podpin_proxy::balance::service::{ServiceState, TableWriter};
+use podpin_proxy::net::tls::ServerTls;
+use podpin_proxy::routing::snapshot::ConfigSnapshot;
+use podpin_proxy::shared::Shared;
 
 /// What is followed now.
 #[derive(Default)]
@@ -52,31 +52,31 @@ struct Cluster {
 
 impl Followers {
     /// Follows the keys that the configuration names, if they are in files.
-    pub(crate) fn follow_keys(&mut self, gateway: &Arc<Gateway>, keys: &AffinityKeys) {
+    pub(crate) fn follow_keys(&mut self, shared: &Arc<Shared>, keys: &AffinityKeys) {
         if self.keys.as_ref().is_some_and(|task| task.subject == *keys) {
             return;
         }
         self.keys.take().iter().for_each(Task::end);
-        let handle = self.tasks.spawn(keys::follow(Arc::clone(gateway), keys.clone()));
+        let handle = self.tasks.spawn(keys::follow(Arc::clone(shared), keys.clone()));
         self.keys = Some(Task { subject: keys.clone(), handle });
     }
 
     /// Follows the certificates of these listeners and no others.
-    pub(crate) fn follow_certificates(&mut self, gateway: &Arc<Gateway>, listeners: &[Arc<ServerTls>]) {
+    pub(crate) fn follow_certificates(&mut self, shared: &Arc<Shared>, listeners: &[Arc<ServerTls>]) {
         let is_current = |tls: &Arc<ServerTls>| listeners.iter().any(|one| Arc::ptr_eq(one, tls));
         self.certificates.retain(|task| is_current(&task.subject) || task.ended());
         for one in listeners {
             if !self.certificates.iter().any(|task| Arc::ptr_eq(&task.subject, one)) {
-                let handle = self.tasks.spawn(tls::follow(Arc::clone(gateway), Arc::clone(one)));
+                let handle = self.tasks.spawn(certificates::follow(Arc::clone(shared), Arc::clone(one)));
                 self.certificates.push(Task { subject: Arc::clone(one), handle });
             }
         }
     }
 
     /// Ends to follow files that are no longer any service's.
-    pub(crate) fn forget_files(&mut self, site: &Site) {
+    pub(crate) fn forget_files(&mut self, snapshot: &ConfigSnapshot) {
         let is_current = |(name, path): &(Arc<str>, PathBuf)| {
-            site.service(name).is_some_and(|service| service.endpoints_file() == Some(path))
+            snapshot.service(name).is_some_and(|service| service.endpoints_file() == Some(path))
         };
         self.files.retain(|task| is_current(&task.subject) || task.ended());
     }
@@ -93,9 +93,9 @@ impl Followers {
         self.cluster.as_ref().is_some_and(|task| task.subject.way == *way)
     }
 
-    /// Follows the cluster for the services of the site, anew if they or the way to it are others than before.
-    pub(crate) fn follow_cluster(&mut self, way: &Way, site: &Site) {
-        let services = site.services.iter();
+    /// Follows the cluster for the services of the snapshot, anew if they or the way to it are others than before.
+    pub(crate) fn follow_cluster(&mut self, way: &Way, snapshot: &ConfigSnapshot) {
+        let services = snapshot.services.iter();
         let of_cluster = services.filter_map(|service| Some((service, service.cluster_source()?.clone())));
         let of_cluster: Vec<_> = of_cluster.collect();
         let names = of_cluster.iter().map(|(service, of)| (Arc::clone(&service.name), of.clone()));
@@ -116,14 +116,15 @@ impl Followers {
     }
 
     /// Checks the endpoints of the services that ask for it.
-    pub(crate) fn check_health(&mut self, site: &Site) {
-        let is_current = |state: &Arc<ServiceState>| site.services.iter().any(|one| Arc::ptr_eq(one, state));
+    pub(crate) fn check_health(&mut self, snapshot: &ConfigSnapshot) {
+        let is_current =
+            |state: &Arc<ServiceState>| snapshot.services.iter().any(|one| Arc::ptr_eq(one, state));
         let (current, others) =
             std::mem::take(&mut self.checks).into_iter().partition(|task| is_current(&task.subject));
         self.checks = current;
         for task in &others {
             task.end();
-            let next = site.counterpart(&task.subject);
+            let next = snapshot.counterpart(&task.subject);
             if next.is_none_or(|next| next.configuration.health.active.is_none()) {
                 // Nobody would ever find them healthy again.
                 for endpoint in task.subject.view().snapshot.endpoints() {
@@ -131,7 +132,7 @@ impl Followers {
                 }
             }
         }
-        for service in &site.services {
+        for service in snapshot.services.iter() {
             let Some(settings) = &service.configuration.health.active else { continue };
             if !self.checks.iter().any(|task| Arc::ptr_eq(&task.subject, service)) {
                 let handle = self.tasks.spawn(health_checks::run(Arc::clone(service), settings.clone()));

@@ -9,10 +9,10 @@ use podpin_discovery::{
 };
 use podpin_endpoints::{Observed, Update};
 
-use crate::balance::service::{ServiceState, TableWriter};
-use crate::clock;
-use crate::control::start::StartError;
-use crate::control::watchers::Followers;
+use crate::error::StartError;
+use crate::watchers::Followers;
+use podpin_proxy::balance::service::{ServiceState, TableWriter};
+use podpin_proxy::clock;
 
 /// What a source said when it was read first.
 pub(crate) enum First {

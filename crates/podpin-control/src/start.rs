@@ -12,21 +12,29 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use podpin_config::{Config, Position};
-use tokio::sync::{oneshot, watch};
+use crate::readiness;
+use podpin_config::Config;
+use podpin_proxy::lifecycle::ShutdownTimes;
+use podpin_proxy::net::listener::ListenerSettings;
+use podpin_proxy::telemetry::access_log::LogSink;
+use podpin_proxy::telemetry::metrics::Metrics;
+use tokio::sync::{Notify, oneshot, watch};
 
-use crate::clock;
-use crate::control::admin;
-use crate::control::keys;
-use crate::control::reload::{Door, Order, Reload, Reloader};
-use crate::control::rlimit;
-use crate::control::sources;
-use crate::control::sources::First;
-use crate::drain::controller;
-use crate::net::tls;
-use crate::shared::Gateway;
-use crate::worker::{self, Bound, Manner};
+use crate::admin;
+use crate::build::{self, Files, Surroundings};
+use crate::certificates;
+use crate::error::StartError;
+use crate::keys;
+use crate::readiness::Readiness;
+use crate::reload::{Reload, ReloadRequest, Reloader};
+use crate::rlimit;
+use crate::sources;
+use crate::sources::First;
+use podpin_proxy::clock;
+use podpin_proxy::drain::controller;
+use podpin_proxy::net::tls;
+use podpin_proxy::shared::Shared;
+use podpin_proxy::worker::{self, BoundListener};
 
 /// How often the end of the last stream is looked for while shutting down.
 const SHUTDOWN_POLL: Duration = Duration::from_millis(20);
@@ -45,105 +53,13 @@ const RELOADS_WAITING_MAX: usize = 4;
 /// (`net.core.somaxconn`, 4,096 on Debian) is the one that counts: this is as much as the kernel has ever taken.
 const BACKLOG: i32 = 65_535;
 
-/// Why the proxy does not start, or a configuration is not put in force.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// No `affinityKeys`.
-    #[error(
-        "affinityKeys is missing: without keys nobody's pin would survive a restart, and replicas would not agree.\n\
-         Write a key with `podpin keygen --out keys/k1` and configure\n  affinityKeys:\n    - {{id: k1, file: keys/k1}}\n\
-         or, where that does not matter, `affinityKeys: ephemeral`"
-    )]
-    NoKeys,
-    /// A key file cannot be read.
-    #[error("affinityKeys: {file}: {source}")]
-    KeyFile {
-        /// Where the configuration names it.
-        at: Position,
-        /// The file.
-        file: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A key file does not hold a usable key.
-    #[error("affinityKeys: {file}: {error}")]
-    Key {
-        /// Where the configuration names it; `None` for keys together.
-        at: Option<Position>,
-        /// The file.
-        file: String,
-        /// What is wrong with it.
-        error: String,
-    },
-    /// The TLS of a listener or to the pods of a service cannot be had from its files.
-    #[error("{path}: {error}")]
-    Tls {
-        /// Where the configuration names the file.
-        at: Position,
-        /// `listeners[0].tls.certificates[1].certFile`
-        path: String,
-        /// The file and what is wrong with it.
-        error: String,
-    },
-    /// An endpoints file is there but cannot be understood.
-    #[error("{0}")]
-    Endpoints(String),
-    /// There is no Kubernetes cluster to follow.
-    #[error("{0}")]
-    Cluster(String),
-    /// A listener's address cannot be bound.
-    #[error("{name}: cannot listen on {address}: {source}")]
-    Bind {
-        /// `listener http`, `admin`.
-        name: String,
-        /// The address asked for.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The operating system gives no random bytes.
-    #[error("no random bytes: {0}")]
-    Random(String),
-    /// Two metrics of one name: a bug.
-    #[error("metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-    /// The access log, or a thread.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-}
-
-impl StartError {
-    /// Where the configuration says what does not work.
-    #[must_use]
-    pub fn position(&self) -> Option<Position> {
-        match self {
-            StartError::KeyFile { at, .. } | StartError::Tls { at, .. } => Some(*at),
-            StartError::Key { at, .. } => *at,
-            StartError::NoKeys
-            | StartError::Cluster(_)
-            | StartError::Endpoints(_)
-            | StartError::Bind { .. }
-            | StartError::Random(_)
-            | StartError::Metrics(_)
-            | StartError::Io(_) => None,
-        }
-    }
-
-    /// The operator's input is at fault (exit code 1), not the machine.
-    #[must_use]
-    pub fn is_configuration(&self) -> bool {
-        !matches!(self, StartError::Metrics(_) | StartError::Random(_))
-    }
-}
-
 /// A running proxy.
 #[derive(Debug)]
 pub struct Running {
-    gateway: Arc<Gateway>,
+    readiness: Arc<Readiness>,
     listeners: Vec<(String, SocketAddr)>,
     admin: SocketAddr,
-    reload: tokio::sync::mpsc::Sender<Order>,
+    reload: tokio::sync::mpsc::Sender<ReloadRequest>,
     leave: Option<oneshot::Sender<()>>,
     left: mpsc::Receiver<()>,
     control: Option<JoinHandle<()>>,
@@ -157,7 +73,7 @@ pub struct Running {
 /// What [`start()`] would refuse for the same reason.
 pub fn verify(config: &Config) -> Result<(), StartError> {
     keys::load(&config.affinity_keys)?;
-    tls::verify(config)?;
+    certificates::verify(config)?;
     for service in &config.services {
         sources::verify(&service.discovery)?;
     }
@@ -171,12 +87,19 @@ pub fn verify(config: &Config) -> Result<(), StartError> {
 pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     clock::now();
     rlimit::warn_if_short(rlimit::raise_limit(), config.limits.connections);
-    let gateway = Arc::new(Gateway::new(config, version)?);
+    let metrics = Metrics::new(version)?;
+    let keyring = Arc::new(keys::load(&config.affinity_keys)?);
+    let access_log = LogSink::open(&config.access_log)?.map(Arc::new);
+    let (bound, listeners) = bind_all(config, &metrics)?;
+    let drain_wake = Arc::new(Notify::new());
+    let around = Surroundings { before: None, metrics: &metrics, drain_wake: &drain_wake };
+    let snapshot = build::snapshot(config, Files { keyring, listeners, access_log }, &around)?;
+    metrics.config_loaded(clock::unix_seconds_f64());
     sources::verify_cluster(config)?;
-    let site = gateway.site();
-    let firsts = site.services.iter().map(|service| sources::read(&service.configuration.discovery));
+    let firsts = snapshot.services.iter().map(|service| sources::read(&service.configuration.discovery));
     let firsts = firsts.collect::<Result<Vec<_>, _>>()?;
-    let bound = bind_all(config, &gateway)?;
+    let shared = Arc::new(Shared::new(snapshot, metrics, drain_wake));
+    let readiness = Arc::new(Readiness::new(Arc::clone(&shared), config.kubernetes.initial_list_timeout));
     let admin_socket = bind("admin", config.admin.address)?;
     let admin_address = admin_socket.local_addr()?;
     let listeners = bound.iter().map(|one| Ok((one.name.clone(), one.socket.local_addr()?)));
@@ -184,17 +107,15 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     let stop = watch::Sender::new(false);
     let mut workers = Vec::new();
     for index in 0..worker_count(config) {
-        workers.push(worker::start(index, Arc::clone(&gateway), &bound, stop.subscribe())?);
+        workers.push(worker::start(index, Arc::clone(&shared), &bound, stop.subscribe())?);
     }
-    let doors = bound.into_iter().map(|one| (one.name, one.manner)).collect();
     let (leave, leaving) = oneshot::channel();
     let (done, left) = mpsc::channel();
     let (reload, reloads) = tokio::sync::mpsc::channel(RELOADS_WAITING_MAX);
-    let parts =
-        Control { config: config.clone(), gateway: Arc::clone(&gateway), firsts, doors, admin_socket };
+    let parts = Control { config: config.clone(), readiness: Arc::clone(&readiness), firsts, admin_socket };
     let control = control(parts, reloads, leaving, done)?;
     Ok(Running {
-        gateway,
+        readiness,
         listeners,
         admin: admin_address,
         reload,
@@ -211,16 +132,21 @@ fn worker_count(config: &Config) -> usize {
     config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-fn bind_all(config: &Config, gateway: &Gateway) -> Result<Vec<Bound>, StartError> {
-    let listeners = config.listeners.iter().enumerate();
-    let bound = listeners.map(|(index, listener)| {
+/// Binds every listener and reads the files of its TLS.
+fn bind_all(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<(Vec<BoundListener>, Vec<Arc<ListenerSettings>>), StartError> {
+    let mut bound = Vec::with_capacity(config.listeners.len());
+    let mut settings = Vec::with_capacity(config.listeners.len());
+    for (index, listener) in config.listeners.iter().enumerate() {
         let loaded = tls::load((index, listener), None)?;
         let socket = bind(&format!("listener {}", listener.name), listener.address)?;
-        loaded.iter().for_each(|loaded| loaded.tell(&gateway.metrics));
-        let manner = Manner::new(listener, loaded.map(|loaded| loaded.tls));
-        Ok(Bound { name: listener.name.clone(), manner: Arc::new(ArcSwap::from_pointee(manner)), socket })
-    });
-    bound.collect()
+        loaded.iter().for_each(|loaded| loaded.tell(metrics));
+        settings.push(Arc::new(ListenerSettings::new(listener, loaded.map(|loaded| loaded.tls()))));
+        bound.push(BoundListener { name: listener.name.clone(), index, socket });
+    }
+    Ok((bound, settings))
 }
 
 fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
@@ -235,31 +161,31 @@ fn bind(name: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
 
 struct Control {
     config: Config,
-    gateway: Arc<Gateway>,
-    /// Of each service of the site, in its order.
+    readiness: Arc<Readiness>,
+    /// Of each service of the snapshot, in its order.
     firsts: Vec<First>,
-    doors: Vec<Door>,
     admin_socket: TcpListener,
 }
 
 fn control(
     parts: Control,
-    mut reloads: tokio::sync::mpsc::Receiver<Order>,
+    mut reloads: tokio::sync::mpsc::Receiver<ReloadRequest>,
     mut leave: oneshot::Receiver<()>,
     done: mpsc::Sender<()>,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(async move {
-            let gateway = Arc::clone(&parts.gateway);
+            let readiness = parts.readiness;
+            let shared = Arc::clone(readiness.shared());
             let mut tasks = tokio::task::JoinSet::new();
-            tasks.spawn(admin::watch_readiness(Arc::clone(&gateway)));
-            tasks.spawn(controller::run(Arc::clone(&gateway)));
+            tasks.spawn(readiness::report_missing_lists(Arc::clone(&readiness)));
+            tasks.spawn(controller::run(Arc::clone(&shared)));
             match tokio::net::TcpListener::from_std(parts.admin_socket) {
-                Ok(socket) => drop(tasks.spawn(admin::serve(socket, Arc::clone(&gateway)))),
+                Ok(socket) => drop(tasks.spawn(admin::serve(socket, readiness))),
                 Err(error) => tracing::error!(%error, "the admin port is closed"),
             }
-            let mut reload = Reload::new(parts.config, parts.gateway, parts.doors);
+            let mut reload = Reload::new(parts.config, Arc::clone(&shared));
             reload.begin(parts.firsts).await;
             let asked = tokio::select! {
                 asked = &mut leave => asked,
@@ -267,7 +193,7 @@ fn control(
             };
             // A dropped sender asks for the same.
             if asked.is_ok() {
-                leave_gracefully(&gateway).await;
+                leave_gracefully(&shared).await;
             }
         });
         runtime.shutdown_timeout(Duration::from_millis(100));
@@ -279,33 +205,34 @@ fn control(
 
 /// Readiness off, still accepting for `announce`; listeners closed and streams sent away over `spread`; done when
 /// nothing is left, at the latest after `timeout`.
-async fn leave_gracefully(gateway: &Gateway) {
-    let times = gateway.site().shutdown.clone();
+async fn leave_gracefully(shared: &Shared) {
+    let times = shared.current().shutdown.clone();
     let gone_by = clock::after(clock::now(), times.timeout.saturating_sub(THREADS_END));
     let deadline = clock::instant(gone_by);
-    gateway.begin_leaving();
-    tracing::info!(streams = gateway.streams.count(), announce = ?times.announce, "leaving: readiness is off");
+    shared.begin_draining();
+    tracing::info!(streams = shared.streams.count(), announce = ?times.announce, "leaving: readiness is off");
     tokio::time::sleep(times.announce).await;
-    gateway.close_listeners();
+    shared.close_listeners();
     // The last ones have as long as connections have to take their end.
-    gateway.send_streams_away(
-        times.spread,
-        podpin_time::Millis(gone_by.0.saturating_sub(clock::duration_millis(LAST_WORDS))),
-    );
+    shared.drain_all(ShutdownTimes {
+        begins: clock::now(),
+        spread: times.spread,
+        deadline: podpin_time::Millis(gone_by.0.saturating_sub(clock::duration_millis(LAST_WORDS))),
+    });
     let mut poll = tokio::time::interval(SHUTDOWN_POLL);
-    while !gateway.is_idle() && tokio::time::Instant::now() < deadline {
+    while !shared.is_idle() && tokio::time::Instant::now() < deadline {
         poll.tick().await;
     }
     // The drain writes down what it has seen.
-    gateway.drain_wake.notify_one();
+    shared.drain_wake.notify_one();
     tokio::task::yield_now().await;
-    gateway.tasks.close();
+    shared.lifecycle.tasks.close();
     // What was written last may still be on its way out of the workers.
     let last_words = deadline.min(tokio::time::Instant::now() + LAST_WORDS);
-    if tokio::time::timeout_at(last_words, gateway.tasks.wait()).await.is_err() {
+    if tokio::time::timeout_at(last_words, shared.lifecycle.tasks.wait()).await.is_err() {
         tracing::debug!("some connections are still open");
     }
-    tracing::info!(streams = gateway.streams.count(), "left");
+    tracing::info!(streams = shared.streams.count(), "left");
 }
 
 impl Running {
@@ -324,13 +251,13 @@ impl Running {
     /// Names of services that still wait for their first list of endpoints; empty when the proxy is ready.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
-        self.gateway.waiting_for().map(|name| name.to_string()).collect()
+        self.readiness.waiting_for().map(|name| name.to_string()).collect()
     }
 
     /// By which another configuration can be put in force.
     #[must_use]
     pub fn reloader(&self) -> Reloader {
-        Reloader::new(self.reload.clone(), Arc::clone(&self.gateway))
+        Reloader::new(self.reload.clone(), Arc::clone(self.readiness.shared()))
     }
 
     /// Leaves gracefully as the configuration's `shutdown` says; returns when everything has ended.
@@ -350,7 +277,9 @@ impl Running {
                 tracing::error!("a thread ended in a panic");
             }
         }
-        self.gateway.access_log.flush();
+        if let Some(sink) = &self.readiness.shared().current().access_log {
+            sink.flush();
+        }
     }
 }
 

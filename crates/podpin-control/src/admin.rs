@@ -3,6 +3,7 @@
 //! It runs on the control thread, so that it answers however busy the workers are.
 
 mod drain_wait;
+mod status_page;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,18 +19,18 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::affinity::select::Kind;
-use crate::balance::service::{Operation, ServiceState};
-use crate::clock;
-use crate::control::status_page;
-use crate::shared::Gateway;
-use crate::stream_registry::StreamRecord;
+use crate::readiness::Readiness;
+use podpin_proxy::balance::service::Kind;
+use podpin_proxy::balance::service::{Operation, ServiceState};
+use podpin_proxy::clock;
+use podpin_proxy::shared::Shared;
+use podpin_proxy::stream_registry::StreamRecord;
 
 /// Streams in one answer unless `limit` says otherwise; there may be a hundred thousand.
 const STREAMS_LIMIT_DEFAULT: usize = 100;
 
 /// Serves the admin port for as long as the process runs.
-pub(crate) async fn serve(socket: TcpListener, gateway: Arc<Gateway>) {
+pub(crate) async fn serve(socket: TcpListener, readiness: Arc<Readiness>) {
     let routes = Router::new()
         .route("/", get(status))
         .route("/livez", get(|| async { "ok\n" }))
@@ -44,7 +45,7 @@ pub(crate) async fn serve(socket: TcpListener, gateway: Arc<Gateway>) {
             problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here")
         })
         .fallback(async || problem(StatusCode::NOT_FOUND, "no such path"))
-        .with_state(gateway);
+        .with_state(readiness);
     if let Err(error) = axum::serve(socket, routes).await {
         tracing::error!(%error, "the admin port is closed");
     }
@@ -54,45 +55,35 @@ fn problem(status: StatusCode, error: &str) -> Response {
     (status, Json(json!({ "error": error }))).into_response()
 }
 
-async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    let waiting: Vec<_> = gateway.waiting_for().collect();
-    if gateway.is_ready() {
+async fn ready(State(readiness): State<Arc<Readiness>>) -> Response {
+    let waiting: Vec<_> = readiness.waiting_for().collect();
+    if readiness.is_ready() {
         return match waiting.is_empty() {
             true => "ok\n".into_response(),
             false => format!("ok, but without endpoints yet: {}\n", waiting.join(", ")).into_response(),
         };
     }
-    let why = match (gateway.is_leaving(), waiting.is_empty()) {
+    let why = match (readiness.shared().lifecycle.is_draining(), waiting.is_empty()) {
         (true, _) => "leaving\n".to_owned(),
         (false, _) => format!("waiting for the endpoints of: {}\n", waiting.join(", ")),
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-/// Says once, at the time when readiness stops waiting, which services the cluster has said nothing about.
-pub(crate) async fn watch_readiness(gateway: Arc<Gateway>) {
-    tokio::time::sleep_until(clock::instant(gateway.lists_awaited_until())).await;
-    for service in gateway.waiting_for() {
-        tracing::error!(
-            %service,
-            "no list of endpoints from the cluster within kubernetes.initialListTimeout"
-        );
-    }
-}
-
-async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
-    measure(&gateway);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], gateway.metrics.render())
+async fn metrics(State(readiness): State<Arc<Readiness>>) -> Response {
+    let shared = readiness.shared();
+    measure(&shared);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
         .into_response()
 }
 
 /// Sets the gauges that are read from state rather than counted.
-fn measure(gateway: &Gateway) {
-    let gauges = &gateway.metrics;
+fn measure(shared: &Shared) {
+    let gauges = &shared.metrics;
     gauges.streams_active.reset();
     gauges.drain_remaining.reset();
     gauges.endpoints.reset();
-    for service in &gateway.site().services {
+    for service in shared.snapshot().services.iter() {
         let view = service.view();
         let mut counts = HashMap::from([("ready", 0), ("resting", 0), ("draining", 0), ("ejected", 0)]);
         for endpoint in view.snapshot.endpoints() {
@@ -109,7 +100,7 @@ fn measure(gateway: &Gateway) {
         }
     }
     // From the streams themselves: those of an endpoint that left the list are open all the same.
-    gateway.streams.for_each(|record| {
+    shared.streams.for_each(|record| {
         if record.kind == Kind::Stream {
             let at = record.endpoint();
             let (service, endpoint) = (&*record.route.service.name, &*at.name);
@@ -184,9 +175,10 @@ impl EndpointView {
     }
 }
 
-async fn endpoints(State(gateway): State<Arc<Gateway>>) -> Response {
-    let services: Vec<_> = gateway
-        .site()
+async fn endpoints(State(readiness): State<Arc<Readiness>>) -> Response {
+    let shared = readiness.shared();
+    let services: Vec<_> = shared
+        .snapshot()
         .services
         .iter()
         .map(|service| json!({ "service": *service.name, "endpoints": EndpointView::all(service) }))
@@ -194,18 +186,20 @@ async fn endpoints(State(gateway): State<Arc<Gateway>>) -> Response {
     Json(json!({ "services": services })).into_response()
 }
 
-async fn drain(State(gateway): State<Arc<Gateway>>, Path(named): Path<(String, String)>) -> Response {
-    operate(&gateway, &named, Operation::Drain)
+async fn drain(State(readiness): State<Arc<Readiness>>, Path(named): Path<(String, String)>) -> Response {
+    let shared = readiness.shared();
+    operate(&shared, &named, Operation::Drain)
 }
 
-async fn undrain(State(gateway): State<Arc<Gateway>>, Path(named): Path<(String, String)>) -> Response {
-    operate(&gateway, &named, Operation::Undrain)
+async fn undrain(State(readiness): State<Arc<Readiness>>, Path(named): Path<(String, String)>) -> Response {
+    let shared = readiness.shared();
+    operate(&shared, &named, Operation::Undrain)
 }
 
 /// Does it to every port of the pod that is meant; answers with the endpoint, the first of them where there are more.
-fn operate(gateway: &Gateway, (service, called): &(String, String), operation: Operation) -> Response {
-    let site = gateway.site();
-    let Some(service) = site.service(service) else {
+fn operate(shared: &Shared, (service, called): &(String, String), operation: Operation) -> Response {
+    let snapshot = shared.snapshot();
+    let Some(service) = snapshot.service(service) else {
         return problem(StatusCode::NOT_FOUND, &format!("no service `{service}`"));
     };
     let view = service.view();
@@ -260,9 +254,10 @@ impl StreamView {
 }
 
 async fn streams(
-    State(gateway): State<Arc<Gateway>>,
+    State(readiness): State<Arc<Readiness>>,
     Query(asked): Query<HashMap<String, String>>,
 ) -> Response {
+    let shared = readiness.shared();
     if let Some(unknown) = asked.keys().find(|key| !matches!(key.as_str(), "service" | "endpoint" | "limit"))
     {
         return problem(
@@ -286,7 +281,7 @@ async fn streams(
     };
     let mut total = 0_usize;
     let mut found = Vec::new();
-    gateway.streams.for_each(|record| {
+    shared.streams.for_each(|record| {
         if wanted(record) {
             total += 1;
             if found.len() < limit {
@@ -297,6 +292,6 @@ async fn streams(
     Json(json!({ "total": total, "streams": found })).into_response()
 }
 
-async fn status(State(gateway): State<Arc<Gateway>>) -> Html<String> {
-    Html(status_page::render(&gateway))
+async fn status(State(readiness): State<Arc<Readiness>>) -> Html<String> {
+    Html(status_page::render(&readiness))
 }

@@ -4,10 +4,10 @@
 //! Config ─▶ prepare: everything that can fail, read and checked      nothing is changed, an error ends it here
 //!        ─▶ begin:   new lists in force, new sources followed         services that are new to us get their endpoints
 //!        ─▶ warm:    a first list from the cluster is waited for      no request meets a service that knows no pod yet
-//!        ─▶ publish: keys, listeners, access log, then the site       one atomic swap; the rest follows
+//!        ─▶ publish: keys, listeners, access log, then the snapshot       one atomic swap; the rest follows
 //! ```
 //!
-//! Streams keep what they began with. Those whose route or service is gone are made to leave by `drain.rs`.
+//! Streams keep what they began with. Those whose route or service is gone are made to leave by the drain.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -15,37 +15,34 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use podpin_affinity::Keyring;
-use podpin_config::{AccessLog as LogTarget, Config, Listener, Position};
+use podpin_config::{AccessLog as LogTarget, Config, Position};
 use podpin_discovery::FileWatch;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use crate::balance::service;
-use crate::balance::service::ServiceState;
-use crate::control::keys;
-use crate::control::sources::{self, First};
-use crate::control::start::StartError;
-use crate::control::watchers::{Followers, Way};
-use crate::net::tls::{self, Loaded, ServerTls, pod_tls_files};
-use crate::routing::snapshot::Site;
-use crate::shared::Gateway;
-use crate::telemetry::access_log::{AccessLog, Pages};
-use crate::worker::Manner;
+use crate::build::{self, Files, Surroundings};
+use crate::error::StartError;
+use crate::keys;
+use crate::sources::{self, First};
+use crate::watchers::{Followers, Way};
+use podpin_proxy::balance::service::ServiceState;
+use podpin_proxy::clock;
+use podpin_proxy::net::listener::ListenerSettings;
+use podpin_proxy::net::tls::{self, LoadedTls, ServerTls, pod_tls_files};
+use podpin_proxy::routing::snapshot::ConfigSnapshot;
+use podpin_proxy::shared::Shared;
+use podpin_proxy::telemetry::access_log::LogSink;
 
 /// Between two looks for the first lists of services that are new.
 const WARM_POLL: Duration = Duration::from_millis(10);
 
-/// A listener by its name, and how its clients are spoken to.
-pub(crate) type Door = (String, Arc<ArcSwap<Manner>>);
-
-/// The TLS of a listener, by the listener's name.
-type NamedTls = (String, Option<Arc<ServerTls>>);
-
-/// A configuration that is to be in force, and where to tell how that went.
-pub(crate) type Order = (Box<Config>, oneshot::Sender<Result<(), ReloadError>>);
+/// A configuration that is to be in force, and the place for the outcome.
+#[derive(Debug)]
+pub(crate) struct ReloadRequest {
+    config: Box<Config>,
+    outcome: oneshot::Sender<Result<(), ReloadError>>,
+}
 
 /// Why the configuration in force stays.
 #[derive(Debug, thiserror::Error)]
@@ -79,13 +76,13 @@ impl ReloadError {
 /// Puts other configurations in force.
 #[derive(Clone, Debug)]
 pub struct Reloader {
-    orders: mpsc::Sender<Order>,
-    gateway: Arc<Gateway>,
+    requests: mpsc::Sender<ReloadRequest>,
+    shared: Arc<Shared>,
 }
 
 impl Reloader {
-    pub(crate) fn new(orders: mpsc::Sender<Order>, gateway: Arc<Gateway>) -> Reloader {
-        Reloader { orders, gateway }
+    pub(crate) fn new(requests: mpsc::Sender<ReloadRequest>, shared: Arc<Shared>) -> Reloader {
+        Reloader { requests, shared }
     }
 
     /// Puts `config` in force, whole or not at all; done when requests are served by it. Then it is counted
@@ -94,20 +91,21 @@ impl Reloader {
     /// # Errors
     /// Why the one before stays.
     pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
-        let (tell, told) = oneshot::channel();
-        if self.gateway.is_leaving() || self.orders.send((Box::new(config), tell)).await.is_err() {
+        let (outcome, done) = oneshot::channel();
+        let request = ReloadRequest { config: Box::new(config), outcome };
+        if self.shared.lifecycle.is_draining() || self.requests.send(request).await.is_err() {
             return Err(ReloadError::Leaving);
         }
-        let done = told.await.unwrap_or(Err(ReloadError::Leaving));
+        let done = done.await.unwrap_or(Err(ReloadError::Leaving));
         if done.is_ok() {
-            self.gateway.metrics.config_reloaded(service::unix_seconds_f64());
+            self.shared.metrics.config_reloaded(clock::unix_seconds_f64());
         }
         done
     }
 
     /// Counts a configuration that is not in force.
     pub fn refused(&self) {
-        self.gateway.metrics.config_refused();
+        self.shared.metrics.config_refused();
     }
 }
 
@@ -141,54 +139,50 @@ impl PodFiles {
 /// The configuration in force, and all that has to follow when it changes.
 pub(crate) struct Reload {
     config: Config,
-    gateway: Arc<Gateway>,
-    doors: Vec<Door>,
+    shared: Arc<Shared>,
     followers: Followers,
     pod_files: PodFiles,
 }
 
 /// All that can fail of a reload, done.
 struct Prepared {
-    site: Arc<Site>,
-    /// `None`: the keys stay.
-    keyring: Option<Keyring>,
-    /// In their order.
-    doors: Vec<(Listener, Option<Loaded>)>,
+    snapshot: ConfigSnapshot,
+    /// Whether keys stay as they are when the snapshot is put in force: their files may change until then.
+    keeps_keyring: bool,
+    /// The TLS of listeners that is new.
+    loaded: Vec<LoadedTls>,
     /// Of services whose endpoints come from elsewhere than before.
     firsts: Vec<(Arc<ServiceState>, First)>,
-    log: LogChange,
-}
-
-enum LogChange {
-    Stays,
-    GoesOnIn(Option<Pages>),
 }
 
 impl Reload {
-    pub(crate) fn new(config: Config, gateway: Arc<Gateway>, doors: Vec<Door>) -> Reload {
+    pub(crate) fn new(config: Config, shared: Arc<Shared>) -> Reload {
         let pod_files = PodFiles::of(&config);
-        Reload { config, gateway, doors, followers: Followers::default(), pod_files }
+        Reload { config, shared, followers: Followers::default(), pod_files }
     }
 
     /// Begins to follow everything that the configuration names.
     pub(crate) async fn begin(&mut self, firsts: Vec<First>) {
-        let site = self.gateway.site();
-        for (service, first) in site.services.iter().zip(firsts) {
+        let snapshot = self.shared.snapshot();
+        for (service, first) in snapshot.services.iter().zip(firsts) {
             sources::begin(service, first, &mut self.followers);
         }
         // It was checked a moment ago; whoever follows it says what is wrong now.
         let digest = sources::digest_of_way(&self.config).await.ok().flatten();
-        self.followers.follow_cluster(&Way { said: self.config.kubernetes.clone(), digest }, &site);
-        self.follow_the_rest(&site);
+        self.followers.follow_cluster(&Way { said: self.config.kubernetes.clone(), digest }, &snapshot);
+        self.follow_the_rest(&snapshot);
     }
 
     /// Puts one configuration after the other in force, as they are given.
-    pub(crate) async fn follow(&mut self, orders: &mut mpsc::Receiver<Order>) -> Option<Infallible> {
+    pub(crate) async fn follow(
+        &mut self,
+        requests: &mut mpsc::Receiver<ReloadRequest>,
+    ) -> Option<Infallible> {
         loop {
             tokio::select! {
-                order = orders.recv() => {
-                    let (config, tell) = order?;
-                    if tell.send(self.guarded(*config).await).is_err() {
+                request = requests.recv() => {
+                    let ReloadRequest { config, outcome } = request?;
+                    if outcome.send(self.guarded(*config).await).is_err() {
                         tracing::debug!("nobody waited for the reload");
                     }
                 }
@@ -218,14 +212,14 @@ impl Reload {
                 "failure"
             }
         };
-        self.gateway.metrics.tls_reloads.with_label_values(&[result]).inc();
+        self.shared.metrics.tls_reloads.with_label_values(&[result]).inc();
     }
 
     /// A refused configuration leaves nothing of its new services in the metrics.
     fn forget_unborn(&self, config: &Config) {
-        let site = self.gateway.site();
-        let unborn = config.services.iter().filter(|service| site.service(&service.name).is_none());
-        unborn.for_each(|service| self.gateway.metrics.forget_service(&service.name));
+        let snapshot = self.shared.snapshot();
+        let unborn = config.services.iter().filter(|service| snapshot.service(&service.name).is_none());
+        unborn.for_each(|service| self.shared.metrics.forget_service(&service.name));
     }
 
     async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
@@ -237,12 +231,11 @@ impl Reload {
         }
         // Before anything is read, so that no change falls between.
         let pod_files = self.pod_files.watch_other(&config);
-        let doors = self.doors.iter().map(|(name, manner)| (name.clone(), manner.load().tls.clone()));
         // Some small files are read here and now: a thread for that would cost more memory than all the rest.
-        let read = Prepared::read(&config, (&self.config, doors.collect()), &self.gateway);
+        let read = Prepared::read(&config, &self.config, &self.shared);
         let mut prepared = read.inspect_err(|_| self.forget_unborn(&config))?;
         // Those that nobody is served by yet. What others are served by changes when all changes.
-        let before = self.gateway.site();
+        let before = self.shared.snapshot();
         let is_new = |(service, _): &mut (Arc<ServiceState>, First)| before.counterpart(service).is_none();
         let mut begun = Vec::new();
         for (service, first) in prepared.firsts.extract_if(.., is_new) {
@@ -250,8 +243,8 @@ impl Reload {
             begun.push(service);
         }
         // A source that is given up says nothing any more, or two would speak for one service.
-        self.followers.forget_files(&prepared.site);
-        self.followers.follow_cluster(&way, &prepared.site);
+        self.followers.forget_files(&prepared.snapshot);
+        self.followers.follow_cluster(&way, &prepared.snapshot);
         warm(&begun, config.kubernetes.initial_list_timeout).await;
         self.publish(config, prepared);
         if let Some(watch) = pod_files {
@@ -260,70 +253,74 @@ impl Reload {
         Ok(())
     }
 
+    /// Puts the prepared snapshot in force, with one store.
     fn publish(&mut self, config: Config, prepared: Prepared) {
-        let Prepared { site, keyring, doors, firsts, log } = prepared;
+        let Prepared { mut snapshot, keeps_keyring, loaded, firsts } = prepared;
         for (service, first) in firsts {
             sources::begin(&service, first, &mut self.followers);
         }
-        if let Some(keyring) = keyring {
-            self.gateway.set_keyring(keyring);
+        if keeps_keyring {
+            snapshot.keyring = Arc::clone(&self.shared.current().keyring);
         }
-        if let LogChange::GoesOnIn(pages) = log {
-            self.gateway.access_log.go_on_in(pages);
-        }
-        let before = self.tls_in_use();
-        for ((_, manner), (listener, loaded)) in self.doors.iter().zip(doors) {
-            loaded.iter().for_each(|loaded| loaded.tell(&self.gateway.metrics));
-            manner.store(Arc::new(Manner::new(&listener, loaded.map(|loaded| loaded.tls))));
-        }
-        let current = self.tls_in_use();
+        let before = tls_in_use(&self.shared.current());
+        loaded.iter().for_each(|loaded| loaded.tell(&self.shared.metrics));
+        let current = tls_in_use(&snapshot);
         let is_gone = |old: &&Arc<ServerTls>| !current.iter().any(|one| Arc::ptr_eq(one, old));
-        before.iter().filter(is_gone).for_each(|old| old.forget(&current, &self.gateway.metrics));
-        self.gateway.move_to(Arc::clone(&site));
+        before.iter().filter(is_gone).for_each(|old| old.forget(&current, &self.shared.metrics));
+        let snapshot = Arc::new(snapshot);
+        self.shared.replace(Arc::clone(&snapshot));
         self.config = config;
-        self.follow_the_rest(&site);
+        self.follow_the_rest(&snapshot);
     }
 
     /// What is followed without being read first.
-    fn follow_the_rest(&mut self, site: &Site) {
-        self.followers.follow_keys(&self.gateway, &self.config.affinity_keys);
-        self.followers.follow_certificates(&self.gateway, &self.tls_in_use());
-        self.followers.check_health(site);
-    }
-
-    fn tls_in_use(&self) -> Vec<Arc<ServerTls>> {
-        self.doors.iter().filter_map(|(_, manner)| manner.load().tls.clone()).collect()
+    fn follow_the_rest(&mut self, snapshot: &ConfigSnapshot) {
+        self.followers.follow_keys(&self.shared, &self.config.affinity_keys);
+        self.followers.follow_certificates(&self.shared, &tls_in_use(snapshot));
+        self.followers.check_health(snapshot);
     }
 }
 
+fn tls_in_use(snapshot: &ConfigSnapshot) -> Vec<Arc<ServerTls>> {
+    snapshot.listeners.iter().filter_map(|listener| listener.tls.clone()).collect()
+}
+
 impl Prepared {
-    fn read(
-        config: &Config,
-        (old, old_tls): (&Config, Vec<NamedTls>),
-        gateway: &Gateway,
-    ) -> Result<Prepared, ReloadError> {
-        let before = gateway.site();
+    fn read(config: &Config, old: &Config, shared: &Shared) -> Result<Prepared, ReloadError> {
+        let before = shared.snapshot();
         // Those in force may be newer than their files were at the last look, or made here.
-        let stays = old.affinity_keys == config.affinity_keys;
-        let keyring = if stays { None } else { Some(keys::load(&config.affinity_keys)?) };
-        let site = Site::build(config, Some(&before), &gateway.metrics, &gateway.drain_wake)?;
+        let keeps_keyring = old.affinity_keys == config.affinity_keys;
+        let keyring = match keeps_keyring {
+            true => Arc::clone(&before.keyring),
+            false => Arc::new(keys::load(&config.affinity_keys)?),
+        };
+        let mut loaded = Vec::new();
+        let mut listeners = Vec::with_capacity(before.listeners.len());
+        for known in before.listeners.iter() {
+            let mut named = config.listeners.iter().enumerate();
+            let Some((index, listener)) = named.find(|(_, listener)| *listener.name == *known.name) else {
+                continue;
+            };
+            let tls = tls::load((index, listener), known.tls.as_ref()).map_err(StartError::from)?;
+            listeners.push(Arc::new(ListenerSettings::new(listener, tls.as_ref().map(LoadedTls::tls))));
+            loaded.extend(tls);
+        }
+        let access_log = match keeps_log(&old.access_log, &config.access_log) {
+            true => before.access_log.clone(),
+            false => LogSink::open(&config.access_log).map_err(StartError::from)?.map(Arc::new),
+        };
+        let around =
+            Surroundings { before: Some(&before), metrics: &shared.metrics, drain_wake: &shared.drain_wake };
+        let snapshot = build::snapshot(config, Files { keyring, listeners, access_log }, &around)?;
         let mut firsts = Vec::new();
-        for service in &site.services {
+        for service in snapshot.services.iter() {
             let known = before.counterpart(service);
             let discovery = &service.configuration.discovery;
             if known.is_none_or(|known| known.configuration.discovery != *discovery) {
                 firsts.push((Arc::clone(service), sources::read(discovery)?));
             }
         }
-        let mut doors = Vec::with_capacity(old_tls.len());
-        for (name, old_tls) in old_tls {
-            let found = config.listeners.iter().enumerate().find(|(_, listener)| listener.name == name);
-            let Some((index, listener)) = found else { continue };
-            let loaded = tls::load((index, listener), old_tls.as_ref())?;
-            doors.push((listener.clone(), loaded));
-        }
-        let log = log_change(&old.access_log, &config.access_log)?;
-        Ok(Prepared { site: Arc::new(site), keyring, doors, firsts, log })
+        Ok(Prepared { snapshot, keeps_keyring, loaded, firsts })
     }
 }
 
@@ -364,13 +361,9 @@ async fn check_cluster(config: &Config) -> Result<(), ReloadError> {
     Ok(checked.map_err(|_| ReloadError::Panicked)??)
 }
 
-/// A file is opened anew: whoever moved it away (logrotate) wants that.
-fn log_change(old: &LogTarget, new: &LogTarget) -> Result<LogChange, StartError> {
-    match new {
-        LogTarget::File(_) => Ok(LogChange::GoesOnIn(AccessLog::open(new)?)),
-        LogTarget::Off | LogTarget::Stdout if old == new => Ok(LogChange::Stays),
-        LogTarget::Off | LogTarget::Stdout => Ok(LogChange::GoesOnIn(AccessLog::open(new)?)),
-    }
+/// Whether lines go on to the same sink. A file is opened anew: a log rotation that moved it away relies on that.
+fn keeps_log(old: &LogTarget, new: &LogTarget) -> bool {
+    old == new && !matches!(new, LogTarget::File(_))
 }
 
 /// Waits until the cluster has said what endpoints the services have, or has taken too long.

@@ -10,17 +10,17 @@ use parking_lot::Mutex;
 
 /// Places by key. The lock is held for one look into the table.
 #[derive(Debug)]
-pub(crate) struct Occupancy<K>(Mutex<HashMap<K, u32>>);
+pub struct KeyedLimit<K>(Mutex<HashMap<K, u32>>);
 
-impl<K> Default for Occupancy<K> {
-    fn default() -> Occupancy<K> {
-        Occupancy(Mutex::default())
+impl<K> Default for KeyedLimit<K> {
+    fn default() -> KeyedLimit<K> {
+        KeyedLimit(Mutex::default())
     }
 }
 
-impl<K: Eq + Hash> Occupancy<K> {
+impl<K: Eq + Hash> KeyedLimit<K> {
     /// Takes one more place, unless `key` holds `limit` of them; whether it did.
-    pub(crate) fn take(&self, key: K, limit: u32) -> bool {
+    pub fn take(&self, key: K, limit: u32) -> bool {
         let mut taken = self.0.lock();
         let count = taken.entry(key).or_default();
         let free = *count < limit;
@@ -29,7 +29,7 @@ impl<K: Eq + Hash> Occupancy<K> {
     }
 
     /// Gives one place back.
-    pub(crate) fn give_back(&self, key: &K) {
+    pub fn give_back(&self, key: &K) {
         let mut taken = self.0.lock();
         if let Some(count) = taken.get_mut(key) {
             *count -= 1;
@@ -41,7 +41,7 @@ impl<K: Eq + Hash> Occupancy<K> {
 
     /// How many keys hold a place.
     #[cfg(test)]
-    pub(crate) fn keys(&self) -> usize {
+    pub fn keys(&self) -> usize {
         self.0.lock().len()
     }
 }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_key_holds_its_limit_and_leaves_nothing_behind() {
-        let places = Occupancy::default();
+        let places = KeyedLimit::default();
         assert!(places.take("one", 2) && places.take("one", 2) && !places.take("one", 2));
         assert!(places.take("other", 2));
         places.give_back(&"one");

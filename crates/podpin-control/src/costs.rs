@@ -7,14 +7,19 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use allocation_counter::AllocationInfo;
-use arc_swap::ArcSwap;
 use podpin_config::Config;
 use tokio::sync::{oneshot, watch};
 
-use crate::control::sources;
-use crate::control::watchers::Followers;
-use crate::shared::Gateway;
-use crate::worker::{Bound, Manner, run};
+use crate::sources;
+use crate::watchers::Followers;
+use podpin_proxy::net::listener::ListenerSettings;
+use podpin_proxy::shared::Shared;
+use podpin_proxy::telemetry::metrics::Metrics;
+use podpin_proxy::worker::{BoundListener, run};
+use tokio::sync::Notify;
+
+use crate::build::{self, Files, Surroundings};
+use crate::keys;
 
 const EVENTS: usize = 1_000;
 const STREAMS: usize = 100;
@@ -139,19 +144,24 @@ fn measured<T: Send>(
         pods.local_addr().unwrap()
     );
     let config = Config::parse(&text, "test", Path::new("")).unwrap();
-    let gateway = Arc::new(Gateway::new(&config, "0").unwrap());
-    for service in &gateway.site().services {
+    let (metrics, drain_wake) = (Metrics::new("0").unwrap(), Arc::new(Notify::new()));
+    let listeners = vec![Arc::new(ListenerSettings::new(&config.listeners[0], None))];
+    let keyring = Arc::new(keys::load(&config.affinity_keys).unwrap());
+    let around = Surroundings { before: None, metrics: &metrics, drain_wake: &drain_wake };
+    let files = Files { keyring, listeners, access_log: None };
+    let snapshot = build::snapshot(&config, files, &around).unwrap();
+    let shared = Arc::new(Shared::new(snapshot, metrics, drain_wake));
+    for service in shared.snapshot().services.iter() {
         let first = sources::read(&service.configuration.discovery).unwrap();
         sources::begin(service, first, &mut Followers::default());
     }
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let proxy = socket.local_addr().unwrap();
-    let manner = Arc::new(ArcSwap::from_pointee(Manner::new(&config.listeners[0], None)));
-    let bound = Bound { name: "http".to_owned(), manner, socket };
+    let bound = BoundListener { name: "http".to_owned(), index: 0, socket };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (stop, stopped) = watch::channel(false);
-    let worker = runtime.spawn(run(gateway, vec![bound], stopped));
+    let worker = runtime.spawn(run(shared, vec![bound], stopped));
 
     let ((ready, is_ready), (acted, has_acted)) = (oneshot::channel(), oneshot::channel());
     let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());

@@ -7,8 +7,8 @@ use podpin_affinity::{Key, Keyring};
 use podpin_config::{AffinityKeys, KeyFile, Position};
 use podpin_discovery::FileWatch;
 
-use crate::control::start::StartError;
-use crate::shared::Gateway;
+use crate::error::StartError;
+use podpin_proxy::shared::Shared;
 
 /// Reads the keyring that the configuration names.
 ///
@@ -63,18 +63,18 @@ fn ring(keys: Vec<Key>, place: &str) -> Result<Keyring, StartError> {
 }
 
 /// Follows the key files: new keys are in force as soon as all files hold good ones, else the old ones stay.
-pub(crate) async fn follow(gateway: Arc<Gateway>, keys: AffinityKeys) {
+pub(crate) async fn follow(shared: Arc<Shared>, keys: AffinityKeys) {
     let AffinityKeys::Files(files) = &keys else { return };
     let mut watch = FileWatch::new(files.iter().map(|file| file.file.clone()));
     // What changed between the reading of the configuration and the watch is no change to the watch.
     if let Ok(keyring) = load(&keys) {
-        gateway.set_keyring(keyring);
+        shared.set_keyring(keyring);
     }
     loop {
         watch.changed().await;
         let result = match load(&keys) {
             Ok(keyring) => {
-                gateway.set_keyring(keyring);
+                shared.set_keyring(keyring);
                 tracing::info!("affinity keys read again");
                 "success"
             }
@@ -83,6 +83,6 @@ pub(crate) async fn follow(gateway: Arc<Gateway>, keys: AffinityKeys) {
                 "failure"
             }
         };
-        gateway.metrics.keys_reloads.with_label_values(&[result]).inc();
+        shared.metrics.keys_reloads.with_label_values(&[result]).inc();
     }
 }

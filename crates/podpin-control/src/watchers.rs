@@ -110,7 +110,7 @@ impl Followers {
         }
         let writers = of_cluster
             .iter()
-            .map(|(service, of)| (TableWriter::new(Arc::clone(service)), service.as_known(of)));
+            .map(|(service, of)| (TableWriter::new(Arc::clone(service)), known_service(service, of)));
         let handle = self.tasks.spawn(follow_cluster(KubeSettings::from(&way.said), writers.collect()));
         self.cluster = Some(Task { subject: wanted, handle });
     }
@@ -159,4 +159,10 @@ impl<S> Task<S> {
 async fn follow_cluster(settings: KubeSettings, services: Vec<(TableWriter, KubeService)>) {
     let Err(error) = sources::follow_cluster(settings, services).await;
     tracing::error!(%error, "the endpoints of the cluster cannot be followed");
+}
+
+/// Describes how a service is followed in the cluster, with what is known of it.
+fn known_service(service: &ServiceState, of: &KubernetesService) -> KubeService {
+    let is_occupied = !service.view().snapshot.endpoints().is_empty();
+    KubeService { is_occupied, ..KubeService::from(of) }
 }

@@ -10,12 +10,12 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_config::Cidr;
 use podpin_time::Millis;
 use podpin_wire::client::Client;
+use podpin_wire::headers;
 use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK, Piece};
 use podpin_wire::http1::request_head::{self, HeadError, Scan};
 use podpin_wire::http1::response_head;
 use podpin_wire::http2_flood::{Alarm, FrameWatch};
 use podpin_wire::proxy_protocol::{self, Parsed};
-use podpin_wire::headers;
 
 /// The first byte says in which pieces a request comes; the rest is what a client sends.
 pub fn request_head(input: &[u8]) {
@@ -76,7 +76,10 @@ pub fn upstream_response(input: &[u8]) {
     the_pieces_of_a_body_do_not_matter(BodyDecoder::Chunked(FIRST_CHUNK), bytes, step);
     let Ok(Some((length, _, body))) = response_head::parse_head(bytes, &Method::GET) else { return };
     let shorter = bytes.get(..length.saturating_sub(1)).unwrap_or_default();
-    assert!(!matches!(response_head::parse_head(shorter, &Method::GET), Ok(Some(_))), "a head that ends twice");
+    assert!(
+        !matches!(response_head::parse_head(shorter, &Method::GET), Ok(Some(_))),
+        "a head that ends twice"
+    );
     the_pieces_of_a_body_do_not_matter(body, bytes.get(length..).unwrap_or_default(), step);
 }
 

@@ -1,6 +1,6 @@
 //! Who a client is, and which endpoint serves it.
 
-pub mod identify;
-pub mod select;
-pub mod split;
-pub mod wait;
+pub(crate) mod identify;
+pub(crate) mod select;
+pub(crate) mod split;
+pub(crate) mod wait;

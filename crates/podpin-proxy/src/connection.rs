@@ -4,8 +4,8 @@
 //! limit before anything is buffered, strict framing for both paths, no buffer while the connection is idle - and a
 //! socket that an event stream can take with it when it leaves this task.
 
-pub mod admit;
-pub mod http2;
+pub(crate) mod admit;
+pub(crate) mod http2;
 
 use std::future::poll_fn;
 use std::io;
@@ -18,8 +18,8 @@ use bytes::{Bytes, BytesMut};
 use http::{Version, header};
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
-use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -36,7 +36,7 @@ use crate::shared::Shared;
 use crate::stream::open;
 use crate::upgrade::client_stream::ClientStream;
 use crate::upgrade::pipeline::Pipeline;
-pub use http2::StreamGuard;
+pub(crate) use http2::StreamGuard;
 use podpin_wire::client::Client;
 use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
 use podpin_wire::http1::request_head::{self, Facts, HeadError, RequestBody, RequestHead, Scan};
@@ -46,7 +46,7 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const READ_BYTES: usize = 16 * 1024;
 
 /// A listener as one worker serves it.
-pub struct Listener {
+pub(crate) struct Listener {
     pub name: Arc<str>,
     pub settings: Arc<ListenerSettings>,
     pub shared: Arc<Shared>,
@@ -55,7 +55,7 @@ pub struct Listener {
 
 impl Listener {
     /// The same listener after a reload.
-    pub fn with_settings(&self, settings: Arc<ListenerSettings>) -> Listener {
+    pub(crate) fn with_settings(&self, settings: Arc<ListenerSettings>) -> Listener {
         let (shared, proxy) = (Arc::clone(&self.shared), Arc::clone(&self.proxy));
         Listener { name: Arc::clone(&self.name), settings, shared, proxy }
     }
@@ -66,7 +66,7 @@ impl Listener {
 }
 
 /// An accepted connection, counted as long as this lives.
-pub struct Connection {
+pub(crate) struct Connection {
     listener: Arc<Listener>,
     /// The client: the other end, or whom a trusted one names in its PROXY header.
     peer: SocketAddr,
@@ -103,7 +103,7 @@ enum Next {
 
 impl Connection {
     /// Serves the connection to its end, or until an event stream takes the socket.
-    pub async fn serve(mut self, mut tcp: TcpStream) {
+    pub(crate) async fn serve(mut self, mut tcp: TcpStream) {
         let Some(ahead) = self.introduced(&mut tcp).await else { return };
         if !self.take_place_of_address() {
             return self.turn_away(tcp, Some(ahead), Failure::ClientConnections);
@@ -142,7 +142,7 @@ impl Connection {
     }
 
     /// Serves what comes after an event stream, in a task of its own.
-    pub fn go_on(self, tcp: Transport) {
+    pub(crate) fn go_on(self, tcp: Transport) {
         let shared = Arc::clone(&self.listener.shared);
         shared.lifecycle.tasks.spawn(self.serve_from((tcp, BytesMut::new()), false));
     }

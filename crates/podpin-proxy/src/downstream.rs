@@ -1,5 +1,5 @@
 //! The client side: a response before it begins, and its body.
 
-pub mod body;
-pub mod pending;
-pub mod response;
+pub(crate) mod body;
+pub(crate) mod pending;
+pub(crate) mod response;

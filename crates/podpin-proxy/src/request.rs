@@ -1,6 +1,6 @@
 //! Ordinary requests.
 
-pub mod account;
-pub mod serve;
-pub mod transfer;
-pub mod upload;
+pub(crate) mod account;
+pub(crate) mod serve;
+pub(crate) mod transfer;
+pub(crate) mod upload;

@@ -1,8 +1,8 @@
 //! Event streams: opened, refused, relayed, handed over, accounted for.
 
-pub mod open;
-pub mod post;
-pub mod refuse;
-pub mod relay;
-pub mod successor;
-pub mod task;
+pub(crate) mod open;
+pub(crate) mod post;
+pub(crate) mod refuse;
+pub(crate) mod relay;
+pub(crate) mod successor;
+pub(crate) mod task;

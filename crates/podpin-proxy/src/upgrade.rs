@@ -1,5 +1,5 @@
 //! Protocol upgrades, through Pingora.
 
-pub mod client_stream;
-pub mod pipeline;
-pub mod response;
+pub(crate) mod client_stream;
+pub(crate) mod pipeline;
+pub(crate) mod response;

@@ -1,5 +1,5 @@
 //! The endpoint side: connections, their pool, and the headers that are sent and forwarded.
 
-pub mod connect;
-pub mod pool;
-pub mod rewrite;
+pub(crate) mod connect;
+pub(crate) mod pool;
+pub(crate) mod rewrite;

@@ -11,16 +11,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
-use podpin_config::ProxyProtocol;
+use pingora_proxy::http_proxy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::connection::{Connection, Listener};
 use crate::http::reply::Failure;
 use crate::net::socket_options::SocketOptions;
-use crate::net::tls::ServerTls;
 use crate::shared::Shared;
 use crate::upgrade::pipeline::Pipeline;
 use crate::upstream::pool;

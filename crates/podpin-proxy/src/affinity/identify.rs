@@ -24,7 +24,7 @@ const DRAWN_AT_ONCE: usize = 16;
 
 /// A request's client, as far as it is known.
 #[derive(Debug)]
-pub struct Recognition {
+pub(crate) struct Recognition {
     pub session: SessionId,
     /// Unix seconds of the session's start; a re-pin keeps it.
     pub started_seconds: u64,
@@ -38,7 +38,7 @@ pub struct Recognition {
 }
 
 /// What a request shows of its client to a service.
-pub enum Shown<'a> {
+pub(crate) enum Shown<'a> {
     /// A token of the service that is right.
     Pin(Verified, By),
     /// A value of the client's own, and why it is no token of ours where it reads like one.
@@ -49,7 +49,7 @@ pub enum Shown<'a> {
 
 /// What told the session.
 #[derive(Debug, PartialEq, Eq)]
-pub enum By {
+pub(crate) enum By {
     /// The cookie; or nothing, and the client gets one.
     Cookie,
     /// A value of the client's own.
@@ -60,11 +60,11 @@ pub enum By {
 
 impl Recognition {
     /// The client that a request shows to its only service.
-    pub fn of(shared: &Shared, service: &ServiceState, asked: &Asked<'_>) -> Recognition {
+    pub(crate) fn of(shared: &Shared, service: &ServiceState, asked: &Asked<'_>) -> Recognition {
         Recognition::new(service, show(shared, service, asked))
     }
 
-    pub fn new(service: &ServiceState, shown: Shown<'_>) -> Recognition {
+    pub(crate) fn new(service: &ServiceState, shown: Shown<'_>) -> Recognition {
         match shown {
             Shown::Pin(verified, by) => pinned(service, verified, by),
             Shown::Own(source, value, refused) => chosen(service, source, &value, refused),
@@ -73,7 +73,7 @@ impl Recognition {
     }
 
     /// A new client.
-    pub fn begun(session: SessionId, refused: Option<TokenError>) -> Recognition {
+    pub(crate) fn begun(session: SessionId, refused: Option<TokenError>) -> Recognition {
         Recognition {
             session,
             started_seconds: clock::unix_seconds(),
@@ -86,12 +86,12 @@ impl Recognition {
     }
 
     /// A new client that had this session elsewhere; it lives as long as any that begins here now.
-    pub fn displaced(session: SessionId, by: By) -> Recognition {
+    pub(crate) fn displaced(session: SessionId, by: By) -> Recognition {
         Recognition { by, displaced: true, ..Recognition::begun(session, None) }
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
-    pub fn of_stream(session: SessionId, endpoint: EndpointId) -> Recognition {
+    pub(crate) fn of_stream(session: SessionId, endpoint: EndpointId) -> Recognition {
         Recognition {
             session,
             started_seconds: 0,
@@ -105,7 +105,7 @@ impl Recognition {
 }
 
 /// Reads what a request shows of its client to a service.
-pub fn show<'a>(shared: &Shared, service: &ServiceState, asked: &Asked<'a>) -> Shown<'a> {
+pub(crate) fn show<'a>(shared: &Shared, service: &ServiceState, asked: &Asked<'a>) -> Shown<'a> {
     let by_header = service.session_header.as_ref();
     if let Some(value) = by_header.and_then(|name| value_of(asked.headers, name)) {
         return show_value(shared, service, value);
@@ -238,7 +238,7 @@ fn network(address: IpAddr, prefixes: ClientIp) -> Vec<u8> {
 }
 
 /// 128 random bits from the operating system: a session id is a name that must not be guessed. Asked for by the dozen.
-pub fn new_session() -> SessionId {
+pub(crate) fn new_session() -> SessionId {
     thread_local! {
         static DRAWN: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
     }

@@ -28,7 +28,7 @@ use podpin_wire::http1::request_head::{self, RequestHead};
 
 /// A routed request with its affinity.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     /// As it leads to the service of this request.
     pub route: Arc<Route>,
     /// As it leads to all of its services, where those are several.
@@ -42,7 +42,7 @@ pub struct Admission {
 }
 
 /// What of a request head tells where it goes.
-pub struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     pub authority: &'a str,
     pub path: &'a str,
     pub query: Option<&'a str>,
@@ -51,7 +51,7 @@ pub struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    pub fn of(head: &'a RequestHead, client: &'a Client) -> Asked<'a> {
+    pub(crate) fn of(head: &'a RequestHead, client: &'a Client) -> Asked<'a> {
         Asked {
             authority: &head.authority,
             path: head.path(),
@@ -64,7 +64,7 @@ impl<'a> Asked<'a> {
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
-pub struct Placement {
+pub(crate) struct Placement {
     pub endpoint: Arc<Endpoint>,
     /// Why a pinned client is not served by its pin.
     pub moved: Option<MoveReason>,
@@ -73,7 +73,7 @@ pub struct Placement {
 
 impl Placement {
     /// At this endpoint, whatever `pick` would say.
-    pub fn at(endpoint: Arc<Endpoint>) -> Placement {
+    pub(crate) fn at(endpoint: Arc<Endpoint>) -> Placement {
         Placement { endpoint, moved: None, stayed: false }
     }
 }
@@ -83,7 +83,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::NoRoute`]; a bad token is no error but a new client.
-    pub fn new(shared: &Shared, asked: &Asked<'_>) -> Result<Admission, Failure> {
+    pub(crate) fn new(shared: &Shared, asked: &Asked<'_>) -> Result<Admission, Failure> {
         let destination = shared.current().table.find(asked.authority, asked.path, asked.headers);
         let (route, known, backends) = match destination.ok_or(Failure::NoRoute)? {
             Destination::One(route) => {
@@ -101,27 +101,27 @@ impl Admission {
     }
 
     /// A stream in flight whose client is pinned to `endpoint`.
-    pub fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
+    pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> Admission {
         let known = Recognition::of_stream(session, endpoint);
         Admission { route, backends: None, session, known, may_wait: false, only_streams_to: None }
     }
 
-    pub fn service(&self) -> &Arc<ServiceState> {
+    pub(crate) fn service(&self) -> &Arc<ServiceState> {
         &self.route.service
     }
 
     /// The client showed a valid token.
-    pub fn returning(&self) -> bool {
+    pub(crate) fn returning(&self) -> bool {
         self.known.pinned.is_some()
     }
 
     /// Whether the client comes back with this session, as far as can be told.
-    pub fn is_recognised(&self) -> bool {
+    pub(crate) fn is_recognised(&self) -> bool {
         self.known.by != By::Cookie || self.service().cookie_name().is_some()
     }
 
     /// Whether the client learns of it when its stream goes on at another endpoint that the ring would not choose.
-    pub fn may_be_rebalanced(&self) -> bool {
+    pub(crate) fn may_be_rebalanced(&self) -> bool {
         self.known.by == By::Cookie
     }
 
@@ -129,11 +129,11 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::NoEndpoint`] or [`Failure::Full`].
-    pub fn place(&self, kind: Kind, tried: &[EndpointId]) -> Result<Placement, Failure> {
+    pub(crate) fn place(&self, kind: Kind, tried: &[EndpointId]) -> Result<Placement, Failure> {
         self.place_on(kind, &Terms::after(tried))
     }
 
-    pub fn place_on(&self, kind: Kind, terms: &Terms<'_>) -> Result<Placement, Failure> {
+    pub(crate) fn place_on(&self, kind: Kind, terms: &Terms<'_>) -> Result<Placement, Failure> {
         let service = self.service();
         let balance = &service.configuration.balance;
         let limit = service.configuration.limits.streams_per_endpoint;
@@ -168,7 +168,7 @@ impl Admission {
 
     /// The endpoint that is the client's own: what its token says; for one that names itself, the first on the ring, and
     /// for one that comes from another service, the first there that takes new clients: so its requests meet at one.
-    pub fn home(&self, view: &View) -> Option<EndpointId> {
+    pub(crate) fn home(&self, view: &View) -> Option<EndpointId> {
         let is_ready =
             |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| endpoint.phase == Phase::Ready);
         match self.known.by {
@@ -179,7 +179,7 @@ impl Admission {
     }
 
     /// Whether a client may leave its pin, as `affinity.onUnavailable` says.
-    pub fn relocate(
+    pub(crate) fn relocate(
         &self,
         endpoint: Arc<Endpoint>,
         reason: MoveReason,
@@ -204,11 +204,11 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::ClientLimit`].
-    pub fn client_permit(&self, client: &Client) -> Result<Option<ClientPermit>, Failure> {
+    pub(crate) fn client_permit(&self, client: &Client) -> Result<Option<ClientPermit>, Failure> {
         self.client_permit_at(client.address)
     }
 
-    pub fn client_permit_at(&self, address: IpAddr) -> Result<Option<ClientPermit>, Failure> {
+    pub(crate) fn client_permit_at(&self, address: IpAddr) -> Result<Option<ClientPermit>, Failure> {
         let service = self.service();
         let Some(limit) = service.configuration.limits.streams_per_client else { return Ok(None) };
         let key = ClientKey::of(self.returning().then_some(self.session), address);
@@ -219,11 +219,11 @@ impl Admission {
     ///
     /// # Errors
     /// As [`Admission::place`].
-    pub fn place_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
+    pub(crate) fn place_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
         self.place_stream_on(&Terms::after(tried))
     }
 
-    pub fn place_stream_on(&self, terms: &Terms<'_>) -> Result<(Placement, Permit), Failure> {
+    pub(crate) fn place_stream_on(&self, terms: &Terms<'_>) -> Result<(Placement, Permit), Failure> {
         let limit = self.service().configuration.limits.streams_per_endpoint;
         // Others take places between the pick and the permit; each round sees their newer counts.
         for _ in 0..16 {
@@ -236,7 +236,7 @@ impl Admission {
     }
 
     /// Counts the decision, once a request is placed (or refused).
-    pub fn count(&self, placement: Option<&Placement>) {
+    pub(crate) fn count(&self, placement: Option<&Placement>) {
         let metrics = &self.service().metrics;
         metrics.affinity_decisions.inc(self.decision(placement));
         if let Some(reason) = placement.and_then(|placement| placement.moved) {
@@ -245,7 +245,7 @@ impl Admission {
     }
 
     /// The decision as metrics and the access log spell it.
-    pub fn decision(&self, placement: Option<&Placement>) -> &'static str {
+    pub(crate) fn decision(&self, placement: Option<&Placement>) -> &'static str {
         let own = self.known.pinned.is_some() || self.known.by == By::Choice;
         match (self.known.refused, own, placement) {
             (Some(TokenError::Malformed), ..) => "malformed",
@@ -259,7 +259,7 @@ impl Admission {
     }
 
     /// Writes into a line of the access log where the request belonged and where it went.
-    pub fn write_down(&self, placement: Option<&Placement>, answered: bool, log: &mut Record) {
+    pub(crate) fn write_down(&self, placement: Option<&Placement>, answered: bool, log: &mut Record) {
         log.route = Some(self.route.name.to_string());
         log.service = Some(self.service().name.to_string());
         log.affinity = Some(self.decision(placement.filter(|_| answered)));
@@ -271,7 +271,7 @@ impl Admission {
     }
 
     /// Takes our cookies out of what the pod will see, of all services of the route, but for those to be forwarded.
-    pub fn strip_cookies(&self, lines: &mut HeaderMap) {
+    pub(crate) fn strip_cookies(&self, lines: &mut HeaderMap) {
         let cookies = self.services().filter_map(|service| service.configuration.affinity.cookie.as_ref());
         for cookie in cookies.filter(|cookie| !cookie.forward) {
             strip_cookie(lines, &cookie.name);
@@ -279,19 +279,19 @@ impl Admission {
     }
 
     /// Whether a `Set-Cookie` line of a pod would take the place of ours, of any service of the route.
-    pub fn sets_pin(&self, line: &HeaderValue) -> bool {
+    pub(crate) fn sets_pin(&self, line: &HeaderValue) -> bool {
         self.services().filter_map(|service| service.cookie_name()).any(|name| sets_cookie(line, name))
     }
 
     /// The services of the route: a client may have a cookie of each.
-    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
         let backends = self.backends.as_deref().unwrap_or_default();
         let only = backends.is_empty().then_some(&self.route);
         only.into_iter().chain(backends.iter().map(|backend| &backend.route)).map(|route| &route.service)
     }
 
     /// What the pod itself calls the session, instead of what the client was given.
-    pub fn own_session_id(&self) -> Option<(HeaderName, HeaderValue)> {
+    pub(crate) fn own_session_id(&self) -> Option<(HeaderName, HeaderValue)> {
         let name = self.service().session_header.clone()?;
         match &self.known.by {
             By::Bound(own) => Some((name, own.clone())),
@@ -300,7 +300,7 @@ impl Admission {
     }
 
     /// What the client is given instead of the session id that the pod's response carries.
-    pub fn bound_session_id(
+    pub(crate) fn bound_session_id(
         &self,
         shared: &Shared,
         (endpoint, lines): (EndpointId, &HeaderMap),
@@ -312,7 +312,7 @@ impl Admission {
         Some((name, HeaderValue::try_from(text?).ok()?))
     }
 
-    pub fn token(&self, endpoint: EndpointId) -> Token {
+    pub(crate) fn token(&self, endpoint: EndpointId) -> Token {
         Token {
             session: self.session,
             endpoint: *endpoint.as_bytes(),
@@ -321,7 +321,7 @@ impl Admission {
     }
 
     /// Tells the pod which session this is, and why it comes here when it was pinned elsewhere.
-    pub fn session_lines(&self, lines: &mut HeaderMap, placement: &Placement) {
+    pub(crate) fn session_lines(&self, lines: &mut HeaderMap, placement: &Placement) {
         if let Ok(session) = HeaderValue::try_from(self.session.to_string()) {
             lines.insert(headers::SESSION, session);
         }
@@ -332,7 +332,12 @@ impl Admission {
     }
 
     /// The `Set-Cookie` that makes the client's cookie tell the truth; `None` when it does already.
-    pub fn set_cookie(&self, shared: &Shared, endpoint: EndpointId, client: &Client) -> Option<HeaderValue> {
+    pub(crate) fn set_cookie(
+        &self,
+        shared: &Shared,
+        endpoint: EndpointId,
+        client: &Client,
+    ) -> Option<HeaderValue> {
         let attributes = self.service().configuration.affinity.cookie.as_ref()?;
         let is_told_otherwise = self.known.by != By::Cookie;
         if is_told_otherwise || (!self.known.reissue && self.known.pinned == Some(endpoint)) {

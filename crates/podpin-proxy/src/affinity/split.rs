@@ -22,7 +22,11 @@ use crate::shared::Shared;
 
 /// The route as it leads to the service, and the client as that service knows it. `None` when no service has a weight,
 /// which the configuration does not let happen.
-pub fn choose(shared: &Shared, backends: &[Backend], asked: &Asked<'_>) -> Option<(Arc<Route>, Recognition)> {
+pub(crate) fn choose(
+    shared: &Shared,
+    backends: &[Backend],
+    asked: &Asked<'_>,
+) -> Option<(Arc<Route>, Recognition)> {
     let shown = backends.iter().map(|backend| show(shared, &backend.route.service, asked));
     let mut table = Table { backends, shown: shown.collect() };
     let (at, known) = table.decide()?;

@@ -24,7 +24,7 @@ use crate::http::reply::Failure;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a request may be given.
-pub struct Terms<'a> {
+pub(crate) struct Terms<'a> {
     /// It has tried these in vain.
     tried: &'a [EndpointId],
     /// Those who are to be served before it.
@@ -35,12 +35,12 @@ pub struct Terms<'a> {
 
 impl<'a> Terms<'a> {
     /// Whatever there is; a pin that failed this very request is not waited for.
-    pub fn after(tried: &'a [EndpointId]) -> Terms<'a> {
+    pub(crate) fn after(tried: &'a [EndpointId]) -> Terms<'a> {
         Terms { tried, ahead: Ahead::default(), waits: tried.is_empty() }
     }
 
     /// Endpoints that are not to be chosen. A client's own is: why it is not to be had is its reason to move.
-    pub fn left_out(&self, own: Option<EndpointId>) -> Cow<'a, [EndpointId]> {
+    pub(crate) fn left_out(&self, own: Option<EndpointId>) -> Cow<'a, [EndpointId]> {
         if self.ahead.endpoints.is_empty() {
             return Cow::Borrowed(self.tried);
         }
@@ -54,7 +54,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::QueueTimeout`] too.
-    pub async fn await_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
+    pub(crate) async fn await_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
         self.await_place(Kind::Stream, tried, |terms| self.place_stream_on(terms)).await
     }
 
@@ -65,7 +65,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`Failure::QueueTimeout`] and [`Failure::ClientLimit`] too.
-    pub async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
+    pub(crate) async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
         let mut kind = Kind::Request;
         if let Some(client) = self.only_streams_to {
             drop(self.client_permit_at(client)?);
@@ -74,7 +74,7 @@ impl Admission {
         self.await_place(kind, tried, |terms| self.place_on(kind, terms)).await
     }
 
-    pub async fn await_place<P>(
+    pub(crate) async fn await_place<P>(
         &self,
         kind: Kind,
         tried: &[EndpointId],
@@ -128,14 +128,14 @@ impl Admission {
     }
 
     /// An ordinary request takes no place: whoever can be served passes by those who wait for one.
-    pub fn ahead(&self, kind: Kind) -> Ahead {
+    pub(crate) fn ahead(&self, kind: Kind) -> Ahead {
         match kind {
             Kind::Stream => self.service().queue.ahead(),
             Kind::Request => Ahead::default(),
         }
     }
 
-    pub fn want(&self, kind: Kind) -> Want {
+    pub(crate) fn want(&self, kind: Kind) -> Want {
         let view = self.service().view();
         let own = self.home(&view).and_then(|id| view.snapshot.get(&id));
         match (kind, own) {

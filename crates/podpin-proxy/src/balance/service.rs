@@ -13,7 +13,6 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
 use podpin_config::{Discovery, KubernetesService, Pinned, Service as Configuration, ZonePreference};
-use podpin_discovery::KubeService;
 use podpin_endpoints::{
     Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition,
     Update,
@@ -180,12 +179,6 @@ impl ServiceState {
             Discovery::Kubernetes(of) => Some(of),
             Discovery::Static(_) | Discovery::File(_) => None,
         }
-    }
-
-    /// How it is followed in the cluster, with what is known of it.
-    pub fn as_known(&self, of: &KubernetesService) -> KubeService {
-        let is_occupied = !self.view().snapshot.endpoints().is_empty();
-        KubeService { is_occupied, ..KubeService::from(of) }
     }
 
     /// The file that lists its endpoints, if one does.

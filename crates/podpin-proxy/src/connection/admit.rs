@@ -35,7 +35,7 @@ const IPV6_PREFIX_BITS: u32 = 64;
 
 /// What a connection takes of the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     /// Nothing: it was refused.
     None,
     /// One of `limits.connections`.
@@ -65,7 +65,7 @@ impl Connection {
     ///
     /// # Errors
     /// When `limits.connections` is reached; it is not counted then, and can only be turned away.
-    pub fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<Connection, Connection> {
+    pub(crate) fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<Connection, Connection> {
         let shared = &listener.shared;
         let before = shared.connections.open.fetch_add(1, Ordering::Relaxed);
         shared.metrics.connections_active.with_label_values(&[&*listener.name]).inc();
@@ -79,7 +79,7 @@ impl Connection {
     }
 
     /// Gives back what it takes of the limits.
-    pub fn vacate(&mut self) {
+    pub(crate) fn vacate(&mut self) {
         let shared = &self.listener.shared;
         match mem::replace(&mut self.place, Place::None) {
             Place::None => return,
@@ -92,7 +92,7 @@ impl Connection {
 
     /// Counts it among the connections of its address; `false`: there are too many. A trusted proxy stands for many
     /// clients and has no limit.
-    pub fn take_place_of_address(&mut self) -> bool {
+    pub(crate) fn take_place_of_address(&mut self) -> bool {
         let shared = &self.listener.shared;
         let Some(limit) = shared.current().limits.connections_per_client_ip else { return true };
         let address = self.peer.ip();
@@ -108,7 +108,7 @@ impl Connection {
 
     /// Who is it? On listeners without PROXY headers, whoever connected. Gives the bytes that were read and are the
     /// client's own; `None`: it has ended.
-    pub async fn introduced(&mut self, tcp: &mut TcpStream) -> Option<BytesMut> {
+    pub(crate) async fn introduced(&mut self, tcp: &mut TcpStream) -> Option<BytesMut> {
         match self.listener.settings.proxy_protocol {
             ProxyProtocol::Off => Some(BytesMut::new()),
             header => Box::pin(self.introduce(tcp, header)).await,
@@ -150,7 +150,7 @@ impl Connection {
     }
 
     /// Tells a client that there is no room for it. `ahead` is what was read already; `None`: not even who it is.
-    pub fn turn_away(mut self, tcp: TcpStream, ahead: Option<BytesMut>, failure: Failure) {
+    pub(crate) fn turn_away(mut self, tcp: TcpStream, ahead: Option<BytesMut>, failure: Failure) {
         self.vacate();
         let shared = Arc::clone(&self.listener.shared);
         let limit = if failure == Failure::Connections { "connections" } else { "connections_per_client_ip" };

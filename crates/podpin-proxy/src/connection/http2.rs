@@ -55,21 +55,21 @@ struct OpenStreams {
 }
 
 /// One stream of an HTTP/2 connection, counted as long as this lives.
-pub struct StreamGuard(Arc<OpenStreams>);
+pub(crate) struct StreamGuard(Arc<OpenStreams>);
 
 /// There is no room for the connection: each of its requests is told so, as each would be over HTTP/1.
 ///
 /// Not REFUSED_STREAM (RFC 9113 section 8.7), on which browsers try again at once on a connection that is as much one too
 /// many as this one: an event stream that only says `retry:` keeps them away for a while.
 #[derive(Clone, Copy)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     pub failure: Failure,
     /// When the connection ends, heard or not.
     pub deadline: Instant,
 }
 
 /// Serves a connection to its end; `bytes` of it were read already.
-pub async fn serve(
+pub(crate) async fn serve(
     connection: Connection,
     (tcp, bytes): (Transport, BytesMut),
     closing: ShutdownWatch,

@@ -22,10 +22,10 @@ const STRAY_BYTES_MAX: usize = 64 * 1024;
 
 /// The client is gone.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Gone;
+pub(crate) struct Gone;
 
 /// The client's side.
-pub enum Downstream {
+pub(crate) enum Downstream {
     /// HTTP/1.0 or 1.1.
     H1 { tcp: Transport, framing: Framing, stray_bytes: usize },
     /// HTTP/2.
@@ -34,17 +34,17 @@ pub enum Downstream {
 
 impl Downstream {
     /// An HTTP/1 client whose response head is still to be written.
-    pub fn h1(tcp: Transport, framing: Framing) -> Downstream {
+    pub(crate) fn h1(tcp: Transport, framing: Framing) -> Downstream {
         Downstream::H1 { tcp, framing, stray_bytes: 0 }
     }
 
     /// The sending half of an h2 stream whose response head was written.
-    pub fn h2(stream: SendStream<Bytes>) -> Downstream {
+    pub(crate) fn h2(stream: SendStream<Bytes>) -> Downstream {
         Downstream::H2 { stream, queue: Arc::default() }
     }
 
     /// Frames `piece[CHUNK_PREFIX_BYTES..]` in place; gives the offset where the framed bytes begin.
-    pub fn frame(&self, piece: &mut Vec<u8>) -> usize {
+    pub(crate) fn frame(&self, piece: &mut Vec<u8>) -> usize {
         match self {
             Downstream::H1 { framing: Framing::Chunked, .. } => seal_chunk(piece),
             Downstream::H1 { .. } | Downstream::H2 { .. } => CHUNK_PREFIX_BYTES,
@@ -52,7 +52,7 @@ impl Downstream {
     }
 
     /// Resolves when the client has left: closed, half-closed or reset. Other bytes of an HTTP/1 client are dropped.
-    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
+    pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         match self {
             Downstream::H2 { stream, .. } => stream.poll_reset(context).map(|_| Gone),
             Downstream::H1 { tcp, stray_bytes, .. } => loop {
@@ -72,7 +72,11 @@ impl Downstream {
     }
 
     /// Writes what the client takes now; gives how much that was, at least one byte.
-    pub fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Gone>> {
+    pub(crate) fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize, Gone>> {
         match self {
             Downstream::H1 { tcp, .. } => match ready!(Pin::new(tcp).poll_write(context, bytes)) {
                 Ok(count) if count > 0 => Poll::Ready(Ok(count)),
@@ -94,7 +98,7 @@ impl Downstream {
     }
 
     /// Whether bytes that count as written wait within TLS; [`Downstream::poll_flush`] sends them on.
-    pub fn holds_bytes(&self) -> bool {
+    pub(crate) fn holds_bytes(&self) -> bool {
         match self {
             Downstream::H1 { tcp, .. } => tcp.holds_bytes(),
             Downstream::H2 { .. } => false,
@@ -102,7 +106,7 @@ impl Downstream {
     }
 
     /// Resolves when nothing waits within TLS.
-    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         match self {
             Downstream::H1 { tcp, .. } => Pin::new(tcp).poll_flush(context).map_err(|_| Gone),
             Downstream::H2 { .. } => Poll::Ready(Ok(())),
@@ -110,7 +114,7 @@ impl Downstream {
     }
 
     /// What must still be written for a clean end.
-    pub fn last_bytes(&self) -> &'static [u8] {
+    pub(crate) fn last_bytes(&self) -> &'static [u8] {
         match self {
             Downstream::H1 { framing: Framing::Chunked, .. } => b"0\r\n\r\n",
             Downstream::H1 { .. } | Downstream::H2 { .. } => b"",
@@ -118,7 +122,7 @@ impl Downstream {
     }
 
     /// Ends well, after [`Downstream::last_bytes`]; gives the socket back when it may carry another request.
-    pub fn finish(self) -> Option<Transport> {
+    pub(crate) fn finish(self) -> Option<Transport> {
         match self {
             Downstream::H1 { tcp, stray_bytes: 0, .. } => Some(tcp),
             Downstream::H1 { tcp, .. } => {
@@ -136,7 +140,7 @@ impl Downstream {
 
     /// Ends so that the client can tell the body is not complete: no last chunk, or a reset. What is left to do then
     /// for HTTP/2 is the caller's to await.
-    pub fn abort(self) -> Option<Dying> {
+    pub(crate) fn abort(self) -> Option<Dying> {
         match self {
             Downstream::H1 { framing: Framing::Chunked, .. } => None,
             Downstream::H1 { tcp, .. } => {
@@ -154,7 +158,7 @@ impl Downstream {
 
 /// Pieces of one h2 stream that its connection has not written yet.
 #[derive(Debug, Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     pieces: AtomicUsize,
     written: Notify,
 }
@@ -187,14 +191,14 @@ impl Drop for Piece {
 }
 
 /// An h2 stream that ends badly: a reset throws away what is queued, so the reset waits for that.
-pub struct Dying {
+pub(crate) struct Dying {
     stream: SendStream<Bytes>,
     queue: Arc<Queue>,
 }
 
 impl Dying {
     /// Resets the stream once everything before is written, at the latest after `limit`.
-    pub async fn reset(mut self, limit: Duration) {
+    pub(crate) async fn reset(mut self, limit: Duration) {
         let written = async {
             while self.queue.pieces.load(Ordering::Relaxed) > 0 {
                 self.queue.written.notified().await;

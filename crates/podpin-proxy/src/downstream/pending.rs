@@ -17,7 +17,6 @@ use crate::connection::{Connection, StreamGuard};
 use crate::downstream::body::Downstream;
 use crate::http::reply::{Answer, Body, Failure};
 use crate::net::transport::Transport;
-use podpin_wire::headers;
 
 /// How long a refused client may take to read the answer before its connection is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -25,7 +24,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 * 1024;
 
 /// A client waiting for its answer.
-pub enum Exchange {
+pub(crate) enum Exchange {
     /// HTTP/1.0 or 1.1, with the connection that may go on afterwards.
     H1 { tcp: Transport, connection: Connection, keep_alive: bool },
     /// One stream of an HTTP/2 connection, counted there.
@@ -33,7 +32,7 @@ pub enum Exchange {
 }
 
 /// What a stream holds of its client's connection.
-pub enum After {
+pub(crate) enum After {
     /// HTTP/1: the connection itself, which may carry another request.
     H1 { connection: Connection, goes_on: bool },
     /// HTTP/2: its place among the connection's streams.
@@ -41,7 +40,7 @@ pub enum After {
 }
 
 /// An answer that has begun.
-pub struct Begun {
+pub(crate) struct Begun {
     pub downstream: Downstream,
     /// The head, still to be written (HTTP/1).
     pub head: Vec<u8>,
@@ -51,7 +50,7 @@ pub struct Begun {
 
 impl Exchange {
     /// Resolves when the client leaves while it waits.
-    pub async fn gone(&mut self) {
+    pub(crate) async fn gone(&mut self) {
         match self {
             Exchange::H2(session, _) => {
                 // Both outcomes mean the same: the stream was reset, or its connection is gone.
@@ -76,7 +75,7 @@ impl Exchange {
     }
 
     /// Begins the answer; `length` is the body's, when it is known. `None` when the client is gone.
-    pub fn begin(
+    pub(crate) fn begin(
         self,
         status: StatusCode,
         lines: &HeaderMap,
@@ -101,14 +100,14 @@ impl Exchange {
     }
 
     /// Answers with a failure of ours.
-    pub async fn refuse(self, failure: Failure) {
+    pub(crate) async fn refuse(self, failure: Failure) {
         if let Some(answer) = failure.answer() {
             self.answer(answer).await;
         }
     }
 
     /// Gives an answer of ours.
-    pub async fn answer(self, answer: Answer) {
+    pub(crate) async fn answer(self, answer: Answer) {
         match self {
             Exchange::H1 { tcp, .. } => answer_h1(tcp, &answer).await,
             Exchange::H2(session, _guard) => answer_h2(*session, answer, Body::Whole).await,
@@ -117,7 +116,7 @@ impl Exchange {
 }
 
 /// A response head for HTTP/2.
-pub fn h2_head(status: StatusCode, lines: &HeaderMap) -> pingora::Result<Box<ResponseHeader>> {
+pub(crate) fn h2_head(status: StatusCode, lines: &HeaderMap) -> pingora::Result<Box<ResponseHeader>> {
     let mut head = ResponseHeader::build(status, Some(lines.len()))?;
     for (name, value) in lines {
         head.append_header(name.clone(), value.clone())?;
@@ -136,12 +135,12 @@ fn begin_h2(
 }
 
 /// Writes the answer to a request with or without a body and closes, so that the client can read it.
-pub async fn answer_h1(tcp: Transport, answer: &Answer) {
+pub(crate) async fn answer_h1(tcp: Transport, answer: &Answer) {
     say_and_linger(tcp, &answer.h1(Persistence::Close, Body::Whole)).await;
 }
 
 /// Writes the last that is said on a connection and closes it, so that the client can read that.
-pub async fn say_and_linger(mut tcp: Transport, words: &[u8]) {
+pub(crate) async fn say_and_linger(mut tcp: Transport, words: &[u8]) {
     let said = async {
         tcp.write_all(words).await?;
         tcp.shutdown().await?;
@@ -165,7 +164,7 @@ pub async fn say_and_linger(mut tcp: Transport, words: &[u8]) {
 }
 
 /// Gives an answer of ours over HTTP/2.
-pub async fn answer_h2(mut session: SessionV2, answer: Answer, body: Body) {
+pub(crate) async fn answer_h2(mut session: SessionV2, answer: Answer, body: Body) {
     let answered = async {
         let mut lines = answer.own_lines();
         lines.extend(answer.lines);

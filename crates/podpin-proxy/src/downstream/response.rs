@@ -35,13 +35,13 @@ const PASS_OVER: Duration = Duration::from_secs(30);
 const PASS_OVER_PAUSE: Duration = Duration::from_secs(1);
 
 /// A client that asked and waits.
-pub enum ClientSide {
+pub(crate) enum ClientSide {
     H1(H1),
     H2(H2),
 }
 
 /// A whole HTTP/1.0 or 1.1 connection, for one request.
-pub struct H1 {
+pub(crate) struct H1 {
     tcp: Transport,
     /// Read already: body, then later requests.
     ahead: BytesMut,
@@ -54,7 +54,7 @@ pub struct H1 {
 }
 
 /// One stream of an HTTP/2 connection, counted there.
-pub struct H2 {
+pub(crate) struct H2 {
     session: Box<HttpSession>,
     /// Present once the response has begun.
     response: Option<Downstream>,
@@ -63,11 +63,11 @@ pub struct H2 {
 }
 
 /// The connection of an HTTP/1 client, and what came of its next request.
-pub type Idle = (Transport, BytesMut);
+pub(crate) type Idle = (Transport, BytesMut);
 
 /// What of the response body follows its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Follows {
+pub(crate) enum Follows {
     Nothing,
     /// As much as the head says.
     Length,
@@ -77,7 +77,7 @@ pub enum Follows {
 
 impl ClientSide {
     /// An HTTP/1 client whose request head was read; `ahead` is what came behind it.
-    pub fn h1(
+    pub(crate) fn h1(
         (tcp, ahead): Idle,
         body: BodyDecoder,
         (http10, keep_alive, asked_first): (bool, bool, bool),
@@ -86,13 +86,13 @@ impl ClientSide {
     }
 
     /// An HTTP/2 client.
-    pub fn h2(session: HttpSession, guard: StreamGuard) -> ClientSide {
+    pub(crate) fn h2(session: HttpSession, guard: StreamGuard) -> ClientSide {
         let body_done = session.is_body_empty();
         ClientSide::H2(H2 { session: Box::new(session), response: None, body_done, _guard: guard })
     }
 
     /// The whole request body was read.
-    pub fn is_body_read(&self) -> bool {
+    pub(crate) fn is_body_read(&self) -> bool {
         match self {
             ClientSide::H1(client) => client.body == BodyDecoder::Done,
             ClientSide::H2(client) => client.body_done,
@@ -100,7 +100,7 @@ impl ClientSide {
     }
 
     /// Interim responses mean something to it (RFC 9110 section 15.2).
-    pub fn takes_interim(&self) -> bool {
+    pub(crate) fn takes_interim(&self) -> bool {
         match self {
             ClientSide::H1(client) => !client.http10,
             // The library sends none.
@@ -109,7 +109,11 @@ impl ClientSide {
     }
 
     /// Appends what came of the request body, at least a byte or its end.
-    pub fn poll_body(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<(), Failure>> {
+    pub(crate) fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<(), Failure>> {
         match self {
             ClientSide::H1(client) => client.poll_body(context, out),
             ClientSide::H2(client) => match ready!(client.session.poll_read_body_bytes(context)) {
@@ -127,7 +131,7 @@ impl ClientSide {
     }
 
     /// Appends what is there of the request body already, without waiting for more.
-    pub fn body_at_hand(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+    pub(crate) fn body_at_hand(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
         match self {
             ClientSide::H1(client) => client.take_ahead(out),
             ClientSide::H2(_) => Ok(()),
@@ -135,7 +139,7 @@ impl ClientSide {
     }
 
     /// Resolves when the client has left. What comes of later requests is kept for them.
-    pub fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
+    pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         match self {
             ClientSide::H1(client) => client.poll_gone(context),
             ClientSide::H2(H2 { response: Some(response), .. }) => response.poll_gone(context),
@@ -145,7 +149,7 @@ impl ClientSide {
     }
 
     /// Begins the answer, appending to `out` what has to be written for that.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         status: StatusCode,
         lines: &HeaderMap,
@@ -162,7 +166,7 @@ impl ClientSide {
     }
 
     /// Appends body bytes as they are framed for the client.
-    pub fn frame(&self, data: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn frame(&self, data: &[u8], out: &mut Vec<u8>) {
         match self {
             ClientSide::H1(H1 { framing: Framing::Chunked, .. }) => push_chunk(out, data),
             ClientSide::H1(_) | ClientSide::H2(_) => out.extend_from_slice(data),
@@ -170,7 +174,7 @@ impl ClientSide {
     }
 
     /// What has to be written for a clean end.
-    pub fn last_bytes(&self) -> &'static [u8] {
+    pub(crate) fn last_bytes(&self) -> &'static [u8] {
         match self {
             ClientSide::H1(H1 { framing: Framing::Chunked, .. }) => b"0\r\n\r\n",
             ClientSide::H1(_) | ClientSide::H2(_) => b"",
@@ -178,7 +182,11 @@ impl ClientSide {
     }
 
     /// Writes what the client takes now; gives how much that was, at least one byte.
-    pub fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, Gone>> {
+    pub(crate) fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize, Gone>> {
         match self {
             ClientSide::H1(client) => match ready!(Pin::new(&mut client.tcp).poll_write(context, bytes)) {
                 Ok(count) if count > 0 => Poll::Ready(Ok(count)),
@@ -190,7 +198,7 @@ impl ClientSide {
     }
 
     /// Resolves when nothing waits within TLS.
-    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         match self {
             ClientSide::H1(client) if client.tcp.holds_bytes() => {
                 Pin::new(&mut client.tcp).poll_flush(context).map_err(|_| Gone)
@@ -200,7 +208,7 @@ impl ClientSide {
     }
 
     /// Ends well, after [`ClientSide::last_bytes`]; gives the connection back when it may carry another request.
-    pub async fn finish(self) -> Option<Idle> {
+    pub(crate) async fn finish(self) -> Option<Idle> {
         match self {
             ClientSide::H1(mut client) => {
                 let is_read = client.body == BodyDecoder::Done || Box::pin(client.pass_over_body()).await;
@@ -220,7 +228,7 @@ impl ClientSide {
     }
 
     /// Ends so that the client can tell the response is not complete; `unsent` is what it has not taken of it.
-    pub async fn cut(self, unsent: &[u8]) {
+    pub(crate) async fn cut(self, unsent: &[u8]) {
         match self {
             ClientSide::H1(mut client) => {
                 let is_told_by_reset = client.framing == Framing::Plain && client.http10;
@@ -243,7 +251,7 @@ impl ClientSide {
     }
 
     /// Gives an answer of ours; gives the connection back when it may carry another request, which `may_go_on` allows.
-    pub async fn answer(self, answer: Answer, body: Body, may_go_on: bool) -> Option<Idle> {
+    pub(crate) async fn answer(self, answer: Answer, body: Body, may_go_on: bool) -> Option<Idle> {
         match self {
             ClientSide::H1(mut client) => {
                 // A body of which all is here needs not be read to be passed over.

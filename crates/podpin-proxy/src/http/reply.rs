@@ -8,7 +8,6 @@ use http::header::{self, HeaderMap, HeaderValue};
 use podpin_wire::http1::encode::{self, Persistence};
 
 use crate::telemetry::labels::RefusalKind;
-use podpin_wire::headers;
 use podpin_wire::http1::request_head::HeadError;
 
 /// Why a client gets an answer of ours instead of a pod's.

@@ -12,7 +12,7 @@ use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{CloseReason, UpstreamErrorKind, method_label};
 
 /// How a request ended.
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The client had a whole answer of a pod.
     Whole(StatusCode),
     /// It had none, and is told why.
@@ -23,7 +23,7 @@ pub enum Outcome {
 
 impl Request<'_> {
     /// Answers a request that no pod has, and accounts for it.
-    pub async fn refuse(
+    pub(crate) async fn refuse(
         &mut self,
         admission: Option<&Admission>,
         failure: Failure,
@@ -55,7 +55,12 @@ impl Request<'_> {
     }
 
     /// Gives the answer that a route has for a request by itself, and accounts for it.
-    pub async fn tell(&mut self, admission: &Admission, answer: Answer, side: ClientSide) -> Option<Idle> {
+    pub(crate) async fn tell(
+        &mut self,
+        admission: &Admission,
+        answer: Answer,
+        side: ClientSide,
+    ) -> Option<Idle> {
         let code = answer.status.as_u16();
         self.count(Some(admission), code);
         if self.shared.is_logging() {
@@ -65,7 +70,7 @@ impl Request<'_> {
     }
 
     /// Counts an answer of a pod before any of it goes out: a client that has seen it finds it counted.
-    pub fn begin(&self, admission: &Admission, status: StatusCode) {
+    pub(crate) fn begin(&self, admission: &Admission, status: StatusCode) {
         self.count(Some(admission), status.as_u16());
         if self.carried.stream.is_none() {
             admission.count(self.placement.as_ref());
@@ -73,7 +78,7 @@ impl Request<'_> {
     }
 
     /// Accounts for the end of an answer of a pod, whole or not.
-    pub fn settle(&mut self, admission: &Admission, (status, trouble): (StatusCode, Option<Trouble>)) {
+    pub(crate) fn settle(&mut self, admission: &Admission, (status, trouble): (StatusCode, Option<Trouble>)) {
         let stream = self.carried.stream.take();
         if stream.is_none() {
             let took = clock::now().since(self.began);
@@ -99,7 +104,7 @@ impl Request<'_> {
 
     /// Counts what the endpoint did wrong within its answer; gives what that is in the log. The accounts of a stream count
     /// by themselves.
-    pub fn judge(&self, admission: &Admission, trouble: &Trouble, streams: bool) -> Failure {
+    pub(crate) fn judge(&self, admission: &Admission, trouble: &Trouble, streams: bool) -> Failure {
         let (kind, failure) = match trouble {
             Trouble::Client(failure) => return *failure,
             Trouble::SlowClient | Trouble::Told => return Failure::ClientGone,
@@ -114,11 +119,11 @@ impl Request<'_> {
         failure
     }
 
-    pub fn body(&self) -> Body {
+    pub(crate) fn body(&self) -> Body {
         if self.head.method == Method::HEAD { Body::Omitted } else { Body::Whole }
     }
 
-    pub fn count(&self, admission: Option<&Admission>, code: u16) {
+    pub(crate) fn count(&self, admission: Option<&Admission>, code: u16) {
         let (service, route) =
             admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
         let status = StatusCode::from_u16(code).ok();
@@ -127,7 +132,7 @@ impl Request<'_> {
         self.shared.metrics.requests.with_label_values(&labels).inc();
     }
 
-    pub fn record(&self, admission: Option<&Admission>, code: u16) -> Record {
+    pub(crate) fn record(&self, admission: Option<&Admission>, code: u16) -> Record {
         let mut log = request_record(self.head, self.client, self.began);
         log.kind = "request";
         log.status = code;

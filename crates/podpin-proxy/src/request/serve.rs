@@ -19,7 +19,7 @@ use tokio::time::Sleep;
 use crate::affinity::select::{Admission, Asked, Placement};
 use crate::balance::service::Kind;
 use crate::clock;
-pub use crate::downstream::response::{ClientSide, Idle};
+pub(crate) use crate::downstream::response::{ClientSide, Idle};
 use crate::http::reply::Failure;
 use crate::net::transport::Transport;
 use crate::request::account::Outcome;
@@ -40,7 +40,7 @@ use podpin_wire::http1::response_head::ResponseHead;
 const SOME_DAY: Duration = Duration::from_secs(86_400);
 
 /// A request on its way, and what is known of it at its end.
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     pub shared: &'a Arc<Shared>,
     pub head: &'a RequestHead,
     pub client: &'a Client,
@@ -56,14 +56,14 @@ pub struct Request<'a> {
 
 /// What went to the client of a response body.
 #[derive(Default)]
-pub struct Carried {
+pub(crate) struct Carried {
     pub bytes: u64,
     /// Present when the answer is an event stream.
     pub stream: Option<PostStream>,
 }
 
 impl Carried {
-    pub fn carry(&mut self, bytes: &[u8]) {
+    pub(crate) fn carry(&mut self, bytes: &[u8]) {
         self.bytes += u64::try_from(bytes.len()).unwrap_or(0);
         if let Some(stream) = &mut self.stream {
             stream.carry(bytes);
@@ -72,7 +72,7 @@ impl Carried {
 }
 
 /// Serves one request; gives the connection back when it may carry another.
-pub async fn serve(
+pub(crate) async fn serve(
     shared: Arc<Shared>,
     head: RequestHead,
     client: Client,
@@ -103,7 +103,7 @@ pub async fn serve(
 }
 
 impl<'a> Request<'a> {
-    pub fn new(shared: &'a Arc<Shared>, head: &'a RequestHead, client: &'a Client) -> Request<'a> {
+    pub(crate) fn new(shared: &'a Arc<Shared>, head: &'a RequestHead, client: &'a Client) -> Request<'a> {
         Request {
             shared,
             head,
@@ -119,7 +119,7 @@ impl<'a> Request<'a> {
     }
 
     /// Asks endpoints until one answers, within `retries`, and passes its answer on.
-    pub async fn pass(&mut self, admission: &Admission, side: &mut ClientSide) -> Outcome {
+    pub(crate) async fn pass(&mut self, admission: &Admission, side: &mut ClientSide) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(SOME_DAY));
         let mut lines = self.lines(admission, side);
         let (framing, length) = self.framing(side);
@@ -158,7 +158,7 @@ impl<'a> Request<'a> {
 
     /// A connection to the endpoint that the request belongs to, and whether it was kept. `None`: that one cannot be
     /// reached, and another one may be.
-    pub async fn reach(
+    pub(crate) async fn reach(
         &mut self,
         admission: &Admission,
         side: &mut ClientSide,
@@ -201,7 +201,11 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub async fn place(&self, admission: &Admission, side: &mut ClientSide) -> Result<Placement, Failure> {
+    pub(crate) async fn place(
+        &self,
+        admission: &Admission,
+        side: &mut ClientSide,
+    ) -> Result<Placement, Failure> {
         let placed = tokio::select! {
             biased;
             // At once, as a rule.
@@ -217,7 +221,7 @@ impl<'a> Request<'a> {
     }
 
     /// Passes on an answer that has begun.
-    pub async fn answer(
+    pub(crate) async fn answer(
         &mut self,
         admission: &Admission,
         (target, mut transfer, mut head): (Target, Transfer<'_>, ResponseHead),
@@ -257,7 +261,7 @@ impl<'a> Request<'a> {
     }
 
     /// What the client is told of trouble before its answer has begun.
-    pub fn failure(&self, admission: &Admission, trouble: Trouble) -> Failure {
+    pub(crate) fn failure(&self, admission: &Admission, trouble: Trouble) -> Failure {
         match (trouble, &self.placement) {
             (Trouble::Client(failure), _) => failure,
             (Trouble::Pod(error), Some(placement)) => {
@@ -268,16 +272,16 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub fn may_retry(&self, admission: &Admission) -> bool {
+    pub(crate) fn may_retry(&self, admission: &Admission) -> bool {
         self.retries < admission.service().configuration.retries.attempts
     }
 
-    pub fn retry(&mut self, admission: &Admission, reason: &'static str) {
+    pub(crate) fn retry(&mut self, admission: &Admission, reason: &'static str) {
         self.retries += 1;
         admission.service().metrics.upstream_retries.inc(reason);
     }
 
-    pub fn times(&self, admission: &Admission) -> Times {
+    pub(crate) fn times(&self, admission: &Admission) -> Times {
         let times = &admission.service().configuration.timeouts;
         Times {
             request_body: self.shared.current().limits.request_body_timeout,
@@ -288,7 +292,7 @@ impl<'a> Request<'a> {
     }
 
     /// The lines that every pod would be sent.
-    pub fn lines(&self, admission: &Admission, side: &ClientSide) -> HeaderMap {
+    pub(crate) fn lines(&self, admission: &Admission, side: &ClientSide) -> HeaderMap {
         let mut lines = rewrite::to_pod(admission, self.head, self.client);
         // Whom an interim response cannot be passed on to waits for none.
         if !side.takes_interim() {
@@ -297,7 +301,12 @@ impl<'a> Request<'a> {
         lines
     }
 
-    pub fn upstream_head(&self, admission: &Admission, lines: &mut HeaderMap, length: &str) -> Vec<u8> {
+    pub(crate) fn upstream_head(
+        &self,
+        admission: &Admission,
+        lines: &mut HeaderMap,
+        length: &str,
+    ) -> Vec<u8> {
         let address = self.placement.as_ref().map(|placement| placement.endpoint.address);
         if let Some(placement) = &self.placement {
             admission.session_lines(lines, placement);
@@ -310,7 +319,7 @@ impl<'a> Request<'a> {
     }
 
     /// How the body is framed for the pod, and the line that says so (RFC 9112 section 6).
-    pub fn framing(&self, side: &ClientSide) -> (Framing, String) {
+    pub(crate) fn framing(&self, side: &ClientSide) -> (Framing, String) {
         let length = self.head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         // HTTP/2 may say the same number several times in one line.
         let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
@@ -326,7 +335,7 @@ impl<'a> Request<'a> {
     }
 
     /// Counts a failure of the endpoint within its answer.
-    pub fn endpoint_failed(&self, admission: &Admission, kind: UpstreamErrorKind) {
+    pub(crate) fn endpoint_failed(&self, admission: &Admission, kind: UpstreamErrorKind) {
         if let Some(placement) = &self.placement {
             admission.service().endpoint_failed(&placement.endpoint, kind);
         }

@@ -33,7 +33,7 @@ use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, R
 const READS_A_TURN: usize = 4;
 /// Why a transfer ends before its response does.
 #[derive(Debug)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// The client's doing: it left, or its body is none.
     Client(Failure),
     /// The pod's, before its response head was complete.
@@ -58,7 +58,7 @@ impl From<Gone> for Trouble {
 
 /// How long each side may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub(crate) struct Times {
     pub request_body: Duration,
     pub response_header: Option<Duration>,
     pub upstream_idle: Option<Duration>,
@@ -74,7 +74,7 @@ enum WaitsFor {
 }
 
 /// A request that is being served by a pod.
-pub struct Transfer<'a> {
+pub(crate) struct Transfer<'a> {
     client: &'a mut ClientSide,
     pod: Transport,
     pub upload: Upload,
@@ -99,7 +99,7 @@ pub struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub fn new(
+    pub(crate) fn new(
         client: &'a mut ClientSide,
         pod: Transport,
         (upload, asked): (Upload, Method),
@@ -127,7 +127,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Sends the request, at least its head, and reads the response head.
-    pub fn poll_head(
+    pub(crate) fn poll_head(
         &mut self,
         context: &mut Context<'_>,
         timer: Pin<&mut Sleep>,
@@ -151,7 +151,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Begins the answer that `head` was read for; the lines are the client's.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         head: &ResponseHead,
         lines: &http::HeaderMap,
@@ -174,7 +174,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Passes the response body on, and what is left of the request's.
-    pub fn poll_body(
+    pub(crate) fn poll_body(
         &mut self,
         context: &mut Context<'_>,
         timer: Pin<&mut Sleep>,
@@ -216,24 +216,24 @@ impl<'a> Transfer<'a> {
     }
 
     /// Nothing of a response has come, and all of the request is still there.
-    pub fn may_be_repeated(&self) -> bool {
+    pub(crate) fn may_be_repeated(&self) -> bool {
         self.interim == 0 && self.incoming.is_empty() && self.upload.may_be_repeated()
     }
 
     /// The client has taken a part of an interim response, and cannot be told anything else now.
-    pub fn is_within_interim(&self) -> bool {
+    pub(crate) fn is_within_interim(&self) -> bool {
         self.unsent_from > 0
     }
 
     /// The pod's connection, when it may carry another request.
-    pub fn into_kept(self) -> Option<Transport> {
+    pub(crate) fn into_kept(self) -> Option<Transport> {
         let is_sent = self.upload.is_sent() && !self.pod.holds_bytes();
         let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && is_sent;
         is_whole.then_some(self.pod)
     }
 
     /// What the client has not taken of a response that is cut short, and what there is of the request for another try.
-    pub fn into_rest(self) -> (Vec<u8>, Upload) {
+    pub(crate) fn into_rest(self) -> (Vec<u8>, Upload) {
         let mut unsent = self.unsent;
         unsent.drain(..self.unsent_from.min(unsent.len()));
         (unsent, self.upload)

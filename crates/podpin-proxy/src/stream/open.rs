@@ -23,7 +23,7 @@ use crate::http::reply::Failure;
 use crate::shared::Shared;
 use crate::stream::refuse;
 use crate::stream::refuse::refuse;
-pub use crate::stream::refuse::request_record;
+pub(crate) use crate::stream::refuse::request_record;
 use crate::stream::relay::{Body, Finished, Passage, Relay, Start, Times};
 use crate::stream::successor::{LAST_EVENT_ID, Plan, limits, may_go_on_elsewhere};
 use crate::stream::task::{Accounts, Permits, StreamTask};
@@ -39,7 +39,7 @@ use podpin_wire::http1::request_head::RequestHead;
 const DURATION_JITTER: f64 = 0.1;
 
 /// A request on its way to a pod.
-pub struct Opening<'a> {
+pub(crate) struct Opening<'a> {
     pub shared: &'a Arc<Shared>,
     pub head: &'a RequestHead,
     pub client: &'a Client,
@@ -78,12 +78,12 @@ impl Attempt {
 }
 
 /// An endpoint that says it cannot serve now; another one may.
-pub fn is_unavailable(status: StatusCode) -> bool {
+pub(crate) fn is_unavailable(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// Refuses an event stream request that there is no room for, whatever its pods could do.
-pub async fn turn_away(
+pub(crate) async fn turn_away(
     shared: Arc<Shared>,
     head: RequestHead,
     client: Client,
@@ -98,7 +98,7 @@ pub async fn turn_away(
 }
 
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
-pub async fn serve(shared: Arc<Shared>, head: RequestHead, client: Client, mut exchange: Exchange) {
+pub(crate) async fn serve(shared: Arc<Shared>, head: RequestHead, client: Client, mut exchange: Exchange) {
     let _in_flight = shared.in_flight();
     let began = clock::now();
     let admission = match Admission::new(&shared, &Asked::of(&head, &client)) {
@@ -124,7 +124,7 @@ pub async fn serve(shared: Arc<Shared>, head: RequestHead, client: Client, mut e
 }
 
 impl<'a> Opening<'a> {
-    pub fn new(
+    pub(crate) fn new(
         (shared, head, client): (&'a Arc<Shared>, &'a RequestHead, &'a Client),
         admission: &'a Admission,
         began: Millis,
@@ -133,7 +133,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Tries endpoints until one answers, within `retries`.
-    pub async fn open(&mut self) -> Result<Opened, Failure> {
+    pub(crate) async fn open(&mut self) -> Result<Opened, Failure> {
         let attempts = self.admission.service().configuration.retries.attempts;
         let mut of_client = self.admission.client_permit(self.client)?;
         let mut tried: Vec<EndpointId> = Vec::new();
@@ -184,7 +184,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Counts what an endpoint did wrong, and says whether another one may be asked.
-    pub fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Attempt {
+    pub(crate) fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Attempt {
         let failure = count_failure(self.admission.service(), endpoint, error);
         let again = match error {
             UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some("connect"),
@@ -197,7 +197,7 @@ impl<'a> Opening<'a> {
 
     /// What the client is told when no other endpoint can be asked: the answer that there is, unless that would stop a
     /// browser for good.
-    pub fn give_up(&mut self, last: Attempt) -> Result<Opened, Failure> {
+    pub(crate) fn give_up(&mut self, last: Attempt) -> Result<Opened, Failure> {
         let passes = self.admission.service().configuration.sse.unavailable == Unavailable::Status;
         match last.answered {
             Some(opened) if passes => Ok(*opened),
@@ -209,7 +209,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub async fn ask(&mut self, placement: &Placement) -> Result<connect::Answer, UpstreamError> {
+    pub(crate) async fn ask(&mut self, placement: &Placement) -> Result<connect::Answer, UpstreamError> {
         let service = self.admission.service();
         let times = &service.configuration.timeouts;
         let asked = clock::now();
@@ -222,7 +222,7 @@ impl<'a> Opening<'a> {
     }
 
     /// The upstream request head, from end-to-end lines and our own.
-    pub fn request(&self, placement: &Placement) -> Vec<u8> {
+    pub(crate) fn request(&self, placement: &Placement) -> Vec<u8> {
         let mut lines = self.lines();
         self.admission.session_lines(&mut lines, placement);
         let mut request = self.head(&lines, &placement.endpoint);
@@ -231,13 +231,13 @@ impl<'a> Opening<'a> {
     }
 
     /// What of it is the same for every pod; without the last event id, which changes.
-    pub fn plan(&self, endpoint: &Endpoint) -> Plan {
+    pub(crate) fn plan(&self, endpoint: &Endpoint) -> Plan {
         let mut lines = self.lines();
         lines.remove(LAST_EVENT_ID);
         Plan::new(Arc::clone(self.shared), self.admission.session, self.head(&lines, endpoint))
     }
 
-    pub fn lines(&self) -> HeaderMap {
+    pub(crate) fn lines(&self) -> HeaderMap {
         let mut lines = rewrite::to_pod(self.admission, self.head, self.client);
         lines.remove(header::EXPECT);
         lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -245,12 +245,12 @@ impl<'a> Opening<'a> {
     }
 
     /// Request line and header lines, without the empty one at the end.
-    pub fn head(&self, lines: &HeaderMap, endpoint: &Endpoint) -> Vec<u8> {
+    pub(crate) fn head(&self, lines: &HeaderMap, endpoint: &Endpoint) -> Vec<u8> {
         rewrite::request_head(self.admission, self.head, lines, || endpoint.address.to_string())
     }
 
     /// Answers the client and starts the relay.
-    pub fn begin(self, opened: Opened, exchange: Exchange) {
+    pub(crate) fn begin(self, opened: Opened, exchange: Exchange) {
         let Opened { placement, permits, answer } = opened;
         let streams = is_event_stream(&answer);
         let status = answer.head.status;
@@ -288,7 +288,7 @@ impl<'a> Opening<'a> {
     }
 
     /// What the stream needs to go on at another pod, if it may.
-    pub fn passage(
+    pub(crate) fn passage(
         &self,
         answer: &connect::Answer,
         placement: &Placement,
@@ -304,7 +304,7 @@ impl<'a> Opening<'a> {
         })
     }
 
-    pub fn response_lines(
+    pub(crate) fn response_lines(
         &self,
         answer: &connect::Answer,
         placement: &Placement,
@@ -319,7 +319,7 @@ impl<'a> Opening<'a> {
         lines
     }
 
-    pub fn count(&self, placement: &Placement, status: StatusCode, streams: bool) {
+    pub(crate) fn count(&self, placement: &Placement, status: StatusCode, streams: bool) {
         let service = self.admission.service();
         self.admission.count(Some(placement));
         let code = status.as_str();
@@ -340,7 +340,7 @@ impl<'a> Opening<'a> {
     }
 
     /// `retry:` for a client that comes back: a goodbye may have told it another.
-    pub fn preface(&self, streams: bool) -> Vec<u8> {
+    pub(crate) fn preface(&self, streams: bool) -> Vec<u8> {
         let returning = self.admission.returning() || self.head.headers.contains_key(LAST_EVENT_ID);
         let normal = self.admission.service().configuration.sse.retry.normal;
         match normal.filter(|_| streams && returning) {
@@ -349,7 +349,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub fn body(&self, streams: bool, goes_on: bool) -> Body {
+    pub(crate) fn body(&self, streams: bool, goes_on: bool) -> Body {
         let max = self.admission.service().configuration.sse.event_bytes_max;
         match (streams, goes_on) {
             (true, true) => Body::Events(Framer::with_cursor(max)),
@@ -358,7 +358,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub fn times(&self, streams: bool) -> Times {
+    pub(crate) fn times(&self, streams: bool) -> Times {
         let service = &self.admission.service().configuration;
         let retry = &service.sse.retry;
         let jitter = 1.0 - fastrand::f64() * DURATION_JITTER;
@@ -373,7 +373,7 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub fn accounts(
+    pub(crate) fn accounts(
         &self,
         placement: &Placement,
         status: StatusCode,
@@ -408,7 +408,7 @@ impl<'a> Opening<'a> {
 }
 
 /// The protocol as the access log spells it.
-pub fn protocol_name(version: Version) -> &'static str {
+pub(crate) fn protocol_name(version: Version) -> &'static str {
     match version {
         Version::HTTP_2 => "HTTP/2",
         Version::HTTP_10 => "HTTP/1.0",
@@ -417,7 +417,7 @@ pub fn protocol_name(version: Version) -> &'static str {
 }
 
 /// Counts what an endpoint did wrong; gives what a client is told of it.
-pub fn count_failure(service: &ServiceState, endpoint: &Endpoint, error: &UpstreamError) -> Failure {
+pub(crate) fn count_failure(service: &ServiceState, endpoint: &Endpoint, error: &UpstreamError) -> Failure {
     let (kind, failure) = classify(error);
     match error {
         UpstreamError::Local(_) => service.metrics.upstream_errors.inc(kind.label()),
@@ -438,7 +438,7 @@ fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
 }
 
 /// 200 and `text/event-stream`, not encoded: its framing can be read.
-pub fn is_event_stream(answer: &connect::Answer) -> bool {
+pub(crate) fn is_event_stream(answer: &connect::Answer) -> bool {
     let headers = &answer.head.headers;
     let encoded = headers
         .get_all(header::CONTENT_ENCODING)

@@ -22,7 +22,7 @@ use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::CloseReason;
 
 /// A stream that is open.
-pub struct PostStream {
+pub(crate) struct PostStream {
     pub accounts: Option<Accounts>,
     pub record: Arc<StreamRecord>,
     pub events: Events,
@@ -49,7 +49,7 @@ enum Line {
 
 impl PostStream {
     /// Takes a place for the stream that `request` turns out to be.
-    pub fn open(
+    pub(crate) fn open(
         request: &Request<'_>,
         admission: &Admission,
         placement: &Placement,
@@ -87,7 +87,7 @@ impl PostStream {
     }
 
     /// Counts what goes to the client.
-    pub fn carry(&mut self, bytes: &[u8]) {
+    pub(crate) fn carry(&mut self, bytes: &[u8]) {
         let count = u64::try_from(bytes.len()).unwrap_or(0);
         let events = self.events.count(bytes);
         self.record.bytes.fetch_add(count, Ordering::Relaxed);
@@ -107,12 +107,12 @@ impl PostStream {
     }
 
     /// It has to leave now.
-    pub fn has_to_leave(&self, context: &Context<'_>) -> bool {
+    pub(crate) fn has_to_leave(&self, context: &Context<'_>) -> bool {
         self.record.poll_leave(context).is_some()
     }
 
     /// Accounts for its end, which came for this reason if it was not told to leave.
-    pub fn settle(mut self, reason: CloseReason, log: Option<Record>) {
+    pub(crate) fn settle(mut self, reason: CloseReason, log: Option<Record>) {
         let reason = self.cut_for().unwrap_or(reason);
         let finished = self.finished(reason);
         if let Some(mut accounts) = self.accounts.take() {
@@ -121,7 +121,7 @@ impl PostStream {
         }
     }
 
-    pub fn cut_for(&self) -> Option<CloseReason> {
+    pub(crate) fn cut_for(&self) -> Option<CloseReason> {
         let order = self.record.order().filter(|_| self.record.is_told())?;
         Some(match order.cause {
             Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
@@ -130,7 +130,7 @@ impl PostStream {
         })
     }
 
-    pub fn finished(&self, reason: CloseReason) -> Finished {
+    pub(crate) fn finished(&self, reason: CloseReason) -> Finished {
         let forced = matches!(reason, CloseReason::Drain | CloseReason::Shutdown);
         Finished { reason, forced, first_event: self.first_event, ..Finished::client_gone() }
     }

@@ -18,7 +18,7 @@ use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
 
 /// Answers a request that no pod will, and accounts for it.
-pub async fn refuse(
+pub(crate) async fn refuse(
     (shared, head, client): (&Arc<Shared>, &RequestHead, &Client),
     opening: Option<&Opening<'_>>,
     (failure, began): (Failure, Millis),
@@ -62,7 +62,7 @@ pub async fn refuse(
 }
 
 /// Gives the answer that a route has for a request by itself, and accounts for it.
-pub async fn tell(
+pub(crate) async fn tell(
     (shared, head, client): (&Arc<Shared>, &RequestHead, &Client),
     admission: &Admission,
     (answer, began): (reply::Answer, Millis),
@@ -92,7 +92,7 @@ fn invitation(admission: &Admission, failure: Failure) -> Option<(RefusalKind, r
     Some((kind, failure.invitation(fastrand::u64(min..=max.max(min)))))
 }
 
-pub fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
+pub(crate) fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
     let mut log = Record::begun("stream", began);
     log.client = Some(client.address);
     log.method = head.method.to_string();

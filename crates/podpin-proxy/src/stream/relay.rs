@@ -42,10 +42,10 @@ use podpin_wire::http1::body::{BodyDecoder, Piece};
 /// Reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
 use crate::stream::relay::ending::{Ending, Fault, Leave};
-pub use crate::stream::relay::handover::Passage;
+pub(crate) use crate::stream::relay::handover::Passage;
 
 /// What goes from the pod to the client.
-pub enum Body {
+pub(crate) enum Body {
     /// `text/event-stream`: whole events.
     Events(Framer),
     /// Anything else, as it comes.
@@ -54,7 +54,7 @@ pub enum Body {
 
 /// Limits of a stream, copied out of the configuration it began with.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Times {
+pub(crate) struct Times {
     pub keep_alive: Option<Duration>,
     pub upstream_idle: Option<Duration>,
     pub client_write: Option<Duration>,
@@ -65,7 +65,7 @@ pub struct Times {
 }
 
 /// How a stream ended.
-pub struct Finished {
+pub(crate) struct Finished {
     pub reason: CloseReason,
     /// What the pod did wrong, when it did.
     pub error: Option<&'static str>,
@@ -82,7 +82,7 @@ pub struct Finished {
 
 impl Finished {
     /// The client left before the stream began.
-    pub fn client_gone() -> Finished {
+    pub(crate) fn client_gone() -> Finished {
         Finished {
             reason: CloseReason::Client,
             error: None,
@@ -96,7 +96,7 @@ impl Finished {
 }
 
 /// A stream between one client and one pod.
-pub struct Relay {
+pub(crate) struct Relay {
     downstream: Option<Downstream>,
     /// `None` while the pod is gone and its successor is being asked.
     upstream: Option<Transport>,
@@ -126,7 +126,7 @@ pub struct Relay {
 }
 
 /// What a relay starts from.
-pub struct Start {
+pub(crate) struct Start {
     pub downstream: Downstream,
     /// The response head of an HTTP/1 client, still to be written.
     pub head: Vec<u8>,
@@ -143,7 +143,7 @@ pub struct Start {
 }
 
 impl Relay {
-    pub fn new(start: Start) -> Relay {
+    pub(crate) fn new(start: Start) -> Relay {
         let now = clock::now();
         let mut unsent = start.head;
         if !start.preface.is_empty() {
@@ -181,7 +181,7 @@ impl Relay {
     }
 
     /// Its places, to be given back.
-    pub fn take_permits(&mut self) -> Option<Permits> {
+    pub(crate) fn take_permits(&mut self) -> Option<Permits> {
         self.permits.take()
     }
 

@@ -21,14 +21,13 @@ use crate::routing::table::Route;
 use crate::shared::Shared;
 use crate::stream::open::{count_failure, is_event_stream, is_unavailable};
 use crate::upstream::connect::{self, UpstreamError};
-use podpin_wire::headers;
 
-pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What an application says of a stream that must stay where it is.
 const KEEP_HERE: HeaderName = HeaderName::from_static("x-podpin-handover");
 
 /// What a stream keeps to be asked for again.
-pub struct Plan {
+pub(crate) struct Plan {
     pub shared: Arc<Shared>,
     session: SessionId,
     /// The upstream request head without its last lines: those that differ from pod to pod, and the empty one.
@@ -36,7 +35,7 @@ pub struct Plan {
 }
 
 /// One attempt to find a successor.
-pub struct Question {
+pub(crate) struct Question {
     route: Arc<Route>,
     /// As it is now: the stream may be older than the certificates.
     tls: Option<Arc<PodTls>>,
@@ -46,7 +45,7 @@ pub struct Question {
 }
 
 /// What came of asking.
-pub enum Asked {
+pub(crate) enum Asked {
     /// An event stream that follows.
     Stream(Box<Successor>),
     /// No event stream.
@@ -54,14 +53,14 @@ pub enum Asked {
 }
 
 /// A pod that has answered with an event stream.
-pub struct Successor {
+pub(crate) struct Successor {
     pub endpoint: Arc<Endpoint>,
     pub permit: Permit,
     pub answer: connect::Answer,
 }
 
 /// Where to go.
-pub enum Whither {
+pub(crate) enum Whither {
     /// Where all requests of the client go that are pinned to this endpoint.
     From(EndpointId),
     /// To this endpoint and no other.
@@ -70,12 +69,12 @@ pub enum Whither {
 
 impl Plan {
     /// Keeps a stream's request head, whose `Last-Event-ID` and session lines are left out.
-    pub fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> Plan {
+    pub(crate) fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> Plan {
         Plan { shared, session, head: head.into_boxed_slice() }
     }
 
     /// Asks for what follows `last_event_id`.
-    pub fn question(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> Question {
+    pub(crate) fn question(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> Question {
         let snapshot = self.shared.snapshot();
         let tls = snapshot.counterpart(&route.service).unwrap_or(&route.service).tls.clone();
         let route = Arc::clone(route);
@@ -84,7 +83,7 @@ impl Plan {
 }
 
 /// How often and how long streams of a service are handed over.
-pub fn limits(service: &Service) -> Limits {
+pub(crate) fn limits(service: &Service) -> Limits {
     let (per_stream, each) = (service.drain.handovers_per_stream, service.drain.handover_timeout);
     let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
     Limits {
@@ -96,7 +95,7 @@ pub fn limits(service: &Service) -> Limits {
 
 impl Question {
     /// Asks one endpoint after the other, within `retries`.
-    pub async fn ask(self, whither: Whither) -> Asked {
+    pub(crate) async fn ask(self, whither: Whither) -> Asked {
         let from = match whither {
             Whither::To(endpoint) => return self.ask_this(endpoint).await,
             Whither::From(id) => id,
@@ -179,7 +178,7 @@ impl Question {
 }
 
 /// Whether the application lets a stream be handed over.
-pub fn may_go_on_elsewhere(headers: &HeaderMap) -> bool {
+pub(crate) fn may_go_on_elsewhere(headers: &HeaderMap) -> bool {
     let says_no = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no");
     !headers.get_all(KEEP_HERE).iter().any(says_no)
 }

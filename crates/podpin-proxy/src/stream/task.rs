@@ -25,27 +25,27 @@ use crate::telemetry::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// The places a stream takes, given back when it ends.
-pub struct Permits {
+pub(crate) struct Permits {
     endpoint: Option<Permit>,
     client: Option<ClientPermit>,
     queue: Arc<Queue>,
 }
 
 impl Permits {
-    pub fn new(endpoint: Permit, client: Option<ClientPermit>, service: &ServiceState) -> Permits {
+    pub(crate) fn new(endpoint: Permit, client: Option<ClientPermit>, service: &ServiceState) -> Permits {
         Permits { endpoint: Some(endpoint), client, queue: Arc::clone(&service.queue) }
     }
 }
 
 impl Permits {
     /// The stream goes on at another endpoint.
-    pub fn move_to(&mut self, permit: Permit) {
+    pub(crate) fn move_to(&mut self, permit: Permit) {
         self.endpoint = Some(permit);
         self.queue.wake();
     }
 
     /// The client's place, for another attempt.
-    pub fn take_client(&mut self) -> Option<ClientPermit> {
+    pub(crate) fn take_client(&mut self) -> Option<ClientPermit> {
         self.client.take()
     }
 }
@@ -59,7 +59,7 @@ impl Drop for Permits {
 }
 
 /// What is known of a stream when it begins and written down when it ends.
-pub struct Accounts {
+pub(crate) struct Accounts {
     shared: Arc<Shared>,
     record: Arc<StreamRecord>,
     log: Option<Box<Record>>,
@@ -67,21 +67,21 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    pub fn new(shared: Arc<Shared>, record: Arc<StreamRecord>, log: Option<Box<Record>>) -> Accounts {
+    pub(crate) fn new(shared: Arc<Shared>, record: Arc<StreamRecord>, log: Option<Box<Record>>) -> Accounts {
         Accounts { shared, record, log, settled: false }
     }
 
-    pub fn record(&self) -> &Arc<StreamRecord> {
+    pub(crate) fn record(&self) -> &Arc<StreamRecord> {
         &self.record
     }
 
     /// The line that will be written, where it was not known at the beginning.
-    pub fn set_log(&mut self, log: Option<Record>) {
+    pub(crate) fn set_log(&mut self, log: Option<Record>) {
         self.log = log.map(Box::new);
     }
 
     /// Counts and logs the end of the stream.
-    pub fn settle(mut self, finished: &Finished) {
+    pub(crate) fn settle(mut self, finished: &Finished) {
         self.write_down(finished);
     }
 
@@ -179,14 +179,14 @@ impl Drop for Accounts {
 }
 
 /// One detached stream. Written by hand because an async block would hold the relay twice.
-pub struct StreamTask {
+pub(crate) struct StreamTask {
     relay: Relay,
     accounts: Option<Accounts>,
     after: Option<After>,
 }
 
 impl StreamTask {
-    pub fn new(relay: Relay, accounts: Accounts, after: After) -> StreamTask {
+    pub(crate) fn new(relay: Relay, accounts: Accounts, after: After) -> StreamTask {
         StreamTask { relay, accounts: Some(accounts), after: Some(after) }
     }
 }

@@ -38,7 +38,7 @@ const READ_BYTES_MAX: usize = 16 * 1024;
 
 /// How far a request has come with its pod; written by the pipeline, watched by the client's stream.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub(crate) struct Progress {
     limit: AtomicU64,
     since: AtomicU64,
     answered: AtomicBool,
@@ -46,18 +46,18 @@ pub struct Progress {
 
 impl Progress {
     /// The pod has so long for its response head, from now on.
-    pub fn await_answer(&self, limit: Option<Duration>) {
+    pub(crate) fn await_answer(&self, limit: Option<Duration>) {
         self.touch();
         self.limit.store(limit.map_or(0, clock::duration_millis), Ordering::Relaxed);
     }
 
     /// The request itself moved: the pod's time begins anew.
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.since.store(clock::now().0, Ordering::Relaxed);
     }
 
     /// The response head is there.
-    pub fn answered(&self) {
+    pub(crate) fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
@@ -70,7 +70,7 @@ impl Progress {
 }
 
 /// A client connection while Pingora serves it.
-pub struct ClientStream {
+pub(crate) struct ClientStream {
     /// Read already and not handed out yet.
     ahead: BytesMut,
     tcp: BufWriter<Transport>,
@@ -84,12 +84,16 @@ pub struct ClientStream {
 impl ClientStream {
     /// A whole connection of HTTP/2, beginning with `ahead`; the watch raises its alarm when the connection has to end, and
     /// from then on nothing more of it is read.
-    pub fn http2((tcp, peer): (Transport, SocketAddr), ahead: BytesMut, frames: FrameWatch) -> ClientStream {
+    pub(crate) fn http2(
+        (tcp, peer): (Transport, SocketAddr),
+        ahead: BytesMut,
+        frames: FrameWatch,
+    ) -> ClientStream {
         ClientStream { frames: Some(frames), ..ClientStream::upgrade((tcp, peer), ahead) }
     }
 
     /// A connection that may become another protocol with its next request, which `ahead` begins with.
-    pub fn upgrade((tcp, peer): (Transport, SocketAddr), ahead: BytesMut) -> ClientStream {
+    pub(crate) fn upgrade((tcp, peer): (Transport, SocketAddr), ahead: BytesMut) -> ClientStream {
         let digest = SocketDigest::from_raw_fd(tcp.tcp().as_raw_fd());
         // A fresh cell takes the value; it spares a system call a request.
         let _fresh = digest.peer_addr.set(Some(PingoraAddress::Inet(peer)));
@@ -104,7 +108,7 @@ impl ClientStream {
     }
 
     /// Where the pipeline notes how far the request has come.
-    pub fn progress(&self) -> Arc<Progress> {
+    pub(crate) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
 

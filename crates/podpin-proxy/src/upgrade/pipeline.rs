@@ -13,7 +13,7 @@ use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::protocols::Digest;
-use pingora::proxy::{FailToProxy, ProxyWarnLogContext};
+use pingora_proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_endpoints::EndpointId;
 use podpin_time::Millis;
 
@@ -36,18 +36,18 @@ use podpin_wire::headers;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Our part in Pingora's forwarding.
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     shared: Arc<Shared>,
 }
 
 impl Pipeline {
-    pub fn new(shared: Arc<Shared>) -> Pipeline {
+    pub(crate) fn new(shared: Arc<Shared>) -> Pipeline {
         Pipeline { shared }
     }
 }
 
 /// What is known of one request.
-pub struct Request {
+pub(crate) struct Request {
     pub began: Millis,
     pub client: Option<Client>,
     pub admission: Option<Admission>,
@@ -67,13 +67,13 @@ pub struct Request {
 }
 
 impl Request {
-    pub fn fail(&mut self, failure: Failure) -> Box<Error> {
+    pub(crate) fn fail(&mut self, failure: Failure) -> Box<Error> {
         self.failure = Some(failure);
         Error::new(ErrorType::HTTPStatus(failure.status().map_or(499, |status| status.as_u16())))
     }
 
     /// Counts a failure of the endpoint and says what the client is told if nothing else helps.
-    pub fn endpoint_failed(&mut self, kind: UpstreamErrorKind) {
+    pub(crate) fn endpoint_failed(&mut self, kind: UpstreamErrorKind) {
         self.failure = Some(match kind {
             UpstreamErrorKind::Connect => Failure::UpstreamConnect,
             UpstreamErrorKind::Timeout => Failure::UpstreamTimeout,
@@ -85,12 +85,12 @@ impl Request {
         }
     }
 
-    pub fn may_retry(&self) -> bool {
+    pub(crate) fn may_retry(&self) -> bool {
         let attempts = self.admission.as_ref().map(|known| known.service().configuration.retries.attempts);
         attempts.is_some_and(|attempts| self.retries < attempts)
     }
 
-    pub fn retry(&mut self, reason: &'static str) {
+    pub(crate) fn retry(&mut self, reason: &'static str) {
         self.retries += 1;
         if let Some(admission) = &self.admission {
             admission.service().metrics.upstream_retries.inc(reason);

@@ -18,7 +18,7 @@ use podpin_wire::client::Client;
 use podpin_wire::headers;
 
 /// Takes out of a response what only means something between the pod and us, and what only we may say.
-pub fn strip_response(
+pub(crate) fn strip_response(
     response: &mut ResponseHeader,
     upgrade: bool,
     sets_ours: impl Fn(&HeaderValue) -> bool,
@@ -44,7 +44,7 @@ pub fn strip_response(
 }
 
 /// Tells the client where it belongs: by the cookie, and by the session id that the pod gave it.
-pub fn write_affinity(
+pub(crate) fn write_affinity(
     shared: &Shared,
     (known, client): ((&Admission, &Placement), &Client),
     response: &mut ResponseHeader,
@@ -71,13 +71,13 @@ fn single_length(response: &mut ResponseHeader) -> Result<()> {
 }
 
 /// Host and port as the client asked for them.
-pub fn authority(head: &RequestHeader) -> &str {
+pub(crate) fn authority(head: &RequestHeader) -> &str {
     let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
     head.uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default()
 }
 
 /// What an error that is not the pod's means for the client.
-pub fn downstream_failure(error: &Error) -> Failure {
+pub(crate) fn downstream_failure(error: &Error) -> Failure {
     match (error.esource(), error.etype()) {
         (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
         (
@@ -94,20 +94,20 @@ pub fn downstream_failure(error: &Error) -> Failure {
 }
 
 /// Whether `io.rs` says through Pingora that the pod took too long.
-pub fn is_overdue(error: &Error) -> bool {
+pub(crate) fn is_overdue(error: &Error) -> bool {
     let cause = error.cause.as_deref().and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
 }
 
 /// The answer to a request that its route has by itself.
-pub fn own_answer(admission: &Admission, session: &Session, secure: bool) -> Option<Answer> {
+pub(crate) fn own_answer(admission: &Admission, session: &Session, secure: bool) -> Option<Answer> {
     let head = session.req_header();
     let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     admission.route.treatment.answer((&head.method, authority(head), target), &head.headers, secure)
 }
 
 /// What the route changes of a request; `cookies` are its cookie lines, which are written later.
-pub fn treat_request(
+pub(crate) fn treat_request(
     treatment: &Treatment,
     asked: &RequestHeader,
     upstream: &mut RequestHeader,
@@ -135,7 +135,11 @@ pub fn treat_request(
 }
 
 /// What the route changes of a pod's response.
-pub fn treat_response(treatment: &Treatment, asked: &HeaderMap, response: &mut ResponseHeader) -> Result<()> {
+pub(crate) fn treat_response(
+    treatment: &Treatment,
+    asked: &HeaderMap,
+    response: &mut ResponseHeader,
+) -> Result<()> {
     let named: Vec<HeaderName> = treatment.edited(Side::Response).cloned().collect();
     let mut lines = taken(&named, &response.headers);
     treatment.edit_response(asked, &mut lines);
@@ -161,7 +165,7 @@ fn taken(names: &[HeaderName], of: &HeaderMap) -> HeaderMap {
 }
 
 /// Answers with a failure of ours.
-pub async fn write_failure(
+pub(crate) async fn write_failure(
     session: &mut Session,
     failure: Failure,
     admission: Option<&Admission>,
@@ -174,7 +178,7 @@ pub async fn write_failure(
 }
 
 /// Gives an answer of ours.
-pub async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
+pub(crate) async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
     let mut head = ResponseHeader::build(answer.status, Some(5 + answer.lines.len()))?;
     for (name, value) in answer.own_lines().iter().chain(&answer.lines) {
         head.append_header(name.clone(), value.clone())?;
@@ -187,7 +191,7 @@ pub async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
     Ok(())
 }
 
-pub fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
+pub(crate) fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
     let head = session.req_header();
     let kind = if session.was_upgraded() { "upgrade" } else { "request" };
     let mut log = Record::begun(kind, request.began);

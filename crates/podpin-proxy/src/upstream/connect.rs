@@ -24,7 +24,7 @@ use podpin_wire::http1::response_head::{
 
 /// What went wrong between us and an endpoint.
 #[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
+pub(crate) enum UpstreamError {
     /// No connection: nothing was sent.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
@@ -53,7 +53,7 @@ impl From<ResponseError> for UpstreamError {
 
 /// An answered request: the head, and all that is needed to read the body.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub head: ResponseHead,
     pub transport: Transport,
     pub body: BodyDecoder,
@@ -65,7 +65,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// [`UpstreamError::Connect`], [`UpstreamError::Local`], [`UpstreamError::ConnectTimeout`].
-pub async fn connect(
+pub(crate) async fn connect(
     address: SocketAddr,
     tls: Option<&PodTls>,
     limit: Duration,
@@ -88,7 +88,7 @@ pub async fn connect(
 }
 
 /// Whether a failure to connect says something about this machine only.
-pub fn is_local(error: &io::Error) -> bool {
+pub(crate) fn is_local(error: &io::Error) -> bool {
     let local = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
     error.raw_os_error().is_some_and(|code| local.contains(&code))
 }
@@ -98,7 +98,7 @@ pub fn is_local(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// When the socket is closed already.
-pub fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+pub(crate) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(10))
@@ -110,7 +110,7 @@ pub fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
 ///
 /// # Errors
 /// All but the two about connecting.
-pub async fn exchange(
+pub(crate) async fn exchange(
     mut transport: Transport,
     request: &[u8],
     limit: Option<Duration>,

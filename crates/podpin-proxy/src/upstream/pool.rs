@@ -21,7 +21,7 @@ use crate::net::tls::PodTls;
 use crate::net::transport::Transport;
 
 /// How long a connection is kept for the next request; below the idle limits of common servers, from 60 s up.
-pub const IDLE_MAX: Duration = Duration::from_secs(55);
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(55);
 /// For one pod: more than most pods serve at a time.
 const OF_POD_MAX: usize = 128;
 /// Of a worker, whatever the pods; they take descriptors that streams could have.
@@ -35,7 +35,7 @@ thread_local! {
 
 /// A pod, and how it is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
+pub(crate) struct Target {
     address: SocketAddr,
     /// Of its TLS; 0 for none.
     group: u64,
@@ -53,23 +53,23 @@ struct Kept {
 }
 
 impl Target {
-    pub fn new(address: SocketAddr, tls: Option<&PodTls>) -> Target {
+    pub(crate) fn new(address: SocketAddr, tls: Option<&PodTls>) -> Target {
         Target { address, group: tls.map_or(0, PodTls::group) }
     }
 }
 
 /// Takes the connection to this pod that was used last.
-pub fn take(target: &Target) -> Option<Transport> {
+pub(crate) fn take(target: &Target) -> Option<Transport> {
     POOL.with_borrow_mut(|pool| pool.take(target))
 }
 
 /// Keeps a connection on which everything was answered.
-pub fn keep(target: Target, transport: Transport) {
+pub(crate) fn keep(target: Target, transport: Transport) {
     POOL.with_borrow_mut(|pool| pool.keep(target, transport));
 }
 
 /// Closes what its pod has closed and what waited for too long, until `closing`, and then everything.
-pub async fn sweep(mut closing: watch::Receiver<bool>) {
+pub(crate) async fn sweep(mut closing: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             // An error means that nobody is left to say it.

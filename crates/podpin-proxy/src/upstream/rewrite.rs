@@ -13,7 +13,7 @@ use podpin_wire::http1::request_head::RequestHead;
 
 /// The lines of a request that every pod would be sent; what is said about the session depends on the pod, and is added
 /// later.
-pub fn to_pod(admission: &Admission, asked: &RequestHead, client: &Client) -> HeaderMap {
+pub(crate) fn to_pod(admission: &Admission, asked: &RequestHead, client: &Client) -> HeaderMap {
     let mut lines = headers::request_lines(&asked.headers, client);
     admission.strip_cookies(&mut lines);
     if let Some((name, own)) = admission.own_session_id() {
@@ -28,7 +28,7 @@ pub fn to_pod(admission: &Admission, asked: &RequestHead, client: &Client) -> He
 
 /// Request line and header lines in HTTP/1.1, without the empty line at the end. `pod` names the pod for a client that
 /// named no host.
-pub fn request_head(
+pub(crate) fn request_head(
     admission: &Admission,
     asked: &RequestHead,
     lines: &HeaderMap,
@@ -50,7 +50,7 @@ pub fn request_head(
 
 /// The lines of a pod's answer for the client, which is told where it belongs by the cookie, or by the session id that the
 /// pod gave it.
-pub fn to_client(
+pub(crate) fn to_client(
     shared: &Shared,
     (admission, placement): (&Admission, &Placement),
     (asked, client): (&RequestHead, &Client),
@@ -70,7 +70,7 @@ pub fn to_client(
 }
 
 /// What tells a client where it belongs.
-pub struct Affinity {
+pub(crate) struct Affinity {
     /// Lines in the place of those that a pod's answer has.
     pub replaced: Vec<(HeaderName, HeaderValue)>,
     /// A `Set-Cookie` beside the others.
@@ -78,7 +78,7 @@ pub struct Affinity {
 }
 
 /// What a pod's answer with these lines has to tell the client about where it belongs; nobody else may store that.
-pub fn affinity(
+pub(crate) fn affinity(
     shared: &Shared,
     (admission, placement): (&Admission, &Placement),
     client: &Client,

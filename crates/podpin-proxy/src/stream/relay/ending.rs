@@ -20,12 +20,12 @@ use crate::telemetry::labels::CloseReason;
 /// How long an event that passed `sse.eventBytesMax` may delay the end of `sse.maxDuration` before the stream is cut within it.
 const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
 /// How long a client may take for a goodbye that comes late: instead of a handover, or at the proxy's own end.
-pub const LAST_WORDS: Duration = Duration::from_millis(300);
-pub const NEVER: Millis = Millis(u64::MAX);
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(300);
+pub(super) const NEVER: Millis = Millis(u64::MAX);
 
 /// What was wrong with the pod's side; a byte, where the words would be sixteen in every stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing: its end came as it should.
     None,
     /// The connection ended within the body.
@@ -50,7 +50,7 @@ impl Fault {
 
 /// Why the stream is ending, once it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ending {
+pub(super) struct Ending {
     pub reason: CloseReason,
     pub clean: bool,
     pub fault: Fault,
@@ -58,7 +58,7 @@ pub struct Ending {
 
 /// When and why the stream has to leave.
 #[derive(Clone, Debug)]
-pub struct Leave {
+pub(crate) struct Leave {
     pub at: Millis,
     /// Whatever it is in the middle of.
     pub by: Millis,
@@ -74,7 +74,7 @@ pub struct Leave {
 }
 
 impl Relay {
-    pub fn asked_to_leave(&self, at: Millis) -> Option<Box<Leave>> {
+    pub(crate) fn asked_to_leave(&self, at: Millis) -> Option<Box<Leave>> {
         let order = self.record.order()?;
         let is_withdrawn = self.record.route.is_withdrawn();
         let for_good = is_withdrawn || matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
@@ -87,7 +87,7 @@ impl Relay {
         Some(Box::new(Leave { at, by, deadline, reason, target, for_good, is_free: order.is_free }))
     }
 
-    pub fn at_boundary(&self) -> bool {
+    pub(crate) fn at_boundary(&self) -> bool {
         match &self.body {
             Body::Events(framer) => framer.at_boundary(),
             Body::Opaque => false,
@@ -95,7 +95,7 @@ impl Relay {
     }
 
     /// Ends well, once everything is written.
-    pub fn end(&mut self, reason: CloseReason, last_words: Option<Vec<u8>>) {
+    pub(crate) fn end(&mut self, reason: CloseReason, last_words: Option<Vec<u8>>) {
         if self.ending.is_some() {
             return;
         }
@@ -114,13 +114,13 @@ impl Relay {
     }
 
     /// Ends as a death of the pod: after the last whole event, without a last chunk.
-    pub fn broken(&mut self, fault: Fault) {
+    pub(crate) fn broken(&mut self, fault: Fault) {
         self.stop_passage();
         self.ending = Some(Ending { reason: CloseReason::UpstreamReset, clean: false, fault });
     }
 
     /// The polite goodbye: `retry:` drawn from `sse.retry.drain`, then a clean end.
-    pub fn goodbye(&mut self, reason: CloseReason) {
+    pub(crate) fn goodbye(&mut self, reason: CloseReason) {
         let (min, max) = self.times.goodbye_retry;
         let (min, max) = (clock::duration_millis(min), clock::duration_millis(max));
         let retry = retry_line(fastrand::u64(min..=max.max(min)));
@@ -129,7 +129,7 @@ impl Relay {
     }
 
     /// Does what is due, and sets the timer for what comes next. `Ready` when the stream must end now.
-    pub fn poll_times(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
+    pub(crate) fn poll_times(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
             let due = self.due();
             let now = clock::now();
@@ -283,7 +283,7 @@ impl Relay {
         self.last_write = now;
     }
 
-    pub fn close(&mut self, reason: CloseReason) -> Finished {
+    pub(crate) fn close(&mut self, reason: CloseReason) -> Finished {
         let clean = self.ending.filter(|ending| ending.reason == reason);
         let downstream = self.downstream.take();
         self.leave_pod();

@@ -28,7 +28,7 @@ use crate::stream_registry::Cause;
 use crate::telemetry::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
 
 /// The handovers of one stream.
-pub struct Passage {
+pub(crate) struct Passage {
     handover: Handover,
     plan: Plan,
     asking: Option<Pin<Box<dyn Future<Output = Asked> + Send>>>,
@@ -40,7 +40,7 @@ pub struct Passage {
 
 impl Passage {
     /// A stream that may be handed over.
-    pub fn new(plan: Plan, limits: Limits) -> Passage {
+    pub(crate) fn new(plan: Plan, limits: Limits) -> Passage {
         Passage {
             handover: Handover::new(Eligibility::Eligible, limits),
             plan,
@@ -53,13 +53,13 @@ impl Passage {
 
 impl Relay {
     /// The framer looks for what the client has already.
-    pub fn awaits_replay(&self) -> bool {
+    pub(crate) fn awaits_replay(&self) -> bool {
         self.passage.is_some() && matches!(&self.body, Body::Events(framer) if framer.awaits_replay())
     }
 
     /// When a handover that is under way has taken too long: its own time is over, or that of the drain while the old pod
     /// still flows.
-    pub fn passage_due(&self) -> Millis {
+    pub(crate) fn passage_due(&self) -> Millis {
         let Some(due) = self.passage.as_ref().and_then(|passage| passage.handover.due()) else {
             return NEVER;
         };
@@ -68,14 +68,14 @@ impl Relay {
     }
 
     /// When a handover that is under way is given up because the proxy itself goes.
-    pub fn passage_ends(&self) -> Millis {
+    pub(crate) fn passage_ends(&self) -> Millis {
         let under_way = self.passage.as_ref().filter(|passage| passage.handover.due().is_some());
         let times = under_way.and_then(|passage| passage.plan.shared.lifecycle.shutdown_times());
         times.map_or(NEVER, |times| clock::after(times.begins, times.spread).min(times.deadline))
     }
 
     /// A handover has taken too long.
-    pub fn passage_time(&mut self, now: Millis) {
+    pub(crate) fn passage_time(&mut self, now: Millis) {
         self.decide(now, |handover, _, moment| {
             let due = handover.due().unwrap_or(moment);
             handover.on_time(due.max(moment))
@@ -83,7 +83,7 @@ impl Relay {
     }
 
     /// The stream ends: nothing of a handover is wanted any more.
-    pub fn stop_passage(&mut self) {
+    pub(crate) fn stop_passage(&mut self) {
         if let Some(passage) = &mut self.passage {
             passage.handover.on_finish();
             (passage.asking, passage.successor) = (None, None);
@@ -92,14 +92,14 @@ impl Relay {
     }
 
     /// Closes the connection to the pod, if there is one.
-    pub fn leave_pod(&mut self) {
+    pub(crate) fn leave_pod(&mut self) {
         if let Some(upstream) = self.upstream.take() {
             upstream.close();
         }
     }
 
     /// Leaves for another pod; false when this stream cannot.
-    pub fn leave_for_another(&mut self, leave: &Leave, now: Millis) -> bool {
+    pub(crate) fn leave_for_another(&mut self, leave: &Leave, now: Millis) -> bool {
         let Some(passage) = &mut self.passage else { return self.stays(leave) };
         passage.fate = (leave.reason, Fault::None);
         match &leave.target {
@@ -122,7 +122,7 @@ impl Relay {
     }
 
     /// It goes on where it is.
-    pub fn stay(&mut self) {
+    pub(crate) fn stay(&mut self) {
         self.leave = None;
         self.record.stay();
         // Its endpoint, or the proxy, may have begun to leave meanwhile, and passed over a stream that was on its way.
@@ -130,7 +130,7 @@ impl Relay {
     }
 
     /// The pod's body has come to its end, one way or another.
-    pub fn upstream_ended(&mut self, end: End, fault: Fault) {
+    pub(crate) fn upstream_ended(&mut self, end: End, fault: Fault) {
         let reason = match end {
             End::Clean => CloseReason::UpstreamEnd,
             End::Reset => CloseReason::UpstreamReset,
@@ -158,7 +158,7 @@ impl Relay {
     }
 
     /// Looks whether the successor has answered.
-    pub fn poll_passage(&mut self, context: &mut Context<'_>) {
+    pub(crate) fn poll_passage(&mut self, context: &mut Context<'_>) {
         let Some(passage) = &mut self.passage else { return };
         let Some(asking) = &mut passage.asking else { return };
         let Poll::Ready(asked) = asking.as_mut().poll(context) else { return };

@@ -47,18 +47,18 @@ type Cell = (IntCounter, Arc<ShardedCounter>);
 
 /// Sharded counters of one name, one for each service, as Prometheus wants them.
 #[derive(Clone)]
-pub struct ShardedFamily {
+pub(super) struct ShardedFamily {
     vec: IntCounterVec,
     cells: Arc<parking_lot::Mutex<BTreeMap<String, Cell>>>,
 }
 
 impl ShardedFamily {
-    pub fn new(name: &str, help: &str) -> prometheus::Result<ShardedFamily> {
+    pub(super) fn new(name: &str, help: &str) -> prometheus::Result<ShardedFamily> {
         let vec = IntCounterVec::new(Opts::new(format!("podpin_{name}"), help), &["service"])?;
         Ok(ShardedFamily { vec, cells: Arc::default() })
     }
 
-    pub fn cell(&self, service: &str) -> Arc<ShardedCounter> {
+    pub(super) fn cell(&self, service: &str) -> Arc<ShardedCounter> {
         let mut cells = self.cells.lock();
         // A service that reloads take away and bring again goes on counting.
         let new = || (self.vec.with_label_values(&[service]), Arc::default());

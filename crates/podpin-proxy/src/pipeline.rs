@@ -26,6 +26,7 @@ use crate::admission::{Admission, Asked, Kind, Placement};
 use crate::clock;
 use crate::forward::{self, Client};
 use crate::gateway::{Gateway, InFlight};
+use crate::head::FIELDS_MAX;
 use crate::io::Progress;
 use crate::labels::{UpstreamErrorKind, method_label};
 use crate::pool;
@@ -277,6 +278,10 @@ impl ProxyHttp for Pipeline {
         else {
             return Err(request.fail(Failure::Internal));
         };
+        if response.headers.len() > FIELDS_MAX {
+            request.endpoint_failed(UpstreamErrorKind::Protocol);
+            return Err(request.fail(Failure::UpstreamProtocol));
+        }
         let upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if !request.answered && (upgrade || !response.status.is_informational()) {
             request.answered = true;

@@ -17,13 +17,12 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::body_decoder::{BodyDecoder, FIRST_CHUNK};
-use crate::head;
+use crate::head::{self, FIELDS_MAX};
 use crate::tls::PodTls;
 use crate::transport::Transport;
 
 /// A response head larger than this is refused; pods send a few hundred bytes.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
-const HEADER_LINES_MAX: usize = 128;
 /// Interim responses (100, 103) before the final one.
 pub(crate) const INTERIM_RESPONSES_MAX: usize = 8;
 
@@ -174,7 +173,7 @@ pub(crate) fn parse_head(
     buffer: &[u8],
     asked: &Method,
 ) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, UpstreamError> {
-    let mut lines = [httparse::EMPTY_HEADER; HEADER_LINES_MAX];
+    let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut lines);
     let length = match response.parse(buffer) {
         Ok(httparse::Status::Complete(length)) => length,

@@ -14,10 +14,11 @@ use http::{HeaderMap, StatusCode};
 use pingora::protocols::http::v2::server::HttpSession;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::body_decoder::{BodyDecoder, Piece};
+use crate::body_decoder::{BodyDecoder, ChunkError, Piece};
 use crate::connection::StreamGuard;
 use crate::downstream::{Downstream, Dying, Framing, Gone, push_chunk};
 use crate::exchange::{answer_h2, h1_head, h2_head, say_and_linger};
+use crate::head::HeadError;
 use crate::reply::{Answer, Body, Failure, Persistence};
 use crate::scratch::{self, Scratch};
 use crate::transport::Transport;
@@ -374,6 +375,7 @@ fn decode<'a>(body: &mut BodyDecoder, mut input: &'a [u8], out: &mut Vec<u8>) ->
         match body.decode(&mut input) {
             Ok(Piece::Data(data)) => out.extend_from_slice(data),
             Ok(Piece::More | Piece::End) => return Ok(input),
+            Err(ChunkError::TOO_MANY_FIELDS) => return Err(HeadError::TooLarge.into()),
             Err(_) => return Err(Failure::Body),
         }
     }

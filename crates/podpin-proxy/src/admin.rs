@@ -55,27 +55,40 @@ fn problem(status: StatusCode, error: &str) -> Response {
 }
 
 async fn ready(State(gateway): State<Arc<Gateway>>) -> Response {
-    let waiting: Vec<_> = gateway.waiting_for().collect();
+    let waiting: Vec<_> = gateway.waiting_for().iter().map(|service| named_with_reason(service)).collect();
     if gateway.is_ready() {
         return match waiting.is_empty() {
             true => "ok\n".into_response(),
             false => format!("ok, but without endpoints yet: {}\n", waiting.join(", ")).into_response(),
         };
     }
-    let why = match (gateway.is_leaving(), waiting.is_empty()) {
-        (true, _) => "leaving\n".to_owned(),
-        (false, _) => format!("waiting for the endpoints of: {}\n", waiting.join(", ")),
+    let why = match gateway.is_leaving() {
+        true => "leaving\n".to_owned(),
+        false => format!("waiting for the endpoints of: {}\n", waiting.join(", ")),
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-/// Says once, at the time when readiness stops waiting, which services the cluster has said nothing about.
+/// Returns the name of a service without endpoints, and why it has none if that is known.
+fn named_with_reason(service: &ServiceState) -> String {
+    match service.discovery_failure() {
+        Some(reason) => format!("{} ({reason})", service.name),
+        None => service.name.to_string(),
+    }
+}
+
+/// Logs, at the time when readiness stops waiting, the services that the cluster has said nothing about, and whether the
+/// replica is ready without them.
 pub(crate) async fn watch_readiness(gateway: Arc<Gateway>) {
     tokio::time::sleep_until(clock::instant(gateway.lists_awaited_until())).await;
+    let state = if gateway.is_ready() { "ready without it" } else { "not ready" };
     for service in gateway.waiting_for() {
+        let reason = service.discovery_failure();
+        let reason = reason.as_deref().unwrap_or("discovery has not failed and has not answered");
         tracing::error!(
-            %service,
-            "no list of endpoints from the cluster within kubernetes.initialListTimeout"
+            service = %service.name,
+            reason,
+            "{state}: no list of endpoints within kubernetes.initialListTimeout"
         );
     }
 }

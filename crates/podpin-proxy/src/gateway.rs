@@ -42,6 +42,8 @@ pub(crate) struct Gateway {
     pub(crate) streams: Streams,
     /// Until when readiness waits for the first lists of the cluster's services.
     lists_awaited_until: Millis,
+    /// A service that a reload took away had a list of endpoints.
+    has_listed: AtomicBool,
     /// Client connections open now.
     pub(crate) connections: AtomicUsize,
     /// Of those that count against `limits.connectionsPerClientIP`, how many each address has.
@@ -80,6 +82,7 @@ impl Gateway {
             access_log,
             streams: Streams::default(),
             lists_awaited_until: clock::after(clock::now(), config.kubernetes.initial_list_timeout),
+            has_listed: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             addresses: Occupancy::default(),
             seats_taken: AtomicUsize::new(0),
@@ -101,6 +104,9 @@ impl Gateway {
     /// end with their last stream.
     pub(crate) fn move_to(&self, site: Arc<Site>) {
         let before = self.site.swap(Arc::clone(&site));
+        if before.services.iter().any(|service| service.view().snapshot.first_list_seen()) {
+            self.has_listed.store(true, Ordering::Relaxed);
+        }
         before.withdraw_routes_missing_in(&site);
         for gone in before.services_missing_in(&site) {
             gone.queue.close();
@@ -139,13 +145,17 @@ impl Gateway {
     }
 
     /// Ready for traffic: every service has had its first list of endpoints, and we are not leaving. One service that
-    /// the cluster says nothing about does not keep the others waiting for longer than `kubernetes.initialListTimeout`.
+    /// the cluster says nothing about does not keep the others waiting for longer than `kubernetes.initialListTimeout`;
+    /// a replica on which no service ever had a list is never ready.
     pub(crate) fn is_ready(&self) -> bool {
         let overdue = clock::now() >= self.lists_awaited_until;
-        // One that a reload brought keeps nobody away from those that were served before.
-        let awaited =
-            |service: &Arc<ServiceState>| service.is_awaited && !(overdue && service.is_of_the_cluster());
-        !self.is_leaving() && !self.without_list().iter().any(awaited)
+        let site = self.site();
+        let lists = site.services.iter().map(|service| FirstList {
+            is_seen: service.view().snapshot.first_list_seen(),
+            // One that a reload brought keeps nobody away from those that were served before.
+            is_awaited: service.is_awaited && !(overdue && service.is_of_the_cluster()),
+        });
+        !self.is_leaving() && may_serve(lists, self.has_listed.load(Ordering::Relaxed))
     }
 
     /// How long readiness waits for the first lists of the cluster's services.
@@ -153,15 +163,11 @@ impl Gateway {
         self.lists_awaited_until
     }
 
-    fn without_list(&self) -> Vec<Arc<ServiceState>> {
+    /// Services that never had a list of endpoints.
+    pub(crate) fn waiting_for(&self) -> Vec<Arc<ServiceState>> {
         let site = self.site();
         let services = site.services.iter().filter(|service| !service.view().snapshot.first_list_seen());
         services.cloned().collect()
-    }
-
-    /// Services that never had a list of endpoints.
-    pub(crate) fn waiting_for(&self) -> impl Iterator<Item = Arc<str>> {
-        self.without_list().into_iter().map(|service| Arc::clone(&service.name))
     }
 
     /// SIGTERM has come.
@@ -219,11 +225,51 @@ impl Gateway {
     }
 }
 
+/// The first list of endpoints of one service.
+#[derive(Clone, Copy, Debug)]
+struct FirstList {
+    is_seen: bool,
+    is_awaited: bool,
+}
+
+/// Whether a replica with these services may serve; `has_listed` if one that a reload took away ever had a list.
+fn may_serve(lists: impl Iterator<Item = FirstList>, has_listed: bool) -> bool {
+    let lists: Vec<FirstList> = lists.collect();
+    let knows_any = has_listed || lists.is_empty() || lists.iter().any(|list| list.is_seen);
+    knows_any && lists.iter().all(|list| list.is_seen || !list.is_awaited)
+}
+
 /// A request on its way, which a shutdown waits for.
 pub(crate) struct InFlight(Arc<Gateway>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_without_any_list_never_serves_and_one_with_some_waits_for_those_that_are_awaited() {
+        let seen = FirstList { is_seen: true, is_awaited: true };
+        let awaited = FirstList { is_seen: false, is_awaited: true };
+        let overdue = FirstList { is_seen: false, is_awaited: false };
+        let table: [(&[FirstList], bool, bool); 9] = [
+            (&[], false, true),
+            (&[seen], false, true),
+            (&[awaited], false, false),
+            (&[overdue], false, false),
+            (&[overdue, overdue], false, false),
+            (&[overdue, seen], false, true),
+            (&[awaited, seen], false, false),
+            (&[overdue], true, true),
+            (&[awaited], true, false),
+        ];
+        for (lists, has_listed, expected) in table {
+            assert_eq!(may_serve(lists.iter().copied(), has_listed), expected, "{lists:?} {has_listed}");
+        }
     }
 }

@@ -56,18 +56,26 @@ fn problem(status: StatusCode, error: &str) -> Response {
 }
 
 async fn ready(State(readiness): State<Arc<Readiness>>) -> Response {
-    let waiting: Vec<_> = readiness.waiting_for().collect();
+    let waiting: Vec<_> = readiness.waiting_for().iter().map(|service| named_with_reason(service)).collect();
     if readiness.is_ready() {
         return match waiting.is_empty() {
             true => "ok\n".into_response(),
             false => format!("ok, but without endpoints yet: {}\n", waiting.join(", ")).into_response(),
         };
     }
-    let why = match (readiness.shared().lifecycle.is_draining(), waiting.is_empty()) {
-        (true, _) => "leaving\n".to_owned(),
-        (false, _) => format!("waiting for the endpoints of: {}\n", waiting.join(", ")),
+    let why = match readiness.shared().lifecycle.is_draining() {
+        true => "leaving\n".to_owned(),
+        false => format!("waiting for the endpoints of: {}\n", waiting.join(", ")),
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+/// Returns the name of a service without endpoints, and why it has none if that is known.
+fn named_with_reason(service: &ServiceState) -> String {
+    match service.discovery_failure() {
+        Some(reason) => format!("{} ({reason})", service.name),
+        None => service.name.to_string(),
+    }
 }
 
 async fn metrics(State(readiness): State<Arc<Readiness>>) -> Response {

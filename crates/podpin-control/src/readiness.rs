@@ -28,34 +28,79 @@ impl Readiness {
     }
 
     /// Whether every service has had its first list of endpoints, and the process does not drain. One service that the
-    /// cluster does not list keeps the others waiting no longer than `kubernetes.initialListTimeout`.
+    /// cluster does not list keeps the others waiting no longer than `kubernetes.initialListTimeout`; a replica on which no
+    /// service ever had a list is never ready.
     pub(crate) fn is_ready(&self) -> bool {
         let overdue = clock::now() >= self.lists_awaited_until;
-        // A service that a reload brought keeps nobody away from those that were served before.
-        let awaited =
-            |service: &Arc<ServiceState>| service.is_awaited && !(overdue && service.is_of_the_cluster());
-        !self.shared.lifecycle.is_draining() && !self.without_list().iter().any(awaited)
+        let snapshot = self.shared.snapshot();
+        let lists = snapshot.services.iter().map(|service| FirstList {
+            is_seen: service.view().snapshot.first_list_seen(),
+            // A service that a reload brought keeps nobody away from those that were served before.
+            is_awaited: service.is_awaited && !(overdue && service.is_of_the_cluster()),
+        });
+        !self.shared.lifecycle.is_draining() && may_serve(lists, self.shared.has_listed())
     }
 
-    /// Returns the names of services that never had a list of endpoints.
-    pub(crate) fn waiting_for(&self) -> impl Iterator<Item = Arc<str>> {
-        self.without_list().into_iter().map(|service| Arc::clone(&service.name))
-    }
-
-    fn without_list(&self) -> Vec<Arc<ServiceState>> {
+    /// Returns the services that never had a list of endpoints.
+    pub(crate) fn waiting_for(&self) -> Vec<Arc<ServiceState>> {
         let snapshot = self.shared.snapshot();
         let services = snapshot.services.iter().filter(|service| !service.view().snapshot.first_list_seen());
         services.cloned().collect()
     }
 }
 
-/// Logs once, when readiness stops waiting, which services the cluster did not list.
+/// Logs, when readiness stops waiting, the services that the cluster did not list, and whether the replica is ready
+/// without them.
 pub(crate) async fn report_missing_lists(readiness: Arc<Readiness>) {
     tokio::time::sleep_until(clock::instant(readiness.lists_awaited_until)).await;
+    let state = if readiness.is_ready() { "ready without it" } else { "not ready" };
     for service in readiness.waiting_for() {
+        let reason = service.discovery_failure();
+        let reason = reason.as_deref().unwrap_or("discovery has not failed and has not answered");
         tracing::error!(
-            %service,
-            "no list of endpoints from the cluster within kubernetes.initialListTimeout"
+            service = %service.name,
+            reason,
+            "{state}: no list of endpoints within kubernetes.initialListTimeout"
         );
+    }
+}
+
+/// The first list of endpoints of one service.
+#[derive(Clone, Copy, Debug)]
+struct FirstList {
+    is_seen: bool,
+    is_awaited: bool,
+}
+
+/// Whether a replica with these services may serve; `has_listed` if one that a reload took away ever had a list.
+fn may_serve(lists: impl Iterator<Item = FirstList>, has_listed: bool) -> bool {
+    let lists: Vec<FirstList> = lists.collect();
+    let knows_any = has_listed || lists.is_empty() || lists.iter().any(|list| list.is_seen);
+    knows_any && lists.iter().all(|list| list.is_seen || !list.is_awaited)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_without_any_list_never_serves_and_one_with_some_waits_for_those_that_are_awaited() {
+        let seen = FirstList { is_seen: true, is_awaited: true };
+        let awaited = FirstList { is_seen: false, is_awaited: true };
+        let overdue = FirstList { is_seen: false, is_awaited: false };
+        let table: [(&[FirstList], bool, bool); 9] = [
+            (&[], false, true),
+            (&[seen], false, true),
+            (&[awaited], false, false),
+            (&[overdue], false, false),
+            (&[overdue, overdue], false, false),
+            (&[overdue, seen], false, true),
+            (&[awaited, seen], false, false),
+            (&[overdue], true, true),
+            (&[awaited], true, false),
+        ];
+        for (lists, has_listed, expected) in table {
+            assert_eq!(may_serve(lists.iter().copied(), has_listed), expected, "{lists:?} {has_listed}");
+        }
     }
 }

@@ -74,16 +74,27 @@ pub(crate) async fn follow_file(writer: TableWriter, source: FileSource) {
                 let service = writer.service();
                 service.metrics.discovery_errors.inc("garbled");
                 service.metrics.discovery_connected.set(0);
-                tracing::error!(service = %service.name, %error, "endpoints file not understood: the last good list is kept");
+                service.discovery_failed(format!("endpoints file not understood: {error}").into());
+                tracing::error!(service = %service.name, %error, "endpoints file not understood: {}", kept(service));
             }
             FileEvent::Missing => {
                 let service = writer.service();
                 service.metrics.discovery_errors.inc("missing");
                 service.metrics.discovery_connected.set(0);
-                tracing::warn!(service = %service.name, "endpoints file is missing: the last good list is kept");
+                service.discovery_failed("endpoints file is missing".into());
+                tracing::warn!(service = %service.name, "endpoints file is missing: {}", kept(service));
             }
         })
         .await;
+}
+
+/// Returns the words for the endpoints of a service whose file cannot be read.
+fn kept(service: &ServiceState) -> &'static str {
+    if service.view().snapshot.first_list_seen() {
+        "the last good list is kept"
+    } else {
+        "no endpoints are known yet"
+    }
 }
 
 /// Whether any service is in the cluster.
@@ -141,6 +152,7 @@ pub(crate) async fn follow_cluster(
 fn hear(writers: &[TableWriter], event: KubeEvent) {
     let (KubeEvent::Endpoints { service, .. }
     | KubeEvent::Connected { service, .. }
+    | KubeEvent::Failed { service, .. }
     | KubeEvent::Heard { service }
     | KubeEvent::Relist { service, .. }
     | KubeEvent::Malformed { service }
@@ -150,6 +162,7 @@ fn hear(writers: &[TableWriter], event: KubeEvent) {
     match event {
         KubeEvent::Endpoints { update, .. } => writer.apply(update),
         KubeEvent::Connected { connected, .. } => metrics.discovery_connected.set(i64::from(connected)),
+        KubeEvent::Failed { reason, .. } => writer.service().discovery_failed(reason),
         KubeEvent::Heard { .. } => writer.heard(),
         KubeEvent::Relist { reason, .. } => metrics.discovery_relists.inc(reason.as_str()),
         KubeEvent::Malformed { .. } => metrics.discovery_errors.inc("malformed"),
@@ -169,5 +182,6 @@ fn apply(writer: &TableWriter, update: Update) {
 fn unreadable(writer: &TableWriter, error: &ReadError) {
     let service = writer.service();
     service.metrics.discovery_errors.inc("missing");
+    service.discovery_failed(error.to_string().into());
     tracing::warn!(service = %service.name, %error, "not ready: waiting for the endpoints file");
 }

@@ -251,7 +251,7 @@ impl Running {
     /// Names of services that still wait for their first list of endpoints; empty when the proxy is ready.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
-        self.readiness.waiting_for().map(|name| name.to_string()).collect()
+        self.readiness.waiting_for().iter().map(|service| service.name.to_string()).collect()
     }
 
     /// By which another configuration can be put in force.

@@ -187,10 +187,14 @@ impl Connection {
         listener.shared.metrics.connections_total.with_label_values(&[&*listener.name, protocol]).inc();
     }
 
-    async fn refuse(self, tcp: Transport, failure: Failure) {
+    fn count_refused(&self, failure: Failure) {
         let code = failure.status().map_or(0, |status| status.as_u16()).to_string();
         self.listener.shared.metrics.heads_refused.with_label_values(&[&*self.listener.name, &code]).inc();
         tracing::debug!(peer = %self.peer, %failure, "request refused");
+    }
+
+    async fn refuse(self, tcp: Transport, failure: Failure) {
+        self.count_refused(failure);
         if let Some(answer) = failure.answer() {
             Box::pin(answer_h1(tcp, &answer)).await;
         }

@@ -3,6 +3,7 @@
 //! Every part is read without waiting. A part that is enough is passed alone, so that it can be built in a unit test.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use podpin_affinity::Keyring;
@@ -27,6 +28,8 @@ pub struct Shared {
     pub connections: ConnectionLimits,
     /// The phase of the process.
     pub lifecycle: Lifecycle,
+    /// Whether a service that a reload took away had a list of endpoints.
+    has_listed: AtomicBool,
     /// The alarm of the drain's task.
     pub drain_wake: Arc<Notify>,
 }
@@ -47,6 +50,7 @@ impl Shared {
             streams: Streams::default(),
             connections: ConnectionLimits::default(),
             lifecycle: Lifecycle::default(),
+            has_listed: AtomicBool::new(false),
             drain_wake,
         }
     }
@@ -67,12 +71,21 @@ impl Shared {
     /// does not have end with their last stream.
     pub fn replace(&self, next: Arc<ConfigSnapshot>) {
         let before = self.snapshot.swap(Arc::clone(&next));
+        if before.services.iter().any(|service| service.view().snapshot.first_list_seen()) {
+            self.has_listed.store(true, Ordering::Relaxed);
+        }
         before.withdraw_routes_missing_in(&next);
         for gone in before.services_missing_in(&next) {
             gone.queue.close();
             self.metrics.forget_service(&gone.name);
         }
         self.drain_wake.notify_one();
+    }
+
+    /// Whether a service that a reload took away had a list of endpoints.
+    #[must_use]
+    pub fn has_listed(&self) -> bool {
+        self.has_listed.load(Ordering::Relaxed)
     }
 
     /// Puts new keys in force; tokens of streams that are open are not touched.

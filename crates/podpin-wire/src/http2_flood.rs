@@ -6,6 +6,7 @@
 //! life of a connection, which a proxy in front of us may use for all of its clients and for weeks. Here each such
 //! frame takes from a budget that fills again with time and with requests. Only frame heads are looked at (RFC 9113
 //! section 4.1), on their way to and from the library; what a frame means is its business, as is the size of a head.
+//! Only the fields of trailers are counted besides (`fields.rs`).
 
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use podpin_time::Millis;
+
+use crate::http1::request_head::FIELDS_MAX;
+use crate::http2_fields::FieldCounter;
 
 /// What a client may reset at once: every stream that it may have open (100), twice. Then so many a second: people who
 /// leave pages behind one shared connection, not a program that asks a pod for nothing. Too low shows as
@@ -25,6 +29,10 @@ const PROVOKED: Rate = Rate { at_once: 100, per_second: 5, requests_each: 10 };
 const IDLE: Rate = Rate { at_once: 1000, per_second: 100, requests_each: 1 };
 /// Two windows move for each frame that we send, and a frame with a byte in it has ten.
 const BYTES_PER_WINDOW_UPDATE: u64 = 5;
+/// Trailer sections of more than [`FIELDS_MAX`] fields for the life of a connection. The library holds each until its
+/// stream ends, up to 240 KiB; so few weigh less than the heads that a connection may have. Proxies in front of us refuse such
+/// trailers themselves, so that one client cannot use up what others share.
+const LONG_TRAILERS_MAX: u32 = 4;
 /// Windows that a client may move ahead of what it is sent; beyond, its updates say nothing.
 const WINDOW_UPDATES_MAX: u64 = 100_000;
 
@@ -49,6 +57,8 @@ pub enum Excess {
     Frames,
     /// A frame, or a head of several, was begun and not finished in time.
     Unfinished,
+    /// More than [`LONG_TRAILERS_MAX`] trailer sections had too many fields.
+    Trailers,
 }
 
 impl Excess {
@@ -59,6 +69,7 @@ impl Excess {
             Excess::Provoked => "provoked",
             Excess::Frames => "frames",
             Excess::Unfinished => "unfinished",
+            Excess::Trailers => "trailers",
         }
     }
 }
@@ -103,6 +114,12 @@ pub struct FrameWatch {
     outbound: Cursor,
     /// Between HEADERS and the END_HEADERS that ends them.
     inside_block: bool,
+    fields: FieldCounter,
+    /// The highest stream with a head so far.
+    last_stream: u32,
+    /// The block is a trailer section that was not found too long yet.
+    counts_trailers: bool,
+    long_trailers: u32,
     began: Option<Millis>,
     head_timeout: Duration,
     resets: Budget,
@@ -120,6 +137,10 @@ impl FrameWatch {
             inbound: Cursor::default(),
             outbound: Cursor::default(),
             inside_block: false,
+            fields: FieldCounter::default(),
+            last_stream: 0,
+            counts_trailers: false,
+            long_trailers: 0,
             began: None,
             head_timeout,
             resets: Budget::new(RESETS, now),
@@ -137,7 +158,12 @@ impl FrameWatch {
             if self.began.is_none() && !bytes.is_empty() {
                 self.began = Some(now);
             }
-            match self.inbound.advance(&mut bytes) {
+            let (payload, before) = (self.inbound.is_within_payload(), bytes);
+            let mark = self.inbound.advance(&mut bytes);
+            if payload && self.counts_trailers {
+                self.count_trailers(before.get(..before.len() - bytes.len()).unwrap_or_default());
+            }
+            match mark {
                 Some(Mark::Head) => self.begin(now),
                 Some(Mark::End) if !self.inside_block => self.began = None,
                 Some(Mark::End) => {}
@@ -176,12 +202,16 @@ impl FrameWatch {
 
     /// The head of a frame of the client is complete.
     fn begin(&mut self, now: Millis) {
-        let [.., flags, _, _, _, _] = self.inbound.head;
+        let [.., flags, a, b, c, d] = self.inbound.head;
         let has = |flag: u8| flags & flag != 0;
         match self.inbound.kind() {
             Kind::DATA if self.inbound.payload_left > 0 || has(END_STREAM_OR_ACK) => {}
             Kind::HEADERS => {
                 self.inside_block = !has(END_HEADERS);
+                let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
+                self.counts_trailers = stream <= self.last_stream;
+                self.last_stream = self.last_stream.max(stream);
+                self.fields.begin(flags, self.inbound.payload_left);
                 for budget in [&mut self.resets, &mut self.provoked, &mut self.idle] {
                     budget.earn();
                 }
@@ -189,7 +219,10 @@ impl FrameWatch {
                 self.grant(2 * BYTES_PER_WINDOW_UPDATE);
             }
             // How many of them a head may have is the library's to say.
-            Kind::CONTINUATION => self.inside_block &= !has(END_HEADERS),
+            Kind::CONTINUATION => {
+                self.inside_block &= !has(END_HEADERS);
+                self.fields.resume(self.inbound.payload_left);
+            }
             Kind::RST_STREAM => {
                 if !self.resets.take(now) {
                     self.alarm.raise(Excess::Resets);
@@ -199,6 +232,18 @@ impl FrameWatch {
                 self.window_updates -= BYTES_PER_WINDOW_UPDATE;
             }
             _ => self.count_idle(now),
+        }
+    }
+
+    /// Counts a trailer section as soon as it has too many fields.
+    fn count_trailers(&mut self, payload: &[u8]) {
+        let is_block = matches!(self.inbound.kind(), Kind::HEADERS | Kind::CONTINUATION);
+        if is_block && self.fields.push(payload) > FIELDS_MAX {
+            self.counts_trailers = false;
+            self.long_trailers += 1;
+            if self.long_trailers > LONG_TRAILERS_MAX {
+                self.alarm.raise(Excess::Trailers);
+            }
         }
     }
 
@@ -410,6 +455,31 @@ mod tests {
         }
         for code in [0, 2, 8, REFUSED] {
             assert_eq!(answered_with(code), (5_000, None), "code {code}");
+        }
+    }
+
+    #[test]
+    fn trailers_with_too_many_fields_end_a_connection_after_a_few_and_heads_do_not() {
+        let fields = |count: usize, stream: u8| {
+            let mut bytes = frame(Kind::HEADERS, END_HEADERS, count);
+            bytes[8] = stream;
+            bytes[FRAME_HEAD_BYTES..].fill(0xbe);
+            bytes
+        };
+        for chunk in [1, 7, 1000] {
+            let mut watch = watch();
+            let mut read = |bytes: Vec<u8>| {
+                bytes.chunks(chunk).for_each(|piece| watch.read(piece, Millis(0)));
+                watch.alarm.excess()
+            };
+            for stream in 0..20 {
+                assert_eq!(read(fields(900, 2 * stream + 1)), None, "a head");
+                assert_eq!(read(fields(FIELDS_MAX, 2 * stream + 1)), None, "trailers");
+            }
+            for left in (0..LONG_TRAILERS_MAX).rev() {
+                assert_eq!(read(fields(FIELDS_MAX + 1, 1)), None, "{left} more");
+            }
+            assert_eq!(read(fields(FIELDS_MAX + 1, 1)), Some(Excess::Trailers));
         }
     }
 

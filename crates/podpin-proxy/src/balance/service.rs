@@ -73,6 +73,8 @@ pub struct ServiceState {
     /// Changed on the control thread only; the lock is never waited for by a request.
     table: Arc<Mutex<Table>>,
     view: Arc<ArcSwap<View>>,
+    /// Why discovery failed last.
+    discovery_failure: Arc<Mutex<Option<Arc<str>>>>,
 }
 
 fn ejection(configuration: &Configuration) -> Option<EjectionPolicy> {
@@ -129,6 +131,7 @@ impl ServiceState {
             moved: Arc::default(),
             table: Arc::new(Mutex::new(table)),
             view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
+            discovery_failure: Arc::default(),
         }
     }
 
@@ -155,6 +158,7 @@ impl ServiceState {
             moved: Arc::clone(&self.moved),
             table: Arc::clone(&self.table),
             view: Arc::clone(&self.view),
+            discovery_failure: Arc::clone(&self.discovery_failure),
         }
     }
 
@@ -187,6 +191,16 @@ impl ServiceState {
             Discovery::File(path) => Some(path),
             Discovery::Static(_) | Discovery::Kubernetes(_) => None,
         }
+    }
+
+    /// Keeps why discovery failed, for whoever wonders why there are no endpoints.
+    pub fn discovery_failed(&self, reason: Arc<str>) {
+        *self.discovery_failure.lock() = Some(reason);
+    }
+
+    /// Returns why discovery failed last; `None` if it never did.
+    pub fn discovery_failure(&self) -> Option<Arc<str>> {
+        self.discovery_failure.lock().clone()
     }
 
     /// Name of the affinity cookie, when there is one.

@@ -1,9 +1,9 @@
 //! One HTTP/2 connection: accepts its streams, sends each down one of the data paths, and cuts it when it only costs.
 //!
 //! The accept loop is ours and not Pingora's, because a connection that is cut says so (GOAWAY, RFC 9113 section
-//! 5.4.1) and every task has an owner. What one client can make us do is bounded in three places: by the h2 library
-//! for one head and for streams that end before they begin, by `frames.rs` for everything that costs and brings no
-//! request, and for silence by the deadlines of `limits`.
+//! 5.4.1) and every task has an owner. What one client can make us do is bounded in four places: by the h2 library
+//! for the bytes of one head and for streams that end before they begin, here for the fields of a head, by `frames.rs`
+//! for trailers and for everything that costs and brings no request, and for silence by the deadlines of `limits`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use h2::Reason;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderValue};
+use pingora::http::RequestHeader;
 use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
 use pingora::protocols::{Digest, GetSocketDigest, Ssl, Stream};
 use pingora::server::ShutdownWatch;
@@ -30,7 +31,7 @@ use crate::shared::Shared;
 use crate::stream::open;
 use crate::upgrade::client_stream::ClientStream;
 use podpin_wire::client::Client;
-use podpin_wire::http1::request_head::{self, HeadError, RequestHead};
+use podpin_wire::http1::request_head::{self, FIELDS_MAX, HeadError, RequestHead};
 use podpin_wire::http2_flood::{Alarm, Excess, FrameWatch};
 
 /// What one HTTP/2 stream may hold for a client that does not read, beside what the relay holds.
@@ -140,9 +141,15 @@ impl H2Connection {
                 accepted = HttpSession::from_h2_conn(h2, Arc::clone(&digest)) => accepted,
             };
             match accepted {
-                Ok(Some(H2Accept::Session(session))) => {
+                Ok(Some(H2Accept::Session(mut session))) => {
                     let (app, guard) = (Arc::clone(self), self.streams.guard());
-                    self.connection.listener.shared.lifecycle.tasks.spawn(app.request(session, guard));
+                    let bounded = bound_fields(&mut session);
+                    self.connection
+                        .listener
+                        .shared
+                        .lifecycle
+                        .tasks
+                        .spawn(app.request(session, guard, bounded));
                     if !leaving && self.has_had_enough() {
                         h2.graceful_shutdown();
                         leaving = true;
@@ -186,15 +193,21 @@ impl H2Connection {
             .inc();
     }
 
-    /// Serves one request.
-    async fn request(self: Arc<Self>, session: HttpSession, guard: StreamGuard) {
+    /// Serves one request, or refuses one whose head is not `bounded`.
+    async fn request(
+        self: Arc<Self>,
+        session: HttpSession,
+        guard: StreamGuard,
+        bounded: Result<(), HeadError>,
+    ) {
         let listener = &self.connection.listener;
         let head = h2_head(session.req_header());
-        let checked = match head.method {
+        let checked = bounded.and_then(|()| match head.method {
             Method::CONNECT => Err(HeadError::Connect),
             _ => request_head::check_authority(&head.authority),
-        };
+        });
         if let Err(error) = checked {
+            self.connection.count_refused(error.into());
             return Exchange::H2(Box::new(session), guard).refuse(error.into()).await;
         }
         let wants_events = wants_events(&session);
@@ -262,6 +275,18 @@ impl Drop for StreamGuard {
     }
 }
 
+/// Refuses a head of more than [`FIELDS_MAX`] fields, each cookie line counted, and frees the fields at once: a client
+/// whose window is shut would hold them for as long as the answer waits.
+fn bound_fields(session: &mut HttpSession) -> Result<(), HeadError> {
+    if session.req_header().headers.len() <= FIELDS_MAX {
+        return Ok(());
+    }
+    if let Ok(empty) = RequestHeader::build(Method::GET, b"/", None) {
+        *session.req_header_mut() = empty;
+    }
+    Err(HeadError::TooLarge)
+}
+
 fn wants_events(session: &HttpSession) -> bool {
     let head = session.req_header();
     let accepts = head.headers.get_all(header::ACCEPT).iter();
@@ -270,7 +295,7 @@ fn wants_events(session: &HttpSession) -> bool {
         && accepts.into_iter().any(|value| request_head::accepts_event_stream(value.as_bytes()))
 }
 
-fn h2_head(head: &pingora::http::RequestHeader) -> RequestHead {
+fn h2_head(head: &RequestHeader) -> RequestHead {
     let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
     let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut headers = head.headers.clone();

@@ -21,7 +21,8 @@ use crate::downstream::pending::{answer_h2, h2_head, say_and_linger};
 use crate::http::reply::{Answer, Body, Failure};
 use crate::net::scratch::{self, Scratch};
 use crate::net::transport::Transport;
-use podpin_wire::http1::body::{BodyDecoder, Piece};
+use podpin_wire::http1::body::{BodyDecoder, ChunkError, Piece};
+use podpin_wire::http1::request_head::HeadError;
 
 /// Bytes of later requests that are kept while one is served; more stay in the socket.
 const AHEAD_BYTES_MAX: usize = 64 * 1024;
@@ -375,6 +376,7 @@ fn decode<'a>(body: &mut BodyDecoder, mut input: &'a [u8], out: &mut Vec<u8>) ->
         match body.decode(&mut input) {
             Ok(Piece::Data(data)) => out.extend_from_slice(data),
             Ok(Piece::More | Piece::End) => return Ok(input),
+            Err(ChunkError::TOO_MANY_FIELDS) => return Err(HeadError::TooLarge.into()),
             Err(_) => return Err(Failure::Body),
         }
     }

@@ -282,7 +282,7 @@ impl Metrics {
             )?,
             h2_connections_cut: make.counters(
                 "http2_connections_cut_total",
-                "HTTP/2 connections cut for what their client did: resets, provoked resets, frames, unfinished heads.",
+                "HTTP/2 connections cut for what their client did: resets, provoked resets, frames, unfinished heads, trailers with too many fields.",
                 &["listener", "reason"],
             )?,
             heads_refused: make.counters(

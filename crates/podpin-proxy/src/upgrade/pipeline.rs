@@ -31,6 +31,7 @@ use crate::upgrade::response::{
 use crate::upstream::pool;
 use podpin_wire::client::Client;
 use podpin_wire::headers;
+use podpin_wire::http1::request_head::FIELDS_MAX;
 
 /// How long a client may take for what was left of a response that is cut short.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -279,6 +280,10 @@ impl ProxyHttp for Pipeline {
         else {
             return Err(request.fail(Failure::Internal));
         };
+        if response.headers.len() > FIELDS_MAX {
+            request.endpoint_failed(UpstreamErrorKind::Protocol);
+            return Err(request.fail(Failure::UpstreamProtocol));
+        }
         let upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if !request.answered && (upgrade || !response.status.is_informational()) {
             request.answered = true;

@@ -3,6 +3,8 @@
 //! Decodes in place, in whatever buffer the caller read into, and holds nothing but its place in the grammar. Every
 //! length that the other side could stretch has a limit.
 
+use crate::http1::request_head::FIELDS_MAX;
+
 /// A chunk's extensions, or a trailer section, larger than this is refused; both are dropped.
 const CHUNK_LINE_BYTES_MAX: u16 = 8 * 1024;
 
@@ -37,10 +39,10 @@ pub enum Chunk {
     DataCr,
     /// The LF after the data.
     DataLf,
-    /// In the trailer section; `line` bytes in this line.
-    Trailer { seen: u16, line: u16 },
+    /// In the trailer section; `line` bytes in this line, behind so many fields.
+    Trailer { seen: u16, line: u16, fields: u8 },
     /// The LF of a trailer line.
-    TrailerLf { seen: u16, line: u16 },
+    TrailerLf { seen: u16, line: u16, fields: u8 },
 }
 
 /// Where a chunked body begins.
@@ -61,6 +63,11 @@ pub enum Piece<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunk: {0}")]
 pub struct ChunkError(&'static str);
+
+impl ChunkError {
+    /// More than [`FIELDS_MAX`] trailer fields.
+    pub const TOO_MANY_FIELDS: ChunkError = ChunkError("there are too many trailer fields");
+}
 
 impl BodyDecoder {
     /// The body's length where the head says it.
@@ -171,7 +178,7 @@ impl Chunk {
             (Chunk::Extension { value, .. }, b'\r') => Chunk::SizeLf { value },
             (Chunk::Extension { .. }, b'\n') => return Err(ChunkError("a size line ends in a bare LF")),
             (Chunk::Extension { value, seen }, _) => Chunk::Extension { value, seen: one_more(seen)? },
-            (Chunk::SizeLf { value: 0 }, b'\n') => Chunk::Trailer { seen: 0, line: 0 },
+            (Chunk::SizeLf { value: 0 }, b'\n') => Chunk::Trailer { seen: 0, line: 0, fields: 0 },
             (Chunk::SizeLf { value }, b'\n') => Chunk::Data { left: value },
             (Chunk::SizeLf { .. }, _) => return Err(ChunkError("CR without LF after a size")),
             (Chunk::DataCr, b'\r') => Chunk::DataLf,
@@ -179,13 +186,18 @@ impl Chunk {
             (Chunk::DataCr | Chunk::DataLf | Chunk::Data { .. }, _) => {
                 return Err(ChunkError("the data does not end where its size says"));
             }
-            (Chunk::Trailer { seen, line }, b'\r') => Chunk::TrailerLf { seen, line },
+            (Chunk::Trailer { seen, line, fields }, b'\r') => Chunk::TrailerLf { seen, line, fields },
             (Chunk::Trailer { .. }, b'\n') => return Err(ChunkError("a trailer line ends in a bare LF")),
-            (Chunk::Trailer { seen, line }, _) => {
-                Chunk::Trailer { seen: one_more(seen)?, line: line.saturating_add(1) }
+            (Chunk::Trailer { seen, line, fields }, _) => {
+                Chunk::Trailer { seen: one_more(seen)?, line: line.saturating_add(1), fields }
             }
             (Chunk::TrailerLf { line: 0, .. }, b'\n') => return Ok(None),
-            (Chunk::TrailerLf { seen, .. }, b'\n') => Chunk::Trailer { seen, line: 0 },
+            (Chunk::TrailerLf { fields, .. }, b'\n') if usize::from(fields) >= FIELDS_MAX => {
+                return Err(ChunkError::TOO_MANY_FIELDS);
+            }
+            (Chunk::TrailerLf { seen, fields, .. }, b'\n') => {
+                Chunk::Trailer { seen, line: 0, fields: fields + 1 }
+            }
             (Chunk::TrailerLf { .. }, _) => return Err(ChunkError("CR without LF in the trailer section")),
         };
         Ok(Some(next))
@@ -264,6 +276,14 @@ mod tests {
         let body = b"3;name=value\r\nabc\r\n2;a\r\nde\r\n0\r\nA: b\r\nC: d\r\n\r\n";
         let result = decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &[body]);
         assert_eq!(result, Ok((b"abcde".to_vec(), true)));
+    }
+
+    #[test]
+    fn trailers_have_as_many_fields_as_a_head_and_no_more() {
+        let body = |fields: usize| format!("1\r\na\r\n0\r\n{}\r\n", "b:\r\n".repeat(fields));
+        let decoded = |fields| decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &[body(fields).as_bytes()]);
+        assert_eq!(decoded(FIELDS_MAX), Ok((b"a".to_vec(), true)));
+        assert_eq!(decoded(FIELDS_MAX + 1), Err(ChunkError::TOO_MANY_FIELDS));
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use crate::http1::body::{BodyDecoder, FIRST_CHUNK};
-use crate::http1::request_head;
+use crate::http1::request_head::{self, FIELDS_MAX};
 
 /// Bytes that are no HTTP/1 response which may be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +16,6 @@ pub struct ResponseError(pub &'static str);
 
 /// A response head larger than this is refused; pods send a few hundred bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
-const HEADER_LINES_MAX: usize = 128;
 /// Interim responses (100, 103) before the final one.
 pub const INTERIM_RESPONSES_MAX: usize = 8;
 
@@ -43,7 +42,7 @@ pub fn parse_head(
     buffer: &[u8],
     asked: &Method,
 ) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, ResponseError> {
-    let mut lines = [httparse::EMPTY_HEADER; HEADER_LINES_MAX];
+    let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut lines);
     let length = match response.parse(buffer) {
         Ok(httparse::Status::Complete(length)) => length,

@@ -8,7 +8,15 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 /// Crates that read no clock, no socket, no environment.
-const PURE: [&str; 5] = ["podpin-affinity", "podpin-config", "podpin-endpoints", "podpin-sse", "podpin-time"];
+const PURE: [&str; 7] = [
+    "podpin-affinity",
+    "podpin-config",
+    "podpin-drain",
+    "podpin-endpoints",
+    "podpin-sse",
+    "podpin-time",
+    "podpin-wire",
+];
 
 /// What a pure crate must not have, not even through others.
 const FORBIDDEN_IN_PURE: [&str; 6] = ["tokio", "pingora", "kube", "k8s-openapi", "tracing", "prometheus"];

@@ -35,12 +35,13 @@ parts: ## the speed of single parts: cookie verification, event framing, picking
 	$(CARGO) run --release --package podpin-sse --example throughput
 	$(CARGO) run --release --package podpin-endpoints --example pick
 
-check: ## formatting, lints, documentation, Dockerfile
+check: ## formatting, lints, documentation, Dockerfile, dependencies
 	@scripts/setup.sh demo
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps
 	scripts/check-dockerfile.sh
+	scripts/check-dependencies.sh
 
 fuzz: ## the fuzzer over every parser, 30 seconds each (ARGS="300 request_head": one of them, longer)
 	@scripts/setup.sh demo

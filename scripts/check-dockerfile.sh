@@ -36,5 +36,6 @@ done
 
 wanted=$(sed -nE 's/^rust-version = "([0-9.]+)"/\1/p' Cargo.toml)
 grep -q "^FROM rust:$wanted-" Dockerfile || fail "the builder is not Rust $wanted, the workspace's rust-version"
+grep -qE "^channel = \"$wanted(\.[0-9]+)?\"" rust-toolchain.toml || fail "rust-toolchain.toml is not Rust $wanted, the rust-version"
 
 [ "$failures" -eq 0 ] || exit 1

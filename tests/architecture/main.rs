@@ -2,6 +2,8 @@
 //!
 //! A failure here names the rule and what to do; the rules are not negotiated in this file.
 
+mod dependencies;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 

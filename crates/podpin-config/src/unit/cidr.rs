@@ -3,29 +3,25 @@
 //! IPv4-mapped IPv6 addresses (`::ffff:10.0.0.1`) are what a dual-stack socket reports for IPv4 clients; they are
 //! compared as IPv4 on both sides, so that one entry trusts the proxy however it arrives.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    str::FromStr,
-};
+use std::{fmt, net::IpAddr, str::FromStr};
 
+use ipnet::IpNet;
 use thiserror::Error;
 
 /// A range of addresses that share a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Cidr {
-    /// With the bits after the prefix cleared.
-    network: IpAddr,
-    prefix_bits: u8,
-}
+pub struct Cidr(
+    /// The bits after the prefix are cleared.
+    IpNet,
+);
 
-/// Why a text is not an address range.
+/// Reasons why a text is not an address range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CidrError {
     /// Neither an address nor an address with a prefix length.
     #[error("expected an address range such as 10.0.0.0/8 or fd00::/8")]
     Malformed,
-    /// The prefix is longer than the address.
+    /// A prefix that is longer than the address.
     #[error("the prefix length must be between 0 and {max}")]
     PrefixTooLong {
         /// 32 for IPv4, 128 for IPv6.
@@ -34,24 +30,16 @@ pub enum CidrError {
 }
 
 impl Cidr {
-    /// The range of `prefix_bits` around `address`; bits after the prefix are ignored.
-    fn new(address: IpAddr, prefix_bits: u8) -> Self {
-        match address {
-            IpAddr::V4(address) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(prefix_bits)).unwrap_or(0);
-                Self { network: Ipv4Addr::from_bits(address.to_bits() & mask).into(), prefix_bits }
-            }
-            IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(prefix_bits)).unwrap_or(0);
-                Self { network: Ipv6Addr::from_bits(address.to_bits() & mask).into(), prefix_bits }
-            }
-        }
+    /// Returns the range of `prefix_bits` around `address`; bits after the prefix are ignored.
+    fn new(address: IpAddr, prefix_bits: u8) -> Result<Self, CidrError> {
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        let net = IpNet::new(address, prefix_bits).map_err(|_| CidrError::PrefixTooLong { max })?;
+        Ok(Self(net.trunc()))
     }
 
     /// Whether `ip` lies in the range. An IPv4-mapped IPv6 address counts as its IPv4 address.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        ip.is_ipv4() == self.network.is_ipv4() && Self::new(ip, self.prefix_bits).network == self.network
+        self.0.contains(&ip.to_canonical())
     }
 }
 
@@ -62,29 +50,33 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, CidrError> {
         let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
         let address: IpAddr = address.parse().map_err(|_| CidrError::Malformed)?;
-        let max = if address.is_ipv4() { 32 } else { 128 };
         let prefix_bits = match prefix {
-            None => max,
+            None => IpNet::from(address).prefix_len(),
             Some(digits) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
-                digits.parse().ok().filter(|bits| *bits <= max).ok_or(CidrError::PrefixTooLong { max })?
+                // A number past 255 is as wrong as 255 is.
+                digits.parse().unwrap_or(u8::MAX)
             }
             Some(_) => return Err(CidrError::Malformed),
         };
         match (address.to_canonical(), prefix_bits.checked_sub(96)) {
-            (mapped @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() => Ok(Self::new(mapped, bits)),
-            _ => Ok(Self::new(address, prefix_bits)),
+            (mapped @ IpAddr::V4(_), Some(bits)) if address.is_ipv6() && bits <= 32 => {
+                Self::new(mapped, bits)
+            }
+            _ => Self::new(address, prefix_bits),
         }
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.network, self.prefix_bits)
+        self.0.fmt(f)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
     use proptest::prelude::*;
 
@@ -131,6 +123,7 @@ mod tests {
         }
         assert_eq!("10.0.0.0/33".parse::<Cidr>(), Err(CidrError::PrefixTooLong { max: 32 }));
         assert_eq!("::/129".parse::<Cidr>(), Err(CidrError::PrefixTooLong { max: 128 }));
+        assert_eq!("::ffff:10.0.0.0/129".parse::<Cidr>(), Err(CidrError::PrefixTooLong { max: 128 }));
         assert_eq!("::/999".parse::<Cidr>(), Err(CidrError::PrefixTooLong { max: 128 }));
     }
 
@@ -138,9 +131,10 @@ mod tests {
         #[test]
         fn a_written_range_reads_back_and_contains_its_address(bits: u128, v4: bool, prefix in 0u8..=128) {
             let ip: IpAddr = if v4 { Ipv4Addr::from_bits(bits as u32).into() } else { Ipv6Addr::from_bits(bits).into() };
-            let range = Cidr::new(ip, if v4 { prefix / 4 } else { prefix });
-            prop_assert!(range.network.to_canonical() != range.network || range.contains(ip));
-            if range.network.to_canonical() == range.network {
+            let range = Cidr::new(ip, if v4 { prefix / 4 } else { prefix }).unwrap();
+            let network = range.0.network();
+            prop_assert!(network.to_canonical() != network || range.contains(ip));
+            if network.to_canonical() == network {
                 prop_assert_eq!(cidr(&range.to_string()), range);
             }
         }

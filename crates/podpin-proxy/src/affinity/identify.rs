@@ -198,27 +198,10 @@ fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
     values.next().filter(|value| !value.is_empty())
 }
 
-/// Undoes percent-encoding and `+`. What is no encoding stays as it is.
+/// Returns the text without percent-encoding and `+` (WHATWG URL, section 5.1). What is no encoding stays as it is.
 fn decoded(text: &str) -> Vec<u8> {
-    let mut rest = text.as_bytes();
-    let mut decoded = Vec::with_capacity(rest.len());
-    while let Some((byte, after)) = rest.split_first() {
-        rest = after;
-        match (byte, after.split_at_checked(2).and_then(|(digits, behind)| Some((hex(digits)?, behind)))) {
-            (b'+', _) => decoded.push(b' '),
-            (b'%', Some((value, behind))) => {
-                decoded.push(value);
-                rest = behind;
-            }
-            _ => decoded.push(*byte),
-        }
-    }
-    decoded
-}
-
-fn hex(digits: &[u8]) -> Option<u8> {
-    let text = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()))?;
-    u8::from_str_radix(text, 16).ok()
+    let spaced = if text.contains('+') { Cow::from(text.replace('+', " ")) } else { Cow::from(text) };
+    percent_encoding::percent_decode_str(&spaced).collect()
 }
 
 /// The part of an address that counts.

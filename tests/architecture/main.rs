@@ -10,7 +10,15 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 /// Crates that read no clock, no socket, no environment.
-const PURE: [&str; 5] = ["podpin-affinity", "podpin-config", "podpin-endpoints", "podpin-sse", "podpin-time"];
+const PURE: [&str; 7] = [
+    "podpin-affinity",
+    "podpin-config",
+    "podpin-drain",
+    "podpin-endpoints",
+    "podpin-sse",
+    "podpin-time",
+    "podpin-wire",
+];
 
 /// Packages that a pure crate must not have, not even through others.
 const FORBIDDEN_IN_PURE: [&str; 6] = ["tokio", "pingora", "kube", "k8s-openapi", "tracing", "prometheus"];
@@ -117,7 +125,7 @@ fn pure_crates_have_no_io_not_even_through_others() {
 fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
     let metadata = metadata();
     let homes: [(&str, &[&str]); 2] =
-        [("pingora", &["podpin-proxy", "podpin"]), ("kube", &["podpin-discovery"])];
+        [("pingora", &["podpin-control", "podpin-proxy"]), ("kube", &["podpin-discovery"])];
     let mut problems = Vec::new();
     for package in members(&metadata) {
         let kinds = [DependencyKind::Normal, DependencyKind::Build, DependencyKind::Development];
@@ -171,24 +179,44 @@ fn the_proxy_of_the_image_has_no_demo_in_it() {
 #[test]
 fn dependencies_point_in_one_direction() {
     let metadata = metadata();
-    let allowed: [(&str, &[&str]); 7] = [
+    let allowed: [(&str, &[&str]); 12] = [
         ("podpin-time", &[]),
         ("podpin-affinity", &[]),
         ("podpin-config", &[]),
-        ("podpin-endpoints", &["podpin-time"]),
         ("podpin-sse", &["podpin-time"]),
-        ("podpin-discovery", &["podpin-endpoints", "podpin-config", "podpin-time"]),
+        ("podpin-endpoints", &["podpin-time"]),
+        ("podpin-wire", &["podpin-config", "podpin-time"]),
+        ("podpin-h2", &["podpin-time"]),
+        ("podpin-drain", &["podpin-config", "podpin-endpoints", "podpin-time"]),
+        ("podpin-discovery", &["podpin-config", "podpin-endpoints", "podpin-time"]),
         (
             "podpin-proxy",
             &[
                 "podpin-affinity",
-                "podpin-endpoints",
-                "podpin-sse",
                 "podpin-config",
-                "podpin-discovery",
+                "podpin-drain",
+                "podpin-endpoints",
+                "podpin-h2",
+                "podpin-sse",
                 "podpin-time",
+                "podpin-wire",
             ],
         ),
+        (
+            "podpin-control",
+            &[
+                "podpin-affinity",
+                "podpin-config",
+                "podpin-discovery",
+                "podpin-drain",
+                "podpin-endpoints",
+                "podpin-proxy",
+                "podpin-sse",
+                "podpin-time",
+                "podpin-wire",
+            ],
+        ),
+        ("podpin", &["podpin-config", "podpin-control", "podpin-discovery", "podpin-example"]),
     ];
     let mut problems = Vec::new();
     for package in members(&metadata) {
@@ -197,7 +225,7 @@ fn dependencies_point_in_one_direction() {
             if dependency.starts_with("podpin") && !may.contains(&dependency) {
                 problems.push(format!(
                     "{} depends on {dependency}: cluster -> discovery -> endpoints -> proxy, operator -> config -> \
-                     proxy, nothing back. It may use: {}.",
+                     control -> proxy, nothing back. It may use: {}.",
                     package.name,
                     if may.is_empty() { "none of our crates".to_owned() } else { may.join(", ") }
                 ));

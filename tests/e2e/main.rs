@@ -25,6 +25,7 @@ mod file_limit;
 mod forwarding;
 mod h2_front;
 mod handover;
+mod header_fields;
 mod header_matches;
 mod health_checks;
 mod http2;

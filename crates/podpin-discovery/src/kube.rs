@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::kube::Client;
@@ -140,6 +140,13 @@ pub enum KubeEvent {
         service: usize,
         /// Whether it is.
         connected: bool,
+    },
+    /// A list or a watch has failed in another way than the time before.
+    Failed {
+        /// Whose.
+        service: usize,
+        /// Why, in words that say what to do about it.
+        reason: Arc<str>,
     },
     /// The API server has said something, if only that nothing happened.
     Heard {

@@ -64,6 +64,7 @@ impl Seen {
                     "told without a change"
                 );
             }
+            KubeEvent::Failed { reason, .. } => assert!(!reason.is_empty()),
             KubeEvent::Heard { service } => *self.heard.entry(service).or_default() += 1,
             KubeEvent::Relist { service, reason } => {
                 assert!(self.endpoints.contains_key(&service), "told before its endpoints");

@@ -2,7 +2,7 @@
 //!
 //! A function takes bytes and panics when a law is broken. The same functions are run by libFuzzer (`fuzz/`, `make
 //! fuzz`) and, over every file of `fuzz/corpus`, by an ordinary test, so that what was found once stays found without a
-//! fuzzer. Those of the proxy's own parsers are in `podpin_proxy::fuzz`, beside what they look into.
+//! fuzzer.
 
 mod affinity;
 mod configuration;
@@ -13,7 +13,9 @@ pub use affinity::affinity;
 pub use configuration::configuration;
 pub use endpoints_file::endpoints_file;
 pub use event_stream::event_stream;
-pub use podpin_proxy::fuzz::{forwarding, h2_frames, proxy_protocol, request_head, upstream_response};
+mod wire;
+
+pub use wire::{forwarding, h2_frames, proxy_protocol, request_head, upstream_response};
 
 /// A target: panics if the input breaks a law.
 pub type Target = fn(&[u8]);

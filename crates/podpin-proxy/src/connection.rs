@@ -4,9 +4,8 @@
 //! limit before anything is buffered, strict framing for both paths, no buffer while the connection is idle - and a
 //! socket that an event stream can take with it when it leaves this task.
 
-mod arrival;
-mod frames;
-mod h2;
+pub(crate) mod admit;
+pub(crate) mod http2;
 
 use std::future::poll_fn;
 use std::io;
@@ -19,29 +18,28 @@ use bytes::{Bytes, BytesMut};
 use http::{Version, header};
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
-use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::arrival::Place;
-use crate::body_decoder::{BodyDecoder, FIRST_CHUNK};
-use crate::event_stream;
-use crate::exchange::{Exchange, answer_h1};
-use crate::forward::Client;
-use crate::gateway::Gateway;
-use crate::head::{self, Facts, HeadError, RequestBody, RequestHead, Scan};
-use crate::io::ClientStream;
-use crate::pipeline::Pipeline;
-use crate::reply::Failure;
-use crate::request::{self, ClientSide, Idle};
-use crate::scratch::{self, Scratch};
-use crate::tls::ServerTls;
-use crate::transport::Transport;
-use crate::worker::Manner;
-pub(crate) use frames::{Alarm, Excess, FrameWatch};
-pub(crate) use h2::StreamGuard;
+use crate::connection::admit::Place;
+use crate::downstream::pending::{Exchange, answer_h1};
+use crate::http::reply::Failure;
+use crate::net::listener::ListenerSettings;
+use crate::net::scratch::{self, Scratch};
+use crate::net::tls::ServerTls;
+use crate::net::transport::Transport;
+use crate::request::serve::{self, ClientSide, Idle};
+use crate::shared::Shared;
+use crate::stream::open;
+use crate::upgrade::client_stream::ClientStream;
+use crate::upgrade::pipeline::Pipeline;
+pub(crate) use http2::StreamGuard;
+use podpin_wire::client::Client;
+use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
+use podpin_wire::http1::request_head::{self, Facts, HeadError, RequestBody, RequestHead, Scan};
 
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// One read of a request head: most fit.
@@ -49,21 +47,21 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// A listener as one worker serves it.
 pub(crate) struct Listener {
-    pub(crate) name: Arc<str>,
-    pub(crate) manner: Arc<Manner>,
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) proxy: Arc<HttpProxy<Pipeline>>,
+    pub name: Arc<str>,
+    pub settings: Arc<ListenerSettings>,
+    pub shared: Arc<Shared>,
+    pub proxy: Arc<HttpProxy<Pipeline>>,
 }
 
 impl Listener {
     /// The same listener after a reload.
-    pub(crate) fn in_manner(&self, manner: Arc<Manner>) -> Listener {
-        let (gateway, proxy) = (Arc::clone(&self.gateway), Arc::clone(&self.proxy));
-        Listener { name: Arc::clone(&self.name), manner, gateway, proxy }
+    pub(crate) fn with_settings(&self, settings: Arc<ListenerSettings>) -> Listener {
+        let (shared, proxy) = (Arc::clone(&self.shared), Arc::clone(&self.proxy));
+        Listener { name: Arc::clone(&self.name), settings, shared, proxy }
     }
 
     fn tls(&self) -> Option<&Arc<ServerTls>> {
-        self.manner.tls.as_ref()
+        self.settings.tls.as_ref()
     }
 }
 
@@ -116,8 +114,8 @@ impl Connection {
         let Some((tls, is_h2)) = Box::pin(self.handshake(tcp)).await else { return };
         if is_h2 {
             self.count("h2");
-            let closing = self.listener.gateway.closing();
-            return Box::pin(h2::serve(self, (tls, BytesMut::new()), closing, None)).await;
+            let closing = self.listener.shared.lifecycle.closing();
+            return Box::pin(http2::serve(self, (tls, BytesMut::new()), closing, None)).await;
         }
         self.serve_from((tls, BytesMut::new()), true).await;
     }
@@ -125,10 +123,10 @@ impl Connection {
     /// TLS within the time that a request head may take; and whether the client chose HTTP/2. `None`: it has ended.
     async fn handshake(&self, tcp: TcpStream) -> Option<(Transport, bool)> {
         let tls = self.listener.tls()?;
-        let gateway = &self.listener.gateway;
-        let mut closing = gateway.closing();
+        let shared = &self.listener.shared;
+        let mut closing = shared.lifecycle.closing();
         let shaken = tokio::select! {
-            shaken = timeout(gateway.limits().request_header_timeout, tls.accept(tcp)) => shaken,
+            shaken = timeout(shared.current().limits.request_header_timeout, tls.accept(tcp)) => shaken,
             _ = closing.wait_for(|closing| *closing) => return None,
         };
         let reason = match shaken {
@@ -139,25 +137,25 @@ impl Connection {
             }
             Err(_) => "timeout",
         };
-        gateway.metrics.tls_handshakes_failed.with_label_values(&[&*self.listener.name, reason]).inc();
+        shared.metrics.tls_handshakes_failed.with_label_values(&[&*self.listener.name, reason]).inc();
         None
     }
 
     /// Serves what comes after an event stream, in a task of its own.
     pub(crate) fn go_on(self, tcp: Transport) {
-        let gateway = Arc::clone(&self.listener.gateway);
-        gateway.tasks.spawn(self.serve_from((tcp, BytesMut::new()), false));
+        let shared = Arc::clone(&self.listener.shared);
+        shared.lifecycle.tasks.spawn(self.serve_from((tcp, BytesMut::new()), false));
     }
 
     async fn serve_from(mut self, (mut tcp, mut ahead): (Transport, BytesMut), mut first: bool) {
-        let mut closing = self.listener.gateway.closing();
+        let mut closing = self.listener.shared.lifecycle.closing();
         loop {
             match self.next((&mut tcp, std::mem::take(&mut ahead)), first, &mut closing).await {
                 Next::Closed => return tcp.close(),
                 Next::Refused(failure) => return self.refuse(tcp, failure).await,
                 Next::H2(bytes) => {
                     self.count("h2");
-                    return Box::pin(h2::serve(self, (tcp, bytes), closing, None)).await;
+                    return Box::pin(http2::serve(self, (tcp, bytes), closing, None)).await;
                 }
                 Next::Request(mut asked) => {
                     if first {
@@ -180,19 +178,23 @@ impl Connection {
     /// Counts a request; whether it is the last one that the connection may carry.
     fn is_last_request(&mut self) -> bool {
         self.requests = self.requests.saturating_add(1);
-        let limit = self.listener.gateway.limits().requests_per_connection;
+        let limit = self.listener.shared.current().limits.requests_per_connection;
         limit.is_some_and(|limit| self.requests >= limit)
     }
 
     fn count(&self, protocol: &str) {
         let listener = &self.listener;
-        listener.gateway.metrics.connections_total.with_label_values(&[&*listener.name, protocol]).inc();
+        listener.shared.metrics.connections_total.with_label_values(&[&*listener.name, protocol]).inc();
+    }
+
+    fn count_refused(&self, failure: Failure) {
+        let code = failure.status().map_or(0, |status| status.as_u16()).to_string();
+        self.listener.shared.metrics.heads_refused.with_label_values(&[&*self.listener.name, &code]).inc();
+        tracing::debug!(peer = %self.peer, %failure, "request refused");
     }
 
     async fn refuse(self, tcp: Transport, failure: Failure) {
-        let code = failure.status().map_or(0, |status| status.as_u16()).to_string();
-        self.listener.gateway.metrics.heads_refused.with_label_values(&[&*self.listener.name, &code]).inc();
-        tracing::debug!(peer = %self.peer, %failure, "request refused");
+        self.count_refused(failure);
         if let Some(answer) = failure.answer() {
             Box::pin(answer_h1(tcp, &answer)).await;
         }
@@ -206,7 +208,7 @@ impl Connection {
         first: bool,
         closing: &mut ShutdownWatch,
     ) -> Next {
-        let limits = self.listener.gateway.limits();
+        let limits = self.listener.shared.current().limits;
         let mut scanned = 0;
         // A request that came behind the one before may be there already.
         if !bytes.is_empty()
@@ -246,10 +248,10 @@ impl Connection {
 
     /// What the bytes so far amount to; `None` when more are needed.
     fn look(&self, bytes: &mut BytesMut, scanned: &mut usize) -> Option<Next> {
-        if self.listener.manner.h2c && bytes.iter().zip(H2_PREFACE).all(|(one, other)| one == other) {
+        if self.listener.settings.h2c && bytes.iter().zip(H2_PREFACE).all(|(one, other)| one == other) {
             return (bytes.len() >= H2_PREFACE.len()).then(|| Next::H2(std::mem::take(bytes)));
         }
-        let limit = self.listener.gateway.limits().request_header_bytes;
+        let limit = self.listener.shared.current().limits.request_header_bytes;
         let too_large = || {
             let line_ends = bytes.contains(&b'\n');
             Next::Refused(Failure::Head(if line_ends {
@@ -258,11 +260,11 @@ impl Connection {
                 HeadError::TargetTooLong
             }))
         };
-        match head::scan(bytes, *scanned) {
+        match request_head::scan(bytes, *scanned) {
             Ok(Scan::Complete(length)) if length > limit => Some(too_large()),
             Ok(Scan::Complete(length)) => {
                 let head = bytes.split_to(length).freeze();
-                Some(match head::read(&head) {
+                Some(match request_head::read(&head) {
                     Ok((facts, read)) => {
                         let ahead = std::mem::take(bytes);
                         Next::Request(Box::new(Asked { head: read, facts, bytes: head, ahead }))
@@ -283,18 +285,23 @@ impl Connection {
     async fn serve_event_stream(self, tcp: Transport, asked: Asked, refusal: Option<Failure>) {
         let Asked { head, facts, ahead, .. } = asked;
         let client = self.client(&tcp, &head);
-        let gateway = Arc::clone(&self.listener.gateway);
+        let shared = Arc::clone(&self.listener.shared);
         let keep_alive = facts.keep_alive && refusal.is_none() && ahead.is_empty();
         let exchange = Exchange::H1 { tcp, connection: self, keep_alive };
         match refusal {
-            None => event_stream::serve(gateway, head, client, exchange).await,
-            Some(failure) => event_stream::turn_away(gateway, head, client, (failure, exchange)).await,
+            None => open::serve(shared, head, client, exchange).await,
+            Some(failure) => open::turn_away(shared, head, client, (failure, exchange)).await,
         }
     }
 
     fn client(&self, tcp: &Transport, head: &RequestHead) -> Client {
-        let gateway = &self.listener.gateway;
-        let mut client = gateway.client(self.peer.ip(), self.listener.tls().is_some(), &head.headers);
+        let shared = &self.listener.shared;
+        let mut client = Client::of(
+            self.peer.ip(),
+            self.listener.tls().is_some(),
+            &head.headers,
+            &shared.current().trusted_proxies,
+        );
         client.subject = tcp.subject();
         client
     }
@@ -312,7 +319,7 @@ impl Connection {
         let http10 = head.version == Version::HTTP_10;
         let asked_first = head.headers.contains_key(header::EXPECT);
         let side = ClientSide::h1((tcp, ahead), body, (http10, facts.keep_alive, asked_first));
-        Box::pin(request::serve(Arc::clone(&self.listener.gateway), head, client, side)).await
+        Box::pin(serve::serve(Arc::clone(&self.listener.shared), head, client, side)).await
     }
 
     /// Lets Pingora serve a request that wants to become another protocol; the socket does not come back.

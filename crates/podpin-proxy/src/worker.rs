@@ -11,51 +11,36 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
-use podpin_config::ProxyProtocol;
+use pingora_proxy::http_proxy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::connection::{Connection, Listener};
-use crate::gateway::Gateway;
-use crate::pipeline::Pipeline;
-use crate::pool;
-use crate::reply::Failure;
-use crate::socket_options::SocketOptions;
-use crate::tls::ServerTls;
+use crate::http::reply::Failure;
+use crate::net::socket_options::SocketOptions;
+use crate::shared::Shared;
+use crate::upgrade::pipeline::Pipeline;
+use crate::upstream::pool;
 
 /// Pause after `accept` failed for want of descriptors or memory: trying at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A bound socket and what its connections are called.
-pub(crate) struct Bound {
-    pub(crate) name: String,
-    /// What a reload may change; holds for connections from then on.
-    pub(crate) manner: Arc<ArcSwap<Manner>>,
-    pub(crate) socket: StdListener,
+/// A bound socket, and the place of its settings in the configuration snapshot.
+#[derive(Debug)]
+pub struct BoundListener {
+    /// The name in the configuration.
+    pub name: String,
+    /// The index into [`ConfigSnapshot::listeners`](crate::routing::snapshot::ConfigSnapshot::listeners).
+    pub index: usize,
+    /// The socket, listening and non-blocking.
+    pub socket: StdListener,
 }
 
-/// What clients of a listener are spoken to.
-pub(crate) struct Manner {
-    pub(crate) h2c: bool,
-    pub(crate) tls: Option<Arc<ServerTls>>,
-    pub(crate) proxy_protocol: ProxyProtocol,
-}
-
-impl Manner {
-    /// As the configuration says.
-    pub(crate) fn new(listener: &podpin_config::Listener, tls: Option<Arc<ServerTls>>) -> Manner {
-        Manner { h2c: listener.h2c && tls.is_none(), tls, proxy_protocol: listener.proxy_protocol }
-    }
-}
-
-impl Bound {
+impl BoundListener {
     /// The same, for one more worker.
-    fn try_clone(&self) -> io::Result<Bound> {
-        let (name, manner) = (self.name.clone(), Arc::clone(&self.manner));
-        Ok(Bound { name, manner, socket: self.socket.try_clone()? })
+    fn try_clone(&self) -> io::Result<BoundListener> {
+        Ok(BoundListener { name: self.name.clone(), index: self.index, socket: self.socket.try_clone()? })
     }
 }
 
@@ -63,10 +48,10 @@ impl Bound {
 ///
 /// # Errors
 /// When the thread or its event loop cannot be made.
-pub(crate) fn start(
+pub fn start(
     index: usize,
-    gateway: Arc<Gateway>,
-    bound: &[Bound],
+    shared: Arc<Shared>,
+    bound: &[BoundListener],
     stop: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
     let mut sockets = Vec::with_capacity(bound.len());
@@ -75,33 +60,34 @@ pub(crate) fn start(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        runtime.block_on(run(gateway, sockets, stop));
+        runtime.block_on(run(shared, sockets, stop));
         // Tasks that outlived the shutdown's deadline are dropped here, and their connections with them.
         runtime.shutdown_timeout(Duration::from_millis(100));
     })
 }
 
-async fn run(gateway: Arc<Gateway>, sockets: Vec<Bound>, mut stop: watch::Receiver<bool>) {
+/// Serves on these sockets until `stop` turns true.
+pub async fn run(shared: Arc<Shared>, sockets: Vec<BoundListener>, mut stop: watch::Receiver<bool>) {
     let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
-    let proxy = Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(&gateway))));
-    for Bound { name, manner, socket } in sockets {
-        let (gateway_of_it, proxy) = (Arc::clone(&gateway), Arc::clone(&proxy));
-        let listener =
-            Listener { name: name.into(), manner: manner.load_full(), gateway: gateway_of_it, proxy };
+    let proxy = Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(&shared))));
+    for BoundListener { name, index, socket } in sockets {
+        let Some(settings) = shared.current().listeners.get(index).cloned() else { continue };
+        let (gateway_of_it, proxy) = (Arc::clone(&shared), Arc::clone(&proxy));
+        let listener = Listener { name: name.into(), settings, shared: gateway_of_it, proxy };
         match TcpListener::from_std(socket) {
-            Ok(socket) => drop(gateway.tasks.spawn(accept(listener.into(), manner, socket))),
+            Ok(socket) => drop(shared.lifecycle.tasks.spawn(accept(listener.into(), index, socket))),
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),
         }
     }
-    gateway.tasks.spawn(pool::sweep(gateway.closing()));
+    shared.lifecycle.tasks.spawn(pool::sweep(shared.lifecycle.closing()));
     // An error means that the other end is gone, which is the same.
     if stop.wait_for(|stop| *stop).await.is_err() {
         tracing::debug!("the proxy was dropped without being stopped");
     }
 }
 
-async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socket: TcpListener) {
-    let mut closing = listener.gateway.closing();
+async fn accept(mut listener: Arc<Listener>, index: usize, socket: TcpListener) {
+    let mut closing = listener.shared.lifecycle.closing();
     let mut short = false;
     let mut options = SocketOptions::default();
     loop {
@@ -110,21 +96,22 @@ async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socke
             _ = closing.wait_for(|closing| *closing) => return,
             accepted = poll_fn(|context| options.note(socket.poll_accept(context))) => accepted,
         };
-        let current = manner.load();
-        if !Arc::ptr_eq(&current, &listener.manner) {
-            listener = Arc::new(listener.in_manner(Arc::clone(&current)));
+        if let Some(current) = listener.shared.current().listeners.get(index)
+            && !Arc::ptr_eq(current, &listener.settings)
+        {
+            listener = Arc::new(listener.with_settings(Arc::clone(current)));
         }
         match accepted {
             Ok((tcp, peer)) => {
                 short = false;
-                match options.apply(&socket, &tcp, &listener.gateway.limits()) {
+                match options.apply(&socket, &tcp, &listener.shared.current().limits) {
                     Ok(()) => begin(&listener, tcp, peer),
                     Err(error) => tracing::debug!(%error, "a client left before it was served"),
                 }
             }
             Err(error) if is_about_one_client(&error) => {}
             Err(error) => {
-                listener.gateway.metrics.accept_errors.with_label_values(&[&*listener.name]).inc();
+                listener.shared.metrics.accept_errors.with_label_values(&[&*listener.name]).inc();
                 // Once for as long as it lasts: it would fill the log at the worst of moments.
                 if !mem::replace(&mut short, true) {
                     tracing::warn!(%error, listener = %listener.name, "cannot accept");
@@ -138,7 +125,7 @@ async fn accept(mut listener: Arc<Listener>, manner: Arc<ArcSwap<Manner>>, socke
 /// Serves a connection, or turns it away.
 fn begin(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
     match Connection::admit(listener, peer) {
-        Ok(connection) => drop(listener.gateway.tasks.spawn(connection.serve(tcp))),
+        Ok(connection) => drop(listener.shared.lifecycle.tasks.spawn(connection.serve(tcp))),
         Err(refused) => refused.turn_away(tcp, None, Failure::Connections),
     }
 }
@@ -149,6 +136,3 @@ fn is_about_one_client(error: &io::Error) -> bool {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
 }
-
-#[cfg(test)]
-mod tests;

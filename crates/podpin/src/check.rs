@@ -21,7 +21,7 @@ pub(crate) fn check(file: &Path) -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    if let Err(error) = podpin_proxy::verify(&config) {
+    if let Err(error) = podpin_control::verify(&config) {
         eprintln!("{}", located(file, error.position(), &error));
         return ExitCode::from(BAD_CONFIGURATION);
     }

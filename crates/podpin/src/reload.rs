@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podpin_config::{Config, ConfigError};
+use podpin_control::{ReloadError, Reloader};
 use podpin_discovery::FileWatch;
-use podpin_proxy::{ReloadError, Reloader};
 use tokio::signal::unix::Signal;
 
 use crate::check::located;

@@ -22,7 +22,7 @@ pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {
         // By default it would end the process, which may have to wait for a slow disk before it can read anything again.
         signal(SignalKind::hangup())?
     };
-    let running = podpin_proxy::start(&config, env!("CARGO_PKG_VERSION"))
+    let running = podpin_control::start(&config, env!("CARGO_PKG_VERSION"))
         .map_err(|error| anyhow::anyhow!("{}", check::located(file, error.position(), &error)))?;
     for (name, address) in running.listeners() {
         tracing::info!(listener = %name, %address, "listening");

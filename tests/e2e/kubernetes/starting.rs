@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use podpin_testkit::{
-    ApiServer, Cut, Fault, On, Process, Setup, Slice, SlicePod, free_port, start_pods, wait_for,
+    ApiServer, Cut, Fault, On, Process, Proxy, Setup, Slice, SlicePod, free_port, start_pods, wait_for,
 };
 
 use super::{CHAT, Cluster, RECOVERY_MAX};
@@ -33,6 +33,8 @@ async fn readiness_waits_only_so_long_and_then_the_log_and_a_metric_say_what_is_
     let proxy = setup.service("news", &[&cluster.pods[1]]).start_alive().await;
     assert!(!proxy.is_ready().await);
     wait_for("readiness without the list", async || proxy.is_ready().await).await;
+    let ready = |line: &String| line.contains("ready without it") && line.contains("403");
+    wait_for("the word about it", async || proxy.process.stderr().iter().any(ready)).await;
     proxy.wait_metric("podpin_discovery_connected", &[("service", "chat")], 0.0).await;
     let answer = proxy.admin_get("/readyz").await.text();
     assert!(answer.contains("chat") && !answer.contains("news"), "{answer}");
@@ -40,6 +42,62 @@ async fn readiness_waits_only_so_long_and_then_the_log_and_a_metric_say_what_is_
     assert!(proxy.process.stderr().iter().any(said), "{}", proxy.process.output());
     cluster.api.heal();
     proxy.wait_endpoints("chat", &[("pod-a", "ready"), ("pod-b", "ready")]).await;
+}
+
+/// A start with two services of the cluster that nothing can be heard about, up to the word about it; the words on stderr.
+async fn never_listed(cluster: &Cluster, reason: &str) -> Proxy {
+    let setting = cluster.kubeconfig.setting().replace('}', ", initialListTimeout: 1s}");
+    let setup = Setup::new().service_from("chat", CHAT).service_from("news", CHAT).top(&setting);
+    let proxy = setup.start_alive().await;
+    for service in ["chat", "news"] {
+        let said =
+            |line: &String| ["ERROR", "not ready", service, reason].iter().all(|word| line.contains(word));
+        wait_for("the word that it is not ready", async || proxy.process.stderr().iter().any(said)).await;
+    }
+    let answer = proxy.admin_get("/readyz").await;
+    assert_eq!(answer.status, 503);
+    assert!(["chat", "news", reason].iter().all(|word| answer.text().contains(word)), "{}", answer.text());
+    let output = proxy.process.output();
+    assert!(output.contains("no endpoints are known yet") && !output.contains("last known"), "{output}");
+    proxy
+}
+
+#[tokio::test]
+async fn a_replica_without_rights_is_never_ready_and_says_why() {
+    let cluster = Cluster::ready(&["pod-a", "pod-b"]).await;
+    cluster.api.fail(On::List, Fault::Status(403));
+    let proxy = never_listed(&cluster, "403").await;
+    cluster.api.heal();
+    wait_for("readiness", async || proxy.is_ready().await).await;
+    cluster.api.wait_watches(1).await;
+    cluster.api.fail(On::List, Fault::Status(403));
+    cluster.api.fail(On::Watch, Fault::Status(403));
+    cluster.api.cut_watches(Cut::Expired);
+    let kept = async || proxy.process.output().contains("the last known endpoints are kept");
+    wait_for("the word that endpoints are kept", kept).await;
+    assert!(proxy.is_ready().await);
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_reach_the_api_server_is_not_ready_until_it_can() {
+    let mut cluster = Cluster::ready(&["pod-a"]).await;
+    cluster.api.stop().await;
+    let proxy = never_listed(&cluster, "cannot be reached").await;
+    cluster.api.start_again().await;
+    wait_for("readiness", async || proxy.is_ready().await).await;
+}
+
+#[tokio::test]
+async fn a_reload_does_not_make_a_replica_ready_that_never_had_a_list() {
+    let cluster = Cluster::ready(&["pod-a"]).await;
+    cluster.api.fail(On::List, Fault::Status(403));
+    let proxy = never_listed(&cluster, "403").await;
+    let setting = cluster.kubeconfig.setting().replace('}', ", initialListTimeout: 1s}");
+    proxy.reload(&Setup::new().service_from("other", CHAT).top(&setting)).await;
+    let answer = proxy.admin_get("/readyz").await;
+    assert!(answer.status == 503 && answer.text().contains("other"), "{}", answer.text());
+    cluster.api.heal();
+    wait_for("readiness", async || proxy.is_ready().await).await;
 }
 
 #[tokio::test]

@@ -27,6 +27,8 @@ pub(crate) struct Ledger {
     /// Which service each slice belongs to; an index into `services`.
     places: HashMap<Arc<str>, usize>,
     deadlines: Deadlines,
+    /// A whole list was read.
+    listed: bool,
 }
 
 /// Locks the store that both reflectors of a namespace write into. They take turns in one task: the lock is never contended.
@@ -79,8 +81,13 @@ impl Ledger {
         moment_of: MomentOf,
     ) -> Ledger {
         let (by_name, places) = (HashMap::new(), HashMap::new());
-        let mut ledger =
-            Ledger { services: Vec::new(), by_name, places, deadlines: Deadlines::new(moment_of) };
+        let mut ledger = Ledger {
+            services: Vec::new(),
+            by_name,
+            places,
+            deadlines: Deadlines::new(moment_of),
+            listed: false,
+        };
         for (number, wanted) in services {
             let next = ledger.services.len();
             let index = *ledger.by_name.entry(wanted.service.clone()).or_insert(next);
@@ -106,6 +113,11 @@ impl Ledger {
     /// The numbers of those who want to know about pods.
     pub(crate) fn numbers_with_pods(&self) -> Vec<usize> {
         self.followers().filter(|follower| follower.pods).map(|follower| follower.number).collect()
+    }
+
+    /// Whether endpoints are known: from a list, or from whoever followed the services before.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed || self.followers().any(|follower| follower.occupied)
     }
 
     fn followers(&self) -> impl Iterator<Item = &Follower> {
@@ -188,6 +200,7 @@ impl Ledger {
         for (followed, list) in self.services.iter_mut().zip(lists) {
             believed &= followed.replace(list, &self.deadlines, on);
         }
+        self.listed = true;
         self.places = self.services.iter().enumerate().flat_map(|(index, one)| one.places(index)).collect();
         believed
     }

@@ -88,8 +88,9 @@ impl Book for Pods<'_> {
     /// Pods that are being deleted, and pods whose deletion was known before.
     type Draft = Vec<(Arc<str>, Option<SystemTime>)>;
 
-    const KEPT: &'static str =
-        "endpoints are followed as before, when their pods will be killed is not known";
+    fn kept(&self) -> &'static str {
+        "endpoints are followed as before, when their pods will be killed is not known"
+    }
 
     fn backoff_max(failure: &Failure) -> Duration {
         match failure {

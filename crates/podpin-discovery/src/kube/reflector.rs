@@ -53,8 +53,8 @@ pub(crate) trait Book {
     /// A list that is being read, item by item and page by page.
     type Draft: Default + Send;
 
-    /// The words for what happens while nothing can be read.
-    const KEPT: &'static str;
+    /// Returns the words for what happens while nothing can be read.
+    fn kept(&self) -> &'static str;
 
     /// The longest wait after such a failure.
     fn backoff_max(failure: &Failure) -> Duration;
@@ -93,6 +93,8 @@ pub(crate) enum News<'n> {
     Failed {
         /// Whether it is that.
         first: bool,
+        /// The failure, if it is of another kind than the one before.
+        new: Option<&'n Failure>,
     },
     /// A list was read and taken over.
     Listed(RelistReason),
@@ -404,11 +406,11 @@ impl<'f, B: Book> Reflector<'f, B> {
                 reason = %failure,
                 "{}s cannot be followed: {}",
                 B::Object::RESOURCE.kind,
-                B::KEPT
+                self.book.kept()
             );
         }
         let first = !matches!(self.connected, Some(Err(_)));
-        self.book.hear(News::Failed { first }, tell);
+        self.book.hear(News::Failed { first, new: (!known).then_some(&failure) }, tell);
         let wait = backoff(self.failures, B::backoff_max(&failure), fastrand::f64());
         self.connected = Some(Err(failure));
         sleep(wait).await;

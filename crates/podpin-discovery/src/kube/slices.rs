@@ -1,6 +1,6 @@
 //! EndpointSlices as a reflector reads them: into the ledger, and on to the services that they belong to.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -67,7 +67,13 @@ impl Book for Slices<'_> {
     type Object = EndpointSlice;
     type Draft = Draft;
 
-    const KEPT: &'static str = "the last known endpoints are kept";
+    fn kept(&self) -> &'static str {
+        if locked(self.ledger).is_listed() {
+            "the last known endpoints are kept"
+        } else {
+            "no endpoints are known yet"
+        }
+    }
 
     fn backoff_max(_failure: &Failure) -> Duration {
         BACKOFF_MAX
@@ -101,10 +107,16 @@ impl Book for Slices<'_> {
             News::Connected => {
                 self.each(None, tell, |service| KubeEvent::Connected { service, connected: true });
             }
-            News::Failed { first: true } => {
-                self.each(None, tell, |service| KubeEvent::Connected { service, connected: false });
+            News::Failed { first, new } => {
+                if first {
+                    self.each(None, tell, |service| KubeEvent::Connected { service, connected: false });
+                }
+                if let Some(failure) = new {
+                    let reason: Arc<str> = failure.to_string().into();
+                    let event = |service| KubeEvent::Failed { service, reason: Arc::clone(&reason) };
+                    self.each(None, tell, event);
+                }
             }
-            News::Failed { first: false } => {}
             News::Listed(reason) => {
                 self.each(None, tell, |service| KubeEvent::Relist { service, reason });
                 self.each(None, tell, |service| KubeEvent::Heard { service });

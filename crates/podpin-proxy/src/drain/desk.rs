@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use podpin_endpoints::{Phase, Transition};
 use tokio::sync::Notify;
 
-use crate::streams::StreamRecord;
+use crate::stream_registry::StreamRecord;
 
 /// Where a service leaves word for the drain.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub struct Desk {
     news: Mutex<News>,
     /// Event streams of the service that are open.
     open: AtomicU32,
@@ -21,20 +21,20 @@ pub(crate) struct Desk {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct News {
-    pub(super) transitions: Vec<Transition>,
+pub struct News {
+    pub transitions: Vec<Transition>,
     /// Streams that began although their endpoint, or the proxy, is leaving.
-    pub(super) late: Vec<Arc<StreamRecord>>,
+    pub late: Vec<Arc<StreamRecord>>,
 }
 
 impl Desk {
     /// A desk; `wake` is what the drain waits for.
-    pub(crate) fn new(wake: Arc<Notify>) -> Desk {
+    pub fn new(wake: Arc<Notify>) -> Desk {
         Desk { news: Mutex::default(), open: AtomicU32::new(0), unplanned: AtomicU32::new(0), wake }
     }
 
     /// Endpoints changed their phase.
-    pub(crate) fn report(&self, transitions: Vec<Transition>) {
+    pub fn report(&self, transitions: Vec<Transition>) {
         let concerns = |one: &Transition| {
             one.to >= Phase::Draining || one.from.is_none_or(|from| from >= Phase::Draining)
         };
@@ -45,40 +45,40 @@ impl Desk {
     }
 
     /// An event stream of the service begins.
-    pub(crate) fn opened(&self) {
+    pub fn opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
     /// An event stream of the service has ended.
-    pub(crate) fn closed(&self) {
+    pub fn closed(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A client had to be disconnected although a handover was planned.
-    pub(crate) fn charge(&self) {
+    pub fn charge(&self) {
         self.unplanned.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn take_news(&self) -> News {
+    pub fn take_news(&self) -> News {
         std::mem::take(&mut *self.news.lock())
     }
 
     /// Disconnects since this was asked last that no budget was asked for.
-    pub(super) fn take_charges(&self) -> u32 {
+    pub fn take_charges(&self) -> u32 {
         self.unplanned.swap(0, Ordering::Relaxed)
     }
 
-    pub(super) fn open_streams(&self) -> u32 {
+    pub fn open_streams(&self) -> u32 {
         self.open.load(Ordering::Relaxed)
     }
 
     /// Clients are awaited from now on.
-    pub(crate) fn look(&self) {
+    pub fn look(&self) {
         self.wake.notify_one();
     }
 
     /// A stream has begun that will have to leave.
-    pub(crate) fn report_late(&self, record: Arc<StreamRecord>) {
+    pub fn report_late(&self, record: Arc<StreamRecord>) {
         self.news.lock().late.push(record);
         self.wake.notify_one();
     }

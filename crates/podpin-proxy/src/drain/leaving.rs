@@ -8,10 +8,10 @@ use podpin_config::Order as LeavingOrder;
 use podpin_endpoints::{Departure, DrainTimes, Endpoint};
 use podpin_time::Millis;
 
-use super::TURN;
 use crate::clock;
-use crate::streams::{Cause, Order, StreamRecord};
-use crate::tally::Tally;
+use crate::drain::controller::TURN;
+use crate::drain::tally::Tally;
+use crate::stream_registry::{Cause, Order, StreamRecord};
 
 /// How long an event that passed `sse.eventBytesMax` may delay a goodbye before the stream is cut within it, where the
 /// deadline allows.
@@ -24,15 +24,15 @@ const NEVER: Millis = Millis(u64::MAX);
 
 /// `drain` of a service, as far as it says when.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Terms {
-    pub(super) times: DrainTimes,
+pub struct Terms {
+    pub times: DrainTimes,
     /// `pinned: keep`.
-    pub(super) keeps: bool,
+    pub keeps: bool,
 }
 
 impl Terms {
     /// When streams of this endpoint begin to leave, and by when all have.
-    pub(super) fn schedule(self, endpoint: &Endpoint, began: Millis) -> (Millis, Millis) {
+    pub fn schedule(self, endpoint: &Endpoint, began: Millis) -> (Millis, Millis) {
         let kept = self.keeps && endpoint.serving;
         let begins = if kept { self.times.last_departures(endpoint).max(began) } else { began };
         (begins, self.times.deadline(endpoint))
@@ -40,35 +40,30 @@ impl Terms {
 }
 
 /// Streams that leave together.
-pub(super) struct Leaving {
+pub struct Leaving {
     /// As it was when it was seen last; `None` for those who do not leave on account of one.
-    pub(super) endpoint: Option<Arc<Endpoint>>,
+    pub endpoint: Option<Arc<Endpoint>>,
     cause: Cause,
     /// What was asked of drains when it began: a reload changes nothing for those who leave already.
-    pub(super) terms: Terms,
-    pub(super) departure: Departure,
+    pub terms: Terms,
+    pub departure: Departure,
     /// Those that were not told yet, the next one first.
-    pub(super) streams: VecDeque<Arc<StreamRecord>>,
+    pub streams: VecDeque<Arc<StreamRecord>>,
     /// Those that are left to finish until the deadline.
-    pub(super) finishing: VecDeque<Arc<StreamRecord>>,
-    pub(super) tally: Arc<Tally>,
-    pub(super) began: Millis,
-    pub(super) reordered: Millis,
+    pub finishing: VecDeque<Arc<StreamRecord>>,
+    pub tally: Arc<Tally>,
+    pub began: Millis,
+    pub reordered: Millis,
     /// It was said that the budget was exceeded.
-    pub(super) exceeded_said: bool,
+    pub exceeded_said: bool,
 }
 
 impl Leaving {
-    pub(super) fn of(
-        endpoint: Option<Arc<Endpoint>>,
-        terms: Terms,
-        departure: Departure,
-        now: Millis,
-    ) -> Leaving {
+    pub fn of(endpoint: Option<Arc<Endpoint>>, terms: Terms, departure: Departure, now: Millis) -> Leaving {
         Leaving { endpoint, terms, ..Leaving::new(Cause::Drain, departure, now) }
     }
 
-    pub(super) fn new(cause: Cause, departure: Departure, now: Millis) -> Leaving {
+    pub fn new(cause: Cause, departure: Departure, now: Millis) -> Leaving {
         Leaving {
             endpoint: None,
             cause,
@@ -83,7 +78,7 @@ impl Leaving {
         }
     }
 
-    pub(super) fn join(&mut self, record: Arc<StreamRecord>) {
+    pub fn join(&mut self, record: Arc<StreamRecord>) {
         let (cause, tally) = (self.cause.clone(), Arc::clone(&self.tally));
         let order = Order { cause, by: NEVER, deadline: NEVER, tally, is_free: self.departure.is_free() };
         if record.is_closed() || !record.queue(order) {
@@ -98,18 +93,18 @@ impl Leaving {
     }
 
     /// Whoever has not been told stays.
-    pub(super) fn release(&mut self) {
+    pub fn release(&mut self) {
         self.streams.drain(..).chain(self.finishing.drain(..)).for_each(|record| record.unqueue());
     }
 
     /// Cuts what has not finished in time.
-    pub(super) fn cut(&mut self, now: Millis) {
+    pub fn cut(&mut self, now: Millis) {
         if now >= self.departure.deadline() {
             self.finishing.drain(..).for_each(|record| record.leave(&self.tally, now, (now, now)));
         }
     }
 
-    pub(super) fn put_in_order(&mut self, order: LeavingOrder, now: Millis) {
+    pub fn put_in_order(&mut self, order: LeavingOrder, now: Millis) {
         self.reordered = now;
         let streams = self.streams.make_contiguous();
         match order {
@@ -120,7 +115,7 @@ impl Leaving {
     }
 
     /// Tells those that are due their moments, evenly within the turn.
-    pub(super) fn tell(&mut self, now: Millis) {
+    pub fn tell(&mut self, now: Millis) {
         let due = self.departure.due;
         let turn = clock::duration_millis(TURN);
         for place in 0..u64::from(due) {
@@ -139,11 +134,11 @@ impl Leaving {
         }
     }
 
-    pub(super) fn has_streams_to_tell_of(&self) -> bool {
+    pub fn has_streams_to_tell_of(&self) -> bool {
         self.tally.sums().streams > 0
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         match (&self.endpoint, &self.cause) {
             (Some(endpoint), _) => &endpoint.name,
             (None, Cause::Withdrawn) => "(withdrawn routes)",
@@ -152,7 +147,7 @@ impl Leaving {
     }
 
     /// The one record of a drain.
-    pub(super) fn write_down(&self, service: &str) {
+    pub fn write_down(&self, service: &str) {
         let sums = self.tally.sums();
         if sums.streams == 0 {
             return;

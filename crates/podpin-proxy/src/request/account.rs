@@ -2,17 +2,17 @@
 
 use http::{Method, StatusCode};
 
-use super::transfer::Trouble;
-use super::{ClientSide, Idle, Request};
-use crate::access_log::Record;
-use crate::admission::Admission;
+use crate::affinity::select::Admission;
 use crate::clock;
-use crate::event_stream::request_record;
-use crate::labels::{CloseReason, UpstreamErrorKind, method_label};
-use crate::reply::{Answer, Body, Failure};
+use crate::http::reply::{Answer, Body, Failure};
+use crate::request::serve::{ClientSide, Idle, Request};
+use crate::request::transfer::Trouble;
+use crate::stream::open::request_record;
+use crate::telemetry::access_log::Record;
+use crate::telemetry::labels::{CloseReason, UpstreamErrorKind, method_label};
 
 /// How a request ended.
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// The client had a whole answer of a pod.
     Whole(StatusCode),
     /// It had none, and is told why.
@@ -23,7 +23,7 @@ pub(super) enum Outcome {
 
 impl Request<'_> {
     /// Answers a request that no pod has, and accounts for it.
-    pub(super) async fn refuse(
+    pub(crate) async fn refuse(
         &mut self,
         admission: Option<&Admission>,
         failure: Failure,
@@ -40,11 +40,11 @@ impl Request<'_> {
                 admission.service().refused(kind);
             }
         }
-        if self.gateway.access_log.is_on() {
+        if self.shared.is_logging() {
             let mut log = self.record(admission, code);
             log.reason = failure.log_reason();
             log.error = Some(failure.to_string());
-            self.gateway.access_log.write(&log);
+            self.shared.log(&log);
         }
         let mut answer = answer?;
         if let Some(admission) = admission {
@@ -55,7 +55,7 @@ impl Request<'_> {
     }
 
     /// Gives the answer that a route has for a request by itself, and accounts for it.
-    pub(super) async fn tell(
+    pub(crate) async fn tell(
         &mut self,
         admission: &Admission,
         answer: Answer,
@@ -63,14 +63,14 @@ impl Request<'_> {
     ) -> Option<Idle> {
         let code = answer.status.as_u16();
         self.count(Some(admission), code);
-        if self.gateway.access_log.is_on() {
-            self.gateway.access_log.write(&self.record(Some(admission), code));
+        if self.shared.is_logging() {
+            self.shared.log(&self.record(Some(admission), code));
         }
         side.answer(answer, self.body(), true).await
     }
 
     /// Counts an answer of a pod before any of it goes out: a client that has seen it finds it counted.
-    pub(super) fn begin(&self, admission: &Admission, status: StatusCode) {
+    pub(crate) fn begin(&self, admission: &Admission, status: StatusCode) {
         self.count(Some(admission), status.as_u16());
         if self.carried.stream.is_none() {
             admission.count(self.placement.as_ref());
@@ -78,14 +78,14 @@ impl Request<'_> {
     }
 
     /// Accounts for the end of an answer of a pod, whole or not.
-    pub(super) fn settle(&mut self, admission: &Admission, (status, trouble): (StatusCode, Option<Trouble>)) {
+    pub(crate) fn settle(&mut self, admission: &Admission, (status, trouble): (StatusCode, Option<Trouble>)) {
         let stream = self.carried.stream.take();
         if stream.is_none() {
             let took = clock::now().since(self.began);
             admission.service().metrics.request_duration.observe(took.as_secs_f64());
         }
         let failure = trouble.as_ref().map(|trouble| self.judge(admission, trouble, stream.is_some()));
-        let log = self.gateway.access_log.is_on().then(|| {
+        let log = self.shared.is_logging().then(|| {
             let mut log = self.record(Some(admission), status.as_u16());
             log.kind = if stream.is_some() { "stream" } else { "request" };
             log.bytes = self.carried.bytes;
@@ -97,14 +97,14 @@ impl Request<'_> {
         });
         match (stream, log) {
             (Some(stream), log) => stream.settle(close_reason(trouble.as_ref()), log),
-            (None, Some(log)) => self.gateway.access_log.write(&log),
+            (None, Some(log)) => self.shared.log(&log),
             (None, None) => {}
         }
     }
 
     /// Counts what the endpoint did wrong within its answer; gives what that is in the log. The accounts of a stream count
     /// by themselves.
-    fn judge(&self, admission: &Admission, trouble: &Trouble, streams: bool) -> Failure {
+    pub(crate) fn judge(&self, admission: &Admission, trouble: &Trouble, streams: bool) -> Failure {
         let (kind, failure) = match trouble {
             Trouble::Client(failure) => return *failure,
             Trouble::SlowClient | Trouble::Told => return Failure::ClientGone,
@@ -119,20 +119,20 @@ impl Request<'_> {
         failure
     }
 
-    fn body(&self) -> Body {
+    pub(crate) fn body(&self) -> Body {
         if self.head.method == Method::HEAD { Body::Omitted } else { Body::Whole }
     }
 
-    fn count(&self, admission: Option<&Admission>, code: u16) {
+    pub(crate) fn count(&self, admission: Option<&Admission>, code: u16) {
         let (service, route) =
             admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
         let status = StatusCode::from_u16(code).ok();
         let code = status.as_ref().map_or("0", StatusCode::as_str);
         let labels = [service, route, method_label(&self.head.method), code];
-        self.gateway.metrics.requests.with_label_values(&labels).inc();
+        self.shared.metrics.requests.with_label_values(&labels).inc();
     }
 
-    fn record(&self, admission: Option<&Admission>, code: u16) -> Record {
+    pub(crate) fn record(&self, admission: Option<&Admission>, code: u16) -> Record {
         let mut log = request_record(self.head, self.client, self.began);
         log.kind = "request";
         log.status = code;

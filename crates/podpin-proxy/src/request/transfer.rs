@@ -4,6 +4,7 @@
 //! written on at once from the buffers of the thread; only what the other side does not take is kept, and nothing more is
 //! read from this side until it has been: a slow client holds back its pod, a slow pod its client, and neither our memory.
 
+use podpin_wire::http1::encode::h1_interim;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,24 +15,25 @@ use podpin_time::Millis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use super::Carried;
-use super::client_side::{ClientSide, Follows};
-use super::upload::Upload;
-use crate::body_decoder::{BodyDecoder, Piece};
 use crate::clock;
-use crate::downstream::Gone;
-use crate::exchange::h1_interim;
-use crate::forward;
-use crate::reply::Failure;
-use crate::scratch::{self, READ_BYTES, Scratch};
-use crate::transport::Transport;
-use crate::upstream_h1::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, ResponseHead, UpstreamError, parse_head};
+use crate::downstream::body::Gone;
+use crate::downstream::response::{ClientSide, Follows};
+use crate::request::serve::Carried;
+use crate::request::upload::Upload;
+use podpin_wire::http1::body::{BodyDecoder, Piece};
+
+use crate::http::reply::Failure;
+use crate::net::scratch::{self, READ_BYTES, Scratch};
+use crate::net::transport::Transport;
+use crate::upstream::connect::UpstreamError;
+use podpin_wire::headers;
+use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, ResponseHead, parse_head};
 
 /// Reads in one turn before others of the worker get theirs.
 const READS_A_TURN: usize = 4;
 /// Why a transfer ends before its response does.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// The client's doing: it left, or its body is none.
     Client(Failure),
     /// The pod's, before its response head was complete.
@@ -56,11 +58,11 @@ impl From<Gone> for Trouble {
 
 /// How long each side may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
-    pub(super) request_body: Duration,
-    pub(super) response_header: Option<Duration>,
-    pub(super) upstream_idle: Option<Duration>,
-    pub(super) client_write: Option<Duration>,
+pub(crate) struct Times {
+    pub request_body: Duration,
+    pub response_header: Option<Duration>,
+    pub upstream_idle: Option<Duration>,
+    pub client_write: Option<Duration>,
 }
 
 /// Whom a request body waits for.
@@ -72,10 +74,10 @@ enum WaitsFor {
 }
 
 /// A request that is being served by a pod.
-pub(super) struct Transfer<'a> {
+pub(crate) struct Transfer<'a> {
     client: &'a mut ClientSide,
     pod: Transport,
-    pub(super) upload: Upload,
+    pub upload: Upload,
     times: Times,
     asked: Method,
     /// When something of the request last moved; the pod's time for its head counts from there.
@@ -90,14 +92,14 @@ pub(super) struct Transfer<'a> {
     is_reusable: bool,
     ended: bool,
     /// Framed bytes that the client has not taken.
-    pub(super) unsent: Vec<u8>,
+    pub unsent: Vec<u8>,
     unsent_from: usize,
     received: Millis,
     written: Millis,
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         client: &'a mut ClientSide,
         pod: Transport,
         (upload, asked): (Upload, Method),
@@ -125,7 +127,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Sends the request, at least its head, and reads the response head.
-    pub(super) fn poll_head(
+    pub(crate) fn poll_head(
         &mut self,
         context: &mut Context<'_>,
         timer: Pin<&mut Sleep>,
@@ -149,7 +151,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Begins the answer that `head` was read for; the lines are the client's.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         &mut self,
         head: &ResponseHead,
         lines: &http::HeaderMap,
@@ -172,7 +174,7 @@ impl<'a> Transfer<'a> {
     }
 
     /// Passes the response body on, and what is left of the request's.
-    pub(super) fn poll_body(
+    pub(crate) fn poll_body(
         &mut self,
         context: &mut Context<'_>,
         timer: Pin<&mut Sleep>,
@@ -214,24 +216,24 @@ impl<'a> Transfer<'a> {
     }
 
     /// Nothing of a response has come, and all of the request is still there.
-    pub(super) fn may_be_repeated(&self) -> bool {
+    pub(crate) fn may_be_repeated(&self) -> bool {
         self.interim == 0 && self.incoming.is_empty() && self.upload.may_be_repeated()
     }
 
     /// The client has taken a part of an interim response, and cannot be told anything else now.
-    pub(super) fn is_within_interim(&self) -> bool {
+    pub(crate) fn is_within_interim(&self) -> bool {
         self.unsent_from > 0
     }
 
     /// The pod's connection, when it may carry another request.
-    pub(super) fn into_kept(self) -> Option<Transport> {
+    pub(crate) fn into_kept(self) -> Option<Transport> {
         let is_sent = self.upload.is_sent() && !self.pod.holds_bytes();
         let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && is_sent;
         is_whole.then_some(self.pod)
     }
 
     /// What the client has not taken of a response that is cut short, and what there is of the request for another try.
-    pub(super) fn into_rest(self) -> (Vec<u8>, Upload) {
+    pub(crate) fn into_rest(self) -> (Vec<u8>, Upload) {
         let mut unsent = self.unsent;
         unsent.drain(..self.unsent_from.min(unsent.len()));
         (unsent, self.upload)
@@ -349,7 +351,7 @@ impl<'a> Transfer<'a> {
             }
             if self.client.takes_interim() {
                 // No cookie is set by what is not the answer yet.
-                let mut lines = forward::response_lines(head.headers, |_| true);
+                let mut lines = headers::response_lines(head.headers, |_| true);
                 // RFC 9110 section 8.6: it has no body, and some would wait for one.
                 lines.remove(header::CONTENT_LENGTH);
                 h1_interim(&mut self.unsent, head.status, &lines);

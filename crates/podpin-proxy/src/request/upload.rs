@@ -1,37 +1,37 @@
 //! The body of a request on its way to a pod, and what is kept of it for another try.
 
-use crate::downstream::push_chunk;
+use podpin_wire::http1::encode::push_chunk;
 
 /// Of a request body, what is kept for a second try on a fresh connection.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
 /// How the request body is framed for the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// There is none, or it has a length.
     Plain,
     Chunked,
 }
 
 /// The body of a request, as far as it was sent.
-pub(super) struct Upload {
+pub(crate) struct Upload {
     framing: Framing,
     /// Framed bytes that the pod has not taken, the request head before them.
-    pub(super) unsent: Vec<u8>,
-    pub(super) unsent_from: usize,
+    pub unsent: Vec<u8>,
+    pub unsent_from: usize,
     /// All of the body that went to the pod so far, while it may be needed again.
     replay: Option<Vec<u8>>,
     /// Some of the body went to the pod.
-    pub(super) begun: bool,
+    pub begun: bool,
     /// The pod takes no more of it.
-    pub(super) refused: bool,
+    pub refused: bool,
     /// All of the body is in `unsent`, or was.
-    pub(super) ended: bool,
+    pub ended: bool,
 }
 
 impl Upload {
     /// A request whose `head` is still to be sent.
-    pub(super) fn new(head: Vec<u8>, framing: Framing) -> Upload {
+    pub(crate) fn new(head: Vec<u8>, framing: Framing) -> Upload {
         Upload {
             framing,
             unsent: head,
@@ -44,13 +44,13 @@ impl Upload {
     }
 
     /// Keeps what is sent of the body, for another try.
-    pub(super) fn remember(mut self) -> Upload {
+    pub(crate) fn remember(mut self) -> Upload {
         self.replay = Some(Vec::new());
         self
     }
 
     /// The same for another connection, if all of the body is still there.
-    pub(super) fn again(self, head: Vec<u8>) -> Option<Upload> {
+    pub(crate) fn again(self, head: Vec<u8>) -> Option<Upload> {
         let mut again = Upload::new(head, self.framing);
         if self.begun {
             let body = self.replay?;
@@ -64,12 +64,12 @@ impl Upload {
     }
 
     /// Whether [`Upload::again`] would give one.
-    pub(super) fn may_be_repeated(&self) -> bool {
+    pub(crate) fn may_be_repeated(&self) -> bool {
         !self.begun || self.replay.is_some()
     }
 
     /// Everything that was to be sent was taken by the pod.
-    pub(super) fn is_sent(&self) -> bool {
+    pub(crate) fn is_sent(&self) -> bool {
         self.ended && !self.refused && self.unsent_from == self.unsent.len()
     }
 
@@ -81,7 +81,7 @@ impl Upload {
     }
 
     /// All of the body is here.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.ended = true;
         if self.framing == Framing::Chunked {
             self.unsent.extend_from_slice(b"0\r\n\r\n");
@@ -89,7 +89,7 @@ impl Upload {
     }
 
     /// Takes what the client sent: everything from `start` on.
-    pub(super) fn took(&mut self, start: usize) {
+    pub(crate) fn took(&mut self, start: usize) {
         let data = self.unsent.get(start..).unwrap_or_default();
         if data.is_empty() {
             return;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use podpin_config::Config;
-use podpin_proxy::Running;
+use podpin_control::Running;
 
 /// Time between two looks at the proxy's readiness.
 const READY_POLL: Duration = Duration::from_millis(5);
@@ -17,7 +17,7 @@ impl Front {
     /// Starts the proxy on the configuration `text`, as `podpin run` would on a file in `directory`.
     pub(super) fn start(text: &str, directory: &Path) -> anyhow::Result<Self> {
         let config = Config::parse(text, "demo.yaml", directory)?;
-        Ok(Self(podpin_proxy::start(&config, env!("CARGO_PKG_VERSION"))?))
+        Ok(Self(podpin_control::start(&config, env!("CARGO_PKG_VERSION"))?))
     }
 
     /// Waits until every service has endpoints.

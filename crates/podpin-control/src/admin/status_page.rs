@@ -1,0 +1,54 @@
+//! The status page of the admin port: one table a service, plain HTML that reloads itself.
+
+use std::fmt::Write;
+
+use crate::admin::EndpointView;
+use crate::readiness::Readiness;
+
+const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
+<meta name=\"viewport\" content=\"width=device-width\"><title>podpin</title><style>\
+:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem}\
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid #8884}\
+td.n{text-align:right;font-variant-numeric:tabular-nums}.ready{color:#1a7f37}.draining,.ejected{color:#bc4c00}\
+.resting{color:#888}</style>";
+
+/// The page as of now.
+pub(crate) fn render(readiness: &Readiness) -> String {
+    let shared = readiness.shared();
+    let state = match (shared.lifecycle.is_draining(), readiness.is_ready()) {
+        (true, _) => "leaving",
+        (false, true) => "ready",
+        (false, false) => "not ready",
+    };
+    let mut page = format!(
+        "{HEAD}<h1>podpin: {state}</h1><p>{} streams. <a href=\"/metrics\">metrics</a> \
+         <a href=\"/api/endpoints\">endpoints</a> <a href=\"/api/streams\">streams</a></p>",
+        shared.streams.count()
+    );
+    for service in shared.snapshot().services.iter() {
+        // Writing to a string cannot fail.
+        let _infallible = write!(
+            page,
+            "<h2>{}</h2><table><tr><th>endpoint<th>address<th>state<th>since<th>streams</tr>",
+            escape(&service.name)
+        );
+        for endpoint in EndpointView::all(service) {
+            let state = if endpoint.ejected { "ejected" } else { endpoint.state };
+            let _infallible = write!(
+                page,
+                "<tr><td>{}<td>{}<td class=\"{state}\">{state}<td>{}<td class=\"n\">{}</tr>",
+                escape(&endpoint.name),
+                endpoint.address,
+                endpoint.since,
+                endpoint.streams
+            );
+        }
+        page.push_str("</table>");
+    }
+    page.push_str("</html>");
+    page
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

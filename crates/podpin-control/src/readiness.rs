@@ -1,0 +1,106 @@
+//! Whether this replica is ready for traffic, and which services it still waits for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use podpin_proxy::balance::service::ServiceState;
+use podpin_proxy::clock;
+use podpin_proxy::shared::Shared;
+use podpin_time::Millis;
+
+/// Readiness of the process.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    shared: Arc<Shared>,
+    /// The end of the wait for the first lists of the cluster's services.
+    lists_awaited_until: Millis,
+}
+
+impl Readiness {
+    /// Builds the readiness of a process that starts now; first lists are awaited for `initial_list_timeout`.
+    pub(crate) fn new(shared: Arc<Shared>, initial_list_timeout: Duration) -> Readiness {
+        Readiness { shared, lists_awaited_until: clock::after(clock::now(), initial_list_timeout) }
+    }
+
+    /// Returns the state whose readiness this is.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Whether every service has had its first list of endpoints, and the process does not drain. One service that the
+    /// cluster does not list keeps the others waiting no longer than `kubernetes.initialListTimeout`; a replica on which no
+    /// service ever had a list is never ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        let overdue = clock::now() >= self.lists_awaited_until;
+        let snapshot = self.shared.snapshot();
+        let lists = snapshot.services.iter().map(|service| FirstList {
+            is_seen: service.view().snapshot.first_list_seen(),
+            // A service that a reload brought keeps nobody away from those that were served before.
+            is_awaited: service.is_awaited && !(overdue && service.is_of_the_cluster()),
+        });
+        !self.shared.lifecycle.is_draining() && may_serve(lists, self.shared.has_listed())
+    }
+
+    /// Returns the services that never had a list of endpoints.
+    pub(crate) fn waiting_for(&self) -> Vec<Arc<ServiceState>> {
+        let snapshot = self.shared.snapshot();
+        let services = snapshot.services.iter().filter(|service| !service.view().snapshot.first_list_seen());
+        services.cloned().collect()
+    }
+}
+
+/// Logs, when readiness stops waiting, the services that the cluster did not list, and whether the replica is ready
+/// without them.
+pub(crate) async fn report_missing_lists(readiness: Arc<Readiness>) {
+    tokio::time::sleep_until(clock::instant(readiness.lists_awaited_until)).await;
+    let state = if readiness.is_ready() { "ready without it" } else { "not ready" };
+    for service in readiness.waiting_for() {
+        let reason = service.discovery_failure();
+        let reason = reason.as_deref().unwrap_or("discovery has not failed and has not answered");
+        tracing::error!(
+            service = %service.name,
+            reason,
+            "{state}: no list of endpoints within kubernetes.initialListTimeout"
+        );
+    }
+}
+
+/// The first list of endpoints of one service.
+#[derive(Clone, Copy, Debug)]
+struct FirstList {
+    is_seen: bool,
+    is_awaited: bool,
+}
+
+/// Whether a replica with these services may serve; `has_listed` if one that a reload took away ever had a list.
+fn may_serve(lists: impl Iterator<Item = FirstList>, has_listed: bool) -> bool {
+    let lists: Vec<FirstList> = lists.collect();
+    let knows_any = has_listed || lists.is_empty() || lists.iter().any(|list| list.is_seen);
+    knows_any && lists.iter().all(|list| list.is_seen || !list.is_awaited)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_without_any_list_never_serves_and_one_with_some_waits_for_those_that_are_awaited() {
+        let seen = FirstList { is_seen: true, is_awaited: true };
+        let awaited = FirstList { is_seen: false, is_awaited: true };
+        let overdue = FirstList { is_seen: false, is_awaited: false };
+        let table: [(&[FirstList], bool, bool); 9] = [
+            (&[], false, true),
+            (&[seen], false, true),
+            (&[awaited], false, false),
+            (&[overdue], false, false),
+            (&[overdue, overdue], false, false),
+            (&[overdue, seen], false, true),
+            (&[awaited, seen], false, false),
+            (&[overdue], true, true),
+            (&[awaited], true, false),
+        ];
+        for (lists, has_listed, expected) in table {
+            assert_eq!(may_serve(lists.iter().copied(), has_listed), expected, "{lists:?} {has_listed}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The part of a service's configuration that decides who leaves when.
+//!
+//! A group of streams keeps the policy that it began with: a reload changes nothing for streams that leave already.
+
+use std::time::Duration;
+
+use podpin_config::{Budget, Drain, Handover, Order, Pinned, Rebalance, RetryHint, Service};
+use podpin_endpoints::{DrainTimes, Endpoint};
+use podpin_time::Millis;
+
+use crate::pacer::{BudgetLimits, BudgetUse};
+
+/// Drain policy of one service.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DrainPolicy {
+    /// Durations of `drain.spread`, `drain.timeout` and `drain.margin`.
+    pub times: DrainTimes,
+    /// Whether streams stay on an endpoint that drains and still serves (`drain.pinned`).
+    pub pinned: Pinned,
+    /// Streams that leave first (`drain.order`).
+    pub order: Order,
+    /// Disconnects that the service bears (`drain.budget`); any number if `None`.
+    pub budget: Option<Budget>,
+    /// Means by which streams leave (`drain.handover`).
+    pub handover: Handover,
+    /// Time within which a disconnected client counts as returned (`drain.returnWindow`).
+    pub return_window: Duration,
+    /// Average time between a goodbye and the client's next stream: the middle of `sse.retry.drain`.
+    pub absence: Duration,
+    /// Rebalancing (`balance.rebalance`); off if `None`.
+    pub rebalance: Option<Rebalance>,
+}
+
+/// Times of one group of streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DrainWindow {
+    /// Moment from which streams leave.
+    pub(crate) begins: Millis,
+    /// Moment by which all streams have left.
+    pub(crate) deadline: Millis,
+}
+
+impl DrainPolicy {
+    /// Takes the policy out of the configuration of a service.
+    #[must_use]
+    pub fn of(service: &Service) -> DrainPolicy {
+        DrainPolicy::of_sections(&service.drain, &service.sse.retry, service.balance.rebalance)
+    }
+
+    fn of_sections(drain: &Drain, retry: &RetryHint, rebalance: Option<Rebalance>) -> DrainPolicy {
+        DrainPolicy {
+            times: DrainTimes { spread: drain.spread, timeout: drain.timeout, margin: drain.margin },
+            pinned: drain.pinned,
+            order: drain.order,
+            budget: drain.budget,
+            handover: drain.handover,
+            return_window: drain.return_window,
+            absence: (retry.drain_min + retry.drain_max) / 2,
+            rebalance,
+        }
+    }
+
+    /// Returns the times of a drain of `endpoint` that began at `began`.
+    pub(crate) fn window(&self, endpoint: &Endpoint, began: Millis) -> DrainWindow {
+        let keeps = self.pinned == Pinned::Keep && endpoint.serving;
+        let begins = if keeps { self.times.last_departures(endpoint).max(began) } else { began };
+        DrainWindow { begins, deadline: self.times.deadline(endpoint) }
+    }
+
+    /// Returns the times of streams that leave without a deadline of their endpoint's own.
+    pub(crate) fn window_from(&self, now: Millis) -> DrainWindow {
+        DrainWindow { begins: now, deadline: now.after(self.times.timeout) }
+    }
+
+    /// Returns whether departures from an endpoint are disconnects.
+    pub(crate) fn budget_use(&self) -> BudgetUse {
+        match self.handover {
+            Handover::None => BudgetUse::Charged,
+            Handover::LastEventId => BudgetUse::Free,
+        }
+    }
+
+    /// Returns the limits of the pacer.
+    pub(crate) fn budget_limits(&self) -> BudgetLimits {
+        let limits = |budget: Budget| BudgetLimits { per_second: budget.per_second, percent: budget.percent };
+        self.budget.map(limits).unwrap_or_default()
+    }
+}
+
+impl Default for DrainPolicy {
+    /// Returns the policy of a service that configures nothing about drains.
+    fn default() -> DrainPolicy {
+        DrainPolicy::of_sections(&Drain::default(), &RetryHint::default(), None)
+    }
+}

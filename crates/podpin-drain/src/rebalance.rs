@@ -1,0 +1,130 @@
+//! `balance.rebalance`: streams in flight move from the fullest to the emptiest endpoint, by handover, at a bounded rate.
+//!
+//! `rebalance_plan.rs` decides how many; streams are chosen here, the most silent first, as they notice least. A stream that
+//! cannot be handed over stays where it is and is not chosen again.
+
+use std::sync::Arc;
+
+use podpin_config::Rebalance;
+use podpin_endpoints::{Endpoint, EndpointId, Phase, Snapshot};
+use podpin_time::Millis;
+
+use crate::fact::Fact;
+use crate::inbox::DrainInbox;
+use crate::member::DrainMember;
+use crate::pacer::BudgetUse;
+use crate::rebalance_plan::{Balance, EndpointShare, plan_rebalance};
+use crate::registry::DrainRegistry;
+use crate::report::{Cause, GroupAccount, LeavingCount};
+
+/// Thousandths of one stream, so that a rate times milliseconds is exact.
+const STREAM: u64 = 1_000;
+
+/// Rebalancing of one service.
+#[derive(Debug)]
+pub(crate) struct Rebalancer<M> {
+    settings: Rebalance,
+    balance: Balance,
+    /// Streams that the rate allows to move, in thousandths.
+    tokens: u64,
+    looked: Millis,
+    under_way: Vec<UnderWay<M>>,
+    account: Arc<GroupAccount>,
+}
+
+/// Stream that has a moment to move, and has neither moved nor stayed yet.
+#[derive(Debug)]
+struct UnderWay<M> {
+    member: Arc<M>,
+    from: EndpointId,
+    to: EndpointId,
+}
+
+/// Streams of a service, as the rebalancer finds them.
+pub(crate) struct ServiceStreams<'a, M> {
+    pub(crate) registry: &'a DrainRegistry<M>,
+    pub(crate) inbox: &'a DrainInbox,
+    pub(crate) snapshot: &'a Snapshot,
+}
+
+/// Endpoints between which streams move.
+#[derive(Clone, Copy)]
+struct Direction<'a> {
+    from: &'a Arc<Endpoint>,
+    to: &'a Arc<Endpoint>,
+}
+
+impl<M: DrainMember> Rebalancer<M> {
+    /// Creates a rebalancer that is at rest.
+    pub(crate) fn new(settings: Rebalance, leaving: &Arc<LeavingCount>, now: Millis) -> Rebalancer<M> {
+        Rebalancer {
+            settings,
+            balance: Balance::AtRest,
+            tokens: 0,
+            looked: now,
+            under_way: Vec::new(),
+            account: GroupAccount::new(Cause::Rebalance, BudgetUse::Charged, leaving),
+        }
+    }
+
+    /// Compares the endpoints, and moves as many streams as the time since the last turn allows.
+    pub(crate) fn turn(&mut self, streams: &ServiceStreams<'_, M>, now: Millis) -> Option<Fact> {
+        self.refill(now);
+        self.under_way.retain(|one| one.member.drain().is_in(&self.account));
+        let can_take =
+            |endpoint: &&Arc<Endpoint>| endpoint.phase == Phase::Ready && !endpoint.load.is_ejected(now);
+        let endpoints: Vec<&Arc<Endpoint>> = streams.snapshot.endpoints().iter().filter(can_take).collect();
+        let shares: Vec<EndpointShare> = endpoints.iter().map(|endpoint| self.share(endpoint)).collect();
+        let Some(planned) = plan_rebalance(&shares, self.balance, self.settings.threshold) else {
+            self.balance = Balance::AtRest;
+            return None;
+        };
+        let began = self.balance == Balance::AtRest;
+        self.balance = Balance::Moving;
+        let count = usize::try_from(u64::from(planned.streams).min(self.tokens / STREAM)).unwrap_or(0);
+        if let (Some(from), Some(to), 1..) = (endpoints.get(planned.from), endpoints.get(planned.to), count) {
+            self.move_streams(streams, Direction { from, to }, count, now);
+        }
+        began.then_some(Fact::RebalanceBegan)
+    }
+
+    /// Adds what the rate allows for the time since the last turn.
+    fn refill(&mut self, now: Millis) {
+        let passed = u64::try_from(now.since(self.looked).as_millis()).unwrap_or(u64::MAX);
+        self.looked = now;
+        let second = u64::from(self.settings.budget_per_second) * STREAM;
+        let income = u64::from(self.settings.budget_per_second).saturating_mul(passed);
+        self.tokens = self.tokens.saturating_add(income).min(second.max(STREAM));
+    }
+
+    /// Returns the load of an endpoint when all streams under way have arrived.
+    fn share(&self, endpoint: &Endpoint) -> EndpointShare {
+        let count = |place: fn(&UnderWay<M>) -> EndpointId| {
+            let streams = self.under_way.iter().filter(|one| place(one) == endpoint.id).count();
+            u32::try_from(streams).unwrap_or(u32::MAX)
+        };
+        let (leaving, coming) = (count(|one| one.from), count(|one| one.to));
+        let streams = endpoint.load.open_streams().saturating_sub(leaving).saturating_add(coming);
+        EndpointShare { streams, weight: endpoint.weight }
+    }
+
+    /// Gives the most silent streams that may move their moment.
+    fn move_streams(
+        &mut self,
+        streams: &ServiceStreams<'_, M>,
+        direction: Direction<'_>,
+        count: usize,
+        now: Millis,
+    ) {
+        let Direction { from, to } = direction;
+        let may = |member: &M| member.drain().may_be_rebalanced() && member.endpoint().id == from.id;
+        let mut members = streams.registry.streams_of(streams.inbox, may);
+        members.sort_by_cached_key(|member| (member.last_event(), member.id()));
+        for member in members.into_iter().take(count) {
+            if member.drain().rebalance(&self.account, to, now) {
+                self.tokens = self.tokens.saturating_sub(STREAM);
+                self.under_way.push(UnderWay { member, from: from.id, to: to.id });
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Laws over the parsers and header rules of `podpin-wire`: what holds of any bytes that reach them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use podpin_config::Cidr;
+use podpin_time::Millis;
+use podpin_wire::client::Client;
+use podpin_wire::headers;
+use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK, Piece};
+use podpin_wire::http1::request_head::{self, HeadError, Scan};
+use podpin_wire::http1::response_head;
+use podpin_wire::http2_flood::{Alarm, FrameWatch};
+use podpin_wire::proxy_protocol::{self, Parsed};
+
+/// The first byte says in which pieces a request comes; the rest is what a client sends.
+pub fn request_head(input: &[u8]) {
+    let [step, bytes @ ..] = input else { return };
+    let whole = request_head::scan(bytes, 0);
+    assert_eq!(scan_in_pieces(bytes, usize::from(*step).max(1)), whole, "the pieces matter");
+    let Ok(Scan::Complete(length)) = whole else { return };
+    let only = bytes.get(..length).unwrap_or_default();
+    let Ok((facts, head)) = request_head::read(&Bytes::copy_from_slice(only)) else { return };
+    assert!(head.target.starts_with('/') || head.target == "*", "{:?}", head.target);
+    assert!(head.authority.is_empty() || request_head::check_authority(&head.authority).is_ok());
+    assert!(!facts.event_stream || head.method == http::Method::GET);
+    assert!(head.headers.get_all(header::HOST).iter().count() <= 1, "two hosts");
+    assert!(head.headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1, "two lengths");
+    let framed =
+        [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].map(|name| head.headers.contains_key(name));
+    assert_ne!(framed, [true, true], "a length beside chunks");
+}
+
+fn scan_in_pieces(bytes: &[u8], step: usize) -> Result<Scan, HeadError> {
+    let mut seen = 0;
+    while seen < bytes.len() {
+        let end = (seen + step).min(bytes.len());
+        match request_head::scan(bytes.get(..end).unwrap_or(bytes), seen) {
+            Ok(Scan::Partial) => seen = end,
+            ended => return ended,
+        }
+    }
+    Ok(Scan::Partial)
+}
+
+/// The first byte says in which pieces a PROXY header and more comes; the rest is what a load balancer sends.
+pub fn proxy_protocol(input: &[u8]) {
+    let [step, bytes @ ..] = input else { return };
+    let whole = proxy_protocol::parse(bytes);
+    let mut seen = 0;
+    while seen < bytes.len() {
+        seen = (seen + usize::from(*step).max(1)).min(bytes.len());
+        match proxy_protocol::parse(bytes.get(..seen).unwrap_or(bytes)) {
+            Ok(Parsed::Partial) => {}
+            decided => assert_eq!(decided, whole, "the pieces matter"),
+        }
+    }
+    if let Ok(Parsed::Header { length, .. }) = whole {
+        assert!(
+            length <= bytes.len().min(proxy_protocol::HEADER_BYTES_MAX),
+            "{length} bytes of {}",
+            bytes.len()
+        );
+        assert_eq!(proxy_protocol::parse(bytes.get(..length).unwrap_or_default()), whole);
+    }
+}
+
+/// The first byte says in which pieces a response comes; the rest is what a pod sends.
+pub fn upstream_response(input: &[u8]) {
+    let [step, bytes @ ..] = input else { return };
+    let step = usize::from(*step).max(1);
+    the_pieces_of_a_body_do_not_matter(BodyDecoder::Chunked(FIRST_CHUNK), bytes, step);
+    let Ok(Some((length, _, body))) = response_head::parse_head(bytes, &Method::GET) else { return };
+    let shorter = bytes.get(..length.saturating_sub(1)).unwrap_or_default();
+    assert!(
+        !matches!(response_head::parse_head(shorter, &Method::GET), Ok(Some(_))),
+        "a head that ends twice"
+    );
+    the_pieces_of_a_body_do_not_matter(body, bytes.get(length..).unwrap_or_default(), step);
+}
+
+fn the_pieces_of_a_body_do_not_matter(decoder: BodyDecoder, bytes: &[u8], step: usize) {
+    let whole = decode(decoder, bytes, bytes.len().max(1));
+    for step in [step, 1] {
+        assert_eq!(decode(decoder, bytes, step), whole, "in pieces of {step}");
+    }
+}
+
+/// The data of a body, and how it went on: ended, unfinished (with what the end of the connection would mean) or broken.
+fn decode(mut decoder: BodyDecoder, bytes: &[u8], step: usize) -> (Vec<u8>, &'static str, bool) {
+    let mut data = Vec::new();
+    for mut piece in bytes.chunks(step) {
+        loop {
+            match decoder.decode(&mut piece) {
+                Ok(Piece::Data(some)) => data.extend_from_slice(some),
+                Ok(Piece::More) => break,
+                Ok(Piece::End) => return (data, "ended", true),
+                Err(_) => return (data, "broken", false),
+            }
+        }
+    }
+    (data, "unfinished", decoder.ends_at_close())
+}
+
+/// The first line is the authority, its first byte says who asks; the others are header lines.
+pub fn forwarding(input: &[u8]) {
+    let mut lines = input.split(|byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    let Some((who, authority)) = first.split_first() else { return };
+    let Ok(authority) = std::str::from_utf8(authority) else { return };
+    if request_head::check_authority(authority).is_err() {
+        return;
+    }
+    let headers: HeaderMap = lines.filter_map(header_line).collect();
+    let peers = ["10.0.0.1", "192.0.2.1", "::1", "2001:db8::1", "::ffff:10.0.0.1"];
+    let peer = peers.get(usize::from(*who) % peers.len()).and_then(|text| text.parse().ok());
+    let Some(peer) = peer else { return };
+    let trusted: Vec<Cidr> = ["10.0.0.0/8", "::1/128"].iter().filter_map(|text| text.parse().ok()).collect();
+    let client = Client::of(peer, *who > 127, &headers, &trusted);
+    nobody_else_says_who_asks(&headers, &client, authority);
+    only_what_goes_to_the_end_passes(&headers, &client);
+}
+
+fn header_line(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let at = line.iter().position(|byte| *byte == b':')?;
+    let (name, value) = line.split_at_checked(at)?;
+    let value = value.get(1..)?.trim_ascii();
+    Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?))
+}
+
+fn nobody_else_says_who_asks(headers: &HeaderMap, client: &Client, authority: &str) {
+    let lines = headers::forwarding_lines(headers, client, authority);
+    let text = |wanted: &str| {
+        let found = lines.iter().find(|(name, _)| name.as_str() == wanted);
+        found.and_then(|(_, value)| value.to_str().ok()).unwrap_or_default()
+    };
+    let peer = client.peer.to_string();
+    let last = text("x-forwarded-for").rsplit(", ").next();
+    assert_eq!(last, Some(peer.as_str()), "the last hop is the peer");
+    assert_eq!(text("x-real-ip").parse::<IpAddr>().ok(), Some(client.address));
+    let own = text("forwarded").rsplit(", ").next().unwrap_or_default();
+    let quotes = own.bytes().filter(|byte| *byte == b'"').count();
+    assert!(own.starts_with("for=") && quotes % 2 == 0, "{own:?} is not one element");
+    if !client.trusted {
+        assert_eq!((client.address, text("x-forwarded-for")), (client.peer, peer.as_str()));
+        assert_eq!(text("x-forwarded-host"), authority);
+        assert!(["http", "https"].contains(&text("x-forwarded-proto")));
+        assert_eq!(own, text("forwarded"));
+    }
+    let claimed = headers::claimed_lines(headers, client);
+    assert!(claimed.iter().all(|name| headers.contains_key(name)));
+}
+
+fn only_what_goes_to_the_end_passes(headers: &HeaderMap, client: &Client) {
+    let nominated: Vec<String> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|list| list.as_bytes().split(|byte| *byte == b','))
+        .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
+        .collect();
+    for passed in [
+        headers::request_lines(headers, client),
+        headers::response_lines(headers.clone(), |value| headers::sets_cookie(value, "podpin-chat")),
+    ] {
+        for (name, value) in &passed {
+            let name = name.as_str();
+            let near = ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+            assert!(!near.contains(&name) && !name.starts_with("x-podpin-"), "{name} crosses");
+            assert!(nominated.iter().all(|nominee| nominee != name), "{name} crosses although nominated");
+            assert!(headers.get_all(name).iter().any(|had| had == value), "{name} was made up");
+        }
+    }
+    if let Some(private) = headers::private_cache_control(headers) {
+        let directives = private.to_str().unwrap_or_default().split(',').map(str::trim);
+        let kinds: Vec<_> = directives.map(str::to_ascii_lowercase).collect();
+        assert!(kinds.iter().any(|kind| kind == "private") && kinds.iter().all(|kind| kind != "public"));
+    }
+}
+
+/// The first byte says in which pieces; the rest is what a client of HTTP/2 sends behind its preface, and is sent.
+pub fn h2_frames(input: &[u8]) {
+    let [step, bytes @ ..] = input else { return };
+    let watched = |step: usize| {
+        let alarm = Arc::<Alarm>::default();
+        let mut watch = FrameWatch::new(Arc::clone(&alarm), Duration::from_secs(10), Millis(0));
+        let preface = [b'P'; 24];
+        [&preface, bytes].concat().chunks(step).for_each(|piece| watch.read(piece, Millis(0)));
+        let read = (alarm.excess(), watch.deadline().filter(|_| !alarm.is_raised()));
+        bytes.chunks(step).for_each(|piece| watch.wrote(piece, Millis(0)));
+        (read, alarm.excess())
+    };
+    let whole = watched(usize::MAX);
+    assert_eq!(watched(usize::from(*step).max(1)), whole, "the pieces matter");
+}

@@ -1,0 +1,102 @@
+//! Whether the proxy runs, drains or closes, and what a shutdown still waits for.
+//!
+//! ```text
+//! running ── SIGTERM ──▶ draining (readiness off, still accepting) ── announce ──▶ closing (no listeners) ──▶ ended
+//! ```
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use podpin_time::Millis;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// When all streams of the process have to leave.
+#[derive(Clone, Copy, Debug)]
+pub struct ShutdownTimes {
+    /// The first departure.
+    pub begins: Millis,
+    /// The time that departures are spread over.
+    pub spread: Duration,
+    /// The last moment for any of them.
+    pub deadline: Millis,
+}
+
+/// The phase of the process, with counts of what is under way.
+#[derive(Debug)]
+pub struct Lifecycle {
+    draining: AtomicBool,
+    closing: watch::Sender<bool>,
+    shutdown_times: Mutex<Option<ShutdownTimes>>,
+    requests: AtomicUsize,
+    /// The owner of every connection and stream of the workers.
+    pub tasks: TaskTracker,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Lifecycle {
+        Lifecycle {
+            draining: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
+            shutdown_times: Mutex::default(),
+            requests: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Whether SIGTERM has come.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Turns readiness off, for good.
+    pub fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes listeners and idle connections.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Whether listeners are closed.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+
+    /// Returns a watch that turns true when listeners close; Pingora takes it as its shutdown signal.
+    #[must_use]
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Sets when all streams have to leave.
+    pub fn set_shutdown_times(&self, times: ShutdownTimes) {
+        *self.shutdown_times.lock() = Some(times);
+    }
+
+    /// Returns when all streams have to leave; `None` if they need not.
+    #[must_use]
+    pub fn shutdown_times(&self) -> Option<ShutdownTimes> {
+        *self.shutdown_times.lock()
+    }
+
+    /// Returns how many ordinary requests are in flight.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub fn begin_request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn end_request(&self) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,8 @@
+//! Sockets, TLS, and the buffers of a worker thread.
+
+pub mod listener;
+pub mod proxy_protocol;
+pub mod scratch;
+pub mod socket_options;
+pub mod tls;
+pub mod transport;

@@ -1,0 +1,4 @@
+//! Routes, and the snapshot of the configuration that a request sees.
+
+pub mod snapshot;
+pub mod table;

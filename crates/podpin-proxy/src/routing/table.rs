@@ -1,0 +1,387 @@
+//! Host, path and headers to a route: exact host, then the longest wildcard, then none; exact path, then the longest
+//! prefix; then the match with the most headers, then the order of the file, as the Shared API has it.
+//!
+//! The table is built whole from the configuration and swapped whole. A look-up costs a hash for each label of the
+//! host and each element of the path, however many routes there are; headers are looked at only where the path is one of
+//! a match that has some. Paths are compared as they were sent: decoding is left to the pods, so that what we route on is
+//! what they see.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::header::{HeaderMap, HeaderName};
+use podpin_config::{Host, PathMatch, RouteMatch, ValueMatch};
+
+use crate::balance::service::ServiceState;
+use crate::http::filters::Treatment;
+use podpin_wire::field;
+
+/// A route with the service it leads to.
+#[derive(Debug)]
+pub struct Route {
+    pub name: Arc<str>,
+    pub service: Arc<ServiceState>,
+    pub treatment: Treatment,
+    /// Shared with what reloads made of it, for as long as it leads to the same service.
+    pub withdrawn: Arc<AtomicBool>,
+}
+
+impl Route {
+    /// A reload took it away: its streams leave.
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::SeqCst)
+    }
+
+    /// Whether a reload made the one of the other.
+    pub fn is_same(&self, other: &Route) -> bool {
+        self.name == other.name && self.service.is_same(&other.service)
+    }
+}
+
+/// Where the requests of a route go.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// It has one service.
+    One(Arc<Route>),
+    /// It has several.
+    Several(Arc<[Backend]>),
+}
+
+/// One of the services of a route, and the route as it leads there.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its share of new clients; with 0 it has none at all.
+    pub weight: u32,
+    pub route: Arc<Route>,
+}
+
+impl Destination {
+    /// The route as it leads to each of its services.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let (one, several) = match self {
+            Destination::One(route) => (Some(route), [].as_slice()),
+            Destination::Several(backends) => (None, &**backends),
+        };
+        one.into_iter().chain(several.iter().map(|backend| &backend.route))
+    }
+}
+
+/// Every route, ready for look-up. The value is generic only so that the property test needs no services.
+#[derive(Debug)]
+pub struct RouteTable<R = Destination> {
+    exact_hosts: HashMap<String, Paths<R>>,
+    /// Keyed by the suffix with its leading dot: `*.example.com` is `.example.com`.
+    wildcard_hosts: HashMap<String, Paths<R>>,
+    any_host: Paths<R>,
+}
+
+#[derive(Debug)]
+struct Paths<R> {
+    exact: HashMap<String, Vec<Rule<R>>>,
+    /// Without a trailing slash; the root is the empty string.
+    prefixes: HashMap<String, Vec<Rule<R>>>,
+}
+
+/// What is left to compare where host and path are right. Those with the most headers come first.
+#[derive(Debug)]
+struct Rule<R> {
+    headers: Vec<(HeaderName, ValueMatch)>,
+    route: R,
+}
+
+impl<R> Default for Paths<R> {
+    fn default() -> Self {
+        Paths { exact: HashMap::new(), prefixes: HashMap::new() }
+    }
+}
+
+impl<R: Clone> RouteTable<R> {
+    /// A table of `(hosts, matches, route)`; no hosts means any. The first of two equal matches wins.
+    pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Host], &'a [RouteMatch], R)>) -> Self {
+        let mut table = RouteTable {
+            exact_hosts: HashMap::new(),
+            wildcard_hosts: HashMap::new(),
+            any_host: Paths::default(),
+        };
+        for (hosts, matches, route) in routes {
+            if hosts.is_empty() {
+                table.any_host.add(matches, &route);
+            }
+            for host in hosts {
+                match host {
+                    Host::Exact(name) => {
+                        table.exact_hosts.entry(name.clone()).or_default().add(matches, &route)
+                    }
+                    Host::Wildcard(suffix) => {
+                        table.wildcard_hosts.entry(suffix.clone()).or_default().add(matches, &route);
+                    }
+                }
+            }
+        }
+        table
+    }
+
+    /// The route for an authority (host with or without port, any case), a path without its query, and header lines.
+    pub fn find(&self, authority: &str, path: &str, headers: &HeaderMap) -> Option<R> {
+        if self.exact_hosts.is_empty() && self.wildcard_hosts.is_empty() {
+            return self.any_host.find(path, headers);
+        }
+        let host = host_of(authority);
+        self.exact_hosts
+            .get(host.as_str())
+            .and_then(|paths| paths.find(path, headers))
+            .or_else(|| self.find_wildcard(&host, path, headers))
+            .or_else(|| self.any_host.find(path, headers))
+    }
+
+    fn find_wildcard(&self, host: &str, path: &str, headers: &HeaderMap) -> Option<R> {
+        host.match_indices('.')
+            .filter(|(at, _)| *at > 0)
+            .filter_map(|(at, _)| self.wildcard_hosts.get(host.get(at..)?))
+            .find_map(|paths| paths.find(path, headers))
+    }
+}
+
+impl<R: Clone> Paths<R> {
+    fn add(&mut self, matches: &[RouteMatch], route: &R) {
+        for RouteMatch { path, headers } in matches {
+            let (map, key) = match path {
+                PathMatch::Exact(value) => (&mut self.exact, value.as_str()),
+                PathMatch::Prefix(value) => (&mut self.prefixes, value.trim_end_matches('/')),
+            };
+            // The configuration has no name that is none of a header's.
+            let header = |one: &podpin_config::HeaderMatch| Some((one.name.parse().ok()?, one.value.clone()));
+            let rule = Rule { headers: headers.iter().filter_map(header).collect(), route: route.clone() };
+            let rules = map.entry(key.to_owned()).or_default();
+            let at = rules.partition_point(|other| other.headers.len() >= rule.headers.len());
+            rules.insert(at, rule);
+        }
+    }
+
+    fn find(&self, path: &str, headers: &HeaderMap) -> Option<R> {
+        if let Some(route) = self.exact.get(path).and_then(|rules| first(rules, headers)) {
+            return Some(route);
+        }
+        let mut prefix = path;
+        loop {
+            if let Some(route) = self.prefixes.get(prefix).and_then(|rules| first(rules, headers)) {
+                return Some(route);
+            }
+            prefix = prefix.get(..prefix.rfind('/')?)?;
+        }
+    }
+}
+
+/// The first rule whose headers are all there.
+fn first<R: Clone>(rules: &[Rule<R>], headers: &HeaderMap) -> Option<R> {
+    let has = |(name, wanted): &(HeaderName, ValueMatch)| {
+        field::value(headers, name).is_some_and(|value| wanted.matches(&value))
+    };
+    rules.iter().find(|rule| rule.headers.iter().all(has)).map(|rule| rule.route.clone())
+}
+
+/// The host of an authority: without port and trailing dot, in lower case.
+fn host_of(authority: &str) -> String {
+    let host = match authority.rfind(':') {
+        Some(colon) if !authority.ends_with(']') => authority.get(..colon).unwrap_or(authority),
+        _ => authority,
+    };
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use podpin_config::HeaderMatch;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<usize>);
+    type Spec<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+
+    fn table(routes: &[Spec<'_>]) -> RouteTable<usize> {
+        let parsed = routes.iter().map(|(hosts, paths)| {
+            let matches = paths.iter().map(|one| RouteMatch { path: path(one), headers: Vec::new() });
+            (hosts.iter().map(|h| host(h)).collect(), matches.collect())
+        });
+        table_of(&parsed.collect::<Vec<_>>())
+    }
+
+    fn table_of(routes: &[(Vec<Host>, Vec<RouteMatch>)]) -> RouteTable<usize> {
+        RouteTable::new(routes.iter().enumerate().map(|(at, (h, m))| (h.as_slice(), m.as_slice(), at)))
+    }
+
+    fn headers(pairs: &[(String, String)]) -> Vec<HeaderMatch> {
+        let exact = |(name, value): &(String, String)| HeaderMatch {
+            name: name.clone(),
+            value: ValueMatch::Exact(value.clone()),
+        };
+        pairs.iter().map(exact).collect()
+    }
+
+    fn lines(pairs: &[(String, String)]) -> HeaderMap {
+        let mut lines = HeaderMap::new();
+        for (name, value) in pairs {
+            lines.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        lines
+    }
+
+    fn host(text: &str) -> Host {
+        match text.strip_prefix('*') {
+            Some(suffix) => Host::Wildcard(suffix.to_owned()),
+            None => Host::Exact(text.to_owned()),
+        }
+    }
+
+    fn path((kind, value): &(&str, &str)) -> PathMatch {
+        if *kind == "=" {
+            PathMatch::Exact((*value).to_owned())
+        } else {
+            PathMatch::Prefix((*value).to_owned())
+        }
+    }
+
+    #[test]
+    fn the_most_specific_host_wins_and_falls_through_when_no_path_matches() {
+        let table = table(&[
+            (&[], &[("^", "/")]),
+            (&["*.example.com"], &[("^", "/")]),
+            (&["*.eu.example.com"], &[("^", "/")]),
+            (&["app.example.com"], &[("^", "/events")]),
+        ]);
+        let cases = [
+            ("app.example.com", "/events", 3),
+            ("APP.Example.com.:8080", "/events/1", 3),
+            ("app.example.com", "/other", 1),
+            ("x.eu.example.com", "/", 2),
+            ("a.b.example.com", "/", 1),
+            ("example.com", "/", 0),
+            ("", "/", 0),
+            ("[::1]:8080", "/", 0),
+        ];
+        for (host, path, expected) in cases {
+            assert_eq!(table.find(host, path, &HeaderMap::new()), Some(expected), "{host}{path}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_matches_by_path_element() {
+        let table = table(&[
+            (&[], &[("^", "/events")]),
+            (&[], &[("=", "/events/now")]),
+            (&[], &[("^", "/events/a/")]),
+        ]);
+        let cases = [
+            ("/events", Some(0)),
+            ("/events/", Some(0)),
+            ("/events/now", Some(1)),
+            ("/events/now/", Some(0)),
+            ("/events/a", Some(2)),
+            ("/events/ab", Some(0)),
+            ("/eventsource", None),
+            ("/", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(table.find("h", path, &HeaderMap::new()), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_most_headers_win_on_one_path_and_none_of_them_makes_up_for_a_shorter_one() {
+        let one = |path: (&str, &str), pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            (vec![], vec![RouteMatch { path: self::path(&path), headers: headers(&pairs) }])
+        };
+        let table = table_of(&[
+            one(("^", "/"), &[("x-a", "1"), ("x-b", "1"), ("x-c", "1")]),
+            one(("^", "/a"), &[]),
+            one(("^", "/a"), &[("x-a", "1")]),
+            one(("^", "/a"), &[("x-b", "1")]),
+            one(("^", "/a"), &[("x-a", "1"), ("x-b", "1")]),
+            one(("=", "/a/b"), &[("x-c", "1")]),
+        ]);
+        let cases: [Case<'_>; 9] = [
+            ("/a", &[], Some(1)),
+            ("/a", &[("x-a", "1")], Some(2)),
+            ("/a", &[("x-a", "2")], Some(1)),
+            ("/a", &[("x-a", "1"), ("x-a", "1")], Some(1)),
+            ("/a", &[("x-a", "1"), ("x-b", "1"), ("x-c", "1")], Some(4)),
+            ("/a/b", &[("x-c", "1")], Some(5)),
+            ("/a/b", &[("x-b", "1")], Some(3)),
+            ("/", &[("x-a", "1"), ("x-b", "1")], None),
+            ("/z", &[("x-a", "1"), ("x-b", "1"), ("x-c", "1")], Some(0)),
+        ];
+        for (path, pairs, expected) in cases {
+            let owned: Vec<_> = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            assert_eq!(table.find("h", path, &lines(&owned)), expected, "{path} {pairs:?}");
+        }
+    }
+
+    /// What the documentation says, one rule after the other, over a plain list.
+    fn reference(
+        routes: &[(Option<Host>, RouteMatch)],
+        (host, path): (&str, &str),
+        asked: &[(String, String)],
+    ) -> Option<usize> {
+        let host_rank = |pattern: &Option<Host>| match pattern {
+            None => Some(0),
+            Some(Host::Wildcard(suffix)) => {
+                (host.len() > suffix.len() && host.ends_with(suffix.as_str())).then_some(suffix.len())
+            }
+            Some(Host::Exact(name)) => (name == host).then_some(usize::MAX),
+        };
+        let path_rank = |pattern: &PathMatch| match pattern {
+            PathMatch::Exact(value) => (value == path).then_some(usize::MAX),
+            PathMatch::Prefix(value) => {
+                let value = value.trim_end_matches('/');
+                (path == value || path.starts_with(&format!("{value}/"))).then_some(value.len())
+            }
+        };
+        let asked = headers(asked);
+        let header_rank =
+            |wanted: &Vec<HeaderMatch>| wanted.iter().all(|one| asked.contains(one)).then_some(wanted.len());
+        routes
+            .iter()
+            .enumerate()
+            .filter_map(|(at, (h, RouteMatch { path, headers }))| {
+                Some((host_rank(h)?, path_rank(path)?, header_rank(headers)?, std::cmp::Reverse(at)))
+            })
+            .max()
+            .map(|(.., at)| at.0)
+    }
+
+    /// Header fields, each name at most once.
+    fn fields() -> impl Strategy<Value = Vec<(String, String)>> {
+        let fields = prop::collection::btree_map("x-[abc]", "[12]", 0..3);
+        fields.prop_map(|fields| fields.into_iter().collect())
+    }
+
+    proptest! {
+        #[test]
+        fn precedence_is_what_the_documentation_says(
+            routes in prop::collection::vec(
+                (prop::option::of(prop::sample::select(vec!["a.x", "b.a.x", "*.x", "*.a.x", "y"])),
+                 prop::bool::ANY,
+                 "(/[ab]{1,2}){0,3}",
+                 fields()), 1..12),
+            host in prop::sample::select(vec!["a.x", "b.a.x", "c.b.a.x", "x", "y", "z"]),
+            asked in "(/[ab]{1,2}){1,4}",
+            shown in fields(),
+        ) {
+            let routes: Vec<(Option<Host>, RouteMatch)> = routes
+                .into_iter()
+                .map(|(pattern, exact, value, fields)| {
+                    let value = if value.is_empty() { "/".to_owned() } else { value };
+                    let path = if exact { PathMatch::Exact(value) } else { PathMatch::Prefix(value) };
+                    (pattern.map(super::tests::host), RouteMatch { path, headers: headers(&fields) })
+                })
+                .collect();
+            let parts: Vec<(Vec<Host>, Vec<RouteMatch>)> =
+                routes.iter().map(|(h, m)| (h.iter().cloned().collect(), vec![m.clone()])).collect();
+            let found = table_of(&parts).find(host, &asked, &lines(&shown));
+            prop_assert_eq!(found, reference(&routes, (host, &asked), &shown));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! State that all workers share: the configuration in force, telemetry, open streams, the phase of the process.
+//!
+//! Every part is read without waiting. A part that is enough is passed alone, so that it can be built in a unit test.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::{ArcSwap, Guard};
+use podpin_affinity::Keyring;
+use podpin_endpoints::Phase;
+use tokio::sync::Notify;
+
+use crate::lifecycle::{Lifecycle, ShutdownTimes};
+use crate::limits::connections::ConnectionLimits;
+use crate::routing::snapshot::ConfigSnapshot;
+use crate::stream_registry::{StreamRecord, Streams};
+use crate::telemetry::access_log::Record;
+use crate::telemetry::metrics::Metrics;
+
+/// State of the proxy that outlives a configuration, and the configuration in force.
+pub struct Shared {
+    snapshot: ArcSwap<ConfigSnapshot>,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+    /// Event streams that are open.
+    pub streams: Streams,
+    /// Client connections that are open, and the limits on them.
+    pub connections: ConnectionLimits,
+    /// The phase of the process.
+    pub lifecycle: Lifecycle,
+    /// Whether a service that a reload took away had a list of endpoints.
+    has_listed: AtomicBool,
+    /// The alarm of the drain's task.
+    pub drain_wake: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Builds the state of a process that begins with `snapshot`; `drain_wake` is the one that its services notify.
+    #[must_use]
+    pub fn new(snapshot: ConfigSnapshot, metrics: Metrics, drain_wake: Arc<Notify>) -> Shared {
+        Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics,
+            streams: Streams::default(),
+            connections: ConnectionLimits::default(),
+            lifecycle: Lifecycle::default(),
+            has_listed: AtomicBool::new(false),
+            drain_wake,
+        }
+    }
+
+    /// Returns the configuration in force. A request calls this once: a reload may come between two calls.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<ConfigSnapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Returns the configuration in force for a single look at it.
+    #[must_use]
+    pub fn current(&self) -> Guard<Arc<ConfigSnapshot>> {
+        self.snapshot.load()
+    }
+
+    /// Puts another snapshot in force: one store. Streams of routes that `next` does not have leave, and services that it
+    /// does not have end with their last stream.
+    pub fn replace(&self, next: Arc<ConfigSnapshot>) {
+        let before = self.snapshot.swap(Arc::clone(&next));
+        if before.services.iter().any(|service| service.view().snapshot.first_list_seen()) {
+            self.has_listed.store(true, Ordering::Relaxed);
+        }
+        before.withdraw_routes_missing_in(&next);
+        for gone in before.services_missing_in(&next) {
+            gone.queue.close();
+            self.metrics.forget_service(&gone.name);
+        }
+        self.drain_wake.notify_one();
+    }
+
+    /// Whether a service that a reload took away had a list of endpoints.
+    #[must_use]
+    pub fn has_listed(&self) -> bool {
+        self.has_listed.load(Ordering::Relaxed)
+    }
+
+    /// Puts new keys in force; tokens of streams that are open are not touched.
+    pub fn set_keyring(&self, keyring: Keyring) {
+        let next = self.current().with_keyring(keyring);
+        self.snapshot.store(Arc::new(next));
+    }
+
+    /// Whether access log lines are read by anybody; if not, they need not be made.
+    #[must_use]
+    pub fn is_logging(&self) -> bool {
+        self.current().access_log.is_some()
+    }
+
+    /// Queues a line for the access log, or drops and counts it if the queue is full.
+    pub fn log(&self, record: &Record) {
+        if let Some(sink) = &self.current().access_log
+            && sink.write(record).is_err()
+        {
+            self.metrics.access_log_dropped.inc();
+        }
+    }
+
+    /// Turns readiness off, for good.
+    pub fn begin_draining(&self) {
+        self.lifecycle.begin_draining();
+        self.metrics.shutdown_in_progress.set(1);
+    }
+
+    /// Closes listeners, idle connections and the wait queues.
+    pub fn close_listeners(&self) {
+        self.lifecycle.close();
+        self.current().services.iter().for_each(|service| service.queue.close());
+    }
+
+    /// Whether neither a stream nor an ordinary request is open.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.streams.count() == 0 && self.lifecycle.requests() == 0
+    }
+
+    /// Counts a request as in flight until the guard is dropped.
+    pub fn in_flight(self: &Arc<Self>) -> InFlight {
+        self.lifecycle.begin_request();
+        InFlight(Arc::clone(self))
+    }
+
+    /// Reports a stream that starts on an endpoint or a route that leaves, or while the process drains, to its drain.
+    ///
+    /// Call this after the stream is registered. Otherwise the drain's scan and this check can both miss it.
+    pub fn leave_with_the_others(&self, stream: &Arc<StreamRecord>) {
+        let service = &stream.route.service;
+        let phase = || service.endpoint(&stream.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase);
+        if self.lifecycle.is_closing() || stream.route.is_withdrawn() || phase() >= Phase::Draining {
+            service.desk.report_late(Arc::clone(stream));
+        }
+    }
+
+    /// Makes every open stream leave at an even pace, all before the deadline.
+    pub fn drain_all(&self, times: ShutdownTimes) {
+        self.lifecycle.set_shutdown_times(times);
+        self.drain_wake.notify_one();
+    }
+}
+
+/// A request in flight, which a shutdown waits for.
+pub struct InFlight(Arc<Shared>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.lifecycle.end_request();
+    }
+}

@@ -1,0 +1,147 @@
+//! Connections to pods that wait for their next request, those of one worker thread.
+//!
+//! A connection stays on the thread that made it, so nothing here is shared and nothing waits. Nobody watches a
+//! connection that waits: the reactor notes that its pod has closed it, and it is looked at before it is used, and every
+//! second by [`sweep`].
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use podpin_time::Millis;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::net::tls::PodTls;
+use crate::net::transport::Transport;
+
+/// How long a connection is kept for the next request; below the idle limits of common servers, from 60 s up.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(55);
+/// For one pod: more than most pods serve at a time.
+const OF_POD_MAX: usize = 128;
+/// Of a worker, whatever the pods; they take descriptors that streams could have.
+const ALL_MAX: usize = 1024;
+/// How long a connection that its pod has closed may still hold a descriptor.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+/// A pod, and how it is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Target {
+    address: SocketAddr,
+    /// Of its TLS; 0 for none.
+    group: u64,
+}
+
+#[derive(Default)]
+struct Pool {
+    kept: HashMap<Target, Vec<Kept>>,
+    count: usize,
+}
+
+struct Kept {
+    transport: Transport,
+    since: Millis,
+}
+
+impl Target {
+    pub(crate) fn new(address: SocketAddr, tls: Option<&PodTls>) -> Target {
+        Target { address, group: tls.map_or(0, PodTls::group) }
+    }
+}
+
+/// Takes the connection to this pod that was used last.
+pub(crate) fn take(target: &Target) -> Option<Transport> {
+    POOL.with_borrow_mut(|pool| pool.take(target))
+}
+
+/// Keeps a connection on which everything was answered.
+pub(crate) fn keep(target: Target, transport: Transport) {
+    POOL.with_borrow_mut(|pool| pool.keep(target, transport));
+}
+
+/// Closes what its pod has closed and what waited for too long, until `closing`, and then everything.
+pub(crate) async fn sweep(mut closing: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            // An error means that nobody is left to say it.
+            _ = closing.wait_for(|closing| *closing) => break,
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
+        POOL.with_borrow_mut(Pool::sweep);
+    }
+    POOL.with_borrow_mut(|pool| *pool = Pool::default());
+}
+
+impl Pool {
+    fn take(&mut self, target: &Target) -> Option<Transport> {
+        let kept = self.kept.get_mut(target)?;
+        while let Some(Kept { mut transport, since }) = kept.pop() {
+            self.count -= 1;
+            if clock::now().since(since) < IDLE_MAX && is_silent(&mut transport) {
+                return Some(transport);
+            }
+        }
+        None
+    }
+
+    fn keep(&mut self, target: Target, transport: Transport) {
+        let kept = self.kept.entry(target).or_default();
+        if kept.len() < OF_POD_MAX && self.count < ALL_MAX {
+            kept.push(Kept { transport, since: clock::now() });
+            self.count += 1;
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = clock::now();
+        self.kept.retain(|_, kept| {
+            kept.retain_mut(|one| now.since(one.since) < IDLE_MAX && is_silent(&mut one.transport));
+            !kept.is_empty()
+        });
+        self.count = self.kept.values().map(Vec::len).sum();
+    }
+}
+
+/// Whether a connection on which nothing is to come has nothing to read: neither its end, nor bytes that nobody asked for.
+fn is_silent(transport: &mut Transport) -> bool {
+    let mut byte = [0; 1];
+    let read = poll_fn(|context| Pin::new(&mut *transport).poll_read(context, &mut ReadBuf::new(&mut byte)));
+    // A task that has had its share of this turn is told `Pending` whatever there is.
+    let read = pin!(tokio::task::unconstrained(read));
+    read.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::coop;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_that_nobody_asked_for_are_seen_at_the_end_of_a_turn_as_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connected = TcpStream::connect(address);
+        let (accepted, tcp) = tokio::join!(listener.accept(), connected);
+        let (mut pod, tcp) = (accepted.unwrap().0, tcp.unwrap());
+        let mut quiet = Transport::Plain(tcp);
+        assert!(is_silent(&mut quiet));
+        pod.write_all(b"x").await.unwrap();
+        quiet.tcp().readable().await.unwrap();
+        while coop::has_budget_remaining() {
+            coop::consume_budget().await;
+        }
+        assert!(!is_silent(&mut quiet));
+    }
+}

@@ -1,0 +1,367 @@
+//! Which header lines cross the proxy, and what it says about the client itself (RFC 9110 section 7.6, RFC 7239).
+//!
+//! One set of rules for both data paths and both directions: hop-by-hop lines and whatever `Connection` nominates
+//! stay here, forwarding lines are ours, `X-Podpin-*` never crosses from outside to inside or back.
+
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::client::Client;
+
+/// Tells the pod which session to restore; stable over re-pins.
+pub const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
+/// Tells the pod why a client that was pinned elsewhere comes here.
+pub const REPINNED: HeaderName = HeaderName::from_static("x-podpin-repinned");
+/// Tells the pod whose certificate the client has shown.
+const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-podpin-client-subject");
+const OURS: &str = "x-podpin-";
+const FORWARDED_PREFIX: &str = "x-forwarded-";
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Whether a field means something between two neighbours only.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION
+            | header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+            | header::TE
+            | header::TRAILER
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+    ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-status")
+}
+
+/// Names that `Connection` nominates (RFC 9110 section 7.6.1). Never the length: whoever the message goes to finds its end
+/// by it.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lists = headers.get_all(header::CONNECTION).iter();
+    lists
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .filter(|name| *name != header::CONTENT_LENGTH)
+        .collect()
+}
+
+/// The end-to-end lines of a request, for an upstream request of our own.
+///
+/// Leaves out `Host` and `Content-Length`: the caller writes its own or none.
+pub fn request_lines(headers: &HeaderMap, client: &Client) -> HeaderMap {
+    let nominated = nominated(headers);
+    let mut passed = HeaderMap::with_capacity(headers.len() + 8);
+    for (name, value) in headers {
+        let replaced = matches!(*name, header::HOST | header::CONTENT_LENGTH);
+        if !replaced && !is_hop_by_hop(name) && !nominated.contains(name) && !is_claimed(name, client) {
+            passed.append(name.clone(), value.clone());
+        }
+    }
+    passed
+}
+
+/// Strips what [`request_lines`] would not have passed, for Pingora's own forwarding, which strips hop-by-hop itself.
+pub fn claimed_lines(headers: &HeaderMap, client: &Client) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_claimed(name, client)).cloned().collect()
+}
+
+/// Lines that only we may write: nobody outside may say who the client is or which session it has.
+fn is_claimed(name: &HeaderName, client: &Client) -> bool {
+    let text = name.as_str();
+    let rewritten = *name == FORWARDED_FOR
+        || *name == FORWARDED_PROTO
+        || *name == FORWARDED_HOST
+        || *name == header::FORWARDED
+        || *name == REAL_IP;
+    text.starts_with(OURS) || rewritten || (!client.trusted && text.starts_with(FORWARDED_PREFIX))
+}
+
+/// What we say about the client: `X-Forwarded-For/-Proto/-Host`, `X-Real-IP` and `Forwarded`, appended to what a
+/// trusted proxy said, replacing what anybody else said. `asked` are the lines as they came.
+pub fn forwarding_lines(
+    asked: &HeaderMap,
+    client: &Client,
+    authority: &str,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let told = |name: &HeaderName| asked.get_all(name).iter().filter(|_| client.trusted);
+    let scheme = if client.secure { "https" } else { "http" };
+    let mut lines = Lines::default();
+    lines.list(FORWARDED_FOR, told(&FORWARDED_FOR), format_args!("{}", client.peer));
+    lines.first(FORWARDED_PROTO, told(&FORWARDED_PROTO), scheme);
+    lines.first(FORWARDED_HOST, told(&FORWARDED_HOST), authority);
+    lines.list(REAL_IP, [], format_args!("{}", client.address));
+    lines.list(
+        header::FORWARDED,
+        told(&header::FORWARDED),
+        format_args!("{}", ForwardedElement { peer: client.peer, authority, scheme }),
+    );
+    lines.first(CLIENT_SUBJECT, [], client.subject.as_deref().unwrap_or_default());
+    lines.finish()
+}
+
+/// Header lines whose values share one piece of memory.
+#[derive(Default)]
+struct Lines {
+    text: String,
+    ends: Vec<(HeaderName, usize)>,
+}
+
+impl Lines {
+    /// A list: what was said before, and one item more.
+    fn list<'a>(
+        &mut self,
+        name: HeaderName,
+        before: impl IntoIterator<Item = &'a HeaderValue>,
+        item: fmt::Arguments<'_>,
+    ) {
+        self.join(before);
+        if self.is_begun() {
+            self.text.push_str(", ");
+        }
+        // A string takes whatever is written to it.
+        let _taken = self.text.write_fmt(item);
+        self.ends.push((name, self.text.len()));
+    }
+
+    /// What was said before, or this.
+    fn first<'a>(
+        &mut self,
+        name: HeaderName,
+        before: impl IntoIterator<Item = &'a HeaderValue>,
+        otherwise: &str,
+    ) {
+        self.join(before);
+        if !self.is_begun() {
+            self.text.push_str(otherwise);
+        }
+        self.ends.push((name, self.text.len()));
+    }
+
+    fn join<'a>(&mut self, values: impl IntoIterator<Item = &'a HeaderValue>) {
+        for value in values.into_iter().filter_map(|value| value.to_str().ok()) {
+            if self.is_begun() {
+                self.text.push_str(", ");
+            }
+            self.text.push_str(value);
+        }
+    }
+
+    fn start(&self) -> usize {
+        self.ends.last().map_or(0, |(_, end)| *end)
+    }
+
+    fn is_begun(&self) -> bool {
+        self.text.len() > self.start()
+    }
+
+    /// The lines, without those that say nothing.
+    fn finish(self) -> Vec<(HeaderName, HeaderValue)> {
+        let text = Bytes::from(self.text);
+        let mut start = 0;
+        let mut lines = Vec::with_capacity(self.ends.len());
+        for (name, end) in self.ends {
+            if end > start {
+                let value = HeaderValue::from_maybe_shared(text.slice(start..end));
+                lines.extend(value.ok().map(|value| (name, value)));
+            }
+            start = end;
+        }
+        lines
+    }
+}
+
+/// One element of `Forwarded` (RFC 7239 section 4); IPv6 addresses and hosts with a port must be quoted.
+struct ForwardedElement<'a> {
+    peer: IpAddr,
+    authority: &'a str,
+    scheme: &'a str,
+}
+
+impl fmt::Display for ForwardedElement<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            IpAddr::V4(ip) => write!(out, "for={ip}")?,
+            IpAddr::V6(ip) => write!(out, "for=\"[{ip}]\"")?,
+        }
+        let token = |text: &str| {
+            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+        };
+        match self.authority {
+            "" => {}
+            host if token(host) => write!(out, ";host={host}")?,
+            host => write!(out, ";host=\"{host}\"")?,
+        }
+        write!(out, ";proto={}", self.scheme)
+    }
+}
+
+/// The end-to-end lines of a response: without hop-by-hop and nominated ones, our own names, and any attempt of the
+/// pod to write a cookie of ours.
+pub fn response_lines(mut headers: HeaderMap, sets_ours: impl Fn(&HeaderValue) -> bool) -> HeaderMap {
+    let nominated = nominated(&headers);
+    let stays = |name: &&HeaderName| {
+        name.as_str().starts_with(OURS) || is_hop_by_hop(name) || nominated.contains(name)
+    };
+    let gone: Vec<HeaderName> = headers.keys().filter(stays).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+    if headers.get_all(header::SET_COOKIE).iter().any(&sets_ours) {
+        let lines: Vec<_> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+        headers.remove(header::SET_COOKIE);
+        for line in lines.into_iter().filter(|line| !sets_ours(line)) {
+            headers.append(header::SET_COOKIE, line);
+        }
+    }
+    headers
+}
+
+/// Whether a `Set-Cookie` value sets the cookie of this name.
+pub fn sets_cookie(value: &HeaderValue, name: &str) -> bool {
+    let pair = value.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
+    pair.trim_ascii() == name.as_bytes()
+}
+
+/// `Cache-Control` for a response that carries our cookie: never stored by a shared cache (RFC 9111 section 5.2.2).
+///
+/// `None`: what the pod says is private enough already.
+pub fn private_cache_control(headers: &HeaderMap) -> Option<HeaderValue> {
+    let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let directives: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let has = |wanted: &str| directives.iter().any(|directive| directive.eq_ignore_ascii_case(wanted));
+    if has("private") || has("no-store") {
+        return None;
+    }
+    let shared = |directive: &&str| {
+        let name = directive.split('=').next().unwrap_or_default();
+        directive.is_empty() || name.eq_ignore_ascii_case("public") || name.eq_ignore_ascii_case("s-maxage")
+    };
+    let mut kept: Vec<&str> = directives.into_iter().filter(|directive| !shared(directive)).collect();
+    kept.push("private");
+    HeaderValue::try_from(kept.join(", ")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use podpin_config::Cidr;
+
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        map
+    }
+
+    fn client(peer: &str, lines: &[(&str, &str)], trusted: &[&str]) -> Client {
+        let ranges: Vec<Cidr> = trusted.iter().map(|range| range.parse().unwrap()).collect();
+        Client::of(peer.parse().unwrap(), false, &map(lines), &ranges)
+    }
+
+    #[test]
+    fn only_a_trusted_peer_may_name_the_client() {
+        let lines = [("x-forwarded-for", "198.51.100.7, 203.0.113.9"), ("x-forwarded-proto", "https")];
+        let stranger = client("203.0.113.1", &lines, &["10.0.0.0/8"]);
+        assert_eq!((stranger.address.to_string(), stranger.secure), ("203.0.113.1".into(), false));
+        let behind = client("10.1.1.1", &lines, &["10.0.0.0/8"]);
+        assert_eq!((behind.address.to_string(), behind.secure), ("203.0.113.9".into(), true));
+        let two_hops = client("::ffff:10.1.1.1", &lines, &["10.0.0.0/8", "203.0.113.0/24"]);
+        assert_eq!(two_hops.address.to_string(), "198.51.100.7");
+    }
+
+    #[test]
+    fn a_hop_that_is_no_address_ends_the_walk() {
+        let lines = [("x-forwarded-for", "198.51.100.7, unknown, 10.0.0.2")];
+        assert_eq!(client("10.0.0.1", &lines, &["10.0.0.0/8"]).address.to_string(), "10.0.0.2");
+    }
+
+    #[test]
+    fn a_stranger_cannot_pass_hop_by_hop_nominated_or_claimed_lines() {
+        let lines = [
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("x-podpin-session", "forged"),
+            ("x-forwarded-port", "1"),
+            ("forwarded", "for=1.1.1.1"),
+            ("host", "a"),
+            ("accept-encoding", "br"),
+            ("cookie", "a=b"),
+            ("last-event-id", "7"),
+        ];
+        let passed = request_lines(&map(&lines), &client("203.0.113.1", &lines, &[]));
+        let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["accept-encoding", "cookie", "last-event-id"]);
+    }
+
+    #[test]
+    fn forwarding_lines_are_replaced_for_strangers_and_appended_for_trusted_peers() {
+        let lines = [
+            ("x-forwarded-for", "198.51.100.7"),
+            ("forwarded", "for=198.51.100.7"),
+            ("x-forwarded-host", "o"),
+        ];
+        let text = |trusted: &[&str]| {
+            let told = forwarding_lines(&map(&lines), &client("10.0.0.1", &lines, trusted), "h:8080");
+            told.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            text(&[]),
+            [
+                "x-forwarded-for=10.0.0.1",
+                "x-forwarded-proto=http",
+                "x-forwarded-host=h:8080",
+                "x-real-ip=10.0.0.1",
+                "forwarded=for=10.0.0.1;host=\"h:8080\";proto=http"
+            ]
+        );
+        assert_eq!(
+            text(&["10.0.0.0/8"]),
+            [
+                "x-forwarded-for=198.51.100.7, 10.0.0.1",
+                "x-forwarded-proto=http",
+                "x-forwarded-host=o",
+                "x-real-ip=198.51.100.7",
+                "forwarded=for=198.51.100.7, for=10.0.0.1;host=\"h:8080\";proto=http"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_pod_cannot_write_our_cookie_or_our_headers() {
+        let lines = [
+            ("set-cookie", "podpin-chat=evil; Path=/"),
+            ("set-cookie", "podpin-chats=fine"),
+            ("x-podpin-session", "x"),
+            ("transfer-encoding", "chunked"),
+        ];
+        let passed = response_lines(map(&lines), |line| sets_cookie(line, "podpin-chat"));
+        let values: Vec<_> = passed.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+        assert_eq!(values, [("set-cookie", "podpin-chats=fine")]);
+    }
+
+    #[test]
+    fn a_response_with_our_cookie_is_never_public() {
+        let cases = [
+            (&[][..], Some("private")),
+            (&[("cache-control", "no-cache")], Some("no-cache, private")),
+            (&[("cache-control", "public, max-age=60, s-maxage=9")], Some("max-age=60, private")),
+            (&[("cache-control", "Private, max-age=1")], None),
+            (&[("cache-control", "no-store")], None),
+        ];
+        for (lines, expected) in cases {
+            let got = private_cache_control(&map(lines));
+            assert_eq!(got.as_ref().map(|value| value.to_str().unwrap()), expected, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The head of an HTTP/1.1 request, read strictly before anyone routes on it (RFC 9112).
+//!
+//! Whatever two parsers could read differently is refused here, once, for both data paths: bare LF, folded lines,
+//! several or malformed `Content-Length`s, `Content-Length` beside `Transfer-Encoding`, codings other than a single
+//! `chunked`, several `Host`s. What passes is handed to Pingora or to the event stream path byte for byte.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+/// Fields of one head or one trailer section, from clients and from pods, over every version of HTTP. A field costs about
+/// 250 bytes of memory whatever its size, and over HTTP/2 one byte on the wire. nginx and HAProxy stop near 100; too low
+/// shows as `podpin_request_heads_refused_total{code="431"}` without an attack.
+pub const FIELDS_MAX: usize = 128;
+
+/// Why a request head is refused; `reply.rs` says what that is on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Not the grammar of RFC 9112, or a shape that parsers disagree about.
+    #[error("malformed request head: {0}")]
+    Malformed(&'static str),
+    /// The head passes `limits.requestHeaderBytes`, or has more than [`FIELDS_MAX`] fields.
+    #[error("request head too large")]
+    TooLarge,
+    /// The request line alone passes `limits.requestHeaderBytes`.
+    #[error("request target too long")]
+    TargetTooLong,
+    /// `CONNECT` is not proxied.
+    #[error("CONNECT is not supported")]
+    Connect,
+    /// A major version other than 1 in HTTP/1 framing.
+    #[error("HTTP version not supported")]
+    Version,
+}
+
+/// How much of the input is a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scan {
+    /// No end of the head yet.
+    Partial,
+    /// The head ends before this offset.
+    Complete(usize),
+}
+
+/// Looks for the blank line, and refuses at once what can never become a valid head.
+///
+/// `from` is how much an earlier scan has seen, so that a head that comes byte by byte costs linear time.
+pub fn scan(input: &[u8], from: usize) -> Result<Scan, HeadError> {
+    let mut at = from.saturating_sub(1);
+    while let Some(found) = input.get(at..).and_then(|rest| memchr::memchr(b'\n', rest)) {
+        let newline = at + found;
+        if newline == 0 || input.get(newline - 1) != Some(&b'\r') {
+            return Err(HeadError::Malformed("a line ends in a bare LF"));
+        }
+        if newline >= 3 && input.get(newline - 3..newline) == Some(b"\r\n\r") {
+            return Ok(Scan::Complete(newline + 1));
+        }
+        at = newline + 1;
+    }
+    Ok(Scan::Partial)
+}
+
+/// How the body of a request is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestBody {
+    /// So many bytes; 0 for none.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// The connection may become something else: there is no end.
+    Upgrade,
+}
+
+/// What the connection must know to choose a data path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Where the request ends on the connection.
+    pub body: RequestBody,
+    /// A GET without a body that accepts `text/event-stream`.
+    pub event_stream: bool,
+    /// The connection may serve another request after this one.
+    pub keep_alive: bool,
+}
+
+/// A parsed head, for the data paths that are ours.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    pub method: Method,
+    /// Path and query in origin form.
+    pub target: String,
+    pub version: Version,
+    pub headers: HeaderMap,
+    /// Host and port as the client wrote them; empty when it did not (HTTP/1.0).
+    pub authority: String,
+}
+
+impl RequestHead {
+    /// The target without its query.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or("/")
+    }
+
+    /// The query of the target.
+    pub fn query(&self) -> Option<&str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
+}
+
+/// Checks and parses a complete head (as [`scan`] measured it). The values of its lines share its memory.
+pub fn read(head: &Bytes) -> Result<(Facts, RequestHead), HeadError> {
+    with_parsed(head, |request| Ok((facts(request)?, build(head, request)?)))
+}
+
+fn with_parsed<T>(
+    head: &[u8],
+    then: impl FnOnce(&httparse::Request<'_, '_>) -> Result<T, HeadError>,
+) -> Result<T, HeadError> {
+    // RFC 9112 section 2.2: an empty line before the request line is skipped.
+    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
+    let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut lines);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => then(&request),
+        Ok(_) => Err(HeadError::Malformed("the head does not end where its blank line is")),
+        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooLarge),
+        Err(httparse::Error::Version) => Err(version_error(head)),
+        Err(httparse::Error::HeaderName) => Err(HeadError::Malformed("a header name is not a token")),
+        Err(httparse::Error::HeaderValue) => {
+            Err(HeadError::Malformed("a header value has a control character"))
+        }
+        Err(_) => Err(HeadError::Malformed("the request line is not `METHOD target HTTP/1.1`")),
+    }
+}
+
+fn version_error(head: &[u8]) -> HeadError {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut parts = line.split(|byte| *byte == b' ').skip(2);
+    let version = parts.next().unwrap_or_default();
+    match version.strip_prefix(b"HTTP/") {
+        Some([major, b'.', minor])
+            if major.is_ascii_digit() && minor.is_ascii_digit() && parts.next().is_none() =>
+        {
+            HeadError::Version
+        }
+        _ => HeadError::Malformed("the request line is not `METHOD target HTTP/1.1`"),
+    }
+}
+
+fn facts(request: &httparse::Request<'_, '_>) -> Result<Facts, HeadError> {
+    let minor = request.version.unwrap_or(0);
+    let method = request.method.unwrap_or_default();
+    if method == "CONNECT" {
+        return Err(HeadError::Connect);
+    }
+    check_target(method, request.path.unwrap_or_default())?;
+    let framing = Framing::of(request)?;
+    framing.check(minor)?;
+    Ok(Facts {
+        event_stream: method == "GET" && framing.accepts_events && framing.body() == RequestBody::Length(0),
+        body: framing.body(),
+        keep_alive: if minor == 0 { framing.keep_alive && !framing.close } else { !framing.close },
+    })
+}
+
+fn check_target(method: &str, target: &str) -> Result<(), HeadError> {
+    if target.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') {
+        return Err(HeadError::Malformed("the request target has a forbidden character"));
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(());
+    }
+    let scheme = target.split("://").next().unwrap_or_default();
+    match split_target(target).0 {
+        Some(authority) if scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https") => {
+            check_authority(authority)
+        }
+        _ => Err(HeadError::Malformed("the request target is neither a path nor an absolute URI")),
+    }
+}
+
+/// Whether this is a host and port, and nothing that a pod or another proxy could read otherwise.
+pub fn check_authority(authority: &str) -> Result<(), HeadError> {
+    if authority.is_empty() {
+        Err(HeadError::Malformed("the request target has no host"))
+    } else {
+        check_host(authority.as_bytes())
+    }
+}
+
+/// What the header lines say about where the request ends and where it goes.
+#[derive(Default)]
+struct Framing {
+    hosts: usize,
+    content_lengths: usize,
+    transfer_encodings: usize,
+    length: u64,
+    upgrade: bool,
+    nominates_upgrade: bool,
+    close: bool,
+    keep_alive: bool,
+    accepts_events: bool,
+}
+
+impl Framing {
+    fn of(request: &httparse::Request<'_, '_>) -> Result<Framing, HeadError> {
+        let mut framing = Framing::default();
+        for line in request.headers.iter() {
+            framing.line(line.name, line.value)?;
+        }
+        Ok(framing)
+    }
+
+    fn line(&mut self, name: &str, value: &[u8]) -> Result<(), HeadError> {
+        if name.is_empty() {
+            return Err(HeadError::Malformed("a header name is not a token"));
+        }
+        if name.eq_ignore_ascii_case("host") {
+            self.hosts += 1;
+            check_host(value)?;
+        } else if name.eq_ignore_ascii_case("content-length") {
+            self.content_lengths += 1;
+            self.length = content_length(value)?;
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            self.transfer_encodings += 1;
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(HeadError::Malformed("Transfer-Encoding is not exactly `chunked`"));
+            }
+        } else if name.eq_ignore_ascii_case("connection") {
+            self.close |= has_token(value, b"close");
+            self.keep_alive |= has_token(value, b"keep-alive");
+            self.nominates_upgrade |= has_token(value, b"upgrade");
+        } else if name.eq_ignore_ascii_case("upgrade") {
+            self.upgrade |= offers_upgrade(value);
+        } else if name.eq_ignore_ascii_case("accept") {
+            self.accepts_events |= accepts_event_stream(value);
+        }
+        Ok(())
+    }
+
+    fn body(&self) -> RequestBody {
+        match (self.upgrade && self.nominates_upgrade, self.transfer_encodings > 0) {
+            (true, _) => RequestBody::Upgrade,
+            (false, true) => RequestBody::Chunked,
+            (false, false) => RequestBody::Length(self.length),
+        }
+    }
+
+    fn check(&self, minor: u8) -> Result<(), HeadError> {
+        if self.hosts > 1 || (self.hosts == 0 && minor > 0) {
+            return Err(HeadError::Malformed("there is not exactly one Host"));
+        }
+        if self.content_lengths > 1 {
+            return Err(HeadError::Malformed("there are several Content-Length lines"));
+        }
+        if self.transfer_encodings > 1 {
+            return Err(HeadError::Malformed("there are several Transfer-Encoding lines"));
+        }
+        if self.transfer_encodings > 0 && (self.content_lengths > 0 || minor == 0) {
+            return Err(HeadError::Malformed("Transfer-Encoding beside Content-Length, or in HTTP/1.0"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the client offers another protocol than HTTP/2, which we would not take this way: RFC 9113 section 3.1 has
+/// done away with that, and clients that offer it with every request (Java's) are content with HTTP/1.1.
+fn offers_upgrade(value: &[u8]) -> bool {
+    let mut offered = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    offered.any(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"))
+}
+
+fn check_host(value: &[u8]) -> Result<(), HeadError> {
+    let allowed = |byte: &u8| {
+        byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"')
+    };
+    if value.iter().all(allowed) { Ok(()) } else { Err(HeadError::Malformed("Host is not a host and port")) }
+}
+
+fn content_length(value: &[u8]) -> Result<u64, HeadError> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    match (digits, number) {
+        (true, Some(number)) => Ok(number),
+        _ => Err(HeadError::Malformed("Content-Length is not a number")),
+    }
+}
+
+/// Whether a comma-separated header value has this token (RFC 9110 section 5.6.1), in any case.
+pub fn has_token(value: &[u8], token: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+/// Whether an `Accept` value names `text/event-stream` itself with a weight above zero (RFC 9110 section 12.5.1).
+///
+/// Wildcards do not count: every ordinary request of a browser has `*/*`.
+pub fn accepts_event_stream(value: &[u8]) -> bool {
+    value.split(|byte| *byte == b',').any(|range| {
+        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let named = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
+        named && !parts.any(is_weight_zero)
+    })
+}
+
+/// Whether `text/event-stream` is all that a request accepts. Clients of the Model Context Protocol always accept JSON, too:
+/// what such a request will be answered with, nobody knows before the pod says so.
+pub fn accepts_only_event_streams(headers: &HeaderMap) -> bool {
+    let mut ranges = headers
+        .get_all(http::header::ACCEPT)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut any = false;
+    let all = ranges.all(|range| {
+        any = true;
+        accepts_event_stream(range)
+    });
+    any && all
+}
+
+fn is_weight_zero(parameter: &[u8]) -> bool {
+    let Some(weight) = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q=")) else {
+        return false;
+    };
+    std::str::from_utf8(weight).ok().and_then(|text| text.parse::<f32>().ok()) == Some(0.0)
+}
+
+fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<RequestHead, HeadError> {
+    let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
+        .map_err(|_| HeadError::Malformed("the method is not a token"))?;
+    let mut headers = HeaderMap::with_capacity(request.headers.len());
+    for line in request.headers.iter() {
+        let name = HeaderName::from_bytes(line.name.as_bytes())
+            .map_err(|_| HeadError::Malformed("a header name is not a token"))?;
+        let value = shared_value(bytes, bytes, line.value)
+            .ok_or(HeadError::Malformed("a header value has a control character"))?;
+        headers.append(name, value);
+    }
+    let (authority, target) = split_target(request.path.unwrap_or_default());
+    let host = headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
+    let authority = authority.or(host).unwrap_or_default().to_owned();
+    let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    Ok(RequestHead { method, target, version, headers, authority })
+}
+
+/// A header value that lies within `head` in the memory of `bytes`, which begin with the same bytes. `None`: it may not be
+/// one.
+pub fn shared_value(bytes: &Bytes, head: &[u8], value: &[u8]) -> Option<HeaderValue> {
+    let start = (value.as_ptr() as usize).checked_sub(head.as_ptr() as usize)?;
+    let end = start.checked_add(value.len()).filter(|end| *end <= bytes.len())?;
+    HeaderValue::from_maybe_shared(bytes.slice(start..end)).ok()
+}
+
+/// Authority and origin form of a request target (RFC 9112 section 3.2: an absolute form beats `Host`).
+fn split_target(target: &str) -> (Option<&str>, String) {
+    let Some((_, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
+        return (None, target.to_owned());
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    (Some(authority), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(head: &str) -> Result<Facts, HeadError> {
+        match scan(head.as_bytes(), 0)? {
+            Scan::Complete(end) if end == head.len() => {
+                read(&Bytes::copy_from_slice(head.as_bytes())).map(|(facts, _)| facts)
+            }
+            Scan::Complete(_) => Err(HeadError::Malformed("test: bytes after the head")),
+            Scan::Partial => Err(HeadError::Malformed("test: no end")),
+        }
+    }
+
+    fn parsed(head: &'static str) -> RequestHead {
+        read(&Bytes::from_static(head.as_bytes())).unwrap().1
+    }
+
+    #[test]
+    fn shapes_that_parsers_disagree_about_are_refused() {
+        let refused = [
+            "GET / HTTP/1.1\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
+            "GET http://x\";for=6.6.6.6;host=\"y/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://evil@app/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET http://a\\b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3, 3\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +3\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n",
+        ];
+        for head in refused {
+            assert!(matches!(verdict(head), Err(HeadError::Malformed(_))), "{head:?}: {:?}", verdict(head));
+        }
+        assert_eq!(verdict("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Err(HeadError::Version));
+        assert_eq!(verdict("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"), Err(HeadError::Connect));
+    }
+
+    #[test]
+    fn only_a_plain_get_that_names_the_type_is_an_event_stream() {
+        let cases = [
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html, Text/Event-Stream;q=0.5\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\naccept: text/event-stream\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream;q=0.0\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n", false),
+            ("POST / HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nAccept: text/event-stream\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAccept: text/event-stream\r\n\r\n", true),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n",
+                false,
+            ),
+            ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n", true),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nAccept: text/event-stream\r\n\r\n",
+                true,
+            ),
+        ];
+        for (head, expected) in cases {
+            assert_eq!(verdict(head).map(|facts| facts.event_stream), Ok(expected), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn keep_alive_follows_version_and_connection() {
+        let cases = [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nHost: a\r\nConnection: Close\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", true),
+        ];
+        for (head, expected) in cases {
+            assert_eq!(verdict(head).map(|facts| facts.keep_alive), Ok(expected), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_found_where_it_ends() {
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest";
+        let mut seen = 0;
+        for end in 1..=head.len() {
+            match scan(&head[..end], seen).unwrap() {
+                Scan::Partial => seen = end,
+                Scan::Complete(length) => {
+                    assert_eq!((length, end), (27, 27));
+                    return;
+                }
+            }
+        }
+        panic!("the end was not found");
+    }
+
+    #[test]
+    fn an_absolute_target_wins_over_host() {
+        let head = parsed("GET http://b.example:81/x?y=1 HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(
+            (head.authority.as_str(), head.target.as_str(), head.path()),
+            ("b.example:81", "/x?y=1", "/x")
+        );
+        let head = parsed("GET http://b.example?y HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(head.target, "/?y");
+        let head = parsed("GET /go?to=http://c/ HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!((head.authority.as_str(), head.target.as_str()), ("a", "/go?to=http://c/"));
+    }
+}

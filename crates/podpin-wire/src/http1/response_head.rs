@@ -1,0 +1,181 @@
+//! The head of a response, as an endpoint sends it, and how the body after it is framed.
+//!
+//! Framing follows RFC 9112 section 6; what is ambiguous there (`Content-Length` beside `Transfer-Encoding`, differing
+//! lengths) is refused.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+
+use crate::http1::body::{BodyDecoder, FIRST_CHUNK};
+use crate::http1::request_head::{self, FIELDS_MAX};
+
+/// Bytes that are no HTTP/1 response which may be forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed response: {0}")]
+pub struct ResponseError(pub &'static str);
+
+/// A response head larger than this is refused; pods send a few hundred bytes.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Interim responses (100, 103) before the final one.
+pub const INTERIM_RESPONSES_MAX: usize = 8;
+
+/// The head of the final response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// The connection may carry another request afterwards (RFC 9112 section 9.3).
+    pub keep_alive: bool,
+}
+
+impl ResponseHead {
+    /// 200 and `text/event-stream`, encoded or not.
+    pub fn is_event_stream(&self) -> bool {
+        let kind = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        self.status == StatusCode::OK && essence.eq_ignore_ascii_case("text/event-stream")
+    }
+}
+
+/// Length of the head of a response to `asked`, the head, and how its body is framed; `None` while it is incomplete.
+pub fn parse_head(
+    buffer: &[u8],
+    asked: &Method,
+) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, ResponseError> {
+    let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut lines);
+    let length = match response.parse(buffer) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(ResponseError("too many header lines")),
+        Err(_) => return Err(ResponseError("the response head is not HTTP/1.1")),
+    };
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
+    let status = status.ok_or(ResponseError("the status is not a number from 100 to 999"))?;
+    let bytes = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
+    let mut headers = HeaderMap::with_capacity(response.headers.len() + 4);
+    for line in response.headers.iter() {
+        let name = HeaderName::from_bytes(line.name.as_bytes());
+        let value = request_head::shared_value(&bytes, buffer, line.value);
+        let (Ok(name), Some(value)) = (name, value) else {
+            return Err(ResponseError("a header line is malformed"));
+        };
+        headers.append(name, value);
+    }
+    let minor = response.version.unwrap_or(0);
+    let body = framing((status, minor), asked, &headers)?;
+    let keep_alive = keeps_alive(minor, &headers);
+    Ok(Some((length, ResponseHead { status, headers, keep_alive }, body)))
+}
+
+fn keeps_alive(minor: u8, headers: &HeaderMap) -> bool {
+    let says = |token| {
+        let mut lists = headers.get_all(header::CONNECTION).iter();
+        lists.any(|list| request_head::has_token(list.as_bytes(), token))
+    };
+    if minor == 0 { says(b"keep-alive") && !says(b"close") } else { !says(b"close") }
+}
+
+/// How the body of a response is framed (RFC 9112 section 6.3).
+fn framing(
+    (status, minor): (StatusCode, u8),
+    asked: &Method,
+    headers: &HeaderMap,
+) -> Result<BodyDecoder, ResponseError> {
+    if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Ok(BodyDecoder::Done);
+    }
+    let lengths = headers.get_all(header::CONTENT_LENGTH);
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") || minor == 0 {
+            return Err(ResponseError("Transfer-Encoding is not exactly `chunked`"));
+        }
+        if lengths.iter().next().is_some() {
+            return Err(ResponseError("Content-Length beside Transfer-Encoding"));
+        }
+        return Ok(if asked == Method::HEAD { BodyDecoder::Done } else { BodyDecoder::Chunked(FIRST_CHUNK) });
+    }
+    let mut length = None;
+    for value in lengths {
+        let number = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = number.and_then(|text| text.parse::<u64>().ok());
+        if number.is_none() || length.is_some_and(|known| Some(known) != number) {
+            return Err(ResponseError("Content-Length is not one number"));
+        }
+        length = number;
+    }
+    Ok(match length {
+        _ if asked == Method::HEAD => BodyDecoder::Done,
+        Some(0) => BodyDecoder::Done,
+        Some(left) => BodyDecoder::Length(left),
+        None => BodyDecoder::UntilClose,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn head(text: &str) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, ResponseError> {
+        parse_head(text.as_bytes(), &Method::GET)
+    }
+
+    #[test]
+    fn ambiguous_framing_of_a_response_is_refused() {
+        for lines in [
+            "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 3\r\nContent-Length: 4\r\n",
+            "Content-Length: 3, 3\r\n",
+            "Content-Length: -1\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            let result = head(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"));
+            assert!(matches!(result, Err(ResponseError(_))), "{lines}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_is_framed_as_the_head_says() {
+        let cases = [
+            ("HTTP/1.1 200 OK\r\n\r\n", BodyDecoder::UntilClose),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n", BodyDecoder::Length(3)),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n", BodyDecoder::Chunked(FIRST_CHUNK)),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 3\r\n\r\n", BodyDecoder::Done),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\n", BodyDecoder::Done),
+            ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", BodyDecoder::Done),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(head(text).unwrap().unwrap().2, expected, "{text:?}");
+        }
+        for framing in ["Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", ""] {
+            let text = format!("HTTP/1.1 200 OK\r\n{framing}\r\n");
+            assert_eq!(parse_head(text.as_bytes(), &Method::HEAD).unwrap().unwrap().2, BodyDecoder::Done);
+        }
+        assert!(head("HTTP/1.1 200 OK\r\nA: b\r\n").unwrap().is_none());
+        assert!(head("SIP/2.0 200 OK\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_connection_goes_on_as_version_and_connection_say() {
+        let cases = [
+            ("HTTP/1.1 200 OK\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nConnection: x, Close\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", true),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(head(text).unwrap().unwrap().1.keep_alive, expected, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_the_parser(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse_head(&bytes, &Method::GET);
+        }
+    }
+}

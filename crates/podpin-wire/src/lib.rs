@@ -1,0 +1,13 @@
+//! What HTTP/1 and the PROXY protocol look like on the wire, without sockets and clocks.
+//!
+//! Parsers of heads and bodies, the rules for header fields that cross a proxy, the flood guard over HTTP/2 frames. Each
+//! of them takes bytes and returns facts; reading, writing and timing belong to `podpin-proxy`. Every length that a peer
+//! could stretch has a limit here.
+
+pub mod client;
+pub mod field;
+pub mod headers;
+pub mod http1;
+mod http2_fields;
+pub mod http2_flood;
+pub mod proxy_protocol;

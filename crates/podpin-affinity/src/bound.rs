@@ -24,8 +24,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::keyring::Verified;
-use crate::token::{Fields, KEY_ID_BYTES_MAX, TokenError};
+use crate::token::{Fields, KEY_ID_BYTES_MAX, TokenError, Verified};
 
 /// Longest value of a pod that is bound, bytes. With the pin it makes 1.5 KB in every request of the client.
 pub const BOUND_VALUE_BYTES_MAX: usize = 1024;

@@ -14,7 +14,9 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
 use crate::bound::{self, BOUND_VALUE_BYTES_MAX, BOUND_VERSION, Bound};
-use crate::token::{EMPTY_ROOM, Fields, KEY_ID_BYTES_MAX, Token, TokenError, VERSION, id_length, is_key_id};
+use crate::token::{
+    EMPTY_ROOM, Fields, KEY_ID_BYTES_MAX, Token, TokenError, VERSION, Verified, id_length, is_key_id,
+};
 
 /// Least key material, bytes: as many as the hash is long, below which RFC 2104, section 3, discourages keys.
 pub const KEY_MATERIAL_BYTES_MIN: usize = 32;
@@ -148,15 +150,6 @@ pub struct Lifetime {
     pub now_seconds: u64,
     /// Longest life of a session from its start, seconds. A session exactly that old still counts.
     pub absolute_timeout_seconds: u64,
-}
-
-/// A token whose tag and lifetime were found right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// The fields of the token.
-    pub token: Token,
-    /// Whether the first key signed it; if not, the proxy reissues it so that the older key can go.
-    pub signed_by_first_key: bool,
 }
 
 impl Keyring {

@@ -88,6 +88,15 @@ pub struct Token {
     pub started_seconds: u64,
 }
 
+/// A token whose tag and lifetime were found right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The fields of the token.
+    pub token: Token,
+    /// Whether the first key signed it; if not, the proxy reissues it so that the older key can go.
+    pub signed_by_first_key: bool,
+}
+
 /// Why a token was refused. The client counts as a new one; it never sees an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TokenError {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::client::target::Protocol;
-use crate::peer::PeerKind;
+use crate::peer_kind::PeerKind;
+use crate::protocol::Protocol;
 
 /// Measures podpin side by side with nginx, HAProxy (when they are installed) and a plain TCP relay.
 #[derive(Debug, Parser)]

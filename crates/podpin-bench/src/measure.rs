@@ -18,11 +18,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::certificate::{Certificate, Visit};
-use crate::client::target::{Protocol, Target};
+use crate::client::target::Target;
 use crate::peer::{Candidate, Peer, Setting};
 use crate::peer_config::{Beside, Upkeep};
 use crate::plan::Plan;
 use crate::pods::Pods;
+use crate::protocol::Protocol;
 
 /// The inputs of every measurement.
 pub(crate) struct Scene<'a> {

@@ -7,58 +7,21 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
+
 use rustix::process::Signal;
 
 use crate::accounting;
 use crate::certificate::Certificate;
 use crate::cli::LeashSignal;
-use crate::client::target::Protocol;
 use crate::leash::raise_file_limit;
 use crate::peer_config::{self, Beside, ENDPOINTS_FILE, Layout, Upkeep};
+use crate::peer_kind::PeerKind;
 use crate::pods::{ask, free_address, wait_until_it_listens};
 use crate::process::{Process, own_binary};
+use crate::protocol::Protocol;
 
 /// How long a reload may take. Generous: other work shares the machine.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(15);
-
-/// A program that is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
-pub(crate) enum PeerKind {
-    /// The TCP copy loop of this crate.
-    Relay,
-    /// Debian's `haproxy`.
-    Haproxy,
-    /// Debian's `nginx-light`.
-    Nginx,
-    /// Our own, with every default.
-    Podpin,
-    /// Our own, with streams that may go on at another pod.
-    PodpinHandover,
-}
-
-impl PeerKind {
-    /// The name in reports.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Relay => "relay",
-            Self::Haproxy => "haproxy",
-            Self::Nginx => "nginx",
-            Self::Podpin => "podpin",
-            Self::PodpinHandover => "podpin-handover",
-        }
-    }
-
-    /// Whether it knows HTTP, so that it can give a session to a client.
-    pub(crate) fn knows_http(self) -> bool {
-        self != Self::Relay
-    }
-
-    /// Whether clients may speak `protocol` with it.
-    pub(crate) fn speaks(self, protocol: Protocol) -> bool {
-        self.knows_http() || protocol == Protocol::Http1
-    }
-}
 
 /// A peer that can be started.
 #[derive(Debug, Clone)]

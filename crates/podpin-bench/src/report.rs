@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::peer::PeerKind;
+use crate::peer_kind::PeerKind;
 
 /// The name and unit of a figure.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,12 +13,13 @@ use crate::cli::{
     BurstArgs, EventsArgs, KillArgs, LatencyArgs, MemoryArgs, ReloadArgs, RequestsArgs, Role, Security,
     SessionsArgs, Settings,
 };
-use crate::client::target::{Protocol, STREAMS_ON_A_CONNECTION};
 use crate::leash::raise_file_limit;
 use crate::measure::{Scene, burst, events, kill, latency, memory, reload, requests, scale, sessions};
-use crate::peer::{Candidate, Peer, PeerKind};
+use crate::peer::{Candidate, Peer};
+use crate::peer_kind::PeerKind;
 use crate::plan::Plan;
 use crate::pods::Pods;
+use crate::protocol::{Protocol, STREAMS_ON_A_CONNECTION};
 use crate::report::Report;
 
 /// Descriptors that a proxy needs beside two for each stream.

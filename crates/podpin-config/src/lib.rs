@@ -14,6 +14,7 @@ mod listener;
 mod name;
 mod node;
 mod parse;
+mod path;
 mod route;
 mod scalar;
 mod schema;

@@ -13,7 +13,6 @@ use std::{
 };
 
 pub use self::backend::Backend;
-pub(crate) use self::matches::refuse_path;
 pub use self::matches::{Expression, HeaderMatch, PathMatch, RouteMatch, ValueMatch};
 use crate::{name, node::Node, section::Section, service::Service, treatment::Treatment};
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::{
     name,
     node::{Keys, Node},
+    path::refuse_path,
     section::Section,
     unit::DurationRange,
 };
@@ -123,7 +124,7 @@ fn read_prefix(node: &Node<'_>, has_one_prefix: bool) -> Option<String> {
         node.fail("a prefix can be replaced only where the route has exactly one match, of type PathPrefix");
         return None;
     }
-    if let Some(refusal) = crate::route::refuse_path(path) {
+    if let Some(refusal) = refuse_path(path) {
         node.fail(refusal);
         return None;
     }

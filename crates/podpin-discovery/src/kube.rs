@@ -19,6 +19,7 @@ mod failure;
 mod ledger;
 mod pods;
 mod reflector;
+mod resource;
 mod slices;
 mod wire;
 

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use crate::endpoint::{EndpointId, IdMap};
+use crate::id::{EndpointId, IdMap};
 use crate::streams::Load;
 
 /// Identities remembered. Twice the largest rollout that stale words can be about (a relist away, some minutes of

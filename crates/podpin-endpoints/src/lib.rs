@@ -7,6 +7,7 @@
 
 mod departed;
 mod endpoint;
+mod id;
 mod lot;
 mod pace;
 mod phase;
@@ -17,8 +18,8 @@ mod streams;
 mod table;
 mod update;
 
-pub use endpoint::{DrainTimes, Endpoint, EndpointId};
-
+pub use endpoint::{DrainTimes, Endpoint};
+pub use id::EndpointId;
 pub use pace::{BudgetLimits, Departure, Motion, Pacer, Purse};
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};

@@ -13,7 +13,8 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::{DrainTimes, Endpoint, EndpointId};
+use crate::endpoint::{DrainTimes, Endpoint};
+use crate::id::EndpointId;
 use crate::lot::Lot;
 use crate::phase::Phase;
 use crate::snapshot::{Snapshot, ejection_is_honoured};

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::endpoint::{Endpoint, EndpointId, IdMap};
+use crate::endpoint::Endpoint;
+use crate::id::{EndpointId, IdMap};
 use crate::lot::Lot;
 use crate::phase::Phase;
 use podpin_time::Millis;

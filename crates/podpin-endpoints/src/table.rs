@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::departed::{Departed, End};
-use crate::endpoint::{Endpoint, EndpointId, IdMap};
+use crate::endpoint::Endpoint;
+use crate::id::{EndpointId, IdMap};
 use crate::phase::{Drain, Phase};
 use crate::snapshot::Snapshot;
 use crate::update::{Condition, Observed, Update};

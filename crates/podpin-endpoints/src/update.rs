@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::endpoint::EndpointId;
+use crate::id::EndpointId;
 use crate::phase::{Drain, Phase};
 use podpin_time::Millis;
 

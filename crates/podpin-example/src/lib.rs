@@ -18,6 +18,7 @@ mod interval;
 mod log;
 mod pod;
 mod routes;
+mod server;
 mod session;
 mod stream;
 
@@ -26,4 +27,5 @@ pub use interval::{ParseIntervalError, parse_interval};
 pub use log::{
     Entry, EventId, HistoryLimits, Location, Log, Overtaken, Read, StoreError, follow, publish_ticks,
 };
-pub use pod::{ExamplePod, PodSettings};
+pub use pod::PodSettings;
+pub use server::ExamplePod;

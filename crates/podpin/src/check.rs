@@ -10,7 +10,7 @@ use podpin_config::{
     format_duration,
 };
 
-use crate::BAD_CONFIGURATION;
+use crate::exit_code::BAD_CONFIGURATION;
 
 /// Prints each route with its effective timeouts, or every error.
 pub(crate) fn check(file: &Path) -> ExitCode {

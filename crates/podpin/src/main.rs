@@ -3,6 +3,7 @@
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
+mod exit_code;
 mod keygen;
 mod reload;
 mod run;
@@ -13,6 +14,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tikv_jemallocator::Jemalloc;
+
+use crate::exit_code::BAD_CONFIGURATION;
 
 /// Chosen by measurement: a fifth less for each idle stream than glibc's, and what streams held goes back to the system when
 /// they leave, which glibc keeps (docs/performance.md). `.cargo/config.toml` has its settings.
@@ -47,9 +50,6 @@ struct ConfigArguments {
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
 }
-
-/// The operator's input is at fault: bad configuration, unusable key, address in use.
-const BAD_CONFIGURATION: u8 = 1;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use super::body::Body;
 use super::event_lines::{Event, EventLines, Step};
 use super::http::{parse_head, returning_request};
-use super::streams::{OPENING_AT_ONCE, READ_BYTES, Wanted, open_deadline, poll_read};
+use super::streams::{open_deadline, poll_read};
+use super::tally::{OPENING_AT_ONCE, READ_BYTES, Wanted};
 use super::target::Target;
 use crate::clock::now_ns;
 

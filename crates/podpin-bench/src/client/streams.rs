@@ -3,7 +3,7 @@
 //! All tasks run on one thread and share one read buffer, so that an idle stream costs this process a descriptor and
 //! a few hundred bytes, and the descriptor limit of the proxy (two for each stream) is reached first.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -13,53 +13,26 @@ use std::time::Duration;
 
 use anyhow::bail;
 use tokio::io::{AsyncWriteExt, ReadBuf};
-use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::body::Body;
 use super::http::stream_request;
 use super::stamps::Stamps;
 use super::streams_h2;
+use super::tally::Tally;
+pub(crate) use super::tally::Wanted;
 use super::target::{Target, Wire};
-use crate::clock::now_ns;
 
-/// Streams being opened at the same time: keeps every proxy busy and every backlog short.
-pub(super) const OPENING_AT_ONCE: usize = 64;
 /// How long all streams together may take to open, at least. 9,500 take seconds; more is a proxy that lost some.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 /// Additional time for each stream: a full TLS handshake on a machine that others use, too.
 const OPEN_EACH: Duration = Duration::from_millis(4);
-pub(super) const READ_BYTES: usize = 64 * 1024;
-
-/// The streams to open.
-pub(crate) struct Wanted {
-    pub(crate) target: Target,
-    pub(crate) count: u32,
-    /// Events a second on each stream; 0 for the first event and then silence.
-    pub(crate) rate: u32,
-}
 
 /// Open event streams.
 #[derive(Debug)]
 pub(crate) struct Streams {
     tasks: JoinSet<()>,
     tally: Rc<Tally>,
-}
-
-/// Counters that all streams share.
-#[derive(Debug)]
-pub(super) struct Tally {
-    /// Streams whose first event came.
-    opened: Cell<u32>,
-    /// Streams that ended by themselves.
-    ended: Cell<u32>,
-    why: RefCell<Option<String>>,
-    changed: Notify,
-    events: Cell<u64>,
-    /// Nanoseconds from the pod's write to our read, while they are wanted.
-    latencies: RefCell<Option<Vec<u64>>>,
-    scratch: RefCell<Vec<u8>>,
-    pub(super) opening: Semaphore,
 }
 
 impl Streams {
@@ -137,45 +110,6 @@ impl Streams {
     /// Closes all connections; done when the last one is closed.
     pub(crate) async fn close(mut self) {
         self.tasks.shutdown().await;
-    }
-}
-
-impl Tally {
-    fn new() -> Self {
-        Self {
-            opened: Cell::new(0),
-            ended: Cell::new(0),
-            why: RefCell::new(None),
-            changed: Notify::new(),
-            events: Cell::new(0),
-            latencies: RefCell::new(None),
-            scratch: RefCell::new(vec![0; READ_BYTES]),
-            opening: Semaphore::new(OPENING_AT_ONCE),
-        }
-    }
-
-    pub(super) fn count_opened(&self) {
-        self.opened.set(self.opened.get() + 1);
-        self.changed.notify_one();
-    }
-
-    pub(super) fn count_end(&self, why: &anyhow::Error) {
-        self.ended.set(self.ended.get() + 1);
-        self.why.borrow_mut().get_or_insert_with(|| format!("{why:#}"));
-        self.changed.notify_one();
-    }
-
-    /// Counts the events in `bytes`; true when there was one.
-    pub(super) fn count_events(&self, stamps: &mut Stamps, bytes: &[u8]) -> bool {
-        let now = now_ns();
-        let before = self.events.get();
-        stamps.feed(bytes, |sent| {
-            self.events.set(self.events.get() + 1);
-            if let Some(latencies) = self.latencies.borrow_mut().as_mut() {
-                latencies.push(now.saturating_sub(sent));
-            }
-        });
-        self.events.get() > before
     }
 }
 

@@ -14,10 +14,11 @@ use crate::certificate::Visit;
 use crate::cli::KillArgs;
 use crate::client::returning::Returning;
 use crate::client::streams::Wanted;
-use crate::client::target::Protocol;
 use crate::clock::now_ns;
-use crate::peer::{Candidate, PeerKind};
+use crate::peer::Candidate;
 use crate::peer_config::Upkeep;
+use crate::peer_kind::PeerKind;
+use crate::protocol::Protocol;
 use crate::report::{Measure, Report};
 
 /// Measures all candidates, and podpin with handover in rows of its own.

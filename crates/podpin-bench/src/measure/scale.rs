@@ -12,9 +12,11 @@ use super::sessions::AT_ONCE;
 use super::{CpuReading, Scene, each, progress, requests, sessions};
 use crate::certificate::Visit;
 use crate::cli::{RequestsArgs, Security};
-use crate::client::target::{Protocol, Target};
-use crate::peer::{Peer, PeerKind};
+use crate::client::target::Target;
+use crate::peer::Peer;
 use crate::peer_config::{Beside, CHANGED_OF};
+use crate::peer_kind::PeerKind;
+use crate::protocol::Protocol;
 use crate::report::{Measure, Report};
 
 const SIZES: [Beside; 4] =

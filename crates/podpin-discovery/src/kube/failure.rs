@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::kube::wire::Resource;
+use crate::kube::resource::Resource;
 
 /// Words of an error that are repeated in the log.
 const MESSAGE_CHARS_MAX: usize = 300;

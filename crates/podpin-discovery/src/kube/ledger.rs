@@ -12,12 +12,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use podpin_endpoints::Update;
 
 use crate::kube::deadlines::{Deadlines, MomentOf};
+use crate::kube::resource::SERVICE_LABEL;
 use crate::kube::wire::Nameless;
 use crate::kube::{KubeEvent, KubeService};
 use crate::slice::{PortRef, Slice, merge};
-
-/// The label by which a slice belongs to a Service.
-pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The objects of one namespace.
 #[derive(Debug)]

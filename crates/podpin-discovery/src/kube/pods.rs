@@ -17,7 +17,8 @@ use crate::kube::KubeEvent;
 use crate::kube::failure::Failure;
 use crate::kube::ledger::{Ledger, locked};
 use crate::kube::reflector::{BACKOFF_MAX, Book, News, Tell};
-use crate::kube::wire::{Deleted, Extent, Nameless, Object, Parts, Resource};
+use crate::kube::resource::{Extent, Resource};
+use crate::kube::wire::{Deleted, Nameless, Object, Parts};
 
 /// A right that is missing is not granted within seconds, and nothing waits for it; then again, an API server that has
 /// just started refuses for a moment, which the first and shorter waits are for.

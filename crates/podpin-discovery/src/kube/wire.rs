@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use tokio::time::{error::Elapsed, timeout};
 
 use crate::kube::failure::{Failure, excerpt, with_sources};
-use crate::kube::ledger::SERVICE_LABEL;
+use crate::kube::resource::{Extent, Resource, SERVICE_LABEL};
 
 /// Objects in a page; what kubectl asks for.
 const PAGE_ITEMS: u32 = 500;
@@ -33,31 +33,6 @@ const LINE_BYTES_MAX: usize = 8 << 20;
 /// The response to a watch begins at once, whatever there is to say; this long is no answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A kind of object that is listed and watched, and how it is asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Resource {
-    /// Kind of a single object.
-    pub(crate) kind: &'static str,
-    /// As it stands in a path and in a Role.
-    pub(crate) plural: &'static str,
-    /// As it stands in a Role; empty for the core group.
-    pub(crate) group: &'static str,
-    /// Group and version as they stand in a path.
-    pub(crate) root: &'static str,
-    /// How much of each object is asked for.
-    pub(crate) extent: Extent,
-}
-
-/// How much of each object the server is asked to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// All of it.
-    Whole,
-    /// `metadata` only (PartialObjectMetadata of meta.k8s.io/v1), a fraction of a Pod. A server that sends all of it
-    /// is understood, too.
-    Metadata,
-}
-
 /// An object as far as it is needed here.
 pub(crate) trait Object: DeserializeOwned {
     /// The resource that the object belongs to.
@@ -65,19 +40,6 @@ pub(crate) trait Object: DeserializeOwned {
 
     /// Returns `metadata.resourceVersion`.
     fn version(&self) -> Option<&str>;
-}
-
-impl Resource {
-    /// Whether `kind` is that of a list of these.
-    fn is_list_kind(&self, kind: &str) -> bool {
-        let own = kind.strip_suffix("List") == Some(self.kind);
-        own || (self.extent == Extent::Metadata && kind == "PartialObjectMetadataList")
-    }
-
-    /// Whether `kind` is that of one of these.
-    fn is_kind(&self, kind: &str) -> bool {
-        kind == self.kind || (self.extent == Extent::Metadata && kind == "PartialObjectMetadata")
-    }
 }
 
 /// The objects of a namespace that are asked for.

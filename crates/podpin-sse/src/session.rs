@@ -37,10 +37,10 @@
 //! [`Framer::tell`](crate::Framer::tell) and [`Framer::adopt`](crate::Framer::adopt)) are left to the relay.
 
 mod action;
+mod flow;
 mod input;
 mod limits;
 mod state;
-mod timers;
 
 #[cfg(test)]
 mod laws;
@@ -60,9 +60,9 @@ pub use self::input::{
 };
 pub use self::limits::Limits;
 
-use self::limits::HandoverWindow;
+use self::flow::{Flow, NEVER};
+use self::limits::Handovers;
 use self::state::{Attempt, State};
-use self::timers::{NEVER, Timers, whole_millis};
 
 /// Time that a client has at least for a goodbye that comes late: instead of a handover, or at the proxy's own end.
 const LATE_GOODBYE: Duration = Duration::from_millis(300);
@@ -120,50 +120,41 @@ const LATE_GOODBYE: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub struct Session {
     state: State,
-    timers: Timers,
-    window: HandoverWindow,
+    flow: Flow,
+    handovers: Handovers,
     /// Moment from which the proxy's own shutdown gives up handovers that are under way.
     shutdown_ends: Millis,
     first_event: Millis,
-    retry_min_ms: u32,
-    retry_max_ms: u32,
-    content: Content,
-    eligibility: Eligibility,
-    position: Position,
-    client: Client,
+    goodbye_retry: RetryRange,
 }
 
 impl Session {
     /// Returns the session of a stream that begins at `now`. `draw`, from 0 to 1, decides the jitter of `max_duration`.
     pub fn new(settings: &Settings, draw: f64, now: Millis) -> Self {
-        let is_eligible = settings.handover.is_some() && settings.content == Content::Events;
         Self {
             state: State::Streaming,
-            timers: Timers::new(settings, draw, now),
-            window: HandoverWindow::new(settings.handover.unwrap_or_default()),
+            flow: Flow::new(settings, draw, now),
+            handovers: Handovers::new(settings.handover.filter(|_| settings.content == Content::Events)),
             shutdown_ends: NEVER,
             first_event: NEVER,
-            retry_min_ms: whole_millis(settings.goodbye_retry.min),
-            retry_max_ms: whole_millis(settings.goodbye_retry.max),
-            content: settings.content,
-            eligibility: if is_eligible { Eligibility::Eligible } else { Eligibility::Ineligible },
-            position: Position::of(settings.content == Content::Events),
-            client: Client::Ready,
+            goodbye_retry: settings.goodbye_retry,
         }
     }
 
     /// Records that bytes of the upstream arrived.
     #[inline]
     pub fn on_read(&mut self, now: Millis) {
-        self.timers.last_read = now;
+        self.flow.last_read = now;
     }
 
     /// Records that bytes with this many whole events were written or queued for the client, and where they end. Returns
     /// true for the first event of the stream.
     #[inline]
     pub fn on_forwarded(&mut self, events: u32, position: Position, now: Millis) -> bool {
-        self.timers.last_write = now;
-        self.position = if self.content == Content::Events { position } else { Position::WithinEvent };
+        self.flow.last_write = now;
+        if self.flow.content == Content::Events {
+            self.flow.position = position;
+        }
         let is_first = events > 0 && self.first_event == NEVER;
         if is_first {
             self.first_event = now;
@@ -174,18 +165,22 @@ impl Session {
     /// Records that the client took bytes that were queued.
     #[inline]
     pub fn on_taken(&mut self, now: Millis) {
-        self.timers.last_write = now;
+        self.flow.last_write = now;
     }
 
     /// Records the client's side after a write. Returns the end of the stream if that is it: the client is gone, or took
     /// everything of a stream that was finishing. `None` if the stream goes on.
     #[inline]
     pub fn on_client(&mut self, client: Client) -> Option<Close> {
-        self.client = client;
         match (client, &self.state) {
-            (Client::Gone, _) | (Client::Ready, State::Finishing { .. }) => self.client_is_done(client),
-            _ => None,
+            (_, State::Closed) => return None,
+            (Client::Gone, _) | (Client::Ready, State::Finishing { .. }) => {
+                return Some(self.client_is_done(client));
+            }
+            (Client::Ready | Client::Blocked, _) => {}
         }
+        self.flow.client = client;
+        None
     }
 
     /// Adds an order to leave. Ignored if there is one already (see [`Session::takes_orders`]).
@@ -204,24 +199,23 @@ impl Session {
             return Step::CONTINUE;
         }
         let is_end_of_stream = end == UpstreamEnd::Clean && upstream.standing == Standing::Serving;
-        if is_end_of_stream || self.eligibility == Eligibility::Ineligible {
+        if is_end_of_stream || !self.handovers.is_eligible() {
             return self.pass_on(end, now);
         }
         let order = self.state.order();
         let averts = Some(end.reason_unless_moved());
-        let (attempt, obstacle, action) = match self.state.attempt() {
-            Some(attempt) => {
-                let obstacle = (upstream.resume == ResumePoint::Unknown).then_some(Outcome::NoId);
-                (Attempt { averts, ..attempt }, obstacle, Action::Continue)
-            }
+        let (attempt, begun, action) = match self.state.attempt() {
+            Some(attempt) if upstream.resume == ResumePoint::Known => (attempt, Ok(()), Action::Continue),
+            Some(attempt) => (attempt, Err(Outcome::NoId), Action::Continue),
             None => {
                 let cause = end.handover_cause();
                 let target = order.map_or(Target::Chosen, |order| order.cause.target());
-                let attempt = Attempt { cause, from: now, averts };
-                (attempt, self.obstacle(upstream.resume, now), Action::Open { cause, target })
+                let begun = self.handovers.begin(upstream.resume, now);
+                (Attempt { cause, from: now, averts }, begun, Action::Open { cause, target })
             }
         };
-        if let Some(outcome) = obstacle {
+        let attempt = Attempt { averts, ..attempt };
+        if let Err(outcome) = begun {
             let step = match end {
                 UpstreamEnd::Broken(fault) if fault != Fault::Silent => self.break_off(fault, now),
                 _ => self.late_goodbye(end.reason_unless_moved(), now),
@@ -244,8 +238,8 @@ impl Session {
             }
             Answer::EventStream(eligibility) => {
                 self.state = State::Streaming;
-                self.eligibility = eligibility;
-                self.timers.last_read = now;
+                self.handovers.set_eligibility(eligibility);
+                self.flow.last_read = now;
                 Step { report: attempt.report(Outcome::Ok, now), ..Step::of(Action::Swap) }
             }
             Answer::NoContent if attempt.averts.is_some() => {
@@ -264,7 +258,7 @@ impl Session {
     /// Reacts to the passing of time: does the first thing that is due. To be called again while [`Session::due`] has
     /// passed, after the client's side was written to and reported.
     pub fn on_time(&mut self, upstream: Upstream, now: Millis) -> Step {
-        if self.client_due() <= now {
+        if self.flow.client_due() <= now {
             return Step::of(Action::Close(self.close(Reason::SlowClient, ResponseBody::Cut)));
         }
         match self.state {
@@ -286,8 +280,8 @@ impl Session {
             _ if self.idle_due() <= now => {
                 self.on_upstream_end(UpstreamEnd::Broken(Fault::Silent), upstream, now)
             }
-            _ if self.keep_alive_due() <= now => {
-                self.timers.last_write = now;
+            _ if self.flow.keep_alive_due() <= now => {
+                self.flow.last_write = now;
                 Step::of(Action::KeepAlive)
             }
             _ => Step::CONTINUE,
@@ -297,15 +291,15 @@ impl Session {
     /// Returns the earliest moment at which [`Session::on_time`] has something to do; `None` if only events count.
     #[inline]
     pub fn due(&self) -> Option<Millis> {
-        let silence = self.idle_due().min(self.keep_alive_due());
-        let due = self.state_due().min(self.client_due()).min(self.duration_due()).min(silence);
+        let silence = self.idle_due().min(self.flow.keep_alive_due());
+        let due = self.state_due().min(self.flow.client_due()).min(self.duration_due()).min(silence);
         (due != NEVER).then_some(due)
     }
 
     /// Whether the relay reads its upstream: it has one, and the client takes what comes.
     #[inline]
     pub fn reads_upstream(&self) -> bool {
-        self.client == Client::Ready && self.has_upstream()
+        self.flow.client == Client::Ready && self.has_upstream()
     }
 
     /// Whether the relay keeps its upstream connection. If not, it closes the one it has.
@@ -318,12 +312,6 @@ impl Session {
     #[inline]
     pub fn is_opening(&self) -> bool {
         self.state.attempt().is_some()
-    }
-
-    /// Whether the end is decided.
-    #[inline]
-    pub fn is_ending(&self) -> bool {
-        self.state.is_ending()
     }
 
     /// Whether [`Session::on_order`] would be heeded: there is no order yet.
@@ -339,8 +327,7 @@ impl Session {
 
     /// Returns the reconnection time for [`Farewell::Goodbye`] in milliseconds, from a number drawn at random.
     pub fn retry_ms(&self, draw: u64) -> u64 {
-        let span = u64::from(self.retry_max_ms.saturating_sub(self.retry_min_ms)) + 1;
-        u64::from(self.retry_min_ms) + draw % span
+        self.goodbye_retry.pick(draw)
     }
 
     // What is due, each reason once, for `due` and `on_time` alike.
@@ -349,7 +336,7 @@ impl Session {
     fn state_due(&self) -> Millis {
         match &self.state {
             State::Streaming | State::Closed => NEVER,
-            State::Leaving(order) => match (self.content, self.position) {
+            State::Leaving(order) => match (self.flow.content, self.flow.position) {
                 (Content::Opaque, _) => NEVER,
                 (Content::Events, Position::Boundary) => order.at,
                 (Content::Events, Position::WithinEvent) => order.by,
@@ -361,38 +348,24 @@ impl Session {
     }
 
     fn gives_up(&self, attempt: &Attempt) -> Millis {
-        self.window.gives_up(attempt.from).min(self.shutdown_ends)
-    }
-
-    #[inline]
-    fn client_due(&self) -> Millis {
-        let is_awaited = self.client == Client::Blocked && self.state != State::Closed;
-        if is_awaited { self.timers.client_write() } else { NEVER }
+        self.handovers.give_up_at(attempt.from).min(self.shutdown_ends)
     }
 
     #[inline]
     fn duration_due(&self) -> Millis {
-        let has_end = self.content == Content::Events && !self.state.is_ending();
-        if has_end { self.timers.duration(self.position) } else { NEVER }
+        if self.state.is_ending() { NEVER } else { self.flow.duration_due() }
     }
 
     #[inline]
     fn idle_due(&self) -> Millis {
-        if self.reads_upstream() { self.timers.upstream_idle() } else { NEVER }
-    }
-
-    #[inline]
-    fn keep_alive_due(&self) -> Millis {
-        let is_idle = self.client == Client::Ready && !self.state.is_ending();
-        let may_insert = is_idle && self.position == Position::Boundary;
-        if may_insert { self.timers.keep_alive() } else { NEVER }
+        if self.has_upstream() { self.flow.idle_due() } else { NEVER }
     }
 
     // Departure.
 
     /// Leaves: for another endpoint if that can be done, else with a goodbye.
     fn leave(&mut self, order: LeaveOrder, upstream: Upstream, now: Millis) -> Step {
-        let is_movable = self.eligibility == Eligibility::Eligible;
+        let is_movable = self.handovers.is_eligible();
         match order.cause {
             LeaveCause::Withdrawn => self.leave_for_good(Reason::Drain, order, now),
             LeaveCause::Shutdown => self.leave_for_good(Reason::Shutdown, order, now),
@@ -407,14 +380,14 @@ impl Session {
     fn make_before_break(&mut self, order: LeaveOrder, resume: ResumePoint, now: Millis) -> Step {
         let averts = (order.cause == LeaveCause::Drain).then_some(Reason::Drain);
         let attempt = Attempt { cause: HandoverCause::Planned, from: now, averts };
-        match self.obstacle(resume, now) {
-            None => {
+        match self.handovers.begin(resume, now) {
+            Ok(()) => {
                 self.state = State::Opening { attempt, order };
                 Step::of(Action::Open { cause: attempt.cause, target: order.cause.target() })
             }
             // A rebalancing that cannot begin is none, and not reported.
-            Some(_) if averts.is_none() => self.stay(),
-            Some(outcome) => self.give_up(attempt, outcome, now),
+            Err(_) if averts.is_none() => self.stay(),
+            Err(outcome) => self.give_up(attempt, outcome, now),
         }
     }
 
@@ -425,14 +398,6 @@ impl Session {
     fn stay(&mut self) -> Step {
         self.state = State::Streaming;
         Step::of(Action::Stay)
-    }
-
-    /// Returns what prevents a handover from beginning now; `None` if nothing does, and then it counts.
-    fn obstacle(&mut self, resume: ResumePoint, now: Millis) -> Option<Outcome> {
-        match resume {
-            ResumePoint::Unknown => Some(Outcome::NoId),
-            ResumePoint::Known => (!self.window.take(now)).then_some(Outcome::Limit),
-        }
     }
 
     /// Ends a handover that found no successor.
@@ -450,7 +415,7 @@ impl Session {
     fn pass_on(&mut self, end: UpstreamEnd, now: Millis) -> Step {
         match end {
             UpstreamEnd::Clean => self.end(Reason::UpstreamEnd, now),
-            UpstreamEnd::Broken(Fault::Silent) if self.content == Content::Events => {
+            UpstreamEnd::Broken(Fault::Silent) if self.flow.content == Content::Events => {
                 self.goodbye(Reason::Idle, now)
             }
             UpstreamEnd::Broken(fault) => self.break_off(fault, now),
@@ -469,7 +434,7 @@ impl Session {
 
     /// Says goodbye where that is possible, and ends the body.
     fn goodbye(&mut self, reason: Reason, now: Millis) -> Step {
-        let is_within = self.position == Position::WithinEvent;
+        let is_within = self.flow.position == Position::WithinEvent;
         let is_forced = is_within && matches!(reason, Reason::Drain | Reason::Shutdown);
         let farewell = if is_within { Farewell::Clean } else { Farewell::Goodbye };
         self.finish(Close { is_forced, ..Close::clean(reason) }, farewell, now)
@@ -488,17 +453,16 @@ impl Session {
     fn finish(&mut self, ending: Close, farewell: Farewell, now: Millis) -> Step {
         self.state.finish(ending);
         // The client has its time for the end as for anything else.
-        self.client = Client::Blocked;
-        self.timers.last_write = now;
+        self.flow.client = Client::Blocked;
+        self.flow.last_write = now;
         Step::of(Action::Finish(farewell))
     }
 
     #[cold]
-    fn client_is_done(&mut self, client: Client) -> Option<Close> {
+    fn client_is_done(&mut self, client: Client) -> Close {
         match (client, self.state) {
-            (_, State::Closed) => None,
-            (Client::Ready, State::Finishing { ending, .. }) => Some(self.close(ending.reason, ending.body)),
-            _ => Some(self.close(Reason::ClientGone, ResponseBody::Cut)),
+            (Client::Ready, State::Finishing { ending, .. }) => self.close(ending.reason, ending.body),
+            _ => self.close(Reason::ClientGone, ResponseBody::Cut),
         }
     }
 
@@ -509,6 +473,7 @@ impl Session {
             _ => (None, false),
         };
         self.state = State::Closed;
+        self.flow.client = Client::Gone;
         Close { reason, body, fault, is_forced }
     }
 }

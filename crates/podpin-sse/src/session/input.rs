@@ -5,6 +5,7 @@ use std::time::Duration;
 use podpin_time::Millis;
 
 use super::action::{HandoverCause, Reason, Target};
+use super::flow::whole_millis;
 use super::limits::Limits;
 
 /// Settings of a stream, copied from the configuration it began with.
@@ -29,10 +30,20 @@ pub struct Settings {
 /// Bounds of a drawn reconnection time, both inclusive.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RetryRange {
-    /// Shortest time.
-    pub min: Duration,
-    /// Longest time.
-    pub max: Duration,
+    min_ms: u32,
+    max_ms: u32,
+}
+
+impl RetryRange {
+    /// Returns the range from `min` to `max`, in whole milliseconds of at most 49 days.
+    pub fn new(min: Duration, max: Duration) -> Self {
+        Self { min_ms: whole_millis(min), max_ms: whole_millis(max.max(min)) }
+    }
+
+    pub(super) fn pick(self, draw: u64) -> u64 {
+        let values = u64::from(self.max_ms - self.min_ms) + 1;
+        u64::from(self.min_ms) + draw % values
+    }
 }
 
 /// Kind of the body that a stream carries.

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use podpin_time::Millis;
 
+use super::action::Outcome;
+use super::input::{Eligibility, ResumePoint};
+
 /// Limits of the handovers of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -24,33 +27,56 @@ impl Default for Limits {
     }
 }
 
-/// Handovers of one stream, counted against their limits.
+/// Handovers of one stream: whether one may begin.
 #[derive(Debug)]
-pub(super) struct HandoverWindow {
+pub(super) struct Handovers {
     limits: Limits,
-    from: Millis,
+    eligibility: Eligibility,
     begun: u16,
+    window_from: Millis,
 }
 
-impl HandoverWindow {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, from: Millis(0), begun: 0 }
+impl Handovers {
+    /// Returns the account of a stream that begins; `limits` is `None` if it stays at one endpoint.
+    pub(super) fn new(limits: Option<Limits>) -> Self {
+        let eligibility = limits.map_or(Eligibility::Ineligible, |_| Eligibility::Eligible);
+        Self { limits: limits.unwrap_or_default(), eligibility, begun: 0, window_from: Millis(0) }
     }
 
-    /// Counts a handover that begins; false if the limit is reached.
-    pub(super) fn take(&mut self, now: Millis) -> bool {
-        if self.begun == 0 || later(self.from, self.limits.window_ms) <= now {
-            self.from = now;
+    pub(super) fn is_eligible(&self) -> bool {
+        self.eligibility == Eligibility::Eligible
+    }
+
+    pub(super) fn set_eligibility(&mut self, eligibility: Eligibility) {
+        self.eligibility = eligibility;
+    }
+
+    /// Begins a handover of an eligible stream.
+    ///
+    /// # Errors
+    /// The outcome of one that cannot begin.
+    pub(super) fn begin(&mut self, resume: ResumePoint, now: Millis) -> Result<(), Outcome> {
+        match resume {
+            ResumePoint::Unknown => Err(Outcome::NoId),
+            ResumePoint::Known if self.take(now) => Ok(()),
+            ResumePoint::Known => Err(Outcome::Limit),
+        }
+    }
+
+    /// Returns the moment at which a handover that began at `from` is given up.
+    pub(super) fn give_up_at(&self, from: Millis) -> Millis {
+        later(from, self.limits.handover_ms)
+    }
+
+    /// Counts a handover; false if the limit is reached.
+    fn take(&mut self, now: Millis) -> bool {
+        if self.begun == 0 || later(self.window_from, self.limits.window_ms) <= now {
+            self.window_from = now;
             self.begun = 0;
         }
         let is_within = self.begun < self.limits.handovers;
         self.begun += u16::from(is_within);
         is_within
-    }
-
-    /// Returns the moment at which a handover that began at `from` is given up.
-    pub(super) fn gives_up(&self, from: Millis) -> Millis {
-        later(from, self.limits.handover_ms)
     }
 }
 
@@ -62,20 +88,32 @@ fn later(from: Millis, milliseconds: u32) -> Millis {
 mod tests {
     use super::*;
 
+    const KNOWN: ResumePoint = ResumePoint::Known;
+
     #[test]
     fn the_limit_is_forgotten_after_its_window() {
-        let mut window = HandoverWindow::new(Limits { handovers: 2, window_ms: 1_000, handover_ms: 100 });
-        for (now, is_within) in
-            [(5, true), (1_004, true), (1_004, false), (1_005, true), (2_004, true), (2_004, false)]
+        let mut handovers = Handovers::new(Some(Limits { handovers: 2, window_ms: 1_000, handover_ms: 100 }));
+        let limit = Err(Outcome::Limit);
+        for (now, result) in
+            [(5, Ok(())), (1_004, Ok(())), (1_004, limit), (1_005, Ok(())), (2_004, Ok(())), (2_004, limit)]
         {
-            assert_eq!(window.take(Millis(now)), is_within, "{now}");
+            assert_eq!(handovers.begin(KNOWN, Millis(now)), result, "{now}");
         }
     }
 
     #[test]
     fn a_limit_of_none_is_none() {
-        let mut window = HandoverWindow::new(Limits { handovers: 0, ..Limits::default() });
-        assert!(!window.take(Millis(1)) && !window.take(Millis(100_000)));
-        assert_eq!(window.gives_up(Millis(1)), Millis(10_001));
+        let mut handovers = Handovers::new(Some(Limits { handovers: 0, ..Limits::default() }));
+        for now in [1, 100_000] {
+            assert_eq!(handovers.begin(KNOWN, Millis(now)), Err(Outcome::Limit));
+        }
+        assert_eq!(handovers.give_up_at(Millis(1)), Millis(10_001));
+    }
+
+    #[test]
+    fn a_handover_without_an_id_does_not_count() {
+        let mut handovers = Handovers::new(Some(Limits { handovers: 1, ..Limits::default() }));
+        assert_eq!(handovers.begin(ResumePoint::Unknown, Millis(1)), Err(Outcome::NoId));
+        assert_eq!(handovers.begin(KNOWN, Millis(2)), Ok(()));
     }
 }

@@ -3,8 +3,8 @@
 use podpin_time::Millis;
 
 use super::action::{Close, HandoverCause, Outcome, Reason, Report};
+use super::flow::NEVER;
 use super::input::{LeaveCause, LeaveOrder};
-use super::timers::NEVER;
 
 /// State of a stream, named by what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -144,7 +144,7 @@ pub enum KubeEvent {
     },
     /// A list or a watch has failed in another way than the time before.
     Failed {
-        /// Whose.
+        /// Index of the service.
         service: usize,
         /// Why, in words that say what to do about it.
         reason: Arc<str>,

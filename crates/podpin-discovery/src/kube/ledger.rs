@@ -113,7 +113,7 @@ impl Ledger {
         self.followers().filter(|follower| follower.pods).map(|follower| follower.number).collect()
     }
 
-    /// Whether endpoints are known: from a list, or from whoever followed the services before.
+    /// Whether endpoints are known: from a list, or from the tasks that followed the services before.
     pub(crate) fn is_listed(&self) -> bool {
         self.listed || self.followers().any(|follower| follower.occupied)
     }

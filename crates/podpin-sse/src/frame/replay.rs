@@ -9,7 +9,8 @@
 
 use std::mem;
 
-use super::{Block, Framer, PassThrough, Tail, after_block, before};
+use super::pass_through::PassThrough;
+use super::{Block, Framer, Tail, after_block, before};
 use crate::cursor::{Ahead, Cursor, Verdict};
 use crate::frame::Pushed;
 

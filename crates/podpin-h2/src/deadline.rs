@@ -1,0 +1,93 @@
+//! The deadlines of a connection: unfinished frames, silence, acknowledgements that do not come.
+
+use crate::settings::Config;
+use crate::time::Millis;
+
+/// How long a client has to see the first of two GOAWAYs; its acknowledged PING ends the wait.
+const GO_AWAY_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// A frame or header block is not finished, or no first one came.
+    Unfinished,
+    /// An acknowledgement of SETTINGS is missing.
+    SettingsAck,
+    /// There is no stream for too long.
+    Idle,
+    /// The connection has been silent for so long that a PING is sent.
+    Ping,
+    /// A PING was not answered.
+    PingAck,
+    /// The second GOAWAY is sent.
+    GoAway,
+}
+
+/// When what began.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    opened: Millis,
+    /// The first byte of a frame or header block that did not end.
+    pub(crate) began: Option<Millis>,
+    /// SETTINGS that the client did not acknowledge yet.
+    pub(crate) settings: Option<Millis>,
+    pub(crate) ping: Option<Millis>,
+    /// The first of two GOAWAYs.
+    pub(crate) go_away: Option<Millis>,
+    /// The last bytes of the client.
+    pub(crate) heard: Millis,
+    /// The end of the last stream.
+    pub(crate) idle: Millis,
+    /// Milliseconds that the acknowledgement of SETTINGS took, 0 before it came.
+    pub(crate) round_trip: u32,
+    /// The client's SETTINGS came.
+    pub(crate) has_settings: bool,
+}
+
+/// What a deadline depends on beside time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Activity {
+    pub(crate) open: usize,
+    pub(crate) opened: u32,
+    /// DATA is awaited, which has no deadline here.
+    pub(crate) is_within_body: bool,
+}
+
+impl Deadlines {
+    /// Returns the deadlines of a connection that begins, its SETTINGS sent.
+    pub(crate) fn new(now: Millis) -> Deadlines {
+        Deadlines {
+            opened: now,
+            began: None,
+            settings: Some(now),
+            ping: None,
+            go_away: None,
+            heard: now,
+            idle: now,
+            round_trip: 0,
+            has_settings: false,
+        }
+    }
+
+    /// Returns what is due first, and when.
+    pub(crate) fn first(&self, config: &Config, activity: Activity) -> Option<(Millis, Due)> {
+        let unfinished = if self.has_settings { self.began.filter(|_| !activity.is_within_body) } else { Some(self.opened) };
+        let idle = (activity.open == 0).then(|| {
+            let wait = if activity.opened == 0 { config.head_timeout } else { config.idle_timeout };
+            (self.idle.after(wait), Due::Idle)
+        });
+        let ping = match self.ping {
+            Some(sent) => Some((sent.after(config.ack_timeout), Due::PingAck)),
+            None if activity.open > 0 => config.ping_interval.map(|wait| (self.heard.after(wait), Due::Ping)),
+            None => None,
+        };
+        let all = [
+            unfinished.map(|began| (began.after(config.head_timeout), Due::Unfinished)),
+            self.settings.map(|sent| (sent.after(config.ack_timeout), Due::SettingsAck)),
+            idle,
+            ping,
+            self.go_away.map(|sent| (sent.after(GO_AWAY_WAIT), Due::GoAway)),
+        ];
+        all.into_iter().flatten().min_by_key(|(moment, _)| *moment)
+    }
+}

@@ -3,13 +3,12 @@
 //! Fields are decoded as they come. What is kept is the head as far as it is decoded and, between two pieces, the bytes of
 //! one incomplete field.
 
-use crate::error::{Closed, ErrorCode};
 use crate::budget::Excess;
+use crate::error::{Closed, ErrorCode};
 use crate::head::{Bounds, Builder, Head, Purpose, Refusal, Trailers};
 use crate::hpack::{Decoder, HpackError, Step};
 use crate::settings::Config;
 use crate::stream::StreamId;
-
 
 /// CONTINUATION frames of one block: heads of 32 KiB have two or three, and clients that send small frames are not known.
 const CONTINUATIONS_MAX: u8 = 32;

@@ -200,7 +200,11 @@ mod tests {
     use super::*;
 
     /// How many charges in a row, each after `pause`, are let through; at most 20,000.
-    fn let_through(trust: Trust, pause: u64, charge: impl Fn(&mut Budgets, Millis) -> Result<(), Excess>) -> (u64, Option<Excess>) {
+    fn let_through(
+        trust: Trust,
+        pause: u64,
+        charge: impl Fn(&mut Budgets, Millis) -> Result<(), Excess>,
+    ) -> (u64, Option<Excess>) {
         let mut budgets = Budgets::new(trust, Millis(0));
         for count in 0..20_000 {
             if let Err(excess) = charge(&mut budgets, Millis(count * pause)) {
@@ -231,7 +235,10 @@ mod tests {
 
     #[test]
     fn frames_of_a_body_that_carry_something_are_free() {
-        assert_eq!(let_through(Trust::Client, 0, |budgets, now| budgets.charge_body(32, now)), (20_000, None));
+        assert_eq!(
+            let_through(Trust::Client, 0, |budgets, now| budgets.charge_body(32, now)),
+            (20_000, None)
+        );
     }
 
     #[test]

@@ -62,12 +62,7 @@ impl Connection {
     /// Takes input up to the next event and moves it behind that; `None` if it is used up.
     ///
     /// Call this until it returns `None`. Read on only while [`Connection::wants_input`].
-    pub fn receive<'a>(
-        &mut self,
-        now: Millis,
-        input: &mut &'a [u8],
-        out: &mut Vec<u8>,
-    ) -> Option<Event<'a>> {
+    pub fn receive<'a>(&mut self, now: Millis, input: &mut &'a [u8], out: &mut Vec<u8>) -> Option<Event<'a>> {
         if self.closed().is_some() {
             *input = &[];
             return None;

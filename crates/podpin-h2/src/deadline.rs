@@ -29,8 +29,6 @@ pub(crate) struct Deadlines {
     opened: Millis,
     /// The first byte of a frame or header block that did not end.
     pub(crate) began: Option<Millis>,
-    /// SETTINGS that the client did not acknowledge yet.
-    pub(crate) settings: Option<Millis>,
     pub(crate) ping: Option<Millis>,
     /// The first of two GOAWAYs.
     pub(crate) go_away: Option<Millis>,
@@ -42,6 +40,8 @@ pub(crate) struct Deadlines {
     pub(crate) round_trip: u32,
     /// The client's SETTINGS came.
     pub(crate) has_settings: bool,
+    /// The client did not acknowledge the SETTINGS that opened the connection.
+    awaits_ack: bool,
 }
 
 /// What a deadline depends on beside time.
@@ -59,19 +59,31 @@ impl Deadlines {
         Deadlines {
             opened: now,
             began: None,
-            settings: Some(now),
             ping: None,
             go_away: None,
             heard: now,
             idle: now,
             round_trip: 0,
             has_settings: false,
+            awaits_ack: true,
         }
+    }
+
+    /// Takes the acknowledgement of SETTINGS; false if there is nothing to acknowledge.
+    pub(crate) fn acknowledge_settings(&mut self, now: Millis) -> bool {
+        if self.awaits_ack {
+            self.round_trip = u32::try_from(now.since(self.opened)).unwrap_or(u32::MAX);
+        }
+        std::mem::take(&mut self.awaits_ack)
     }
 
     /// Returns what is due first, and when.
     pub(crate) fn first(&self, config: &Config, activity: Activity) -> Option<(Millis, Due)> {
-        let unfinished = if self.has_settings { self.began.filter(|_| !activity.is_within_body) } else { Some(self.opened) };
+        let unfinished = if self.has_settings {
+            self.began.filter(|_| !activity.is_within_body)
+        } else {
+            Some(self.opened)
+        };
         let idle = (activity.open == 0).then(|| {
             let wait = if activity.opened == 0 { config.head_timeout } else { config.idle_timeout };
             (self.idle.after(wait), Due::Idle)
@@ -83,7 +95,7 @@ impl Deadlines {
         };
         let all = [
             unfinished.map(|began| (began.after(config.head_timeout), Due::Unfinished)),
-            self.settings.map(|sent| (sent.after(config.ack_timeout), Due::SettingsAck)),
+            self.awaits_ack.then(|| (self.opened.after(config.ack_timeout), Due::SettingsAck)),
             idle,
             ping,
             self.go_away.map(|sent| (sent.after(GO_AWAY_WAIT), Due::GoAway)),

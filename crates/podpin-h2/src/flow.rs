@@ -233,7 +233,8 @@ mod tests {
         let config = Config::default();
         let (mut connection, _) = ConnectionWindow::new(&config);
         let pace = Pace { now: Millis(0), round_trip: 100, size_max: config.stream_window_max };
-        let mut streams: Vec<_> = (0..config.streams_max).map(|_| StreamWindow::new(config.stream_window, Millis(0))).collect();
+        let mut streams: Vec<_> =
+            (0..config.streams_max).map(|_| StreamWindow::new(config.stream_window, Millis(0))).collect();
         // All grow as far as they may, and then every one holds all that it has.
         for stream in &mut streams {
             for _ in 0..10 {
@@ -246,7 +247,10 @@ mod tests {
         let mut held = 0;
         for stream in &mut streams {
             let bytes = stream.available;
-            assert!(stream.take(bytes) && connection.take(bytes), "the connection's window never comes first");
+            assert!(
+                stream.take(bytes) && connection.take(bytes),
+                "the connection's window never comes first"
+            );
             held += bytes;
         }
         assert!(held > 12 << 20, "{held}");

@@ -8,9 +8,7 @@ mod reader;
 mod write;
 
 pub(crate) use reader::{Part, Reader};
-pub(crate) use write::{
-    go_away, ping, reset, seal_headers, settings, settings_ack, window_update,
-};
+pub(crate) use write::{go_away, ping, reset, seal_headers, settings, settings_ack, window_update};
 
 /// The bytes of a frame's head, and so the room that [`crate::StreamMut::seal`] wants before a payload.
 pub const FRAME_HEAD_BYTES: usize = 9;
@@ -114,6 +112,10 @@ mod tests {
         let head = FrameHead { length: 0x01_0203, kind: Kind::Headers, flags: 0x25, stream: 0x7fff_fffe };
         assert_eq!(head.bytes(), [1, 2, 3, 1, 0x25, 0x7f, 0xff, 0xff, 0xfe]);
         assert_eq!(FrameHead::read(head.bytes()), head);
-        assert_eq!(FrameHead::read([0, 0, 0, 0x77, 0, 0xff, 0, 0, 1]).stream, 0x7f00_0001, "the reserved bit");
+        assert_eq!(
+            FrameHead::read([0, 0, 0, 0x77, 0, 0xff, 0, 0, 1]).stream,
+            0x7f00_0001,
+            "the reserved bit"
+        );
     }
 }

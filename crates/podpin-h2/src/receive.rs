@@ -387,7 +387,9 @@ impl Receiver {
                 self.end_block(state, call)?
             }
             Kind::Settings if head.has(flag::ACK) => {
-                acknowledge_settings(state, call)?;
+                if !state.deadlines.acknowledge_settings(call.now) {
+                    state.budgets.charge_idle(call.now)?;
+                }
                 None
             }
             Kind::Settings => {
@@ -514,7 +516,8 @@ fn update_window<'a>(
             return Err(Closed::protocol("a window update of nothing"));
         }
         let grown = state.send.shift(increment.into());
-        let too_large = |_| Closed::framing(ErrorCode::FLOW_CONTROL_ERROR, "the connection's window is too large");
+        let too_large =
+            |_| Closed::framing(ErrorCode::FLOW_CONTROL_ERROR, "the connection's window is too large");
         return grown.map(|()| None).map_err(too_large);
     }
     let id = StreamId(head.stream);
@@ -537,16 +540,6 @@ fn take_settings(state: &mut State) -> Result<(), Closed> {
     crate::work::count(state.streams.len());
     let moved = state.streams.all().iter_mut().try_for_each(|stream| stream.send.shift(change));
     moved.map_err(|_| Closed::framing(ErrorCode::FLOW_CONTROL_ERROR, "a window is too large"))
-}
-
-fn acknowledge_settings(state: &mut State, call: &Call<'_>) -> Result<(), Closed> {
-    match state.deadlines.settings.take() {
-        Some(sent) => {
-            state.deadlines.round_trip = u32::try_from(call.now.since(sent)).unwrap_or(u32::MAX);
-            Ok(())
-        }
-        None => Ok(state.budgets.charge_idle(call.now)?),
-    }
 }
 
 /// A frame of a stream that was never opened is an error of the connection (RFC 9113 section 5.1).

@@ -206,12 +206,7 @@ impl StreamMut<'_> {
         self.finish_if(end);
     }
 
-    fn headers<'f>(
-        &mut self,
-        status: Option<u16>,
-        fields: impl IntoIterator<Item = Field<'f>>,
-        flags: u8,
-    ) {
+    fn headers<'f>(&mut self, status: Option<u16>, fields: impl IntoIterator<Item = Field<'f>>, flags: u8) {
         let out = &mut *self.call.out;
         let start = out.len();
         out.extend_from_slice(&[0; FRAME_HEAD_BYTES]);

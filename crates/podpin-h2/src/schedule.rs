@@ -41,7 +41,8 @@ impl Schedule {
         }
         work::count(streams.len());
         let cursor = self.cursor;
-        let able = streams.iter_mut().filter(|stream| stream.turn == Turn::Waiting && stream.send.bytes() > 0);
+        let able =
+            streams.iter_mut().filter(|stream| stream.turn == Turn::Waiting && stream.send.bytes() > 0);
         let next = able.min_by_key(|stream| (stream.urgency, stream.id.0 <= cursor, stream.id))?;
         self.cursor = next.id.0;
         let id = next.id;

@@ -165,7 +165,9 @@ mod tests {
             let taken = PeerSettings::new().take(Setting { id, value });
             assert_eq!(taken.map_err(|closed| closed.code), Err(code), "{id} = {value}");
         }
-        for (id, value) in [(0x1, u32::MAX), (id::ENABLE_PUSH, 0), (0xabcd, u32::MAX), (id::MAX_FRAME_SIZE, 16_384)] {
+        for (id, value) in
+            [(0x1, u32::MAX), (id::ENABLE_PUSH, 0), (0xabcd, u32::MAX), (id::MAX_FRAME_SIZE, 16_384)]
+        {
             PeerSettings::new().take(Setting { id, value }).unwrap();
         }
     }

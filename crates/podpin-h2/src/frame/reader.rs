@@ -153,7 +153,10 @@ impl Reader {
         let prefix = self.prefix_bytes();
         self.phase = if prefix > 0 { Phase::Prefix } else { Phase::Content };
         if usize::try_from(self.left).is_ok_and(|left| left < prefix) {
-            return Err(Closed::framing(ErrorCode::FRAME_SIZE_ERROR, "a frame ends within its padding or priority"));
+            return Err(Closed::framing(
+                ErrorCode::FRAME_SIZE_ERROR,
+                "a frame ends within its padding or priority",
+            ));
         }
         Ok(Part::Begin(self.head))
     }
@@ -174,10 +177,14 @@ impl Reader {
         let [first, second, ..] = self.buffer;
         let is_padded = prefix % 5 == 1;
         self.padding = if is_padded { first } else { 0 };
-        self.left = self.left.checked_sub(self.padding.into()).ok_or(Closed::protocol("padding longer than its frame"))?;
+        self.left = self
+            .left
+            .checked_sub(self.padding.into())
+            .ok_or(Closed::protocol("padding longer than its frame"))?;
         self.phase = Phase::Content;
         let [_, _, third, fourth, fifth, ..] = self.buffer;
-        let dependency = if is_padded { [second, third, fourth, fifth] } else { [first, second, third, fourth] };
+        let dependency =
+            if is_padded { [second, third, fourth, fifth] } else { [first, second, third, fourth] };
         Ok(has_priority.then(|| Part::Dependency(u32::from_be_bytes(dependency) & 0x7fff_ffff)))
     }
 
@@ -239,10 +246,15 @@ fn check(head: FrameHead) -> Result<(), Closed> {
         Kind::Data | Kind::Headers | Kind::Continuation | Kind::PushPromise | Kind::Unknown => true,
     };
     if !is_length_right {
-        return Err(Closed::framing(ErrorCode::FRAME_SIZE_ERROR, "a frame has a length that its type does not have"));
+        return Err(Closed::framing(
+            ErrorCode::FRAME_SIZE_ERROR,
+            "a frame has a length that its type does not have",
+        ));
     }
     let is_stream_right = match head.kind {
-        Kind::Data | Kind::Headers | Kind::Priority | Kind::ResetStream | Kind::Continuation => head.stream != 0,
+        Kind::Data | Kind::Headers | Kind::Priority | Kind::ResetStream | Kind::Continuation => {
+            head.stream != 0
+        }
         Kind::Settings | Kind::Ping | Kind::GoAway => head.stream == 0,
         Kind::WindowUpdate | Kind::Unknown => true,
         Kind::PushPromise => return Err(Closed::protocol("a client pushes")),
@@ -301,7 +313,10 @@ mod tests {
             (frame(1, 0x24, 1, &[0, 0, 0, 5, 16, 0x82]), vec!["Dependency(5)", "last", "[130]"]),
             (frame(2, 0, 1, &[0, 0, 0, 7, 16]), vec!["Dependency(7)"]),
             (frame(3, 0, 1, &[0, 0, 0, 8]), vec!["Word([0, 0, 0, 8, 0, 0, 0, 0])"]),
-            (frame(4, 0, 0, &[0, 4, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]), vec!["Setting { id: 4, value: 256 }", "Setting { id: 1, value: 0 }"]),
+            (
+                frame(4, 0, 0, &[0, 4, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]),
+                vec!["Setting { id: 4, value: 256 }", "Setting { id: 1, value: 0 }"],
+            ),
             (frame(6, 0, 0, b"12345678"), vec!["Word([49, 50, 51, 52, 53, 54, 55, 56])"]),
             (frame(7, 0, 0, b"\0\0\0\x01\0\0\0\x02debug"), vec!["Word([0, 0, 0, 1, 0, 0, 0, 2])"]),
             (frame(0x77, 0xff, 9, b"anything"), vec![]),
@@ -310,7 +325,10 @@ mod tests {
             for chunk in [1, 3, 1000] {
                 let (parts, closed) = parts(&bytes, chunk);
                 assert_eq!(closed, None);
-                assert!(parts[0].starts_with("Begin") && parts.last().unwrap().starts_with("End"), "{parts:?}");
+                assert!(
+                    parts[0].starts_with("Begin") && parts.last().unwrap().starts_with("End"),
+                    "{parts:?}"
+                );
                 assert_eq!(parts[1..parts.len() - 1], expected, "{bytes:?} by {chunk}");
             }
         }
@@ -362,7 +380,10 @@ mod tests {
         for chunk in [1, 5, 100] {
             let mut reader = Reader::new();
             let bytes = [&PREFACE[..], &frame(6, 0, 0, &[0; 8])].concat();
-            let parts: usize = bytes.chunks(chunk).map(|mut input| std::iter::from_fn(|| reader.next(&mut input).unwrap()).count()).sum();
+            let parts: usize = bytes
+                .chunks(chunk)
+                .map(|mut input| std::iter::from_fn(|| reader.next(&mut input).unwrap()).count())
+                .sum();
             assert_eq!(parts, 3);
         }
         assert!(Reader::new().next(&mut &b"GET /"[..]).is_err());

@@ -80,7 +80,8 @@ mod tests {
     #[test]
     fn a_block_larger_than_a_frame_goes_on_in_continuations() {
         let most = 16_384;
-        let cases = [(100, vec![100]), (most, vec![most]), (most + 1, vec![most, 1]), (3 * most, vec![most; 3])];
+        let cases =
+            [(100, vec![100]), (most, vec![most]), (most + 1, vec![most, 1]), (3 * most, vec![most; 3])];
         for (length, frames) in cases {
             let mut out = vec![7; 3 + FRAME_HEAD_BYTES];
             out.resize(out.len() + length, b'x');

@@ -308,13 +308,17 @@ impl Builder {
         if protocol.is_some() && !(method == b"CONNECT" && extended_connect) {
             return Err(Refusal::Malformed(":protocol without extended CONNECT"));
         }
-        let host = self.pseudo(Pseudo::Authority).map_or_else(|| self.host.is_some_and(|line| line.value > 0), |authority| !authority.is_empty());
+        let host = self
+            .pseudo(Pseudo::Authority)
+            .map_or_else(|| self.host.is_some_and(|line| line.value > 0), |authority| !authority.is_empty());
         if !host {
             return Err(Refusal::Malformed("no :authority and no host"));
         }
         if method == b"CONNECT" && protocol.is_none() {
             let is_plain = scheme.is_none() && path.is_none() && self.pseudo(Pseudo::Authority).is_some();
-            return is_plain.then_some(()).ok_or(Refusal::Malformed("CONNECT has :authority and nothing else"));
+            return is_plain
+                .then_some(())
+                .ok_or(Refusal::Malformed("CONNECT has :authority and nothing else"));
         }
         let scheme = scheme.ok_or(Refusal::Malformed("no :scheme"))?;
         if !scheme.eq_ignore_ascii_case(b"http") && !scheme.eq_ignore_ascii_case(b"https") {
@@ -339,7 +343,11 @@ fn pseudo_of(name: &[u8], value: &[u8]) -> Result<Pseudo, Refusal> {
         b":protocol" => (Pseudo::Protocol, !value.is_empty() && Set::TOKEN.has_all(value)),
         _ => return Err(Refusal::Malformed("a pseudo-header field that no request has")),
     };
-    if is_valid { Ok(which) } else { Err(Refusal::Malformed("a pseudo-header field has a forbidden character")) }
+    if is_valid {
+        Ok(which)
+    } else {
+        Err(Refusal::Malformed("a pseudo-header field has a forbidden character"))
+    }
 }
 
 fn push_line(text: &mut Vec<u8>, name: &[u8], value: &[u8]) {
@@ -362,7 +370,8 @@ fn to_usize(number: u32) -> usize {
 mod tests {
     use super::*;
 
-    const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "app")];
+    const GET: [(&str, &str); 4] =
+        [(":method", "GET"), (":scheme", "https"), (":path", "/"), (":authority", "app")];
 
     fn builder(purpose: Purpose, bounds: Bounds, fields: &[(&str, &str)]) -> Builder {
         let mut builder = Builder::new(purpose, bounds);
@@ -388,19 +397,30 @@ mod tests {
 
     #[test]
     fn a_head_has_its_pseudo_fields_apart_and_its_fields_as_lines() {
-        let head = head(&[&GET[..], &[("accept", "*/*"), ("x-empty", ""), ("priority", "i, u=1")]].concat()).unwrap();
-        assert_eq!((head.method(), head.scheme(), head.path(), head.authority()), (&b"GET"[..], Some(&b"https"[..]), Some(&b"/"[..]), &b"app"[..]));
+        let head = head(&[&GET[..], &[("accept", "*/*"), ("x-empty", ""), ("priority", "i, u=1")]].concat())
+            .unwrap();
+        assert_eq!(
+            (head.method(), head.scheme(), head.path(), head.authority()),
+            (&b"GET"[..], Some(&b"https"[..]), Some(&b"/"[..]), &b"app"[..])
+        );
         assert_eq!(head.lines(), b"accept: */*\r\nx-empty: \r\npriority: i, u=1\r\n");
-        assert_eq!((head.get(b"accept"), head.get(b"x-empty"), head.get(b"host")), (Some(&b"*/*"[..]), Some(&b""[..]), None));
+        assert_eq!(
+            (head.get(b"accept"), head.get(b"x-empty"), head.get(b"host")),
+            (Some(&b"*/*"[..]), Some(&b""[..]), None)
+        );
         assert_eq!((head.urgency(), head.content_length(), head.protocol()), (1, None, None));
     }
 
     #[test]
     fn cookie_crumbs_are_one_line_wherever_they_stand() {
-        assert_eq!(lines(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3"), ("x", "y")]), "cookie: a=1; b=2; c=3\r\nx: y\r\n");
+        assert_eq!(
+            lines(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3"), ("x", "y")]),
+            "cookie: a=1; b=2; c=3\r\nx: y\r\n"
+        );
         let apart = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", ""), ("z", "")];
         assert_eq!(lines(&apart), "x: y\r\nz: \r\ncookie: a=1; b=2; \r\n");
-        let with_host = [&GET[..3], &[("host", "app"), ("cookie", "a"), ("x", "y"), ("cookie", "b")]].concat();
+        let with_host =
+            [&GET[..3], &[("host", "app"), ("cookie", "a"), ("x", "y"), ("cookie", "b")]].concat();
         let head = head(&with_host).unwrap();
         assert_eq!((head.authority(), head.lines()), (&b"app"[..], &b"x: y\r\ncookie: a; b\r\n"[..]));
     }
@@ -422,16 +442,35 @@ mod tests {
             GET.iter().map(|field| if field.0 == name { (name, value) } else { *field }).collect::<Vec<_>>()
         };
         let without = |name: &str| GET.iter().copied().filter(|field| field.0 != name).collect::<Vec<_>>();
-        let mut cases = vec![vec![], with(":path", "/twice"), with(":status", "200"), with(":", ""), with("", "x")];
-        cases.extend(["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"].map(|name| with(name, "x")));
-        cases.extend([("te", "gzip"), ("te", "trailers, gzip"), ("X-Upper", "1"), ("a b", "1"), ("a:b", "1"), ("é", "1")].map(|(name, value)| with(name, value)));
+        let mut cases =
+            vec![vec![], with(":path", "/twice"), with(":status", "200"), with(":", ""), with("", "x")];
+        cases.extend(
+            ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"]
+                .map(|name| with(name, "x")),
+        );
+        cases.extend(
+            [
+                ("te", "gzip"),
+                ("te", "trailers, gzip"),
+                ("X-Upper", "1"),
+                ("a b", "1"),
+                ("a:b", "1"),
+                ("é", "1"),
+            ]
+            .map(|(name, value)| with(name, value)),
+        );
         cases.extend(["a\rb", "a\nb", "a\0b", "\x01", "\x7f", " a", "a\t"].map(|value| with("x", value)));
-        cases.extend(["x", "-1", "+1", "1,1", "", "99999999999999999999"].map(|value| with("content-length", value)));
+        cases.extend(
+            ["x", "-1", "+1", "1,1", "", "99999999999999999999"].map(|value| with("content-length", value)),
+        );
         cases.push([with("content-length", "1"), vec![("content-length", "1")]].concat());
         cases.extend([":method", ":scheme", ":path", ":authority"].map(without));
         cases.extend(["", "G T", "GET\r"].map(|value| replaced(":method", value)));
         cases.extend(["", "ftp", "ht tp"].map(|value| replaced(":scheme", value)));
-        cases.extend(["", "x", "*", "http://app/", "/a b", "/a\tb", "/#", "/\x7f"].map(|value| replaced(":path", value)));
+        cases.extend(
+            ["", "x", "*", "http://app/", "/a b", "/a\tb", "/#", "/\x7f"]
+                .map(|value| replaced(":path", value)),
+        );
         cases.extend(["", "a@b", "a/b", "a b", "a\"b"].map(|value| replaced(":authority", value)));
         cases.push([&[("x", "y")], &GET[..]].concat());
         cases.push(replaced(":method", "CONNECT"));
@@ -447,7 +486,11 @@ mod tests {
 
     #[test]
     fn what_http_1_takes_in_a_target_and_forms_that_are_rare_pass() {
-        let path = |value| GET.iter().map(|field| if field.0 == ":path" { (":path", value) } else { *field }).collect::<Vec<_>>();
+        let path = |value| {
+            GET.iter()
+                .map(|field| if field.0 == ":path" { (":path", value) } else { *field })
+                .collect::<Vec<_>>()
+        };
         for value in ["/\"<>^`{|}\\[]", "/é?ü=\u{80}", "//", "/%00", "/?a=http://b/"] {
             assert_eq!(head(&path(value)).unwrap().path(), Some(value.as_bytes()));
         }
@@ -456,15 +499,23 @@ mod tests {
         let connect = head(&[(":method", "CONNECT"), (":authority", "a:1")]).unwrap();
         assert_eq!((connect.path(), connect.scheme(), connect.authority()), (None, None, &b"a:1"[..]));
         let extended = [&[(":method", "CONNECT"), (":protocol", "websocket")], &GET[1..]].concat();
-        let extended = builder(Purpose::Request, Bounds::of(&Config::default()), &extended).finish_head(false, true).unwrap();
+        let extended = builder(Purpose::Request, Bounds::of(&Config::default()), &extended)
+            .finish_head(false, true)
+            .unwrap();
         assert_eq!((extended.protocol(), extended.path()), (Some(&b"websocket"[..]), Some(&b"/"[..])));
     }
 
     #[test]
     fn trailers_have_fields_and_nothing_else() {
-        let trailers = |fields: &[(&str, &str)]| builder(Purpose::Trailers, Bounds::of(&Config::default()), fields).finish_trailers();
-        assert_eq!(trailers(&[("grpc-status", "0"), ("x", "")]).unwrap().lines(), b"grpc-status: 0\r\nx: \r\n");
-        for refused in [(":path", "/"), (":status", "200"), ("connection", "close"), ("X", "y"), ("x", "\n")] {
+        let trailers = |fields: &[(&str, &str)]| {
+            builder(Purpose::Trailers, Bounds::of(&Config::default()), fields).finish_trailers()
+        };
+        assert_eq!(
+            trailers(&[("grpc-status", "0"), ("x", "")]).unwrap().lines(),
+            b"grpc-status: 0\r\nx: \r\n"
+        );
+        for refused in [(":path", "/"), (":status", "200"), ("connection", "close"), ("X", "y"), ("x", "\n")]
+        {
             assert!(trailers(&[refused]).is_err(), "{refused:?}");
         }
     }
@@ -472,9 +523,13 @@ mod tests {
     #[test]
     fn fields_are_counted_one_by_one_and_bytes_are_bounded() {
         let bounds = Bounds::of(&Config { head_bytes_max: 4096, ..Config::default() });
-        let many = |count: usize, field: (&'static str, &'static str)| [&GET[..], &vec![field; count]].concat();
+        let many =
+            |count: usize, field: (&'static str, &'static str)| [&GET[..], &vec![field; count]].concat();
         for field in [("x", "y"), ("cookie", "a"), ("cookie", ""), ("x", "")] {
-            assert!(builder(Purpose::Request, bounds, &many(100, field)).finish_head(true, false).is_ok(), "{field:?}");
+            assert!(
+                builder(Purpose::Request, bounds, &many(100, field)).finish_head(true, false).is_ok(),
+                "{field:?}"
+            );
             let over = builder(Purpose::Request, bounds, &many(101, field));
             assert_eq!((over.text.capacity(), over.room()), (0, 0), "nothing is held");
             assert_eq!(over.finish_head(true, false), Err(Refusal::TooManyFields), "{field:?}");
@@ -487,12 +542,16 @@ mod tests {
         assert_eq!((over.text.capacity(), over.room()), (0, 0), "nothing is held");
         assert_eq!(over.finish_head(true, false), Err(Refusal::TooLarge));
         let list = Bounds { list_bytes: 200, ..bounds };
-        assert_eq!(builder(Purpose::Request, list, &many(3, ("x", "y"))).finish_head(true, false), Err(Refusal::TooLarge));
+        assert_eq!(
+            builder(Purpose::Request, list, &many(3, ("x", "y"))).finish_head(true, false),
+            Err(Refusal::TooLarge)
+        );
     }
 
     #[test]
     fn crumbs_that_stand_apart_cost_linear_work() {
-        let bounds = Bounds::of(&Config { head_fields_max: 10_000, head_bytes_max: 1 << 20, ..Config::default() });
+        let bounds =
+            Bounds::of(&Config { head_fields_max: 10_000, head_bytes_max: 1 << 20, ..Config::default() });
         let fields = [&GET[..], &[("cookie", "a"), ("x", "y")].repeat(5_000)].concat();
         work::taken();
         let head = builder(Purpose::Request, bounds, &fields).finish_head(true, false).unwrap();

@@ -35,8 +35,8 @@ const fn sets() -> [u8; 256] {
             || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.')
             || matches!(byte, b'^' | b'_' | b'`' | b'|' | b'~');
         let is_visible = byte > b' ' && byte != 0x7f;
-        let is_host = byte.is_ascii_graphic()
-            && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"');
+        let is_host =
+            byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"');
         sets[number] = Set::TOKEN.0 * is_tchar as u8
             + Set::NAME.0 * (is_tchar && !byte.is_ascii_uppercase()) as u8
             + Set::VALUE.0 * (is_visible || byte == b' ' || byte == b'\t') as u8

@@ -31,11 +31,19 @@ pub(crate) struct Decoder {
 enum Skipped {
     Nothing,
     /// So many bytes of a name, whose value follows.
-    Name { left: usize, indexing: bool },
+    Name {
+        left: usize,
+        indexing: bool,
+    },
     /// The length of a value, and the value.
-    ValueLength { indexing: bool },
+    ValueLength {
+        indexing: bool,
+    },
     /// So many bytes of a value.
-    Value { left: usize, indexing: bool },
+    Value {
+        left: usize,
+        indexing: bool,
+    },
 }
 
 /// The place of a field's line in the text: name, colon, space, value, CRLF.
@@ -337,7 +345,10 @@ mod tests {
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-        digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+        digits
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect()
     }
 
     /// Decodes a block that comes in these pieces, as a caller that keeps the incomplete tail.
@@ -405,7 +416,10 @@ mod tests {
             assert_eq!(decoded(&mut decoder, blocks[1]), format!(":status: 307\r\n{tail}"));
             let third = decoded(&mut decoder, blocks[2]);
             let cookie = "set-cookie: foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1\r\n";
-            assert!(third.starts_with(":status: 200\r\ncache-control: private\r\ndate: Mon, 21 Oct 2013 20:13:22"));
+            assert!(
+                third
+                    .starts_with(":status: 200\r\ncache-control: private\r\ndate: Mon, 21 Oct 2013 20:13:22")
+            );
             assert!(third.ends_with(&format!("content-encoding: gzip\r\n{cookie}")), "{third}");
         }
     }
@@ -413,9 +427,15 @@ mod tests {
     #[test]
     fn literals_of_rfc_7541_c_2() {
         let mut decoder = Decoder::new(0);
-        assert_eq!(decoded(&mut decoder, "400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572 be"), "custom-key: custom-header\r\n".repeat(2));
+        assert_eq!(
+            decoded(&mut decoder, "400a 6375 7374 6f6d 2d6b 6579 0d63 7573 746f 6d2d 6865 6164 6572 be"),
+            "custom-key: custom-header\r\n".repeat(2)
+        );
         assert_eq!(decoded(&mut decoder, "040c 2f73 616d 706c 652f 7061 7468"), ":path: /sample/path\r\n");
-        assert_eq!(decoded(&mut decoder, "1008 7061 7373 776f 7264 0673 6563 7265 74"), "password: secret\r\n");
+        assert_eq!(
+            decoded(&mut decoder, "1008 7061 7373 776f 7264 0673 6563 7265 74"),
+            "password: secret\r\n"
+        );
     }
 
     #[test]
@@ -442,7 +462,8 @@ mod tests {
     fn a_field_without_room_still_enters_the_table() {
         let mut decoder = Decoder::new(0);
         let long = [hex("4001 61 7f e91e").as_slice(), &[b'v'; 4_000]].concat();
-        let (text, dropped) = block(&mut decoder, &[&hex("4001 78 0179"), &hex("be"), &hex("0001 7a 0179")], 0).unwrap();
+        let (text, dropped) =
+            block(&mut decoder, &[&hex("4001 78 0179"), &hex("be"), &hex("0001 7a 0179")], 0).unwrap();
         assert_eq!((text.as_str(), dropped), ("", 3));
         assert_eq!(decoded(&mut decoder, "be"), "x: y\r\n");
         // 4,072 bytes push the entry before them out and would have had no room.
@@ -477,7 +498,12 @@ mod tests {
         let tiny_entries = [0x40, 0, 0].repeat(10_000);
         let huffman = [&[0, 1, b'a', 0xff, 0xa1, 0x8c, 0x00][..], &vec![0x1f; 1_700]].concat();
         let long_tail = [&[0, 1, b'a', 0x7f, 0x81, 0x7e][..], &vec![b'v'; 16_256]].concat();
-        for (what, bytes) in [("references", reference), ("tiny entries", tiny_entries), ("huffman", huffman), ("one long", long_tail)] {
+        for (what, bytes) in [
+            ("references", reference),
+            ("tiny entries", tiny_entries),
+            ("huffman", huffman),
+            ("one long", long_tail),
+        ] {
             for chunk in [1, 100, 100_000] {
                 work::taken();
                 let pieces: Vec<&[u8]> = bytes.chunks(chunk).collect();

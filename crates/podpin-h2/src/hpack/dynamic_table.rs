@@ -76,7 +76,11 @@ impl DynamicTable {
         let start = narrow(self.bytes.len());
         self.bytes.extend_from_slice(pair.name);
         self.bytes.extend_from_slice(pair.value);
-        self.entries.push_back(Entry { start, name: narrow(pair.name.len()), value: narrow(pair.value.len()) });
+        self.entries.push_back(Entry {
+            start,
+            name: narrow(pair.name.len()),
+            value: narrow(pair.value.len()),
+        });
         self.size += narrow(bytes + ENTRY_OVERHEAD);
     }
 
@@ -168,10 +172,16 @@ mod tests {
 
     #[test]
     fn memory_follows_what_is_in_the_table() {
-        for (entries, length) in [(1, 10), (10, 100), (10_000, 0), (10_000, 100), (10_000, 2000), (10_000, 4000)] {
+        for (entries, length) in
+            [(1, 10), (10, 100), (10_000, 0), (10_000, 100), (10_000, 2000), (10_000, 4000)]
+        {
             let table = table(entries, &vec![b'v'; length]);
             let held = usize::from(table.size);
-            assert!(table.heap_bytes() <= held * 3 / 2 + HOLE_BYTES_MAX + 128, "{entries} of {length}: {}", table.heap_bytes());
+            assert!(
+                table.heap_bytes() <= held * 3 / 2 + HOLE_BYTES_MAX + 128,
+                "{entries} of {length}: {}",
+                table.heap_bytes()
+            );
             assert!(table.heap_bytes() <= 7 * 1024, "{entries} of {length}: {}", table.heap_bytes());
         }
     }

@@ -79,14 +79,20 @@ mod tests {
             Encoder::status(status, &mut out);
         }
         let long = "v".repeat(1000);
-        let fields = [("Content-Type", "text/event-stream"), ("X-Other", ""), ("set-cookie", "a=b"), ("x-long", &long)];
+        let fields = [
+            ("Content-Type", "text/event-stream"),
+            ("X-Other", ""),
+            ("set-cookie", "a=b"),
+            ("x-long", &long),
+        ];
         for (name, value) in fields {
             Encoder::field(name.as_bytes(), value.as_bytes(), &mut out);
         }
         let (mut decoder, mut text, mut input) = (Decoder::new(0), Vec::new(), &out[..]);
         decoder.begin();
         while decoder.next(&mut input, &mut text, 10_000).unwrap() != Step::Incomplete {}
-        let statuses = [200, 204, 206, 304, 400, 404, 500, 103, 431, 999].map(|status| format!(":status: {status}\r\n"));
+        let statuses =
+            [200, 204, 206, 304, 400, 404, 500, 103, 431, 999].map(|status| format!(":status: {status}\r\n"));
         let lines = fields.map(|(name, value)| format!("{}: {value}\r\n", name.to_lowercase()));
         assert_eq!(String::from_utf8(text).unwrap(), statuses.concat() + &lines.concat());
         let mut second = Vec::new();

@@ -152,7 +152,10 @@ pub(crate) mod tests {
             bits += &format!("{code:0length$b}");
         }
         bits += &"1".repeat((8 - bits.len() % 8) % 8);
-        bits.as_bytes().chunks(8).map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap()).collect()
+        bits.as_bytes()
+            .chunks(8)
+            .map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap())
+            .collect()
     }
 
     fn decoded(bytes: &[u8]) -> Result<Vec<u8>, HpackError> {
@@ -162,17 +165,28 @@ pub(crate) mod tests {
 
     #[test]
     fn codes_are_those_of_appendix_b() {
-        let cases = [(0, 0x1ff8, 13), (b'0'.into(), 0, 5), (b'z'.into(), 0x7b, 7), (10, 0x3fff_fffc, 30), (END, 0x3fff_ffff, 30)];
+        let cases = [
+            (0, 0x1ff8, 13),
+            (b'0'.into(), 0, 5),
+            (b'z'.into(), 0x7b, 7),
+            (10, 0x3fff_fffc, 30),
+            (END, 0x3fff_ffff, 30),
+        ];
         for (symbol, expected, length) in cases {
             assert_eq!(code(symbol), (expected, length), "{symbol}");
         }
-        assert_eq!(decoded(&[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff]).unwrap(), b"www.example.com");
+        assert_eq!(
+            decoded(&[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff]).unwrap(),
+            b"www.example.com"
+        );
     }
 
     #[test]
     fn wrong_padding_and_the_end_symbol_are_refused() {
         // Padding of eight ones, of zeros, a whole end symbol, nothing but padding of more than seven bits.
-        for bytes in [&[0x1f, 0xff][..], &[0x18], &[0xff, 0xff, 0xff, 0xff], &[0xff], &[0xff, 0xff, 0xff, 0xfc, 0x1f]] {
+        for bytes in
+            [&[0x1f, 0xff][..], &[0x18], &[0xff, 0xff, 0xff, 0xff], &[0xff], &[0xff, 0xff, 0xff, 0xfc, 0x1f]]
+        {
             assert_eq!(decoded(bytes), Err(HpackError::Huffman), "{bytes:x?}");
         }
         assert_eq!(decoded(&[]), Ok(vec![]));

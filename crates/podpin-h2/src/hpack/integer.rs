@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn the_examples_of_rfc_7541_c_1() {
-        let cases: [(&[u8], u32, usize); 3] = [(&[0x0a], 5, 10), (&[0x1f, 0x9a, 0x0a], 5, 1337), (&[0x2a], 8, 42)];
+        let cases: [(&[u8], u32, usize); 3] =
+            [(&[0x0a], 5, 10), (&[0x1f, 0x9a, 0x0a], 5, 1337), (&[0x2a], 8, 42)];
         for (bytes, prefix_bits, value) in cases {
             let mut input = bytes;
             assert_eq!(decode(&mut input, prefix_bits), Ok(Some(value)));

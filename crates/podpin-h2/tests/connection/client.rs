@@ -35,9 +35,15 @@ impl Seen {
             Event::Request { stream, head, ends } => {
                 Seen::Request { stream: stream.get(), path: text(head.path().unwrap_or(b"")), ends: *ends }
             }
-            Event::Refused { stream, refusal } => Seen::Refused { stream: stream.get(), status: refusal.status() },
-            Event::Data { stream, bytes, ends } => Seen::Data { stream: stream.get(), bytes: bytes.to_vec(), ends: *ends },
-            Event::Trailers { stream, trailers } => Seen::Trailers { stream: stream.get(), lines: text(trailers.lines()) },
+            Event::Refused { stream, refusal } => {
+                Seen::Refused { stream: stream.get(), status: refusal.status() }
+            }
+            Event::Data { stream, bytes, ends } => {
+                Seen::Data { stream: stream.get(), bytes: bytes.to_vec(), ends: *ends }
+            }
+            Event::Trailers { stream, trailers } => {
+                Seen::Trailers { stream: stream.get(), lines: text(trailers.lines()) }
+            }
             Event::Reset { stream, code, by } => Seen::Reset { stream: stream.get(), code: *code, by: *by },
             Event::Closed(closed) => Seen::Closed(*closed),
         }
@@ -121,8 +127,10 @@ pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-pub(crate) const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "app")];
-pub(crate) const POST: [(&str, &str); 4] = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "app")];
+pub(crate) const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "app")];
+pub(crate) const POST: [(&str, &str); 4] =
+    [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "app")];
 
 pub(crate) fn request(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | flags, stream, &block(fields))
@@ -141,7 +149,10 @@ pub(crate) fn data(stream: u32, flags: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> = settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+    let payload: Vec<u8> = settings
+        .iter()
+        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+        .collect();
     frame(SETTINGS, 0, 0, &payload)
 }
 

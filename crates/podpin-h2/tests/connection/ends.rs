@@ -29,7 +29,10 @@ fn broken_framing_ends_the_connection_with_its_code() {
         (frame(HEADERS, 5, 1, &[0xbf]), ErrorCode::COMPRESSION_ERROR),
         (frame(HEADERS, 5, 1, &[0x00, 0x05]), ErrorCode::COMPRESSION_ERROR),
         (settings(&[(4, 0x8000_0000)]), ErrorCode::FLOW_CONTROL_ERROR),
-        ([get(1), window_update(1, 0x7fff_0000), settings(&[(4, 0x7fff_ffff)])].concat(), ErrorCode::FLOW_CONTROL_ERROR),
+        (
+            [get(1), window_update(1, 0x7fff_0000), settings(&[(4, 0x7fff_ffff)])].concat(),
+            ErrorCode::FLOW_CONTROL_ERROR,
+        ),
         (frame(5, 4, 1, &[0; 4]), ErrorCode::PROTOCOL_ERROR),
         (frame(DATA, 0, 1, &[0; 16_385]), ErrorCode::FRAME_SIZE_ERROR),
     ];
@@ -111,7 +114,10 @@ fn a_head_has_so_long_from_its_first_byte_to_its_last_and_a_body_has_not() {
     // A byte that comes too late is not better than none.
     server.now = Millis(6 + 10 * SECOND);
     let closed = server.closed_by(&[0]).unwrap();
-    assert_eq!((closed.code, closed.cause), (ErrorCode::ENHANCE_YOUR_CALM, Cause::Excess(Excess::Unfinished)));
+    assert_eq!(
+        (closed.code, closed.cause),
+        (ErrorCode::ENHANCE_YOUR_CALM, Cause::Excess(Excess::Unfinished))
+    );
 }
 
 #[test]

@@ -7,7 +7,8 @@ use crate::client::*;
 #[test]
 fn a_request_with_a_body_and_trailers_passes() {
     let mut server = Server::new();
-    let bytes = [post(1), data(1, 0, b"ab"), data(1, 0, b"c"), request(1, END_STREAM, &[("x-sum", "3")])].concat();
+    let bytes =
+        [post(1), data(1, 0, b"ab"), data(1, 0, b"c"), request(1, END_STREAM, &[("x-sum", "3")])].concat();
     let expected = [
         Seen::Request { stream: 1, path: "/".to_owned(), ends: false },
         Seen::Data { stream: 1, bytes: b"abc".to_vec(), ends: false },
@@ -25,8 +26,13 @@ fn a_response_has_interim_heads_a_head_a_body_and_trailers() {
     stream.interim(103, []).unwrap();
     assert_eq!(stream.data(b"early", End::No), Err(SendError::NoHead));
     assert_eq!(stream.trailers([]), Err(SendError::NoHead));
-    assert_eq!((stream.interim(101, []), stream.head(150, [], End::No)), (Err(SendError::Status), Err(SendError::Status)));
-    stream.head(200, [Field::new("Content-Type", "text/plain"), Field::new("Connection", "close")], End::No).unwrap();
+    assert_eq!(
+        (stream.interim(101, []), stream.head(150, [], End::No)),
+        (Err(SendError::Status), Err(SendError::Status))
+    );
+    stream
+        .head(200, [Field::new("Content-Type", "text/plain"), Field::new("Connection", "close")], End::No)
+        .unwrap();
     assert_eq!(stream.head(200, [], End::No), Err(SendError::HasHead));
     assert_eq!(stream.interim(103, []), Err(SendError::HasHead));
     assert_eq!(stream.data(b"hello", End::No), Ok(5));
@@ -60,12 +66,18 @@ fn a_body_is_framed_where_it_stands() {
     server.out.clear();
     let mut piece = [&[0; podpin_h2::FRAME_HEAD_BYTES][..], &vec![b'x'; 20_000]].concat();
     let first = server.stream(1).seal(&mut piece, End::Yes).unwrap();
-    assert_eq!(Frame::all(&piece[..9 + first]), [Frame { kind: DATA, flags: 0, stream: 1, payload: vec![b'x'; first] }]);
+    assert_eq!(
+        Frame::all(&piece[..9 + first]),
+        [Frame { kind: DATA, flags: 0, stream: 1, payload: vec![b'x'; first] }]
+    );
     assert_eq!(9 + first, 16 * 1024, "a frame and its head fill a TLS record");
     assert_eq!(server.connection.next_writer(0), Some(podpin_h2::StreamId::from_number(1)));
     let second = server.stream(1).seal(&mut piece[first..], End::Yes).unwrap();
     assert_eq!(first + second, 20_000);
-    assert_eq!(Frame::all(&piece[first..]), [Frame { kind: DATA, flags: 1, stream: 1, payload: vec![b'x'; second] }]);
+    assert_eq!(
+        Frame::all(&piece[first..]),
+        [Frame { kind: DATA, flags: 1, stream: 1, payload: vec![b'x'; second] }]
+    );
     assert!(server.out.is_empty() && server.find(1).is_none());
 }
 
@@ -77,7 +89,10 @@ fn a_malformed_request_is_answered_and_the_connection_goes_on() {
     assert_eq!(seen[0], Seen::Refused { stream: 1, status: 400 });
     assert_eq!(seen[1], Seen::Request { stream: 3, path: "/".to_owned(), ends: true });
     server.stream(1).head(400, [], End::Yes).unwrap();
-    assert!(server.sent().iter().all(|frame| frame.kind != RST_STREAM), "a client that has ended needs no reset");
+    assert!(
+        server.sent().iter().all(|frame| frame.kind != RST_STREAM),
+        "a client that has ended needs no reset"
+    );
 }
 
 #[test]
@@ -96,14 +111,17 @@ fn the_body_of_a_refused_request_is_thrown_away_and_its_answer_stops_it() {
 #[test]
 fn a_head_that_is_too_large_is_refused_and_hpack_stays_in_step() {
     let mut server = Server::with(Config { head_bytes_max: 8 * 1024, ..Config::default() });
-    let large = [&GET[..], &[("x-large", &"x".repeat(9_000))]].concat();
+    let value = "x".repeat(9_000);
+    let large = [&GET[..], &[("x-large", value.as_str())]].concat();
     let many = [&GET[..], &[("x", "y"); 101]].concat();
     // `x-kept: value` enters the table behind the bound.
     let indexed = [block(&many), b"\x40\x06x-kept\x05value".to_vec()].concat();
     let seen = server.feed(&[request(1, END_STREAM, &large), frame(HEADERS, 5, 3, &indexed)].concat());
     assert_eq!(seen, [Seen::Refused { stream: 1, status: 431 }, Seen::Refused { stream: 3, status: 431 }]);
     let mut input = &frame(HEADERS, 5, 5, &[block(&GET), vec![0xbe]].concat())[..];
-    let Some(podpin_h2::Event::Request { head, .. }) = server.connection.receive(server.now, &mut input, &mut server.out) else {
+    let Some(podpin_h2::Event::Request { head, .. }) =
+        server.connection.receive(server.now, &mut input, &mut server.out)
+    else {
         panic!("no request");
     };
     assert_eq!(head.lines(), b"x-kept: value\r\n");
@@ -117,7 +135,10 @@ fn bodies_keep_to_their_length() {
         ("longer in another frame", [sized(1, "1"), data(1, 0, b"x"), data(1, END_STREAM, b"y")].concat()),
         ("shorter", [sized(1, "3"), data(1, END_STREAM, b"xy")].concat()),
         ("shorter by nothing", [sized(1, "3"), data(1, END_STREAM, b"")].concat()),
-        ("shorter before trailers", [sized(1, "3"), data(1, 0, b"xy"), request(1, END_STREAM, &[("x", "y")])].concat()),
+        (
+            "shorter before trailers",
+            [sized(1, "3"), data(1, 0, b"xy"), request(1, END_STREAM, &[("x", "y")])].concat(),
+        ),
         ("trailers with a pseudo field", [sized(1, "0"), request(1, END_STREAM, &[(":path", "/")])].concat()),
     ];
     for (what, bytes) in wrong {
@@ -165,7 +186,8 @@ fn frames_on_closed_streams_are_ignored_or_answered_once() {
     server.feed(&[post(1), post(3)].concat());
     server.stream(1).reset(ErrorCode::CANCEL);
     server.out.clear();
-    let late = [data(1, 0, b"x"), request(1, END_STREAM, &[("x", "y")]), window_update(1, 5), reset(1)].concat();
+    let late =
+        [data(1, 0, b"x"), request(1, END_STREAM, &[("x", "y")]), window_update(1, 5), reset(1)].concat();
     assert_eq!(server.feed(&late), []);
     assert_eq!(server.sent(), [], "what was sent before the client knew");
     server.feed(&reset(3));
@@ -191,12 +213,20 @@ fn a_reset_by_the_client_is_told() {
 
 #[test]
 fn extended_connect_is_announced_where_it_is_taken() {
-    let connect = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "https"), (":path", "/chat"), (":authority", "app")];
+    let connect = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":path", "/chat"),
+        (":authority", "app"),
+    ];
     for taken in [true, false] {
-        let mut server = Server::fresh(Config { extended_connect: taken, ..Config::default() }, podpin_h2::Trust::Client);
+        let mut server =
+            Server::fresh(Config { extended_connect: taken, ..Config::default() }, podpin_h2::Trust::Client);
         let announced = server.sent()[0].payload.chunks(6).any(|setting| setting == [0, 8, 0, 0, 0, 1]);
         assert_eq!(announced, taken);
-        let seen = server.feed(&[PREFACE, &settings(&[]), &request(1, 0, &connect), &data(1, 0, b"frame")].concat());
+        let seen =
+            server.feed(&[PREFACE, &settings(&[]), &request(1, 0, &connect), &data(1, 0, b"frame")].concat());
         assert_eq!(matches!(seen[0], Seen::Request { .. }), taken);
         assert_eq!(seen.len(), if taken { 2 } else { 1 });
     }

@@ -7,7 +7,7 @@
 mod reader;
 mod write;
 
-pub(crate) use reader::{Part, Reader};
+pub(crate) use reader::{Part, Piece, Reader};
 pub(crate) use write::{go_away, ping, reset, seal_headers, settings, settings_ack, window_update};
 
 /// The bytes of a frame's head, and so the room that [`crate::StreamMut::seal`] wants before a payload.

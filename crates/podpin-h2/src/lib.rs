@@ -10,6 +10,7 @@
 //! A message that breaks a rule ends its stream; the connection goes on.
 
 mod block;
+mod body;
 mod budget;
 mod connection;
 mod deadline;
@@ -19,6 +20,7 @@ mod flow;
 mod frame;
 mod head;
 mod hpack;
+mod message;
 mod receive;
 mod respond;
 mod schedule;

@@ -1,19 +1,20 @@
 //! Receives a client's bytes: every frame to an event, a change of state, an answer, or an error.
 //!
-//! Errors of messages end their stream alone (RFC 9113 section 8.1.1), by an answer where one can still be given and by
-//! RST_STREAM else. The connection ends only where framing or HPACK's state is lost, or a budget is used up.
+//! The connection ends only where framing or HPACK's state is lost, or a budget is used up; errors of messages are in
+//! `message.rs`.
 
 use crate::block::{Block, Outcome};
+use crate::body::Body;
 use crate::budget::Excess;
 use crate::deadline::Due;
 use crate::error::{Closed, ErrorCode};
 use crate::event::{Event, Side};
 use crate::frame::{self, FrameHead, Kind, Part, Reader, flag};
-use crate::head::Refusal;
 use crate::hpack::Decoder;
+use crate::message::{begin_stream, end_with_trailers, fail, open_request};
 use crate::settings::{Config, Setting};
-use crate::state::{Call, Phase, State};
-use crate::stream::{Incoming, Outgoing, Stream, StreamId};
+use crate::state::{Call, State};
+use crate::stream::{Incoming, StreamId};
 use crate::streams::Place;
 
 /// Settings of one frame that cost as much as a frame.
@@ -26,17 +27,6 @@ pub(crate) struct Receiver {
     decoder: Decoder,
     block: Option<Box<Block>>,
     body: Body,
-}
-
-/// The DATA frame that is being received.
-#[derive(Clone, Copy, Debug, Default)]
-struct Body {
-    /// Its bytes are delivered; otherwise thrown away.
-    is_delivered: bool,
-    /// Bytes of a body in it so far.
-    content: u32,
-    /// Bytes that count for windows and are not delivered.
-    undelivered: u32,
 }
 
 impl Receiver {
@@ -96,9 +86,9 @@ impl Receiver {
         match part {
             Part::Begin(head) => self.begin(state, head, call),
             Part::Dependency(on) => self.depend(state, on, call),
-            Part::Content { bytes, is_last } => match &mut self.block {
-                Some(block) => block.push(&mut self.decoder, bytes).map(|()| None),
-                None => self.content(state, bytes, is_last, call),
+            Part::Content(piece) => match &mut self.block {
+                Some(block) => block.push(&mut self.decoder, piece.bytes).map(|()| None),
+                None => self.body.content(state, self.reader.head(), piece, call),
             },
             Part::Setting { id, value } => state.peer.take(Setting { id, value }).map(|()| None),
             Part::Word(word) => self.word(state, word, call),
@@ -119,7 +109,7 @@ impl Receiver {
             (Some(block), Kind::Continuation) if block.stream.0 == head.stream => block.go_on()?,
             (Some(_), _) => return Err(Closed::protocol("a header block is interrupted")),
             (None, Kind::Continuation) => return Err(Closed::protocol("a CONTINUATION continues nothing")),
-            (None, Kind::Data) => return self.begin_body(state, head, call),
+            (None, Kind::Data) => return self.body.begin(state, head, call),
             (None, Kind::Headers) => self.begin_block(state, head, call)?,
             (None, Kind::Settings) if head.has(flag::ACK) => {}
             (None, Kind::Settings) => {
@@ -142,126 +132,6 @@ impl Receiver {
             }
         }
         Ok(None)
-    }
-
-    fn begin_body<'a>(
-        &mut self,
-        state: &mut State,
-        head: FrameHead,
-        call: &mut Call<'_>,
-    ) -> Result<Option<Event<'a>>, Closed> {
-        if !state.receive.take(head.length) {
-            return Err(Closed::framing(ErrorCode::FLOW_CONTROL_ERROR, "more than the connection's window"));
-        }
-        self.body = Body { is_delivered: false, content: 0, undelivered: head.length };
-        let place = match state.streams.place(head.stream) {
-            Place::Open(place) => place,
-            Place::Idle if !is_ignored(state, head.stream) => {
-                return Err(Closed::protocol("DATA on a stream that was never opened"));
-            }
-            Place::Idle | Place::Recent => return Ok(None),
-            Place::Closed => {
-                state.budgets.charge_idle(call.now)?;
-                frame::reset(call.out, head.stream, ErrorCode::STREAM_CLOSED);
-                state.streams.remember(head.stream);
-                return Ok(None);
-            }
-        };
-        let Some(stream) = state.streams.at(place) else { return Ok(None) };
-        match stream.incoming {
-            Incoming::Ended => fail(state, StreamId(head.stream), ErrorCode::STREAM_CLOSED, call).map(Some),
-            Incoming::Discarded => Ok(None),
-            Incoming::Open if stream.receive.take(head.length) => {
-                self.body.is_delivered = true;
-                Ok(None)
-            }
-            Incoming::Open => {
-                fail(state, StreamId(head.stream), ErrorCode::FLOW_CONTROL_ERROR, call).map(Some)
-            }
-        }
-    }
-
-    fn content<'a>(
-        &mut self,
-        state: &mut State,
-        bytes: &'a [u8],
-        is_last: bool,
-        call: &mut Call<'_>,
-    ) -> Result<Option<Event<'a>>, Closed> {
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.body.content += length;
-        let head = self.reader.head();
-        let id = StreamId(head.stream);
-        let is_wanted = |stream: &&mut Stream| stream.incoming == Incoming::Open;
-        let stream = state.streams.get(id).filter(is_wanted).filter(|_| self.body.is_delivered);
-        let Some(stream) = stream else { return Ok(None) };
-        if let Some(left) = &mut stream.body_left {
-            match left.checked_sub(length.into()) {
-                Some(rest) => *left = rest,
-                None => return self.refuse_body(state, id, "a body longer than content-length", call),
-            }
-        }
-        let ends = is_last && head.has(flag::END_STREAM);
-        if ends && stream.body_left.is_some_and(|left| left > 0) {
-            return self.refuse_body(state, id, "a body shorter than content-length", call);
-        }
-        self.body.undelivered -= length;
-        if ends {
-            stream.incoming = Incoming::Ended;
-            state.settle(id, call);
-        }
-        Ok(Some(Event::Data { stream: id, bytes, ends }))
-    }
-
-    fn end_body<'a>(
-        &mut self,
-        state: &mut State,
-        head: FrameHead,
-        call: &mut Call<'_>,
-    ) -> Result<Option<Event<'a>>, Closed> {
-        let ends = head.has(flag::END_STREAM);
-        if self.body.content > 0 || !ends {
-            state.budgets.charge_body(self.body.content, call.now)?;
-        }
-        let id = StreamId(head.stream);
-        let Body { is_delivered, undelivered, .. } = self.body;
-        if is_delivered {
-            // Padding, or what came of a body that turned out to be malformed. A stream that is gone has given it back.
-            state.consume(id, undelivered, call);
-        } else {
-            state.give_back(undelivered, call);
-        }
-        let Some(stream) = state.streams.get(id).filter(|_| ends) else { return Ok(None) };
-        match stream.incoming {
-            Incoming::Ended => Ok(None),
-            Incoming::Discarded => {
-                stream.incoming = Incoming::Ended;
-                state.settle(id, call);
-                Ok(None)
-            }
-            Incoming::Open if stream.body_left.is_some_and(|left| left > 0) => {
-                let event = self.refuse_body(state, id, "a body shorter than content-length", call)?;
-                if let Some(stream) = state.streams.get(id) {
-                    stream.incoming = Incoming::Ended;
-                }
-                Ok(event)
-            }
-            Incoming::Open => {
-                stream.incoming = Incoming::Ended;
-                state.settle(id, call);
-                Ok(Some(Event::Data { stream: id, bytes: &[], ends: true }))
-            }
-        }
-    }
-
-    fn refuse_body<'a>(
-        &mut self,
-        state: &mut State,
-        id: StreamId,
-        message: &'static str,
-        call: &mut Call<'_>,
-    ) -> Result<Option<Event<'a>>, Closed> {
-        refuse(state, id, Refusal::Malformed(message), call).map(Some)
     }
 
     fn begin_block(&mut self, state: &mut State, head: FrameHead, call: &mut Call<'_>) -> Result<(), Closed> {
@@ -382,7 +252,7 @@ impl Receiver {
         call: &mut Call<'_>,
     ) -> Result<Option<Event<'a>>, Closed> {
         let event = match head.kind {
-            Kind::Data => self.end_body(state, head, call)?,
+            Kind::Data => self.body.end(state, head, call)?,
             Kind::Headers | Kind::Continuation if head.has(flag::END_HEADERS) => {
                 self.end_block(state, call)?
             }
@@ -404,105 +274,6 @@ impl Receiver {
         }
         Ok(event)
     }
-}
-
-/// Opens a stream number: what becomes of its block.
-fn begin_stream(state: &mut State, head: FrameHead, call: &mut Call<'_>) -> Result<Outcome, Closed> {
-    if matches!(state.phase, Phase::Left(_)) {
-        state.budgets.charge_idle(call.now)?;
-        return Ok(Outcome::Ignored);
-    }
-    state.streams.open_number(head.stream);
-    let streams_max = usize::try_from(state.config.streams_max).unwrap_or(usize::MAX);
-    if state.streams.len() >= streams_max {
-        return Ok(Outcome::Refused);
-    }
-    state.budgets.earn_request();
-    Ok(Outcome::Request)
-}
-
-fn open_request<'a>(state: &mut State, block: Block, call: &mut Call<'_>) -> Result<Event<'a>, Closed> {
-    let (id, ends) = (block.stream, block.ends);
-    let head = block.head(state.config.extended_connect);
-    let incoming = match (ends, &head) {
-        (true, _) => Incoming::Ended,
-        (false, Ok(_)) => Incoming::Open,
-        (false, Err(_)) => Incoming::Discarded,
-    };
-    let stream = state.open(id, incoming, call.now);
-    match head {
-        Ok(head) => {
-            if let Some(stream) = stream {
-                stream.body_left = head.content_length();
-                stream.urgency = head.urgency();
-            }
-            Ok(Event::Request { stream: id, head: Box::new(head), ends })
-        }
-        Err(refusal) => {
-            charge_refusal(state, refusal, call)?;
-            Ok(Event::Refused { stream: id, refusal })
-        }
-    }
-}
-
-fn end_with_trailers<'a>(
-    state: &mut State,
-    block: Block,
-    call: &mut Call<'_>,
-) -> Result<Option<Event<'a>>, Closed> {
-    let id = block.stream;
-    // Between two frames of the block this side may have reset the stream.
-    let Some(stream) = state.streams.get(id) else { return Ok(None) };
-    let is_short = stream.body_left.is_some_and(|left| left > 0);
-    let trailers = match block.trailers() {
-        Ok(_) if is_short => Err(Refusal::Malformed("a body shorter than content-length")),
-        trailers => trailers,
-    };
-    let event = match trailers {
-        Ok(trailers) => Event::Trailers { stream: id, trailers },
-        Err(refusal) => refuse(state, id, refusal, call)?,
-    };
-    if let Some(stream) = state.streams.get(id) {
-        stream.incoming = Incoming::Ended;
-        state.settle(id, call);
-    }
-    Ok(Some(event))
-}
-
-/// Ends a request that turned out to be malformed: by an answer if none has begun, else by a reset.
-fn refuse<'a>(
-    state: &mut State,
-    id: StreamId,
-    refusal: Refusal,
-    call: &mut Call<'_>,
-) -> Result<Event<'a>, Closed> {
-    match state.streams.get(id) {
-        Some(stream) if stream.outgoing == Outgoing::Head => {
-            stream.incoming = Incoming::Discarded;
-            charge_refusal(state, refusal, call)?;
-            Ok(Event::Refused { stream: id, refusal })
-        }
-        _ => fail(state, id, ErrorCode::PROTOCOL_ERROR, call),
-    }
-}
-
-fn charge_refusal(state: &mut State, refusal: Refusal, call: &Call<'_>) -> Result<(), Excess> {
-    match refusal {
-        Refusal::Malformed(_) => state.budgets.charge_provoked(call.now),
-        // Large heads of honest clients (cookies) come again and again.
-        Refusal::TooManyFields | Refusal::TooLarge => Ok(()),
-    }
-}
-
-/// Resets a stream for an error of the client.
-fn fail<'a>(
-    state: &mut State,
-    id: StreamId,
-    code: ErrorCode,
-    call: &mut Call<'_>,
-) -> Result<Event<'a>, Closed> {
-    state.reset(id, code, call)?;
-    Ok(Event::Reset { stream: id, code, by: Side::Server })
 }
 
 fn update_window<'a>(
@@ -545,14 +316,9 @@ fn take_settings(state: &mut State) -> Result<(), Closed> {
 /// A frame of a stream that was never opened is an error of the connection (RFC 9113 section 5.1).
 fn check_opened(state: &State, head: FrameHead) -> Result<(), Closed> {
     match state.streams.place(head.stream) {
-        Place::Idle if !is_ignored(state, head.stream) => {
+        Place::Idle if !state.ignores(head.stream) => {
             Err(Closed::protocol("a frame on a stream that was never opened"))
         }
         _ => Ok(()),
     }
-}
-
-/// Whether the stream comes after the last one that the client was told is taken.
-fn is_ignored(state: &State, stream: u32) -> bool {
-    matches!(state.phase, Phase::Left(last) if stream > last)
 }

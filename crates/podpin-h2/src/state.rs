@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::budget::{Budgets, Excess, Trust};
 use crate::deadline::{Activity, Deadlines};
 use crate::error::{Closed, ErrorCode};
-use crate::flow::{ConnectionWindow, Pace, SendWindow};
+use crate::flow::{ConnectionWindow, Pace, SendWindow, StreamWindow};
 use crate::frame;
 use crate::hpack::Encoder;
 use crate::schedule::Schedule;
@@ -82,6 +82,11 @@ impl State {
     /// Returns what deadlines depend on.
     pub(crate) fn activity(&self, is_within_body: bool) -> Activity {
         Activity { open: self.streams.len(), opened: self.streams.opened(), is_within_body }
+    }
+
+    /// Whether a stream comes after the last one that the client was told is taken.
+    pub(crate) fn ignores(&self, stream: u32) -> bool {
+        matches!(self.phase, Phase::Left(last) if stream > last)
     }
 
     /// Ends the connection: a GOAWAY, and no stream any more.
@@ -199,7 +204,7 @@ impl State {
             turn: Turn::Content,
             urgency: 3,
             send: SendWindow::new(self.peer.initial_window),
-            receive: crate::flow::StreamWindow::new(self.config.stream_window, now),
+            receive: StreamWindow::new(self.config.stream_window, now),
             body_left: None,
         };
         self.streams.push(stream);

@@ -15,14 +15,22 @@ pub(crate) enum Part<'a> {
     Begin(FrameHead),
     /// The stream that a priority names.
     Dependency(u32),
-    /// A piece of a body or header block, never empty; `is_last` if neither more of it nor padding follows.
-    Content { bytes: &'a [u8], is_last: bool },
+    /// A piece of a body or header block.
+    Content(Piece<'a>),
     /// A setting.
     Setting { id: u16, value: u32 },
     /// The payload of PING, RST_STREAM, WINDOW_UPDATE or GOAWAY, from its first byte on.
     Word([u8; 8]),
     /// The frame ended.
     End(FrameHead),
+}
+
+/// A piece of a payload, never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// Neither more of the payload nor padding follows.
+    pub(crate) is_last: bool,
 }
 
 /// The place within the bytes of a client.
@@ -194,7 +202,7 @@ impl Reader {
             Kind::Data | Kind::Headers | Kind::Continuation => {
                 let bytes = self.take(input);
                 let is_last = self.left == 0 && self.padding == 0;
-                (!bytes.is_empty()).then_some(Part::Content { bytes, is_last })
+                (!bytes.is_empty()).then_some(Part::Content(Piece { bytes, is_last }))
             }
             Kind::Settings => self.gather(input, 6).then(|| {
                 self.left -= 6;
@@ -284,7 +292,7 @@ mod tests {
                     Ok(None) => break,
                     Err(closed) => return (parts, Some(closed)),
                 };
-                if let Part::Content { bytes, is_last } = part {
+                if let Part::Content(Piece { bytes, is_last }) = part {
                     assert!(!bytes.is_empty());
                     content.extend_from_slice(bytes);
                     if is_last {

@@ -197,3 +197,73 @@ impl Connection {
         Event::Closed(closed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::respond::End;
+    use crate::work;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    fn get(stream: u32) -> Vec<u8> {
+        frame(1, 5, stream, b"\x82\x86\x84\x41\x03app")
+    }
+
+    /// A connection with so many streams that wait for their window.
+    fn waiting(count: u32, out: &mut Vec<u8>) -> Connection {
+        let mut connection =
+            Connection::accept(Arc::new(Config::default()), Trust::Proxy(1000), Millis(0), out);
+        let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, b"\0\x04\0\0\0\0")[..]].concat();
+        let streams = (0..count).flat_map(|number| get(2 * number + 1));
+        let bytes: Vec<u8> = begin.into_iter().chain(streams).collect();
+        let mut input = &bytes[..];
+        while let Some(event) = connection.receive(Millis(0), &mut input, out) {
+            let Event::Request { stream, .. } = event else { panic!("no request: {event:?}") };
+            let mut stream = connection.stream(stream, Millis(0), out).unwrap();
+            stream.head(200, [], End::No).unwrap();
+            assert_eq!(stream.data(&[0; 10_000], End::No), Ok(0));
+        }
+        connection
+    }
+
+    /// The steps that each byte of these frames costs, turns included.
+    fn steps_per_byte(frames: &[u8]) -> usize {
+        let mut out = Vec::new();
+        let mut connection = waiting(100, &mut out);
+        work::taken();
+        for piece in frames.chunks(16 * 1024) {
+            let mut input = piece;
+            while let Some(event) = connection.receive(Millis(0), &mut input, &mut out) {
+                assert!(!matches!(event, Event::Closed(_)), "{event:?}");
+            }
+            while connection.next_writer(0).is_some() {}
+            out.clear();
+        }
+        work::taken() / frames.len()
+    }
+
+    #[test]
+    fn work_is_linear_in_what_a_client_sends_whatever_streams_wait() {
+        let resets: Vec<u8> = (0..100).flat_map(|number| frame(3, 0, 2 * number + 1, &[0; 4])).collect();
+        let reopened: Vec<u8> =
+            (100..2000).flat_map(|number| [frame(3, 0, 1, &[0; 4]), get(2 * number + 1)].concat()).collect();
+        let cases = [
+            ("windows of streams", frame(8, 0, 7, &1_u32.to_be_bytes()).repeat(10_000)),
+            ("windows of the connection", frame(8, 0, 0, &1_u32.to_be_bytes()).repeat(10_000)),
+            ("settings that move every window", frame(4, 0, 0, b"\0\x04\0\0\0\x01").repeat(1_000)),
+            ("many settings in a frame", frame(4, 0, 0, &b"\0\x04\0\0\0\x01".repeat(2_700)).repeat(10)),
+            ("pings", frame(6, 0, 0, &[0; 8]).repeat(10_000)),
+            ("resets", resets),
+            ("streams above the limit", reopened),
+            ("references", frame(1, 5, 201, &[&[0x82, 0x86, 0x84][..], &[0x90; 16_000]].concat())),
+        ];
+        for (what, frames) in cases {
+            let steps = steps_per_byte(&frames);
+            assert!(steps <= 8, "{what}: {steps} steps for each byte");
+        }
+    }
+}

@@ -15,14 +15,14 @@ const CONTINUATIONS_MAX: u8 = 32;
 /// Encoded bytes of a block beyond four times what a head may have, for heads that are refused but do no harm.
 const WIRE_BYTES_MORE: u32 = 64 * 1024;
 
-/// What becomes of a block at its end.
+/// The use of a block at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// A request on a new stream.
     Request,
     /// The trailers of an open stream.
     Trailers,
-    /// Nothing: its stream is gone, or comes after the last one that is taken.
+    /// No use: the stream is gone, or comes after the last one that is taken.
     Ignored,
     /// A new stream is refused: there are too many.
     Refused,

@@ -1,4 +1,4 @@
-//! The DATA frame that is being received: to whom its bytes go, and to which windows they return.
+//! The DATA frame that is being received: its bytes go to the caller or nowhere, and return to the windows once.
 //!
 //! Every byte of a frame, padding included, is taken from both windows when the frame begins. The caller returns what is
 //! delivered when it has consumed it; all else returns when the frame ends.
@@ -15,7 +15,7 @@ use crate::streams::Place;
 /// The DATA frame that is being received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Body {
-    /// Its bytes are delivered; otherwise thrown away.
+    /// Delivery of the bytes to the caller; they are dropped otherwise.
     is_delivered: bool,
     /// Bytes of a body in it so far.
     content: u32,
@@ -70,23 +70,25 @@ impl Body {
         piece: Piece<'a>,
         call: &mut Call<'_>,
     ) -> Result<Option<Event<'a>>, Closed> {
-        let Piece { bytes, is_last } = piece;
+        let Piece { bytes, left, is_last } = piece;
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.content += length;
         let id = StreamId(head.stream);
         let is_wanted = |stream: &&mut Stream| stream.incoming == Incoming::Open;
         let stream = state.streams.get(id).filter(is_wanted).filter(|_| self.is_delivered);
         let Some(stream) = stream else { return Ok(None) };
-        if let Some(left) = &mut stream.body_left {
-            match left.checked_sub(length.into()) {
-                Some(rest) => *left = rest,
-                None => return refuse_body(state, id, "a body longer than content-length", call),
+        if let Some(owed) = &mut stream.body_left {
+            // Of the whole frame, so that none is delivered in part.
+            let whole = u64::from(length) + u64::from(left);
+            if whole > *owed {
+                return refuse_body(state, id, "a body longer than content-length", call);
             }
+            if head.has(flag::END_STREAM) && whole < *owed {
+                return refuse_body(state, id, "a body shorter than content-length", call);
+            }
+            *owed -= u64::from(length);
         }
         let ends = is_last && head.has(flag::END_STREAM);
-        if ends && stream.body_left.is_some_and(|left| left > 0) {
-            return refuse_body(state, id, "a body shorter than content-length", call);
-        }
         self.undelivered -= length;
         if ends {
             stream.incoming = Incoming::Ended;

@@ -1,4 +1,4 @@
-//! What costs and brings no request is bounded: budgets that fill again with time and with requests.
+//! Flood budgets: frames that cost work and bring no request are bounded, and budgets refill with time and requests.
 //!
 //! A client that opens streams and resets them (CVE-2023-44487), makes this side reset them (CVE-2025-8671), or sends
 //! frames that say nothing takes from a budget. Time heals each, since a proxy in front may use one connection for all
@@ -6,7 +6,7 @@
 
 use crate::time::Millis;
 
-/// What a client may reset at once: every stream that it may have open (100), twice. Then so many a second: people who
+/// Resets by the client: every stream that it may have open (100), twice at once. Then 20 a second: people who
 /// leave pages behind one shared connection, not a program that asks a pod for nothing. Too low shows as
 /// `http2_connections_cut_total{reason="resets"}` without an attack.
 const RESETS: Rate = Rate { at_once: 200, per_second: 20, requests_each: 4 };
@@ -56,7 +56,7 @@ impl Excess {
     }
 }
 
-/// How far a peer is trusted with its budgets.
+/// The trust in a peer, which scales its budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// A client of its own.
@@ -65,7 +65,7 @@ pub enum Trust {
     Proxy(u16),
 }
 
-/// So many at once, so many a second, and one more for each so many requests.
+/// A rate: so many at once, so many a second, and one more for each so many requests.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     at_once: u32,
@@ -73,7 +73,7 @@ struct Rate {
     requests_each: u32,
 }
 
-/// What is left of each budget, in thousandths of one.
+/// The rest of each budget, in thousandths of one.
 #[derive(Debug)]
 pub(crate) struct Budgets {
     at: Millis,
@@ -174,7 +174,7 @@ impl Budgets {
         }
     }
 
-    /// Every budget with its rate and the factor.
+    /// Returns every budget with its rate and the factor.
     fn all(&mut self) -> [(&mut u32, (Rate, u32)); 4] {
         let factor = u32::from(self.factor);
         [

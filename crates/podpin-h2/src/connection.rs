@@ -1,4 +1,4 @@
-//! One connection, as its owner sees it.
+//! The connection, which belongs to the owner of a socket.
 
 use std::sync::Arc;
 
@@ -6,9 +6,10 @@ use crate::budget::{Excess, Trust};
 use crate::deadline::Due;
 use crate::error::{Cause, Closed, ErrorCode};
 use crate::event::Event;
+use crate::frame::FRAME_HEAD_BYTES;
 use crate::receive::Receiver;
 use crate::respond::StreamMut;
-use crate::schedule::{FRAME_PAYLOAD_MAX, SMALL_ROOM};
+use crate::schedule::{FRAME_PAYLOAD_MAX, SMALL, SMALL_ROOM};
 use crate::settings::Config;
 use crate::state::{Call, Phase, State};
 use crate::stream::StreamId;
@@ -93,8 +94,9 @@ impl Connection {
     ///
     /// Call this until it returns `None`, after every write to the socket and every input.
     pub fn next_writer(&mut self, pending: usize) -> Option<StreamId> {
-        let room = self.state.config.output_bytes_max.saturating_sub(pending);
-        if self.state.send.bytes() == 0 || room == 0 {
+        let room = self.state.config.output_room(pending + FRAME_HEAD_BYTES);
+        // With less room a frame is not worth a turn, and a stream that cannot use its turn would be named for ever.
+        if self.state.send.bytes() == 0 || room < SMALL {
             return None;
         }
         self.state.schedule.next(self.state.streams.all(), room.div_ceil(FRAME_PAYLOAD_MAX))

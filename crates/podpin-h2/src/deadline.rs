@@ -3,10 +3,10 @@
 use crate::settings::Config;
 use crate::time::Millis;
 
-/// How long a client has to see the first of two GOAWAYs; its acknowledged PING ends the wait.
+/// The time between two GOAWAYs, unless the PING behind the first is acknowledged before.
 const GO_AWAY_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What is due.
+/// The kind of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     /// A frame or header block is not finished, or no first one came.
@@ -23,7 +23,7 @@ pub(crate) enum Due {
     GoAway,
 }
 
-/// When what began.
+/// The moments at which deadlines begin.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
     opened: Millis,
@@ -44,7 +44,7 @@ pub(crate) struct Deadlines {
     awaits_ack: bool,
 }
 
-/// What a deadline depends on beside time.
+/// The circumstances on which deadlines depend beside time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Activity {
     pub(crate) open: usize,

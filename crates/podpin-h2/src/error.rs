@@ -86,7 +86,7 @@ pub enum Cause {
     /// A header block that cannot be decoded.
     #[error("{0}")]
     Hpack(#[from] HpackError),
-    /// More of something than the budgets allow.
+    /// A budget that is used up.
     #[error("too much: {}", .0.as_str())]
     Excess(Excess),
     /// No stream for as long as an idle connection is kept.

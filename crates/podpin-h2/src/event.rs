@@ -1,10 +1,10 @@
-//! What a client did, as the caller hears of it.
+//! Events: actions of a client that the caller has to know of.
 
 use crate::error::{Closed, ErrorCode};
 use crate::head::{Head, Refusal, Trailers};
 use crate::stream::StreamId;
 
-/// One thing that a client did.
+/// An action of the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A request; body and trailers may follow unless it ends here.

@@ -1,4 +1,4 @@
-//! Windows (RFC 9113 section 5.2): what the client lets this side send, and what this side lets the client send.
+//! Flow-control windows in both directions (RFC 9113 section 5.2).
 //!
 //! A receive window is at any moment the sum of three: what the client may still send, what the caller holds, and what
 //! it has consumed and is not given back yet. Nothing else takes from a window or adds to it.
@@ -52,7 +52,7 @@ pub(crate) struct ConnectionWindow {
     size: u32,
     available: u32,
     owed: u32,
-    /// What streams may grow by, all together.
+    /// The growth that is left for all streams together.
     growth: u32,
 }
 
@@ -100,7 +100,7 @@ pub(crate) struct StreamWindow {
     available: u32,
     owed: u32,
     held: u32,
-    /// When the half of the window that is being consumed began.
+    /// The moment at which the half of the window that is being consumed began.
     since: Millis,
 }
 

@@ -1,11 +1,11 @@
 //! The server side of HTTP/2 (RFC 9113, HPACK RFC 7541, extended CONNECT RFC 8441), without sockets and clocks.
 //!
-//! One [`Connection`] belongs to one socket: bytes and moments go in, events and bytes to send come out. Streams are
+//! A [`Connection`] belongs to one socket: bytes and moments go in, events and bytes to send come out. Streams are
 //! written through [`StreamMut`], in any order and by any task of the same thread; bodies wait where they are until
 //! [`Connection::next_writer`] names their stream. Nothing is buffered here beside what HPACK has to remember and one
 //! incomplete field.
 //!
-//! What a client can make this side do or hold has a bound each: fields and bytes of a head while it is decoded, frames
+//! Every cost that a client can cause has a bound: fields and bytes of a head while it is decoded, frames
 //! and bytes of a header block, streams, windows, output, and budgets for frames that cost and bring no request.
 //! A message that breaks a rule ends its stream; the connection goes on.
 

@@ -11,9 +11,9 @@ use crate::stream::{Outgoing, Stream, StreamId, Turn};
 /// Whether a message ends with what is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// More follows.
+    /// The message goes on.
     No,
-    /// Nothing follows.
+    /// The message ends.
     Yes,
 }
 
@@ -37,7 +37,30 @@ pub enum SendError {
     NoRoom,
 }
 
-/// One open stream, borrowed together with the connection's output.
+/// An open stream, borrowed together with the connection's output.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use podpin_h2::{Config, Connection, End, Event, FRAME_HEAD_BYTES, Field, Millis, Trust};
+/// # let mut out = Vec::new();
+/// # let now = Millis(0);
+/// # let mut connection = Connection::accept(Arc::new(Config::default()), Trust::Client, now, &mut out);
+/// # let mut input: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
+/// #     \0\0\x08\x01\x05\0\0\0\x01\x82\x86\x84\x41\x03app";
+/// # let Some(Event::Request { stream: id, .. }) = connection.receive(now, &mut input, &mut out) else { panic!() };
+/// let mut stream = connection.stream(id, now, &mut out).expect("it is open");
+/// stream.interim(103, [Field::new("link", "</style.css>; rel=preload")])?;
+/// stream.head(200, [Field::new("content-type", "text/event-stream")], End::No)?;
+///
+/// // An event, framed around where it stands: nine bytes of room, then the payload.
+/// let mut piece = [&[0; FRAME_HEAD_BYTES][..], b"data: hello\n\n"].concat();
+/// assert_eq!(stream.seal(&mut piece, End::No)?, 13);
+/// assert_eq!(piece, b"\0\0\x0d\0\0\0\0\0\x01data: hello\n\n");
+///
+/// stream.trailers([Field::new("x-events", "1")])?;
+/// assert_eq!(connection.open_streams(), 0);
+/// # Ok::<(), podpin_h2::SendError>(())
+/// ```
 #[derive(Debug)]
 pub struct StreamMut<'a> {
     pub(crate) state: &'a mut State,
@@ -105,7 +128,7 @@ impl StreamMut<'_> {
     /// Frames a piece of the body where it stands: nine bytes of room, then the payload. Returns how much of the payload
     /// was framed; the caller writes the nine bytes and that much to the socket, after all output before it.
     ///
-    /// What is left over is framed by another call on the piece from nine bytes before it, once those have been written.
+    /// The rest is framed by another call, on the piece from nine bytes before the rest, once those have been written.
     ///
     /// # Errors
     /// `Err` if there was no head yet, the response has ended, or the piece has no room for a frame's head.
@@ -160,8 +183,8 @@ impl StreamMut<'_> {
         if !is_small && self.state.schedule.yields(stream, all) {
             return 0;
         }
-        let limit = self.state.config.output_bytes_max + if is_small { SMALL_ROOM } else { 0 };
-        let room = limit.saturating_sub(pending + FRAME_HEAD_BYTES);
+        let taken = (pending + FRAME_HEAD_BYTES).saturating_sub(if is_small { SMALL_ROOM } else { 0 });
+        let room = self.state.config.output_room(taken);
         // A frame that is cut short by room alone would be followed by many such.
         let room = if room < wanted.min(SMALL) { 0 } else { room };
         let frame = FRAME_PAYLOAD_MAX.min(usize::try_from(frame_max).unwrap_or(usize::MAX));

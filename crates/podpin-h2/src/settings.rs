@@ -1,4 +1,4 @@
-//! What this side announces and bounds, and what the client announced (RFC 9113 section 6.5).
+//! Settings: those that this side announces and enforces, and those of the client (RFC 9113 section 6.5).
 
 use std::time::Duration;
 
@@ -8,6 +8,9 @@ use crate::error::{Closed, ErrorCode};
 pub(crate) const INITIAL_WINDOW: u32 = 65_535;
 /// The largest window (RFC 9113 section 6.9.1).
 pub(crate) const WINDOW_MAX: u32 = 0x7fff_ffff;
+
+/// Less output than this would not hold a small write and a frame's head.
+const OUTPUT_BYTES_MIN: usize = 4096;
 
 /// Identifiers of settings.
 pub(crate) mod id {
@@ -22,7 +25,7 @@ pub(crate) mod id {
     pub(crate) const NO_RFC7540_PRIORITIES: u16 = 0x9;
 }
 
-/// One setting as it is written.
+/// A setting as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     pub(crate) id: u16,
@@ -46,7 +49,7 @@ pub struct Config {
     /// The same of one stream whose consumer keeps up; default 1 MiB. Streams grow only as long as all others could still
     /// send what their windows allow, so that a stalled one never stops another.
     pub stream_window_max: u32,
-    /// Unsent bytes of output behind which bodies wait; default 64 KiB.
+    /// Unsent bytes of output behind which bodies wait; default 64 KiB, never less than 4 KiB.
     pub output_bytes_max: usize,
     /// The time that a preface, a frame other than DATA, a header block and the first request may take; default 10 s.
     pub head_timeout: Duration,
@@ -88,6 +91,11 @@ impl Config {
         self.head_bytes_max.saturating_add(fields.saturating_mul(FIELD_OVERHEAD))
     }
 
+    /// Returns the room for bodies behind `pending` bytes of output.
+    pub(crate) fn output_room(&self, pending: usize) -> usize {
+        self.output_bytes_max.max(OUTPUT_BYTES_MIN).saturating_sub(pending)
+    }
+
     /// Returns the SETTINGS of this side.
     pub(crate) fn announced(&self) -> Vec<Setting> {
         let mut settings = vec![
@@ -105,7 +113,7 @@ impl Config {
     }
 }
 
-/// What a field counts beside name and value (RFC 9113 section 6.5.2).
+/// The size of a field beside name and value (RFC 9113 section 6.5.2).
 pub(crate) const FIELD_OVERHEAD: u32 = 32;
 /// Pseudo-header fields that a request has at most.
 const PSEUDO_FIELDS: u32 = 5;

@@ -19,14 +19,14 @@ const GO_AWAY_PING: [u8; 8] = *b"goodbye?";
 /// The payload of the PING into silence.
 const ALIVE_PING: [u8; 8] = *b"are you?";
 
-/// One call into the connection: its moment, and where bytes to send are appended.
+/// A call into the connection: its moment, and the output that bytes to send are appended to.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) now: Millis,
     pub(crate) out: &'a mut Vec<u8>,
 }
 
-/// How far the end of a connection has come.
+/// The progress of a connection towards its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// New streams are taken.
@@ -35,7 +35,7 @@ pub(crate) enum Phase {
     Leaving,
     /// The last GOAWAY was sent: streams above that number are ignored.
     Left(u32),
-    /// Nothing is taken or sent any more.
+    /// The end: no input is taken, no output is produced.
     Closed(Closed),
 }
 

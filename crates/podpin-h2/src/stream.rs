@@ -1,4 +1,4 @@
-//! One stream: what is still to come of its request and to be sent of its response (RFC 9113 section 5.1).
+//! Stream states: the progress of a request and of its response (RFC 9113 section 5.1).
 
 use crate::flow::{SendWindow, StreamWindow};
 
@@ -20,40 +20,40 @@ impl StreamId {
     }
 }
 
-/// What is still to come of a request.
+/// The part of a request that is still to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Incoming {
     /// Body and trailers, as the client likes.
     Open,
-    /// What nobody wants: the request was refused.
+    /// A body that is dropped: the request was refused.
     Discarded,
-    /// Nothing.
+    /// No more.
     Ended,
 }
 
-/// What is still to be sent of a response.
+/// The part of a response that is still to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outgoing {
-    /// Its head, perhaps after interim ones.
+    /// The head, perhaps after interim ones.
     Head,
     /// Body and trailers.
     Body,
-    /// Nothing.
+    /// No more.
     Ended,
 }
 
 /// Whether a stream has bytes to send that did not go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// None.
+    /// No bytes that wait.
     Content,
-    /// Some: it waits for a window, for room, or for others.
+    /// Bytes that wait for a window, for room, or for other streams.
     Waiting,
-    /// Some, and it was told to send them.
+    /// Bytes that may go now: the caller was notified.
     Granted,
 }
 
-/// One open stream.
+/// An open stream.
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) id: StreamId,
@@ -64,7 +64,7 @@ pub(crate) struct Stream {
     pub(crate) urgency: u8,
     pub(crate) send: SendWindow,
     pub(crate) receive: StreamWindow,
-    /// What the body still owes to its content-length; `None` if there is none.
+    /// The rest of the content-length; `None` if the request has none.
     pub(crate) body_left: Option<u64>,
 }
 

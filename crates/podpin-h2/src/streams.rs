@@ -10,7 +10,7 @@ use crate::work;
 /// reset, which costs its sender a little of a budget and nothing else.
 const RECENT: usize = 16;
 
-/// What a stream number means.
+/// The meaning of a stream number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// An open stream, by its place.

@@ -5,10 +5,10 @@
 //! the pieces that the input has, without padding. The same bytes give the same parts however they are cut, but for
 //! where the pieces of a message end.
 
-use super::{FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX, PREFACE, flag};
+use super::head::{FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX, PREFACE, flag};
 use crate::error::{Closed, ErrorCode};
 
-/// A part of a frame.
+/// A part of a frame, in the order of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part<'a> {
     /// A frame begins.
@@ -29,6 +29,8 @@ pub(crate) enum Part<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece<'a> {
     pub(crate) bytes: &'a [u8],
+    /// The bytes that follow in the same frame, padding left out.
+    pub(crate) left: u32,
     /// Neither more of the payload nor padding follows.
     pub(crate) is_last: bool,
 }
@@ -202,7 +204,7 @@ impl Reader {
             Kind::Data | Kind::Headers | Kind::Continuation => {
                 let bytes = self.take(input);
                 let is_last = self.left == 0 && self.padding == 0;
-                (!bytes.is_empty()).then_some(Part::Content(Piece { bytes, is_last }))
+                (!bytes.is_empty()).then_some(Part::Content(Piece { bytes, left: self.left, is_last }))
             }
             Kind::Settings => self.gather(input, 6).then(|| {
                 self.left -= 6;
@@ -292,7 +294,7 @@ mod tests {
                     Ok(None) => break,
                     Err(closed) => return (parts, Some(closed)),
                 };
-                if let Part::Content(Piece { bytes, is_last }) = part {
+                if let Part::Content(Piece { bytes, is_last, .. }) = part {
                     assert!(!bytes.is_empty());
                     content.extend_from_slice(bytes);
                     if is_last {

@@ -1,6 +1,6 @@
 //! The frames that this side writes, appended to the caller's output.
 
-use super::{FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX, flag};
+use super::head::{FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX, flag};
 use crate::error::ErrorCode;
 use crate::settings::Setting;
 

@@ -3,8 +3,9 @@
 //! A head that breaks a rule or a bound lets go of its text at once and has no room for what follows; HPACK goes on without
 //! it.
 
+use super::refusal::Refusal;
 use super::rules::{self, Set};
-use super::{Fields, Head, Pseudo, Refusal, Span, Trailers};
+use super::text::{Fields, Head, Pseudo, Span, Trailers, slice};
 use crate::hpack::Line;
 use crate::settings::{Config, FIELD_OVERHEAD};
 use crate::work;
@@ -31,14 +32,14 @@ impl Bounds {
     }
 }
 
-/// What a header block is.
+/// The purpose of a header block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// The head of a request.
     Request,
     /// The trailer section of a request.
     Trailers,
-    /// Nothing that is wanted: its stream is refused or gone.
+    /// A block of a stream that is refused or gone: only its effect on HPACK counts.
     Nothing,
 }
 
@@ -60,7 +61,7 @@ pub(crate) struct Builder {
     cookies: Cookies,
 }
 
-/// Where cookie crumbs stand.
+/// The place of cookie crumbs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cookies {
     None,
@@ -177,7 +178,7 @@ impl Builder {
         if name.is_empty() || !Set::NAME.has_all(name) {
             return Err(Refusal::Malformed("a field name is not a token in lower case"));
         }
-        if !Set::VALUE.has_all(value) || value.trim_ascii().len() != value.len() {
+        if !rules::is_value(value) || value.trim_ascii().len() != value.len() {
             return Err(Refusal::Malformed("a field value has a control character or white space around it"));
         }
         self.judge_field(line)
@@ -297,7 +298,7 @@ impl Builder {
 
     fn pseudo(&self, which: Pseudo) -> Option<&[u8]> {
         let span = (*self.pseudo.get(which as usize)?)?;
-        Some(super::slice(&self.text, span))
+        Some(slice(&self.text, span))
     }
 
     /// Checks which pseudo-header fields came together (RFC 9113 sections 8.3.1 and 8.5, RFC 8441 section 4).
@@ -339,7 +340,7 @@ fn pseudo_of(name: &[u8], value: &[u8]) -> Result<Pseudo, Refusal> {
         b":method" => (Pseudo::Method, !value.is_empty() && Set::TOKEN.has_all(value)),
         b":scheme" => (Pseudo::Scheme, Set::TOKEN.has_all(value)),
         b":authority" => (Pseudo::Authority, Set::AUTHORITY.has_all(value)),
-        b":path" => (Pseudo::Path, Set::TARGET.has_all(value)),
+        b":path" => (Pseudo::Path, rules::is_target(value)),
         b":protocol" => (Pseudo::Protocol, !value.is_empty() && Set::TOKEN.has_all(value)),
         _ => return Err(Refusal::Malformed("a pseudo-header field that no request has")),
     };

@@ -5,16 +5,12 @@
 pub(super) struct Set(u8);
 
 impl Set {
-    /// A token (RFC 9110 section 5.6.2), as methods and protocols are.
+    /// A token (RFC 9110 section 5.6.2): methods and protocols.
     pub(super) const TOKEN: Set = Set(1);
     /// A token without upper case: a field name (RFC 9113 section 8.2.1).
     pub(super) const NAME: Set = Set(2);
-    /// A field value: no control character but the tabulator.
-    pub(super) const VALUE: Set = Set(4);
-    /// A target: no control character, no space, no fragment. What HTTP/1.1 takes, quotes and bytes above 0x7f included.
-    pub(super) const TARGET: Set = Set(8);
     /// Host and port, nothing that another parser could read as something else.
-    pub(super) const AUTHORITY: Set = Set(16);
+    pub(super) const AUTHORITY: Set = Set(4);
 
     /// Whether all bytes are in the set.
     pub(super) fn has_all(self, bytes: &[u8]) -> bool {
@@ -34,17 +30,26 @@ const fn sets() -> [u8; 256] {
         let is_tchar = byte.is_ascii_alphanumeric()
             || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.')
             || matches!(byte, b'^' | b'_' | b'`' | b'|' | b'~');
-        let is_visible = byte > b' ' && byte != 0x7f;
         let is_host =
             byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"');
         sets[number] = Set::TOKEN.0 * is_tchar as u8
             + Set::NAME.0 * (is_tchar && !byte.is_ascii_uppercase()) as u8
-            + Set::VALUE.0 * (is_visible || byte == b' ' || byte == b'\t') as u8
-            + Set::TARGET.0 * (is_visible && byte != b'#') as u8
             + Set::AUTHORITY.0 * is_host as u8;
         number += 1;
     }
     sets
+}
+
+/// Whether these bytes may be a field value: no control character but the tabulator. Without a branch for each byte, so that
+/// many are compared at once.
+pub(super) fn is_value(bytes: &[u8]) -> bool {
+    bytes.iter().fold(true, |all, byte| all & ((*byte >= b' ') & (*byte != 0x7f) | (*byte == b'\t')))
+}
+
+/// Whether these bytes may be a target: no control character, no space, no fragment. What HTTP/1.1 takes, quotes and bytes
+/// above 0x7f included.
+pub(super) fn is_target(bytes: &[u8]) -> bool {
+    bytes.iter().fold(true, |all, byte| all & (*byte > b' ') & (*byte != 0x7f) & (*byte != b'#'))
 }
 
 /// Whether a name belongs to one connection of HTTP/1.1, which HTTP/2 does not have (RFC 9113 section 8.2.2).

@@ -5,9 +5,10 @@
 //! kept. A string too long to be wanted by anybody is skipped as it comes; as it is longer than the table, all that is
 //! left of it is that it empties the table.
 
-use super::dynamic_table::{DynamicTable, Pair};
+use super::dynamic_table::{DynamicTable, Pair, TABLE_BYTES_MAX};
+use super::error::HpackError;
 use super::static_table::ENTRIES;
-use super::{HpackError, TABLE_BYTES_MAX, huffman, integer};
+use super::{huffman, integer};
 use crate::work;
 
 /// An encoded string above this length is longer than the table when it is decoded: no code has more than 30 bits.
@@ -30,7 +31,7 @@ pub(crate) struct Decoder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Skipped {
     Nothing,
-    /// So many bytes of a name, whose value follows.
+    /// The rest of a name, whose value follows.
     Name {
         left: usize,
         indexing: bool,
@@ -39,7 +40,7 @@ enum Skipped {
     ValueLength {
         indexing: bool,
     },
-    /// So many bytes of a value.
+    /// The rest of a value.
     Value {
         left: usize,
         indexing: bool,
@@ -73,7 +74,7 @@ pub(crate) enum Step {
     Field(Line),
     /// A field that had no room.
     Dropped,
-    /// Nothing: the rest of the input is no whole field yet.
+    /// The rest of the input is no whole field yet.
     Incomplete,
 }
 

@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 
-use super::{HpackError, TABLE_BYTES_MAX};
+use super::error::HpackError;
 use crate::work;
 
-/// What an entry counts beside its bytes (RFC 7541 section 4.1).
+/// The largest dynamic table that a client may use (RFC 9113 section 6.5.2: the initial value, which is never raised).
+pub(super) const TABLE_BYTES_MAX: usize = 4096;
+/// The size of an entry beside its bytes (RFC 7541 section 4.1).
 const ENTRY_OVERHEAD: usize = 32;
 /// A hole of this size is closed: at most [`TABLE_BYTES_MAX`] bytes are moved then, four for each byte inserted.
 const HOLE_BYTES_MAX: usize = 1024;

@@ -4,7 +4,7 @@
 //! the whole table. Codes of up to eight bits, which is nearly everything that is sent, take one look-up; longer ones
 //! compare with the last code of each length.
 
-use super::HpackError;
+use super::error::HpackError;
 use crate::work;
 
 /// The end symbol, which no string may hold.

@@ -1,6 +1,6 @@
 //! Integers of HPACK (RFC 7541 section 5.1): a prefix of some bits, then seven bits a byte.
 
-use super::HpackError;
+use super::error::HpackError;
 
 /// Continuation bytes that an integer of 32 bits needs at most; more of them are padding that only costs.
 const CONTINUATIONS_MAX: usize = 5;

@@ -182,14 +182,34 @@ fn a_bomb_of_references_is_refused_and_pins_nothing() {
 
 #[test]
 fn a_head_that_never_ends_holds_what_one_head_may() {
-    let mut server = Server::new();
-    let field = b"\x00\x01x\x7f\x81\xff\x01".to_vec();
-    server.feed(&frame(HEADERS, 0, 1, &[block(&GET), field].concat()));
-    for _ in 0..3 {
-        server.feed(&frame(CONTINUATION, 0, 1, &[b'v'; 16_000]));
+    // A value of 65,000 bytes, twice what a head may have: nothing of it is kept. One of 30,000: it is, until it is whole.
+    for (length, most) in [(&b"\x7f\xe9\xfa\x03"[..], 4 * 1024), (b"\x7f\xb1\xe9\x01", 64 * 1024)] {
+        let mut server = Server::new();
+        server.feed(&frame(HEADERS, 0, 1, &[&block(&GET), &b"\x00\x01x"[..], length].concat()));
+        for _ in 0..29 {
+            server.feed(&frame(CONTINUATION, 0, 1, &[b'v'; 1_000]));
+            let held = server.connection.heap_bytes();
+            assert!(held <= most, "{held}");
+        }
     }
-    let held = server.connection.heap_bytes();
-    assert!(held <= 2 * 32 * 1024 + 8 * 1024, "{held}");
+}
+
+#[test]
+fn a_head_holds_no_more_than_its_bound_while_it_is_decoded() {
+    // Each reference names 4,000 bytes: the bound has room for eight of them.
+    let bomb = [block(&GET), b"\x40\x01x\x7f\xa1\x1e".to_vec(), vec![b'y'; 4_000]].concat();
+    let mut server = Server::new();
+    server.feed(&frame(HEADERS, 0, 1, &bomb));
+    for _ in 0..30 {
+        let info = allocation_counter::measure(|| drop(server.feed(&frame(CONTINUATION, 0, 1, &[0xbe]))));
+        assert!(info.bytes_max <= 80 * 1024, "{info:?}");
+        assert!(server.connection.heap_bytes() <= 80 * 1024);
+    }
+    // In one piece nothing beyond the bound is ever decoded.
+    let mut server = Server::new();
+    let bytes = frame(HEADERS, END_STREAM | END_HEADERS, 1, &[bomb, vec![0xbe; 8_000]].concat());
+    let info = allocation_counter::measure(|| drop(server.feed(&bytes)));
+    assert!(info.bytes_max <= 128 * 1024, "{info:?}");
 }
 
 #[test]

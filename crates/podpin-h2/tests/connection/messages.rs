@@ -162,6 +162,17 @@ fn bodies_keep_to_their_length() {
 }
 
 #[test]
+fn a_frame_that_breaks_the_length_of_its_body_is_not_delivered_in_part() {
+    for (length, bytes) in [("5", data(1, 0, b"123456")), ("5", data(1, END_STREAM, b"1234"))] {
+        let head = request(1, 0, &[&POST[..], &[("content-length", length)]].concat());
+        let mut server = Server::new();
+        server.feed(&head);
+        let seen: Vec<_> = bytes.chunks(1).flat_map(|piece| server.feed(piece)).collect();
+        assert_eq!(seen, [Seen::Refused { stream: 1, status: 400 }]);
+    }
+}
+
+#[test]
 fn trailers_that_do_not_end_their_request_and_frames_behind_its_end_reset_it() {
     let cases = [
         ([post(1), request(1, 0, &[("x", "y")])].concat(), ErrorCode::PROTOCOL_ERROR),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use podpin_h2::{End, ErrorCode, StreamId};
+use podpin_h2::{Config, End, ErrorCode, StreamId};
 use proptest::prelude::*;
 
 use crate::client::*;
@@ -100,6 +100,26 @@ fn a_turn_that_is_not_taken_is_lost_with_its_stream() {
     let other = server.connection.next_writer(0).unwrap();
     assert_ne!(granted, other);
     assert!(send(&mut server, other.get(), &[0; 100_000]) > 0);
+}
+
+#[test]
+fn a_stream_that_is_named_can_send_however_much_output_waits() {
+    for size in [0, 4096, 64 * 1024] {
+        let mut server = Server::with(Config { output_bytes_max: size, ..Config::default() });
+        server.feed(&[settings(&[(4, WINDOW)]), window_update(0, WINDOW), get(1), get(3)].concat());
+        for stream in [1, 3] {
+            server.stream(stream).head(200, [], End::No).unwrap();
+            send(&mut server, stream, &[0; 100_000]);
+        }
+        for free in 0..4096 {
+            server.out.resize(size.max(4096).saturating_sub(free), 0);
+            while let Some(id) = server.connection.next_writer(server.out.len()) {
+                assert!(send(&mut server, id.get(), &[0; 100_000]) > 0, "{free} bytes are free");
+            }
+        }
+        server.out.clear();
+        assert!(server.connection.next_writer(0).is_some());
+    }
 }
 
 proptest! {

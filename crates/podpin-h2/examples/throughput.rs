@@ -1,7 +1,7 @@
 //! What a request, an event and a megabyte cost: `cargo run --release -p podpin-h2 --example throughput`.
 //!
-//! Give a name (`requests`, `events`, `download`, `upload`) and a number of rounds to run one of them alone, as under `perf
-//! stat -e instructions:u` or `valgrind --tool=none`.
+//! Give a name (`requests`, `events`, `download`, `upload`) and a number of rounds to run one of them alone, as under
+//! `valgrind --tool=callgrind`, which counts instructions.
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 use std::hint::black_box;
@@ -13,6 +13,9 @@ use podpin_h2::{Config, Connection, End, Event, FRAME_HEAD_BYTES, Field, Millis,
 const NOW: Millis = Millis(0);
 const MEGABYTE: usize = 1 << 20;
 
+/// A measurement that runs so many rounds.
+type Run = fn(u32);
+
 /// A connection with its output, as a worker has both.
 struct Server {
     connection: Connection,
@@ -23,8 +26,11 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let only = arguments.next();
     let rounds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(20_000);
-    let all: [(&str, fn(u32)); 4] =
+    let all: [(&str, Run); 4] =
         [("requests", requests), ("events", events), ("download", download), ("upload", upload)];
+    if only.is_none() {
+        sizes();
+    }
     for (name, run) in all {
         if only.as_deref().is_none_or(|only| only == name) {
             let rounds = if name.ends_with("load") { rounds / 100 } else { rounds };
@@ -102,6 +108,17 @@ fn block(first: bool) -> Vec<u8> {
         block.extend_from_slice(value.as_bytes());
     }
     block
+}
+
+/// Prints what a connection holds: without a stream, with one, and what HPACK's table has after a browser's head.
+fn sizes() {
+    let mut server = Server::new();
+    let idle = server.connection.heap_bytes();
+    server.feed(&frame(1, 5, 1, b"\x82\x86\x84\x01\x03app"));
+    let stream = server.connection.heap_bytes() - idle;
+    server.feed(&frame(1, 5, 3, &block(true)));
+    let table = server.connection.heap_bytes() - idle - 2 * stream;
+    println!("connection {} bytes, stream {stream}, table {table}", size_of::<Connection>() + idle);
 }
 
 /// A request with a browser's head and an answer of 120 bytes.

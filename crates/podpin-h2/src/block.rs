@@ -1,7 +1,7 @@
 //! A header block that is being received: HEADERS and the CONTINUATIONs that belong to it.
 //!
-//! Fields are decoded as they come. What is kept is the head as far as it is decoded and, between two pieces, the bytes of
-//! one incomplete field.
+//! Fields are decoded as they come. What is kept is the head as far as it is decoded and, between two pieces, the
+//! bytes of one incomplete field.
 
 use crate::budget::Excess;
 use crate::error::{Closed, ErrorCode};
@@ -10,7 +10,8 @@ use crate::hpack::{Decoder, HpackError, Step};
 use crate::settings::Config;
 use crate::stream::StreamId;
 
-/// CONTINUATION frames of one block: heads of 32 KiB have two or three, and clients that send small frames are not known.
+/// CONTINUATION frames of one block: heads of 32 KiB have two or three, and clients that send small frames are not
+/// known.
 const CONTINUATIONS_MAX: u8 = 32;
 /// Encoded bytes of a block beyond four times what a head may have, for heads that are refused but do no harm.
 const WIRE_BYTES_MORE: u32 = 64 * 1024;

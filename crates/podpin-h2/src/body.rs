@@ -1,7 +1,7 @@
 //! The DATA frame that is being received: its bytes go to the caller or nowhere, and return to the windows once.
 //!
-//! Every byte of a frame, padding included, is taken from both windows when the frame begins. The caller returns what is
-//! delivered when it has consumed it; all else returns when the frame ends.
+//! Every byte of a frame, padding included, is taken from both windows when the frame begins. The caller returns
+//! what is delivered when it has consumed it; all else returns when the frame ends.
 
 use crate::error::{Closed, ErrorCode};
 use crate::event::Event;
@@ -111,7 +111,8 @@ impl Body {
         let id = StreamId(head.stream);
         let Body { is_delivered, undelivered, .. } = *self;
         if is_delivered {
-            // Padding, or what came of a body that turned out to be malformed. A stream that is gone has given it back.
+            // Padding, or what came of a body that turned out to be malformed. A stream that is gone has given it
+            // back.
             state.consume(id, undelivered, call);
         } else {
             state.give_back(undelivered, call);

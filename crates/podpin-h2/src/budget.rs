@@ -1,8 +1,8 @@
 //! Flood budgets: frames that cost work and bring no request are bounded, and budgets refill with time and requests.
 //!
 //! A client that opens streams and resets them (CVE-2023-44487), makes this side reset them (CVE-2025-8671), or sends
-//! frames that say nothing takes from a budget. Time heals each, since a proxy in front may use one connection for all
-//! of its clients and for weeks; one that the operator trusts has budgets that are a multiple.
+//! frames that say nothing takes from a budget. Time heals each, since a proxy in front may use one connection for
+//! all of its clients and for weeks; one that the operator trusts has budgets that are a multiple.
 
 use crate::time::Millis;
 
@@ -16,8 +16,8 @@ const PROVOKED: Rate = Rate { at_once: 100, per_second: 5, requests_each: 10 };
 /// Frames that say nothing: browsers send a few dozen priorities for a page and a PING now and then. Streams that are
 /// refused for being too many count here as well: no pod hears of them, and before our SETTINGS a client cannot know.
 const IDLE: Rate = Rate { at_once: 1000, per_second: 100, requests_each: 1 };
-/// Frames of bodies, of which each costs a quarter and each payload byte gives 1/128 back: those of 32 bytes and more are
-/// free, and a chat that sends single bytes may do so 400 times a second.
+/// Frames of bodies, of which each costs a quarter and each payload byte gives 1/128 back: those of 32 bytes and
+/// more are free, and a chat that sends single bytes may do so 400 times a second.
 const BODY: Rate = Rate { at_once: 1000, per_second: 100, requests_each: 1 };
 const BODY_FRAME: u32 = THOUSAND / 4;
 const BODY_BYTE: u32 = 8;

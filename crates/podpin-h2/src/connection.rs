@@ -20,10 +20,10 @@ const OUTPUT_BYTES_MORE: usize = 256 * 1024;
 
 /// The server side of one HTTP/2 connection.
 ///
-/// Bytes of the client go into [`Connection::receive`], which returns what they mean; what has to be sent is appended to
-/// the `out` of every call, in whole frames, and the caller writes that to the socket when its turn ends. The connection
-/// keeps neither: between two calls it holds the state of its streams, HPACK's table, and the bytes of at most one
-/// incomplete field.
+/// Bytes of the client go into [`Connection::receive`], which returns what they mean; what has to be sent is
+/// appended to the `out` of every call, in whole frames, and the caller writes that to the socket when its turn
+/// ends. The connection keeps neither: between two calls it holds the state of its streams, HPACK's table, and the
+/// bytes of at most one incomplete field.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -89,8 +89,8 @@ impl Connection {
         Some(StreamMut { state: &mut self.state, id, call: Call { now, out } })
     }
 
-    /// Returns the next stream that has bytes to send and room for them, behind `pending` bytes of unsent output; `None`
-    /// if none has. It is expected to send now: each is named once for each time that it could not.
+    /// Returns the next stream that has bytes to send and room for them, behind `pending` bytes of unsent output;
+    /// `None` if none has. It is expected to send now: each is named once for each time that it could not.
     ///
     /// Call this until it returns `None`, after every write to the socket and every input.
     pub fn next_writer(&mut self, pending: usize) -> Option<StreamId> {
@@ -102,8 +102,8 @@ impl Connection {
         self.state.schedule.next(self.state.streams.all(), room.div_ceil(FRAME_PAYLOAD_MAX))
     }
 
-    /// Whether more input is welcome behind `pending` bytes of unsent output: a client that does not read its answers is
-    /// not read either.
+    /// Whether more input is welcome behind `pending` bytes of unsent output: a client that does not read its
+    /// answers is not read either.
     #[must_use]
     pub fn wants_input(&self, pending: usize) -> bool {
         pending <= self.state.config.output_bytes_max + SMALL_ROOM
@@ -141,8 +141,8 @@ impl Connection {
         None
     }
 
-    /// Begins the end in two steps (RFC 9113 section 6.8): a GOAWAY that still takes streams on their way, and another
-    /// after a round trip or a second. Open streams go on; a second call takes the second step at once.
+    /// Begins the end in two steps (RFC 9113 section 6.8): a GOAWAY that still takes streams on their way, and
+    /// another after a round trip or a second. Open streams go on; a second call takes the second step at once.
     pub fn shut_down(&mut self, now: Millis, out: &mut Vec<u8>) {
         self.state.leave(&mut Call { now, out });
     }

@@ -16,8 +16,8 @@ pub enum Event<'a> {
         /// No body follows.
         ends: bool,
     },
-    /// A request that must not be passed on. On a new stream instead of [`Event::Request`], or on one whose response has
-    /// not begun: answer it with [`Refusal::status`]. No more of its request comes.
+    /// A request that must not be passed on. On a new stream instead of [`Event::Request`], or on one whose
+    /// response has not begun: answer it with [`Refusal::status`]. No more of its request comes.
     Refused {
         /// The stream, which is open for the answer.
         stream: StreamId,

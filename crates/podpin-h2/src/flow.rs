@@ -1,11 +1,12 @@
 //! Flow-control windows in both directions (RFC 9113 section 5.2).
 //!
-//! A receive window is at any moment the sum of three: what the client may still send, what the caller holds, and what
-//! it has consumed and is not given back yet. Nothing else takes from a window or adds to it.
+//! A receive window is at any moment the sum of three: what the client may still send, what the caller holds, and
+//! what it has consumed and is not given back yet. Nothing else takes from a window or adds to it.
 //!
 //! Streams begin with small windows and double while their consumer keeps up with a sender that waits for the window:
-//! half a window that comes and is consumed within a round trip. All that streams are granted beyond their beginning has
-//! to fit into the connection's window beside the beginnings of all others: one that stalls then stops no other.
+//! half a window that comes and is consumed within a round trip. All that streams are granted beyond their
+//! beginning has to fit into the connection's window beside the beginnings of all others: one that stalls then
+//! stops no other.
 
 use crate::settings::{Config, INITIAL_WINDOW, WINDOW_MAX};
 use crate::time::Millis;
@@ -258,7 +259,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_given_back_is_what_was_consumed(steps in prop::collection::vec((0_usize..3, 0_u32..40_000, 0_u32..40_000, 0_u64..50), 1..200)) {
+        fn what_is_given_back_is_what_was_consumed(
+            steps in prop::collection::vec((0_usize..3, 0_u32..40_000, 0_u32..40_000, 0_u64..50), 1..200),
+        ) {
             let config = Config { connection_window: 200_000, streams_max: 3, stream_window: 30_000, stream_window_max: 90_000, ..Config::default() };
             let (mut connection, announced) = ConnectionWindow::new(&config);
             let mut streams: Vec<_> = (0..3).map(|_| StreamWindow::new(config.stream_window, Millis(0))).collect();

@@ -1,7 +1,7 @@
 //! Effects of whole messages, and of errors in them, on their streams.
 //!
-//! An error of a message ends its stream alone (RFC 9113 section 8.1.1): by an answer where one can still be given, and by
-//! RST_STREAM else. Each is charged, since it costs work that no pod asked for.
+//! An error of a message ends its stream alone (RFC 9113 section 8.1.1): by an answer where one can still be given,
+//! and by RST_STREAM else. Each is charged, since it costs work that no pod asked for.
 
 use crate::block::{Block, Outcome};
 use crate::budget::Excess;

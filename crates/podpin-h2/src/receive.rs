@@ -189,8 +189,8 @@ impl Receiver {
         }
     }
 
-    /// A stream that depends on itself is an error of that stream (RFC 7540 section 5.3.1); all other priorities of that
-    /// kind are ignored (RFC 9113 section 5.3.2).
+    /// A stream that depends on itself is an error of that stream (RFC 7540 section 5.3.1); all other priorities of
+    /// that kind are ignored (RFC 9113 section 5.3.2).
     fn depend<'a>(
         &mut self,
         state: &mut State,

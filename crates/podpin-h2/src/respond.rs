@@ -105,8 +105,8 @@ impl StreamMut<'_> {
         Ok(())
     }
 
-    /// Sends a piece of the body; returns how much of it went. The rest is the caller's to keep: the stream waits, and
-    /// [`crate::Connection::next_writer`] names it when there is room for more.
+    /// Sends a piece of the body; returns how much of it went. The rest is the caller's to keep: the stream waits,
+    /// and [`crate::Connection::next_writer`] names it when there is room for more.
     ///
     /// # Errors
     /// `Err` if there was no head yet, or the response has ended.
@@ -125,10 +125,11 @@ impl StreamMut<'_> {
         Ok(count)
     }
 
-    /// Frames a piece of the body where it stands: nine bytes of room, then the payload. Returns how much of the payload
-    /// was framed; the caller writes the nine bytes and that much to the socket, after all output before it.
+    /// Frames a piece of the body where it stands: nine bytes of room, then the payload. Returns how much of the
+    /// payload was framed; the caller writes the nine bytes and that much to the socket, after all output before it.
     ///
-    /// The rest is framed by another call, on the piece from nine bytes before the rest, once those have been written.
+    /// The rest is framed by another call, on the piece from nine bytes before the rest, once those have been
+    /// written.
     ///
     /// # Errors
     /// `Err` if there was no head yet, the response has ended, or the piece has no room for a frame's head.

@@ -1,8 +1,8 @@
 //! The order in which streams send: by urgency, then round robin by frame; small writes go at once.
 //!
-//! No bytes are queued here: a stream whose bytes do not go keeps them, and is granted its turn when there is a window, room in
-//! the output and nobody before it. A turn is one frame. An event or a small answer waits for no other stream's turn and
-//! has room of its own behind the output that others have filled.
+//! No bytes are queued here: a stream whose bytes do not go keeps them, and is granted its turn when there is a
+//! window, room in the output and nobody before it. A turn is one frame. An event or a small answer waits for no
+//! other stream's turn and has room of its own behind the output that others have filled.
 
 use crate::stream::{Stream, StreamId, Turn};
 use crate::work;
@@ -33,7 +33,8 @@ impl Schedule {
         stream.turn = turn;
     }
 
-    /// Returns the stream that sends next and grants it a turn; `None` if none can, or if `turns` are granted already.
+    /// Returns the stream that sends next and grants it a turn; `None` if none can, or if `turns` are granted
+    /// already.
     pub(crate) fn next(&mut self, streams: &mut [Stream], turns: usize) -> Option<StreamId> {
         let granted = usize::try_from(self.granted).unwrap_or(usize::MAX);
         if self.waiting == 0 || granted >= turns {

@@ -41,13 +41,13 @@ pub struct Config {
     pub head_fields_max: u16,
     /// Streams that may be open at once; default 100.
     pub streams_max: u32,
-    /// Bytes of bodies that all streams together may have sent and the caller not consumed; default 16 MiB, never less
-    /// than 65,535.
+    /// Bytes of bodies that all streams together may have sent and the caller not consumed; default 16 MiB, never
+    /// less than 65,535.
     pub connection_window: u32,
     /// The same of one stream when it begins; default 65,535.
     pub stream_window: u32,
-    /// The same of one stream whose consumer keeps up; default 1 MiB. Streams grow only as long as all others could still
-    /// send what their windows allow, so that a stalled one never stops another.
+    /// The same of one stream whose consumer keeps up; default 1 MiB. Streams grow only as long as all others could
+    /// still send what their windows allow, so that a stalled one never stops another.
     pub stream_window_max: u32,
     /// Unsent bytes of output behind which bodies wait; default 64 KiB, never less than 4 KiB.
     pub output_bytes_max: usize,
@@ -57,7 +57,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// The time that an acknowledgement of SETTINGS or PING may take; default 30 s.
     pub ack_timeout: Duration,
-    /// The silence of a connection with open streams after which a PING asks whether it lives; `None` if it never does.
+    /// The silence of a connection with open streams after which a PING asks whether it lives; `None` if it never
+    /// does.
     pub ping_interval: Option<Duration>,
     /// Whether extended CONNECT is announced and taken (RFC 8441); default no.
     pub extended_connect: bool,
@@ -83,8 +84,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Returns the size of a header list that is announced and enforced (RFC 9113 section 6.5.2: 32 bytes more for each
-    /// field), which a head within the other two bounds does not pass.
+    /// Returns the size of a header list that is announced and enforced (RFC 9113 section 6.5.2: 32 bytes more for
+    /// each field), which a head within the other two bounds does not pass.
     #[must_use]
     pub fn header_list_bytes_max(&self) -> u32 {
         let fields = u32::from(self.head_fields_max).saturating_add(PSEUDO_FIELDS);

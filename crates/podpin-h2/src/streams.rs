@@ -6,8 +6,8 @@
 use crate::stream::{Stream, StreamId};
 use crate::work;
 
-/// Streams that this side reset and whose frames may still be on their way. One more than these is answered with another
-/// reset, which costs its sender a little of a budget and nothing else.
+/// Streams that this side reset and whose frames may still be on their way. One more than these is answered with
+/// another reset, which costs its sender a little of a budget and nothing else.
 const RECENT: usize = 16;
 
 /// The meaning of a stream number.

@@ -1,9 +1,9 @@
 //! Reads the frames of a client out of any pieces, keeping no more than nine bytes.
 //!
-//! Everything that frames alone say is checked here (RFC 9113 sections 4 and 6): lengths, padding, which types belong to
-//! a stream and which to the connection. Payloads of fixed length come as a whole; those that carry a message come in
-//! the pieces that the input has, without padding. The same bytes give the same parts however they are cut, but for
-//! where the pieces of a message end.
+//! Everything that frames alone say is checked here (RFC 9113 sections 4 and 6): lengths, padding, which types
+//! belong to a stream and which to the connection. Payloads of fixed length come as a whole; those that carry a
+//! message come in the pieces that the input has, without padding. The same bytes give the same parts however they
+//! are cut, but for where the pieces of a message end.
 
 use super::head::{FRAME_HEAD_BYTES, FrameHead, Kind, PAYLOAD_BYTES_MAX, PREFACE, flag};
 use crate::error::{Closed, ErrorCode};
@@ -403,7 +403,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_the_same_parts_however_they_are_cut(frames in prop::collection::vec((0_u8..11, any::<u8>(), 0_u32..3, prop::collection::vec(any::<u8>(), 0..20)), 0..10), chunk in 1_usize..20) {
+        fn any_bytes_give_the_same_parts_however_they_are_cut(
+            frames in prop::collection::vec((0_u8..11, any::<u8>(), 0_u32..3, prop::collection::vec(any::<u8>(), 0..20)), 0..10),
+            chunk in 1_usize..20,
+        ) {
             let bytes: Vec<u8> = frames.iter().flat_map(|(kind, flags, stream, payload)| frame(*kind, *flags, *stream, payload)).collect();
             prop_assert_eq!(parts(&bytes, chunk), parts(&bytes, 1_000_000));
         }

@@ -43,8 +43,8 @@ pub(crate) fn window_update(out: &mut Vec<u8>, stream: u32, increment: u32) {
     out.extend_from_slice(&increment.to_be_bytes());
 }
 
-/// Writes the head of HEADERS into the nine bytes at `start`, behind which a header block was appended; a block that is
-/// larger than a frame goes on in CONTINUATION.
+/// Writes the head of HEADERS into the nine bytes at `start`, behind which a header block was appended; a block
+/// that is larger than a frame goes on in CONTINUATION.
 pub(crate) fn seal_headers(out: &mut Vec<u8>, start: usize, stream: u32, flags: u8) {
     let most = usize::try_from(PAYLOAD_BYTES_MAX).unwrap_or(usize::MAX);
     let (mut at, mut kind, mut flags) = (start, Kind::Headers, flags);

@@ -1,7 +1,7 @@
 //! Builds a head from the lines that HPACK decodes, judging each as it comes.
 //!
-//! A head that breaks a rule or a bound lets go of its text at once and has no room for what follows; HPACK goes on without
-//! it.
+//! A head that breaks a rule or a bound lets go of its text at once and has no room for what follows; HPACK goes on
+//! without it.
 
 use super::refusal::Refusal;
 use super::rules::{self, Set};

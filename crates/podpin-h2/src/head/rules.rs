@@ -40,14 +40,14 @@ const fn sets() -> [u8; 256] {
     sets
 }
 
-/// Whether these bytes may be a field value: no control character but the tabulator. Without a branch for each byte, so that
-/// many are compared at once.
+/// Whether these bytes may be a field value: no control character but the tabulator. Without a branch for each
+/// byte, so that many are compared at once.
 pub(super) fn is_value(bytes: &[u8]) -> bool {
     bytes.iter().fold(true, |all, byte| all & ((*byte >= b' ') & (*byte != 0x7f) | (*byte == b'\t')))
 }
 
-/// Whether these bytes may be a target: no control character, no space, no fragment. What HTTP/1.1 takes, quotes and bytes
-/// above 0x7f included.
+/// Whether these bytes may be a target: no control character, no space, no fragment. What HTTP/1.1 takes, quotes
+/// and bytes above 0x7f included.
 pub(super) fn is_target(bytes: &[u8]) -> bool {
     bytes.iter().fold(true, |all, byte| all & (*byte > b' ') & (*byte != 0x7f) & (*byte != b'#'))
 }

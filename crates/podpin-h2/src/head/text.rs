@@ -77,8 +77,8 @@ impl Head {
         self.pseudo(Pseudo::Authority).unwrap_or_default()
     }
 
-    /// Returns path and query, or `*`; `None` if this is a plain CONNECT. Any byte but spaces, controls and `#` may stand
-    /// in it, those above 0x7f included.
+    /// Returns path and query, or `*`; `None` if this is a plain CONNECT. Any byte but spaces, controls and `#` may
+    /// stand in it, those above 0x7f included.
     #[must_use]
     pub fn path(&self) -> Option<&[u8]> {
         self.pseudo(Pseudo::Path)

@@ -2,8 +2,8 @@
 //!
 //! The text is the head that the caller builds: no field exists twice but for those that the dynamic table keeps. The
 //! caller says how much room a field may take, and a field without room is left out while its effect on the table is
-//! kept. A string too long to be wanted by anybody is skipped as it comes; as it is longer than the table, all that is
-//! left of it is that it empties the table.
+//! kept. A string too long to be wanted by anybody is skipped as it comes; as it is longer than the table, all that
+//! is left of it is that it empties the table.
 
 use super::dynamic_table::{DynamicTable, Pair, TABLE_BYTES_MAX};
 use super::error::HpackError;
@@ -517,7 +517,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_in_any_pieces_give_the_same(bytes in prop::collection::vec(any::<u8>(), 0..300), cuts in prop::collection::vec(1_usize..20, 1..50), room in 0_usize..200) {
+        fn any_bytes_in_any_pieces_give_the_same(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            cuts in prop::collection::vec(1_usize..20, 1..50),
+            room in 0_usize..200,
+        ) {
             let whole = block(&mut Decoder::new(0), &[&bytes], room);
             let mut pieces = Vec::new();
             let mut rest = &bytes[..];
@@ -531,7 +535,9 @@ mod tests {
         }
 
         #[test]
-        fn fields_come_out_as_a_client_put_them_in(fields in prop::collection::vec(("[a-z]{1,8}", "[ -~]{0,40}", 0_u8..3, any::<bool>()), 0..40)) {
+        fn fields_come_out_as_a_client_put_them_in(
+            fields in prop::collection::vec(("[a-z]{1,8}", "[ -~]{0,40}", 0_u8..3, any::<bool>()), 0..40),
+        ) {
             let (mut bytes, mut expected) = (Vec::new(), String::new());
             for (name, value, kind, is_huffman) in fields {
                 bytes.push([0x40, 0x00, 0x10][usize::from(kind)]);

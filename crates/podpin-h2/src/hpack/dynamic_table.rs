@@ -1,15 +1,16 @@
 //! The dynamic table of HPACK (RFC 7541 section 2.3.2): as large as what is in it.
 //!
 //! Names and values of all entries stand in one buffer, oldest first; what was evicted leaves a hole at its beginning
-//! that is closed once it is large enough to pay for the move, so that an insertion costs its own bytes a few times over
-//! and never the whole table.
+//! that is closed once it is large enough to pay for the move, so that an insertion costs its own bytes a few times
+//! over and never the whole table.
 
 use std::collections::VecDeque;
 
 use super::error::HpackError;
 use crate::work;
 
-/// The largest dynamic table that a client may use (RFC 9113 section 6.5.2: the initial value, which is never raised).
+/// The largest dynamic table that a client may use (RFC 9113 section 6.5.2: the initial value, which is never
+/// raised).
 pub(super) const TABLE_BYTES_MAX: usize = 4096;
 /// The size of an entry beside its bytes (RFC 7541 section 4.1).
 const ENTRY_OVERHEAD: usize = 32;
@@ -200,7 +201,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_table_is_the_list_that_the_rfc_describes(sizes in prop::collection::vec((0_usize..5, 0_usize..1500), 1..200), cut in 0_usize..=4096) {
+        fn the_table_is_the_list_that_the_rfc_describes(
+            sizes in prop::collection::vec((0_usize..5, 0_usize..1500), 1..200),
+            cut in 0_usize..=4096,
+        ) {
             let mut table = DynamicTable::new();
             let mut list: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
             for (place, (name, value)) in sizes.into_iter().enumerate() {

@@ -1,8 +1,8 @@
 //! The Huffman code of HPACK (RFC 7541 section 5.2 and appendix B), decoding only.
 //!
-//! The code is canonical: codes of one length follow each other in the order of their symbols, so that the lengths are
-//! the whole table. Codes of up to eight bits, which is nearly everything that is sent, take one look-up; longer ones
-//! compare with the last code of each length.
+//! The code is canonical: codes of one length follow each other in the order of their symbols, so that the lengths
+//! are the whole table. Codes of up to eight bits, which is nearly everything that is sent, take one look-up;
+//! longer ones compare with the last code of each length.
 
 use super::error::HpackError;
 use crate::work;

@@ -182,7 +182,8 @@ fn a_bomb_of_references_is_refused_and_pins_nothing() {
 
 #[test]
 fn a_head_that_never_ends_holds_what_one_head_may() {
-    // A value of 65,000 bytes, twice what a head may have: nothing of it is kept. One of 30,000: it is, until it is whole.
+    // A value of 65,000 bytes, twice what a head may have: nothing of it is kept. One of 30,000: it is, until it is
+    // whole.
     for (length, most) in [(&b"\x7f\xe9\xfa\x03"[..], 4 * 1024), (b"\x7f\xb1\xe9\x01", 64 * 1024)] {
         let mut server = Server::new();
         server.feed(&frame(HEADERS, 0, 1, &[&block(&GET), &b"\x00\x01x"[..], length].concat()));

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use crate::client::*;
 
-/// Events and frames of bytes that come in these pieces, answered by the number of their stream. Windows depend on how much
-/// is consumed at once and are left out.
+/// Events and frames of bytes that come in these pieces, answered by the number of their stream. Windows depend on
+/// how much is consumed at once and are left out.
 fn run(bytes: &[u8], cuts: &[usize]) -> (Vec<Seen>, Vec<Frame>) {
     let config = Config { head_bytes_max: 600, head_fields_max: 8, streams_max: 4, ..Config::default() };
     let mut server = Server::fresh(config, Trust::Client);
@@ -92,13 +92,19 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn the_same_bytes_cut_differently_give_the_same_events(frames in prop::collection::vec(frames(), 0..30), cuts in prop::collection::vec(1_usize..40, 1..20)) {
+    fn the_same_bytes_cut_differently_give_the_same_events(
+        frames in prop::collection::vec(frames(), 0..30),
+        cuts in prop::collection::vec(1_usize..40, 1..20),
+    ) {
         let bytes = [PREFACE, &settings(&[]), &frames.concat()].concat();
         prop_assert_eq!(run(&bytes, &cuts), run(&bytes, &[1_000_000]));
     }
 
     #[test]
-    fn any_bytes_give_the_same_events(bytes in prop::collection::vec(any::<u8>(), 0..300), cuts in prop::collection::vec(1_usize..40, 1..20)) {
+    fn any_bytes_give_the_same_events(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        cuts in prop::collection::vec(1_usize..40, 1..20),
+    ) {
         let bytes = [PREFACE, &settings(&[]), &bytes].concat();
         prop_assert_eq!(run(&bytes, &cuts), run(&bytes, &[1_000_000]));
     }

@@ -28,9 +28,7 @@ const NOW: Millis = Millis(0);
 impl Server {
     fn event(&mut self, event: Event<'_>) {
         match event {
-            Event::Request { stream, head, ends } => {
-                self.request(stream, &head.path().unwrap().to_vec(), ends)
-            }
+            Event::Request { stream, head, ends } => self.request(stream, head.path().unwrap(), ends),
             Event::Data { stream, bytes, ends } => {
                 let pending = self.pending.entry(stream).or_default();
                 pending.bytes.extend_from_slice(bytes);

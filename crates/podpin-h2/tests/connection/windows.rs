@@ -1,4 +1,5 @@
-//! Windows both ways: what may be sent is never passed, what is consumed is given back, and a stalled stream stops no other.
+//! Windows both ways: what may be sent is never passed, what is consumed is given back, and a stalled stream stops
+//! no other.
 
 use podpin_h2::{Config, End, ErrorCode, Millis, Side, StreamId};
 

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 /// Crates that read no clock, no socket, no environment.
-const PURE: [&str; 5] =
-    ["podpin-affinity", "podpin-endpoints", "podpin-h2", "podpin-sse", "podpin-config"];
+const PURE: [&str; 5] = ["podpin-affinity", "podpin-endpoints", "podpin-h2", "podpin-sse", "podpin-config"];
 
 /// What a pure crate must not have, not even through others.
 const FORBIDDEN_IN_PURE: [&str; 6] = ["tokio", "pingora", "kube", "k8s-openapi", "tracing", "prometheus"];
@@ -161,7 +160,14 @@ fn dependencies_point_in_one_direction() {
         ("podpin-discovery", &["podpin-endpoints", "podpin-config"]),
         (
             "podpin-proxy",
-            &["podpin-affinity", "podpin-endpoints", "podpin-h2", "podpin-sse", "podpin-config", "podpin-discovery"],
+            &[
+                "podpin-affinity",
+                "podpin-endpoints",
+                "podpin-h2",
+                "podpin-sse",
+                "podpin-config",
+                "podpin-discovery",
+            ],
         ),
     ];
     let mut problems = Vec::new();

@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 /// Crates that read no clock, no socket, no environment.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "podpin-affinity",
     "podpin-config",
     "podpin-drain",
     "podpin-endpoints",
+    "podpin-h2",
     "podpin-sse",
     "podpin-time",
     "podpin-wire",

@@ -8,10 +8,8 @@
 mod departed;
 mod endpoint;
 mod lot;
-mod pace;
 mod phase;
 mod pick;
-mod shift;
 mod snapshot;
 mod streams;
 mod table;
@@ -19,10 +17,8 @@ mod update;
 
 pub use endpoint::{DrainTimes, Endpoint, EndpointId};
 
-pub use pace::{BudgetLimits, Departure, Motion, Pacer, Purse};
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};
-pub use shift::{Balance, Share, Shift, shift};
 pub use snapshot::{Counts, Snapshot};
 pub use streams::{EjectionPolicy, Load, Permit};
 pub use table::{Applied, Refused, Table, Transition};

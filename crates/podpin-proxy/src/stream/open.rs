@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, Version};
 use podpin_config::{Handover, Unavailable};
+use podpin_drain::Mobility;
 use podpin_endpoints::{Endpoint, EndpointId, MoveReason};
 use podpin_sse::{Framer, retry_line};
 use podpin_time::Millis;
@@ -260,11 +261,7 @@ impl<'a> Opening<'a> {
         let passage = self.passage(&answer, &placement, streams);
         let accounts = self.accounts(&placement, status, (streams, passage.is_some()));
         if streams {
-            self.shared.leave_with_the_others(accounts.record());
-            if let Some(session) = accounts.record().session {
-                let service = self.admission.service();
-                service.returns.came_back(session, clock::now(), &service.metrics);
-            }
+            accounts.record().note_return(clock::now());
         }
         let Some(begun) = exchange.begin(status, &lines, self.head.version, length) else {
             return accounts.settle(&Finished::client_gone());
@@ -280,6 +277,7 @@ impl<'a> Opening<'a> {
             early: answer.rest,
             body: self.body(streams, passage.is_some()),
             times: self.times(streams),
+            shared: Arc::clone(self.shared),
             record: Arc::clone(accounts.record()),
             permits,
             passage,
@@ -382,16 +380,20 @@ impl<'a> Opening<'a> {
         let shared = self.shared;
         let kind = if streams { Kind::Stream } else { Kind::Request };
         let session = self.admission.is_recognised().then(|| *self.admission.session.as_bytes());
-        let record = shared.streams.open(stream_registry::Opening {
+        let opening = stream_registry::Opening {
             kind,
             route: Arc::clone(&self.admission.route),
             endpoint: Arc::clone(&placement.endpoint),
             client: self.client.address,
             session,
             since: self.began,
-            may_be_rebalanced: goes_on && self.admission.may_be_rebalanced(),
-            finishes: false,
-        });
+            mobility: if goes_on && self.admission.may_be_rebalanced() {
+                Mobility::Rebalances
+            } else {
+                Mobility::Leaves
+            },
+        };
+        let record = shared.streams.open(|id| opening.into_record(id));
         let log = shared.is_logging().then(|| {
             let mut log = request_record(self.head, self.client, self.began);
             log.kind = if streams { "stream" } else { "request" };

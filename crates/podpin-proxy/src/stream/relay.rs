@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use podpin_drain::DrainMember;
 use podpin_sse::{End, Framer};
 use podpin_time::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -34,6 +35,7 @@ use crate::clock;
 use crate::downstream::body::{Downstream, Dying, Gone};
 use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::net::transport::Transport;
+use crate::shared::Shared;
 use crate::stream::task::Permits;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::labels::CloseReason;
@@ -103,6 +105,7 @@ pub(crate) struct Relay {
     decoder: BodyDecoder,
     body: Body,
     times: Times,
+    shared: Arc<Shared>,
     record: Arc<StreamRecord>,
     /// Its places at the endpoint and of its client; `None` for what is no event stream.
     permits: Option<Permits>,
@@ -137,6 +140,7 @@ pub(crate) struct Start {
     pub early: Vec<u8>,
     pub body: Body,
     pub times: Times,
+    pub shared: Arc<Shared>,
     pub record: Arc<StreamRecord>,
     pub permits: Option<Permits>,
     pub passage: Option<Box<Passage>>,
@@ -158,6 +162,7 @@ impl Relay {
             decoder: start.decoder,
             body: start.body,
             times: start.times,
+            shared: start.shared,
             record: start.record,
             permits: start.permits,
             passage: start.passage,
@@ -187,7 +192,7 @@ impl Relay {
 
     /// One turn: everything that can be done now. `Ready` when the stream is over.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
-        if let Some(at) = self.record.poll_leave(context)
+        if let Some(at) = self.record.drain().poll(context)
             && self.leave.is_none()
         {
             self.leave = self.asked_to_leave(at);

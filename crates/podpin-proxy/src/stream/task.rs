@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use podpin_drain::{EndKind, StreamEnd};
 use podpin_endpoints::Permit;
 
 use crate::balance::client_limit::ClientPermit;
@@ -19,7 +20,7 @@ use crate::shared::Shared;
 use crate::stream::relay::{Finished, Relay};
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
+use crate::telemetry::labels::{CloseReason, DepartureKind, ReconnectOutcome, UpstreamErrorKind};
 
 /// How long a client may take for the last events before the reset that says the stream broke.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -87,15 +88,19 @@ impl Accounts {
 
     fn write_down(&mut self, finished: &Finished) {
         self.settled = true;
-        let record = Arc::clone(&self.record);
-        self.shared.streams.close(&record);
+        let (record, now) = (Arc::clone(&self.record), clock::now());
         let metrics = &record.route.service.metrics;
-        let lived = clock::now().since(record.since);
+        let lost = self.shared.streams.close(&record, stream_end(&record, finished), now);
+        (0..lost).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost.label()));
+        let lived = now.since(record.since);
         let first = finished.first_event.map(|moment| moment.since(record.since));
         if record.kind == Kind::Stream {
             metrics.streams_closed.inc(finished.reason.label());
             metrics.stream_duration.observe(lived.as_secs_f64());
-            depart(&record, finished);
+            if finished.reason == CloseReason::Drain {
+                let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
+                metrics.drain_departures.inc(kind.label());
+            }
         } else {
             metrics.request_duration.observe(lived.as_secs_f64());
         }
@@ -118,33 +123,25 @@ impl Accounts {
     }
 }
 
-/// What the end of a stream means for the drain that it was part of, and for whether its client is awaited back.
-fn depart(record: &StreamRecord, finished: &Finished) {
-    let service = &record.route.service;
-    let tally = record.take_order().map(|order| order.tally);
-    let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
-    if finished.reason == CloseReason::Drain {
-        service.metrics.drain_departures.inc(kind.label());
-    }
-    if let Some(tally) = &tally {
-        match finished.reason {
-            CloseReason::Drain | CloseReason::Shutdown => tally.departed(kind),
-            CloseReason::UpstreamReset => tally.broke(),
-            // What is moved for balance's sake does not end for it.
-            CloseReason::Rebalance => tally.left(),
-            CloseReason::Client
-            | CloseReason::UpstreamEnd
-            | CloseReason::MaxDuration
-            | CloseReason::Idle
-            | CloseReason::SlowClient
-            | CloseReason::Error => tally.left(),
-        }
-    }
-    let expected = match finished.reason {
+/// Returns what the end of a stream means for its drain, and whether its client is awaited back.
+fn stream_end(record: &StreamRecord, finished: &Finished) -> StreamEnd {
+    let kind = match finished.reason {
+        CloseReason::Drain | CloseReason::Shutdown if finished.forced => EndKind::Forced,
+        CloseReason::Drain | CloseReason::Shutdown => EndKind::Graceful,
+        CloseReason::UpstreamReset => EndKind::Broken,
+        CloseReason::Rebalance
+        | CloseReason::Client
+        | CloseReason::UpstreamEnd
+        | CloseReason::MaxDuration
+        | CloseReason::Idle
+        | CloseReason::SlowClient
+        | CloseReason::Error => EndKind::Left,
+    };
+    let comes_back = match finished.reason {
         CloseReason::Drain | CloseReason::UpstreamReset | CloseReason::MaxDuration | CloseReason::Idle => {
             true
         }
-        // The proxy will not be there to see it come back.
+        // After a shutdown the proxy does not see its clients come back.
         CloseReason::Shutdown
         | CloseReason::Rebalance
         | CloseReason::Client
@@ -152,15 +149,7 @@ fn depart(record: &StreamRecord, finished: &Finished) {
         | CloseReason::SlowClient
         | CloseReason::Error => false,
     };
-    if finished.reason == CloseReason::Shutdown {
-        service.desk.look();
-    }
-    // Of a route that is gone nobody comes back to this service.
-    let expected = expected && !record.route.is_withdrawn();
-    if let Some(session) = record.session.filter(|_| expected) {
-        service.returns.expect(session, tally, clock::now(), &service.metrics);
-        service.desk.look();
-    }
+    StreamEnd { kind, is_awaited: comes_back && record.kind == Kind::Stream }
 }
 
 impl Drop for Accounts {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use podpin_drain::{BudgetUse, Cause, DrainMember};
 use podpin_endpoints::{Endpoint, Phase};
 use podpin_sse::{End, KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
@@ -14,7 +15,6 @@ use crate::clock;
 use crate::stream::relay::{Body, Finished, Relay};
 
 use crate::net::scratch;
-use crate::stream_registry::Cause;
 use crate::telemetry::labels::CloseReason;
 
 /// How long an event that passed `sse.eventBytesMax` may delay the end of `sse.maxDuration` before the stream is cut within it.
@@ -75,16 +75,17 @@ pub(crate) struct Leave {
 
 impl Relay {
     pub(crate) fn asked_to_leave(&self, at: Millis) -> Option<Box<Leave>> {
-        let order = self.record.order()?;
+        let order = self.record.drain().order()?;
         let is_withdrawn = self.record.route.is_withdrawn();
         let for_good = is_withdrawn || matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
-        let (reason, target) = match order.cause {
-            Cause::Drain | Cause::Withdrawn => (CloseReason::Drain, None),
-            Cause::Shutdown => (CloseReason::Shutdown, None),
-            Cause::Rebalance(target) => (CloseReason::Rebalance, Some(target)),
+        let reason = match order.cause {
+            Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
+            Cause::Shutdown => CloseReason::Shutdown,
+            Cause::Rebalance => CloseReason::Rebalance,
         };
+        let (target, is_free) = (order.target, order.budget_use == BudgetUse::Free);
         let (by, deadline) = (order.by.max(at), order.deadline);
-        Some(Box::new(Leave { at, by, deadline, reason, target, for_good, is_free: order.is_free }))
+        Some(Box::new(Leave { at, by, deadline, reason, target, for_good, is_free }))
     }
 
     pub(crate) fn at_boundary(&self) -> bool {
@@ -260,7 +261,7 @@ impl Relay {
         if leave.for_good || !self.leave_for_another(&leave, now) {
             self.forced = !self.at_boundary();
             if leave.is_free {
-                self.record.route.service.desk.charge();
+                self.record.inbox().charge();
             }
             self.goodbye(leave.reason);
         }

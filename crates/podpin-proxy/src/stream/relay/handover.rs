@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use podpin_drain::DrainMember;
 use podpin_endpoints::Phase;
 use podpin_sse::{
     Action, Answer, Cause as HandoverCause, Eligibility, End, Handover, Limits, Outcome, Pod, Report, Step,
@@ -24,7 +25,6 @@ use crate::clock;
 use crate::stream::relay::ending::{Fault, LAST_WORDS, Leave, NEVER};
 use crate::stream::relay::{Body, Relay};
 use crate::stream::successor::{Asked, Plan, Successor, Whither, may_go_on_elsewhere};
-use crate::stream_registry::Cause;
 use crate::telemetry::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
 
 /// The handovers of one stream.
@@ -70,7 +70,7 @@ impl Relay {
     /// When a handover that is under way is given up because the proxy itself goes.
     pub(crate) fn passage_ends(&self) -> Millis {
         let under_way = self.passage.as_ref().filter(|passage| passage.handover.due().is_some());
-        let times = under_way.and_then(|passage| passage.plan.shared.lifecycle.shutdown_times());
+        let times = under_way.and_then(|passage| passage.plan.shared.streams.shutdown_times());
         times.map_or(NEVER, |times| clock::after(times.begins, times.spread).min(times.deadline))
     }
 
@@ -124,9 +124,7 @@ impl Relay {
     /// It goes on where it is.
     pub(crate) fn stay(&mut self) {
         self.leave = None;
-        self.record.stay();
-        // Its endpoint, or the proxy, may have begun to leave meanwhile, and passed over a stream that was on its way.
-        self.record.route.service.desk.report_late(Arc::clone(&self.record));
+        self.shared.streams.stayed(&self.record);
     }
 
     /// The pod's body has come to its end, one way or another.
@@ -218,7 +216,7 @@ impl Relay {
                 if let Some(leave) = &mut self.leave {
                     // The time that it had went with the attempt.
                     leave.by = leave.by.max(clock::after(now, LAST_WORDS));
-                    self.record.route.service.desk.charge();
+                    self.record.inbox().charge();
                 }
                 self.goodbye(reason);
             }
@@ -240,7 +238,6 @@ impl Relay {
     fn swap(&mut self, now: Millis) {
         let (Some(passage), Body::Events(framer)) = (&mut self.passage, &mut self.body) else { return };
         let Some(successor) = passage.successor.take() else { return };
-        let shared = Arc::clone(&passage.plan.shared);
         let Successor { endpoint, permit, answer } = *successor;
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         framer.adopt();
@@ -252,27 +249,17 @@ impl Relay {
         if let Some(permits) = &mut self.permits {
             permits.move_to(permit);
         }
-        self.settle_departure(endpoint);
+        self.settle_departure(endpoint, now);
         if !may_go_on_elsewhere(&answer.head.headers) {
             self.passage = None;
         }
-        shared.leave_with_the_others(&self.record);
     }
 
     /// The drain that the stream was part of has one less.
-    fn settle_departure(&mut self, to: Arc<podpin_endpoints::Endpoint>) {
+    fn settle_departure(&mut self, to: Arc<podpin_endpoints::Endpoint>, now: Millis) {
         let service = &self.record.route.service;
-        let (from, to_id) = (self.record.endpoint().id, to.id);
-        let order = self.record.move_to(to);
-        let is_rebalance = matches!(order.as_ref().map(|order| &order.cause), Some(Cause::Rebalance(_)));
-        if let Some(order) = order {
-            order.tally.departed(DepartureKind::Handover);
-        }
-        match self.record.session {
-            Some(session) if is_rebalance => service.moved.remember(session, (from, to_id)),
-            Some(session) => service.moved.follow(session, to_id),
-            None => {}
-        }
+        let from = self.record.move_to(to);
+        self.shared.streams.moved(&self.record, from, now);
         self.leave = None;
         if self.passage.as_ref().is_some_and(|passage| passage.fate.0 == CloseReason::Drain) {
             service.metrics.drain_departures.inc(DepartureKind::Handover.label());

@@ -40,6 +40,28 @@ const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 ///
 /// An idle one is at most 72 bytes, and on the heap only the last event id (`ID_BYTES_MAX` at most); with a cursor
 /// 536 bytes more on the heap from the first event id on.
+///
+/// ```
+/// use podpin_sse::{Framer, KEEP_ALIVE};
+///
+/// let mut framer = Framer::with_cursor(64 * 1024);
+/// let mut out = Vec::new();
+///
+/// // Half an event is held back, so that the client is between two events and a comment can be inserted.
+/// assert_eq!(framer.push(b"id: 1\ndata: a\n\nid: 2\nda", &mut out).events, 1);
+/// assert!(framer.at_boundary());
+/// out.extend_from_slice(KEEP_ALIVE);
+/// assert_eq!(framer.push(b"ta: b\n\nid: 3\nda", &mut out).events, 1);
+/// assert_eq!(out, b"id: 1\ndata: a\n\n:\n\nid: 2\ndata: b\n\n");
+///
+/// // The endpoint leaves. Its successor is asked for what follows event 2, and its replay of that is dropped.
+/// out.clear();
+/// assert_eq!(framer.tell(), Some(&b"2"[..]));
+/// framer.adopt();
+/// let pushed = framer.push(b"id: 2\ndata: b\n\nid: 3\ndata: c\n\n", &mut out);
+/// assert_eq!((pushed.events, pushed.dropped), (1, 1));
+/// assert_eq!(out, b"id: 3\ndata: c\n\n");
+/// ```
 #[derive(Debug)]
 pub struct Framer {
     tail: Tail,

@@ -16,8 +16,7 @@ use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::Failure;
 use crate::request::serve::Request;
-use crate::stream::relay::Finished;
-use crate::stream::task::{Accounts, Permits};
+use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::CloseReason;
@@ -117,7 +116,7 @@ impl PostStream {
         let finished = self.finished(reason);
         if let Some(mut accounts) = self.accounts.take() {
             accounts.set_log(log);
-            accounts.settle(&finished);
+            accounts.settle(finished);
         }
     }
 

@@ -38,7 +38,7 @@ const CRATES: [(&str, Layers); 10] = [
     (
         "podpin-endpoints",
         // Writing and choosing; the snapshot between them; an endpoint; the words that describe it.
-        &["pick table", "snapshot", "lot", "endpoint", "departed update", "id pace phase shift streams"],
+        &["pick table", "snapshot", "lot", "endpoint", "departed update", "id phase streams"],
     ),
     (
         "podpin-sse",

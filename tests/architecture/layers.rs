@@ -38,7 +38,14 @@ const CRATES: [(&str, Layers); 10] = [
     (
         "podpin-endpoints",
         // Writing and choosing; the snapshot between them; an endpoint; the words that describe it.
-        &["pick table", "snapshot", "lot", "endpoint", "departed update", "id pace phase shift streams"],
+        &[
+            "pick table",
+            "snapshot",
+            "weighted_set",
+            "endpoint",
+            "tombstones update",
+            "id pace phase shift streams",
+        ],
     ),
     (
         "podpin-sse",

@@ -5,10 +5,8 @@
 //! argument, chance is an `rng` argument, the consistent-hash ring is the [`Ring`] trait. Sockets, clocks,
 //! metrics and the ring's implementation are left to the crates around it.
 
-mod departed;
 mod endpoint;
 mod id;
-mod lot;
 mod pace;
 mod phase;
 mod pick;
@@ -16,7 +14,9 @@ mod shift;
 mod snapshot;
 mod streams;
 mod table;
+mod tombstones;
 mod update;
+mod weighted_set;
 
 pub use endpoint::{DrainTimes, Endpoint};
 pub use id::EndpointId;

@@ -1,7 +1,7 @@
 //! Which endpoint serves this request? A client's own one while it can, else where every replica would send it.
 //!
 //! * A new client goes to the one with fewer streams for its weight of two drawn by weight ("power of two choices"),
-//!   or by turn, or by lot. Fresh endpoints are drawn less often while they warm up.
+//!   or by turn, or at random. Fresh endpoints are drawn less often while they warm up.
 //! * With a zone asked for, a new client is drawn among the endpoints that serve this zone while one of them is eligible.
 //! * A pinned client stays. If it cannot, its session id is looked up on the consistent-hash ring, so that all
 //!   replicas and all its parallel requests choose the same successor before any new cookie has arrived.
@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use crate::endpoint::{DrainTimes, Endpoint};
 use crate::id::EndpointId;
-use crate::lot::Lot;
 use crate::phase::Phase;
 use crate::snapshot::{Snapshot, ejection_is_honoured};
+use crate::weighted_set::WeightedSet;
 use podpin_time::Millis;
 
 /// Draws before the whole list is walked. With half of the endpoints unusable, eight pairs in a row fail once in
@@ -35,7 +35,7 @@ pub enum Strategy {
     LeastStreams,
     /// By turns, weights respected.
     RoundRobin,
-    /// By lot, weights respected.
+    /// At random, weights respected.
     Random,
 }
 
@@ -190,11 +190,11 @@ impl Candidates<'_> {
 
     fn place(&self, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
         let near = self.request.zone.and_then(|zone| self.snapshot.ready_in(zone));
-        near.and_then(|lot| self.place_among(lot, rng))
+        near.and_then(|set| self.place_among(set, rng))
             .or_else(|| self.place_among(self.snapshot.ready(), rng))
     }
 
-    fn place_among(&self, ready: &Lot, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
+    fn place_among(&self, ready: &WeightedSet, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
         for _ in 0..DRAWS_MAX {
             let drawn = match self.request.strategy {
                 Strategy::LeastStreams => self.draw_two(ready, rng)?,
@@ -211,12 +211,12 @@ impl Candidates<'_> {
     /// The outer `None` if there is no endpoint to draw from, the inner one if the drawn endpoints cannot be used.
     fn draw_two<'l>(
         &self,
-        lot: &'l Lot,
+        set: &'l WeightedSet,
         rng: &mut impl FnMut(u64) -> u64,
     ) -> Option<Option<&'l Arc<Endpoint>>> {
-        let first = lot.draw(rng)?;
-        let second = lot.draw_other(first, rng);
-        let mut usable = |index: usize| lot.get(index).filter(|endpoint| self.usable_now(endpoint, rng));
+        let first = set.draw(rng)?;
+        let second = set.draw_other(first, rng);
+        let mut usable = |index: usize| set.get(index).filter(|endpoint| self.usable_now(endpoint, rng));
         Some(match (usable(first), second.and_then(&mut usable)) {
             (Some(first), Some(second)) => Some(less_loaded(first, second)),
             (first, second) => first.or(second),
@@ -225,19 +225,19 @@ impl Candidates<'_> {
 
     fn draw_turn<'l>(
         &self,
-        lot: &'l Lot,
+        set: &'l WeightedSet,
         rng: &mut impl FnMut(u64) -> u64,
     ) -> Option<Option<&'l Arc<Endpoint>>> {
-        let endpoint = lot.at_turn(self.snapshot.next_turn())?;
+        let endpoint = set.at_turn(self.snapshot.next_turn())?;
         Some(self.usable_now(endpoint, rng).then_some(endpoint))
     }
 
     fn draw_one<'l>(
         &self,
-        lot: &'l Lot,
+        set: &'l WeightedSet,
         rng: &mut impl FnMut(u64) -> u64,
     ) -> Option<Option<&'l Arc<Endpoint>>> {
-        let endpoint = lot.get(lot.draw(rng)?)?;
+        let endpoint = set.get(set.draw(rng)?)?;
         Some(self.usable_now(endpoint, rng).then_some(endpoint))
     }
 
@@ -249,16 +249,16 @@ impl Candidates<'_> {
     ) -> Option<Arc<Endpoint>> {
         let eligible: Vec<_> = ready.iter().filter(|endpoint| self.eligible(endpoint)).cloned().collect();
         let warm: Vec<_> = eligible.iter().filter(|endpoint| self.warm(endpoint, rng)).cloned().collect();
-        let lot = Lot::new(if warm.is_empty() { eligible } else { warm });
-        let first = lot.draw(rng)?;
+        let set = WeightedSet::new(if warm.is_empty() { eligible } else { warm });
+        let first = set.draw(rng)?;
         match self.request.strategy {
             Strategy::LeastStreams => {
-                let second = lot.draw_other(first, rng).and_then(|index| lot.get(index));
-                let first = lot.get(first)?;
+                let second = set.draw_other(first, rng).and_then(|index| set.get(index));
+                let first = set.get(first)?;
                 Some(Arc::clone(second.map_or(first, |second| less_loaded(first, second))))
             }
-            Strategy::RoundRobin => lot.at_turn(self.snapshot.next_turn()).cloned(),
-            Strategy::Random => lot.get(first).cloned(),
+            Strategy::RoundRobin => set.at_turn(self.snapshot.next_turn()).cloned(),
+            Strategy::Random => set.get(first).cloned(),
         }
     }
 
@@ -640,7 +640,7 @@ mod tests {
             }
             let request = PickRequest { strategy, stream_limit: None, ..request() };
             let held = spread(&weighted(&[1, 2, 5, 2]), &request, 10_000, Streams::Held);
-            // The lot strays by about 40; the others keep to the weights more closely than that.
+            // The random strategy strays by about 40; the others keep to the weights more closely than that.
             let tolerance = if strategy == Strategy::Random { 200 } else { 15 };
             for (count, expected) in held.iter().zip([1_000_u32, 2_000, 5_000, 2_000]) {
                 assert!(count.abs_diff(expected) <= tolerance, "{strategy:?}: {held:?}");

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crate::departed::{Departed, End};
 use crate::endpoint::Endpoint;
 use crate::id::{EndpointId, IdMap};
 use crate::phase::{Drain, Phase};
 use crate::snapshot::Snapshot;
+use crate::tombstones::{End, Tombstones};
 use crate::update::{Condition, Observed, Update};
 use podpin_time::Millis;
 
@@ -20,7 +20,7 @@ use podpin_time::Millis;
 #[derive(Debug, Default)]
 pub struct Table {
     members: IdMap<Member>,
-    departed: Departed,
+    tombstones: Tombstones,
     snapshot: Arc<Snapshot>,
     turn: Arc<AtomicU64>,
 }
@@ -169,7 +169,7 @@ impl Table {
     }
 
     fn join(&mut self, observed: Observed, now: Millis, changes: &mut Changes) {
-        let (load, end) = self.departed.recall(&observed.id);
+        let (load, end) = self.tombstones.recall(&observed.id);
         let (said, drain) = (observed.condition, observed.drain());
         let slow_start = self.snapshot.first_list_seen();
         let late = end == Some(End::Terminated) && !Phase::Draining.may_become(said.phase(), drain);
@@ -188,7 +188,7 @@ impl Table {
         let Some(member) = self.members.remove(id) else { return };
         let terminated = member.believed.phase() == Phase::Draining && member.drain == Drain::Final;
         let end = if terminated { End::Terminated } else { End::Delisted };
-        self.departed.remember(*id, &member.endpoint.load, end);
+        self.tombstones.remember(*id, &member.endpoint.load, end);
         let last = Endpoint::clone(&member.endpoint).entering(Phase::Gone, false, now);
         changes.go(member.endpoint.phase, last);
     }

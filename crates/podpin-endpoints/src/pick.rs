@@ -125,6 +125,55 @@ pub enum Nowhere {
 /// Chooses an endpoint for `request`.
 ///
 /// `rng(bound)` returns a number below `bound`, evenly; a pinned client needs none.
+///
+/// ```
+/// use podpin_endpoints::{Condition, EndpointId, Observed, Pick, PickRequest, Ring, Strategy, Table, Update, pick};
+/// use podpin_time::Millis;
+///
+/// /// A ring on which the same endpoint is first for every key.
+/// struct First(EndpointId);
+/// impl Ring for First {
+///     fn first(&self, _: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId> {
+///         Some(self.0).filter(|id| accept(id))
+///     }
+/// }
+///
+/// let listed = |name: &str, port| Observed {
+///     id: EndpointId::of_address(name, ([127, 0, 0, 1], port).into()),
+///     name: name.into(),
+///     uid: None,
+///     address: ([127, 0, 0, 1], port).into(),
+///     zone: None,
+///     zone_hints: None,
+///     node: None,
+///     weight: 1,
+///     condition: Condition::Ready,
+///     reversible_drain: false,
+///     deadline: None,
+/// };
+/// let (now, mut table) = (Millis(0), Table::new());
+/// table.apply(Update::Replace(vec![listed("pod-a", 9001), listed("pod-b", 9002)]), now);
+/// let id = |name: &str| table.snapshot().called(name).next().map(|endpoint| endpoint.id);
+/// let (Some(a), Some(b)) = (id("pod-a"), id("pod-b")) else { panic!("both are listed") };
+///
+/// let request = PickRequest {
+///     pinned: Some(a),
+///     session: &[7; 16],
+///     strategy: Strategy::LeastStreams,
+///     stream_limit: None,
+///     slow_start: None,
+///     zone: None,
+///     keep: None,
+///     exclude: &[],
+///     now,
+/// };
+/// let mut rng = |_| 0;
+/// assert!(matches!(pick(&table.snapshot(), &request, &First(b), &mut rng), Pick::Stay(stay) if stay.id == a));
+///
+/// // The pinned endpoint drains: the client moves to where the ring sends its session in every replica.
+/// table.drain(&a, now);
+/// assert!(matches!(pick(&table.snapshot(), &request, &First(b), &mut rng), Pick::Move(to, _) if to.id == b));
+/// ```
 pub fn pick(
     snapshot: &Snapshot,
     request: &PickRequest<'_>,

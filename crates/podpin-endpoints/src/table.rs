@@ -100,6 +100,35 @@ impl Table {
     }
 
     /// Applies one sentence of discovery.
+    ///
+    /// ```
+    /// use podpin_endpoints::{Condition, EndpointId, Observed, Phase, Table, Update};
+    /// use podpin_time::Millis;
+    ///
+    /// let listed = |name: &str, port| Observed {
+    ///     id: EndpointId::of_address(name, ([127, 0, 0, 1], port).into()),
+    ///     name: name.into(),
+    ///     uid: None,
+    ///     address: ([127, 0, 0, 1], port).into(),
+    ///     zone: None,
+    ///     zone_hints: None,
+    ///     node: None,
+    ///     weight: 1,
+    ///     condition: Condition::Ready,
+    ///     reversible_drain: false,
+    ///     deadline: None,
+    /// };
+    /// let mut table = Table::new();
+    /// let joined = table.apply(Update::Replace(vec![listed("pod-a", 9001)]), Millis(0));
+    /// assert_eq!(joined.transitions[0].to, Phase::Ready);
+    ///
+    /// let draining = Observed { condition: Condition::Draining { serving: true }, ..listed("pod-a", 9001) };
+    /// table.apply(Update::Upsert(vec![draining]), Millis(10));
+    /// // A late "ready" does not revive a draining endpoint.
+    /// let late = table.apply(Update::Upsert(vec![listed("pod-a", 9001)]), Millis(20));
+    /// assert_eq!(late.refused[0].asked, Phase::Ready);
+    /// assert_eq!(late.snapshot.endpoints()[0].phase, Phase::Draining);
+    /// ```
     pub fn apply(&mut self, update: Update, now: Millis) -> Applied {
         let mut changes = Changes::default();
         let mut first_list_seen = self.snapshot.first_list_seen();

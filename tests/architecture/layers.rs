@@ -29,7 +29,7 @@ const CRATES: [(&str, Layers); 10] = [
             "parse",
             "route",
             "admin listener service",
-            "affinity keys kubernetes scalar shutdown sse tls treatment",
+            "affinity filters keys kubernetes scalar shutdown sse tls",
             "access_log name section",
             "node",
             "error path schema suggest unit",

@@ -225,7 +225,7 @@ impl Reading {
         match value.yaml.data.as_str() {
             Some("ready") => Some(Condition::Ready),
             Some("draining") => Some(Condition::Draining { serving: true }),
-            Some("notReady") => Some(Condition::Resting { serving: false }),
+            Some("notReady") => Some(Condition::NotReady { serving: false }),
             _ => {
                 self.fail_expected(value, "ready, draining or notReady");
                 None
@@ -452,7 +452,7 @@ mod tests {
             .map(|one| (&*one.name, one.address.to_string(), one.condition, one.zone.as_deref(), one.weight))
             .collect();
         let draining = Condition::Draining { serving: true };
-        let not_ready = Condition::Resting { serving: false };
+        let not_ready = Condition::NotReady { serving: false };
         assert_eq!(
             facts,
             [

@@ -323,8 +323,8 @@ impl Candidates<'_> {
     fn obstacle(&self, endpoint: &Endpoint, client: Client) -> Option<MoveReason> {
         match endpoint.phase {
             Phase::Ready => {}
-            Phase::Resting if client == Client::Pinned && endpoint.serving => {}
-            Phase::Resting => return Some(MoveReason::Unready),
+            Phase::NotReady if client == Client::Pinned && endpoint.serving => {}
+            Phase::NotReady => return Some(MoveReason::Unready),
             Phase::Draining if client == Client::Pinned && self.is_kept(endpoint) => {}
             Phase::Draining => return Some(MoveReason::Draining),
             Phase::Gone => return Some(MoveReason::Gone),
@@ -489,8 +489,8 @@ mod tests {
     fn a_pinned_client_stays_while_its_endpoint_can_serve_it() {
         let cases = [
             (Condition::Ready, "stay b"),
-            (Condition::Resting { serving: true }, "stay b"),
-            (Condition::Resting { serving: false }, "move a unready"),
+            (Condition::NotReady { serving: true }, "stay b"),
+            (Condition::NotReady { serving: false }, "move a unready"),
             (Condition::Draining { serving: true }, "move a draining"),
             (Condition::Draining { serving: false }, "move a draining"),
         ];
@@ -544,7 +544,7 @@ mod tests {
     #[test]
     fn the_successor_is_the_first_on_the_ring_that_could_take_a_new_client() {
         let list = vec![
-            observed("a", Condition::Resting { serving: true }),
+            observed("a", Condition::NotReady { serving: true }),
             observed("b", Condition::Ready),
             observed("c", Condition::Ready),
         ];
@@ -600,7 +600,7 @@ mod tests {
         assert_eq!(outcome(&ready(&[]), &pinned_to("a")), "nowhere");
         let leaving = snapshot(vec![
             observed("a", Condition::Draining { serving: true }),
-            observed("b", Condition::Resting { serving: true }),
+            observed("b", Condition::NotReady { serving: true }),
         ]);
         assert_eq!(outcome(&leaving, &request()), "nowhere");
         assert_eq!(outcome(&leaving, &pinned_to("a")), "nowhere");
@@ -635,7 +635,7 @@ mod tests {
 
     #[test]
     fn an_ejected_endpoint_that_only_rests_keeps_its_clients_when_there_is_no_other() {
-        let snapshot = snapshot(vec![observed("b", Condition::Resting { serving: true })]);
+        let snapshot = snapshot(vec![observed("b", Condition::NotReady { serving: true })]);
         eject(&snapshot, "b");
         assert_eq!(outcome(&snapshot, &pinned_to("b")), "stay b");
     }
@@ -828,7 +828,7 @@ mod tests {
 
     #[test]
     fn warming_up_begins_when_the_newcomer_is_ready_and_not_when_it_is_listed() {
-        let (mut table, _) = grown([Condition::Ready, Condition::Resting { serving: false }]);
+        let (mut table, _) = grown([Condition::Ready, Condition::NotReady { serving: false }]);
         let ready_at = NOW.after(Duration::from_secs(60));
         let ready = Update::Upsert(vec![observed("b-new", Condition::Ready)]);
         let snapshot = table.apply(ready, ready_at).snapshot;

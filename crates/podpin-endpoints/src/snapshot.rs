@@ -32,8 +32,8 @@ pub struct Snapshot {
 pub struct Counts {
     /// In [`Phase::Ready`].
     pub ready: usize,
-    /// In [`Phase::Resting`].
-    pub resting: usize,
+    /// In [`Phase::NotReady`].
+    pub not_ready: usize,
     /// In [`Phase::Draining`].
     pub draining: usize,
 }
@@ -50,7 +50,7 @@ impl Snapshot {
         let ready = WeightedSet::new(in_phase(Phase::Ready).cloned().collect());
         let counts = Counts {
             ready: ready.endpoints().len(),
-            resting: in_phase(Phase::Resting).count(),
+            not_ready: in_phase(Phase::NotReady).count(),
             draining: in_phase(Phase::Draining).count(),
         };
         let ready_by_zone = by_zone(ready.endpoints());

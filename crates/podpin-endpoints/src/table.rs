@@ -295,7 +295,7 @@ impl Changes {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use Condition::{Draining, Ready, Resting};
+    use Condition::{Draining, NotReady, Ready};
 
     /// A pod called `name` (its uid, too) that says `condition` of itself and cannot take a drain back.
     pub(crate) fn observed(name: &str, condition: Condition) -> Observed {
@@ -346,7 +346,7 @@ pub(crate) mod tests {
         assert_eq!(only(&applied.snapshot).phase, Phase::Draining);
         let again = replace(&mut table, &[observed("a", Ready)], 3);
         assert_eq!(again.refused.len(), 0, "told once");
-        let other = replace(&mut table, &[observed("a", Resting { serving: false })], 4);
+        let other = replace(&mut table, &[observed("a", NotReady { serving: false })], 4);
         assert_eq!(other.refused.len(), 1);
         assert!(only(&other.snapshot).serving, "nothing of a refused word is believed");
     }
@@ -416,14 +416,14 @@ pub(crate) mod tests {
     fn readiness_comes_and_goes_and_serving_follows() {
         let mut table = Table::new();
         replace(&mut table, &[observed("a", Ready)], 1);
-        let rest = replace(&mut table, &[observed("a", Resting { serving: true })], 2);
-        assert_eq!(steps(&rest), [("a", Some(Phase::Ready), Phase::Resting)]);
-        let silent = replace(&mut table, &[observed("a", Resting { serving: false })], 3);
+        let rest = replace(&mut table, &[observed("a", NotReady { serving: true })], 2);
+        assert_eq!(steps(&rest), [("a", Some(Phase::Ready), Phase::NotReady)]);
+        let silent = replace(&mut table, &[observed("a", NotReady { serving: false })], 3);
         assert_eq!(steps(&silent), []);
         assert!(!only(&silent.snapshot).serving);
         assert_eq!(only(&silent.snapshot).phase_since, Millis(2));
         let ready = replace(&mut table, &[observed("a", Ready)], 4);
-        assert_eq!(steps(&ready), [("a", Some(Phase::Resting), Phase::Ready)]);
+        assert_eq!(steps(&ready), [("a", Some(Phase::NotReady), Phase::Ready)]);
         assert!(only(&ready.snapshot).serving);
     }
 
@@ -444,7 +444,7 @@ pub(crate) mod tests {
     #[test]
     fn a_list_that_says_nothing_new_publishes_nothing() {
         let mut table = Table::new();
-        let list = [observed("a", Ready), observed("b", Resting { serving: true })];
+        let list = [observed("a", Ready), observed("b", NotReady { serving: true })];
         let first = replace(&mut table, &list, 1);
         assert!(first.members_changed);
         let again = replace(&mut table, &list, 2);

@@ -25,6 +25,7 @@ use podpin_proxy::balance::service::{Operation, ServiceState};
 use podpin_proxy::clock;
 use podpin_proxy::shared::Shared;
 use podpin_proxy::stream_registry::StreamRecord;
+use podpin_proxy::telemetry::labels::{EndpointState, Label, StreamState};
 
 /// Streams in one answer unless `limit` says otherwise; there may be a hundred thousand.
 const STREAMS_LIMIT_DEFAULT: usize = 100;
@@ -87,24 +88,22 @@ async fn metrics(State(readiness): State<Arc<Readiness>>) -> Response {
 
 /// Sets the gauges that are read from state rather than counted.
 fn measure(shared: &Shared) {
-    let gauges = &shared.metrics;
+    let gauges = &shared.metrics.endpoints;
     gauges.streams_active.reset();
     gauges.drain_remaining.reset();
     gauges.endpoints.reset();
     for service in shared.snapshot().services.iter() {
         let view = service.view();
-        let mut counts = HashMap::from([("ready", 0), ("resting", 0), ("draining", 0), ("ejected", 0)]);
+        EndpointState::ALL.iter().for_each(|state| gauges.endpoints.add(&service.name, *state, 0));
         for endpoint in view.snapshot.endpoints() {
-            *counts.entry(endpoint.phase.as_str()).or_default() += 1;
-            *counts.entry("ejected").or_default() += i64::from(is_ejected(&view.snapshot, endpoint));
-            let labels = [&*service.name, &*endpoint.name, stream_state(endpoint.phase)];
-            gauges.streams_active.with_label_values(&labels).set(0);
-            if endpoint.phase == Phase::Draining {
-                gauges.drain_remaining.with_label_values(&[&*service.name, &*endpoint.name]).set(0);
+            gauges.endpoints.add(&service.name, endpoint_state(endpoint.phase), 1);
+            if is_ejected(&view.snapshot, endpoint) {
+                gauges.endpoints.add(&service.name, EndpointState::Ejected, 1);
             }
-        }
-        for (state, count) in counts {
-            gauges.endpoints.with_label_values(&[&*service.name, state]).set(count);
+            gauges.streams_active.add(&service.name, &endpoint.name, stream_state(endpoint.phase), 0);
+            if endpoint.phase == Phase::Draining {
+                gauges.drain_remaining.add(&service.name, &endpoint.name, 0);
+            }
         }
     }
     // From the streams themselves: those of an endpoint that left the list are open all the same.
@@ -113,17 +112,16 @@ fn measure(shared: &Shared) {
             let at = record.endpoint();
             let (service, endpoint) = (&*record.route.service.name, &*at.name);
             let state = state_of(record);
-            let labels = [service, endpoint, state];
-            gauges.streams_active.with_label_values(&labels).inc();
-            if state == "draining" {
-                gauges.drain_remaining.with_label_values(&[service, endpoint]).inc();
+            gauges.streams_active.add(service, endpoint, state, 1);
+            if state == StreamState::Draining {
+                gauges.drain_remaining.add(service, endpoint, 1);
             }
         }
     });
 }
 
 /// `active`, or `draining` when its endpoint is.
-fn state_of(record: &StreamRecord) -> &'static str {
+fn state_of(record: &StreamRecord) -> StreamState {
     let service = &record.route.service;
     stream_state(service.endpoint(&record.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase))
 }
@@ -134,10 +132,19 @@ fn is_ejected(snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
     endpoint.load.is_ejected(now) && snapshot.honours_ejection(now)
 }
 
-fn stream_state(phase: Phase) -> &'static str {
+fn endpoint_state(phase: Phase) -> EndpointState {
     match phase {
-        Phase::Ready | Phase::Resting => "active",
-        Phase::Draining | Phase::Gone => "draining",
+        Phase::Ready => EndpointState::Ready,
+        Phase::Resting => EndpointState::Resting,
+        // Only members are in a snapshot, and none of them is gone.
+        Phase::Draining | Phase::Gone => EndpointState::Draining,
+    }
+}
+
+fn stream_state(phase: Phase) -> StreamState {
+    match phase {
+        Phase::Ready | Phase::Resting => StreamState::Active,
+        Phase::Draining | Phase::Gone => StreamState::Draining,
     }
 }
 
@@ -238,7 +245,7 @@ struct StreamView {
     bytes: u64,
     last_event_id: Option<String>,
     handovers: usize,
-    state: &'static str,
+    state: StreamState,
 }
 
 impl StreamView {

@@ -6,6 +6,7 @@ use podpin_config::Config;
 use podpin_discovery::FileWatch;
 use podpin_proxy::net::tls::{self, PodTls, ServerTls, TlsError};
 use podpin_proxy::shared::Shared;
+use podpin_proxy::telemetry::labels::ReloadResult;
 
 /// Checks every file of TLS that the configuration names.
 ///
@@ -28,13 +29,13 @@ pub(crate) async fn follow(shared: Arc<Shared>, tls: Arc<ServerTls>) {
         let result = match tls.reload(&shared.metrics) {
             Ok(()) => {
                 tracing::info!(listener = %tls.path(), "certificates read again");
-                "success"
+                ReloadResult::Success
             }
             Err(error) => {
                 tracing::error!(%error, "certificates not usable: the old ones stay");
-                "failure"
+                ReloadResult::Failure
             }
         };
-        shared.metrics.tls_reloads.with_label_values(&[result]).inc();
+        shared.metrics.process.tls_reloads.inc(result);
     }
 }

@@ -9,6 +9,7 @@ use podpin_discovery::FileWatch;
 
 use crate::error::StartError;
 use podpin_proxy::shared::Shared;
+use podpin_proxy::telemetry::labels::ReloadResult;
 
 /// Reads the keyring that the configuration names.
 ///
@@ -76,13 +77,13 @@ pub(crate) async fn follow(shared: Arc<Shared>, keys: AffinityKeys) {
             Ok(keyring) => {
                 shared.set_keyring(keyring);
                 tracing::info!("affinity keys read again");
-                "success"
+                ReloadResult::Success
             }
             Err(error) => {
                 tracing::error!(%error, "affinity keys not usable: the old ones stay");
-                "failure"
+                ReloadResult::Failure
             }
         };
-        shared.metrics.keys_reloads.with_label_values(&[result]).inc();
+        shared.metrics.process.keys_reloads.inc(result);
     }
 }

@@ -33,6 +33,7 @@ use podpin_proxy::net::tls::{self, LoadedTls, ServerTls, pod_tls_files};
 use podpin_proxy::routing::snapshot::ConfigSnapshot;
 use podpin_proxy::shared::Shared;
 use podpin_proxy::telemetry::access_log::LogSink;
+use podpin_proxy::telemetry::labels::ReloadResult;
 
 /// Between two looks for the first lists of services that are new.
 const WARM_POLL: Duration = Duration::from_millis(10);
@@ -205,14 +206,14 @@ impl Reload {
         let result = match done {
             Ok(()) => {
                 tracing::info!("the TLS to pods is read again");
-                "success"
+                ReloadResult::Success
             }
             Err(error) => {
                 tracing::error!(%error, "the TLS to pods is not usable: the old one stays");
-                "failure"
+                ReloadResult::Failure
             }
         };
-        self.shared.metrics.tls_reloads.with_label_values(&[result]).inc();
+        self.shared.metrics.process.tls_reloads.inc(result);
     }
 
     /// A refused configuration leaves nothing of its new services in the metrics.

@@ -13,6 +13,7 @@ use crate::error::StartError;
 use crate::watchers::Followers;
 use podpin_proxy::balance::service::{ServiceState, TableWriter};
 use podpin_proxy::clock;
+use podpin_proxy::telemetry::labels::{DiscoveryError, RelistReason};
 
 /// What a source said when it was read first.
 pub(crate) enum First {
@@ -72,14 +73,14 @@ pub(crate) async fn follow_file(writer: TableWriter, source: FileSource) {
             FileEvent::Endpoints(observed) => replace(&writer, observed),
             FileEvent::Garbled(error) => {
                 let service = writer.service();
-                service.metrics.discovery_errors.inc("garbled");
+                service.metrics.discovery_errors.inc(DiscoveryError::Garbled);
                 service.metrics.discovery_connected.set(0);
                 service.discovery_failed(format!("endpoints file not understood: {error}").into());
                 tracing::error!(service = %service.name, %error, "endpoints file not understood: {}", kept(service));
             }
             FileEvent::Missing => {
                 let service = writer.service();
-                service.metrics.discovery_errors.inc("missing");
+                service.metrics.discovery_errors.inc(DiscoveryError::Missing);
                 service.metrics.discovery_connected.set(0);
                 service.discovery_failed("endpoints file is missing".into());
                 tracing::warn!(service = %service.name, "endpoints file is missing: {}", kept(service));
@@ -164,9 +165,21 @@ fn hear(writers: &[TableWriter], event: KubeEvent) {
         KubeEvent::Connected { connected, .. } => metrics.discovery_connected.set(i64::from(connected)),
         KubeEvent::Failed { reason, .. } => writer.service().discovery_failed(reason),
         KubeEvent::Heard { .. } => writer.heard(),
-        KubeEvent::Relist { reason, .. } => metrics.discovery_relists.inc(reason.as_str()),
-        KubeEvent::Malformed { .. } => metrics.discovery_errors.inc("malformed"),
-        KubeEvent::PodsFailed { .. } => metrics.discovery_errors.inc("pods"),
+        KubeEvent::Relist { reason, .. } => metrics.discovery_relists.inc(relist_label(reason)),
+        KubeEvent::Malformed { .. } => metrics.discovery_errors.inc(DiscoveryError::Malformed),
+        KubeEvent::PodsFailed { .. } => metrics.discovery_errors.inc(DiscoveryError::Pods),
+    }
+}
+
+fn relist_label(reason: podpin_discovery::RelistReason) -> RelistReason {
+    use podpin_discovery::RelistReason as Reason;
+    match reason {
+        Reason::Start => RelistReason::Start,
+        Reason::Expired => RelistReason::Expired,
+        Reason::Error => RelistReason::Error,
+        Reason::Periodic => RelistReason::Periodic,
+        Reason::Malformed => RelistReason::Malformed,
+        Reason::Confirm => RelistReason::Confirm,
     }
 }
 
@@ -181,7 +194,7 @@ fn apply(writer: &TableWriter, update: Update) {
 
 fn unreadable(writer: &TableWriter, error: &ReadError) {
     let service = writer.service();
-    service.metrics.discovery_errors.inc("missing");
+    service.metrics.discovery_errors.inc(DiscoveryError::Missing);
     service.discovery_failed(error.to_string().into());
     tracing::warn!(service = %service.name, %error, "not ready: waiting for the endpoints file");
 }

@@ -111,7 +111,7 @@ async fn accept(mut listener: Arc<Listener>, index: usize, socket: TcpListener) 
             }
             Err(error) if is_about_one_client(&error) => {}
             Err(error) => {
-                listener.shared.metrics.accept_errors.with_label_values(&[&*listener.name]).inc();
+                listener.shared.metrics.listeners.accept_errors.inc(&listener.name);
                 // Once for as long as it lasts: it would fill the log at the worst of moments.
                 if !mem::replace(&mut short, true) {
                     tracing::warn!(%error, listener = %listener.name, "cannot accept");

@@ -210,7 +210,7 @@ impl ServiceState {
 
     /// Counts a failure of an endpoint, and ejects it when the policy says so.
     pub fn endpoint_failed(&self, endpoint: &Endpoint, kind: UpstreamErrorKind) {
-        self.metrics.upstream_errors.inc(kind.label());
+        self.metrics.upstream_errors.inc(kind);
         self.eject_if_due(endpoint);
     }
 
@@ -236,7 +236,7 @@ impl ServiceState {
 
     /// Counts a request that nothing could serve.
     pub fn refused(&self, kind: RefusalKind) {
-        self.metrics.refusals.inc(kind.label());
+        self.metrics.refusals.inc(kind);
     }
 
     /// How long drains of this service take.

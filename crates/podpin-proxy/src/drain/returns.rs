@@ -125,7 +125,7 @@ impl Returns {
 impl Departed {
     fn settle(&self, outcome: ReconnectOutcome, now: Millis, to: &ServiceMetrics) {
         let gap = now.since(self.at);
-        to.reconnects.inc(outcome.label());
+        to.reconnects.inc(outcome);
         if outcome == ReconnectOutcome::Returned {
             to.reconnect_gap.observe(gap.as_secs_f64());
         }

@@ -12,6 +12,7 @@ use podpin_config::ProxyProtocol;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use crate::telemetry::labels::ProxyHeaderError;
 use podpin_wire::proxy_protocol::{HEADER_BYTES_MAX, HeaderError, Parsed, parse};
 
 /// Version 1, and version 2 with a few extensions.
@@ -50,15 +51,16 @@ pub enum Unheard {
 }
 
 impl Unheard {
-    /// The reason as the metric spells it; `None`: nobody did anything wrong.
-    pub fn label(&self) -> Option<&'static str> {
+    /// Returns the label that counts this; `None` if the peer did nothing wrong.
+    #[must_use]
+    pub fn label(&self) -> Option<ProxyHeaderError> {
         match self {
-            Unheard::Untrusted => Some("untrusted"),
-            Unheard::Missing => Some("missing"),
-            Unheard::Broken(HeaderError::TooLong) => Some("too_long"),
-            Unheard::Broken(HeaderError::Malformed(_)) => Some("malformed"),
-            Unheard::Timeout => Some("timeout"),
-            Unheard::CutShort => Some("cut_short"),
+            Unheard::Untrusted => Some(ProxyHeaderError::Untrusted),
+            Unheard::Missing => Some(ProxyHeaderError::Missing),
+            Unheard::Broken(HeaderError::TooLong) => Some(ProxyHeaderError::TooLong),
+            Unheard::Broken(HeaderError::Malformed(_)) => Some(ProxyHeaderError::Malformed),
+            Unheard::Timeout => Some(ProxyHeaderError::Timeout),
+            Unheard::CutShort => Some(ProxyHeaderError::CutShort),
             Unheard::Closed => None,
         }
     }

@@ -89,9 +89,7 @@ impl ServerTls {
         let others = next.iter().filter(|one| !std::ptr::eq(&***one, self));
         let kept: Vec<String> = others.flat_map(|one| one.names.lock().clone()).collect();
         for gone in self.names.lock().drain(..).filter(|name| !kept.contains(name)) {
-            if let Err(error) = metrics.tls_not_after.remove_label_values(&[&gone]) {
-                tracing::debug!(%error, "two listeners had one certificate");
-            }
+            metrics.certificates.not_after.remove(&gone);
         }
     }
 
@@ -111,12 +109,10 @@ impl ServerTls {
         let mut names = self.names.lock();
         let new: Vec<String> = certificates.iter().map(|one| one.name.clone()).collect();
         for gone in names.iter().filter(|name| !new.contains(name)) {
-            if let Err(error) = metrics.tls_not_after.remove_label_values(&[gone]) {
-                tracing::debug!(%error, "two listeners had one certificate");
-            }
+            metrics.certificates.not_after.remove(gone);
         }
         for certificate in certificates {
-            metrics.tls_not_after.with_label_values(&[&certificate.name]).set(certificate.not_after);
+            metrics.certificates.not_after.set(&certificate.name, certificate.not_after);
         }
         *names = new;
     }

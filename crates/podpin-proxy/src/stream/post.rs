@@ -19,7 +19,7 @@ use crate::stream::relay::Finished;
 use crate::stream::task::{Accounts, Permits};
 use crate::stream_registry::{Cause, Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::CloseReason;
+use crate::telemetry::labels::{CloseReason, OpenedStream, Resumption};
 
 /// A stream that is open.
 pub(crate) struct PostStream {
@@ -72,11 +72,8 @@ impl PostStream {
         });
         shared.leave_with_the_others(&record);
         admission.count(Some(placement));
-        service.metrics.streams_opened.inc(match admission.decision(Some(placement)) {
-            "pinned" => "pinned",
-            "repinned" => "repinned",
-            _ => "new",
-        });
+        let decision = admission.decision(Some(placement));
+        service.metrics.streams_opened.inc(OpenedStream::of(decision, Resumption::Fresh));
         Ok(PostStream {
             accounts: Some(Accounts::new(Arc::clone(shared), Arc::clone(&record), None)),
             record,

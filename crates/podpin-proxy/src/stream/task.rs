@@ -19,7 +19,7 @@ use crate::shared::Shared;
 use crate::stream::relay::{Finished, Relay};
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
+use crate::telemetry::labels::{CloseReason, DepartureKind, Label, UpstreamErrorKind};
 
 /// How long a client may take for the last events before the reset that says the stream broke.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -93,7 +93,7 @@ impl Accounts {
         let lived = clock::now().since(record.since);
         let first = finished.first_event.map(|moment| moment.since(record.since));
         if record.kind == Kind::Stream {
-            metrics.streams_closed.inc(finished.reason.label());
+            metrics.streams_closed.inc(finished.reason);
             metrics.stream_duration.observe(lived.as_secs_f64());
             depart(&record, finished);
         } else {
@@ -101,7 +101,7 @@ impl Accounts {
         }
         if finished.reason == CloseReason::UpstreamReset {
             let kind = if finished.protocol { UpstreamErrorKind::Protocol } else { UpstreamErrorKind::Reset };
-            metrics.upstream_errors.inc(kind.label());
+            metrics.upstream_errors.inc(kind);
         }
         let Some(mut log) = self.log.take() else { return };
         log.route = Some(record.route.name.to_string());
@@ -124,7 +124,7 @@ fn depart(record: &StreamRecord, finished: &Finished) {
     let tally = record.take_order().map(|order| order.tally);
     let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
     if finished.reason == CloseReason::Drain {
-        service.metrics.drain_departures.inc(kind.label());
+        service.metrics.drain_departures.inc(kind);
     }
     if let Some(tally) = &tally {
         match finished.reason {

@@ -14,6 +14,7 @@ use podpin_config::AccessLog as Target;
 use serde::Serialize;
 
 use crate::clock;
+use crate::telemetry::labels::AffinityDecision;
 
 /// Lines that may wait for a slow disk: about 2 MB of JSON. Full for long means that the log cannot keep up.
 const QUEUE_LINES: usize = 8192;
@@ -45,9 +46,9 @@ pub struct Record {
     /// Those that a stream went through before, by handover, in their order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints_before: Vec<String>,
-    /// `pinned`, `new`, `repinned`, `forged`, `expired`, `malformed` or `unknown_key`.
+    /// The worth of its affinity token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub affinity: Option<&'static str>,
+    pub affinity: Option<AffinityDecision>,
     /// Why a pinned client was moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repinned: Option<&'static str>,

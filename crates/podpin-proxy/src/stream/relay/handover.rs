@@ -275,7 +275,7 @@ impl Relay {
         }
         self.leave = None;
         if self.passage.as_ref().is_some_and(|passage| passage.fate.0 == CloseReason::Drain) {
-            service.metrics.drain_departures.inc(DepartureKind::Handover.label());
+            service.metrics.drain_departures.inc(DepartureKind::Handover);
         }
     }
 
@@ -285,7 +285,7 @@ impl Relay {
         let reset = self.passage.as_ref().is_some_and(|passage| passage.fate.0 == CloseReason::UpstreamReset);
         if reset && report.outcome == Outcome::Ok {
             // Of a stream that ends for it, its end tells.
-            metrics.upstream_errors.inc(UpstreamErrorKind::Reset.label());
+            metrics.upstream_errors.inc(UpstreamErrorKind::Reset);
         }
         if matches!(report.outcome, Outcome::Ok | Outcome::Refused | Outcome::Timeout) {
             metrics.handover_duration.observe(std::time::Duration::from_millis(report.took_ms).as_secs_f64());

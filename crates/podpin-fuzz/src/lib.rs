@@ -1,4 +1,4 @@
-//! What holds of any input that a client, a pod or an operator may send: one function for each parser.
+//! The laws of every parser for any input that a client, a pod or an operator may send: one function for each parser.
 //!
 //! A function takes bytes and panics when a law is broken. The same functions are run by libFuzzer (`fuzz/`, `make
 //! fuzz`) and, over every file of `fuzz/corpus`, by an ordinary test, so that what was found once stays found without a
@@ -17,7 +17,7 @@ mod wire;
 
 pub use wire::{forwarding, h2_frames, proxy_protocol, request_head, upstream_response};
 
-/// One input; panics when it breaks a law.
+/// A target: panics if the input breaks a law.
 pub type Target = fn(&[u8]);
 
 /// All of them: each has a directory of its name in `fuzz/corpus`, and a file in `fuzz/fuzz_targets`.

@@ -2,24 +2,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc;
 
 use allocation_counter::AllocationInfo;
-use podpin_config::Config;
 use tokio::sync::{oneshot, watch};
 
-use crate::sources;
-use crate::watchers::Followers;
-use podpin_proxy::net::listener::ListenerSettings;
-use podpin_proxy::shared::Shared;
-use podpin_proxy::telemetry::metrics::Metrics;
 use podpin_proxy::worker::{BoundListener, run};
-use tokio::sync::Notify;
 
-use crate::build::{self, Files, Surroundings};
-use crate::keys;
+use crate::fixture;
 
 const EVENTS: usize = 1_000;
 const STREAMS: usize = 100;
@@ -143,18 +133,8 @@ fn measured<T: Send>(
          discovery: {{static: [{{name: pod-a, address: \"{}\"}}]}}\n    {settings}\n",
         pods.local_addr().unwrap()
     );
-    let config = Config::parse(&text, "test", Path::new("")).unwrap();
-    let (metrics, drain_wake) = (Metrics::new("0").unwrap(), Arc::new(Notify::new()));
-    let listeners = vec![Arc::new(ListenerSettings::new(&config.listeners[0], None))];
-    let keyring = Arc::new(keys::load(&config.affinity_keys).unwrap());
-    let around = Surroundings { before: None, metrics: &metrics, drain_wake: &drain_wake };
-    let files = Files { keyring, listeners, access_log: None };
-    let snapshot = build::snapshot(&config, files, &around).unwrap();
-    let shared = Arc::new(Shared::new(snapshot, metrics, drain_wake));
-    for service in shared.snapshot().services.iter() {
-        let first = sources::read(&service.configuration.discovery).unwrap();
-        sources::begin(service, first, &mut Followers::default());
-    }
+    let config = fixture::parsed(&text);
+    let shared = fixture::started(&config);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let proxy = socket.local_addr().unwrap();

@@ -84,6 +84,8 @@ service_metrics! {
         "Endpoints taken out for a while after consecutive failures.";
     discovery_errors: CountersBy<DiscoveryError> = "discovery_errors_total",
         "What discovery could not use (garbled, missing, malformed, pods); the last good endpoints were kept.";
+    discovery_refused_updates: Counters = "discovery_refused_updates_total",
+        "Updates of discovery that cannot be true and were refused: a terminating endpoint that is said to be ready again.";
     discovery_last_event: TimeGauges = "discovery_last_event_timestamp_seconds",
         "When discovery last said something about the service, Unix seconds.";
     discovery_connected: Gauges = "discovery_connected",

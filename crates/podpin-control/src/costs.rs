@@ -1,4 +1,6 @@
-//! What an event costs a worker, and what it keeps for an idle stream, counted by the allocator. The worker runs on the thread of the test, pod and client on another.
+//! Costs counted by the allocator: of an event, an idle stream, a request, an idle connection.
+//!
+//! The worker runs on the thread of the test, endpoint and client on another.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,16 +15,16 @@ use crate::fixture;
 
 const EVENTS: usize = 1_000;
 const STREAMS: usize = 100;
-/// Where they are: docs/performance.md.
+/// The bytes of an idle stream; docs/performance.md says where they are.
 const BYTES_MAX: usize = 1_700;
 const BYTES_MAX_WITH_HANDOVER: usize = 2_450;
-/// What the runtime itself allocates within so many turns, whatever they are about.
+/// Allocations of the runtime itself within so many turns.
 const ALLOCATIONS_MAX: u64 = 20;
 /// Fewer than `limits.requestsPerConnection`.
 const REQUESTS: usize = 500;
-/// For one ordinary request on kept connections, with six header lines and as many of its answer.
+/// Allocations of an ordinary request on kept connections, with six header fields and as many of its response.
 const ALLOCATIONS_MAX_OF_REQUEST: u64 = 30;
-/// Of a client's connection and its task between two requests.
+/// Bytes of a client's connection and its task between two requests.
 const IDLE_CONNECTION_BYTES_MAX: usize = 2_000;
 
 /// Both ends of one stream.
@@ -79,7 +81,7 @@ impl Asking {
         Asking { client, pod: None, cookie: String::new() }
     }
 
-    /// One request and its answer, by connections that are there already if there are any.
+    /// A request with its response, by connections that are there already if there are any.
     fn ask(&mut self, pods: &TcpListener) {
         let lines =
             "Accept: */*\r\nAccept-Language: en\r\nUser-Agent: test\r\nReferer: https://app.example.com/";
@@ -119,7 +121,7 @@ fn skip_head(stream: &TcpStream) {
     }
 }
 
-/// What happens on the worker's thread while `act` does something with what `prepare` has left, both on a thread of their
+/// Counts the worker's thread while `act` does something with the result of `prepare`, both on a thread of their
 /// own; they are given where the proxy and where its pod listens.
 fn measured<T: Send>(
     settings: &str,

@@ -66,7 +66,7 @@ struct ControlThread {
     ended: mpsc::Receiver<()>,
 }
 
-/// What the control thread begins with.
+/// The state that the control thread begins with.
 struct Control {
     config: Config,
     readiness: Arc<Readiness>,

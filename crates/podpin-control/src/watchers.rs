@@ -184,8 +184,9 @@ mod tests {
 
     #[tokio::test]
     async fn only_files_are_watched_and_one_that_no_service_has_any_more_is_not() {
-        let shared =
-            fixture::shared("{a: {discovery: {file: {path: /nonexistent/a.yaml}}}, b: {discovery: {static: []}}}");
+        let shared = fixture::shared(
+            "{a: {discovery: {file: {path: /nonexistent/a.yaml}}}, b: {discovery: {static: []}}}",
+        );
         let mut tasks = WatchTasks::default();
         let snapshot = shared.snapshot();
         snapshot.services.iter().for_each(|service| begin(&mut tasks, service));

@@ -17,7 +17,7 @@ use podpin_time::Millis;
 use crate::balance::service::Kind;
 use crate::balance::service::ServiceState;
 use crate::drain::tally::Tally;
-use crate::routing::table::Route;
+use crate::routing::route::Route;
 
 /// Power of two; streams open and close far more rarely than events flow.
 const SHARDS: usize = 16;

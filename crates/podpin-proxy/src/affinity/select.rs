@@ -19,7 +19,7 @@ use crate::balance::client_limit::{ClientKey, ClientPermit};
 use crate::balance::service::{Kind, ServiceState, View};
 use crate::clock;
 use crate::http::reply::Failure;
-use crate::routing::table::{Backend, Destination, Route};
+use crate::routing::route::{Backend, Destination, Route};
 use crate::shared::Shared;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::AffinityDecision;

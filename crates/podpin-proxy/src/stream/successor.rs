@@ -17,7 +17,7 @@ use podpin_sse::{Answer, Limits};
 use crate::affinity::select::{Admission, Placement};
 use crate::clock;
 use crate::net::tls::UpstreamTls;
-use crate::routing::table::Route;
+use crate::routing::route::Route;
 use crate::shared::Shared;
 use crate::stream::open::{count_failure, is_event_stream, is_unavailable};
 use crate::upstream::connect::{self, UpstreamError};

@@ -6,7 +6,7 @@
 //! Counters of events are sharded, one cell a worker, so that workers never contend for a cache line; gauges over
 //! endpoints are read from the snapshots when Prometheus scrapes.
 
-mod family;
+pub mod family;
 mod service;
 mod sharded;
 
@@ -15,11 +15,10 @@ use prometheus::{Encoder, Gauge, IntCounter, IntGauge, Registry, TextEncoder};
 use crate::telemetry::labels::{
     ConnectionLimit, ConnectionProtocol, HandshakeError, ProxyHeaderError, ReloadResult,
 };
-pub use crate::telemetry::metrics::family::{
-    Counters, CountersBy, CountersByCode, EndpointGauges, Gauges, GaugesByEndpoint, Labelled, LabelledPair,
+use crate::telemetry::metrics::family::{
+    Counters, CountersBy, CountersByCode, EndpointGauges, Family, Gauges, GaugesByEndpoint, Metric,
     ReloadCounters, RequestCounters, StreamGauges,
 };
-use crate::telemetry::metrics::family::{Family, Metric};
 use crate::telemetry::metrics::service::ServiceFamilies;
 pub use crate::telemetry::metrics::service::ServiceMetrics;
 pub use crate::telemetry::metrics::sharded::ShardedCounter;

@@ -13,7 +13,8 @@ use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::protocols::Digest;
-use pingora_proxy::{FailToProxy, ProxyWarnLogContext};
+use pingora::server::configuration::ServerConf;
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyWarnLogContext, http_proxy};
 use podpin_endpoints::EndpointId;
 use podpin_time::Millis;
 
@@ -39,6 +40,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Our part in Pingora's forwarding.
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
+}
+
+/// Builds Pingora's proxy over this pipeline, for one worker.
+pub(crate) fn for_worker(shared: &Arc<Shared>) -> Arc<HttpProxy<Pipeline>> {
+    let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
+    Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(shared))))
 }
 
 impl Pipeline {

@@ -13,14 +13,14 @@ use prometheus::{
 
 use crate::telemetry::labels::{EndpointState, Label, MethodLabel, ReloadResult, StreamState};
 
-/// What a metric is called and what it says.
-pub(super) struct Metric {
+/// The description of a metric.
+pub struct Metric {
     /// The name without the prefix `podpin_`.
-    pub(super) name: &'static str,
+    pub name: &'static str,
     /// The help text.
-    pub(super) help: &'static str,
+    pub help: &'static str,
     /// The first label, whose values are open: `service`, `listener`; empty if the metric has none.
-    pub(super) owner: &'static str,
+    pub owner: &'static str,
 }
 
 impl Metric {
@@ -34,7 +34,7 @@ impl Metric {
 }
 
 /// A kind of metric that can be registered.
-pub(super) trait Family: Sized {
+pub trait Family: Sized {
     /// Makes the metric and registers it.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ pub(super) trait Family: Sized {
 }
 
 /// A family whose first label is a service.
-pub(super) trait PerService: Family {
+pub trait PerService: Family {
     /// A handle on the series of one service.
     type Handle;
 
@@ -71,7 +71,7 @@ fn gauges(registry: &Registry, metric: &Metric, labels: &[&str]) -> prometheus::
     registered(registry, IntGaugeVec::new(metric.options(), labels))
 }
 
-/// One counter for each owner.
+/// Counters, one for each owner.
 pub struct Counters(IntCounterVec);
 
 impl Counters {
@@ -95,7 +95,7 @@ impl PerService for Counters {
     }
 }
 
-/// One counter for each owner and value of a label.
+/// Counters, one for each owner and value of a label.
 pub struct CountersBy<L>(IntCounterVec, PhantomData<L>);
 
 impl<L: Label> CountersBy<L> {
@@ -135,7 +135,7 @@ impl<L: Label> Labelled<L> {
     }
 }
 
-/// One counter for each service and pair of labels.
+/// Counters, one for each service and pair of labels.
 pub struct CountersByPair<L, M>(IntCounterVec, PhantomData<(L, M)>);
 
 impl<L: Label, M: Label> Family for CountersByPair<L, M> {
@@ -171,7 +171,7 @@ impl<L: Label, M: Label> LabelledPair<L, M> {
     }
 }
 
-/// One counter for each owner and HTTP status code.
+/// Counters, one for each owner and HTTP status code.
 pub struct CountersByCode(IntCounterVec);
 
 impl CountersByCode {
@@ -187,7 +187,7 @@ impl Family for CountersByCode {
     }
 }
 
-/// One counter for each service, route, method and HTTP status code.
+/// Counters, one for each service, route, method and HTTP status code.
 pub struct RequestCounters(IntCounterVec);
 
 impl RequestCounters {
@@ -225,7 +225,7 @@ fn code_label(code: u16) -> CodeLabel {
     http::StatusCode::from_u16(code).map_or(CodeLabel::Absent, CodeLabel::Status)
 }
 
-/// One counter for each result of reading files again.
+/// Counters, one for each result of a reload.
 pub struct ReloadCounters(IntCounterVec);
 
 impl ReloadCounters {
@@ -246,7 +246,7 @@ impl Family for ReloadCounters {
     }
 }
 
-/// One gauge for each owner.
+/// Gauges, one for each owner.
 pub struct Gauges(IntGaugeVec);
 
 impl Gauges {
@@ -287,7 +287,7 @@ impl PerService for Gauges {
     }
 }
 
-/// One gauge of a time for each owner, in Unix seconds.
+/// Gauges of a time in Unix seconds, one for each owner.
 pub struct TimeGauges(GaugeVec);
 
 impl TimeGauges {
@@ -313,7 +313,7 @@ impl PerService for TimeGauges {
     }
 }
 
-/// One gauge for each service and state of an endpoint.
+/// Gauges, one for each service and state of an endpoint.
 pub struct EndpointGauges(IntGaugeVec);
 
 impl EndpointGauges {
@@ -334,7 +334,7 @@ impl Family for EndpointGauges {
     }
 }
 
-/// One gauge for each endpoint of each service.
+/// Gauges, one for each endpoint of each service.
 pub struct GaugesByEndpoint(IntGaugeVec);
 
 impl GaugesByEndpoint {
@@ -355,7 +355,7 @@ impl Family for GaugesByEndpoint {
     }
 }
 
-/// One gauge for each endpoint of each service and state of its streams.
+/// Gauges, one for each endpoint of each service and state of its streams.
 pub struct StreamGauges(IntGaugeVec);
 
 impl StreamGauges {
@@ -405,7 +405,7 @@ impl Buckets for ReconnectGap {
     const SECONDS: &'static [f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0];
 }
 
-/// One histogram for each service.
+/// Histograms, one for each service.
 pub struct Histograms<B>(HistogramVec, PhantomData<B>);
 
 impl<B: Buckets> Family for Histograms<B> {
@@ -438,5 +438,61 @@ impl Family for IntGauge {
 impl Family for Gauge {
     fn register(registry: &Registry, metric: &Metric) -> prometheus::Result<Gauge> {
         registered(registry, Gauge::with_opts(metric.options()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podpin_endpoints::MoveReason;
+    use podpin_sse::{Cause, Outcome};
+
+    use super::*;
+    use crate::telemetry::labels::{CloseReason, UpstreamErrorKind};
+
+    fn family<F: Family>(registry: &Registry, name: &'static str) -> F {
+        F::register(registry, &Metric { name, help: "A test.", owner: "service" }).unwrap()
+    }
+
+    /// Returns the value of each label's counter, after one was counted under each of them in turn.
+    fn counted<L: Label>() -> Vec<u64> {
+        let family: CountersBy<L> = family(&Registry::new(), "test_total");
+        let handle = family.resolve("chat");
+        L::ALL.iter().for_each(|label| handle.inc(*label));
+        L::ALL.iter().map(|label| family.0.with_label_values(&["chat", label.label()]).get()).collect()
+    }
+
+    #[test]
+    fn every_label_has_a_counter_of_its_own() {
+        for values in [counted::<CloseReason>(), counted::<MoveReason>(), counted::<UpstreamErrorKind>()] {
+            assert!(!values.is_empty() && values.iter().all(|value| *value == 1), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_pair_of_labels_counts_that_pair_only() {
+        let family: CountersByPair<Cause, Outcome> = family(&Registry::new(), "test_total");
+        let handle = family.resolve("chat");
+        handle.inc(Cause::Crash, Outcome::NoId);
+        let value = |cause: Cause, outcome: Outcome| {
+            family.0.with_label_values(&["chat", cause.label(), outcome.label()]).get()
+        };
+        assert_eq!(value(Cause::Crash, Outcome::NoId), 1);
+        assert_eq!(value(Cause::Planned, Outcome::NoId) + value(Cause::Crash, Outcome::Ok), 0);
+    }
+
+    #[test]
+    fn a_code_that_is_none_is_counted_as_no_answer() {
+        let codes: CountersByCode = family(&Registry::new(), "test_total");
+        [0, 99, 404].iter().for_each(|code| codes.inc("chat", *code));
+        let value = |code: &str| codes.0.with_label_values(&["chat", code]).get();
+        assert_eq!((value("0"), value("404")), (2, 1));
+    }
+
+    #[test]
+    fn a_name_is_registered_once() {
+        let registry = Registry::new();
+        let _first: Counters = family(&registry, "test_total");
+        let metric = Metric { name: "test_total", help: "A test.", owner: "service" };
+        assert!(Counters::register(&registry, &metric).is_err());
     }
 }

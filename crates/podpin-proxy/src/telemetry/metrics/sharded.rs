@@ -10,7 +10,7 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::telemetry::metrics::family::{Family, Metric, PerService, registered};
 
-/// Power of two; more workers than this share cells, which only costs speed.
+/// The number of shards. Workers beyond it share cells, which only costs speed.
 const SHARDS: usize = 16;
 
 /// A counter that workers add to without sharing a cache line.
@@ -51,7 +51,7 @@ struct Cell {
     counter: Arc<ShardedCounter>,
 }
 
-/// One sharded counter for each service, summed up when Prometheus scrapes.
+/// Sharded counters, one for each service, summed up when Prometheus scrapes.
 #[derive(Clone)]
 pub struct ShardedFamily {
     vec: IntCounterVec,

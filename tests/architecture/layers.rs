@@ -14,8 +14,8 @@ use crate::imports::{Module, Modules};
 type Layers = &'static [&'static str];
 
 /// The crates and their layers. `lib.rs` or `main.rs` is the roof of each and stands in none of them. podpin-proxy,
-/// podpin-control and podpin-wire are not in the list as long as their modules are being moved.
-const CRATES: [(&str, Layers); 10] = [
+/// podpin-wire is not in the list as long as their modules are being moved.
+const CRATES: [(&str, Layers); 11] = [
     ("podpin-time", &[]),
     (
         "podpin-affinity",
@@ -64,6 +64,19 @@ const CRATES: [(&str, Layers); 10] = [
         "podpin-discovery",
         // The sources; the formats that they read.
         &["file kube", "endpoints_file slice watch"],
+    ),
+    (
+        "podpin-control",
+        // The threads; what runs on the control thread; the preparation of a configuration; its parts; errors and the system.
+        &[
+            "start",
+            "admin reload",
+            "readiness shutdown watchers",
+            "prepare",
+            "build",
+            "certificates cluster health_checks keys sources",
+            "error rlimit sockets upstream_tls_files",
+        ],
     ),
     (
         "podpin-example",

@@ -34,6 +34,7 @@ use crate::net::transport::Transport;
 use crate::request::serve::{self, ClientSide, Idle};
 use crate::shared::Shared;
 use crate::stream::open;
+use crate::telemetry::labels::{ConnectionProtocol, HandshakeError};
 use crate::upgrade::client_stream::ClientStream;
 use crate::upgrade::pipeline::Pipeline;
 pub(crate) use http2::StreamGuard;
@@ -113,7 +114,7 @@ impl Connection {
         }
         let Some((tls, is_h2)) = Box::pin(self.handshake(tcp)).await else { return };
         if is_h2 {
-            self.count("h2");
+            self.count(ConnectionProtocol::Http2);
             let closing = self.listener.shared.lifecycle.closing();
             return Box::pin(http2::serve(self, (tls, BytesMut::new()), closing, None)).await;
         }
@@ -133,11 +134,11 @@ impl Connection {
             Ok(Ok((transport, is_h2))) => return Some((transport, is_h2)),
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.peer, %error, "no TLS handshake");
-                "failed"
+                HandshakeError::Failed
             }
-            Err(_) => "timeout",
+            Err(_) => HandshakeError::Timeout,
         };
-        shared.metrics.tls_handshakes_failed.with_label_values(&[&*self.listener.name, reason]).inc();
+        shared.metrics.listeners.tls_handshakes_failed.inc(&self.listener.name, reason);
         None
     }
 
@@ -154,12 +155,12 @@ impl Connection {
                 Next::Closed => return tcp.close(),
                 Next::Refused(failure) => return self.refuse(tcp, failure).await,
                 Next::H2(bytes) => {
-                    self.count("h2");
+                    self.count(ConnectionProtocol::Http2);
                     return Box::pin(http2::serve(self, (tcp, bytes), closing, None)).await;
                 }
                 Next::Request(mut asked) => {
                     if first {
-                        self.count("h1");
+                        self.count(ConnectionProtocol::Http1);
                     }
                     asked.facts.keep_alive &= !self.is_last_request() && !*closing.borrow();
                     if asked.facts.event_stream {
@@ -182,14 +183,14 @@ impl Connection {
         limit.is_some_and(|limit| self.requests >= limit)
     }
 
-    fn count(&self, protocol: &str) {
+    fn count(&self, protocol: ConnectionProtocol) {
         let listener = &self.listener;
-        listener.shared.metrics.connections_total.with_label_values(&[&*listener.name, protocol]).inc();
+        listener.shared.metrics.listeners.connections_total.inc(&listener.name, protocol);
     }
 
     fn count_refused(&self, failure: Failure) {
-        let code = failure.status().map_or(0, |status| status.as_u16()).to_string();
-        self.listener.shared.metrics.heads_refused.with_label_values(&[&*self.listener.name, &code]).inc();
+        let code = failure.status().map_or(0, |status| status.as_u16());
+        self.listener.shared.metrics.listeners.heads_refused.inc(&self.listener.name, code);
         tracing::debug!(peer = %self.peer, %failure, "request refused");
     }
 

@@ -100,14 +100,14 @@ impl Shared {
         if let Some(sink) = &self.current().access_log
             && sink.write(record).is_err()
         {
-            self.metrics.access_log_dropped.inc();
+            self.metrics.process.access_log_dropped.inc();
         }
     }
 
     /// Turns readiness off, for good.
     pub fn begin_draining(&self) {
         self.lifecycle.begin_draining();
-        self.metrics.shutdown_in_progress.set(1);
+        self.metrics.process.shutdown_in_progress.set(1);
     }
 
     /// Closes listeners, idle connections and the wait queues.

@@ -13,7 +13,7 @@ use podpin_endpoints::{Endpoint, EndpointId, Phase};
 use podpin_time::Millis;
 
 use crate::balance::service::Kind;
-use crate::routing::table::Route;
+use crate::routing::route::Route;
 use crate::telemetry::labels::ReconnectOutcome;
 
 /// Names kept of the endpoints that a stream went through, for the access log; a limit of handovers bounds them, too.
@@ -146,7 +146,7 @@ impl StreamRecord {
         let service = &self.route.service;
         let gap = self.session.and_then(|session| service.drain.reconnects().came_back(session, now));
         if let Some(gap) = gap {
-            service.metrics.reconnects.inc(ReconnectOutcome::Returned.label());
+            service.metrics.reconnects.inc(ReconnectOutcome::Returned);
             service.metrics.reconnect_gap.observe(gap.as_secs_f64());
         }
     }

@@ -19,9 +19,10 @@ use crate::balance::client_limit::{ClientKey, ClientPermit};
 use crate::balance::service::{Kind, ServiceState, View};
 use crate::clock;
 use crate::http::reply::Failure;
-use crate::routing::table::{Backend, Destination, Route};
+use crate::routing::route::{Backend, Destination, Route};
 use crate::shared::Shared;
 use crate::telemetry::access_log::Record;
+use crate::telemetry::labels::AffinityDecision;
 use podpin_wire::client::Client;
 use podpin_wire::headers::{self, sets_cookie};
 use podpin_wire::http1::request_head::{self, RequestHead};
@@ -240,21 +241,21 @@ impl Admission {
         let metrics = &self.service().metrics;
         metrics.affinity_decisions.inc(self.decision(placement));
         if let Some(reason) = placement.and_then(|placement| placement.moved) {
-            metrics.affinity_repins.inc(reason.as_str());
+            metrics.affinity_repins.inc(reason);
         }
     }
 
-    /// The decision as metrics and the access log spell it.
-    pub(crate) fn decision(&self, placement: Option<&Placement>) -> &'static str {
+    /// Returns the worth of the request's token, for metrics and the access log.
+    pub(crate) fn decision(&self, placement: Option<&Placement>) -> AffinityDecision {
         let own = self.known.pinned.is_some() || self.known.by == By::Choice;
         match (self.known.refused, own, placement) {
-            (Some(TokenError::Malformed), ..) => "malformed",
-            (Some(TokenError::UnknownKey), ..) => "unknown_key",
-            (Some(TokenError::Forged), ..) => "forged",
-            (Some(TokenError::Expired), ..) => "expired",
-            (None, false, _) => "new",
-            (None, true, Some(placement)) if !placement.stayed => "repinned",
-            (None, true, _) => "pinned",
+            (Some(TokenError::Malformed), ..) => AffinityDecision::Malformed,
+            (Some(TokenError::UnknownKey), ..) => AffinityDecision::UnknownKey,
+            (Some(TokenError::Forged), ..) => AffinityDecision::Forged,
+            (Some(TokenError::Expired), ..) => AffinityDecision::Expired,
+            (None, false, _) => AffinityDecision::New,
+            (None, true, Some(placement)) if !placement.stayed => AffinityDecision::Repinned,
+            (None, true, _) => AffinityDecision::Pinned,
         }
     }
 

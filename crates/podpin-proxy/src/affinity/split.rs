@@ -17,7 +17,7 @@ use podpin_affinity::{TokenError, split};
 
 use crate::affinity::identify::{By, Recognition, Shown, new_session, show};
 use crate::affinity::select::Asked;
-use crate::routing::table::{Backend, Route};
+use crate::routing::route::{Backend, Route};
 use crate::shared::Shared;
 
 /// The route as it leads to the service, and the client as that service knows it. `None` when no service has a weight,

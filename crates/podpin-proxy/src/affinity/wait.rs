@@ -16,7 +16,7 @@ use podpin_endpoints::{EndpointId, Permit, Phase};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::affinity::select::{Admission, Placement};
-use crate::balance::queue::{Ahead, Want};
+use crate::balance::queue::{Demand, QueueDemand};
 use crate::balance::service::Kind;
 use crate::http::reply::Failure;
 
@@ -28,7 +28,7 @@ pub(crate) struct Terms<'a> {
     /// It has tried these in vain.
     tried: &'a [EndpointId],
     /// Those who are to be served before it.
-    pub ahead: Ahead,
+    pub ahead: QueueDemand,
     /// It would rather wait for its own endpoint than have another one.
     pub waits: bool,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Terms<'a> {
 impl<'a> Terms<'a> {
     /// Whatever there is; a pin that failed this very request is not waited for.
     pub(crate) fn after(tried: &'a [EndpointId]) -> Terms<'a> {
-        Terms { tried, ahead: Ahead::default(), waits: tried.is_empty() }
+        Terms { tried, ahead: QueueDemand::default(), waits: tried.is_empty() }
     }
 
     /// Endpoints that are not to be chosen. A client's own is: why it is not to be had is its reason to move.
@@ -119,7 +119,7 @@ impl Admission {
                 }
                 Err(Failure::NoEndpoint | Failure::Full) => {
                     // Its own endpoint may be gone meanwhile.
-                    ticket.wants(self.want(kind));
+                    ticket.set_demand(self.want(kind));
                     ticket.pass_on();
                 }
                 other => return other,
@@ -128,23 +128,23 @@ impl Admission {
     }
 
     /// An ordinary request takes no place: whoever can be served passes by those who wait for one.
-    pub(crate) fn ahead(&self, kind: Kind) -> Ahead {
+    pub(crate) fn ahead(&self, kind: Kind) -> QueueDemand {
         match kind {
-            Kind::Stream => self.service().queue.ahead(),
-            Kind::Request => Ahead::default(),
+            Kind::Stream => self.service().queue.demand(),
+            Kind::Request => QueueDemand::default(),
         }
     }
 
-    pub(crate) fn want(&self, kind: Kind) -> Want {
+    pub(crate) fn want(&self, kind: Kind) -> Demand {
         let view = self.service().view();
         let own = self.home(&view).and_then(|id| view.snapshot.get(&id));
         match (kind, own) {
-            (Kind::Request, _) => Want::NoPlace,
+            (Kind::Request, _) => Demand::NoPlace,
             (Kind::Stream, Some(own)) if matches!(own.phase, Phase::Ready | Phase::NotReady) => {
-                Want::PlaceAt(own.id)
+                Demand::PlaceAt(own.id)
             }
             // One that drains or is gone is not waited for.
-            (Kind::Stream, _) => Want::AnyPlace,
+            (Kind::Stream, _) => Demand::AnyPlace,
         }
     }
 }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn what_others_wait_for_is_left_out_but_not_a_clients_own() {
         let [one, other, tried] = [1, 2, 3].map(|byte| EndpointId::from_bytes([byte; 16]));
-        let ahead = Ahead { any: false, endpoints: vec![one, other] };
+        let ahead = QueueDemand { any: false, endpoints: vec![one, other] };
         let terms = Terms { tried: &[tried], ahead, waits: true };
         assert_eq!(*terms.left_out(None), [tried, one, other]);
         assert_eq!(*terms.left_out(Some(one)), [tried, other]);

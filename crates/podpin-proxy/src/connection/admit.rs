@@ -23,6 +23,7 @@ use crate::http::reply::Failure;
 use crate::net::proxy_protocol::{Unheard, introduction};
 use crate::net::transport::Transport;
 use crate::shared::Shared;
+use crate::telemetry::labels::ConnectionLimit;
 
 /// Refused connections that are heard at a time: a few hundred a second, and no more memory than as many requests.
 const SEATS: usize = 64;
@@ -68,7 +69,7 @@ impl Connection {
     pub(crate) fn admit(listener: &Arc<Listener>, peer: SocketAddr) -> Result<Connection, Connection> {
         let shared = &listener.shared;
         let before = shared.connections.open.fetch_add(1, Ordering::Relaxed);
-        shared.metrics.connections_active.with_label_values(&[&*listener.name]).inc();
+        shared.metrics.listeners.connections_active.inc(&listener.name);
         let listener_of_it = Arc::clone(listener);
         let mut connection = Connection { listener: listener_of_it, peer, requests: 0, place: Place::OfAll };
         if before < shared.current().limits.connections {
@@ -87,7 +88,7 @@ impl Connection {
             Place::OfAllAndAddress => shared.connections.addresses.give_back(&network(self.peer.ip())),
         }
         shared.connections.open.fetch_sub(1, Ordering::Relaxed);
-        shared.metrics.connections_active.with_label_values(&[&*self.listener.name]).dec();
+        shared.metrics.listeners.connections_active.dec(&self.listener.name);
     }
 
     /// Counts it among the connections of its address; `false`: there are too many. A trusted proxy stands for many
@@ -143,8 +144,7 @@ impl Connection {
         };
         if let Some(reason) = unheard.label() {
             tracing::debug!(peer = %self.peer, %unheard, "closed");
-            let errors = &shared.metrics.proxy_protocol_errors;
-            errors.with_label_values(&[&*self.listener.name, reason]).inc();
+            shared.metrics.listeners.proxy_protocol_errors.inc(&self.listener.name, reason);
         }
         None
     }
@@ -153,8 +153,11 @@ impl Connection {
     pub(crate) fn turn_away(mut self, tcp: TcpStream, ahead: Option<BytesMut>, failure: Failure) {
         self.vacate();
         let shared = Arc::clone(&self.listener.shared);
-        let limit = if failure == Failure::Connections { "connections" } else { "connections_per_client_ip" };
-        shared.metrics.connections_refused.with_label_values(&[&*self.listener.name, limit]).inc();
+        let limit = match failure {
+            Failure::Connections => ConnectionLimit::All,
+            _ => ConnectionLimit::Client,
+        };
+        shared.metrics.listeners.connections_refused.inc(&self.listener.name, limit);
         match Seat::take(&shared) {
             Some(seat) => drop(shared.lifecycle.tasks.spawn(self.hear(seat, tcp, ahead, failure))),
             None if self.listener.tls().is_some() => {}

@@ -185,12 +185,7 @@ impl H2Connection {
     fn count_cut(&self, excess: Excess) {
         let listener = &self.connection.listener;
         tracing::debug!(peer = %self.connection.peer, ?excess, "an HTTP/2 connection is cut");
-        listener
-            .shared
-            .metrics
-            .h2_connections_cut
-            .with_label_values(&[&*listener.name, excess.as_str()])
-            .inc();
+        listener.shared.metrics.listeners.http2_connections_cut.inc(&listener.name, excess);
     }
 
     /// Serves one request, or refuses one whose head is not `bounded`.

@@ -1,4 +1,4 @@
-//! Client connections that are open, and what the limits on them still allow.
+//! Counts of open client connections, for the limits on them.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
@@ -8,10 +8,10 @@ use crate::limits::keyed::KeyedLimit;
 /// Counts behind `limits.connections` and `limits.connectionsPerClientIP`.
 #[derive(Debug, Default)]
 pub struct ConnectionLimits {
-    /// Connections that are open now.
+    /// Open connections.
     pub open: AtomicUsize,
-    /// Connections of each address, where that is limited.
+    /// Open connections by address, if they are limited.
     pub addresses: KeyedLimit<IpAddr>,
-    /// Refused connections whose request is read now.
+    /// Refused connections whose request is being read.
     pub refusals: AtomicUsize,
 }

@@ -9,7 +9,7 @@ use crate::request::serve::{ClientSide, Idle, Request};
 use crate::request::transfer::Trouble;
 use crate::stream::open::request_record;
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::{CloseReason, UpstreamErrorKind, method_label};
+use crate::telemetry::labels::{CloseReason, MethodLabel, UpstreamErrorKind};
 
 /// How a request ended.
 pub(crate) enum Outcome {
@@ -126,10 +126,7 @@ impl Request<'_> {
     pub(crate) fn count(&self, admission: Option<&Admission>, code: u16) {
         let (service, route) =
             admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
-        let status = StatusCode::from_u16(code).ok();
-        let code = status.as_ref().map_or("0", StatusCode::as_str);
-        let labels = [service, route, method_label(&self.head.method), code];
-        self.shared.metrics.requests.with_label_values(&labels).inc();
+        self.shared.metrics.requests.inc(service, route, MethodLabel::from(&self.head.method), code);
     }
 
     pub(crate) fn record(&self, admission: Option<&Admission>, code: u16) -> Record {

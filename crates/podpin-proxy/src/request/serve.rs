@@ -28,7 +28,7 @@ use crate::request::upload::{Framing, Upload};
 use crate::shared::Shared;
 use crate::stream::open::count_failure;
 use crate::stream::post::PostStream;
-use crate::telemetry::labels::UpstreamErrorKind;
+use crate::telemetry::labels::{RetryReason, UpstreamErrorKind};
 use crate::upstream::connect::{self, UpstreamError};
 use crate::upstream::pool::{self, Target};
 use crate::upstream::rewrite;
@@ -144,7 +144,7 @@ impl<'a> Request<'a> {
                 Ok(head) => return self.answer(admission, (target, transfer, head), timer.as_mut()).await,
                 // A kept connection that the pod closed meanwhile is no failure of the pod: ask again on a fresh one.
                 Err(Trouble::Pod(UpstreamError::Reset(_))) if may_repeat && transfer.may_be_repeated() => {
-                    self.retry(admission, "reset");
+                    self.retry(admission, RetryReason::Reset);
                     before = Some(transfer.into_rest().1);
                 }
                 Err(trouble) => {
@@ -193,7 +193,7 @@ impl<'a> Request<'a> {
                 self.tried.push(endpoint.id);
                 // Only if there is another one to ask.
                 if self.may_retry(admission) && admission.place(Kind::Request, &self.tried).is_ok() {
-                    self.retry(admission, "connect");
+                    self.retry(admission, RetryReason::Connect);
                     return Ok(None);
                 }
                 Err(failure)
@@ -276,7 +276,7 @@ impl<'a> Request<'a> {
         self.retries < admission.service().configuration.retries.attempts
     }
 
-    pub(crate) fn retry(&mut self, admission: &Admission, reason: &'static str) {
+    pub(crate) fn retry(&mut self, admission: &Admission, reason: RetryReason) {
         self.retries += 1;
         admission.service().metrics.upstream_retries.inc(reason);
     }

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use podpin_sse::session::{Answer, Eligibility};
 
-use crate::routing::table::Route;
+use crate::routing::route::Route;
 use crate::stream::successor::{
     ResumePlan, Successor, SuccessorResult, SuccessorTarget, may_go_on_elsewhere,
 };

@@ -33,7 +33,7 @@ use crate::stream::successor::{LAST_EVENT_ID, ResumePlan, limits, may_go_on_else
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry;
-use crate::telemetry::labels::UpstreamErrorKind;
+use crate::telemetry::labels::{MethodLabel, OpenedStream, Resumption, RetryReason, UpstreamErrorKind};
 use crate::upstream::connect::{self, UpstreamError};
 use crate::upstream::rewrite;
 use podpin_wire::client::Client;
@@ -63,7 +63,7 @@ struct Opened {
 struct Attempt {
     failure: Failure,
     /// Why another one may be asked, if it may.
-    again: Option<&'static str>,
+    again: Option<RetryReason>,
     /// It did answer: 502, 503 or 504.
     answered: Option<Box<Opened>>,
 }
@@ -72,7 +72,7 @@ impl Attempt {
     fn answered(opened: Opened) -> Attempt {
         Attempt {
             failure: Failure::UpstreamStatus(opened.answer.head.status.as_u16()),
-            again: Some("status"),
+            again: Some(RetryReason::Status),
             answered: Some(Box::new(opened)),
         }
     }
@@ -188,9 +188,9 @@ impl<'a> Opening<'a> {
     pub(crate) fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Attempt {
         let failure = count_failure(self.admission.service(), endpoint, error);
         let again = match error {
-            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some("connect"),
+            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some(RetryReason::Connect),
             // A GET may be asked again (RFC 9110 section 9.2.2).
-            UpstreamError::Reset(_) => Some("reset"),
+            UpstreamError::Reset(_) => Some(RetryReason::Reset),
             UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Protocol(_) => None,
         };
         Attempt { failure, again, answered: None }
@@ -315,20 +315,15 @@ impl<'a> Opening<'a> {
     pub(crate) fn count(&self, placement: &Placement, status: StatusCode, streams: bool) {
         let service = self.admission.service();
         self.admission.count(Some(placement));
-        let code = status.as_str();
-        self.shared
-            .metrics
-            .requests
-            .with_label_values(&[&service.name, &self.admission.route.name, "GET", code])
-            .inc();
+        let requests = &self.shared.metrics.requests;
+        requests.inc(&service.name, &self.admission.route.name, MethodLabel::Get, status.as_u16());
         if streams {
-            let resumed = self.head.headers.contains_key(LAST_EVENT_ID);
-            service.metrics.streams_opened.inc(match self.admission.decision(Some(placement)) {
-                "pinned" => "pinned",
-                "repinned" => "repinned",
-                _ if resumed => "resumed",
-                _ => "new",
-            });
+            let resumption = match self.head.headers.contains_key(LAST_EVENT_ID) {
+                true => Resumption::Resumed,
+                false => Resumption::Fresh,
+            };
+            let decision = self.admission.decision(Some(placement));
+            service.metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
         }
     }
 
@@ -417,7 +412,7 @@ pub(crate) fn protocol_name(version: Version) -> &'static str {
 pub(crate) fn count_failure(service: &ServiceState, endpoint: &Endpoint, error: &UpstreamError) -> Failure {
     let (kind, failure) = classify(error);
     match error {
-        UpstreamError::Local(_) => service.metrics.upstream_errors.inc(kind.label()),
+        UpstreamError::Local(_) => service.metrics.upstream_errors.inc(kind),
         _ => service.endpoint_failed(endpoint, kind),
     }
     failure

@@ -19,7 +19,7 @@ use crate::request::serve::Request;
 use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::CloseReason;
+use crate::telemetry::labels::{CloseReason, OpenedStream, Resumption};
 
 /// A stream that is open.
 pub(crate) struct PostStream {
@@ -71,11 +71,8 @@ impl PostStream {
         };
         let record = shared.streams.open(|id| opening.into_record(id));
         admission.count(Some(placement));
-        service.metrics.streams_opened.inc(match admission.decision(Some(placement)) {
-            "pinned" => "pinned",
-            "repinned" => "repinned",
-            _ => "new",
-        });
+        let decision = admission.decision(Some(placement));
+        service.metrics.streams_opened.inc(OpenedStream::of(decision, Resumption::Fresh));
         Ok(PostStream {
             accounts: Some(Accounts::new(Arc::clone(shared), Arc::clone(&record), None)),
             record,

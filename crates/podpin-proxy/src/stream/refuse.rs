@@ -13,7 +13,7 @@ use crate::http::reply::{self, Failure};
 use crate::shared::Shared;
 use crate::stream::open::{Opening, protocol_name};
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::RefusalKind;
+use crate::telemetry::labels::{MethodLabel, RefusalKind};
 use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
 
@@ -32,7 +32,7 @@ pub(crate) async fn refuse(
     }
     let code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
     let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
-    shared.metrics.requests.with_label_values(&[service, route, "GET", &code.to_string()]).inc();
+    shared.metrics.requests.inc(service, route, MethodLabel::Get, code);
     if let Some(admission) = admission {
         admission.count(None);
         let invited = invitation.as_ref().map(|(kind, _)| *kind);
@@ -69,7 +69,7 @@ pub(crate) async fn tell(
     exchange: Exchange,
 ) {
     let (service, route) = (&*admission.service().name, &*admission.route.name);
-    shared.metrics.requests.with_label_values(&[service, route, "GET", answer.status.as_str()]).inc();
+    shared.metrics.requests.inc(service, route, MethodLabel::Get, answer.status.as_u16());
     if shared.is_logging() {
         let mut log = request_record(head, client, began);
         log.kind = "request";

@@ -383,9 +383,9 @@ impl Relay {
             match report.averts {
                 // The end of a stream that ends for it is counted by its account.
                 Some(Reason::UpstreamReset) => {
-                    metrics.upstream_errors.inc(UpstreamErrorKind::Reset.label());
+                    metrics.upstream_errors.inc(UpstreamErrorKind::Reset);
                 }
-                Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover.label()),
+                Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
                 _ => {}
             }
         }

@@ -16,8 +16,8 @@ use podpin_sse::session::Limits;
 
 use crate::affinity::select::{Admission, Placement};
 use crate::clock;
-use crate::net::tls::PodTls;
-use crate::routing::table::Route;
+use crate::net::tls::UpstreamTls;
+use crate::routing::route::Route;
 use crate::shared::Shared;
 use crate::stream::open::{count_failure, is_event_stream, is_unavailable};
 use crate::upstream::connect::{self, UpstreamError};
@@ -38,7 +38,7 @@ pub(crate) struct ResumePlan {
 pub(crate) struct SuccessorRequest {
     route: Arc<Route>,
     /// As it is now: the stream may be older than the certificates.
-    tls: Option<Arc<PodTls>>,
+    tls: Option<Arc<UpstreamTls>>,
     session: SessionId,
     head: Vec<u8>,
     last_event_id: Vec<u8>,

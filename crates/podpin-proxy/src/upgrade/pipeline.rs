@@ -13,7 +13,8 @@ use http::header;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::protocols::Digest;
-use pingora_proxy::{FailToProxy, ProxyWarnLogContext};
+use pingora::server::configuration::ServerConf;
+use pingora_proxy::{FailToProxy, HttpProxy, ProxyWarnLogContext, http_proxy};
 use podpin_endpoints::EndpointId;
 use podpin_time::Millis;
 
@@ -22,7 +23,7 @@ use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::Failure;
 use crate::shared::{InFlight, Shared};
-use crate::telemetry::labels::{UpstreamErrorKind, method_label};
+use crate::telemetry::labels::{MethodLabel, RetryReason, UpstreamErrorKind};
 use crate::upgrade::client_stream::Progress;
 use crate::upgrade::response::{
     authority, downstream_failure, is_overdue, own_answer, record, strip_response, treat_request,
@@ -39,6 +40,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Our part in Pingora's forwarding.
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
+}
+
+/// Builds Pingora's proxy over this pipeline, for one worker.
+pub(crate) fn for_worker(shared: &Arc<Shared>) -> Arc<HttpProxy<Pipeline>> {
+    let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
+    Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(shared))))
 }
 
 impl Pipeline {
@@ -91,7 +98,7 @@ impl Request {
         attempts.is_some_and(|attempts| self.retries < attempts)
     }
 
-    pub(crate) fn retry(&mut self, reason: &'static str) {
+    pub(crate) fn retry(&mut self, reason: RetryReason) {
         self.retries += 1;
         if let Some(admission) = &self.admission {
             admission.service().metrics.upstream_retries.inc(reason);
@@ -327,7 +334,7 @@ impl ProxyHttp for Pipeline {
             request.admission.as_ref().map(|known| known.place(Kind::Request, &request.tried).is_ok());
         let again = request.may_retry() && elsewhere == Some(true);
         if again {
-            request.retry("connect");
+            request.retry(RetryReason::Connect);
         }
         error.set_retry(again);
         error
@@ -351,7 +358,7 @@ impl ProxyHttp for Pipeline {
             session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
         let stale = client_reused && !request.answered;
         if stale && harmless && request.may_retry() {
-            request.retry("reset");
+            request.retry(RetryReason::Reset);
             error.set_retry(true);
             return error;
         }
@@ -400,9 +407,8 @@ impl ProxyHttp for Pipeline {
         let admission = request.admission.as_ref();
         let (service, route) =
             admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
-        let method = method_label(&session.req_header().method);
-        let metrics = &self.shared.metrics;
-        metrics.requests.with_label_values(&[service, route, method, &status.to_string()]).inc();
+        let method = MethodLabel::from(&session.req_header().method);
+        self.shared.metrics.requests.inc(service, route, method, status);
         if let Some(admission) = admission.filter(|_| !request.told) {
             let placement = request.placement.as_ref().filter(|_| request.answered);
             let service = admission.service();

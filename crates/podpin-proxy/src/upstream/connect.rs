@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::net::tls::PodTls;
+use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
 use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::response_head::{
@@ -68,7 +68,7 @@ pub(crate) struct Answer {
 /// [`UpstreamError::Connect`], [`UpstreamError::Local`], [`UpstreamError::ConnectTimeout`].
 pub(crate) async fn connect(
     address: SocketAddr,
-    tls: Option<&PodTls>,
+    tls: Option<&UpstreamTls>,
     limit: Duration,
 ) -> Result<Transport, UpstreamError> {
     let connected = async {

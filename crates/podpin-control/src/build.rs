@@ -7,7 +7,7 @@ use podpin_affinity::Keyring;
 use podpin_config::{Config, Service};
 use podpin_proxy::balance::service::ServiceState;
 use podpin_proxy::drain::desk::Desk;
-use podpin_proxy::http::filters::Treatment;
+use podpin_proxy::http::filters::RouteFilters;
 use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::net::tls::PodTls;
 use podpin_proxy::routing::snapshot::ConfigSnapshot;
@@ -133,7 +133,7 @@ fn resolve(
     let mut resolved = Route {
         name: route.name.as_str().into(),
         service: Arc::clone(service),
-        treatment: Treatment::new(route),
+        filters: RouteFilters::new(route),
         withdrawn: Arc::new(AtomicBool::new(false)),
     };
     if let Some(known) = before.and_then(|before| before.route(&resolved)) {

@@ -25,7 +25,7 @@ pub struct Shared {
     /// Event streams that are open.
     pub streams: Streams,
     /// Client connections that are open, and the limits on them.
-    pub connections: ConnectionLimits,
+    pub connections: Arc<ConnectionLimits>,
     /// The phase of the process.
     pub lifecycle: Lifecycle,
     /// Whether a service that a reload took away had a list of endpoints.
@@ -48,7 +48,7 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics,
             streams: Streams::default(),
-            connections: ConnectionLimits::default(),
+            connections: Arc::default(),
             lifecycle: Lifecycle::default(),
             has_listed: AtomicBool::new(false),
             drain_wake,

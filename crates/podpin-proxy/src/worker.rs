@@ -15,9 +15,13 @@ use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tracing::Instrument;
 
-use crate::connection::{Connection, Listener};
-use crate::http::reply::Failure;
+use crate::connection::accepted::Connection;
+use crate::connection::http1;
+use crate::connection::listener::Listener;
+use crate::connection::refusal::turn_away;
+use crate::http::reply::ErrorReply;
 use crate::net::socket_options::SocketOptions;
 use crate::shared::Shared;
 use crate::upgrade::pipeline::Pipeline;
@@ -72,8 +76,8 @@ pub async fn run(shared: Arc<Shared>, sockets: Vec<BoundListener>, mut stop: wat
     let proxy = Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(&shared))));
     for BoundListener { name, index, socket } in sockets {
         let Some(settings) = shared.current().listeners.get(index).cloned() else { continue };
-        let (gateway_of_it, proxy) = (Arc::clone(&shared), Arc::clone(&proxy));
-        let listener = Listener { name: name.into(), settings, shared: gateway_of_it, proxy };
+        let (shared_too, proxy) = (Arc::clone(&shared), Arc::clone(&proxy));
+        let listener = Listener { name: name.into(), settings, shared: shared_too, proxy };
         match TcpListener::from_std(socket) {
             Ok(socket) => drop(shared.lifecycle.tasks.spawn(accept(listener.into(), index, socket))),
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),
@@ -122,12 +126,14 @@ async fn accept(mut listener: Arc<Listener>, index: usize, socket: TcpListener) 
     }
 }
 
-/// Serves a connection, or turns it away.
+/// Serves a connection in a task of its own, or turns it away.
 fn begin(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
-    match Connection::admit(listener, peer) {
-        Ok(connection) => drop(listener.shared.lifecycle.tasks.spawn(connection.serve(tcp))),
-        Err(refused) => refused.turn_away(tcp, None, Failure::Connections),
+    let connection = Connection::new(listener, peer);
+    if connection.permit.is_none() {
+        return turn_away(connection, tcp, None, ErrorReply::Connections);
     }
+    let span = connection.span();
+    drop(listener.shared.lifecycle.tasks.spawn(http1::serve(connection, tcp).instrument(span)));
 }
 
 fn is_about_one_client(error: &io::Error) -> bool {

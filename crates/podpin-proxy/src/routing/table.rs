@@ -14,15 +14,16 @@ use http::header::{HeaderMap, HeaderName};
 use podpin_config::{Host, PathMatch, RouteMatch, ValueMatch};
 
 use crate::balance::service::ServiceState;
-use crate::http::filters::Treatment;
+use crate::http::filters::RouteFilters;
 use podpin_wire::field;
+use podpin_wire::http1::request_head;
 
 /// A route with the service it leads to.
 #[derive(Debug)]
 pub struct Route {
     pub name: Arc<str>,
     pub service: Arc<ServiceState>,
-    pub treatment: Treatment,
+    pub filters: RouteFilters,
     /// Shared with what reloads made of it, for as long as it leads to the same service.
     pub withdrawn: Arc<AtomicBool>,
 }
@@ -183,11 +184,7 @@ fn first<R: Clone>(rules: &[Rule<R>], headers: &HeaderMap) -> Option<R> {
 
 /// The host of an authority: without port and trailing dot, in lower case.
 fn host_of(authority: &str) -> String {
-    let host = match authority.rfind(':') {
-        Some(colon) if !authority.ends_with(']') => authority.get(..colon).unwrap_or(authority),
-        _ => authority,
-    };
-    host.trim_end_matches('.').to_ascii_lowercase()
+    request_head::without_port(authority).trim_end_matches('.').to_ascii_lowercase()
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::clock;
-use crate::downstream::body::{Downstream, Dying, Gone};
+use crate::downstream::body::{DelayedReset, Downstream, Gone};
 use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::net::transport::Transport;
 use crate::stream::task::Permits;
@@ -75,7 +75,7 @@ pub(crate) struct Finished {
     /// It had to leave, and was cut: within an event, or because the client did not take its goodbye.
     pub forced: bool,
     /// An HTTP/2 stream whose bad end must wait for what is queued before it.
-    pub dying: Option<Dying>,
+    pub dying: Option<DelayedReset>,
     /// The client's socket, when it may carry another request.
     pub tcp: Option<Transport>,
 }

@@ -14,7 +14,7 @@ use crate::balance::queue::Queue;
 use crate::balance::service::Kind;
 use crate::balance::service::ServiceState;
 use crate::clock;
-use crate::downstream::pending::After;
+use crate::downstream::lease::ConnectionReturn;
 use crate::shared::Shared;
 use crate::stream::relay::{Finished, Relay};
 use crate::stream_registry::StreamRecord;
@@ -182,12 +182,12 @@ impl Drop for Accounts {
 pub(crate) struct StreamTask {
     relay: Relay,
     accounts: Option<Accounts>,
-    after: Option<After>,
+    connection: Option<ConnectionReturn>,
 }
 
 impl StreamTask {
-    pub(crate) fn new(relay: Relay, accounts: Accounts, after: After) -> StreamTask {
-        StreamTask { relay, accounts: Some(accounts), after: Some(after) }
+    pub(crate) fn new(relay: Relay, accounts: Accounts, connection: ConnectionReturn) -> StreamTask {
+        StreamTask { relay, accounts: Some(accounts), connection: Some(connection) }
     }
 }
 
@@ -207,10 +207,8 @@ impl Future for StreamTask {
             }
             accounts.settle(&finished);
         }
-        match (tcp, self.after.take()) {
-            (Some(tcp), Some(After::H1 { connection, goes_on: true })) => connection.go_on(tcp),
-            (Some(tcp), _) => tcp.close(),
-            (None, _) => {}
+        if let (Some(tcp), Some(connection)) = (tcp, self.connection.take()) {
+            connection.give_back(tcp);
         }
         Poll::Ready(())
     }

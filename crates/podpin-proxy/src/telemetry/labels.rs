@@ -1,6 +1,6 @@
 //! The values of metric labels that say why: each an enum, so that the compiler knows all of them.
 
-use http::Method;
+use http::{Method, Version};
 use podpin_sse::{Cause, Outcome};
 
 /// Only registered methods are labels: a client must not be able to make up time series.
@@ -14,6 +14,15 @@ pub fn method_label(method: &Method) -> &'static str {
         Method::PATCH => "PATCH",
         Method::OPTIONS => "OPTIONS",
         _ => "other",
+    }
+}
+
+/// Returns the protocol as the access log spells it.
+pub fn protocol_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
     }
 }
 

@@ -23,15 +23,15 @@ use podpin_time::Millis;
 use crate::clock;
 use crate::stream::relay::ending::{Fault, LAST_WORDS, Leave, NEVER};
 use crate::stream::relay::{Body, Relay};
-use crate::stream::successor::{Asked, Plan, Successor, Whither, may_go_on_elsewhere};
+use crate::stream::successor::{ResumePlan, Successor, SuccessorResult, SuccessorTarget, allows_handover};
 use crate::stream_registry::Cause;
 use crate::telemetry::labels::{CloseReason, DepartureKind, UpstreamErrorKind};
 
 /// The handovers of one stream.
 pub(crate) struct Passage {
     handover: Handover,
-    plan: Plan,
-    asking: Option<Pin<Box<dyn Future<Output = Asked> + Send>>>,
+    plan: ResumePlan,
+    asking: Option<Pin<Box<dyn Future<Output = SuccessorResult> + Send>>>,
     /// A pod that has answered.
     successor: Option<Box<Successor>>,
     /// What the stream ends as, if it comes to that.
@@ -40,7 +40,7 @@ pub(crate) struct Passage {
 
 impl Passage {
     /// A stream that may be handed over.
-    pub(crate) fn new(plan: Plan, limits: Limits) -> Passage {
+    pub(crate) fn new(plan: ResumePlan, limits: Limits) -> Passage {
         Passage {
             handover: Handover::new(Eligibility::Eligible, limits),
             plan,
@@ -164,15 +164,15 @@ impl Relay {
         let Poll::Ready(asked) = asking.as_mut().poll(context) else { return };
         passage.asking = None;
         let answer = match asked {
-            Asked::Stream(successor) => {
+            SuccessorResult::Stream(successor) => {
                 passage.successor = Some(successor);
                 Answer::EventStream
             }
-            Asked::Not(Answer::Refused | Answer::Failed) if self.may_go_elsewhere() => {
+            SuccessorResult::Not(Answer::Refused | Answer::Failed) if self.may_go_elsewhere() => {
                 self.ask();
                 return self.poll_passage(context);
             }
-            Asked::Not(answer) => answer,
+            SuccessorResult::Not(answer) => answer,
         };
         self.decide(clock::now(), |handover, id, now| handover.on_answer(answer, id, now));
     }
@@ -231,9 +231,10 @@ impl Relay {
         let (Some(passage), Body::Events(framer)) = (&mut self.passage, &mut self.body) else { return };
         let id = framer.tell().unwrap_or_default().to_vec();
         let target = self.leave.as_ref().and_then(|leave| leave.target.clone());
-        let whither = target.map_or_else(|| Whither::From(self.record.endpoint().id), Whither::To);
-        let question = passage.plan.question(&self.record.route, id);
-        passage.asking = Some(Box::pin(question.ask(whither)));
+        let target =
+            target.map_or_else(|| SuccessorTarget::From(self.record.endpoint().id), SuccessorTarget::To);
+        let request = passage.plan.request(&self.record.route, id);
+        passage.asking = Some(Box::pin(request.send(target)));
     }
 
     /// Goes on at the successor.
@@ -241,19 +242,19 @@ impl Relay {
         let (Some(passage), Body::Events(framer)) = (&mut self.passage, &mut self.body) else { return };
         let Some(successor) = passage.successor.take() else { return };
         let shared = Arc::clone(&passage.plan.shared);
-        let Successor { endpoint, permit, answer } = *successor;
+        let Successor { endpoint, permit, response } = *successor;
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         framer.adopt();
-        if let Some(left) = self.upstream.replace(answer.transport) {
+        if let Some(left) = self.upstream.replace(response.transport) {
             left.close();
         }
-        (self.decoder, self.early) = (answer.body, answer.rest);
+        (self.decoder, self.early) = (response.start.body, response.start.rest);
         self.last_read = now;
         if let Some(permits) = &mut self.permits {
             permits.move_to(permit);
         }
         self.settle_departure(endpoint);
-        if !may_go_on_elsewhere(&answer.head.headers) {
+        if !allows_handover(&response.start.head.headers) {
             self.passage = None;
         }
         shared.leave_with_the_others(&self.record);

@@ -5,6 +5,7 @@
 //! `http2.rs`. The HTTP/2 library is named in the latter alone (ADR 5).
 
 pub(crate) mod body;
+pub(crate) mod gone;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod lease;

@@ -11,7 +11,7 @@ use podpin_wire::http1::request_head;
 
 use crate::affinity::identify::{ClientIdentity, IdentitySource, identify};
 use crate::affinity::request_view::RequestView;
-use crate::affinity::select::Selected;
+use crate::affinity::selected::Selected;
 use crate::affinity::split;
 use crate::balance::client_limit::{ClientKey, ClientPermit};
 use crate::balance::service::{ServiceState, View};

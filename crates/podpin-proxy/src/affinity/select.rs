@@ -9,6 +9,7 @@ use podpin_endpoints::{
 };
 
 use crate::affinity::routed_request::RoutedRequest;
+use crate::affinity::selected::Selected;
 use crate::balance::queue::Ahead;
 use crate::balance::service::Kind;
 use crate::clock;
@@ -16,24 +17,6 @@ use crate::http::reply::ErrorReply;
 
 /// Rounds of select and permit before an endpoint counts as full: others take slots in between.
 const ROUNDS_MAX: usize = 16;
-
-/// The endpoint that was selected for a request.
-#[derive(Clone, Debug)]
-pub(crate) struct Selected {
-    /// The endpoint itself.
-    pub endpoint: Arc<Endpoint>,
-    /// The reason why a pinned client is not served by its pinned endpoint; `None` if it is, or has none.
-    pub moved: Option<MoveReason>,
-    /// Whether this is the client's pinned endpoint.
-    pub is_pinned: bool,
-}
-
-impl Selected {
-    /// Returns the selection of a given endpoint, past all rules.
-    pub(crate) fn fixed(endpoint: Arc<Endpoint>) -> Selected {
-        Selected { endpoint, moved: None, is_pinned: false }
-    }
-}
 
 /// A selected endpoint with one of its stream slots.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use podpin_wire::headers::{self, sets_cookie};
 
 use crate::affinity::identify::IdentitySource;
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::select::Selected;
+use crate::affinity::selected::Selected;
 
 /// Removes affinity cookies of all services of the route, but for those that are to be forwarded.
 pub(crate) fn strip_cookies(request: &RoutedRequest, headers: &mut HeaderMap) {

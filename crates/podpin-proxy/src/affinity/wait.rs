@@ -15,7 +15,8 @@ use podpin_endpoints::{EndpointId, Phase};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::select::{Selected, SelectedStream, SelectionTerms, select, select_stream};
+use crate::affinity::select::{SelectedStream, SelectionTerms, select, select_stream};
+use crate::affinity::selected::Selected;
 use crate::balance::queue::{Ahead, Want};
 use crate::balance::service::Kind;
 use crate::http::reply::ErrorReply;
@@ -93,7 +94,7 @@ async fn queue_up<S>(
             biased;
             () = entry.turn() => {}
             () = sleep_until(deadline) => return Err(ErrorReply::QueueTimeout),
-            // An ejection that ends wakes nobody.
+            // The end of an ejection wakes no entry.
             () = sleep(LOOK_AGAIN) => {
                 queue.wake();
                 continue;

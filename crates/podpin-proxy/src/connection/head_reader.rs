@@ -87,7 +87,7 @@ pub(crate) async fn next(
     }
 }
 
-/// What a look at the bytes so far needs to know.
+/// The settings for a look at the bytes so far.
 #[derive(Clone, Copy)]
 struct Look {
     takes_http2: bool,

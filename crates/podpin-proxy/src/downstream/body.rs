@@ -10,11 +10,8 @@ use crate::downstream::http1::Http1Side;
 use crate::downstream::http2::Http2Side;
 use crate::net::transport::Transport;
 
+pub(crate) use crate::downstream::gone::Gone;
 pub(crate) use crate::downstream::http2::DelayedReset;
-
-/// The client is gone.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Gone;
 
 /// The client side of a response body.
 pub(crate) enum Downstream {
@@ -100,5 +97,45 @@ impl Downstream {
             }
             Downstream::H2(side) => Some(side.abort()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn chunked() -> (TcpStream, Downstream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, client) = tokio::join!(listener.accept(), client);
+        let mut side = Http1Side::new(Transport::Plain(accepted.unwrap().0));
+        side.framing = Framing::Chunked;
+        (client.unwrap(), Downstream::H1(side))
+    }
+
+    #[tokio::test]
+    async fn a_piece_is_one_chunk_and_the_socket_comes_back() {
+        let (mut client, mut downstream) = chunked().await;
+        let mut piece = vec![0; CHUNK_PREFIX_BYTES];
+        piece.extend_from_slice(b"data: x\n\n");
+        let from = downstream.frame(&mut piece);
+        piece.extend_from_slice(downstream.last_bytes());
+        let written =
+            std::future::poll_fn(|context| downstream.poll_write(context, &piece[from..])).await.unwrap();
+        assert_eq!(written, piece.len() - from);
+        drop(downstream.finish().unwrap());
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "9\r\ndata: x\n\n\r\n0\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn an_early_end_has_no_last_chunk() {
+        let (mut client, downstream) = chunked().await;
+        assert!(downstream.abort().is_none());
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
     }
 }

@@ -11,15 +11,13 @@ use podpin_wire::http1::encode::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::downstream::body::Gone;
+use crate::downstream::gone::{Gone, LINGER};
 use crate::http::reply::{LocalResponse, ResponseBody};
 use crate::net::transport::Transport;
 
 /// Bytes that a client may send before its response is complete: kept for its next request, or dropped by a stream. A
 /// request's client is not read beyond; a stream's client that sends more is cut.
 const EARLY_BYTES_MAX: usize = 64 * 1024;
-/// Time that a refused client has for reading the response before its connection is closed.
-pub(crate) const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that a refused client may still send meanwhile: a reset would destroy the response before it is read.
 const LINGER_BYTES: usize = 256 * 1024;
 

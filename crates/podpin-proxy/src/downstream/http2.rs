@@ -17,11 +17,10 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::v2::server::HttpSession;
 use tokio::sync::Notify;
 
-use crate::downstream::body::Gone;
-use crate::downstream::http1::LINGER;
+use crate::downstream::gone::{Gone, LINGER};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 
-/// One HTTP/2 stream whose request head was read and whose response has not begun.
+/// An HTTP/2 stream whose request head was read and whose response has not begun.
 pub(crate) struct Http2Request(Box<HttpSession>);
 
 /// The sending half of an HTTP/2 stream whose response head was written.

@@ -39,7 +39,7 @@ impl ConnectionLease {
     }
 }
 
-/// What a stream gives back when it ends.
+/// The connection that a stream gives back when it ends.
 pub(crate) enum ConnectionReturn {
     /// An HTTP/1 connection.
     H1 {
@@ -48,7 +48,7 @@ pub(crate) enum ConnectionReturn {
         /// Whether it may carry another request.
         goes_on: bool,
     },
-    /// One stream of an HTTP/2 connection.
+    /// A stream of an HTTP/2 connection.
     H2 {
         /// Count of the stream, kept as long as it runs.
         _stream: StreamLease,
@@ -73,7 +73,7 @@ pub(crate) struct OpenStreams {
     idle_since: AtomicU64,
 }
 
-/// One stream of an HTTP/2 connection, counted until this is dropped.
+/// A stream of an HTTP/2 connection, counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct StreamLease(Arc<OpenStreams>);
 

@@ -16,7 +16,8 @@ use podpin_wire::http1::encode::{Framing, Persistence, write_response_head};
 use podpin_wire::http1::request_head::HeadError;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use crate::downstream::body::{Downstream, Gone};
+use crate::downstream::body::Downstream;
+use crate::downstream::gone::Gone;
 use crate::downstream::http1::{Http1Side, write_and_linger};
 use crate::downstream::http2::{Http2Request, Http2Side};
 use crate::downstream::lease::{ConnectionLease, ConnectionReturn, StreamLease};
@@ -37,7 +38,7 @@ const DISCARD_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum PendingResponse {
     /// A whole HTTP/1.0 or 1.1 connection, for one request.
     H1(Http1Pending),
-    /// One stream of an HTTP/2 connection.
+    /// A stream of an HTTP/2 connection.
     H2(Http2Pending),
 }
 
@@ -55,7 +56,7 @@ pub(crate) struct Http1Pending {
     lease: Option<ConnectionLease>,
 }
 
-/// One HTTP/2 stream with a request whose head was read.
+/// An HTTP/2 stream with a request whose head was read.
 pub(crate) struct Http2Pending {
     request: Http2Request,
     /// The sending half once the response has begun; `None` before, and for a response without a body.
@@ -64,7 +65,7 @@ pub(crate) struct Http2Pending {
     stream: StreamLease,
 }
 
-/// What an HTTP/1 connection is asked for, besides the socket.
+/// The facts of a request over HTTP/1, besides the socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Http1Terms {
     /// Framing of the request body.

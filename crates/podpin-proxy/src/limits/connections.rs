@@ -21,7 +21,7 @@ pub struct ConnectionLimits {
     refusals: AtomicUsize,
 }
 
-/// One open connection, counted until this is dropped.
+/// An open connection, counted until this is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
@@ -30,7 +30,7 @@ pub struct ConnectionPermit {
     network: Option<IpAddr>,
 }
 
-/// One refused connection whose request is read, counted until this is dropped.
+/// A refused connection whose request is read, counted until this is dropped.
 #[derive(Debug)]
 pub struct RefusalSlot(Arc<ConnectionLimits>);
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap};
 use http::{Method, Version};
 use podpin_wire::http1::encode::Framing;
+use podpin_wire::http1::request_head::RequestHead;
 use podpin_wire::http1::response_head::ResponseHead;
 use tokio::time::Sleep;
 use tracing::{Instrument, Span};
@@ -114,7 +115,7 @@ impl Exchange<'_> {
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
         let mut fields = self.fields(client);
-        let body = body_framing(self.context, client);
+        let body = body_framing(&self.context.head, client.is_body_read());
         // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
         loop {
@@ -280,19 +281,50 @@ impl Exchange<'_> {
     }
 }
 
-fn body_framing(context: &RequestContext, client: &PendingResponse) -> BodyFraming {
-    let head = &context.head;
+/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
+fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
     let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     // HTTP/2 may repeat the same number in one field.
     let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
     let expects_one = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
     let (framing, field) = match length {
         Some(length) => (Framing::Plain, format!("Content-Length: {length}\r\n")),
-        None if !client.is_body_read() => (Framing::Chunked, "Transfer-Encoding: chunked\r\n".to_owned()),
+        None if !is_read => (Framing::Chunked, "Transfer-Encoding: chunked\r\n".to_owned()),
         None if expects_one && head.version == Version::HTTP_2 => {
             (Framing::Plain, "Content-Length: 0\r\n".to_owned())
         }
         None => (Framing::Plain, String::new()),
     };
     BodyFraming { framing, field }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn head(method: Method, version: Version, length: Option<&str>) -> RequestHead {
+        let mut headers = HeaderMap::new();
+        if let Some(length) = length {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_str(length).unwrap());
+        }
+        RequestHead { method, target: "/".into(), version, headers, authority: "x".into() }
+    }
+
+    #[test]
+    fn a_body_is_framed_by_its_length_or_in_chunks() {
+        let cases = [
+            (head(Method::POST, Version::HTTP_11, Some("3")), false, "Content-Length: 3\r\n"),
+            (head(Method::POST, Version::HTTP_2, Some("3, 3")), false, "Content-Length: 3\r\n"),
+            (head(Method::POST, Version::HTTP_2, None), false, "Transfer-Encoding: chunked\r\n"),
+            (head(Method::POST, Version::HTTP_2, None), true, "Content-Length: 0\r\n"),
+            (head(Method::GET, Version::HTTP_11, None), true, ""),
+        ];
+        for (head, is_read, expected) in cases {
+            let body = body_framing(&head, is_read);
+            assert_eq!(body.field, expected);
+            assert_eq!(body.framing == Framing::Chunked, expected.starts_with("Transfer"), "{expected}");
+        }
+    }
 }

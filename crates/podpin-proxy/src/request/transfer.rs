@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::clock;
-use crate::downstream::body::Gone;
+use crate::downstream::gone::Gone;
 use crate::downstream::pending::{BodyLength, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
@@ -458,3 +458,113 @@ impl<'a> Transfer<'a> {
 }
 
 const _: () = assert!(READ_BYTES <= HEAD_BYTES_MAX, "one read brings no more than a head may have");
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use bytes::BytesMut;
+    use http::HeaderMap;
+    use podpin_wire::http1::encode::Framing;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::downstream::pending::{Http1Terms, IdleConnection};
+
+    #[derive(Default)]
+    struct Sink {
+        bytes: Vec<u8>,
+        has_to_leave: bool,
+    }
+
+    impl ResponseSink for Sink {
+        fn deliver(&mut self, bytes: &[u8]) {
+            self.bytes.extend_from_slice(bytes);
+        }
+
+        fn has_to_leave(&self, _context: &Context<'_>) -> bool {
+            self.has_to_leave
+        }
+    }
+
+    const LIMITS: TransferLimits = TransferLimits {
+        request_body: Duration::from_secs(5),
+        response_header: None,
+        upstream_idle: None,
+        client_write: None,
+    };
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(listener.accept(), far);
+        (near.unwrap().0, far.unwrap())
+    }
+
+    /// Runs a transfer whose endpoint sends `response` once it has the request head; returns what became of it.
+    async fn run(response: &[u8], sink: &mut Sink, limits: TransferLimits) -> Result<bool, TransferError> {
+        let (near_client, _client) = pair().await;
+        let (near_upstream, mut upstream) = pair().await;
+        let connection =
+            IdleConnection { transport: Transport::Plain(near_client), ahead: BytesMut::from(&b"body"[..]) };
+        let body = BodyDecoder::Length(4);
+        let terms = Http1Terms { body, is_http10: false, keep_alive: true, expects_continue: false };
+        let mut client = PendingResponse::http1(connection, terms, None);
+        let upload = Upload::new(b"POST / HTTP/1.1\r\n\r\n".to_vec(), Framing::Plain);
+        let transport = Transport::Plain(near_upstream);
+        let mut transfer = Transfer::new(&mut client, transport, upload, Method::POST, limits);
+        let endpoint = async {
+            let mut request = [0; 23];
+            upstream.read_exact(&mut request).await.unwrap();
+            assert_eq!(&request, b"POST / HTTP/1.1\r\n\r\nbody", "head and body go in one write");
+            upstream.write_all(response).await.unwrap();
+            if !response.ends_with(b"\r\n\r\n") {
+                upstream.shutdown().await.unwrap();
+            }
+            upstream
+        };
+        let proxy = async {
+            let mut timer = pin!(tokio::time::sleep(Duration::from_secs(60)));
+            let head = poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await?;
+            transfer.begin(&head, &HeaderMap::new(), sink)?;
+            poll_fn(|context| transfer.poll_body(context, timer.as_mut(), sink)).await?;
+            Ok(transfer.into_kept().is_some())
+        };
+        tokio::join!(endpoint, proxy).1
+    }
+
+    #[tokio::test]
+    async fn a_response_passes_and_its_connection_is_kept() {
+        let mut sink = Sink::default();
+        let response = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+            5\r\nhello\r\n0\r\n\r\n";
+        assert!(run(response, &mut sink, LIMITS).await.unwrap());
+        assert_eq!(sink.bytes, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_with_its_connection_is_whole_and_one_with_a_length_is_not() {
+        let mut sink = Sink::default();
+        assert!(!run(b"HTTP/1.1 200 OK\r\n\r\nall of it", &mut sink, LIMITS).await.unwrap());
+        assert_eq!(sink.bytes, b"all of it");
+        let short = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort";
+        let result = run(short, &mut Sink::default(), LIMITS).await;
+        assert!(matches!(result, Err(TransferError::Broken)), "{result:?}");
+        let malformed = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz";
+        let result = run(malformed, &mut Sink::default(), LIMITS).await;
+        assert!(matches!(result, Err(TransferError::Malformed)), "{result:?}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_endpoint_and_a_drain_end_a_response() {
+        let silent = TransferLimits { upstream_idle: Some(Duration::from_millis(1)), ..LIMITS };
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
+        let result = run(head, &mut Sink::default(), silent).await;
+        assert!(matches!(result, Err(TransferError::Idle)), "{result:?}");
+        let mut sink = Sink { has_to_leave: true, ..Sink::default() };
+        let result = run(head, &mut sink, LIMITS).await;
+        assert!(matches!(result, Err(TransferError::Drained)), "{result:?}");
+    }
+}

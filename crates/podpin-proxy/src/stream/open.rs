@@ -17,7 +17,7 @@ use tracing::{Instrument, Span};
 
 use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::select::Selected;
+use crate::affinity::selected::Selected;
 use crate::affinity::session_headers;
 use crate::balance::client_limit::ClientPermit;
 use crate::balance::service::Kind;
@@ -62,7 +62,7 @@ enum Content {
 
 impl Content {
     fn of(start: &ResponseStart) -> Content {
-        if is_event_stream(start) { Content::Events } else { Content::Opaque }
+        if start.head.is_plain_event_stream() { Content::Events } else { Content::Opaque }
     }
 
     fn is_stream(self) -> bool {
@@ -341,13 +341,6 @@ impl Opening<'_> {
         });
         Accounts::new(Arc::clone(&context.shared), record, log)
     }
-}
-
-/// Whether a response is an event stream whose framing can be read: 200 and `text/event-stream`, not encoded.
-pub(crate) fn is_event_stream(start: &ResponseStart) -> bool {
-    let encodings = start.head.headers.get_all(header::CONTENT_ENCODING);
-    let is_identity = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
-    start.head.is_event_stream() && encodings.iter().all(is_identity)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::task::Context;
 use podpin_time::Millis;
 
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::select::Selected;
+use crate::affinity::selected::Selected;
 use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::ErrorReply;

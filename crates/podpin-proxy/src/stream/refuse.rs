@@ -3,7 +3,7 @@
 use podpin_config::Unavailable;
 
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::select::Selected;
+use crate::affinity::selected::Selected;
 use crate::clock;
 use crate::downstream::pending::{PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};

@@ -19,7 +19,6 @@ use crate::affinity::session_headers;
 use crate::net::tls::PodTls;
 use crate::routing::table::Route;
 use crate::shared::Shared;
-use crate::stream::open::is_event_stream;
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
 use crate::upstream::error::UpstreamError;
@@ -29,7 +28,7 @@ pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 /// Field by which an application forbids the handover of a stream.
 const HANDOVER: HeaderName = HeaderName::from_static("x-podpin-handover");
 
-/// What a stream keeps to be resumed elsewhere.
+/// The part of a stream's request that is kept to resume it elsewhere.
 pub(crate) struct ResumePlan {
     /// State of the process.
     pub shared: Arc<Shared>,
@@ -38,7 +37,7 @@ pub(crate) struct ResumePlan {
     head: Box<[u8]>,
 }
 
-/// One request for a successor.
+/// A request for a successor.
 pub(crate) struct SuccessorRequest {
     route: Arc<Route>,
     /// TLS as it is now: the stream may be older than the certificates.
@@ -152,7 +151,7 @@ impl SuccessorRequest {
         if status == http::StatusCode::NO_CONTENT {
             return SuccessorResult::Not(Answer::NoContent);
         }
-        if !is_event_stream(&response.start) {
+        if !response.start.head.is_plain_event_stream() {
             tracing::debug!(endpoint = %endpoint.name, %status, "no successor");
             attempts.rejected(status);
             return SuccessorResult::Not(Answer::Refused);

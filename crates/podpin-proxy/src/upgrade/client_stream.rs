@@ -298,3 +298,43 @@ impl Peek for ClientStream {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn stream(ahead: &[u8]) -> (TcpStream, ClientStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, client) = tokio::join!(listener.accept(), client);
+        let (tcp, peer) = accepted.unwrap();
+        (client.unwrap(), ClientStream::upgrade(Transport::Plain(tcp), peer, BytesMut::from(ahead)))
+    }
+
+    #[tokio::test]
+    async fn bytes_that_were_read_already_come_first() {
+        let (mut client, mut stream) = stream(b"GET / HTTP/1.1\r\n").await;
+        let mut peeked = [0; 3];
+        assert!(stream.try_peek(&mut peeked).await.unwrap() && peeked == *b"GET");
+        client.write_all(b"Host: x").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "GET / HTTP/1.1\r\nHost: x");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_late_is_an_error_until_it_has_answered() {
+        let (mut client, mut stream) = stream(b"").await;
+        let progress = stream.progress();
+        progress.await_answer(Some(Duration::from_millis(1)));
+        let error = stream.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        progress.answered();
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x', "an upgraded connection has no deadline");
+    }
+}

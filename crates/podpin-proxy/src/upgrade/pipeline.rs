@@ -40,7 +40,7 @@ pub(crate) struct Pipeline {
     shared: Arc<Shared>,
 }
 
-/// What the connection knows of an upgrade request when Pingora takes it over.
+/// The state of an upgrade request when Pingora takes it over.
 pub(crate) struct UpgradeStart {
     /// The request with the configuration that it sees.
     pub context: RequestContext,

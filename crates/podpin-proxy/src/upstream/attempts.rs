@@ -17,7 +17,8 @@ use http::StatusCode;
 use podpin_endpoints::{Endpoint, EndpointId, Permit};
 
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::select::{Selected, SelectedStream, SelectionTerms, select, select_stream};
+use crate::affinity::select::{SelectedStream, SelectionTerms, select, select_stream};
+use crate::affinity::selected::Selected;
 use crate::affinity::wait::{await_request, await_stream};
 use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
@@ -27,7 +28,7 @@ use crate::net::transport::Transport;
 use crate::upstream::connect;
 use crate::upstream::error::{Evidence, UpstreamError};
 
-/// What endpoints are tried for.
+/// The purpose that endpoints are tried for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// An ordinary request, or one that offers another protocol.

@@ -115,7 +115,7 @@ impl UpstreamError {
     pub(crate) fn retry_reason(&self, kind: Kind) -> Option<&'static str> {
         match (self, kind) {
             (UpstreamError::Connect(_) | UpstreamError::ConnectTimeout, _) => Some("connect"),
-            // A GET may be sent twice (RFC 9110 section 9.2.2); of another request nobody knows what it has done.
+            // A GET may be sent twice (RFC 9110 section 9.2.2); another request may have had its effect.
             (UpstreamError::Reset(_), Kind::Stream) => Some("reset"),
             (UpstreamError::Reset(_), Kind::Request)
             | (UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Protocol(_), _) => {

@@ -11,7 +11,7 @@ use podpin_wire::http1::encode;
 use podpin_wire::http1::request_head::RequestHead;
 
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::select::Selected;
+use crate::affinity::selected::Selected;
 use crate::affinity::session_headers;
 use crate::request_context::RequestContext;
 

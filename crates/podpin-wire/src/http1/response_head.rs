@@ -4,7 +4,7 @@
 //! lengths) is refused.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::http1::body::{BodyDecoder, FIRST_CHUNK};
 use crate::http1::request_head::{self, FIELDS_MAX};
@@ -36,6 +36,14 @@ impl ResponseHead {
         let kind = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
         self.status == StatusCode::OK && essence.eq_ignore_ascii_case("text/event-stream")
+    }
+
+    /// Returns whether this is an event stream whose framing can be read: not encoded.
+    #[must_use]
+    pub fn is_plain_event_stream(&self) -> bool {
+        let is_identity =
+            |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+        self.is_event_stream() && self.headers.get_all(header::CONTENT_ENCODING).iter().all(is_identity)
     }
 }
 

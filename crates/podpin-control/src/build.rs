@@ -6,15 +6,14 @@ use std::sync::atomic::AtomicBool;
 use podpin_affinity::Keyring;
 use podpin_config::{Config, Service};
 use podpin_proxy::balance::service::ServiceState;
-use podpin_proxy::drain::desk::Desk;
 use podpin_proxy::http::filters::RouteFilters;
 use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::net::tls::PodTls;
 use podpin_proxy::routing::snapshot::ConfigSnapshot;
 use podpin_proxy::routing::table::{Backend, Destination, Route, RouteTable};
+use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::telemetry::access_log::LogSink;
 use podpin_proxy::telemetry::metrics::Metrics;
-use tokio::sync::Notify;
 
 use crate::error::StartError;
 
@@ -34,7 +33,7 @@ pub(crate) struct Surroundings<'a> {
     /// The snapshot in force; `None` at the start.
     pub(crate) before: Option<&'a ConfigSnapshot>,
     pub(crate) metrics: &'a Metrics,
-    pub(crate) drain_wake: &'a Arc<Notify>,
+    pub(crate) streams: &'a StreamRegistry,
 }
 
 /// Builds what the configuration describes; services of the snapshot before go on.
@@ -79,9 +78,9 @@ fn begin(
     zone: Option<&str>,
     around: &Surroundings<'_>,
 ) -> Result<Arc<ServiceState>, StartError> {
-    let (desk, tls) = (Desk::new(Arc::clone(around.drain_wake)), PodTls::load(service)?);
+    let (drain, tls) = (around.streams.inbox(), PodTls::load(service)?);
     let metrics = around.metrics.service(&service.name);
-    let mut state = ServiceState::new(service.clone(), metrics, zone, (desk, tls));
+    let mut state = ServiceState::new(service.clone(), metrics, zone, (drain, tls));
     state.is_awaited = around.before.is_none();
     Ok(Arc::new(state))
 }

@@ -14,9 +14,9 @@ use crate::sources;
 use crate::watchers::Followers;
 use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::shared::Shared;
+use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::telemetry::metrics::Metrics;
 use podpin_proxy::worker::{BoundListener, run};
-use tokio::sync::Notify;
 
 use crate::build::{self, Files, Surroundings};
 use crate::keys;
@@ -144,13 +144,13 @@ fn measured<T: Send>(
         pods.local_addr().unwrap()
     );
     let config = Config::parse(&text, "test", Path::new("")).unwrap();
-    let (metrics, drain_wake) = (Metrics::new("0").unwrap(), Arc::new(Notify::new()));
+    let (metrics, registry) = (Metrics::new("0").unwrap(), Arc::new(StreamRegistry::new()));
     let listeners = vec![Arc::new(ListenerSettings::new(&config.listeners[0], None))];
     let keyring = Arc::new(keys::load(&config.affinity_keys).unwrap());
-    let around = Surroundings { before: None, metrics: &metrics, drain_wake: &drain_wake };
+    let around = Surroundings { before: None, metrics: &metrics, streams: &registry };
     let files = Files { keyring, listeners, access_log: None };
     let snapshot = build::snapshot(&config, files, &around).unwrap();
-    let shared = Arc::new(Shared::new(snapshot, metrics, drain_wake));
+    let shared = Arc::new(Shared::new(snapshot, metrics, registry));
     for service in shared.snapshot().services.iter() {
         let first = sources::read(&service.configuration.discovery).unwrap();
         sources::begin(service, first, &mut Followers::default());

@@ -6,6 +6,7 @@
 mod admin;
 mod build;
 mod certificates;
+mod drain;
 mod error;
 mod health_checks;
 mod keys;

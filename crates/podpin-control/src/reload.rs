@@ -310,7 +310,7 @@ impl Prepared {
             false => LogSink::open(&config.access_log).map_err(StartError::from)?.map(Arc::new),
         };
         let around =
-            Surroundings { before: Some(&before), metrics: &shared.metrics, drain_wake: &shared.drain_wake };
+            Surroundings { before: Some(&before), metrics: &shared.metrics, streams: &shared.streams };
         let snapshot = build::snapshot(config, Files { keyring, listeners, access_log }, &around)?;
         let mut firsts = Vec::new();
         for service in snapshot.services.iter() {

@@ -14,15 +14,16 @@ use std::time::Duration;
 
 use crate::readiness;
 use podpin_config::Config;
-use podpin_proxy::lifecycle::ShutdownTimes;
+use podpin_drain::ShutdownTimes;
 use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::telemetry::access_log::LogSink;
 use podpin_proxy::telemetry::metrics::Metrics;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::admin;
 use crate::build::{self, Files, Surroundings};
 use crate::certificates;
+use crate::drain;
 use crate::error::StartError;
 use crate::keys;
 use crate::readiness::Readiness;
@@ -31,9 +32,9 @@ use crate::rlimit;
 use crate::sources;
 use crate::sources::First;
 use podpin_proxy::clock;
-use podpin_proxy::drain::controller;
 use podpin_proxy::net::tls;
 use podpin_proxy::shared::Shared;
+use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::worker::{self, BoundListener};
 
 /// How often the end of the last stream is looked for while shutting down.
@@ -91,14 +92,14 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     let keyring = Arc::new(keys::load(&config.affinity_keys)?);
     let access_log = LogSink::open(&config.access_log)?.map(Arc::new);
     let (bound, listeners) = bind_all(config, &metrics)?;
-    let drain_wake = Arc::new(Notify::new());
-    let around = Surroundings { before: None, metrics: &metrics, drain_wake: &drain_wake };
+    let streams = Arc::new(StreamRegistry::new());
+    let around = Surroundings { before: None, metrics: &metrics, streams: &streams };
     let snapshot = build::snapshot(config, Files { keyring, listeners, access_log }, &around)?;
     metrics.config_loaded(clock::unix_seconds_f64());
     sources::verify_cluster(config)?;
     let firsts = snapshot.services.iter().map(|service| sources::read(&service.configuration.discovery));
     let firsts = firsts.collect::<Result<Vec<_>, _>>()?;
-    let shared = Arc::new(Shared::new(snapshot, metrics, drain_wake));
+    let shared = Arc::new(Shared::new(snapshot, metrics, streams));
     let readiness = Arc::new(Readiness::new(Arc::clone(&shared), config.kubernetes.initial_list_timeout));
     let admin_socket = bind("admin", config.admin.address)?;
     let admin_address = admin_socket.local_addr()?;
@@ -180,7 +181,7 @@ fn control(
             let shared = Arc::clone(readiness.shared());
             let mut tasks = tokio::task::JoinSet::new();
             tasks.spawn(readiness::report_missing_lists(Arc::clone(&readiness)));
-            tasks.spawn(controller::run(Arc::clone(&shared)));
+            tasks.spawn(drain::run(Arc::clone(&shared)));
             match tokio::net::TcpListener::from_std(parts.admin_socket) {
                 Ok(socket) => drop(tasks.spawn(admin::serve(socket, readiness))),
                 Err(error) => tracing::error!(%error, "the admin port is closed"),
@@ -214,7 +215,7 @@ async fn leave_gracefully(shared: &Shared) {
     tokio::time::sleep(times.announce).await;
     shared.close_listeners();
     // The last ones have as long as connections have to take their end.
-    shared.drain_all(ShutdownTimes {
+    shared.streams.begin_shutdown(ShutdownTimes {
         begins: clock::now(),
         spread: times.spread,
         deadline: podpin_time::Millis(gone_by.0.saturating_sub(clock::duration_millis(LAST_WORDS))),
@@ -224,7 +225,7 @@ async fn leave_gracefully(shared: &Shared) {
         poll.tick().await;
     }
     // The drain writes down what it has seen.
-    shared.drain_wake.notify_one();
+    shared.streams.wake().notify();
     tokio::task::yield_now().await;
     shared.lifecycle.tasks.close();
     // What was written last may still be on its way out of the workers.

@@ -9,6 +9,7 @@ mod frame;
 mod handover;
 mod insert;
 mod line;
+pub mod session;
 
 pub use frame::{Framer, Pushed};
 pub use handover::{Action, Answer, Cause, Eligibility, End, Handover, Limits, Outcome, Pod, Report, Step};

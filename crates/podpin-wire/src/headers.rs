@@ -3,6 +3,7 @@
 //! One set of rules for all data paths and both directions: hop-by-hop fields and those that `Connection` nominates
 //! end here, forwarding fields are the proxy's own, `X-Podpin-*` never crosses from outside to inside or back.
 
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
@@ -39,9 +40,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-status")
 }
 
-/// Returns the names that `Connection` nominates (RFC 9110 section 7.6.1), without the length: the recipient finds the
-/// end of the message by it.
-fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+/// Returns the names that `Connection` nominates (RFC 9110 section 7.6.1), as a set: a head of 32 KiB can nominate
+/// 16,000. The length is left out: the recipient finds the end of the message by it.
+fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
     let lists = headers.get_all(header::CONNECTION).iter();
     lists
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
@@ -203,7 +204,7 @@ impl fmt::Display for ForwardedElement<'_> {
 pub fn response_headers(mut headers: HeaderMap, sets_ours: impl Fn(&HeaderValue) -> bool) -> HeaderMap {
     let nominated = nominated(&headers);
     let ends_here = |name: &&HeaderName| {
-        name.as_str().starts_with(OURS) || is_hop_by_hop(name) || nominated.contains(name)
+        name.as_str().starts_with(OURS) || is_hop_by_hop(name) || nominated.contains(*name)
     };
     let gone: Vec<HeaderName> = headers.keys().filter(ends_here).cloned().collect();
     for name in gone {

@@ -145,7 +145,7 @@ pub(crate) fn evidence<'a>(
 fn pinned(service: &ServiceState, verified: Verified, source: IdentitySource) -> ClientIdentity {
     let token = verified.token;
     let shown = EndpointId::from_bytes(token.endpoint);
-    let pin = service.moved.correct(token.session.as_bytes(), shown);
+    let pin = service.drain.moved_pins().correct(token.session.as_bytes(), shown);
     ClientIdentity {
         session: token.session,
         started_seconds: token.started_seconds,

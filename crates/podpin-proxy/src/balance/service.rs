@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
 use podpin_config::{Discovery, KubernetesService, Pinned, Service as Configuration, ZonePreference};
+use podpin_drain::DrainInbox;
 use podpin_endpoints::{
     Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition,
     Update,
@@ -22,9 +23,6 @@ use crate::balance::client_limit::ClientStreams;
 use crate::balance::queue::Queue;
 use crate::balance::ring::KetamaRing;
 use crate::clock;
-use crate::drain::desk::Desk;
-use crate::drain::rebalance::Moved;
-use crate::drain::returns::Returns;
 use crate::net::tls::PodTls;
 use crate::telemetry::labels::{RefusalKind, UpstreamErrorKind};
 use crate::telemetry::metrics::ServiceMetrics;
@@ -64,12 +62,8 @@ pub struct ServiceState {
     pub client_streams: Arc<ClientStreams>,
     /// For `affinity.onUnavailable: wait`.
     pub queue: Arc<Queue>,
-    /// What the drain has to know of its endpoints and streams.
-    pub desk: Arc<Desk>,
-    /// Clients that should be back soon.
-    pub returns: Arc<Returns>,
-    /// Clients whose stream moved before their cookie did.
-    pub moved: Arc<Moved>,
+    /// Events for its drains, and counts of its streams; identifies the service over reloads.
+    pub drain: Arc<DrainInbox>,
     /// Changed on the control thread only; the lock is never waited for by a request.
     table: Arc<Mutex<Table>>,
     view: Arc<ArcSwap<View>>,
@@ -110,7 +104,7 @@ impl ServiceState {
         configuration: Configuration,
         metrics: ServiceMetrics,
         own_zone: Option<&str>,
-        (desk, tls): (Desk, Option<Arc<PodTls>>),
+        (drain, tls): (DrainInbox, Option<Arc<PodTls>>),
     ) -> ServiceState {
         let table = Table::new();
         let snapshot = table.snapshot();
@@ -126,9 +120,7 @@ impl ServiceState {
             metrics: Arc::new(metrics),
             client_streams: Arc::default(),
             queue: Arc::default(),
-            desk: Arc::new(desk),
-            returns: Arc::default(),
-            moved: Arc::default(),
+            drain: Arc::new(drain),
             table: Arc::new(Mutex::new(table)),
             view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
             discovery_failure: Arc::default(),
@@ -153,9 +145,7 @@ impl ServiceState {
             metrics: Arc::clone(&self.metrics),
             client_streams: Arc::clone(&self.client_streams),
             queue: Arc::clone(&self.queue),
-            desk: Arc::clone(&self.desk),
-            returns: Arc::clone(&self.returns),
-            moved: Arc::clone(&self.moved),
+            drain: Arc::clone(&self.drain),
             table: Arc::clone(&self.table),
             view: Arc::clone(&self.view),
             discovery_failure: Arc::clone(&self.discovery_failure),
@@ -164,7 +154,7 @@ impl ServiceState {
 
     /// Whether both are one service, under whatever configuration.
     pub fn is_same(&self, other: &ServiceState) -> bool {
-        Arc::ptr_eq(&self.desk, &other.desk)
+        Arc::ptr_eq(&self.drain, &other.drain)
     }
 
     /// The endpoints as of now.
@@ -270,7 +260,7 @@ impl ServiceState {
             Arc::clone(&self.view.load().ring)
         };
         self.view.store(Arc::new(View { snapshot: applied.snapshot, ring }));
-        self.desk.report(applied.transitions);
+        self.drain.report(applied.transitions);
         self.queue.wake();
     }
 

@@ -5,12 +5,13 @@
 //! began it. Responses that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use podpin_config::{Handover, Unavailable};
+use podpin_drain::Mobility;
 use podpin_endpoints::MoveReason;
+use podpin_sse::session::{RetryRange, Settings};
 use podpin_sse::{Framer, retry_line};
 use podpin_wire::http1::response_head::ResponseStart;
 use tracing::{Instrument, Span};
@@ -25,19 +26,19 @@ use crate::clock;
 use crate::downstream::pending::{BodyLength, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::request_context::RequestContext;
+use crate::stream::account::{Accounts, Finished, Permits};
+use crate::stream::body::Body;
+use crate::stream::handover::HandoverDriver;
 use crate::stream::refuse::{self, Refused, refuse};
-use crate::stream::relay::{Body, Finished, Passage, Relay, Start, Times};
+use crate::stream::relay::{Relay, Start};
 use crate::stream::successor::{LAST_EVENT_ID, ResumePlan, allows_handover, limits};
-use crate::stream::task::{Accounts, Permits, StreamTask};
+use crate::stream::task::StreamTask;
+use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry;
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
 use crate::upstream::error::{UpstreamError, is_unavailable};
 use crate::upstream::rewrite;
-
-/// Share of itself that `sse.maxDuration` is shortened by at most, so that streams that began together do not end
-/// together.
-const DURATION_JITTER: f64 = 0.1;
 
 /// An event stream request on its way to an endpoint.
 struct Opening<'a> {
@@ -214,44 +215,45 @@ impl Opening<'_> {
         let length = if content.is_stream() { BodyLength::Unknown } else { BodyLength::of(&start.body) };
         let fields = self.response_fields(&start, selected, content);
         self.count(selected, start.head.status, content);
-        let passage = self.passage(&start, selected, content);
-        let accounts = self.accounts(selected, start.head.status, content, passage.is_some());
+        let handover = self.handover(&start, selected, content);
+        let goes_on = handover.is_some();
+        let accounts = self.accounts(selected, start.head.status, content, goes_on);
         if content.is_stream() {
-            // Registered before: a drain that begins now sees the stream here or in its own scan.
-            self.context.shared.leave_with_the_others(accounts.record());
-            if let Some(session) = accounts.record().session {
-                let service = self.attempts.service();
-                service.returns.came_back(session, clock::now(), &service.metrics);
-            }
+            accounts.record().note_return(clock::now());
         }
         let Some(started) = client.start(start.head.status, &fields, length) else {
-            return accounts.settle(&Finished::client_gone());
+            accounts.settle(Finished::client_gone());
+            return;
         };
         // Only event streams hold a slot of their endpoint.
         let permits = Some(permits).filter(|_| content.is_stream());
+        let body = self.body(content, goes_on);
         let relay = Relay::new(Start {
             downstream: started.downstream,
             head: started.head,
             preface: self.preface(content),
-            upstream: transport,
-            decoder: start.body,
-            early: start.rest,
-            body: self.body(content, passage.is_some()),
-            times: self.times(content),
+            upstream: UpstreamReader::new(transport, start.body, start.rest),
+            settings: self.settings(&body, goes_on),
+            body,
+            streams: Arc::clone(&self.context.shared.streams),
             record: Arc::clone(accounts.record()),
             permits,
-            passage,
+            handover,
         });
         let task = StreamTask::new(relay, accounts, started.connection);
         self.context.shared.lifecycle.tasks.spawn(task);
     }
 
-    /// Returns what the stream needs to go on at another endpoint; `None` if it may not.
-    fn passage(&self, start: &ResponseStart, selected: &Selected, content: Content) -> Option<Box<Passage>> {
-        let configuration = &self.attempts.service().configuration;
-        let is_wanted = configuration.drain.handover == Handover::LastEventId;
+    /// Returns the driver of the stream's handovers; `None` if it stays at its endpoint.
+    fn handover(
+        &self,
+        start: &ResponseStart,
+        selected: &Selected,
+        content: Content,
+    ) -> Option<Box<HandoverDriver>> {
+        let is_wanted = self.attempts.service().configuration.drain.handover == Handover::LastEventId;
         let may = content.is_stream() && is_wanted && allows_handover(&start.head.headers);
-        may.then(|| Box::new(Passage::new(self.plan(selected), limits(configuration))))
+        may.then(|| Box::new(HandoverDriver::new(self.plan(selected))))
     }
 
     fn response_fields(&self, start: &ResponseStart, selected: &Selected, content: Content) -> HeaderMap {
@@ -299,19 +301,18 @@ impl Opening<'_> {
         }
     }
 
-    fn times(&self, content: Content) -> Times {
+    /// Returns the timeouts and limits of the stream, as the request's configuration has them.
+    fn settings(&self, body: &Body, goes_on: bool) -> Settings {
         let service = &self.attempts.service().configuration;
         let retry = &service.sse.retry;
-        let jitter = 1.0 - fastrand::f64() * DURATION_JITTER;
-        let max_duration = service.sse.max_duration.filter(|_| content.is_stream());
-        Times {
-            keep_alive: service.sse.keep_alive.filter(|_| content.is_stream()),
+        Settings {
+            content: body.content(),
+            keep_alive: service.sse.keep_alive,
             upstream_idle: service.timeouts.upstream_idle,
             client_write: service.timeouts.client_write,
-            ends_at: max_duration.map(|limit| {
-                clock::after(clock::now(), Duration::from_secs_f64(limit.as_secs_f64() * jitter))
-            }),
-            goodbye_retry: (retry.drain_min, retry.drain_max),
+            max_duration: service.sse.max_duration,
+            goodbye_retry: RetryRange::new(retry.drain_min, retry.drain_max),
+            handover: goes_on.then(|| limits(service)),
         }
     }
 
@@ -319,16 +320,17 @@ impl Opening<'_> {
     fn accounts(&self, selected: &Selected, status: StatusCode, content: Content, goes_on: bool) -> Accounts {
         let (context, request) = (self.context, &self.attempts.request);
         let session = request.is_recognised().then(|| *request.session.as_bytes());
-        let record = context.shared.streams.open(stream_registry::Opening {
+        let may_move = goes_on && request.may_be_rebalanced();
+        let opening = stream_registry::Opening {
             kind: if content.is_stream() { Kind::Stream } else { Kind::Request },
             route: Arc::clone(&request.route),
             endpoint: Arc::clone(&selected.endpoint),
             client: context.client.address,
             session,
             since: context.began,
-            may_be_rebalanced: goes_on && request.may_be_rebalanced(),
-            finishes: false,
-        });
+            mobility: if may_move { Mobility::Rebalances } else { Mobility::Leaves },
+        };
+        let record = context.shared.streams.open(|id| opening.into_record(id));
         let log = context.shared.is_logging().then(|| {
             let mut log = context.record(if content.is_stream() { "stream" } else { "request" });
             log.status = status.as_u16();

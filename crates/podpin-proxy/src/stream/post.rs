@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
+use podpin_drain::{Cause, DrainMember, Mobility};
 use podpin_time::Millis;
 
 use crate::affinity::routed_request::RoutedRequest;
@@ -16,9 +17,8 @@ use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::ErrorReply;
 use crate::request_context::RequestContext;
-use crate::stream::relay::Finished;
-use crate::stream::task::{Accounts, Permits};
-use crate::stream_registry::{Cause, Opening, StreamRecord};
+use crate::stream::account::{Accounts, Finished, Permits};
+use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::CloseReason;
 
@@ -63,7 +63,7 @@ impl PostStream {
         let of_client = request.client_permit(context.client.address)?;
         let limit = service.configuration.limits.streams_per_endpoint;
         let permit = selected.endpoint.load.try_open(limit).ok_or(ErrorReply::Full)?;
-        let record = shared.streams.open(Opening {
+        let opening = Opening {
             kind: Kind::Stream,
             route: Arc::clone(&request.route),
             endpoint: Arc::clone(&selected.endpoint),
@@ -71,10 +71,9 @@ impl PostStream {
             // No client comes back for the rest of it.
             session: None,
             since: context.began,
-            may_be_rebalanced: false,
-            finishes: true,
-        });
-        shared.leave_with_the_others(&record);
+            mobility: Mobility::Finishes,
+        };
+        let record = shared.streams.open(|id| opening.into_record(id));
         request.count_decision(Some(selected));
         service.metrics.streams_opened.inc(match request.decision(Some(selected)) {
             "pinned" => "pinned",
@@ -112,7 +111,7 @@ impl PostStream {
 
     /// Whether the stream has to leave now; registers the task for the moment when it has.
     pub(crate) fn has_to_leave(&self, context: &Context<'_>) -> bool {
-        self.record.poll_leave(context).is_some()
+        self.record.drain().poll(context).is_some()
     }
 
     /// Accounts for the end of the stream, for `reason` unless it had to leave.
@@ -123,17 +122,17 @@ impl PostStream {
         let finished = Finished { reason, forced, first_event, ..Finished::client_gone() };
         if let Some(mut accounts) = self.accounts.take() {
             accounts.set_log(log);
-            accounts.settle(&finished);
+            accounts.settle(finished);
         }
     }
 
     /// Returns why the stream had to leave; `None` if it had not.
     fn drain_reason(&self) -> Option<CloseReason> {
-        let order = self.record.order().filter(|_| self.record.is_told())?;
+        let order = self.record.drain().order()?;
         Some(match order.cause {
             Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
             Cause::Shutdown => CloseReason::Shutdown,
-            Cause::Rebalance(_) => CloseReason::Rebalance,
+            Cause::Rebalance => CloseReason::Rebalance,
         })
     }
 }

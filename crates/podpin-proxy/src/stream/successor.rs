@@ -2,7 +2,8 @@
 //!
 //! The endpoint is the one that `select` returns for the session, so that the stream and all other requests of its client
 //! meet at one. The request is the client's own, kept as bytes since the beginning of the stream, with `Last-Event-ID` and
-//! the session fields. The decision when to ask, and what the result means for the stream, is `relay/handover.rs`'s.
+//! the session fields. When to ask, and what the result means for the stream, is decided by
+//! `podpin_sse::session`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
 use podpin_config::Service;
 use podpin_endpoints::{Endpoint, EndpointId, Permit};
-use podpin_sse::{Answer, Limits};
+use podpin_sse::session::Limits;
 use podpin_wire::http1::encode;
 
 use crate::affinity::routed_request::RoutedRequest;
@@ -30,8 +31,7 @@ const HANDOVER: HeaderName = HeaderName::from_static("x-podpin-handover");
 
 /// The part of a stream's request that is kept to resume it elsewhere.
 pub(crate) struct ResumePlan {
-    /// State of the process.
-    pub shared: Arc<Shared>,
+    shared: Arc<Shared>,
     session: SessionId,
     /// Upstream request head without the fields that differ from endpoint to endpoint, and without the empty line.
     head: Box<[u8]>,
@@ -51,8 +51,12 @@ pub(crate) struct SuccessorRequest {
 pub(crate) enum SuccessorResult {
     /// An event stream that follows.
     Stream(Box<Successor>),
-    /// No event stream.
-    Not(Answer),
+    /// 204: the stream is over.
+    NoContent,
+    /// Any other response.
+    Refused,
+    /// No response, or no endpoint to try.
+    Failed,
 }
 
 /// An endpoint that has answered with an event stream.
@@ -68,9 +72,9 @@ pub(crate) struct Successor {
 /// The endpoint that a successor is looked for at.
 pub(crate) enum SuccessorTarget {
     /// The endpoint for all requests of a client that is pinned to this one.
-    From(EndpointId),
+    PinnedTo(EndpointId),
     /// This endpoint and no other.
-    To(Arc<Endpoint>),
+    Endpoint(Arc<Endpoint>),
 }
 
 impl ResumePlan {
@@ -103,28 +107,28 @@ impl SuccessorRequest {
     /// Tries endpoints until one answers with an event stream, within `retries`.
     pub(crate) async fn send(self, target: SuccessorTarget) -> SuccessorResult {
         match target {
-            SuccessorTarget::To(endpoint) => self.send_to(endpoint).await,
-            SuccessorTarget::From(from) => self.try_endpoints(from).await,
+            SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
+            SuccessorTarget::PinnedTo(from) => self.try_endpoints(from).await,
         }
     }
 
     async fn try_endpoints(&self, from: EndpointId) -> SuccessorResult {
         let mut attempts = self.attempts(from);
-        let mut outcome = Answer::Failed;
+        let mut outcome = SuccessorResult::Failed;
         while attempts.may_retry() {
             let Ok(permit) = attempts.select_successor() else { break };
             match self.attempt(&mut attempts, permit).await {
-                SuccessorResult::Not(answer @ (Answer::Refused | Answer::Failed)) => outcome = answer,
+                result @ (SuccessorResult::Refused | SuccessorResult::Failed) => outcome = result,
                 decided => return decided,
             }
         }
-        SuccessorResult::Not(outcome)
+        outcome
     }
 
     async fn send_to(&self, endpoint: Arc<Endpoint>) -> SuccessorResult {
         let limit = self.route.service.configuration.limits.streams_per_endpoint;
         let Some(permit) = endpoint.load.try_open(limit) else {
-            return SuccessorResult::Not(Answer::Failed);
+            return SuccessorResult::Failed;
         };
         let mut attempts = self.attempts(endpoint.id);
         attempts.select_fixed(endpoint);
@@ -138,7 +142,7 @@ impl SuccessorRequest {
 
     async fn attempt(&self, attempts: &mut Attempts, permit: Permit) -> SuccessorResult {
         let Some(endpoint) = attempts.endpoint().map(Arc::clone) else {
-            return SuccessorResult::Not(Answer::Failed);
+            return SuccessorResult::Failed;
         };
         let limit = self.route.service.configuration.drain.handover_timeout;
         let response = match tokio::time::timeout(limit, self.exchange(attempts, &endpoint)).await {
@@ -149,12 +153,12 @@ impl SuccessorRequest {
         let status = response.start.head.status;
         attempts.answered(status);
         if status == http::StatusCode::NO_CONTENT {
-            return SuccessorResult::Not(Answer::NoContent);
+            return SuccessorResult::NoContent;
         }
         if !response.start.head.is_plain_event_stream() {
             tracing::debug!(endpoint = %endpoint.name, %status, "no successor");
             attempts.rejected(status);
-            return SuccessorResult::Not(Answer::Refused);
+            return SuccessorResult::Refused;
         }
         SuccessorResult::Stream(Box::new(Successor { endpoint, permit, response }))
     }
@@ -174,7 +178,7 @@ impl SuccessorRequest {
 
     fn failed(&self, attempts: &mut Attempts, error: &UpstreamError) -> SuccessorResult {
         attempts.failed(error);
-        SuccessorResult::Not(Answer::Failed)
+        SuccessorResult::Failed
     }
 
     /// Returns the whole request head for the endpoint of the current attempt.

@@ -1,7 +1,7 @@
 //! The values of metric labels that say why: each an enum, so that the compiler knows all of them.
 
 use http::{Method, Version};
-use podpin_sse::{Cause, Outcome};
+use podpin_sse::session::{HandoverCause as Cause, Outcome};
 
 /// Only registered methods are labels: a client must not be able to make up time series.
 pub fn method_label(method: &Method) -> &'static str {

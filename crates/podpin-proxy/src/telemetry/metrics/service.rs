@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use podpin_sse::{Cause, Outcome};
+use podpin_sse::session::{HandoverCause as Cause, Outcome};
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use crate::telemetry::labels::{

@@ -1,0 +1,479 @@
+//! When does one event stream end, and when does it change its upstream? A state machine without sockets and clocks: the
+//! relay reports what happened (`on_*`), does what the [`Step`] says, and returns with [`Session::on_time`] at
+//! [`Session::due`].
+//!
+//! Each state is named by what it waits for:
+//!
+//! ```text
+//!             order          its moment              answer: Swap
+//! Streaming ---------> Leaving ---------> Opening -----------------> Streaming
+//!     |                 |   |                |
+//!     | the upstream    |   |                | the upstream ends
+//!     | breaks          v   |                v       answer: Swap
+//!     +------------> Broken |<-------------Broken -----------------> Streaming
+//!     |                 |   |                |
+//!     | its clean end,  |   | goodbye        | refused, too late, shutdown
+//!     | sse.maxDuration v   v                v                 the client took all
+//!     +----------------------------------> Finishing ------------------------------> Closed
+//!
+//! any ------- the client is gone, or blocked for timeouts.clientWrite -------------> Closed
+//!
+//! Streaming   the upstream's next bytes         Broken      a successor; no upstream flows
+//! Leaving     the moment of an order to leave   Finishing   the client, to take the last bytes
+//! Opening     a successor; the old one flows    Closed      nothing
+//! ```
+//!
+//! From *Opening* or *Leaving* a rebalanced stream returns to *Streaming* when its handover is not possible (`Stay`). Apart
+//! from that the client is *ready* or *blocked* in each state; while blocked the upstream is not read, so the silence of
+//! neither side means anything, and only `timeouts.clientWrite` runs.
+//!
+//! While *Opening* the old upstream's events still flow (make before break); while *Broken* none do. A death is handed
+//! over, or passed on as a death, so that no client takes half a stream for a whole one. A planned departure is handed
+//! over, or ends with a goodbye: `retry:` and a clean end. So does each handover that fails after it began: the client
+//! reconnects by itself, and sends its last event id.
+//!
+//! Within an event that passes through, a goodbye waits for the boundary until the order's last moment; then the end
+//! comes without a `retry:`. Choosing successors, trying a next one, and the bytes (see
+//! [`Framer::tell`](crate::Framer::tell) and [`Framer::adopt`](crate::Framer::adopt)) are left to the relay.
+
+mod action;
+mod flow;
+mod input;
+mod limits;
+mod state;
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use podpin_time::Millis;
+
+pub use self::action::{
+    Action, Close, Farewell, HandoverCause, Outcome, Reason, Report, ResponseBody, Step, Target,
+};
+pub use self::input::{
+    Answer, Client, Content, Eligibility, Fault, LeaveCause, LeaveOrder, Position, ResumePoint, RetryRange,
+    Settings, Standing, Upstream, UpstreamEnd,
+};
+pub use self::limits::Limits;
+
+use self::flow::{Flow, NEVER};
+use self::limits::Handovers;
+use self::state::{Attempt, State};
+
+/// Time that a client has at least for a goodbye that comes late: instead of a handover, or at the proxy's own end.
+const LATE_GOODBYE: Duration = Duration::from_millis(300);
+
+/// State machine of one event stream. At most 144 bytes, without heap.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use podpin_sse::session::*;
+/// use podpin_time::Millis;
+///
+/// let settings = Settings {
+///     keep_alive: Some(Duration::from_secs(15)),
+///     handover: Some(Limits::default()),
+///     ..Settings::default()
+/// };
+/// let mut session = Session::new(&settings, 0.5, Millis(0));
+///
+/// // The upstream sends an event, then nothing: a comment is due 15 seconds later.
+/// session.on_read(Millis(1_000));
+/// session.on_forwarded(1, Position::Boundary, Millis(1_000));
+/// assert_eq!(session.due(), Some(Millis(16_000)));
+/// let upstream = Upstream { standing: Standing::Leaving, resume: ResumePoint::Known };
+/// assert_eq!(session.on_time(upstream, Millis(16_000)).action, Action::KeepAlive);
+///
+/// // The endpoint drains, and this stream is to leave at 20 s: a successor is opened while the old upstream flows.
+/// session.on_order(LeaveOrder {
+///     at: Millis(20_000),
+///     by: Millis(25_000),
+///     deadline: Millis(50_000),
+///     cause: LeaveCause::Drain,
+///     is_free: true,
+/// });
+/// assert_eq!(session.due(), Some(Millis(20_000)));
+/// let step = session.on_time(upstream, Millis(20_000));
+/// assert_eq!(step.action, Action::Open { cause: HandoverCause::Planned, target: Target::Chosen });
+/// assert!(session.has_upstream());
+///
+/// // The successor answers with an event stream, and the client notices nothing.
+/// let answer = Answer::EventStream(Eligibility::Eligible);
+/// let step = session.on_answer(answer, ResumePoint::Known, Millis(20_040));
+/// assert_eq!(step.action, Action::Swap);
+/// assert_eq!(step.report.map(|report| report.took_ms), Some(40));
+///
+/// // The new upstream dies and no other takes the stream: a goodbye, and the end once the client took it.
+/// let reset = UpstreamEnd::Broken(Fault::Reset);
+/// let step = session.on_upstream_end(reset, upstream, Millis(21_000));
+/// assert_eq!(step.action, Action::Open { cause: HandoverCause::Crash, target: Target::Chosen });
+/// let step = session.on_answer(Answer::Failed, ResumePoint::Known, Millis(21_500));
+/// assert_eq!(step.action, Action::Finish(Farewell::Goodbye));
+/// let close = session.on_client(Client::Ready).unwrap();
+/// assert_eq!((close.reason, close.body), (Reason::UpstreamReset, ResponseBody::Clean));
+/// ```
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+    flow: Flow,
+    handovers: Handovers,
+    /// Moment from which the proxy's own shutdown gives up handovers that are under way.
+    shutdown_ends: Millis,
+    first_event: Millis,
+    goodbye_retry: RetryRange,
+}
+
+impl Session {
+    /// Returns the session of a stream that begins at `now`. `draw`, from 0 to 1, decides the jitter of `max_duration`.
+    pub fn new(settings: &Settings, draw: f64, now: Millis) -> Self {
+        Self {
+            state: State::Streaming,
+            flow: Flow::new(settings, draw, now),
+            handovers: Handovers::new(settings.handover.filter(|_| settings.content == Content::Events)),
+            shutdown_ends: NEVER,
+            first_event: NEVER,
+            goodbye_retry: settings.goodbye_retry,
+        }
+    }
+
+    /// Records that bytes of the upstream arrived.
+    #[inline]
+    pub fn on_read(&mut self, now: Millis) {
+        self.flow.last_read = now;
+    }
+
+    /// Records that bytes with this many whole events were written or queued for the client, and where they end. Returns
+    /// true for the first event of the stream.
+    #[inline]
+    pub fn on_forwarded(&mut self, events: u32, position: Position, now: Millis) -> bool {
+        self.flow.last_write = now;
+        if self.flow.content == Content::Events {
+            self.flow.position = position;
+        }
+        let is_first = events > 0 && self.first_event == NEVER;
+        if is_first {
+            self.first_event = now;
+        }
+        is_first
+    }
+
+    /// Records that the client took bytes that were queued.
+    #[inline]
+    pub fn on_taken(&mut self, now: Millis) {
+        self.flow.last_write = now;
+    }
+
+    /// Records the client's side after a write. Returns the end of the stream if that is it: the client is gone, or took
+    /// everything of a stream that was finishing. `None` if the stream goes on.
+    #[inline]
+    pub fn on_client(&mut self, client: Client) -> Option<Close> {
+        match (client, &self.state) {
+            (_, State::Closed) => return None,
+            (Client::Gone, _) | (Client::Ready, State::Finishing { .. }) => {
+                return Some(self.client_is_done(client));
+            }
+            (Client::Ready | Client::Blocked, _) => {}
+        }
+        self.flow.client = client;
+        None
+    }
+
+    /// Adds an order to leave. Ignored if there is one already (see [`Session::takes_orders`]).
+    pub fn on_order(&mut self, order: LeaveOrder) {
+        self.state.add_order(LeaveOrder { by: order.by.max(order.at), ..order });
+    }
+
+    /// Limits handovers by the proxy's own shutdown: one under way at `ends` is given up for a goodbye.
+    pub fn on_shutdown(&mut self, ends: Millis) {
+        self.shutdown_ends = ends;
+    }
+
+    /// Reacts to the end of the upstream's body.
+    pub fn on_upstream_end(&mut self, end: UpstreamEnd, upstream: Upstream, now: Millis) -> Step {
+        if !self.has_upstream() {
+            return Step::CONTINUE;
+        }
+        let is_end_of_stream = end == UpstreamEnd::Clean && upstream.standing == Standing::Serving;
+        if is_end_of_stream || !self.handovers.is_eligible() {
+            return self.pass_on(end, now);
+        }
+        let order = self.state.order();
+        let averts = Some(end.reason_unless_moved());
+        let (attempt, begun, action) = match self.state.attempt() {
+            Some(attempt) if upstream.resume == ResumePoint::Known => (attempt, Ok(()), Action::Continue),
+            Some(attempt) => (attempt, Err(Outcome::NoId), Action::Continue),
+            None => {
+                let cause = end.handover_cause();
+                let target = order.map_or(Target::Chosen, |order| order.cause.target());
+                let begun = self.handovers.begin(upstream.resume, now);
+                (Attempt { cause, from: now, averts }, begun, Action::Open { cause, target })
+            }
+        };
+        let attempt = Attempt { averts, ..attempt };
+        if let Err(outcome) = begun {
+            let step = match end {
+                UpstreamEnd::Broken(fault) if fault != Fault::Silent => self.break_off(fault, now),
+                _ => self.late_goodbye(end.reason_unless_moved(), now),
+            };
+            return Step { report: attempt.report(outcome, now), ..step };
+        }
+        self.state = State::Broken { attempt, order };
+        Step::of(action)
+    }
+
+    /// Reacts to the answer of the successor that was to be opened.
+    ///
+    /// Without a point to resume from any more (the old upstream reset the id meanwhile, or sends an event too large to
+    /// be held), the successor cannot be used.
+    pub fn on_answer(&mut self, answer: Answer, resume: ResumePoint, now: Millis) -> Step {
+        let Some(attempt) = self.state.attempt() else { return Step::CONTINUE };
+        match answer {
+            Answer::EventStream(_) if resume == ResumePoint::Unknown => {
+                self.give_up(attempt, Outcome::NoId, now)
+            }
+            Answer::EventStream(eligibility) => {
+                self.state = State::Streaming;
+                self.handovers.set_eligibility(eligibility);
+                self.flow.last_read = now;
+                Step { report: attempt.report(Outcome::Ok, now), ..Step::of(Action::Swap) }
+            }
+            Answer::NoContent if attempt.averts.is_some() => {
+                let report = attempt.report(Outcome::Refused, now);
+                Step { report, ..self.end(Reason::UpstreamEnd, now) }
+            }
+            Answer::Refused | Answer::Failed if self.state.forget_target() => {
+                Step::of(Action::Open { cause: attempt.cause, target: Target::Chosen })
+            }
+            Answer::NoContent | Answer::Refused | Answer::Failed => {
+                self.give_up(attempt, Outcome::Refused, now)
+            }
+        }
+    }
+
+    /// Reacts to the passing of time: does the first thing that is due. To be called again while [`Session::due`] has
+    /// passed, after the client's side was written to and reported.
+    pub fn on_time(&mut self, upstream: Upstream, now: Millis) -> Step {
+        if self.flow.client_due() <= now {
+            return Step::of(Action::Close(self.close(Reason::SlowClient, ResponseBody::Cut)));
+        }
+        match self.state {
+            State::Finishing { ending, cut_at } if cut_at <= now => {
+                let close = Close { is_forced: true, ..self.close(ending.reason, ResponseBody::Cut) };
+                Step::of(Action::Close(close))
+            }
+            State::Finishing { .. } | State::Closed => Step::CONTINUE,
+            State::Opening { .. } | State::Broken { .. } if self.shutdown_ends <= now => {
+                let step = self.goodbye(Reason::Shutdown, now);
+                self.state.set_cut_at(now.after(LATE_GOODBYE));
+                step
+            }
+            State::Opening { attempt, .. } | State::Broken { attempt, .. } if self.state_due() <= now => {
+                self.give_up(attempt, Outcome::Timeout, now)
+            }
+            State::Leaving(order) if self.state_due() <= now => self.leave(order, upstream, now),
+            _ if self.duration_due() <= now => self.end(Reason::MaxDuration, now),
+            _ if self.idle_due() <= now => {
+                self.on_upstream_end(UpstreamEnd::Broken(Fault::Silent), upstream, now)
+            }
+            _ if self.flow.keep_alive_due() <= now => {
+                self.flow.last_write = now;
+                Step::of(Action::KeepAlive)
+            }
+            _ => Step::CONTINUE,
+        }
+    }
+
+    /// Returns the earliest moment at which [`Session::on_time`] has something to do; `None` if only events count.
+    #[inline]
+    pub fn due(&self) -> Option<Millis> {
+        let silence = self.idle_due().min(self.flow.keep_alive_due());
+        let due = self.state_due().min(self.flow.client_due()).min(self.duration_due()).min(silence);
+        (due != NEVER).then_some(due)
+    }
+
+    /// Whether the relay reads its upstream: it has one, and the client takes what comes.
+    #[inline]
+    pub fn reads_upstream(&self) -> bool {
+        self.flow.client == Client::Ready && self.has_upstream()
+    }
+
+    /// Whether the relay keeps its upstream connection. If not, it closes the one it has.
+    #[inline]
+    pub fn has_upstream(&self) -> bool {
+        self.state.has_upstream()
+    }
+
+    /// Whether a successor is being opened. If not, the relay drops its attempt.
+    #[inline]
+    pub fn is_opening(&self) -> bool {
+        self.state.attempt().is_some()
+    }
+
+    /// Whether [`Session::on_order`] would be heeded: there is no order yet.
+    #[inline]
+    pub fn takes_orders(&self) -> bool {
+        self.state.takes_orders()
+    }
+
+    /// Returns the moment of the stream's first event; `None` if there was none.
+    pub fn first_event(&self) -> Option<Millis> {
+        (self.first_event != NEVER).then_some(self.first_event)
+    }
+
+    /// Returns the reconnection time for [`Farewell::Goodbye`] in milliseconds, from a number drawn at random.
+    pub fn retry_ms(&self, draw: u64) -> u64 {
+        self.goodbye_retry.pick(draw)
+    }
+
+    // What is due, each reason once, for `due` and `on_time` alike.
+
+    #[inline]
+    fn state_due(&self) -> Millis {
+        match &self.state {
+            State::Streaming | State::Closed => NEVER,
+            State::Leaving(order) => match (self.flow.content, self.flow.position) {
+                (Content::Opaque, _) => NEVER,
+                (Content::Events, Position::Boundary) => order.at,
+                (Content::Events, Position::WithinEvent) => order.by,
+            },
+            State::Opening { attempt, order } => self.gives_up(attempt).min(order.deadline),
+            State::Broken { attempt, .. } => self.gives_up(attempt),
+            State::Finishing { cut_at, .. } => *cut_at,
+        }
+    }
+
+    fn gives_up(&self, attempt: &Attempt) -> Millis {
+        self.handovers.give_up_at(attempt.from).min(self.shutdown_ends)
+    }
+
+    #[inline]
+    fn duration_due(&self) -> Millis {
+        if self.state.is_ending() { NEVER } else { self.flow.duration_due() }
+    }
+
+    #[inline]
+    fn idle_due(&self) -> Millis {
+        if self.has_upstream() { self.flow.idle_due() } else { NEVER }
+    }
+
+    // Departure.
+
+    /// Leaves: for another endpoint if that can be done, else with a goodbye.
+    fn leave(&mut self, order: LeaveOrder, upstream: Upstream, now: Millis) -> Step {
+        let is_movable = self.handovers.is_eligible();
+        match order.cause {
+            LeaveCause::Withdrawn => self.leave_for_good(Reason::Drain, order, now),
+            LeaveCause::Shutdown => self.leave_for_good(Reason::Shutdown, order, now),
+            // The drain was taken back after the order was given.
+            LeaveCause::Drain if upstream.standing == Standing::Serving => self.stay(),
+            LeaveCause::Drain if !is_movable => self.leave_for_good(Reason::Drain, order, now),
+            LeaveCause::Rebalance if !is_movable => self.stay(),
+            LeaveCause::Drain | LeaveCause::Rebalance => self.make_before_break(order, upstream.resume, now),
+        }
+    }
+
+    fn make_before_break(&mut self, order: LeaveOrder, resume: ResumePoint, now: Millis) -> Step {
+        let averts = (order.cause == LeaveCause::Drain).then_some(Reason::Drain);
+        let attempt = Attempt { cause: HandoverCause::Planned, from: now, averts };
+        match self.handovers.begin(resume, now) {
+            Ok(()) => {
+                self.state = State::Opening { attempt, order };
+                Step::of(Action::Open { cause: attempt.cause, target: order.cause.target() })
+            }
+            // A rebalancing that cannot begin is none, and not reported.
+            Err(_) if averts.is_none() => self.stay(),
+            Err(outcome) => self.give_up(attempt, outcome, now),
+        }
+    }
+
+    fn leave_for_good(&mut self, reason: Reason, order: LeaveOrder, now: Millis) -> Step {
+        Step { charges_budget: order.is_free, ..self.goodbye(reason, now) }
+    }
+
+    fn stay(&mut self) -> Step {
+        self.state = State::Streaming;
+        Step::of(Action::Stay)
+    }
+
+    /// Ends a handover that found no successor.
+    fn give_up(&mut self, attempt: Attempt, outcome: Outcome, now: Millis) -> Step {
+        let step = match attempt.averts {
+            Some(reason) => self.late_goodbye(reason, now),
+            None => self.stay(),
+        };
+        Step { report: attempt.report(outcome, now), ..step }
+    }
+
+    // Ends.
+
+    /// Passes the end of the upstream on to the client.
+    fn pass_on(&mut self, end: UpstreamEnd, now: Millis) -> Step {
+        match end {
+            UpstreamEnd::Clean => self.end(Reason::UpstreamEnd, now),
+            UpstreamEnd::Broken(Fault::Silent) if self.flow.content == Content::Events => {
+                self.goodbye(Reason::Idle, now)
+            }
+            UpstreamEnd::Broken(fault) => self.break_off(fault, now),
+        }
+    }
+
+    /// Says goodbye instead of a handover: the time that the order gave was spent on the attempt, and no disconnect was
+    /// expected.
+    fn late_goodbye(&mut self, reason: Reason, now: Millis) -> Step {
+        let order = self.state.order();
+        let step = self.goodbye(reason, now);
+        let Some(order) = order else { return step };
+        self.state.set_cut_at(order.by.max(now.after(LATE_GOODBYE)));
+        Step { charges_budget: true, ..step }
+    }
+
+    /// Says goodbye where that is possible, and ends the body.
+    fn goodbye(&mut self, reason: Reason, now: Millis) -> Step {
+        let is_within = self.flow.position == Position::WithinEvent;
+        let is_forced = is_within && matches!(reason, Reason::Drain | Reason::Shutdown);
+        let farewell = if is_within { Farewell::Clean } else { Farewell::Goodbye };
+        self.finish(Close { is_forced, ..Close::clean(reason) }, farewell, now)
+    }
+
+    /// Ends the body and adds nothing.
+    fn end(&mut self, reason: Reason, now: Millis) -> Step {
+        self.finish(Close::clean(reason), Farewell::Clean, now)
+    }
+
+    /// Leaves the body without its end, after the last whole event.
+    fn break_off(&mut self, fault: Fault, now: Millis) -> Step {
+        self.finish(Close::broken(fault), Farewell::Broken, now)
+    }
+
+    fn finish(&mut self, ending: Close, farewell: Farewell, now: Millis) -> Step {
+        self.state.finish(ending);
+        // The client has its time for the end as for anything else.
+        self.flow.client = Client::Blocked;
+        self.flow.last_write = now;
+        Step::of(Action::Finish(farewell))
+    }
+
+    #[cold]
+    fn client_is_done(&mut self, client: Client) -> Close {
+        match (client, self.state) {
+            (Client::Ready, State::Finishing { ending, .. }) => self.close(ending.reason, ending.body),
+            _ => self.close(Reason::ClientGone, ResponseBody::Cut),
+        }
+    }
+
+    /// Closes; an end that was decided keeps its fault.
+    fn close(&mut self, reason: Reason, body: ResponseBody) -> Close {
+        let (fault, is_forced) = match self.state {
+            State::Finishing { ending, .. } => (ending.fault, ending.is_forced),
+            _ => (None, false),
+        };
+        self.state = State::Closed;
+        self.flow.client = Client::Gone;
+        Close { reason, body, fault, is_forced }
+    }
+}

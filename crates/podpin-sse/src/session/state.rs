@@ -1,0 +1,115 @@
+//! States of a stream, each named by what it waits for; the picture is in `session.rs`.
+
+use podpin_time::Millis;
+
+use super::action::{Close, HandoverCause, Outcome, Reason, Report};
+use super::flow::NEVER;
+use super::input::{LeaveCause, LeaveOrder};
+
+/// State of a stream, named by what it waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// The upstream's next bytes.
+    Streaming,
+    /// The moment of an order to leave; the upstream flows.
+    Leaving(LeaveOrder),
+    /// A successor; the upstream flows.
+    Opening { attempt: Attempt, order: LeaveOrder },
+    /// A successor; no upstream flows.
+    Broken { attempt: Attempt, order: Option<LeaveOrder> },
+    /// The client, to take the last bytes; `cut_at` is the last moment for that.
+    Finishing { ending: Close, cut_at: Millis },
+    /// Nothing.
+    Closed,
+}
+
+/// Handover that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attempt {
+    pub(super) cause: HandoverCause,
+    pub(super) from: Millis,
+    /// End of the stream if no successor takes it; `None` if it then stays.
+    pub(super) averts: Option<Reason>,
+}
+
+impl Attempt {
+    pub(super) fn report(self, outcome: Outcome, now: Millis) -> Option<Report> {
+        let took_ms = now.0.saturating_sub(self.from.0);
+        Some(Report { cause: self.cause, outcome, took_ms, averts: self.averts })
+    }
+}
+
+impl State {
+    #[inline]
+    pub(super) fn has_upstream(&self) -> bool {
+        matches!(self, State::Streaming | State::Leaving(_) | State::Opening { .. })
+    }
+
+    #[inline]
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, State::Finishing { .. } | State::Closed)
+    }
+
+    /// Returns the handover that is under way; `None` if there is none.
+    #[inline]
+    pub(super) fn attempt(&self) -> Option<Attempt> {
+        match self {
+            State::Opening { attempt, .. } | State::Broken { attempt, .. } => Some(*attempt),
+            State::Streaming | State::Leaving(_) | State::Finishing { .. } | State::Closed => None,
+        }
+    }
+
+    /// Returns the order that the stream has not settled yet; `None` if there is none, or it is part of the end.
+    pub(super) fn order(&self) -> Option<LeaveOrder> {
+        match self {
+            State::Leaving(order) | State::Opening { order, .. } => Some(*order),
+            State::Broken { order, .. } => *order,
+            State::Streaming | State::Finishing { .. } | State::Closed => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn takes_orders(&self) -> bool {
+        match self {
+            State::Streaming | State::Broken { order: None, .. } => true,
+            State::Finishing { cut_at, .. } => *cut_at == NEVER,
+            State::Leaving(_) | State::Opening { .. } | State::Broken { .. } | State::Closed => false,
+        }
+    }
+
+    pub(super) fn add_order(&mut self, order: LeaveOrder) {
+        match self {
+            State::Streaming => *self = State::Leaving(order),
+            State::Broken { order: none @ None, .. } => *none = Some(order),
+            State::Finishing { cut_at, .. } if *cut_at == NEVER => *cut_at = order.by,
+            State::Leaving(_)
+            | State::Opening { .. }
+            | State::Broken { .. }
+            | State::Finishing { .. }
+            | State::Closed => {}
+        }
+    }
+
+    /// Lets a stream go anywhere that was to go to one endpoint only, and lost its own meanwhile. True the first time.
+    pub(super) fn forget_target(&mut self) -> bool {
+        match self {
+            State::Broken { order: Some(order), .. } if order.cause == LeaveCause::Rebalance => {
+                order.cause = LeaveCause::Drain;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Waits for the client from here on, at most until the last moment of an order.
+    pub(super) fn finish(&mut self, ending: Close) {
+        let cut_at = self.order().map_or(NEVER, |order| order.by);
+        *self = State::Finishing { ending, cut_at };
+    }
+
+    pub(super) fn set_cut_at(&mut self, moment: Millis) {
+        if let State::Finishing { cut_at, .. } = self {
+            *cut_at = moment;
+        }
+    }
+}

@@ -157,3 +157,27 @@ impl RoutedRequest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::testing::{Scene, nowhere};
+
+    #[test]
+    fn a_decision_says_whether_the_client_stays() {
+        let scene = Scene::new(&[("a", nowhere()), ("b", nowhere())]);
+        let id = EndpointId::of_pod("a", 80);
+        let session = SessionId::from_bytes([1; 16]);
+        let mut request = RoutedRequest::of_stream(Arc::clone(&scene.route), session, id);
+        let endpoint = request.service().endpoint(&id).unwrap();
+        let elsewhere = Selected::fixed(Arc::clone(&endpoint));
+        let own = Selected { is_pinned: true, ..elsewhere.clone() };
+        assert_eq!(request.home(&request.service().view()), Some(id));
+        assert_eq!(request.decision(Some(&own)), "pinned");
+        assert_eq!(request.decision(Some(&elsewhere)), "repinned");
+        request.identity.refused = Some(TokenError::Expired);
+        assert_eq!(request.decision(Some(&elsewhere)), "expired");
+        request.identity = ClientIdentity::begun(session, None);
+        assert_eq!((request.decision(Some(&own)), request.is_returning()), ("new", false));
+    }
+}

@@ -26,8 +26,8 @@ pub struct ConnectionLimits {
 pub struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
     active: IntGauge,
-    /// Network of the client; `None` if it is not limited.
-    network: Option<IpAddr>,
+    /// Network of the client; `None` if it is not limited. Boxed, because every stream task holds a permit.
+    network: Option<Box<IpAddr>>,
 }
 
 /// A refused connection whose request is read, counted until this is dropped.
@@ -61,7 +61,7 @@ impl ConnectionPermit {
     pub fn try_limit_network(&mut self, client: IpAddr, limit: u32) -> bool {
         let network = network(client);
         let is_free = self.limits.networks.take(network, limit);
-        self.network = is_free.then_some(network);
+        self.network = is_free.then(|| Box::new(network));
         is_free
     }
 }

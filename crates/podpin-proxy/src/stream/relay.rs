@@ -435,6 +435,7 @@ mod tests {
 
     use super::*;
     use crate::balance::service::Operation;
+    use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
     use crate::stream::successor::{ResumePlan, limits};
     use crate::stream::testing::{Scene, connected, nowhere};
@@ -459,8 +460,10 @@ mod tests {
                 handover: moves.then(|| limits(&scene.route.service.configuration)),
                 ..Settings::default()
             };
+            let mut side = Http1Side::new(Transport::Plain(to));
+            side.framing = Framing::Chunked;
             let relay = Relay::new(Start {
-                downstream: Downstream::h1(Transport::Plain(to), Framing::Chunked),
+                downstream: Downstream::H1(side),
                 head: b"HEAD\r\n\r\n".to_vec(),
                 preface: Vec::new(),
                 upstream: UpstreamReader::new(Transport::Plain(from), decoder, Vec::new()),

@@ -260,3 +260,76 @@ impl Attempts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use podpin_affinity::SessionId;
+
+    use super::*;
+    use crate::stream::testing::{Scene, nowhere};
+
+    const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+    fn attempts(scene: &Scene, purpose: Purpose) -> Attempts {
+        let from = EndpointId::of_pod("a", 80);
+        let session = SessionId::from_bytes([1; 16]);
+        Attempts::new(RoutedRequest::of_stream(Arc::clone(&scene.route), session, from), purpose)
+    }
+
+    #[tokio::test]
+    async fn no_endpoint_is_tried_twice_and_retries_bound_the_attempts() {
+        let scene = Scene::new(&NAMES.map(|name| (name, nowhere())));
+        let limit = scene.route.service.configuration.retries.attempts;
+        let mut attempts = attempts(&scene, Purpose::Request);
+        let mut tried = HashSet::new();
+        loop {
+            attempts.select_request().await.unwrap();
+            assert!(tried.insert(attempts.endpoint().unwrap().id), "tried twice");
+            if !attempts.failed(&UpstreamError::ConnectTimeout) {
+                break;
+            }
+        }
+        assert_eq!((attempts.retries(), tried.len()), (limit, usize::try_from(limit).unwrap() + 1));
+        assert!(attempts.failed_endpoint().is_some());
+    }
+
+    #[tokio::test]
+    async fn without_another_endpoint_the_client_gets_the_last_failure() {
+        let scene = Scene::new(&[("a", nowhere())]);
+        let mut attempts = attempts(&scene, Purpose::Stream);
+        drop(attempts.select_stream().await.unwrap());
+        assert!(attempts.rejected(StatusCode::SERVICE_UNAVAILABLE) && !attempts.has_next());
+        assert_eq!(attempts.select_stream().await.err(), Some(ErrorReply::UpstreamStatus(503)));
+        assert_eq!(attempts.retries(), 0, "nothing was tried again");
+    }
+
+    #[tokio::test]
+    async fn a_late_response_ends_the_attempts_and_a_stale_connection_does_not() {
+        let scene = Scene::new(&NAMES.map(|name| (name, nowhere())));
+        let mut attempts = attempts(&scene, Purpose::Request);
+        attempts.select_request().await.unwrap();
+        let first = attempts.endpoint().unwrap().id;
+        attempts.retry_stale();
+        attempts.select_request().await.unwrap();
+        assert_eq!((attempts.endpoint().unwrap().id, attempts.retries()), (first, 1), "the same one");
+        assert!(!attempts.failed(&UpstreamError::ResponseTimeout));
+    }
+
+    #[tokio::test]
+    async fn the_endpoint_of_a_broken_stream_is_retried_for_free() {
+        let scene = Scene::new(&NAMES.map(|name| (name, nowhere())));
+        let limit = scene.route.service.configuration.retries.attempts;
+        let from = EndpointId::of_pod("a", 80);
+        let mut attempts = attempts(&scene, Purpose::Successor { from });
+        let mut count = 0;
+        while attempts.may_retry() {
+            drop(attempts.select_successor().unwrap());
+            assert_eq!(attempts.endpoint().unwrap().id == from, count == 0, "it comes first, and once");
+            attempts.failed(&UpstreamError::ConnectTimeout);
+            count += 1;
+        }
+        assert_eq!(count, limit + 2);
+    }
+}

@@ -91,3 +91,60 @@ pub(crate) fn interim_headers(received: HeaderMap) -> HeaderMap {
     fields.remove(http::header::CONTENT_LENGTH);
     fields
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::header::{self, HeaderValue};
+    use http::{Method, Version};
+    use podpin_affinity::SessionId;
+    use podpin_endpoints::EndpointId;
+    use podpin_wire::client::Client;
+
+    use super::*;
+    use crate::affinity::identify::ClientIdentity;
+    use crate::clock;
+    use crate::stream::testing::{Scene, nowhere};
+
+    fn context(scene: &Scene, authority: &str) -> RequestContext {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, HeaderValue::from_static("podpin-chat=x; a=1"));
+        headers.insert("x-podpin-session", HeaderValue::from_static("forged"));
+        let client = Client::of([192, 0, 2, 7].into(), false, &headers, &[]);
+        let authority = authority.to_owned();
+        let head = RequestHead {
+            method: Method::GET,
+            target: "/a?b".to_owned(),
+            version: Version::HTTP_11,
+            headers,
+            authority,
+        };
+        let shared = Arc::clone(&scene.shared);
+        RequestContext { snapshot: shared.snapshot(), shared, head, client, began: clock::now() }
+    }
+
+    #[test]
+    fn an_endpoint_is_told_of_the_client_and_the_client_of_its_endpoint() {
+        let scene = Scene::new(&[("a", nowhere())]);
+        let (id, session) = (EndpointId::of_pod("a", 80), SessionId::from_bytes([1; 16]));
+        let mut request = RoutedRequest::of_stream(Arc::clone(&scene.route), session, id);
+        request.identity = ClientIdentity::begun(session, None);
+        let context = context(&scene, "");
+        let mut fields = upstream_headers(&context, &request);
+        assert_eq!(fields.get("x-real-ip").unwrap(), "192.0.2.7");
+        assert!(!fields.contains_key("x-podpin-session"), "the client cannot choose it");
+        let selected = Selected::fixed(request.service().endpoint(&id).unwrap());
+        session_headers::write_session(&request, &selected, &mut fields);
+        let head = request_head(&request, &context.head, &fields, nowhere());
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:1\r\n"), "{head}");
+        assert!(head.contains(&format!("X-Podpin-Session: {session}\r\n")), "{head}");
+
+        let received = HeaderMap::from_iter([(header::CONTENT_LENGTH, HeaderValue::from_static("1"))]);
+        let fields = client_headers(&context, &request, &selected, StatusCode::NO_CONTENT, received);
+        let has_cookie = request.service().cookie_name().is_some();
+        assert_eq!(fields.contains_key(header::SET_COOKIE), has_cookie);
+        assert!(!fields.contains_key(header::CONTENT_LENGTH));
+    }
+}

@@ -128,7 +128,7 @@ fn demand(request: &RoutedRequest, kind: Kind) -> Want {
     let own = request.home(&view).and_then(|id| view.snapshot.get(&id));
     match (kind, own) {
         (Kind::Request, _) => Want::NoPlace,
-        (Kind::Stream, Some(own)) if matches!(own.phase, Phase::Ready | Phase::Resting) => {
+        (Kind::Stream, Some(own)) if matches!(own.phase, Phase::Ready | Phase::NotReady) => {
             Want::PlaceAt(own.id)
         }
         // An endpoint that drains or is gone is not waited for.

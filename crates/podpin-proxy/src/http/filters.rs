@@ -47,7 +47,7 @@ impl RouteFilters {
     /// Builds the filters that the configuration of a route describes.
     #[must_use]
     pub fn new(route: &config::Route) -> RouteFilters {
-        let said = &route.treatment;
+        let said = &route.filters;
         let prefix = said.path_prefix.clone().zip(match route.matches.as_slice() {
             [config::RouteMatch { path: config::PathMatch::Prefix(matched), .. }] => {
                 Some(matched.trim_end_matches('/').to_owned())

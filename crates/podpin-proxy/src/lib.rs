@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod limits;
 pub mod net;
 mod request;
+mod request_context;
 pub mod routing;
 pub mod shared;
 mod stream;

@@ -65,10 +65,12 @@ impl Lifecycle {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// Counts a request as in flight.
     pub fn begin_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a request as over.
     pub fn end_request(&self) {
         self.requests.fetch_sub(1, Ordering::Relaxed);
     }

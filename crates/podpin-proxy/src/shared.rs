@@ -23,7 +23,7 @@ pub struct Shared {
     /// Open streams, and the times of their shutdown.
     pub streams: Arc<StreamRegistry>,
     /// Client connections that are open, and the limits on them.
-    pub connections: ConnectionLimits,
+    pub connections: Arc<ConnectionLimits>,
     /// The phase of the process.
     pub lifecycle: Lifecycle,
     /// Whether a service that a reload took away had a list of endpoints.
@@ -44,7 +44,7 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics,
             streams,
-            connections: ConnectionLimits::default(),
+            connections: Arc::default(),
             lifecycle: Lifecycle::default(),
             has_listed: AtomicBool::new(false),
         }

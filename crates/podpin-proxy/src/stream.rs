@@ -11,6 +11,6 @@ mod relay;
 mod successor;
 mod task;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod timer;
 mod upstream_reader;

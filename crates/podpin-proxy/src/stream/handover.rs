@@ -16,9 +16,7 @@ use std::task::{Context, Poll};
 use podpin_sse::session::{Answer, Eligibility};
 
 use crate::routing::route::Route;
-use crate::stream::successor::{
-    ResumePlan, Successor, SuccessorResult, SuccessorTarget, may_go_on_elsewhere,
-};
+use crate::stream::successor::{ResumePlan, Successor, SuccessorResult, SuccessorTarget, allows_handover};
 
 /// Handovers of one stream.
 pub(crate) struct HandoverDriver {
@@ -48,7 +46,7 @@ impl HandoverDriver {
         self.request = None;
         Some(match result {
             SuccessorResult::Stream(successor) => {
-                let may_move_again = may_go_on_elsewhere(&successor.answer.head.headers);
+                let may_move_again = allows_handover(&successor.response.start.head.headers);
                 self.successor = Some(successor);
                 Answer::EventStream(if may_move_again {
                     Eligibility::Eligible

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::balance::service::{FirstList, Kind, Operation, ServiceParts, ServiceState, TableWriter};
 use crate::clock;
-use crate::http::filters::Treatment;
+use crate::http::filters::RouteFilters;
 use crate::routing::route::Route;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::routing::table::RouteTable;
@@ -63,7 +63,7 @@ impl Scene {
         let route = Arc::new(Route {
             name: "chat".into(),
             service: Arc::clone(&service),
-            treatment: Treatment::new(&config.routes[0]),
+            filters: RouteFilters::new(&config.routes[0]),
             withdrawn: Arc::new(AtomicBool::new(false)),
         });
         let snapshot = ConfigSnapshot {

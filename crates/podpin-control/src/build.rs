@@ -6,16 +6,15 @@ use std::sync::atomic::AtomicBool;
 use podpin_affinity::Keyring;
 use podpin_config::{Config, Route as RouteConfig, Service};
 use podpin_proxy::balance::service::{FirstList, ServiceParts, ServiceState};
-use podpin_proxy::drain::desk::Desk;
 use podpin_proxy::http::filters::Treatment;
 use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::net::tls::UpstreamTls;
 use podpin_proxy::routing::route::{Backend, Destination, Route};
 use podpin_proxy::routing::snapshot::ConfigSnapshot;
 use podpin_proxy::routing::table::RouteTable;
+use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::telemetry::access_log::LogSink;
 use podpin_proxy::telemetry::metrics::Metrics;
-use tokio::sync::Notify;
 
 use crate::error::StartError;
 
@@ -42,7 +41,7 @@ pub(crate) struct Surroundings<'a> {
     /// The configuration in force; `None` at the start.
     pub(crate) in_force: Option<InForce<'a>>,
     pub(crate) metrics: &'a Metrics,
-    pub(crate) drain_wake: &'a Arc<Notify>,
+    pub(crate) streams: &'a StreamRegistry,
 }
 
 impl<'a> Surroundings<'a> {
@@ -104,7 +103,7 @@ fn begin(
     };
     let parts = ServiceParts {
         metrics: around.metrics.service(&service.name),
-        desk: Desk::new(Arc::clone(around.drain_wake)),
+        drain: around.streams.inbox(),
         tls: UpstreamTls::load(service)?,
         first_list: awaited,
     };
@@ -175,14 +174,14 @@ mod tests {
 
     /// Builds the snapshot of `next` over that of a process which runs `config`.
     fn rebuilt(config: &Config, next: &Config, before: &ConfigSnapshot) -> ConfigSnapshot {
-        let (metrics, drain_wake) = (Metrics::new("0").unwrap(), Arc::new(Notify::new()));
+        let (metrics, streams) = (Metrics::new("0").unwrap(), Arc::new(StreamRegistry::new()));
         let in_force = Some(InForce { config, snapshot: before });
         let files = Files {
             keyring: Arc::clone(&before.keyring),
             listeners: before.listeners.to_vec(),
             access_log: None,
         };
-        snapshot(next, files, &Surroundings { in_force, metrics: &metrics, drain_wake: &drain_wake }).unwrap()
+        snapshot(next, files, &Surroundings { in_force, metrics: &metrics, streams: &streams }).unwrap()
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use podpin_config::Config;
 use podpin_proxy::balance::service::TableWriter;
 use podpin_proxy::shared::Shared;
+use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::telemetry::metrics::Metrics;
-use tokio::sync::Notify;
 
 use crate::build::Surroundings;
 use crate::prepare::Prepared;
@@ -47,8 +47,8 @@ pub(crate) fn started(config: &Config) -> Arc<Shared> {
 }
 
 fn prepared(config: &Config) -> (Arc<Shared>, Vec<ServiceStart>) {
-    let (metrics, drain_wake) = (Metrics::new("0").unwrap(), Arc::new(Notify::new()));
-    let around = Surroundings { in_force: None, metrics: &metrics, drain_wake: &drain_wake };
+    let (metrics, streams) = (Metrics::new("0").unwrap(), Arc::new(StreamRegistry::new()));
+    let around = Surroundings { in_force: None, metrics: &metrics, streams: &streams };
     let prepared = Prepared::read(config, &around).unwrap();
-    (Arc::new(Shared::new(prepared.snapshot, metrics, drain_wake)), prepared.initial)
+    (Arc::new(Shared::new(prepared.snapshot, metrics, streams)), prepared.initial)
 }

@@ -7,6 +7,7 @@ mod admin;
 mod build;
 mod certificates;
 mod cluster;
+mod drain;
 mod error;
 mod health_checks;
 mod keys;

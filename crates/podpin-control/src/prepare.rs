@@ -126,8 +126,8 @@ mod tests {
         let shared = fixture::started(config);
         let snapshot = shared.snapshot();
         let in_force = Some(InForce { config, snapshot: &snapshot });
-        let (metrics, drain_wake) = (&shared.metrics, &shared.drain_wake);
-        Prepared::read(next, &Surroundings { in_force, metrics, drain_wake })
+        let (metrics, streams) = (&shared.metrics, &shared.streams);
+        Prepared::read(next, &Surroundings { in_force, metrics, streams })
     }
 
     #[test]

@@ -163,9 +163,9 @@ impl Reload {
     fn prepare(&self, config: &Config) -> Result<Prepared, ReloadError> {
         let snapshot = self.shared.snapshot();
         let in_force = Some(InForce { config: &self.config, snapshot: &snapshot });
-        let (metrics, drain_wake) = (&self.shared.metrics, &self.shared.drain_wake);
+        let (metrics, streams) = (&self.shared.metrics, &self.shared.streams);
         // Some small files are read on this thread: another one would cost more memory than all the rest.
-        let prepared = Prepared::read(config, &Surroundings { in_force, metrics, drain_wake });
+        let prepared = Prepared::read(config, &Surroundings { in_force, metrics, streams });
         if prepared.is_err() {
             // A refused configuration leaves nothing of its new services in the metrics.
             let is_new = |name: &str| snapshot.service(name).is_none();

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
+use podpin_drain::ShutdownTimes;
 use podpin_proxy::clock;
-use podpin_proxy::lifecycle::ShutdownTimes;
 use podpin_proxy::shared::Shared;
 use podpin_time::Millis;
 use tokio::time::Instant;
@@ -31,7 +31,7 @@ pub(crate) async fn leave_gracefully(shared: &Shared) {
     tracing::info!(streams = shared.streams.count(), announce = ?times.announce, "leaving: readiness is off");
     tokio::time::sleep(times.announce).await;
     shared.close_listeners();
-    shared.drain_all(ShutdownTimes {
+    shared.streams.begin_shutdown(ShutdownTimes {
         begins: clock::now(),
         spread: times.spread,
         // The last streams leave early enough for their connections to close.
@@ -42,7 +42,7 @@ pub(crate) async fn leave_gracefully(shared: &Shared) {
         poll.tick().await;
     }
     // One more turn of the drain logs its report.
-    shared.drain_wake.notify_one();
+    shared.streams.wake().notify();
     tokio::task::yield_now().await;
     shared.lifecycle.tasks.close();
     // The last bytes may still be on their way out of the workers.
@@ -64,6 +64,6 @@ mod tests {
         let shared = fixture::started(&fixture::parsed(&text));
         leave_gracefully(&shared).await;
         assert!(shared.lifecycle.is_draining() && shared.lifecycle.is_closing());
-        assert!(shared.lifecycle.shutdown_times().is_some());
+        assert!(shared.streams.shutdown_times().is_some());
     }
 }

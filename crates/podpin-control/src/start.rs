@@ -14,16 +14,17 @@ use std::time::Duration;
 
 use podpin_config::Config;
 use podpin_proxy::clock;
-use podpin_proxy::drain::controller;
 use podpin_proxy::shared::Shared;
+use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::telemetry::metrics::Metrics;
 use podpin_proxy::worker::{self, BoundListener};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::admin;
 use crate::build::Surroundings;
 use crate::certificates;
 use crate::cluster;
+use crate::drain;
 use crate::error::StartError;
 use crate::keys;
 use crate::prepare::Prepared;
@@ -101,8 +102,8 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     // The first reading is the zero of the monotonic clock.
     clock::now();
     rlimit::warn_if_short(rlimit::raise_limit(), config.limits.connections);
-    let (metrics, drain_wake) = (Metrics::new(version)?, Arc::new(Notify::new()));
-    let around = Surroundings { in_force: None, metrics: &metrics, drain_wake: &drain_wake };
+    let (metrics, streams) = (Metrics::new(version)?, Arc::new(StreamRegistry::new()));
+    let around = Surroundings { in_force: None, metrics: &metrics, streams: &streams };
     let Prepared { snapshot, listener_tls, initial, .. } = Prepared::read(config, &around)?;
     cluster::verify(config)?;
     let sockets = Sockets::bind(config)?;
@@ -110,7 +111,7 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     listener_tls.iter().for_each(|loaded| loaded.show(&metrics));
     metrics.config_loaded(clock::unix_seconds_f64());
 
-    let shared = Arc::new(Shared::new(snapshot, metrics, drain_wake));
+    let shared = Arc::new(Shared::new(snapshot, metrics, streams));
     let initial_list_timeout = config.kubernetes.initial_list_timeout;
     let readiness = Arc::new(Readiness::new(Arc::clone(&shared), initial_list_timeout, clock::now()));
     let workers = Workers::start(worker_count(config), &shared, &sockets.listeners)?;
@@ -161,7 +162,7 @@ impl Control {
         let shared = Arc::clone(self.readiness.shared());
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(readiness::report_missing_lists(Arc::clone(&self.readiness)));
-        tasks.spawn(controller::run(Arc::clone(&shared)));
+        tasks.spawn(drain::run(Arc::clone(&shared)));
         match tokio::net::TcpListener::from_std(self.admin_socket) {
             Ok(socket) => drop(tasks.spawn(admin::serve(socket, self.readiness))),
             Err(error) => tracing::error!(%error, "the admin port is closed"),

@@ -5,25 +5,21 @@
 //! argument, chance is an `rng` argument, the consistent-hash ring is the [`Ring`] trait. Sockets, clocks,
 //! metrics and the ring's implementation are left to the crates around it.
 
-mod departed;
 mod endpoint;
 mod id;
-mod lot;
-mod pace;
 mod phase;
 mod pick;
-mod shift;
 mod snapshot;
 mod streams;
 mod table;
+mod tombstones;
 mod update;
+mod weighted_set;
 
 pub use endpoint::{DrainTimes, Endpoint};
 pub use id::EndpointId;
-pub use pace::{BudgetLimits, Departure, Motion, Pacer, Purse};
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};
-pub use shift::{Balance, Share, Shift, shift};
 pub use snapshot::{Counts, Snapshot};
 pub use streams::{EjectionPolicy, Load, Permit};
 pub use table::{Applied, Refused, Table, Transition};

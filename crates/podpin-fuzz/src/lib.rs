@@ -8,12 +8,16 @@ mod affinity;
 mod configuration;
 mod endpoints_file;
 mod event_stream;
+mod h2_connection;
+mod h2_heads;
+mod wire;
 
 pub use affinity::affinity;
 pub use configuration::configuration;
 pub use endpoints_file::endpoints_file;
 pub use event_stream::event_stream;
-mod wire;
+pub use h2_connection::h2_connection;
+pub use h2_heads::h2_heads;
 
 pub use wire::{forwarding, h2_frames, proxy_protocol, request_head, upstream_response};
 
@@ -27,7 +31,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("endpoints_file", endpoints_file),
     ("event_stream", event_stream),
     ("forwarding", forwarding),
+    ("h2_connection", h2_connection),
     ("h2_frames", h2_frames),
+    ("h2_heads", h2_heads),
     ("proxy_protocol", proxy_protocol),
     ("request_head", request_head),
     ("upstream_response", upstream_response),

@@ -8,7 +8,6 @@ pub mod balance;
 pub mod clock;
 mod connection;
 mod downstream;
-pub mod drain;
 pub mod http;
 pub mod lifecycle;
 pub mod limits;

@@ -5,30 +5,15 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use parking_lot::Mutex;
-use podpin_time::Millis;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
-
-/// When all streams of the process have to leave.
-#[derive(Clone, Copy, Debug)]
-pub struct ShutdownTimes {
-    /// The first departure.
-    pub begins: Millis,
-    /// The time that departures are spread over.
-    pub spread: Duration,
-    /// The last moment for any of them.
-    pub deadline: Millis,
-}
 
 /// The phase of the process, with counts of what is under way.
 #[derive(Debug)]
 pub struct Lifecycle {
     draining: AtomicBool,
     closing: watch::Sender<bool>,
-    shutdown_times: Mutex<Option<ShutdownTimes>>,
     requests: AtomicUsize,
     /// The owner of every connection and stream of the workers.
     pub tasks: TaskTracker,
@@ -39,7 +24,6 @@ impl Default for Lifecycle {
         Lifecycle {
             draining: AtomicBool::new(false),
             closing: watch::Sender::new(false),
-            shutdown_times: Mutex::default(),
             requests: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
         }
@@ -73,17 +57,6 @@ impl Lifecycle {
     #[must_use]
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
-    }
-
-    /// Sets when all streams have to leave.
-    pub fn set_shutdown_times(&self, times: ShutdownTimes) {
-        *self.shutdown_times.lock() = Some(times);
-    }
-
-    /// Returns when all streams have to leave; `None` if they need not.
-    #[must_use]
-    pub fn shutdown_times(&self) -> Option<ShutdownTimes> {
-        *self.shutdown_times.lock()
     }
 
     /// Returns how many ordinary requests are in flight.

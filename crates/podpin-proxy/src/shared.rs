@@ -7,13 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use podpin_affinity::Keyring;
-use podpin_endpoints::Phase;
-use tokio::sync::Notify;
 
-use crate::lifecycle::{Lifecycle, ShutdownTimes};
+use crate::lifecycle::Lifecycle;
 use crate::limits::connections::ConnectionLimits;
 use crate::routing::snapshot::ConfigSnapshot;
-use crate::stream_registry::{StreamRecord, Streams};
+use crate::stream_registry::StreamRegistry;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::metrics::Metrics;
 
@@ -22,16 +20,14 @@ pub struct Shared {
     snapshot: ArcSwap<ConfigSnapshot>,
     /// The metrics of the process.
     pub metrics: Metrics,
-    /// Event streams that are open.
-    pub streams: Streams,
+    /// Open streams, and the times of their shutdown.
+    pub streams: Arc<StreamRegistry>,
     /// Client connections that are open, and the limits on them.
     pub connections: ConnectionLimits,
     /// The phase of the process.
     pub lifecycle: Lifecycle,
     /// Whether a service that a reload took away had a list of endpoints.
     has_listed: AtomicBool,
-    /// The alarm of the drain's task.
-    pub drain_wake: Arc<Notify>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -41,17 +37,16 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Builds the state of a process that begins with `snapshot`; `drain_wake` is the one that its services notify.
+    /// Builds the state of a process that begins with `snapshot`; `streams` is the registry that its services report to.
     #[must_use]
-    pub fn new(snapshot: ConfigSnapshot, metrics: Metrics, drain_wake: Arc<Notify>) -> Shared {
+    pub fn new(snapshot: ConfigSnapshot, metrics: Metrics, streams: Arc<StreamRegistry>) -> Shared {
         Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics,
-            streams: Streams::default(),
+            streams,
             connections: ConnectionLimits::default(),
             lifecycle: Lifecycle::default(),
             has_listed: AtomicBool::new(false),
-            drain_wake,
         }
     }
 
@@ -79,7 +74,7 @@ impl Shared {
             gone.queue.close();
             self.metrics.forget_service(&gone.name);
         }
-        self.drain_wake.notify_one();
+        self.streams.wake().notify();
     }
 
     /// Whether a service that a reload took away had a list of endpoints.
@@ -131,23 +126,6 @@ impl Shared {
     pub fn in_flight(self: &Arc<Self>) -> InFlight {
         self.lifecycle.begin_request();
         InFlight(Arc::clone(self))
-    }
-
-    /// Reports a stream that starts on an endpoint or a route that leaves, or while the process drains, to its drain.
-    ///
-    /// Call this after the stream is registered. Otherwise the drain's scan and this check can both miss it.
-    pub fn leave_with_the_others(&self, stream: &Arc<StreamRecord>) {
-        let service = &stream.route.service;
-        let phase = || service.endpoint(&stream.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase);
-        if self.lifecycle.is_closing() || stream.route.is_withdrawn() || phase() >= Phase::Draining {
-            service.desk.report_late(Arc::clone(stream));
-        }
-    }
-
-    /// Makes every open stream leave at an even pace, all before the deadline.
-    pub fn drain_all(&self, times: ShutdownTimes) {
-        self.lifecycle.set_shutdown_times(times);
-        self.drain_wake.notify_one();
     }
 }
 

@@ -1,8 +1,16 @@
 //! Event streams: opened, refused, relayed, handed over, accounted for.
 
+pub(crate) mod account;
+mod body;
+mod client_writer;
+mod handover;
 pub(crate) mod open;
 pub(crate) mod post;
-pub(crate) mod refuse;
-pub(crate) mod relay;
-pub(crate) mod successor;
-pub(crate) mod task;
+mod refuse;
+mod relay;
+mod successor;
+mod task;
+#[cfg(test)]
+mod testing;
+mod timer;
+mod upstream_reader;

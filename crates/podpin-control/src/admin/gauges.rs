@@ -44,7 +44,7 @@ fn measure_endpoints(gauges: &EndpointMetrics, service: &ServiceState) {
 fn endpoint_state(phase: Phase) -> EndpointState {
     match phase {
         Phase::Ready => EndpointState::Ready,
-        Phase::Resting => EndpointState::Resting,
+        Phase::NotReady => EndpointState::Resting,
         // A snapshot has no endpoints that are gone.
         Phase::Draining | Phase::Gone => EndpointState::Draining,
     }

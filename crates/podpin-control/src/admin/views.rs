@@ -62,7 +62,7 @@ pub(super) fn is_ejected(snapshot: &Snapshot, endpoint: &Endpoint, now: Millis) 
 /// Returns the state of streams whose endpoint is in this phase.
 pub(super) fn stream_state(phase: Phase) -> StreamState {
     match phase {
-        Phase::Ready | Phase::Resting => StreamState::Active,
+        Phase::Ready | Phase::NotReady => StreamState::Active,
         Phase::Draining | Phase::Gone => StreamState::Draining,
     }
 }
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn streams_of_endpoints_that_leave_are_draining() {
-        let states = [Phase::Ready, Phase::Resting, Phase::Draining, Phase::Gone].map(stream_state);
+        let states = [Phase::Ready, Phase::NotReady, Phase::Draining, Phase::Gone].map(stream_state);
         use StreamState::{Active, Draining};
         assert_eq!(states, [Active, Active, Draining, Draining]);
     }

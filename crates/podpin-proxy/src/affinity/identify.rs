@@ -131,7 +131,7 @@ pub(crate) fn show<'a>(shared: &Shared, service: &ServiceState, asked: &Asked<'a
 fn pinned(service: &ServiceState, verified: Verified, by: By) -> Recognition {
     let token = verified.token;
     let shown = EndpointId::from_bytes(token.endpoint);
-    let pin = service.moved.correct(token.session.as_bytes(), shown);
+    let pin = service.drain.moved_pins().correct(token.session.as_bytes(), shown);
     Recognition {
         session: token.session,
         started_seconds: token.started_seconds,

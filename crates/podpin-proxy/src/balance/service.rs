@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
 use podpin_config::{Discovery, KubernetesService, Pinned, Service as Configuration, ZonePreference};
+use podpin_drain::DrainInbox;
 use podpin_endpoints::{
     Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Refused, Snapshot, Table,
     Transition, Update,
@@ -21,9 +22,6 @@ use crate::balance::client_limit::ClientStreams;
 use crate::balance::queue::Queue;
 use crate::balance::ring::KetamaRing;
 use crate::clock;
-use crate::drain::desk::Desk;
-use crate::drain::rebalance::Moved;
-use crate::drain::returns::Returns;
 use crate::net::tls::UpstreamTls;
 use crate::telemetry::labels::{RefusalKind, UpstreamErrorKind};
 use crate::telemetry::metrics::ServiceMetrics;
@@ -69,12 +67,8 @@ pub struct ServiceState {
     pub client_streams: Arc<ClientStreams>,
     /// Requests that wait for a place, for `affinity.onUnavailable: wait`.
     pub queue: Arc<Queue>,
-    /// Events for the drain of the service.
-    pub desk: Arc<Desk>,
-    /// Clients whose stream ended and who should reconnect soon.
-    pub returns: Arc<Returns>,
-    /// Clients whose stream moved before their cookie did.
-    pub moved: Arc<Moved>,
+    /// Events for the drain of the service, and counts of its streams; identifies the service over reloads.
+    pub drain: Arc<DrainInbox>,
     /// The table is changed on the control thread only; requests never take the lock.
     table: Arc<Mutex<Table>>,
     view: Arc<ArcSwap<View>>,
@@ -96,7 +90,7 @@ pub struct ServiceParts {
     /// The metrics of the service.
     pub metrics: ServiceMetrics,
     /// The inbox of its drain.
-    pub desk: Desk,
+    pub drain: DrainInbox,
     /// The TLS towards its endpoints.
     pub tls: Option<Arc<UpstreamTls>>,
     /// Whether readiness waits for its first list of endpoints.
@@ -136,7 +130,7 @@ impl ServiceState {
     /// Builds a service without endpoints, in a proxy that runs in `own_zone`.
     #[must_use]
     pub fn new(configuration: Configuration, own_zone: Option<&str>, parts: ServiceParts) -> ServiceState {
-        let ServiceParts { metrics, desk, tls, first_list } = parts;
+        let ServiceParts { metrics, drain, tls, first_list } = parts;
         let table = Table::new();
         let snapshot = table.snapshot();
         let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
@@ -151,9 +145,7 @@ impl ServiceState {
             metrics: Arc::new(metrics),
             client_streams: Arc::default(),
             queue: Arc::default(),
-            desk: Arc::new(desk),
-            returns: Arc::default(),
-            moved: Arc::default(),
+            drain: Arc::new(drain),
             table: Arc::new(Mutex::new(table)),
             view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
             discovery_failure: Arc::default(),
@@ -179,9 +171,7 @@ impl ServiceState {
             metrics: Arc::clone(&self.metrics),
             client_streams: Arc::clone(&self.client_streams),
             queue: Arc::clone(&self.queue),
-            desk: Arc::clone(&self.desk),
-            returns: Arc::clone(&self.returns),
-            moved: Arc::clone(&self.moved),
+            drain: Arc::clone(&self.drain),
             table: Arc::clone(&self.table),
             view: Arc::clone(&self.view),
             discovery_failure: Arc::clone(&self.discovery_failure),
@@ -191,7 +181,7 @@ impl ServiceState {
     /// Returns whether both are one service, under whatever configuration.
     #[must_use]
     pub fn is_same(&self, other: &ServiceState) -> bool {
-        Arc::ptr_eq(&self.desk, &other.desk)
+        Arc::ptr_eq(&self.drain, &other.drain)
     }
 
     /// Returns whether readiness waits for the first list of endpoints.
@@ -312,7 +302,7 @@ impl ServiceState {
             Arc::clone(&self.view.load().ring)
         };
         self.view.store(Arc::new(View { snapshot: applied.snapshot, ring }));
-        self.desk.report(applied.transitions);
+        self.drain.report(applied.transitions);
         self.queue.wake();
     }
 
@@ -370,7 +360,7 @@ fn log_transitions(service: &str, transitions: &[Transition]) {
     tracing::info!(
         service,
         ready = count(Phase::Ready),
-        resting = count(Phase::Resting),
+        resting = count(Phase::NotReady),
         draining = count(Phase::Draining),
         gone = count(Phase::Gone),
         "many endpoints changed state"
@@ -416,7 +406,6 @@ mod tests {
 
     use podpin_config::Config;
     use podpin_endpoints::{Condition, Observed};
-    use tokio::sync::Notify;
 
     use super::*;
     use crate::telemetry::metrics::Metrics;
@@ -428,7 +417,7 @@ mod tests {
         let config = Config::parse(text, "test", Path::new("")).unwrap();
         let parts = ServiceParts {
             metrics: metrics.service("chat"),
-            desk: Desk::new(Arc::new(Notify::new())),
+            drain: DrainInbox::new(Arc::default()),
             tls: None,
             first_list: FirstList::Awaited,
         };

@@ -5,12 +5,13 @@
 //! began it. Answers that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, Version};
 use podpin_config::{Handover, Unavailable};
+use podpin_drain::Mobility;
 use podpin_endpoints::{Endpoint, EndpointId, MoveReason};
+use podpin_sse::session::{RetryRange, Settings};
 use podpin_sse::{Framer, retry_line};
 use podpin_time::Millis;
 
@@ -21,22 +22,22 @@ use crate::clock;
 use crate::downstream::pending::Exchange;
 use crate::http::reply::Failure;
 use crate::shared::Shared;
+use crate::stream::account::{Accounts, Finished, Permits};
+use crate::stream::body::Body;
+use crate::stream::handover::HandoverDriver;
 use crate::stream::refuse;
 use crate::stream::refuse::refuse;
 pub(crate) use crate::stream::refuse::request_record;
-use crate::stream::relay::{Body, Finished, Passage, Relay, Start, Times};
-use crate::stream::successor::{LAST_EVENT_ID, Plan, limits, may_go_on_elsewhere};
-use crate::stream::task::{Accounts, Permits, StreamTask};
+use crate::stream::relay::{Relay, Start};
+use crate::stream::successor::{LAST_EVENT_ID, ResumePlan, limits, may_go_on_elsewhere};
+use crate::stream::task::StreamTask;
+use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry;
 use crate::telemetry::labels::{MethodLabel, OpenedStream, Resumption, RetryReason, UpstreamErrorKind};
 use crate::upstream::connect::{self, UpstreamError};
 use crate::upstream::rewrite;
 use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
-
-/// `sse.maxDuration` is shortened by up to this share of itself, so that streams that began together do not end
-/// together.
-const DURATION_JITTER: f64 = 0.1;
 
 /// A request on its way to a pod.
 pub(crate) struct Opening<'a> {
@@ -231,10 +232,10 @@ impl<'a> Opening<'a> {
     }
 
     /// What of it is the same for every pod; without the last event id, which changes.
-    pub(crate) fn plan(&self, endpoint: &Endpoint) -> Plan {
+    pub(crate) fn plan(&self, endpoint: &Endpoint) -> ResumePlan {
         let mut lines = self.lines();
         lines.remove(LAST_EVENT_ID);
-        Plan::new(Arc::clone(self.shared), self.admission.session, self.head(&lines, endpoint))
+        ResumePlan::new(Arc::clone(self.shared), self.admission.session, self.head(&lines, endpoint))
     }
 
     pub(crate) fn lines(&self) -> HeaderMap {
@@ -257,51 +258,43 @@ impl<'a> Opening<'a> {
         let length = answer.body.known_length().filter(|_| !streams);
         let lines = self.response_lines(&answer, &placement, streams);
         self.count(&placement, status, streams);
-        let passage = self.passage(&answer, &placement, streams);
-        let accounts = self.accounts(&placement, status, (streams, passage.is_some()));
+        let handover = self.handover(&answer, &placement, streams);
+        let accounts = self.accounts(&placement, status, (streams, handover.is_some()));
         if streams {
-            self.shared.leave_with_the_others(accounts.record());
-            if let Some(session) = accounts.record().session {
-                let service = self.admission.service();
-                service.returns.came_back(session, clock::now(), &service.metrics);
-            }
+            accounts.record().note_return(clock::now());
         }
         let Some(begun) = exchange.begin(status, &lines, self.head.version, length) else {
-            return accounts.settle(&Finished::client_gone());
+            accounts.settle(Finished::client_gone());
+            return;
         };
         // Only event streams take a place of their endpoint.
         let permits = Some(permits).filter(|_| streams);
+        let body = self.body(streams, handover.is_some());
         let relay = Relay::new(Start {
             downstream: begun.downstream,
             head: begun.head,
             preface: self.preface(streams),
-            upstream: answer.transport,
-            decoder: answer.body,
-            early: answer.rest,
-            body: self.body(streams, passage.is_some()),
-            times: self.times(streams),
+            upstream: UpstreamReader::new(answer.transport, answer.body, answer.rest),
+            settings: self.settings(&body, handover.is_some()),
+            body,
+            streams: Arc::clone(&self.shared.streams),
             record: Arc::clone(accounts.record()),
             permits,
-            passage,
+            handover,
         });
         self.shared.lifecycle.tasks.spawn(StreamTask::new(relay, accounts, begun.after));
     }
 
-    /// What the stream needs to go on at another pod, if it may.
-    pub(crate) fn passage(
+    /// Returns the driver of the stream's handovers; `None` if it stays at its endpoint.
+    fn handover(
         &self,
         answer: &connect::Answer,
         placement: &Placement,
         streams: bool,
-    ) -> Option<Box<Passage>> {
+    ) -> Option<Box<HandoverDriver>> {
         let wanted = self.admission.service().configuration.drain.handover == Handover::LastEventId;
         let may = streams && wanted && may_go_on_elsewhere(&answer.head.headers);
-        may.then(|| {
-            Box::new(Passage::new(
-                self.plan(&placement.endpoint),
-                limits(&self.admission.service().configuration),
-            ))
-        })
+        may.then(|| Box::new(HandoverDriver::new(self.plan(&placement.endpoint))))
     }
 
     pub(crate) fn response_lines(
@@ -353,18 +346,18 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(crate) fn times(&self, streams: bool) -> Times {
+    /// Returns the timeouts and limits of the stream, as the configuration has them now.
+    fn settings(&self, body: &Body, goes_on: bool) -> Settings {
         let service = &self.admission.service().configuration;
         let retry = &service.sse.retry;
-        let jitter = 1.0 - fastrand::f64() * DURATION_JITTER;
-        Times {
-            keep_alive: service.sse.keep_alive.filter(|_| streams),
+        Settings {
+            content: body.content(),
+            keep_alive: service.sse.keep_alive,
             upstream_idle: service.timeouts.upstream_idle,
             client_write: service.timeouts.client_write,
-            ends_at: service.sse.max_duration.filter(|_| streams).map(|limit| {
-                clock::after(clock::now(), Duration::from_secs_f64(limit.as_secs_f64() * jitter))
-            }),
-            goodbye_retry: (retry.drain_min, retry.drain_max),
+            max_duration: service.sse.max_duration,
+            goodbye_retry: RetryRange::new(retry.drain_min, retry.drain_max),
+            handover: goes_on.then(|| limits(service)),
         }
     }
 
@@ -377,16 +370,20 @@ impl<'a> Opening<'a> {
         let shared = self.shared;
         let kind = if streams { Kind::Stream } else { Kind::Request };
         let session = self.admission.is_recognised().then(|| *self.admission.session.as_bytes());
-        let record = shared.streams.open(stream_registry::Opening {
+        let opening = stream_registry::Opening {
             kind,
             route: Arc::clone(&self.admission.route),
             endpoint: Arc::clone(&placement.endpoint),
             client: self.client.address,
             session,
             since: self.began,
-            may_be_rebalanced: goes_on && self.admission.may_be_rebalanced(),
-            finishes: false,
-        });
+            mobility: if goes_on && self.admission.may_be_rebalanced() {
+                Mobility::Rebalances
+            } else {
+                Mobility::Leaves
+            },
+        };
+        let record = shared.streams.open(|id| opening.into_record(id));
         let log = shared.is_logging().then(|| {
             let mut log = request_record(self.head, self.client, self.began);
             log.kind = if streams { "stream" } else { "request" };

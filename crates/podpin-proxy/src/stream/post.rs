@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
+use podpin_drain::{Cause, DrainMember, Mobility};
 use podpin_time::Millis;
 
 use crate::affinity::select::{Admission, Placement};
@@ -15,9 +16,8 @@ use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::Failure;
 use crate::request::serve::Request;
-use crate::stream::relay::Finished;
-use crate::stream::task::{Accounts, Permits};
-use crate::stream_registry::{Cause, Opening, StreamRecord};
+use crate::stream::account::{Accounts, Finished, Permits};
+use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{CloseReason, OpenedStream, Resumption};
 
@@ -59,7 +59,7 @@ impl PostStream {
         let of_client = admission.client_permit(client)?;
         let limit = service.configuration.limits.streams_per_endpoint;
         let permit = placement.endpoint.load.try_open(limit).ok_or(Failure::Full)?;
-        let record = shared.streams.open(Opening {
+        let opening = Opening {
             kind: Kind::Stream,
             route: Arc::clone(&admission.route),
             endpoint: Arc::clone(&placement.endpoint),
@@ -67,10 +67,9 @@ impl PostStream {
             // Nobody comes back for the rest of it.
             session: None,
             since: request.began,
-            may_be_rebalanced: false,
-            finishes: true,
-        });
-        shared.leave_with_the_others(&record);
+            mobility: Mobility::Finishes,
+        };
+        let record = shared.streams.open(|id| opening.into_record(id));
         admission.count(Some(placement));
         let decision = admission.decision(Some(placement));
         service.metrics.streams_opened.inc(OpenedStream::of(decision, Resumption::Fresh));
@@ -105,7 +104,7 @@ impl PostStream {
 
     /// It has to leave now.
     pub(crate) fn has_to_leave(&self, context: &Context<'_>) -> bool {
-        self.record.poll_leave(context).is_some()
+        self.record.drain().poll(context).is_some()
     }
 
     /// Accounts for its end, which came for this reason if it was not told to leave.
@@ -114,16 +113,16 @@ impl PostStream {
         let finished = self.finished(reason);
         if let Some(mut accounts) = self.accounts.take() {
             accounts.set_log(log);
-            accounts.settle(&finished);
+            accounts.settle(finished);
         }
     }
 
     pub(crate) fn cut_for(&self) -> Option<CloseReason> {
-        let order = self.record.order().filter(|_| self.record.is_told())?;
+        let order = self.record.drain().order()?;
         Some(match order.cause {
             Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
             Cause::Shutdown => CloseReason::Shutdown,
-            Cause::Rebalance(_) => CloseReason::Rebalance,
+            Cause::Rebalance => CloseReason::Rebalance,
         })
     }
 

@@ -1,23 +1,20 @@
-//! The task of one event stream: reads from the pod, writes whole events to the client, and knows when to stop.
+//! Relay of one stream: moves bytes from the upstream to the client, reports to its [`Session`] and obeys it.
 //!
-//! A hand-written future, so that an idle stream costs its two sockets, one timer and this struct. Bytes are read
-//! into a scratch buffer of the worker thread, framed into a second one and written at once; the stream itself owns
-//! memory only while an event is incomplete or the client does not take what is there. Then it stops reading, so a
-//! slow client holds back its pod and not our memory.
+//! A hand-written future, so that an idle stream costs its two sockets, one timer and this struct. Bytes are read into a
+//! buffer of the worker thread, framed into a second one and written at once; the stream itself owns memory only while an
+//! event is incomplete or the client does not take what is there. Then the relay stops reading, so a slow client holds back
+//! its upstream and not our memory.
 //!
 //! ```text
-//!            pod bytes                      goodbye / pod's end
-//! streaming ----------> streaming           ---------------------> finishing -> done (clean)
-//!     |   client does not take it                                      ^
-//!     +------------------------> blocked -------- taken ---------------+
-//!     pod dies: what is whole goes out, then the stream goes on at another pod (relay/passage.rs), or ends without a
-//!     last chunk (broken)
+//!  upstream ──▶ UpstreamReader ──▶ Body ──▶ ClientWriter ──▶ client
+//!                    │ end         │ events       │ taken, blocked, gone
+//!                    ▼             ▼              ▼
+//!  order to leave ─▶ Session ── Step: keep-alive, open a successor, swap, stay, finish, close
 //! ```
+//!
+//! When a stream ends or moves is decided by the session alone. What the relay adds is the order of one turn: orders, the
+//! successor's answer, the client, the upstream, then time.
 
-mod ending;
-mod handover;
-
-use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,361 +22,392 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use podpin_sse::{End, Framer};
+use podpin_drain::{BudgetUse, Cause, DrainMember};
+use podpin_endpoints::Phase;
+use podpin_sse::session::{
+    Action, Client, Close, Farewell, HandoverCause, LeaveCause, LeaveOrder, Outcome, Reason, Report,
+    ResumePoint, Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
+};
+use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::Sleep;
+use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use crate::clock;
-use crate::downstream::body::{Downstream, Dying, Gone};
+use crate::downstream::body::Downstream;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::net::transport::Transport;
-use crate::stream::task::Permits;
-use crate::stream_registry::StreamRecord;
-use crate::telemetry::labels::CloseReason;
-use podpin_wire::http1::body::{BodyDecoder, Piece};
+use crate::stream::account::{Finished, Permits};
+use crate::stream::body::{Body, Decoded};
+use crate::stream::client_writer::ClientWriter;
+use crate::stream::handover::HandoverDriver;
+use crate::stream::successor::SuccessorTarget;
+use crate::stream::timer::Timer;
+use crate::stream::upstream_reader::UpstreamReader;
+use crate::stream_registry::{StreamRecord, StreamRegistry};
+use crate::telemetry::labels::{DepartureKind, UpstreamErrorKind};
 
-/// Reads in one turn before other streams of the worker get theirs.
+/// Number of reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
-use crate::stream::relay::ending::{Ending, Fault, Leave};
-pub(crate) use crate::stream::relay::handover::Passage;
 
-/// What goes from the pod to the client.
-pub(crate) enum Body {
-    /// `text/event-stream`: whole events.
-    Events(Framer),
-    /// Anything else, as it comes.
-    Opaque,
-}
-
-/// Limits of a stream, copied out of the configuration it began with.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Times {
-    pub keep_alive: Option<Duration>,
-    pub upstream_idle: Option<Duration>,
-    pub client_write: Option<Duration>,
-    /// The moment of `sse.maxDuration`, jitter included.
-    pub ends_at: Option<Millis>,
-    /// Bounds of `sse.retry.drain`, for a goodbye.
-    pub goodbye_retry: (Duration, Duration),
-}
-
-/// How a stream ended.
-pub(crate) struct Finished {
-    pub reason: CloseReason,
-    /// What the pod did wrong, when it did.
-    pub error: Option<&'static str>,
-    pub first_event: Option<Millis>,
-    /// The pod broke the framing of its body.
-    pub protocol: bool,
-    /// It had to leave, and was cut: within an event, or because the client did not take its goodbye.
-    pub forced: bool,
-    /// An HTTP/2 stream whose bad end must wait for what is queued before it.
-    pub dying: Option<Dying>,
-    /// The client's socket, when it may carry another request.
-    pub tcp: Option<Transport>,
-}
-
-impl Finished {
-    /// The client left before the stream began.
-    pub(crate) fn client_gone() -> Finished {
-        Finished {
-            reason: CloseReason::Client,
-            error: None,
-            protocol: false,
-            forced: false,
-            first_event: None,
-            dying: None,
-            tcp: None,
-        }
-    }
-}
-
-/// A stream between one client and one pod.
+/// Stream between one client and one upstream.
 pub(crate) struct Relay {
-    downstream: Option<Downstream>,
-    /// `None` while the pod is gone and its successor is being asked.
-    upstream: Option<Transport>,
-    decoder: BodyDecoder,
+    client: ClientWriter,
+    upstream: UpstreamReader,
     body: Body,
-    times: Times,
+    session: Session,
+    streams: Arc<StreamRegistry>,
     record: Arc<StreamRecord>,
-    /// Its places at the endpoint and of its client; `None` for what is no event stream.
+    /// Permits of the endpoint and of the client; `None` if this is no event stream.
     permits: Option<Permits>,
-    /// Present where the stream may go on at another pod.
-    passage: Option<Box<Passage>>,
-    /// Framed bytes that the client has not taken; stops reading from the pod.
-    unsent: Vec<u8>,
-    unsent_from: usize,
-    /// Body bytes that came with the response head.
-    early: Vec<u8>,
-    timer: Pin<Box<Sleep>>,
-    armed: Millis,
-    /// The timer, as it is set now, knows the task.
-    polled: bool,
-    last_read: Millis,
-    last_write: Millis,
-    first_event: Option<Millis>,
-    leave: Option<Box<Leave>>,
-    forced: bool,
-    ending: Option<Ending>,
+    /// Handovers; `None` if the stream stays at one endpoint.
+    handover: Option<Box<HandoverDriver>>,
+    timer: Timer,
 }
 
-/// What a relay starts from.
+/// Parts of a relay that begins.
 pub(crate) struct Start {
+    /// Response body of the client.
     pub downstream: Downstream,
-    /// The response head of an HTTP/1 client, still to be written.
+    /// Response head of an HTTP/1 client, still to be written.
     pub head: Vec<u8>,
-    /// What the body begins with, before anything of the pod.
+    /// Beginning of the body, before anything of the upstream.
     pub preface: Vec<u8>,
-    pub upstream: Transport,
-    pub decoder: BodyDecoder,
-    pub early: Vec<u8>,
+    /// Response body of the upstream.
+    pub upstream: UpstreamReader,
+    /// Content of the body.
     pub body: Body,
-    pub times: Times,
+    /// Timeouts and limits.
+    pub settings: Settings,
+    /// Registry that `record` is in.
+    pub streams: Arc<StreamRegistry>,
+    /// Record of the stream.
     pub record: Arc<StreamRecord>,
+    /// Permits of the endpoint and of the client; `None` if this is no event stream.
     pub permits: Option<Permits>,
-    pub passage: Option<Box<Passage>>,
+    /// Handovers; `None` if the stream stays at one endpoint.
+    pub handover: Option<Box<HandoverDriver>>,
 }
 
 impl Relay {
+    /// Returns the relay of a stream whose response begins.
     pub(crate) fn new(start: Start) -> Relay {
         let now = clock::now();
-        let mut unsent = start.head;
-        if !start.preface.is_empty() {
-            let mut piece = vec![0; CHUNK_PREFIX_BYTES];
-            piece.extend_from_slice(&start.preface);
-            let from = start.downstream.frame(&mut piece);
-            unsent.extend_from_slice(piece.get(from..).unwrap_or_default());
-        }
         let mut relay = Relay {
-            downstream: Some(start.downstream),
-            upstream: Some(start.upstream),
-            decoder: start.decoder,
+            client: ClientWriter::new(start.downstream, start.head, &start.preface),
+            upstream: start.upstream,
             body: start.body,
-            times: start.times,
+            session: Session::new(&start.settings, fastrand::f64(), now),
+            streams: start.streams,
             record: start.record,
             permits: start.permits,
-            passage: start.passage,
-            unsent,
-            unsent_from: 0,
-            early: start.early,
-            timer: Box::pin(tokio::time::sleep_until(clock::instant(now))),
-            armed: Millis(0),
-            polled: false,
-            last_read: now,
-            last_write: now,
-            first_event: None,
-            leave: None,
-            forced: false,
-            ending: None,
+            handover: start.handover,
+            timer: Timer::new(now),
         };
-        if relay.decoder == BodyDecoder::Done && relay.early.is_empty() {
-            relay.end(CloseReason::UpstreamEnd, None);
+        if relay.upstream.is_empty() {
+            // A response without a body is whole, whatever becomes of its endpoint.
+            let upstream = Upstream { standing: Standing::Serving, resume: ResumePoint::Unknown };
+            let step = relay.session.on_upstream_end(UpstreamEnd::Clean, upstream, now);
+            if let Action::Finish(farewell) = step.action {
+                relay.finish(farewell);
+            }
         }
         relay
     }
 
-    /// Its places, to be given back.
+    /// Takes out the permits, to be returned.
     pub(crate) fn take_permits(&mut self) -> Option<Permits> {
         self.permits.take()
     }
 
-    /// One turn: everything that can be done now. `Ready` when the stream is over.
-    fn turn(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
-        if let Some(at) = self.record.poll_leave(context)
-            && self.leave.is_none()
-        {
-            self.leave = self.asked_to_leave(at);
-        }
+    /// Does everything that can be done now. `Ready` when the stream is over.
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<Close> {
+        self.poll_order(context);
         for _ in 0..READS_A_TURN {
-            self.poll_passage(context);
-            if let Poll::Ready(gone) = self.poll_downstream(context) {
-                return Poll::Ready(gone);
+            self.poll_successor(context);
+            if let Some(close) = self.poll_client(context) {
+                return Poll::Ready(close);
             }
-            if self.is_blocked() || self.ending.is_some() {
-                return self.poll_times(context);
+            if !self.session.reads_upstream() {
+                return self.poll_time(context);
             }
             match self.poll_upstream(context) {
-                Poll::Ready(()) => {}
-                Poll::Pending => return self.poll_times(context),
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(end)) => self.end_upstream(end),
+                Poll::Pending => return self.poll_time(context),
             }
         }
         context.waker().wake_by_ref();
-        self.poll_times(context)
+        self.poll_time(context)
     }
 
-    /// Writes what is left to write, ends when that was the end, and watches for the client's leaving.
-    fn poll_downstream(&mut self, context: &mut Context<'_>) -> Poll<CloseReason> {
-        let Some(downstream) = &mut self.downstream else { return Poll::Ready(CloseReason::Error) };
-        while let Some(rest) = self.unsent.get(self.unsent_from..).filter(|rest| !rest.is_empty()) {
-            match downstream.poll_write(context, rest) {
-                Poll::Ready(Ok(count)) => {
-                    self.unsent_from += count;
-                    self.last_write = clock::now();
-                }
-                Poll::Ready(Err(Gone)) => return Poll::Ready(CloseReason::Client),
-                Poll::Pending => return downstream.poll_gone(context).map(|Gone| CloseReason::Client),
-            }
-        }
-        if self.unsent_from > 0 {
-            self.unsent = Vec::new();
-            self.unsent_from = 0;
-        }
-        if downstream.holds_bytes() {
-            match downstream.poll_flush(context) {
-                Poll::Ready(Ok(())) => self.last_write = clock::now(),
-                Poll::Ready(Err(Gone)) => return Poll::Ready(CloseReason::Client),
-                Poll::Pending => return downstream.poll_gone(context).map(|Gone| CloseReason::Client),
-            }
-        }
-        if let Some(ending) = self.ending {
-            return Poll::Ready(ending.reason);
-        }
-        let gone = downstream.poll_gone(context).map(|Gone| CloseReason::Client);
-        // What was read may have called for an answer of TLS itself; if it does not go at once, its waker is set.
-        if gone.is_pending()
-            && downstream.holds_bytes()
-            && downstream.poll_flush(context) == Poll::Ready(Err(Gone))
+    /// Looks whether the stream has to leave, and how long the proxy itself is still there.
+    fn poll_order(&mut self, context: &Context<'_>) {
+        let has_order = self.record.drain().poll(context).is_some();
+        if has_order
+            && self.session.takes_orders()
+            && let Some(order) = self.record.drain().order()
         {
-            return Poll::Ready(CloseReason::Client);
+            let cause = match order.cause {
+                Cause::Shutdown => LeaveCause::Shutdown,
+                Cause::Withdrawn => LeaveCause::Withdrawn,
+                Cause::Drain | Cause::Rebalance if self.record.is_withdrawn() => LeaveCause::Withdrawn,
+                Cause::Drain => LeaveCause::Drain,
+                Cause::Rebalance => LeaveCause::Rebalance,
+            };
+            let (at, by, deadline) = (order.at, order.by, order.deadline);
+            let is_free = order.budget_use == BudgetUse::Free;
+            self.session.on_order(LeaveOrder { at, by, deadline, cause, is_free });
         }
-        gone
+        if let Some(times) = self.streams.shutdown_times() {
+            self.session.on_shutdown(times.begins.after(times.spread).min(times.deadline));
+        }
     }
 
-    /// The client has not taken what there is; nothing more is read from the pod until it has.
-    fn is_blocked(&self) -> bool {
-        !self.unsent.is_empty() || self.downstream.as_ref().is_some_and(Downstream::holds_bytes)
+    /// Looks whether a successor has answered.
+    fn poll_successor(&mut self, context: &mut Context<'_>) {
+        // An answer may make another request begin, which has to be polled for its waker.
+        while let Some(answer) = self.handover.as_mut().and_then(|handover| handover.poll(context)) {
+            let now = clock::now();
+            let step = self.session.on_answer(answer, self.body.resume_point(), now);
+            self.obey(step, now);
+        }
     }
 
-    /// Reads once and forwards what became whole. `Ready` when something happened.
-    fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Writes what is left to write, and looks whether the client is still there. Returns the end of the stream if that
+    /// is it.
+    fn poll_client(&mut self, context: &mut Context<'_>) -> Option<Close> {
+        let flushed = self.client.flush(context);
+        if flushed.took_bytes {
+            self.session.on_taken(clock::now());
+        }
+        // A client that has taken all of a finished stream may leave.
+        let is_finished = !self.session.has_upstream() && !self.session.is_opening();
+        let client = match flushed.client {
+            Client::Ready if !is_finished => self.client.watch(context),
+            client => client,
+        };
+        self.session.on_client(client)
+    }
+
+    /// Reads once and forwards what became whole. `Ready` when something happened; the end of the body, if that is it.
+    fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<Option<UpstreamEnd>> {
         scratch::with(|Scratch { read, write }| {
-            let early = std::mem::take(&mut self.early);
+            let mut early = self.upstream.take_early();
             if !early.is_empty() {
-                let early =
-                    if self.awaits_replay() { self.all_there_is(context, early, read) } else { early };
-                self.absorb(context, &early, write);
-                return Poll::Ready(());
-            }
-            let Some(upstream) = &mut self.upstream else { return Poll::Pending };
-            if self.decoder == BodyDecoder::Done {
-                self.upstream_ended(End::Clean, Fault::None);
-                return Poll::Ready(());
-            }
-            let mut buffer = ReadBuf::new(read);
-            match ready!(Pin::new(upstream).poll_read(context, &mut buffer)) {
-                Ok(()) if buffer.filled().is_empty() && self.decoder.ends_at_close() => {
-                    self.upstream_ended(End::Clean, Fault::None);
+                if self.body.awaits_replay() {
+                    // A replay is judged by all that is there of it; what came with the head may be its first bit only.
+                    self.upstream.read_along(context, &mut early, read);
                 }
-                Ok(()) if buffer.filled().is_empty() => {
-                    self.upstream_ended(End::Reset, Fault::Short);
-                }
-                Ok(()) => self.absorb(context, buffer.filled(), write),
-                Err(_) => self.upstream_ended(End::Reset, Fault::Reset),
+                return Poll::Ready(self.absorb(context, &early, write));
             }
-            Poll::Ready(())
+            match ready!(self.upstream.poll_read(context, read)) {
+                Ok(bytes) => Poll::Ready(self.absorb(context, bytes, write)),
+                Err(end) => Poll::Ready(Some(end)),
+            }
         })
     }
 
-    /// A replay is judged by all that is there of it; what came with the successor's head may be its first bit only.
-    fn all_there_is(&mut self, context: &mut Context<'_>, mut early: Vec<u8>, read: &mut [u8]) -> Vec<u8> {
-        let Some(upstream) = &mut self.upstream else { return early };
-        let mut buffer = ReadBuf::new(read);
-        // An end or an error is seen again by the next read.
-        if let Poll::Ready(Ok(())) = Pin::new(upstream).poll_read(context, &mut buffer) {
-            early.extend_from_slice(buffer.filled());
-        }
-        early
-    }
-
-    /// Decodes, frames and sends one read's worth of bytes.
-    fn absorb(&mut self, context: &mut Context<'_>, bytes: &[u8], out: &mut Vec<u8>) {
-        self.last_read = clock::now();
+    /// Decodes, counts and sends one read's worth of bytes. Returns the end of the body, if that is it.
+    fn absorb(&mut self, context: &mut Context<'_>, bytes: &[u8], out: &mut Vec<u8>) -> Option<UpstreamEnd> {
+        let now = clock::now();
+        self.session.on_read(now);
         out.clear();
         out.resize(CHUNK_PREFIX_BYTES, 0);
-        let outcome = self.decode(bytes, out);
-        self.forward(context, out);
-        match outcome {
-            Ok(false) => {}
-            Ok(true) => self.upstream_ended(End::Clean, Fault::None),
-            Err(fault) => self.upstream_ended(End::Reset, fault),
+        let decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
+        if out.len() > CHUNK_PREFIX_BYTES {
+            if self.session.on_forwarded(decoded.events, self.body.position(), now) {
+                let took = now.since(self.record.since);
+                self.record.route.service.metrics.stream_first_event.observe(took.as_secs_f64());
+            }
+            self.send(context, out);
         }
+        self.count(&decoded, now);
         if out.capacity() > 4 * READ_BYTES {
             *out = Vec::new();
         }
+        decoded.end
     }
 
-    /// Appends to `out` what may go to the client; `true` when the body is complete.
-    fn decode(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, Fault> {
-        let (mut events, mut dropped) = (0, 0);
-        // What a successor replays is judged by all that one read brought.
-        let mut replay = self.awaits_replay().then(Vec::new);
-        let ended = loop {
-            match self.decoder.decode(&mut bytes) {
-                Ok(Piece::Data(data)) => match (&mut self.body, &mut replay) {
-                    (Body::Events(_), Some(replay)) => replay.extend_from_slice(data),
-                    (Body::Events(framer), None) => events += framer.push(data, out).events,
-                    (Body::Opaque, _) => out.extend_from_slice(data),
-                },
-                Ok(Piece::More) => break Ok(self.decoder == BodyDecoder::Done),
-                Ok(Piece::End) => break Ok(true),
-                Err(_) => break Err(Fault::Malformed),
+    /// Counts the events of one read.
+    fn count(&self, decoded: &Decoded, now: Millis) {
+        let metrics = &self.record.route.service.metrics;
+        if decoded.dropped > 0 {
+            metrics.handover_duplicates.inc_by(u64::from(decoded.dropped));
+        }
+        if decoded.events > 0 {
+            self.record.set_last_event(now);
+            self.record.events.fetch_add(u64::from(decoded.events), Ordering::Relaxed);
+            metrics.stream_events.add(u64::from(decoded.events));
+            if let Some(id) = self.body.last_event_id() {
+                self.record.set_last_event_id(id);
             }
-        };
-        if let (Some(replay), Body::Events(framer)) = (replay, &mut self.body) {
-            let pushed = framer.push(&replay, out);
-            (events, dropped) = (pushed.events, pushed.dropped);
-        }
-        if dropped > 0 {
-            self.record.route.service.metrics.handover_duplicates.inc_by(u64::from(dropped));
-        }
-        if events > 0 {
-            self.count_events(events);
-        }
-        ended
-    }
-
-    fn count_events(&mut self, events: u32) {
-        if self.first_event.is_none() {
-            self.first_event = Some(self.last_read);
-            let took = self.last_read.since(self.record.since);
-            self.record.route.service.metrics.stream_first_event.observe(took.as_secs_f64());
-        }
-        self.record.set_last_event(self.last_read);
-        self.record.events.fetch_add(u64::from(events), Ordering::Relaxed);
-        self.record.route.service.metrics.stream_events.add(u64::from(events));
-        if let Body::Events(framer) = &self.body
-            && let Some(id) = framer.last_event_id()
-        {
-            self.record.set_last_event_id(id);
         }
     }
 
-    /// Sends `out[CHUNK_PREFIX_BYTES..]`, and keeps what the client does not take at once.
-    fn forward(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) {
-        let length = out.len().saturating_sub(CHUNK_PREFIX_BYTES);
-        let Some(downstream) = &mut self.downstream else { return };
-        if length == 0 {
-            return;
-        }
-        let bytes = u64::try_from(length).unwrap_or(0);
+    /// Sends `out[CHUNK_PREFIX_BYTES..]`, and counts the bytes.
+    fn send(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) {
+        let bytes = u64::try_from(out.len().saturating_sub(CHUNK_PREFIX_BYTES)).unwrap_or(0);
         self.record.bytes.fetch_add(bytes, Ordering::Relaxed);
         if matches!(self.body, Body::Events(_)) {
             self.record.route.service.metrics.stream_bytes.add(bytes);
         }
-        let mut from = downstream.frame(out);
-        self.last_write = self.last_read;
-        while let Some(rest) = out.get(from..).filter(|rest| !rest.is_empty()) {
-            match downstream.poll_write(context, rest) {
-                Poll::Ready(Ok(count)) => from += count,
-                // The client's leaving is noticed again, and acted upon, where it is looked for.
-                Poll::Ready(Err(Gone)) | Poll::Pending => {
-                    self.unsent.extend_from_slice(rest);
-                    break;
-                }
+        if self.client.send(context, out) == Client::Blocked {
+            // A client that blocks never ends its stream here; one that left is noticed by the next flush.
+            let _still_open = self.session.on_client(Client::Blocked);
+        }
+    }
+
+    /// Reports the end of the upstream's body.
+    fn end_upstream(&mut self, end: UpstreamEnd) {
+        let now = clock::now();
+        let step = self.session.on_upstream_end(end, self.standing(), now);
+        self.obey(step, now);
+    }
+
+    /// Does what is due, and sets the timer for what comes next. `Ready` when the stream is over.
+    fn poll_time(&mut self, context: &mut Context<'_>) -> Poll<Close> {
+        while let Some(due) = self.session.due() {
+            let now = clock::now();
+            if due > now {
+                self.timer.wake_by(context, due, now);
+                break;
+            }
+            let step = self.session.on_time(self.standing(), now);
+            match step.action {
+                Action::Close(close) => return Poll::Ready(close),
+                Action::KeepAlive => self.keep_alive(context),
+                _ => self.obey(step, now),
+            }
+            // A request that was begun just now has to be polled, so that it registers the waker.
+            self.poll_successor(context);
+            if let Some(close) = self.poll_client(context) {
+                return Poll::Ready(close);
             }
         }
+        Poll::Pending
+    }
+
+    /// Returns the endpoint as discovery and the body show it now.
+    fn standing(&self) -> Upstream {
+        let phase = self.record.endpoint_phase();
+        let standing = if phase < Phase::Draining { Standing::Serving } else { Standing::Leaving };
+        Upstream { standing, resume: self.body.resume_point() }
+    }
+
+    /// Does what the session says.
+    fn obey(&mut self, step: Step, now: Millis) {
+        if let Some(report) = &step.report {
+            self.count_handover(report);
+        }
+        if step.charges_budget {
+            self.record.inbox().charge();
+        }
+        match step.action {
+            // The two that need the task's context come from `Session::on_time` only, see `poll_time`.
+            Action::Continue | Action::KeepAlive | Action::Close(_) => {}
+            Action::Open { target, .. } => self.open_successor(target),
+            Action::Swap => self.swap(now),
+            Action::Stay => self.streams.stayed(&self.record),
+            Action::Finish(farewell) => self.finish(farewell),
+        }
+        if !self.session.has_upstream() {
+            self.upstream.close();
+        }
+        if !self.session.is_opening()
+            && let Some(handover) = &mut self.handover
+        {
+            handover.cancel();
+        }
+    }
+
+    /// Sends a comment.
+    fn keep_alive(&mut self, context: &mut Context<'_>) {
+        self.record.route.service.metrics.stream_keepalives.add(1);
+        scratch::with(|Scratch { write, .. }| {
+            write.clear();
+            write.resize(CHUNK_PREFIX_BYTES, 0);
+            write.extend_from_slice(KEEP_ALIVE);
+            self.send(context, write);
+        });
+    }
+
+    /// Adds the last bytes of the stream.
+    fn finish(&mut self, farewell: Farewell) {
+        match farewell {
+            Farewell::Goodbye => {
+                self.client.append(retry_line(self.session.retry_ms(fastrand::u64(..))).as_bytes());
+                self.client.append_end();
+            }
+            Farewell::Clean => self.client.append_end(),
+            Farewell::Broken => {}
+        }
+    }
+
+    /// Requests a successor.
+    fn open_successor(&mut self, target: Target) {
+        let Some(handover) = &mut self.handover else { return };
+        let ordered = match target {
+            Target::Ordered => self.record.drain().order().and_then(|order| order.target),
+            Target::Chosen => None,
+        };
+        let target = match ordered {
+            Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
+            None => SuccessorTarget::PinnedTo(self.record.endpoint().id),
+        };
+        handover.begin(&self.record.route, self.body.begin_handover(), target);
+    }
+
+    /// Continues at the successor: its body begins at a boundary, and its replay is dropped.
+    fn swap(&mut self, now: Millis) {
+        let Some(successor) = self.handover.as_mut().and_then(|handover| handover.take_successor()) else {
+            return;
+        };
+        let (answer, endpoint) = (successor.answer, successor.endpoint);
+        tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
+        tracing::Span::current().record("endpoint", &*endpoint.name);
+        self.body.adopt();
+        self.upstream.close();
+        self.upstream = UpstreamReader::new(answer.transport, answer.body, answer.rest);
+        if let Some(permits) = &mut self.permits {
+            permits.move_to(successor.permit);
+        }
+        // First the record, then the registry, which looks at the endpoint that the stream runs on.
+        let from = self.record.move_to(endpoint);
+        self.streams.moved(&self.record, from, now);
+    }
+
+    /// Counts a handover that is over.
+    fn count_handover(&self, report: &Report) {
+        let metrics = &self.record.route.service.metrics;
+        metrics.handovers.inc(report.cause, report.outcome);
+        if report.outcome == Outcome::Ok {
+            match report.averts {
+                // The end of a stream that ends for it is counted by its account.
+                Some(Reason::UpstreamReset) => {
+                    metrics.upstream_errors.inc(UpstreamErrorKind::Reset);
+                }
+                Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
+                _ => {}
+            }
+        }
+        if matches!(report.outcome, Outcome::Ok | Outcome::Refused | Outcome::Timeout) {
+            metrics.handover_duration.observe(Duration::from_millis(report.took_ms).as_secs_f64());
+        }
+        tracing::debug!(
+            stream = self.record.id,
+            endpoint = %self.record.endpoint().name,
+            planned = report.cause == HandoverCause::Planned,
+            outcome = ?report.outcome,
+            millis = report.took_ms,
+            "handover"
+        );
+    }
+
+    /// Closes both sides.
+    fn close(&mut self, close: Close) -> Finished {
+        self.upstream.close();
+        let closed = self.client.close(close.body);
+        let finished = Finished::of(close, self.session.first_event());
+        Finished { dying: closed.dying, tcp: closed.tcp, ..finished }
     }
 }
 
@@ -387,7 +415,191 @@ impl Future for Relay {
     type Output = Finished;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Finished> {
-        let reason = ready!(self.turn(context));
-        Poll::Ready(self.close(reason))
+        let close = ready!(self.turn(context));
+        Poll::Ready(self.close(close))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podpin_affinity::SessionId;
+    use podpin_drain::{DrainState, Mobility};
+    use podpin_sse::Framer;
+    use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
+    use podpin_wire::http1::encode::Framing;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::balance::service::Operation;
+    use crate::net::transport::Transport;
+    use crate::stream::successor::{ResumePlan, limits};
+    use crate::stream::testing::{Scene, connected, nowhere};
+    use crate::telemetry::labels::CloseReason;
+
+    /// Relay on `a`, with the upstream's and the client's end.
+    struct Line {
+        relay: Relay,
+        upstream: TcpStream,
+        client: TcpStream,
+    }
+
+    impl Line {
+        async fn new(scene: &Scene, decoder: BodyDecoder, body: Body) -> Line {
+            let ((upstream, from), (client, to)) = (connected().await, connected().await);
+            let (shared, record) = (&scene.shared, scene.open("a", Mobility::Rebalances));
+            let moves = matches!(&body, Body::Events(_));
+            let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
+            let plan = ResumePlan::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);
+            let settings = Settings {
+                content: body.content(),
+                handover: moves.then(|| limits(&scene.route.service.configuration)),
+                ..Settings::default()
+            };
+            let relay = Relay::new(Start {
+                downstream: Downstream::h1(Transport::Plain(to), Framing::Chunked),
+                head: b"HEAD\r\n\r\n".to_vec(),
+                preface: Vec::new(),
+                upstream: UpstreamReader::new(Transport::Plain(from), decoder, Vec::new()),
+                body,
+                settings,
+                streams: Arc::clone(&shared.streams),
+                record,
+                permits: None,
+                handover: moves.then(|| Box::new(HandoverDriver::new(plan))),
+            });
+            Line { relay, upstream, client }
+        }
+
+        async fn events(scene: &Scene) -> Line {
+            let body = Body::Events(Framer::with_cursor(1_024));
+            Line::new(scene, BodyDecoder::Chunked(FIRST_CHUNK), body).await
+        }
+
+        /// Runs the relay to its end. Returns that, and everything that the client read.
+        async fn finish(self) -> (Finished, String) {
+            let Line { relay, upstream, mut client } = self;
+            let mut finished = relay.await;
+            drop((finished.tcp.take(), upstream));
+            let mut read = String::new();
+            client.read_to_string(&mut read).await.unwrap();
+            (finished, read)
+        }
+    }
+
+    fn scene() -> Scene {
+        Scene::new(&[("a", nowhere())])
+    }
+
+    fn chunk(text: &str) -> Vec<u8> {
+        format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
+    }
+
+    /// Reads from the client's end until `text` has come.
+    async fn expect(client: &mut TcpStream, text: &str) -> String {
+        let mut read = Vec::new();
+        while !String::from_utf8_lossy(&read).contains(text) {
+            assert!(client.read_buf(&mut read).await.unwrap() > 0, "the body ended: {read:?}");
+        }
+        String::from_utf8(read).unwrap()
+    }
+
+    #[tokio::test]
+    async fn events_pass_and_a_clean_end_is_a_clean_end() {
+        let scene = scene();
+        let mut line = Line::events(&scene).await;
+        let record = Arc::clone(&line.relay.record);
+        line.upstream.write_all(&chunk("id: 1\ndata: a\n\n")).await.unwrap();
+        line.upstream.write_all(b"0\r\n\r\n").await.unwrap();
+        let (finished, read) = line.finish().await;
+        assert_eq!((finished.reason, finished.error), (CloseReason::UpstreamEnd, None));
+        assert!(finished.first_event.is_some());
+        assert!(read.starts_with("HEAD\r\n\r\n") && read.contains("data: a\n\n"), "{read}");
+        assert!(read.ends_with("0\r\n\r\n"), "{read}");
+        assert_eq!((record.events.load(Ordering::Relaxed), record.last_event_id()), (1, b"1".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_has_no_end() {
+        let scene = scene();
+        let mut line = Line::new(&scene, BodyDecoder::Length(100), Body::Opaque).await;
+        line.upstream.write_all(b"half").await.unwrap();
+        line.upstream.shutdown().await.unwrap();
+        let (finished, read) = line.finish().await;
+        assert_eq!(finished.reason, CloseReason::UpstreamReset);
+        assert_eq!(finished.error, Some("the connection ended within the body"));
+        assert!(read.contains("half") && !read.ends_with("0\r\n\r\n"), "{read}");
+    }
+
+    #[tokio::test]
+    async fn a_response_without_a_body_is_over_at_once() {
+        let scene = scene();
+        let (finished, read) = Line::new(&scene, BodyDecoder::Done, Body::Opaque).await.finish().await;
+        assert_eq!((finished.reason, &*read), (CloseReason::UpstreamEnd, "HEAD\r\n\r\n0\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_its_stream() {
+        let scene = scene();
+        let Line { relay, upstream, client } = Line::events(&scene).await;
+        drop(client);
+        assert_eq!(relay.await.reason, CloseReason::Client);
+        drop(upstream);
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_an_id_leaves_with_a_goodbye() {
+        let mut scene = scene();
+        let line = Line::events(&scene).await;
+        scene.operate("a", Operation::Drain);
+        scene.order_to_leave(&line.relay.record);
+        let (finished, read) = line.finish().await;
+        assert_eq!((finished.reason, finished.forced), (CloseReason::Drain, false));
+        assert!(read.contains("retry: ") && read.ends_with("0\r\n\r\n"), "{read}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_stays_whose_drain_was_taken_back() {
+        let mut scene = scene();
+        let Line { mut relay, upstream, client } = Line::events(&scene).await;
+        scene.operate("a", Operation::Drain);
+        scene.order_to_leave(&relay.record);
+        scene.operate("a", Operation::Undrain);
+        let record = Arc::clone(&relay.record);
+        std::future::poll_fn(|context| {
+            assert!(Pin::new(&mut relay).poll(context).is_pending());
+            if record.drain().state() == DrainState::Staying { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        drop((upstream, client));
+    }
+
+    #[tokio::test]
+    async fn a_stream_goes_on_at_a_successor_without_what_the_client_has() {
+        let successors = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut scene = Scene::new(&[("a", nowhere()), ("b", successors.local_addr().unwrap())]);
+        let Line { relay, mut upstream, mut client } = Line::events(&scene).await;
+        let record = Arc::clone(&relay.record);
+        let relay = async { relay.await.reason };
+        let script = async {
+            upstream.write_all(&chunk("id: 1\ndata: a\n\n")).await.unwrap();
+            expect(&mut client, "data: a\n\n").await;
+            scene.operate("a", Operation::Drain);
+            scene.order_to_leave(&record);
+            let (mut successor, _) = successors.accept().await.unwrap();
+            let request = expect(&mut successor, "\r\n\r\n").await;
+            assert!(request.to_lowercase().contains("last-event-id: 1\r\n"), "{request}");
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+            successor.write_all(head.as_bytes()).await.unwrap();
+            successor.write_all(&chunk("id: 1\ndata: a\n\nid: 2\ndata: b\n\n")).await.unwrap();
+            let read = expect(&mut client, "data: b\n\n").await;
+            assert!(!read.contains("data: a"), "{read}");
+            assert_eq!((&*record.endpoint().name, record.handovers()), ("b", 1));
+            assert_eq!(record.drain().state(), DrainState::Staying);
+            drop(client);
+        };
+        let (reason, ()) = tokio::join!(relay, script);
+        assert_eq!(reason, CloseReason::Client);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It is what `pick` says for the session, so that the stream and all other requests of its client meet at one pod. The
 //! request is the client's own, kept as bytes since the beginning of the stream, with `Last-Event-ID` and what we tell
-//! every pod of the session. When to ask, and what an answer means for the stream, is decided in `relay/passage.rs`.
+//! every pod of the session. When to ask, and what an answer means for the stream, is decided by `podpin_sse::session`.
 
 use podpin_wire::http1::encode;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
 use podpin_config::Service;
 use podpin_endpoints::{Endpoint, EndpointId, Permit};
-use podpin_sse::{Answer, Limits};
+use podpin_sse::session::Limits;
 
 use crate::affinity::select::{Admission, Placement};
 use crate::clock;
@@ -27,15 +27,15 @@ pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 const KEEP_HERE: HeaderName = HeaderName::from_static("x-podpin-handover");
 
 /// What a stream keeps to be asked for again.
-pub(crate) struct Plan {
-    pub shared: Arc<Shared>,
+pub(crate) struct ResumePlan {
+    shared: Arc<Shared>,
     session: SessionId,
     /// The upstream request head without its last lines: those that differ from pod to pod, and the empty one.
     head: Box<[u8]>,
 }
 
 /// One attempt to find a successor.
-pub(crate) struct Question {
+pub(crate) struct SuccessorRequest {
     route: Arc<Route>,
     /// As it is now: the stream may be older than the certificates.
     tls: Option<Arc<UpstreamTls>>,
@@ -45,11 +45,15 @@ pub(crate) struct Question {
 }
 
 /// What came of asking.
-pub(crate) enum Asked {
+pub(crate) enum SuccessorResult {
     /// An event stream that follows.
     Stream(Box<Successor>),
-    /// No event stream.
-    Not(Answer),
+    /// 204: the stream is over.
+    NoContent,
+    /// Any other response.
+    Refused,
+    /// No response, or no endpoint to request.
+    Failed,
 }
 
 /// A pod that has answered with an event stream.
@@ -60,25 +64,25 @@ pub(crate) struct Successor {
 }
 
 /// Where to go.
-pub(crate) enum Whither {
+pub(crate) enum SuccessorTarget {
     /// Where all requests of the client go that are pinned to this endpoint.
-    From(EndpointId),
+    PinnedTo(EndpointId),
     /// To this endpoint and no other.
-    To(Arc<Endpoint>),
+    Endpoint(Arc<Endpoint>),
 }
 
-impl Plan {
+impl ResumePlan {
     /// Keeps a stream's request head, whose `Last-Event-ID` and session lines are left out.
-    pub(crate) fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> Plan {
-        Plan { shared, session, head: head.into_boxed_slice() }
+    pub(crate) fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> ResumePlan {
+        ResumePlan { shared, session, head: head.into_boxed_slice() }
     }
 
     /// Asks for what follows `last_event_id`.
-    pub(crate) fn question(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> Question {
+    pub(crate) fn request(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> SuccessorRequest {
         let snapshot = self.shared.snapshot();
         let tls = snapshot.counterpart(&route.service).unwrap_or(&route.service).tls.clone();
         let route = Arc::clone(route);
-        Question { route, tls, session: self.session, head: self.head.to_vec(), last_event_id }
+        SuccessorRequest { route, tls, session: self.session, head: self.head.to_vec(), last_event_id }
     }
 }
 
@@ -93,40 +97,40 @@ pub(crate) fn limits(service: &Service) -> Limits {
     }
 }
 
-impl Question {
+impl SuccessorRequest {
     /// Asks one endpoint after the other, within `retries`.
-    pub(crate) async fn ask(self, whither: Whither) -> Asked {
-        let from = match whither {
-            Whither::To(endpoint) => return self.ask_this(endpoint).await,
-            Whither::From(id) => id,
+    pub(crate) async fn send(self, target: SuccessorTarget) -> SuccessorResult {
+        let from = match target {
+            SuccessorTarget::Endpoint(endpoint) => return self.ask_this(endpoint).await,
+            SuccessorTarget::PinnedTo(id) => id,
         };
         let service = &self.route.service;
         let admission = Admission::of_stream(Arc::clone(&self.route), self.session, from);
         let mut tried: Vec<EndpointId> = Vec::new();
-        let mut outcome = Answer::Failed;
+        let mut outcome = SuccessorResult::Failed;
         let mut left = service.configuration.retries.attempts.saturating_add(1);
         while left > 0 {
             let Ok((placement, permit)) = admission.place_stream(&tried) else { break };
             // The pod that just broke is asked again while it is said to be well, which is no try of another one.
             left -= u32::from(placement.endpoint.id != from);
             match self.ask_one(&admission, &placement, permit).await {
-                Asked::Not(answer @ (Answer::Refused | Answer::Failed)) => outcome = answer,
+                result @ (SuccessorResult::Refused | SuccessorResult::Failed) => outcome = result,
                 decided => return decided,
             }
             tried.push(placement.endpoint.id);
         }
-        Asked::Not(outcome)
+        outcome
     }
 
-    async fn ask_this(&self, endpoint: Arc<Endpoint>) -> Asked {
+    async fn ask_this(&self, endpoint: Arc<Endpoint>) -> SuccessorResult {
         let limit = self.route.service.configuration.limits.streams_per_endpoint;
-        let Some(permit) = endpoint.load.try_open(limit) else { return Asked::Not(Answer::Failed) };
+        let Some(permit) = endpoint.load.try_open(limit) else { return SuccessorResult::Failed };
         let admission = Admission::of_stream(Arc::clone(&self.route), self.session, endpoint.id);
         let placement = Placement::at(endpoint);
         self.ask_one(&admission, &placement, permit).await
     }
 
-    async fn ask_one(&self, admission: &Admission, placement: &Placement, permit: Permit) -> Asked {
+    async fn ask_one(&self, admission: &Admission, placement: &Placement, permit: Permit) -> SuccessorResult {
         let service = &self.route.service;
         let request = self.request(admission, placement);
         let limit = service.configuration.drain.handover_timeout;
@@ -149,19 +153,23 @@ impl Question {
             service.endpoint_succeeded(&placement.endpoint.load);
         }
         if answer.head.status == http::StatusCode::NO_CONTENT {
-            return Asked::Not(Answer::NoContent);
+            return SuccessorResult::NoContent;
         }
         if !is_event_stream(&answer) {
             tracing::debug!(endpoint = %placement.endpoint.name, status = %answer.head.status, "no successor");
-            return Asked::Not(Answer::Refused);
+            return SuccessorResult::Refused;
         }
-        Asked::Stream(Box::new(Successor { endpoint: Arc::clone(&placement.endpoint), permit, answer }))
+        SuccessorResult::Stream(Box::new(Successor {
+            endpoint: Arc::clone(&placement.endpoint),
+            permit,
+            answer,
+        }))
     }
 
-    fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Asked {
+    fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> SuccessorResult {
         tracing::debug!(endpoint = %endpoint.name, %error, "no successor");
         count_failure(&self.route.service, endpoint, error);
-        Asked::Not(Answer::Failed)
+        SuccessorResult::Failed
     }
 
     fn request(&self, admission: &Admission, placement: &Placement) -> Vec<u8> {

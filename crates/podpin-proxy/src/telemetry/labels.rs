@@ -6,7 +6,7 @@
 
 use http::Method;
 use podpin_endpoints::MoveReason;
-use podpin_sse::{Cause, Outcome};
+use podpin_sse::session::{HandoverCause as Cause, Outcome};
 use podpin_wire::http2_flood::Excess;
 
 /// A metric label with a fixed set of values.

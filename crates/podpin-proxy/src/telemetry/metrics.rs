@@ -233,7 +233,7 @@ mod tests {
         let metrics = Metrics::new("0.0.0").unwrap();
         let service = metrics.service("chat");
         service.stream_bytes.add(10);
-        metrics.render();
+        let _text = metrics.render();
         service.stream_bytes.add(5);
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains("podpin_stream_bytes_total{service=\"chat\"} 15"), "{text}");

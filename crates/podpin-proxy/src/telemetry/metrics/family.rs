@@ -444,7 +444,7 @@ impl Family for Gauge {
 #[cfg(test)]
 mod tests {
     use podpin_endpoints::MoveReason;
-    use podpin_sse::{Cause, Outcome};
+    use podpin_sse::session::{HandoverCause as Cause, Outcome};
 
     use super::*;
     use crate::telemetry::labels::{CloseReason, UpstreamErrorKind};

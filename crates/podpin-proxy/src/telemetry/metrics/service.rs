@@ -1,7 +1,7 @@
 //! The metrics of one service: labels resolved once, so that counting is an addition.
 
 use podpin_endpoints::MoveReason;
-use podpin_sse::{Cause, Outcome};
+use podpin_sse::session::{HandoverCause as Cause, Outcome};
 use prometheus::Registry;
 
 use crate::telemetry::labels::{

@@ -1,0 +1,305 @@
+//! Account of one stream: the permits that it holds, and everything that is counted and logged when it ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use podpin_drain::{EndKind, StreamEnd};
+use podpin_endpoints::Permit;
+use podpin_sse::session::{Close, Fault, Reason};
+use podpin_time::Millis;
+
+use crate::balance::client_limit::ClientPermit;
+use crate::balance::queue::Queue;
+use crate::balance::service::{Kind, ServiceState};
+use crate::clock;
+use crate::downstream::body::Dying;
+use crate::net::transport::Transport;
+use crate::shared::Shared;
+use crate::stream_registry::StreamRecord;
+use crate::telemetry::access_log::Record;
+use crate::telemetry::labels::{CloseReason, DepartureKind, Label, ReconnectOutcome, UpstreamErrorKind};
+
+/// Time that a client may take for the last events before the reset that shows a broken stream.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+
+/// Permits of a stream, returned when it ends.
+pub(crate) struct Permits {
+    endpoint: Option<Permit>,
+    client: Option<ClientPermit>,
+    queue: Arc<Queue>,
+}
+
+impl Permits {
+    /// Collects the permits of a stream that begins.
+    pub(crate) fn new(endpoint: Permit, client: Option<ClientPermit>, service: &ServiceState) -> Permits {
+        Permits { endpoint: Some(endpoint), client, queue: Arc::clone(&service.queue) }
+    }
+
+    /// Exchanges the permit of the endpoint for one of another endpoint.
+    pub(crate) fn move_to(&mut self, permit: Permit) {
+        self.endpoint = Some(permit);
+        self.queue.wake();
+    }
+
+    /// Takes out the client's permit, for another attempt.
+    pub(crate) fn take_client(&mut self) -> Option<ClientPermit> {
+        self.client.take()
+    }
+}
+
+impl Drop for Permits {
+    /// Returns the permits, then wakes requests that wait for one.
+    fn drop(&mut self) {
+        drop((self.endpoint.take(), self.client.take()));
+        self.queue.wake();
+    }
+}
+
+/// End of a stream, with what is left of its client's connection.
+pub(crate) struct Finished {
+    /// Reason to be counted.
+    pub reason: CloseReason,
+    /// Fault of the upstream for the access log; `None` if there was none.
+    pub error: Option<&'static str>,
+    /// Moment of the first event; `None` if there was none.
+    pub first_event: Option<Millis>,
+    /// Whether the upstream broke the framing of its body.
+    pub protocol: bool,
+    /// Whether a stream that had to leave was cut: within an event, or before the client took its goodbye.
+    pub forced: bool,
+    /// HTTP/2 stream whose reset waits for the bytes queued before it.
+    pub dying: Option<Dying>,
+    /// Socket of the client, if it may carry another request.
+    pub tcp: Option<Transport>,
+}
+
+impl Finished {
+    /// Returns the end of a stream whose client left before it began.
+    pub(crate) fn client_gone() -> Finished {
+        Finished {
+            reason: CloseReason::Client,
+            error: None,
+            protocol: false,
+            forced: false,
+            first_event: None,
+            dying: None,
+            tcp: None,
+        }
+    }
+
+    /// Returns the end that a session decided.
+    pub(crate) fn of(close: Close, first_event: Option<Millis>) -> Finished {
+        Finished {
+            reason: close_reason(close.reason),
+            error: close.fault.map(fault_text),
+            protocol: close.fault == Some(Fault::Malformed),
+            forced: close.is_forced,
+            first_event,
+            ..Finished::client_gone()
+        }
+    }
+}
+
+/// Returns the label of a session's reason.
+fn close_reason(reason: Reason) -> CloseReason {
+    match reason {
+        Reason::ClientGone => CloseReason::Client,
+        Reason::SlowClient => CloseReason::SlowClient,
+        Reason::UpstreamEnd => CloseReason::UpstreamEnd,
+        Reason::UpstreamReset => CloseReason::UpstreamReset,
+        Reason::Idle => CloseReason::Idle,
+        Reason::Drain => CloseReason::Drain,
+        Reason::Shutdown => CloseReason::Shutdown,
+        Reason::MaxDuration => CloseReason::MaxDuration,
+    }
+}
+
+/// Returns a fault as the access log spells it.
+fn fault_text(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Truncated => "the connection ended within the body",
+        Fault::Reset => "the connection was reset",
+        Fault::Malformed => "a chunk is malformed",
+        Fault::Silent => "the upstream was silent for too long",
+    }
+}
+
+/// Account of a stream, opened when it begins and settled when it ends.
+pub(crate) struct Accounts {
+    shared: Arc<Shared>,
+    record: Arc<StreamRecord>,
+    log: Option<Box<Record>>,
+    settled: bool,
+}
+
+impl Accounts {
+    /// Opens the account of a registered stream; `log` is the access log line, as far as it is known.
+    pub(crate) fn new(shared: Arc<Shared>, record: Arc<StreamRecord>, log: Option<Box<Record>>) -> Accounts {
+        Accounts { shared, record, log, settled: false }
+    }
+
+    /// Returns the record of the stream.
+    pub(crate) fn record(&self) -> &Arc<StreamRecord> {
+        &self.record
+    }
+
+    /// Replaces the access log line, where it was not known at the beginning.
+    pub(crate) fn set_log(&mut self, log: Option<Record>) {
+        self.log = log.map(Box::new);
+    }
+
+    /// Counts and logs the end of the stream, and resets what is left of an HTTP/2 stream. Returns the client's socket;
+    /// `None` if it cannot carry another request.
+    pub(crate) fn settle(mut self, mut finished: Finished) -> Option<Transport> {
+        if let Some(dying) = finished.dying.take() {
+            // A client that reads nothing is not waited for.
+            let limit = if finished.reason == CloseReason::SlowClient { Duration::ZERO } else { LAST_EVENTS };
+            self.shared.lifecycle.tasks.spawn(dying.reset(limit));
+        }
+        self.write_down(&finished);
+        finished.tcp
+    }
+
+    /// Closes the record, counts the end, and writes the access log line.
+    fn write_down(&mut self, finished: &Finished) {
+        self.settled = true;
+        let (record, now) = (Arc::clone(&self.record), clock::now());
+        let metrics = &record.route.service.metrics;
+        let lost = self.shared.streams.close(&record, stream_end(record.kind, finished), now);
+        (0..lost).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost));
+        let lived = now.since(record.since);
+        if record.kind == Kind::Stream {
+            metrics.streams_closed.inc(finished.reason);
+            metrics.stream_duration.observe(lived.as_secs_f64());
+            if finished.reason == CloseReason::Drain {
+                let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
+                metrics.drain_departures.inc(kind);
+            }
+        } else {
+            metrics.request_duration.observe(lived.as_secs_f64());
+        }
+        if finished.reason == CloseReason::UpstreamReset {
+            let kind = if finished.protocol { UpstreamErrorKind::Protocol } else { UpstreamErrorKind::Reset };
+            metrics.upstream_errors.inc(kind);
+        }
+        if let Some(mut log) = self.log.take() {
+            fill_in(&mut log, &record, finished, lived);
+            self.shared.log(&log);
+        }
+    }
+}
+
+impl Drop for Accounts {
+    /// Settles a stream whose task was dropped: at the shutdown's deadline, or by a bug.
+    fn drop(&mut self) {
+        if !self.settled {
+            let leaving = self.shared.lifecycle.is_draining();
+            let reason = if leaving { CloseReason::Shutdown } else { CloseReason::Error };
+            self.write_down(&Finished {
+                reason,
+                error: Some("cut in the middle"),
+                ..Finished::client_gone()
+            });
+        }
+    }
+}
+
+/// Adds what is known at the end to an access log line.
+fn fill_in(log: &mut Record, record: &StreamRecord, finished: &Finished, lived: Duration) {
+    log.route = Some(record.route.name.to_string());
+    log.service = Some(record.route.service.name.to_string());
+    log.endpoint = Some(record.endpoint().name.to_string());
+    log.endpoints_before = record.endpoints_before().iter().map(|name| name.to_string()).collect();
+    log.reason = finished.reason.label();
+    log.error = finished.error.map(str::to_owned);
+    log.bytes = record.bytes.load(Ordering::Relaxed);
+    log.events = (record.kind == Kind::Stream).then(|| record.events.load(Ordering::Relaxed));
+    log.duration_ms = clock::duration_millis(lived);
+    let first = finished.first_event.map(|moment| moment.since(record.since));
+    log.first_event_ms = first.map(clock::duration_millis);
+}
+
+/// Returns what the end of a stream means for its drain, and whether its client is awaited back.
+fn stream_end(kind: Kind, finished: &Finished) -> StreamEnd {
+    let end = match finished.reason {
+        CloseReason::Drain | CloseReason::Shutdown if finished.forced => EndKind::Forced,
+        CloseReason::Drain | CloseReason::Shutdown => EndKind::Graceful,
+        CloseReason::UpstreamReset => EndKind::Broken,
+        CloseReason::Rebalance
+        | CloseReason::Client
+        | CloseReason::UpstreamEnd
+        | CloseReason::MaxDuration
+        | CloseReason::Idle
+        | CloseReason::SlowClient
+        | CloseReason::Error => EndKind::Left,
+    };
+    let comes_back = match finished.reason {
+        CloseReason::Drain | CloseReason::UpstreamReset | CloseReason::MaxDuration | CloseReason::Idle => {
+            true
+        }
+        // After a shutdown the proxy does not see its clients come back.
+        CloseReason::Shutdown
+        | CloseReason::Rebalance
+        | CloseReason::Client
+        | CloseReason::UpstreamEnd
+        | CloseReason::SlowClient
+        | CloseReason::Error => false,
+    };
+    StreamEnd { kind: end, is_awaited: comes_back && kind == Kind::Stream }
+}
+
+#[cfg(test)]
+mod tests {
+    use podpin_sse::session::ResponseBody;
+
+    use super::*;
+
+    fn finished(reason: CloseReason, forced: bool) -> Finished {
+        Finished { reason, forced, ..Finished::client_gone() }
+    }
+
+    #[test]
+    fn a_drain_counts_each_end_by_its_reason() {
+        let table = [
+            (CloseReason::Drain, false, EndKind::Graceful, true),
+            (CloseReason::Drain, true, EndKind::Forced, true),
+            (CloseReason::Shutdown, false, EndKind::Graceful, false),
+            (CloseReason::Shutdown, true, EndKind::Forced, false),
+            (CloseReason::UpstreamReset, false, EndKind::Broken, true),
+            (CloseReason::UpstreamEnd, false, EndKind::Left, false),
+            (CloseReason::MaxDuration, false, EndKind::Left, true),
+            (CloseReason::Idle, false, EndKind::Left, true),
+            (CloseReason::Client, false, EndKind::Left, false),
+            (CloseReason::SlowClient, false, EndKind::Left, false),
+            (CloseReason::Error, false, EndKind::Left, false),
+        ];
+        for (reason, forced, kind, is_awaited) in table {
+            let end = stream_end(Kind::Stream, &finished(reason, forced));
+            assert_eq!(end, StreamEnd { kind, is_awaited }, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn the_client_of_an_ordinary_answer_is_not_awaited() {
+        let end = stream_end(Kind::Request, &finished(CloseReason::UpstreamReset, false));
+        assert_eq!(end, StreamEnd { kind: EndKind::Broken, is_awaited: false });
+    }
+
+    #[test]
+    fn a_fault_is_logged_and_a_malformed_body_is_a_protocol_error() {
+        for (fault, protocol) in [
+            (Some(Fault::Malformed), true),
+            (Some(Fault::Truncated), false),
+            (Some(Fault::Reset), false),
+            (Some(Fault::Silent), false),
+            (None, false),
+        ] {
+            let reason = if fault.is_some() { Reason::UpstreamReset } else { Reason::UpstreamEnd };
+            let close = Close { reason, body: ResponseBody::Broken, fault, is_forced: false };
+            let finished = Finished::of(close, Some(Millis(7)));
+            assert_eq!((finished.error.is_some(), finished.protocol), (fault.is_some(), protocol));
+            assert_eq!((finished.reason, finished.first_event), (close_reason(reason), Some(Millis(7))));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Body of a stream on its way from the upstream to the client: HTTP framing removed, events kept whole.
+
+use podpin_sse::Framer;
+use podpin_sse::session::{Content, Fault, Position, ResumePoint, UpstreamEnd};
+use podpin_wire::http1::body::{BodyDecoder, Piece};
+
+/// Content of a response body.
+pub(crate) enum Body {
+    /// `text/event-stream`, forwarded by whole events.
+    Events(Framer),
+    /// Anything else, forwarded as it comes.
+    Opaque,
+}
+
+/// Result of decoding one read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decoded {
+    /// Events that became whole.
+    pub events: u32,
+    /// Events that were dropped, because a successor replayed what the client has.
+    pub dropped: u32,
+    /// End of the body; `None` if more is to come.
+    pub end: Option<UpstreamEnd>,
+}
+
+impl Body {
+    /// Returns the kind of the content, for a session.
+    pub(crate) fn content(&self) -> Content {
+        match self {
+            Body::Events(_) => Content::Events,
+            Body::Opaque => Content::Opaque,
+        }
+    }
+
+    /// Returns the place in the event stream after the bytes that were forwarded last.
+    pub(crate) fn position(&self) -> Position {
+        match self {
+            Body::Events(framer) => Position::of(framer.at_boundary()),
+            Body::Opaque => Position::WithinEvent,
+        }
+    }
+
+    /// Returns whether the next bytes may be a successor's replay.
+    pub(crate) fn awaits_replay(&self) -> bool {
+        matches!(self, Body::Events(framer) if framer.awaits_replay())
+    }
+
+    /// Returns the id of the last event; `None` if it is not known.
+    pub(crate) fn last_event_id(&self) -> Option<&[u8]> {
+        match self {
+            Body::Events(framer) => framer.last_event_id(),
+            Body::Opaque => None,
+        }
+    }
+
+    /// Returns whether a successor can be requested for exactly what follows.
+    pub(crate) fn resume_point(&self) -> ResumePoint {
+        let id = match self {
+            Body::Events(framer) => framer.resume_id(),
+            Body::Opaque => None,
+        };
+        if id.is_some_and(is_field_value) { ResumePoint::Known } else { ResumePoint::Unknown }
+    }
+
+    /// Returns the id to resume from, for a successor's request. Events of the old upstream are counted from here on:
+    /// the successor replays them.
+    pub(crate) fn begin_handover(&mut self) -> Vec<u8> {
+        match self {
+            Body::Events(framer) => framer.tell().unwrap_or_default().to_vec(),
+            Body::Opaque => Vec::new(),
+        }
+    }
+
+    /// Continues with the body of a successor: half an event is dropped, and so is what is replayed.
+    pub(crate) fn adopt(&mut self) {
+        if let Body::Events(framer) = self {
+            framer.adopt();
+        }
+    }
+
+    /// Removes the framing of one read with `decoder`, and appends to `out` what may go to the client.
+    pub(crate) fn decode(
+        &mut self,
+        decoder: &mut BodyDecoder,
+        mut bytes: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Decoded {
+        let mut decoded = Decoded::default();
+        // A successor's replay is judged by all that one read brought.
+        let mut replay = self.awaits_replay().then(Vec::new);
+        decoded.end = loop {
+            match decoder.decode(&mut bytes) {
+                Ok(Piece::Data(data)) => match (&mut *self, &mut replay) {
+                    (Body::Events(_), Some(replay)) => replay.extend_from_slice(data),
+                    (Body::Events(framer), None) => decoded.events += framer.push(data, out).events,
+                    (Body::Opaque, _) => out.extend_from_slice(data),
+                },
+                Ok(Piece::More) if *decoder == BodyDecoder::Done => break Some(UpstreamEnd::Clean),
+                Ok(Piece::More) => break None,
+                Ok(Piece::End) => break Some(UpstreamEnd::Clean),
+                Err(_) => break Some(UpstreamEnd::Broken(Fault::Malformed)),
+            }
+        };
+        if let (Some(replay), Body::Events(framer)) = (replay, self) {
+            let pushed = framer.push(&replay, out);
+            (decoded.events, decoded.dropped) = (pushed.events, pushed.dropped);
+        }
+        decoded
+    }
+}
+
+/// Returns whether an id can stand in a header field (RFC 9110 section 5.5), by which a successor learns it.
+fn is_field_value(id: &[u8]) -> bool {
+    id.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f))
+}
+
+#[cfg(test)]
+mod tests {
+    use podpin_wire::http1::body::FIRST_CHUNK;
+
+    use super::*;
+
+    fn chunked() -> BodyDecoder {
+        BodyDecoder::Chunked(FIRST_CHUNK)
+    }
+
+    fn events() -> Body {
+        Body::Events(Framer::with_cursor(1_024))
+    }
+
+    #[test]
+    fn whole_events_come_out_of_chunks() {
+        let (mut body, mut decoder, mut out) = (events(), chunked(), Vec::new());
+        let decoded = body.decode(&mut decoder, b"f\r\nid: 1\ndata: a\n\n\r\n4\r\ndata\r\n", &mut out);
+        assert_eq!(decoded, Decoded { events: 1, dropped: 0, end: None });
+        assert_eq!((&out[..], body.position()), (&b"id: 1\ndata: a\n\n"[..], Position::Boundary));
+        assert_eq!(body.last_event_id(), Some(&b"1"[..]));
+        let decoded = body.decode(&mut decoder, b"0\r\n\r\n", &mut out);
+        assert_eq!(decoded.end, Some(UpstreamEnd::Clean));
+    }
+
+    #[test]
+    fn a_malformed_chunk_is_a_fault_after_the_events_before_it() {
+        let (mut body, mut decoder, mut out) = (events(), chunked(), Vec::new());
+        let decoded = body.decode(&mut decoder, b"9\r\ndata: a\n\n\r\nx\r\n", &mut out);
+        assert_eq!((decoded.events, decoded.end), (1, Some(UpstreamEnd::Broken(Fault::Malformed))));
+        assert_eq!(out, b"data: a\n\n");
+    }
+
+    #[test]
+    fn a_replay_is_dropped_and_counted() {
+        let (mut body, mut decoder, mut out) = (events(), chunked(), Vec::new());
+        body.decode(&mut decoder, b"f\r\nid: 1\ndata: a\n\n\r\n", &mut out);
+        assert_eq!((body.resume_point(), body.begin_handover()), (ResumePoint::Known, b"1".to_vec()));
+        body.adopt();
+        assert!(body.awaits_replay());
+        out.clear();
+        let replay = b"f\r\nid: 1\ndata: a\n\n\r\nf\r\nid: 2\ndata: b\n\n\r\n";
+        let decoded = body.decode(&mut chunked(), replay, &mut out);
+        assert_eq!((decoded.events, decoded.dropped), (1, 1));
+        assert_eq!(out, b"id: 2\ndata: b\n\n");
+    }
+
+    #[test]
+    fn an_id_that_fits_no_header_field_is_no_point_to_resume_from() {
+        for (id, point) in [("1 \u{e4}\t", ResumePoint::Known), ("1\u{7f}", ResumePoint::Unknown)] {
+            let mut body = events();
+            let Body::Events(framer) = &mut body else { unreachable!("made above") };
+            framer.push(format!("id: {id}\ndata: a\n\n").as_bytes(), &mut Vec::new());
+            assert_eq!(body.resume_point(), point, "{id:?}");
+        }
+        assert_eq!(Body::Opaque.resume_point(), ResumePoint::Unknown);
+    }
+
+    #[test]
+    fn anything_else_passes_as_it_comes_and_has_no_boundary() {
+        let (mut body, mut decoder, mut out) = (Body::Opaque, chunked(), Vec::new());
+        let decoded = body.decode(&mut decoder, b"5\r\nhello\r\n", &mut out);
+        assert_eq!((decoded, &out[..]), (Decoded::default(), &b"hello"[..]));
+        assert_eq!((body.position(), body.content()), (Position::WithinEvent, Content::Opaque));
+    }
+}

@@ -1,0 +1,132 @@
+//! Parts of streams for unit tests: connections, and a service with endpoints and drains.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use podpin_affinity::{Key, Keyring};
+use podpin_config::Config;
+use podpin_drain::{DrainController, DrainMember, DrainPolicy, DrainState, Mobility};
+use podpin_endpoints::{Condition, DrainTimes, EndpointId, Observed, Update};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::balance::service::{FirstList, Kind, Operation, ServiceParts, ServiceState, TableWriter};
+use crate::clock;
+use crate::http::filters::Treatment;
+use crate::routing::route::Route;
+use crate::routing::snapshot::ConfigSnapshot;
+use crate::routing::table::RouteTable;
+use crate::shared::Shared;
+use crate::stream_registry::{Opening, StreamRecord, StreamRegistry};
+use crate::telemetry::metrics::Metrics;
+
+/// Connects two sockets: the peer's end and the proxy's.
+pub(crate) async fn connected() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap());
+    let (peer, accepted) = tokio::join!(peer, listener.accept());
+    (peer.unwrap(), accepted.unwrap().0)
+}
+
+/// Shared state with one service, `chat`, and its endpoints.
+pub(crate) struct Scene {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) route: Arc<Route>,
+    drains: DrainController<StreamRecord>,
+}
+
+impl Scene {
+    /// A service with these ready endpoints, from which streams leave at once when one drains.
+    pub(crate) fn new(endpoints: &[(&str, SocketAddr)]) -> Scene {
+        let text = "listeners: [{name: http, address: 127.0.0.1:1}]\nadmin: {address: 127.0.0.1:2}\n\
+                    affinityKeys: ephemeral\nroutes: [{service: chat}]\nservices:\n  chat:\n    \
+                    discovery: {static: [{name: pod-a, address: \"127.0.0.1:3\"}]}\n    \
+                    drain: {handover: lastEventId}\n";
+        let config = Config::parse(text, "test", Path::new("")).unwrap();
+        let (registry, metrics) = (Arc::new(StreamRegistry::new()), Metrics::new("0").unwrap());
+        let settings = config.services[0].clone();
+        let parts = ServiceParts {
+            metrics: metrics.service("chat"),
+            drain: registry.inbox(),
+            tls: None,
+            first_list: FirstList::Awaited,
+        };
+        let service = Arc::new(ServiceState::new(settings, None, parts));
+        let observed = endpoints.iter().map(|(name, address)| observed(name, *address)).collect();
+        TableWriter::new(Arc::clone(&service)).apply(Update::Replace(observed));
+        let policy = DrainPolicy::of(&service.configuration);
+        let policy = DrainPolicy { times: DrainTimes { spread: Duration::ZERO, ..policy.times }, ..policy };
+        let inbox = Arc::clone(&service.drain);
+        let drains = DrainController::new(Arc::clone(&registry), inbox, policy, clock::now());
+        let route = Arc::new(Route {
+            name: "chat".into(),
+            service: Arc::clone(&service),
+            treatment: Treatment::new(&config.routes[0]),
+            withdrawn: Arc::new(AtomicBool::new(false)),
+        });
+        let snapshot = ConfigSnapshot {
+            table: Arc::new(RouteTable::new(std::iter::empty())),
+            routes: Arc::new([Arc::clone(&route)]),
+            services: Arc::new([service]),
+            listeners: Arc::new([]),
+            limits: config.limits,
+            shutdown: config.shutdown,
+            trusted_proxies: Arc::new([]),
+            keyring: Arc::new(Keyring::new(vec![Key::new("k", &[7; 32]).unwrap()]).unwrap()),
+            access_log: None,
+        };
+        Scene { shared: Arc::new(Shared::new(snapshot, metrics, registry)), route, drains }
+    }
+
+    /// Begins to drain an endpoint, or takes that back.
+    pub(crate) fn operate(&self, endpoint: &str, operation: Operation) {
+        self.route.service.operate(&EndpointId::of_pod(endpoint, 80), operation).unwrap();
+    }
+
+    /// Turns the drains until this stream has its moment to leave.
+    pub(crate) fn order_to_leave(&mut self, record: &StreamRecord) {
+        let service = Arc::clone(&self.route.service);
+        let mut now = clock::now();
+        while record.drain().state() != DrainState::Leaving {
+            let turn = self.drains.turn(now, || Arc::clone(&service.view().snapshot), &mut |_| 0);
+            now = now.after(turn.next);
+        }
+    }
+
+    /// Registers a stream that begins now on an endpoint.
+    pub(crate) fn open(&self, endpoint: &str, mobility: Mobility) -> Arc<StreamRecord> {
+        let opening = Opening {
+            kind: Kind::Stream,
+            route: Arc::clone(&self.route),
+            endpoint: self.route.service.endpoint(&EndpointId::of_pod(endpoint, 80)).unwrap(),
+            client: [127, 0, 0, 1].into(),
+            session: Some([1; 16]),
+            since: clock::now(),
+            mobility,
+        };
+        self.shared.streams.open(|id| opening.into_record(id))
+    }
+}
+
+fn observed(name: &str, address: SocketAddr) -> Observed {
+    Observed {
+        id: EndpointId::of_pod(name, 80),
+        name: name.into(),
+        uid: Some(name.into()),
+        address,
+        zone: None,
+        zone_hints: None,
+        node: None,
+        weight: 1,
+        condition: Condition::Ready,
+        reversible_drain: false,
+        deadline: None,
+    }
+}
+
+/// Address at which nothing listens.
+pub(crate) fn nowhere() -> SocketAddr {
+    ([127, 0, 0, 1], 1).into()
+}

@@ -1,0 +1,135 @@
+//! Upstream's side of a relay: the connection, and where its body is in the HTTP framing.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use podpin_sse::session::{Fault, UpstreamEnd};
+use podpin_wire::http1::body::BodyDecoder;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::net::transport::Transport;
+
+/// Connection to the upstream, from the beginning of the response body on.
+pub(crate) struct UpstreamReader {
+    /// Connection; `None` while a successor is awaited, and once the stream ends.
+    transport: Option<Transport>,
+    /// Position in the framing of the body.
+    pub decoder: BodyDecoder,
+    /// Body bytes that came with the response head.
+    early: Vec<u8>,
+}
+
+impl UpstreamReader {
+    /// Begins with a body, of which `early` was read together with the head.
+    pub(crate) fn new(transport: Transport, decoder: BodyDecoder, early: Vec<u8>) -> UpstreamReader {
+        UpstreamReader { transport: Some(transport), decoder, early }
+    }
+
+    /// Returns whether the response has no body at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.decoder == BodyDecoder::Done && self.early.is_empty()
+    }
+
+    /// Takes the bytes that came with the response head; empty after the first call.
+    pub(crate) fn take_early(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.early)
+    }
+
+    /// Reads once into `buffer`. Returns the bytes, or the end of the body.
+    pub(crate) fn poll_read<'b>(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &'b mut [u8],
+    ) -> Poll<Result<&'b [u8], UpstreamEnd>> {
+        let Some(transport) = &mut self.transport else { return Poll::Pending };
+        if self.decoder == BodyDecoder::Done {
+            return Poll::Ready(Err(UpstreamEnd::Clean));
+        }
+        let mut filled = ReadBuf::new(&mut *buffer);
+        let read = ready!(Pin::new(transport).poll_read(context, &mut filled));
+        Poll::Ready(match (read, filled.filled().len()) {
+            (Err(_), _) => Err(UpstreamEnd::Broken(Fault::Reset)),
+            (Ok(()), 0) if self.decoder.ends_at_close() => Err(UpstreamEnd::Clean),
+            (Ok(()), 0) => Err(UpstreamEnd::Broken(Fault::Truncated)),
+            (Ok(()), count) => Ok(buffer.get(..count).unwrap_or_default()),
+        })
+    }
+
+    /// Appends to `early` the bytes that are there at once; an end or an error is left to the next read.
+    pub(crate) fn read_along(&mut self, context: &mut Context<'_>, early: &mut Vec<u8>, buffer: &mut [u8]) {
+        let Some(transport) = &mut self.transport else { return };
+        let mut buffer = ReadBuf::new(buffer);
+        if let Poll::Ready(Ok(())) = Pin::new(transport).poll_read(context, &mut buffer) {
+            early.extend_from_slice(buffer.filled());
+        }
+    }
+
+    /// Closes the connection, if there is one.
+    pub(crate) fn close(&mut self) {
+        if let Some(transport) = self.transport.take() {
+            transport.close();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use podpin_wire::http1::body::FIRST_CHUNK;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::stream::testing::connected;
+
+    async fn reader(decoder: BodyDecoder) -> (UpstreamReader, TcpStream) {
+        let (upstream, proxy) = connected().await;
+        (UpstreamReader::new(Transport::Plain(proxy), decoder, b"early".to_vec()), upstream)
+    }
+
+    async fn read(reader: &mut UpstreamReader) -> Result<Vec<u8>, UpstreamEnd> {
+        let mut buffer = [0; 64];
+        poll_fn(|context| reader.poll_read(context, &mut buffer).map_ok(<[u8]>::to_vec)).await
+    }
+
+    #[tokio::test]
+    async fn an_end_is_clean_only_where_the_framing_says_so() {
+        let table = [
+            (BodyDecoder::UntilClose, UpstreamEnd::Clean),
+            (BodyDecoder::Done, UpstreamEnd::Clean),
+            (BodyDecoder::Length(3), UpstreamEnd::Broken(Fault::Truncated)),
+            (BodyDecoder::Chunked(FIRST_CHUNK), UpstreamEnd::Broken(Fault::Truncated)),
+        ];
+        for (decoder, end) in table {
+            let (mut reader, upstream) = reader(decoder).await;
+            drop(upstream);
+            assert_eq!(read(&mut reader).await, Err(end), "{decoder:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_a_fault() {
+        let (mut reader, upstream) = reader(BodyDecoder::UntilClose).await;
+        socket2::SockRef::from(&upstream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(upstream);
+        assert_eq!(read(&mut reader).await, Err(UpstreamEnd::Broken(Fault::Reset)));
+    }
+
+    #[tokio::test]
+    async fn bytes_that_came_with_the_head_come_first_and_once() {
+        let (mut reader, mut upstream) = reader(BodyDecoder::UntilClose).await;
+        assert!(!reader.is_empty());
+        upstream.write_all(b"late").await.unwrap();
+        upstream.shutdown().await.unwrap();
+        let mut early = reader.take_early();
+        let mut buffer = [0; 64];
+        poll_fn(|context| {
+            reader.read_along(context, &mut early, &mut buffer);
+            if early.len() < 9 { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        assert_eq!((&early[..], &reader.take_early()[..]), (&b"earlylate"[..], &b""[..]));
+        assert_eq!(read(&mut reader).await, Err(UpstreamEnd::Clean));
+    }
+}

@@ -74,7 +74,7 @@ const CRATES: [(&str, Layers); 11] = [
             "readiness shutdown watchers",
             "prepare",
             "build",
-            "certificates cluster health_checks keys sockets sources",
+            "certificates cluster drain health_checks keys sockets sources",
             "error rlimit upstream_tls_files",
         ],
     ),

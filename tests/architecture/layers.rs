@@ -74,8 +74,8 @@ const CRATES: [(&str, Layers); 11] = [
             "readiness shutdown watchers",
             "prepare",
             "build",
-            "certificates cluster health_checks keys sources",
-            "error rlimit sockets upstream_tls_files",
+            "certificates cluster drain health_checks keys sockets sources",
+            "error rlimit upstream_tls_files",
         ],
     ),
     (

@@ -60,6 +60,11 @@ impl Prepared {
         let initial = read_endpoints(&snapshot, in_force)?;
         Ok(Prepared { snapshot, keyring: origin, listener_tls: tls, initial })
     }
+
+    /// Takes the services that the snapshot `before` does not have.
+    pub(crate) fn take_new(&mut self, before: &ConfigSnapshot) -> Vec<ServiceStart> {
+        self.initial.extract_if(.., |start| before.counterpart(&start.service).is_none()).collect()
+    }
 }
 
 fn read_listeners(config: &Config, in_force: Option<&InForce<'_>>) -> Result<Listeners, StartError> {

@@ -98,9 +98,8 @@ impl Reload {
     /// Begins to watch everything that the configuration of the start names.
     pub(crate) async fn begin(&mut self, initial: Vec<ServiceStart>) {
         let snapshot = self.shared.snapshot();
-        initial.into_iter().for_each(|start| self.watches.begin(start));
         let access = ClusterAccess::verified(&self.config).await;
-        self.watches.follow_cluster(&access, &snapshot);
+        self.watches.begin(initial, &access, &snapshot);
         self.watches.follow(&self.shared, &self.config, &snapshot);
     }
 
@@ -149,11 +148,11 @@ impl Reload {
         // The watch begins before the files are read, so that no change falls between.
         let upstream_tls_files = self.upstream_tls_files.for_next(&config);
         let mut prepared = self.prepare(&config)?;
-        let new = self.begin_new_services(&mut prepared);
-        // One service has one source: the watches of the old ones end before others begin.
-        self.watches.retain_files(&prepared.snapshot);
-        self.watches.follow_cluster(&access, &prepared.snapshot);
-        warm(&new, config.kubernetes.initial_list_timeout).await;
+        // No request is routed to the new services yet. Endpoints of the others change when the snapshot does.
+        let new = prepared.take_new(&self.shared.current());
+        let cold: Vec<_> = new.iter().map(|start| Arc::clone(&start.service)).collect();
+        self.watches.begin(new, &access, &prepared.snapshot);
+        warm(&cold, config.kubernetes.initial_list_timeout).await;
         self.publish(config, prepared);
         if let Some(files) = upstream_tls_files {
             self.upstream_tls_files = files;
@@ -176,22 +175,10 @@ impl Reload {
         Ok(prepared?)
     }
 
-    /// Begins the services that no request is routed to yet; endpoints of the others change when the snapshot does.
-    fn begin_new_services(&mut self, prepared: &mut Prepared) -> Vec<Arc<ServiceState>> {
-        let before = self.shared.snapshot();
-        let is_new = |start: &mut ServiceStart| before.counterpart(&start.service).is_none();
-        let mut new = Vec::new();
-        for start in prepared.initial.extract_if(.., is_new) {
-            new.push(Arc::clone(&start.service));
-            self.watches.begin(start);
-        }
-        new
-    }
-
     /// Puts the prepared snapshot in force, with one store, and watches what is in force then.
     fn publish(&mut self, config: Config, prepared: Prepared) {
         let Prepared { mut snapshot, keyring, listener_tls, initial } = prepared;
-        initial.into_iter().for_each(|start| self.watches.begin(start));
+        initial.into_iter().for_each(|start| self.watches.begin_service(start));
         let before = self.shared.snapshot();
         if keyring == KeyringOrigin::InForce {
             // The watch of the key files may have replaced it meanwhile.

@@ -64,8 +64,22 @@ struct ClusterSource {
 }
 
 impl WatchTasks {
-    /// Puts the first list of a service in force and watches its source; a cluster is watched for all services together.
-    pub(crate) fn begin(&mut self, start: ServiceStart) {
+    /// Puts the first lists of services in force and watches the sources of all services of the snapshot.
+    ///
+    /// A service has one source at a time: the watches that the snapshot does not have end here.
+    pub(crate) fn begin(
+        &mut self,
+        initial: Vec<ServiceStart>,
+        access: &ClusterAccess,
+        snapshot: &ConfigSnapshot,
+    ) {
+        initial.into_iter().for_each(|start| self.begin_service(start));
+        self.retain_files(snapshot);
+        self.follow_cluster(access, snapshot);
+    }
+
+    /// Puts the first list of a service in force and watches its file, if it has one.
+    pub(crate) fn begin_service(&mut self, start: ServiceStart) {
         let ServiceStart { service, endpoints } = start;
         let writer = TableWriter::new(Arc::clone(&service));
         let Some(file) = endpoints.apply(&writer) else { return };
@@ -75,7 +89,7 @@ impl WatchTasks {
     }
 
     /// Ends the watches of endpoints files that no service of the snapshot has.
-    pub(crate) fn retain_files(&mut self, snapshot: &ConfigSnapshot) {
+    fn retain_files(&mut self, snapshot: &ConfigSnapshot) {
         let is_current = |file: &EndpointsFile| {
             let service = snapshot.service(&file.service);
             service.is_some_and(|service| service.endpoints_file() == Some(&file.path))
@@ -89,7 +103,7 @@ impl WatchTasks {
     }
 
     /// Watches the cluster for the services of the snapshot, anew if they or the access differ from before.
-    pub(crate) fn follow_cluster(&mut self, access: &ClusterAccess, snapshot: &ConfigSnapshot) {
+    fn follow_cluster(&mut self, access: &ClusterAccess, snapshot: &ConfigSnapshot) {
         let in_cluster: Vec<_> = snapshot
             .services
             .iter()
@@ -179,7 +193,7 @@ mod tests {
 
     fn begin(tasks: &mut WatchTasks, service: &Arc<ServiceState>) {
         let endpoints = InitialEndpoints::read(&service.configuration.discovery).unwrap();
-        tasks.begin(ServiceStart { service: Arc::clone(service), endpoints });
+        tasks.begin_service(ServiceStart { service: Arc::clone(service), endpoints });
     }
 
     #[tokio::test]

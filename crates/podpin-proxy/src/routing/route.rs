@@ -36,7 +36,7 @@ impl Route {
 /// The services that the requests of a route go to.
 #[derive(Clone, Debug)]
 pub enum Destination {
-    /// One service.
+    /// A single service.
     One(Arc<Route>),
     /// Several services by weight.
     Several(Arc<[Backend]>),

@@ -225,3 +225,91 @@ impl ResolvesServerCert for Resolver {
         named.or(self.default.as_ref()).map(Arc::clone)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use podpin_config::Config;
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    /// Writes a certificate for `name` with its key.
+    fn write(directory: &Path, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        std::fs::write(directory.join("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+    }
+
+    fn listener(directory: &Path) -> Listener {
+        let at = directory.display();
+        let text = format!(
+            "listeners:\n  - name: https\n    address: 127.0.0.1:1\n    tls: \
+             {{certificates: [{{certFile: {at}/cert.pem, keyFile: {at}/key.pem}}]}}\n\
+             admin: {{address: 127.0.0.1:2}}\naffinityKeys: ephemeral\nroutes: [{{service: a}}]\n\
+             services: {{a: {{discovery: {{static: []}}}}}}\n"
+        );
+        Config::parse(&text, "test", Path::new("")).unwrap().listeners.remove(0)
+    }
+
+    fn shown(metrics: &Metrics, name: &str) -> bool {
+        let text = String::from_utf8(metrics.render()).unwrap();
+        text.contains(&format!("podpin_tls_certificate_not_after_seconds{{name=\"{name}\"}}"))
+    }
+
+    #[test]
+    fn metrics_show_the_certificates_in_use_and_no_others() {
+        let (directory, metrics) = (tempfile::tempdir().unwrap(), Metrics::new("0").unwrap());
+        write(directory.path(), "one.example");
+        let listener = listener(directory.path());
+        let loaded = load(0, &listener, None).unwrap().unwrap();
+        assert!(!shown(&metrics, "one.example"), "not in use yet");
+        loaded.show(&metrics);
+        assert!(shown(&metrics, "one.example"));
+        write(directory.path(), "two.example");
+        loaded.tls().reload(&metrics).unwrap();
+        assert!(!shown(&metrics, "one.example") && shown(&metrics, "two.example"));
+        loaded.tls().forget(&[], &metrics);
+        assert!(!shown(&metrics, "two.example"));
+    }
+
+    #[test]
+    fn the_same_files_keep_the_tls_and_broken_ones_keep_it_in_use() {
+        let (directory, metrics) = (tempfile::tempdir().unwrap(), Metrics::new("0").unwrap());
+        write(directory.path(), "one.example");
+        let listener = listener(directory.path());
+        let tls = load(0, &listener, None).unwrap().unwrap().tls();
+        let again = load(0, &listener, Some(&tls)).unwrap().unwrap().tls();
+        assert!(Arc::ptr_eq(&tls, &again));
+        let in_use = tls.inner.load_full();
+        std::fs::write(directory.path().join("key.pem"), "no key").unwrap();
+        let error = tls.reload(&metrics).unwrap_err();
+        assert!(error.to_string().starts_with("listeners[0].tls.certificates[0].keyFile:"), "{error}");
+        assert!(Arc::ptr_eq(&in_use, &tls.inner.load_full()));
+    }
+
+    #[test]
+    fn an_exact_name_wins_over_a_wildcard_which_stands_for_one_label() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = ["*.example", "a.example"];
+        let certificates: Vec<Certificate> = names
+            .iter()
+            .map(|name| {
+                write(directory.path(), name);
+                let listener = listener(directory.path());
+                let pair = &listener.tls.as_ref().unwrap().certificates[0];
+                certificate::read("tls", pair, &ring::default_provider()).unwrap()
+            })
+            .collect();
+        let resolver = Resolver::new(&certificates);
+        let found = |name: &str| -> Vec<usize> {
+            let keys = resolver.matching(name);
+            keys.map(|key| certificates.iter().position(|one| Arc::ptr_eq(&one.key, key)).unwrap()).collect()
+        };
+        assert_eq!(found("A.example."), [1, 0]);
+        assert_eq!(found("b.example"), [0]);
+        assert!(found("c.b.example").is_empty() && found("example").is_empty());
+    }
+}

@@ -145,7 +145,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::stream::testing::connected;
+    use crate::testing::connected;
 
     async fn writer(preface: &[u8]) -> (ClientWriter, TcpStream) {
         let (client, proxy) = connected().await;

@@ -434,8 +434,8 @@ mod tests {
     use crate::balance::service::Operation;
     use crate::net::transport::Transport;
     use crate::stream::successor::{ResumePlan, limits};
-    use crate::stream::testing::{Scene, connected, nowhere};
     use crate::telemetry::labels::CloseReason;
+    use crate::testing::{Scene, connected, nowhere};
 
     /// Relay on `a`, with the upstream's and the client's end.
     struct Line {

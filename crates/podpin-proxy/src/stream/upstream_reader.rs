@@ -81,7 +81,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::stream::testing::connected;
+    use crate::testing::connected;
 
     async fn reader(decoder: BodyDecoder) -> (UpstreamReader, TcpStream) {
         let (upstream, proxy) = connected().await;

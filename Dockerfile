@@ -11,11 +11,12 @@ COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY crates crates
 COPY tests tests
+# Without default features the proxy has no `podpin demo`, which would link the example service and its Redis client.
 # The caches keep downloads and compiled dependencies between builds; they are no part of a layer, so the binaries are
 # copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package podpin --package podpin-example \
+    cargo build --release --locked --no-default-features --package podpin --package podpin-example \
     && mkdir /out \
     && cp target/release/podpin target/release/podpin-example /out/
 

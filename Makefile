@@ -39,6 +39,7 @@ check: ## formatting, lints, documentation, Dockerfile, dependencies
 	@scripts/setup.sh demo
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
+	$(CARGO) clippy --workspace --no-default-features -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --workspace --no-deps
 	scripts/check-dockerfile.sh
 	scripts/check-dependencies.sh

@@ -34,6 +34,8 @@ for package in $(grep -oE -- '--package [a-z-]+' Dockerfile | awk '{ print $2 }'
     grep -q "COPY --from=build /out/$package " Dockerfile || fail "$package is built and not copied"
 done
 
+grep -q 'cargo build .*--no-default-features' Dockerfile || fail "the demo and its Redis client are in the image"
+
 wanted=$(sed -nE 's/^rust-version = "([0-9.]+)"/\1/p' Cargo.toml)
 grep -q "^FROM rust:$wanted-" Dockerfile || fail "the builder is not Rust $wanted, the workspace's rust-version"
 grep -qE "^channel = \"$wanted(\.[0-9]+)?\"" rust-toolchain.toml || fail "rust-toolchain.toml is not Rust $wanted, the rust-version"

@@ -3,6 +3,9 @@
 //! A failure here names the rule and what to do; the rules are not negotiated in this file.
 
 mod dependencies;
+mod imports;
+mod layers;
+mod prose;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -10,29 +13,34 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 /// Crates that read no clock, no socket, no environment.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "podpin-affinity",
     "podpin-config",
     "podpin-drain",
     "podpin-endpoints",
+    "podpin-h2",
     "podpin-sse",
     "podpin-time",
     "podpin-wire",
 ];
 
-/// What a pure crate must not have, not even through others.
+/// Packages that a pure crate must not have, not even through others.
 const FORBIDDEN_IN_PURE: [&str; 6] = ["tokio", "pingora", "kube", "k8s-openapi", "tracing", "prometheus"];
 
 /// A file past this many lines before its tests is split by concept.
 const LINES_MAX: usize = 500;
 
 fn metadata() -> Metadata {
+    metadata_with(CargoOpt::AllFeatures)
+}
+
+fn metadata_with(features: CargoOpt) -> Metadata {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     // What was built is there without a network; crates for other platforms are not.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let options = ["--offline", "--filter-platform", &platform].map(str::to_owned);
     let mut command = MetadataCommand::new();
-    command.manifest_path(manifest).features(CargoOpt::AllFeatures).other_options(options);
+    command.manifest_path(manifest).features(features).other_options(options);
     command.exec().expect("cargo metadata")
 }
 
@@ -159,6 +167,20 @@ fn the_testkit_is_for_tests_only() {
 }
 
 #[test]
+fn the_proxy_of_the_image_has_no_demo_in_it() {
+    let metadata = metadata_with(CargoOpt::NoDefaultFeatures);
+    let package = members(&metadata).into_iter().find(|package| package.name == "podpin").expect("podpin");
+    let linked = built_with(&metadata, &package.id);
+    let demo: Vec<_> =
+        ["podpin-example", "redis"].into_iter().filter(|name| linked.contains(*name)).collect();
+    assert!(
+        demo.is_empty(),
+        "podpin without default features, as the Dockerfile builds it, links {}: only the feature `demo` may.",
+        demo.join(" and ")
+    );
+}
+
+#[test]
 fn dependencies_point_in_one_direction() {
     let metadata = metadata();
     let allowed: [(&str, &[&str]); 12] = [
@@ -256,8 +278,8 @@ fn no_file_outgrows_its_reader() {
         let text = std::fs::read_to_string(&path).expect("a source file");
         let before_tests = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).count();
         // Files of tests are lists of cases: they are read one case at a time.
-        let is_test =
-            path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "benches");
+        let is_test = path.ends_with("tests.rs")
+            || path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "benches");
         if before_tests > LINES_MAX && !is_test {
             problems.push(format!(
                 "{}: {before_tests} lines before its tests; past {LINES_MAX} a file is split by concept.",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// One YAML document and where it stands.
+/// A YAML document and its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Document {
     /// File, and which document of it.

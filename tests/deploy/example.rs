@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::bundle::{self, Bundle};
 use crate::documents;
 
-/// What podpin-example takes at most after SIGTERM and `--linger` (`END_PATIENCE`).
+/// The longest time that podpin-example takes after SIGTERM and `--linger` (`END_PATIENCE`).
 const END: Duration = Duration::from_secs(5);
 
 /// The longest text that `/publish` takes, and what Redis adds to an entry, generously.

@@ -117,7 +117,7 @@ fn every_service_account_role_and_scale_target_that_is_named_exists() {
                 assert_eq!(subject.kind, "ServiceAccount");
                 assert!(bundle.has::<ServiceAccount>(&subject.name), "{}", subject.name);
                 // kustomize writes it, and does not change what is written: an overlay for another namespace would
-                // give the rights to nobody.
+                // give the rights to no account.
                 assert_eq!(subject.namespace, None, "{}", bundle.name);
             }
         }

@@ -57,7 +57,8 @@ fn check<K: Resource + DeserializeOwned + Serialize>(document: &Document) -> Opt
     Some(problems)
 }
 
-/// What of `before` is not in `after`. Types may add (`null`s they leave out, defaults they write), never drop.
+/// Collects the parts of `before` that are not in `after`. Types may add (`null`s they leave out, defaults they write),
+/// never drop.
 fn lost(before: &Value, after: &Value, at: &str, problems: &mut Vec<String>) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {

@@ -1,4 +1,4 @@
-//! What stands in `deploy/` is read by the types and the parser that will read it in earnest.
+//! The files of `deploy/`, read by the types and the parser that will read them in earnest.
 //!
 //! Every manifest goes through its k8s-openapi type and back, and nothing of it may be lost, so a misspelt field is
 //! found here instead of being ignored by a cluster. Every kustomization is put together, and then its parts have to

@@ -1,4 +1,5 @@
-//! What a drain has cost: who left how, who came back and after how long, as metrics and as one record in the log.
+//! The cost of a drain: how streams left, which clients came back and after how long, as metrics and as one record in
+//! the log.
 
 use podpin_testkit::{Connection, EndpointsFile, Pod, Proxy, Request, Setup};
 
@@ -100,7 +101,7 @@ async fn a_client_whose_pod_died_counts_as_returned_when_it_comes_back() {
     let again = Client::back(client.visitor.clone()).await;
     proxy.wait_metric(RECONNECTS, &[("service", "chat"), ("outcome", "returned")], 1.0).await;
     proxy.wait_metric(GAPS, &[("service", "chat")], 1.0).await;
-    // A second tab is no return: nobody was missing.
+    // A second tab is no return: its client was never away.
     let _tab = Client::back(client.visitor.clone()).await;
     assert_eq!(proxy.metric(RECONNECTS, &[]).await, 1.0);
     assert!(records(&proxy).is_empty(), "nothing was drained");
@@ -125,7 +126,7 @@ async fn a_client_that_left_by_itself_is_not_awaited() {
         .await;
     client.left().await;
     proxy.wait_metric("podpin_streams_closed_total", &[("reason", "upstream_end")], 1.0).await;
-    // Whoever is awaited after them is lost after them.
+    // Clients that are awaited after them are lost after them.
     let died = Client::on(&proxy, "pod-b").await;
     pods[1].waiting_streams().await.pop().unwrap().reset();
     died.left().await;

@@ -1,4 +1,4 @@
-//! Whom a client was last served by: the cookie, and what the pod is told.
+//! The endpoint that a client was last served by: the cookie, and the header for the pod.
 
 use podpin_testkit::{Pod, Proxy, Reply, Request, Setup, Visitor, wait_for};
 

@@ -1,4 +1,4 @@
-//! What a client must not be able to do: heads that two parsers could read differently, and heads without end.
+//! Heads that two parsers could read differently, and heads without end: no client gets them through.
 
 use std::time::Instant;
 

@@ -63,7 +63,7 @@ impl Browser {
         self.command("POST", &format!("/session/{}/url", self.session), &json!({"url": url})).await;
     }
 
-    /// What a JavaScript expression is on the page now.
+    /// Returns the value of a JavaScript expression on the page.
     pub(super) async fn read(&self, expression: &str) -> Value {
         let script = json!({"script": format!("return {expression}"), "args": []});
         self.command("POST", &format!("/session/{}/execute/sync", self.session), &script).await
@@ -128,7 +128,7 @@ async fn a_browser_stays_on_its_pod_when_its_stream_is_cut() {
     assert!(others.iter().all(|target| target != "/events"), "a reconnect went to another pod: {others:?}");
 }
 
-/// What a page does that has an EventSource and nothing else. On a page without a policy of its own, such as an answer.
+/// The script of a page with an EventSource and nothing else. On a page without a policy of its own, such as an answer.
 const LISTEN: &str = "(() => {
     window.seen = [];
     window.pods = [];

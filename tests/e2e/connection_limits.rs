@@ -171,7 +171,7 @@ async fn over_tls_a_client_that_finds_no_room_is_told_the_same() {
             }
             connection.closed_by_server().await;
         }
-        // Nobody is heard for ever.
+        // No connection waits for ever.
         let mut silent = h1.connect(proxy.address, "localhost").await;
         let mut silent_h2 = h2.h2(proxy.address, "localhost").await;
         let (told, ()) = tokio::join!(silent.response("GET"), silent_h2.closed_by_server());

@@ -79,7 +79,7 @@ pub(super) async fn h2_crowd(connection: &mut H2Connection, count: usize) -> Vec
 #[derive(Debug)]
 pub(super) struct Left {
     pub(super) at: Instant,
-    /// What came since its client last looked.
+    /// The items that came since its client last looked.
     pub(super) items: Vec<Item>,
     pub(super) ending: Ending,
     pub(super) stream: EventStream,
@@ -92,7 +92,7 @@ impl Left {
         Left { at: Instant::now(), items, ending, stream }
     }
 
-    /// What came before the goodbye.
+    /// Returns the items before the goodbye.
     ///
     /// # Panics
     /// When it was none: a reconnection time from `sse.retry.drain` (1 s to 10 s by default) and a clean end.
@@ -172,7 +172,7 @@ pub(super) async fn tell_all(pod: &Pod, data: &str) -> usize {
     streams.len()
 }
 
-/// Sends events until nobody has taken any for a second: the client does not read, and what is between is full.
+/// Sends events until none was read for a second: the client does not read, and the buffers between are full.
 pub(super) async fn flood(stream: &mut PodStream) {
     let event = format!("data: {}\n\n", "x".repeat(900)).repeat(64);
     loop {

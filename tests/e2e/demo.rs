@@ -37,7 +37,7 @@ impl Page {
         page
     }
 
-    /// What the page knows of its stream.
+    /// Returns a fact that the page knows of its stream.
     async fn fact(&self, name: &str) -> Value {
         self.browser.read(&format!("window.podpinDemo.{name}")).await
     }

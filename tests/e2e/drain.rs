@@ -1,4 +1,4 @@
-//! Drain end to end: streams leave an endpoint that goes away, politely and at a pace, and nobody else notices.
+//! Drain end to end: streams leave an endpoint that goes away, politely and at a pace, and no other stream notices.
 
 mod beginning;
 mod forced;

@@ -1,4 +1,4 @@
-//! Event streams: whole events at once, honest ends, and nobody held on to.
+//! Event streams: whole events at once, honest ends, and no connection kept that has lost its other side.
 
 use std::time::{Duration, Instant};
 

@@ -2,7 +2,7 @@
 
 use podpin_testkit::{Head, Pod, PodRequest, Proxy, Reply, Request, Setup, StreamAnswer};
 
-/// One request for each data path.
+/// Requests, one for each data path.
 fn both() -> [Request; 2] {
     [Request::get("/plain"), Request::events("/events")]
 }

@@ -6,19 +6,19 @@ use podpin_testkit::{Authority, Connection, H2Connection, H2Frame, Pod, Proxy, R
 pub(super) const GET: [(&str, &str); 3] = [(":method", "GET"), (":scheme", "http"), (":authority", "app")];
 pub(super) const POST: [(&str, &str); 3] = [(":method", "POST"), (":scheme", "http"), (":authority", "app")];
 
-/// One proxy and how to reach it.
+/// A proxy and the way to reach it.
 pub(super) struct Front {
     pub(super) proxy: Proxy,
     tls: Option<(Authority, TlsClient)>,
 }
 
 impl Front {
-    /// One without TLS.
+    /// Starts a proxy without TLS.
     pub(super) async fn plain(setup: &Setup) -> Front {
         Front { proxy: setup.clone().h2c().start().await, tls: None }
     }
 
-    /// One with TLS.
+    /// Starts a proxy with TLS.
     pub(super) async fn secured(setup: &Setup) -> Front {
         let authority = Authority::new();
         authority.issue("one", &["localhost"]);

@@ -287,7 +287,7 @@ async fn a_successor_that_refuses_is_replaced_by_another() {
         for at in &others {
             scene.pods[*at].answer_once("/events", refusal.clone());
         }
-        // Of the two that refuse once, one is asked again by nobody: the second one answers.
+        // Of the two that refuse once, one is not retried: the second one answers.
         scene.pods[others[1]].answer("/events", StreamAnswer::new());
         scene.drain(open.at);
         let (items, ending) = open.client.rest().await;

@@ -1,4 +1,4 @@
-//! One limit for the number of header fields, on every path: HTTP/1.1 and HTTP/2, clients and pods, heads and trailers.
+//! The limit for the number of header fields, on every path: HTTP/1.1 and HTTP/2, clients and pods, heads and trailers.
 
 use podpin_testkit::{Answer, Ending, H2Connection, H2Frame, Pod, Request, Setup, wait_for};
 

@@ -12,16 +12,16 @@ use crate::h2_front::{Front, GET, POST, asked, with_path};
 /// ENHANCE_YOUR_CALM (RFC 9113 section 7).
 const CALM: u8 = 11;
 const FLOW_CONTROL_ERROR: u8 = 3;
-/// What `connection/frames.rs` allows: at once, and then each second; and one more for each fourth or tenth request.
+/// The allowance of `connection/frames.rs`: at once, and then each second; and one more for each fourth or tenth request.
 const RESETS: (usize, usize) = (200 * 4 / 3, 20 * 4 / 3 + 1);
 const PROVOKED: (usize, usize) = (100 * 10 / 9, 5 * 10 / 9 + 1);
 /// By how much a proxy may grow through what is cut off at once: allocators keep a little.
 const GROWTH_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What a client gets rid of before it learns that it was cut off: the buffers of both sockets.
+/// Bytes that a client can send before it learns that it was cut off: the buffers of both sockets.
 const SENT_BYTES: usize = 16 * 1024 * 1024;
 
-/// What a client can have done of something that is limited to so much at once and each second; one more is noticed
+/// Number of operations that a client can have done under a limit of so much at once and each second; one more is noticed
 /// when it is already done.
 fn allowed((at_once, per_second): (usize, usize), began: Instant) -> usize {
     let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 1;
@@ -128,7 +128,7 @@ async fn a_client_that_resets_each_request_when_its_pod_was_asked_is_cut_off() {
     }
 }
 
-/// What to send on a stream so that the proxy resets it.
+/// The frames that make the proxy reset a stream.
 type Provocation<'a> = &'a dyn Fn(u32) -> Vec<H2Frame>;
 
 /// Opens streams and makes the proxy reset each, until it ends the connection; how many it did reset.

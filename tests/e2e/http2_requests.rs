@@ -1,4 +1,4 @@
-//! What is promised of requests holds over HTTP/2 as over HTTP/1.1: routes' own answers and edits, bodies both ways,
+//! The promises about requests hold over HTTP/2 as over HTTP/1.1: routes' own answers and edits, bodies both ways,
 //! streams that answer a POST, sessions that the pod issues, and our own answers when something is wrong.
 
 use podpin_testkit::{
@@ -11,7 +11,7 @@ use crate::h2_front::{Front, GET, asked, with_path};
 /// More than every window and buffer on the way.
 const LARGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// One request for each data path.
+/// Requests, one for each data path.
 fn both(target: &str) -> [Request; 2] {
     [Request::get(target), Request::events(target)]
 }

@@ -1,4 +1,4 @@
-//! HTTP/2 clients that stop: windows that stay shut, sockets that nobody reads, heads, prefaces and bodies without end.
+//! HTTP/2 clients that stop: windows that stay shut, sockets that are never read, heads, prefaces and bodies without end.
 //!
 //! Each is bounded in memory and then cut; others are served meanwhile.
 
@@ -13,7 +13,7 @@ use crate::h2_front::{Front, GET, asked, with_path};
 const REFUSED: u8 = 7;
 /// How many streams of one connection stall at once.
 const STALLED: u32 = 50;
-/// What all of them may cost together.
+/// Memory that all of them may cost together.
 const STALLED_BYTES: u64 = 8 * 1024 * 1024;
 
 /// So many requests, each on a stream of its own.
@@ -33,7 +33,7 @@ fn events(path: &str) -> Vec<(&str, &str)> {
     [with_path(&GET, path), vec![("accept", "text/event-stream")]].concat()
 }
 
-/// Sends events until nobody takes any, on all streams at once.
+/// Sends events on all streams at once until none is read any more.
 async fn flood_all(pod: &Pod, count: u32) -> Vec<PodStream> {
     let mut floods = Vec::new();
     for _ in 0..count {

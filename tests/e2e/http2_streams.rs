@@ -10,7 +10,7 @@ const CONNECTIONS: usize = 10;
 const STREAMS_OF_EACH: usize = 100;
 const EVENTS: usize = 5;
 
-/// One client's stream, the pod that greeted it and its cookie.
+/// A client's stream, the pod that greeted it and its cookie.
 struct Held {
     stream: EventStream,
     pod: String,

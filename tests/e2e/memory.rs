@@ -1,4 +1,4 @@
-//! What an idle stream costs, and that it is given back.
+//! The cost of an idle stream, and its return.
 
 use podpin_testkit::{EventStream, Pod, Proxy, Request, Setup, wait_for};
 

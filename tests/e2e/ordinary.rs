@@ -207,7 +207,7 @@ async fn lengths_come_once_and_never_with_204() {
     assert_eq!(connection.unread(), b"");
 }
 
-/// Whatever it waits for: the head of an answer, or the rest of one.
+/// The client waits for the head of an answer, or for the rest of one.
 #[tokio::test]
 async fn a_client_that_leaves_lets_go_of_the_pod() {
     let pod = Pod::start("pod-a").await;

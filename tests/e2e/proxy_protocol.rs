@@ -1,4 +1,4 @@
-//! The PROXY protocol: who is believed about the client, how, and what of everybody else.
+//! The PROXY protocol: which peers are believed about the client, how, and how all others are treated.
 //!
 //! The tests connect from 127.0.0.1, so that is the load balancer, trusted or not.
 
@@ -62,7 +62,7 @@ async fn ask(proxy: &Proxy, header: &[u8], request: &Request) -> (Connection, He
     (connection, head)
 }
 
-/// Asserts whom the pod takes for the client of its next request.
+/// Asserts the client address that the pod sees in its next request.
 async fn assert_seen(pod: &Pod, client: &str) {
     let seen = pod.next_request().await;
     let said = (seen.head.all("x-forwarded-for"), seen.header("x-real-ip"));

@@ -25,7 +25,8 @@ fn interpreter() -> PathBuf {
     python
 }
 
-/// One of the scripts in `python`, leaving no bytecode beside it. Proxies of the machine's own are not meant for it.
+/// Returns the command for a script in `python`, leaving no bytecode beside it. Proxies of the machine's own are not
+/// meant for it.
 fn script(name: &str, arguments: &[&str]) -> Process {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/python").join(name);
     let mut command = Command::new(interpreter());
@@ -51,7 +52,7 @@ async fn mcp_server(name: &str) -> (Process, SocketAddr) {
     (process, SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port).unwrap())))
 }
 
-/// What a server has written of each request that it has begun to answer.
+/// Returns the records that a server has written, one for each request that it has begun to answer.
 fn answered(server: &Process) -> impl Iterator<Item = Value> {
     server.stdout().into_iter().skip(1).map(|line| serde_json::from_str(&line).unwrap())
 }
@@ -85,7 +86,7 @@ impl Replicas {
         format!("{origin}:{port}{path}")
     }
 
-    /// The last arguments of a script: whom to trust, and which protocol to speak; none without TLS.
+    /// Returns the last arguments of a script: the trusted authority, and the protocol to speak; none without TLS.
     fn trust(&self, protocol: &str) -> Vec<String> {
         let file = |authority: &Authority| authority.file("ca.pem").display().to_string();
         self.authority.iter().map(file).chain(self.authority.iter().map(|_| protocol.to_owned())).collect()

@@ -1,4 +1,4 @@
-//! What a client is told when nothing can serve it: an event stream client comes back, any other gets a status.
+//! Answers when nothing can serve a client: an event stream client comes back, any other gets a status.
 
 use podpin_testkit::{
     Answer, Ending, EndpointsFile, H2Connection, Item, Pod, Proxy, Reply, Request, Response, Setup, free_port,

@@ -1,6 +1,6 @@
 //! Host and path to a service: the most specific wins.
 
-use podpin_testkit::{Pod, Proxy, Request, Setup};
+use podpin_testkit::{H2Connection, Pod, Proxy, Reply, Request, Setup};
 
 async fn ask(proxy: &Proxy, host: &str, path: &str) -> (String, String) {
     let plain = Request::get(path).host(host).send(proxy.address).await;
@@ -123,5 +123,44 @@ async fn each_service_has_its_own_pin() {
             (visitor.get("/chat").await.text(), visitor.get("/news").await.text()),
             (chat.clone(), news.clone())
         );
+    }
+}
+
+#[tokio::test]
+async fn a_host_of_more_than_255_bytes_is_a_400_over_both_versions() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).h2c().start().await;
+    let long = "a.".repeat(127) + "a";
+    for (host, expected) in [(long.clone(), 200), (format!("{long}:8080"), 200), (format!("b{long}"), 400)] {
+        for request in [Request::get("/"), Request::events("/")] {
+            let request = request.host(&host);
+            let mut connection = proxy.connect().await;
+            connection.send(request.bytes()).await;
+            let head = connection.head().await;
+            assert!(head.start_line.starts_with(&format!("HTTP/1.1 {expected}")), "{}", head.start_line);
+            let (status, _stream) = H2Connection::open(proxy.address).await.open_stream(&request).await;
+            assert_eq!(status, expected, "{host}");
+        }
+    }
+    assert_eq!(pod.requests().len(), 8);
+}
+
+#[tokio::test]
+async fn a_path_of_thirty_thousand_slashes_goes_where_its_first_elements_say() {
+    let (pod, other) = (named("chat", &[]).await, named("news", &[]).await);
+    // A prefix of two elements beside a path of thousands.
+    let slashes = "/".repeat(30_000);
+    for path in [slashes.clone(), format!("/x{slashes}"), format!("/x/y{slashes}")] {
+        pod.answer(&path, Reply::new(200).body("chat"));
+        other.answer(&path, Reply::new(200).body("news"));
+    }
+    let proxy = Setup::chat(&[&pod])
+        .service("news", &[&other])
+        .route("{name: deep, service: news, matches: [{path: {type: PathPrefix, value: /x/y}}]}")
+        .route("{name: all, service: chat}")
+        .start()
+        .await;
+    for (path, expected) in [("", "chat"), ("/x", "chat"), ("/x/y", "news")] {
+        assert_eq!(proxy.get(&format!("{path}{slashes}")).await.text(), expected, "{path}");
     }
 }

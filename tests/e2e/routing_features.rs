@@ -1,8 +1,8 @@
-//! What a route does with requests and responses besides placing them, on both data paths.
+//! The filters of a route, besides placing its requests, on both data paths.
 
 use podpin_testkit::{Pod, Reply, Request, Setup, StreamAnswer};
 
-/// One request for each data path.
+/// Requests, one for each data path.
 fn both(target: &str) -> [Request; 2] {
     [Request::get(target), Request::events(target)]
 }

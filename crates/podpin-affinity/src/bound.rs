@@ -17,15 +17,14 @@
 //!                   | length of the service's name, 8 bytes | service's name | value)[..16]
 //! ```
 //!
-//! Nothing is kept: whichever replica holds the keys knows from the value alone whom it belongs to and what the pod calls
-//! it. The text is base64url, hence of visible ASCII only, as the Model Context Protocol wants of session ids. The value
-//! can be read in it, which is no loss: the pod gave it to this client.
+//! Nothing is kept: a replica that holds the keys reads from the value alone which endpoint it belongs to and what the
+//! pod calls it. The text is base64url, hence of visible ASCII only, as the Model Context Protocol wants of session
+//! ids. The value can be read in it, which is no loss: the pod gave it to this client.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::keyring::Verified;
-use crate::token::{Fields, KEY_ID_BYTES_MAX, TokenError};
+use crate::token::{Fields, KEY_ID_BYTES_MAX, TokenError, Verified};
 
 /// Longest value of a pod that is bound, bytes. With the pin it makes 1.5 KB in every request of the client.
 pub const BOUND_VALUE_BYTES_MAX: usize = 1024;
@@ -38,7 +37,7 @@ const BYTES_MAX: usize = 2 + KEY_ID_BYTES_MAX + 16 + 8 + 16 + 16 + BOUND_VALUE_B
 /// A value whose tag and lifetime were found right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// Whom it pins, and to what.
+    /// The pin: session and endpoint.
     pub verified: Verified,
     /// The pod's own value.
     pub value: Vec<u8>,

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! No key: every replica gives the same session to the same value, whichever keys it holds, and keys can rotate without
-//! moving anybody. A client that chooses another's value shares the other's pod, as it could with any session id that it
+//! moving any client. A client that chooses another's value shares the other's pod, as it could with any session id that it
 //! knows; whether it may see the other's session is for the pod to say.
 
 use hmac::digest::consts::U16;

@@ -8,14 +8,14 @@ use std::fmt;
 
 use crate::{TokenError, Verified};
 
-/// What a request claims about whom its client was served by.
+/// The claim of a request about the endpoint that served its client last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It carries no cookie of ours.
+    /// No cookie of ours.
     None,
-    /// It carries one that was refused: the client counts as new.
+    /// A cookie that was refused: the client counts as new.
     Refused(TokenError),
-    /// It carries a token that was found right.
+    /// A token that verified.
     Pinned(Verified),
 }
 
@@ -41,7 +41,7 @@ pub fn claim<'a>(
 
 /// The value of one `Cookie` line without the cookie `name`; the other cookies stay byte for byte as they are.
 ///
-/// `None` when nothing would be left and the line is to be dropped.
+/// `None` if nothing would be left and the field is to be dropped.
 pub fn without_cookie<'a>(header: &'a [u8], name: &str) -> Option<Cow<'a, [u8]>> {
     if !pairs(header).any(|pair| value_of(pair, name).is_some()) {
         return Some(Cow::Borrowed(header));
@@ -101,7 +101,7 @@ impl fmt::Display for SameSite {
 pub struct SetCookie<'a> {
     /// The cookie's name.
     pub name: &'a str,
-    /// Its value, a token's text.
+    /// The cookie's value, a token's text.
     pub value: &'a str,
     /// `Path`: the part of the site that sends it back.
     pub path: &'a str,

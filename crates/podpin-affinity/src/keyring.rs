@@ -14,7 +14,9 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
 use crate::bound::{self, BOUND_VALUE_BYTES_MAX, BOUND_VERSION, Bound};
-use crate::token::{EMPTY_ROOM, Fields, KEY_ID_BYTES_MAX, Token, TokenError, VERSION, id_length, is_key_id};
+use crate::token::{
+    EMPTY_ROOM, Fields, KEY_ID_BYTES_MAX, Token, TokenError, VERSION, Verified, id_length, is_key_id,
+};
 
 /// Least key material, bytes: as many as the hash is long, below which RFC 2104, section 3, discourages keys.
 pub const KEY_MATERIAL_BYTES_MIN: usize = 32;
@@ -56,7 +58,7 @@ pub enum KeyError {
     },
 }
 
-/// One key: its id and what HMAC made of its material.
+/// A key: its id and the HMAC states made of its material.
 #[derive(Clone)]
 pub struct Key {
     id: String,
@@ -150,15 +152,6 @@ pub struct Lifetime {
     pub absolute_timeout_seconds: u64,
 }
 
-/// A token whose tag and lifetime were found right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// What it says.
-    pub token: Token,
-    /// Whether the first key signed it; if not, the proxy reissues it so that the older key can go.
-    pub signed_by_first_key: bool,
-}
-
 impl Keyring {
     /// Takes keys in order of age, newest first.
     ///
@@ -183,8 +176,9 @@ impl Keyring {
         self.first.fields(token, self.first.tag(service, token)).write()
     }
 
-    /// What a client gets instead of `value`, a session id that its pod issued: the value with the pin in it, signed by
-    /// the first key for `service`, in base64url. `None` when it is empty or longer than [`BOUND_VALUE_BYTES_MAX`].
+    /// Signs `value`, a session id that a pod issued, together with the pin, under the first key and for `service`: the
+    /// result, in base64url, is what the client gets instead. `None` if `value` is empty or longer than
+    /// [`BOUND_VALUE_BYTES_MAX`].
     pub fn bind(&self, service: &str, token: &Token, value: &[u8]) -> Option<String> {
         let fits = (1..=BOUND_VALUE_BYTES_MAX).contains(&value.len());
         let tag = || self.first.bound_tag(service, token, value);

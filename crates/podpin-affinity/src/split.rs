@@ -20,7 +20,7 @@ const PURPOSE: &[u8] = b"podpin split";
 /// Bits of a logarithm behind the point. Two scores are equal in one of 10^11 draws; the service that is named first has it.
 const FRACTION_BITS: u32 = 40;
 
-/// The place in `services`, each a name and a weight, of the one that `client` goes to. `None` when no weight is above 0.
+/// Returns the index of the service for `client`; each of `services` is a name and a weight. `None` if no weight is above 0.
 pub fn split<'a>(services: impl IntoIterator<Item = (&'a str, u32)>, client: &[u8]) -> Option<usize> {
     let mut best: Option<(usize, u64, u32)> = None;
     for (at, (name, weight)) in services.into_iter().enumerate().filter(|(_, (_, weight))| *weight > 0) {

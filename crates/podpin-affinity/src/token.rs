@@ -77,10 +77,10 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// What a token says. A hint, never a permission: it chooses only among endpoints that the route allows.
+/// The content of a token. A hint, never a permission: it chooses only among endpoints that the route allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Whose session it is.
+    /// The client's session.
     pub session: SessionId,
     /// The endpoint that served the client last, as the bytes of `podpin_endpoints::EndpointId`.
     pub endpoint: [u8; 16],
@@ -88,19 +88,28 @@ pub struct Token {
     pub started_seconds: u64,
 }
 
+/// A token whose tag and lifetime were found right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The fields of the token.
+    pub token: Token,
+    /// Whether the first key signed it; if not, the proxy reissues it so that the older key can go.
+    pub signed_by_first_key: bool,
+}
+
 /// Why a token was refused. The client counts as a new one; it never sees an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TokenError {
-    /// It is not the text of a token of a version we know.
+    /// A text that is no token of a known version.
     #[error("the token is malformed")]
     Malformed,
-    /// It names a key that the keyring does not hold, perhaps one that was rotated out.
+    /// A key id that the keyring does not hold, perhaps of a key that was rotated out.
     #[error("the token names an unknown key")]
     UnknownKey,
-    /// Its tag is wrong: it was changed, made without the key, or issued by another service.
+    /// A wrong tag: the token was changed, made without the key, or issued by another service.
     #[error("the token is forged")]
     Forged,
-    /// Its tag is right and its session is older than the absolute timeout, or starts in the future.
+    /// A right tag and a session that is older than the absolute timeout, or starts in the future.
     #[error("the token is expired")]
     Expired,
 }

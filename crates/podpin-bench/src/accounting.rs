@@ -1,4 +1,4 @@
-//! What a process costs, by the kernel's own books.
+//! The memory and CPU of a process, as the kernel accounts for them.
 //!
 //! Memory is the proportional set size (PSS) from `/proc/<pid>/smaps_rollup`: pages shared with other processes count by
 //! their share, so that a master and its worker can be added up. CPU is the first field of

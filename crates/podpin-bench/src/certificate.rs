@@ -13,7 +13,7 @@ use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
 
-use crate::client::target::Protocol;
+use crate::protocol::Protocol;
 
 /// The name of every proxy; clients ask for it in the handshake and in each request.
 pub(crate) const HOST: &str = "bench.test";

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::client::target::Protocol;
-use crate::peer::PeerKind;
+use crate::peer_kind::PeerKind;
+use crate::protocol::Protocol;
 
 /// Measures podpin side by side with nginx, HAProxy (when they are installed) and a plain TCP relay.
 #[derive(Debug, Parser)]
@@ -20,7 +20,7 @@ pub(crate) struct Cli {
     pub(crate) settings: Settings,
 }
 
-/// What holds for every measurement.
+/// Settings that hold for every measurement.
 #[derive(Debug, Args)]
 pub(crate) struct Settings {
     /// The podpin binary [default: `podpin` beside this binary, else target/release/podpin]
@@ -57,7 +57,7 @@ pub(crate) enum Role {
     Sessions(SessionsArgs),
     /// CPU ms per MB of events on one stream that is never idle
     Burst(BurstArgs),
-    /// What TLS costs: memory over HTTP/1.1 and HTTP/2, events, requests, handshakes (the relay is left out)
+    /// Cost of TLS: memory over HTTP/1.1 and HTTP/2, events, requests, handshakes (the relay is left out)
     Tls(TlsArgs),
     /// Time and errors until the streams of a pod that was killed flow again (the relay is left out)
     Kill(KillArgs),

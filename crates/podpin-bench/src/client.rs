@@ -8,4 +8,5 @@ pub(crate) mod socket;
 pub(crate) mod stamps;
 pub(crate) mod streams;
 mod streams_h2;
+mod tally;
 pub(crate) mod target;

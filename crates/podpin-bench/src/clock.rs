@@ -1,4 +1,4 @@
-//! One clock for all processes of a run: `CLOCK_MONOTONIC` is the same for every process of a machine, so a pod's time
+//! The clock of a run: `CLOCK_MONOTONIC` is the same for every process of a machine, so a pod's time
 //! stamp and the client's can be subtracted.
 
 use rustix::time::{ClockId, clock_gettime};

@@ -1,4 +1,4 @@
-//! What is measured. Each measurement goes through the peers round by round, so that a slow minute of the machine hits
+//! The measurements. Each of them goes through the peers round by round, so that a slow minute of the machine hits
 //! all of them.
 
 pub(crate) mod burst;
@@ -18,20 +18,21 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::certificate::{Certificate, Visit};
-use crate::client::target::{Protocol, Target};
+use crate::client::target::Target;
 use crate::peer::{Candidate, Peer, Setting};
 use crate::peer_config::{Beside, Upkeep};
 use crate::plan::Plan;
 use crate::pods::Pods;
+use crate::protocol::Protocol;
 
-/// What every measurement works with.
+/// The inputs of every measurement.
 pub(crate) struct Scene<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) pods: &'a Pods,
     pub(crate) candidates: &'a [Candidate],
     /// For files of the peers.
     pub(crate) directory: &'a Path,
-    /// What all peers show to clients of TLS, if that is measured.
+    /// The certificate that all peers show to clients; `None` if TLS is not measured.
     pub(crate) certificate: Option<&'a Certificate>,
 }
 

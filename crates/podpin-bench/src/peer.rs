@@ -1,4 +1,4 @@
-//! Who is measured: podpin and the proxies beside it, each as a process with one worker.
+//! The peers: podpin and the proxies beside it, each as a process with one worker.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -7,65 +7,28 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
+
 use rustix::process::Signal;
 
 use crate::accounting;
 use crate::certificate::Certificate;
 use crate::cli::LeashSignal;
-use crate::client::target::Protocol;
 use crate::leash::raise_file_limit;
 use crate::peer_config::{self, Beside, ENDPOINTS_FILE, Layout, Upkeep};
+use crate::peer_kind::PeerKind;
 use crate::pods::{ask, free_address, wait_until_it_listens};
 use crate::process::{Process, own_binary};
+use crate::protocol::Protocol;
 
 /// How long a reload may take. Generous: other work shares the machine.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(15);
-
-/// Who is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
-pub(crate) enum PeerKind {
-    /// The TCP copy loop of this crate.
-    Relay,
-    /// Debian's `haproxy`.
-    Haproxy,
-    /// Debian's `nginx-light`.
-    Nginx,
-    /// Our own, with every default.
-    Podpin,
-    /// Our own, with streams that may go on at another pod.
-    PodpinHandover,
-}
-
-impl PeerKind {
-    /// The name in reports.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Relay => "relay",
-            Self::Haproxy => "haproxy",
-            Self::Nginx => "nginx",
-            Self::Podpin => "podpin",
-            Self::PodpinHandover => "podpin-handover",
-        }
-    }
-
-    /// Whether it knows HTTP, so that it can give a session to a client.
-    pub(crate) fn knows_http(self) -> bool {
-        self != Self::Relay
-    }
-
-    /// Whether clients may speak `protocol` with it.
-    pub(crate) fn speaks(self, protocol: Protocol) -> bool {
-        self.knows_http() || protocol == Protocol::Http1
-    }
-}
 
 /// A peer that can be started.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) kind: PeerKind,
     program: PathBuf,
-    /// What it says of its version; of podpin and the relay the crate's.
+    /// The version that it prints; for podpin and the relay the crate's.
     pub(crate) version: String,
 }
 
@@ -132,7 +95,7 @@ pub(crate) struct Peer {
     setting: Setting,
 }
 
-/// What a peer is started with beside the pods.
+/// Settings of a peer besides the pods.
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
     /// For its files. podpin follows its configuration: one file for two of them would be a reload.
@@ -205,7 +168,7 @@ impl Peer {
         &self.setting.directory
     }
 
-    /// What it knows beside what is measured.
+    /// Returns the configuration that is there besides the measured part.
     pub(crate) fn beside(&self) -> Beside {
         self.setting.beside
     }
@@ -215,7 +178,7 @@ impl Peer {
         self.process.pids().len()
     }
 
-    /// What podpin's admin port answers to a GET of `path`.
+    /// Returns the answer of podpin's admin port to a GET of `path`.
     pub(crate) fn ask_admin(&self, path: &str) -> anyhow::Result<String> {
         ask(self.admin, path)
     }
@@ -245,7 +208,7 @@ impl Peer {
     }
 }
 
-/// What a peer was like before a reload.
+/// State of a peer before a reload.
 enum Before {
     /// podpin: how many there had been.
     Reloads(u64),
@@ -299,7 +262,7 @@ fn write_configuration(kind: PeerKind, layout: &Layout<'_>) -> anyhow::Result<Op
     })
 }
 
-/// Nobody sees a part of it: who follows the file would read that.
+/// Replaces a file whole: a process that follows it must never read a part.
 pub(crate) fn replace_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let part = path.with_extension("part");
     std::fs::write(&part, text).with_context(|| format!("cannot write {}", part.display()))?;

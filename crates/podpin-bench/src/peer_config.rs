@@ -19,7 +19,7 @@ pub(crate) struct Layout<'a> {
     pub(crate) h2c: SocketAddr,
     /// For HTTP/1.1 and HTTP/2 over TLS.
     pub(crate) https: SocketAddr,
-    /// `None`: TLS is not measured, and would only cost memory.
+    /// `None` if TLS is not measured; a TLS listener would only cost memory then.
     pub(crate) certificate: Option<&'a Certificate>,
     /// podpin's admin port.
     pub(crate) admin: SocketAddr,
@@ -28,12 +28,12 @@ pub(crate) struct Layout<'a> {
     pub(crate) directory: &'a Path,
     /// The hard limit of open files: two for each stream.
     pub(crate) files: u64,
-    /// What podpin has to know beside what is measured.
+    /// Configuration of podpin that is there besides the measured part.
     pub(crate) beside: Beside,
     pub(crate) upkeep: Upkeep,
 }
 
-/// What happens to a proxy while it runs.
+/// Changes that a proxy goes through while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Upkeep {
     Left,
@@ -57,7 +57,7 @@ pub(crate) enum Beside {
 }
 
 impl Beside {
-    /// What it is called in the table.
+    /// Returns the name in the table.
     pub(crate) fn name(self) -> String {
         match self {
             Self::Nothing => "alone".to_owned(),

@@ -133,7 +133,7 @@ async fn serve(mut socket: TcpStream, pod: &Pod) -> io::Result<()> {
     }
 }
 
-/// What a pod looks at in a request.
+/// The parts of a request that a pod looks at.
 #[derive(Debug, PartialEq, Eq)]
 struct Request {
     target: String,

@@ -54,14 +54,14 @@ impl Process {
         std::iter::once(self.child.id()).chain(self.children()).collect()
     }
 
-    /// Its children, as they are now.
+    /// Returns the ids of the child processes at this moment.
     pub(crate) fn children(&self) -> Vec<u32> {
         let own = self.child.id();
         let listed = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
         listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
-    /// Those of its children that hold the socket on which new connections to `address` come.
+    /// Returns the child processes that hold the socket on which new connections to `address` come.
     pub(crate) fn children_that_listen_at(&self, address: SocketAddr) -> anyhow::Result<Vec<u32>> {
         let table = fs::read_to_string("/proc/net/tcp").context("cannot read /proc/net/tcp")?;
         let sockets = listening_sockets(&table, address.port());
@@ -79,7 +79,7 @@ impl Process {
         self.child.kill().context("a process is gone")
     }
 
-    /// What it wrote, when it has ended already; the reason why it does not answer.
+    /// Returns what the process wrote to standard error; `None` if it still runs.
     pub(crate) fn last_words(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok().flatten()?;
         let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -128,7 +128,7 @@ fn listening_sockets(table: &str, port: u16) -> Vec<String> {
         .collect()
 }
 
-/// One that ended meanwhile holds nothing.
+/// Whether `pid` holds one of `sockets`; false if the process has ended meanwhile.
 fn holds_one_of(pid: u32, sockets: &[String]) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     let mut links = descriptors.flatten().filter_map(|one| fs::read_link(one.path()).ok());

@@ -43,7 +43,7 @@ struct Relay {
     events: Vec<Event>,
 }
 
-/// One side of a copied connection.
+/// A socket of a copied connection, with its buffer.
 struct Socket {
     stream: TcpStream,
     /// The slot of the other side.
@@ -52,7 +52,7 @@ struct Socket {
     waiting: Vec<u8>,
 }
 
-/// What became of a connection after a step.
+/// State of a connection after a step.
 #[derive(PartialEq, Eq)]
 enum Step {
     Goes,
@@ -149,7 +149,7 @@ impl Relay {
         if step == Step::Goes && flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             step = if self.may_read(slot) { self.copy_from(slot) } else { Step::Goes };
             if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
-                // Both directions are over; nobody would take what is left.
+                // Both directions are over, and the rest has no reader.
                 step = Step::Ended;
             }
         }
@@ -250,7 +250,7 @@ mod tests {
         let sent: Vec<u8> = (0..32_000_000_u32).map(|number| (number % 251) as u8).collect();
         let expected = sent.clone();
         let (mut upstream, _) = pod.accept().unwrap();
-        // Far more than the socket buffers hold, and nobody reads: the relay must wait without losing or growing.
+        // Far more than the socket buffers hold, without a reader: the relay must wait without losing or growing.
         let writer = thread::spawn(move || upstream.write_all(&sent).map(|()| upstream));
         let mut received = vec![0; expected.len()];
         client.read_exact(&mut received).unwrap();

@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::peer::PeerKind;
+use crate::peer_kind::PeerKind;
 
-/// What a figure is.
+/// The name and unit of a figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Measure {
-    /// One line of the table.
+    /// Name of the line in the table.
     pub(crate) name: String,
     pub(crate) unit: &'static str,
     /// Digits after the point.

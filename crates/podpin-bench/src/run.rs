@@ -1,4 +1,4 @@
-//! One run from beginning to end: pods and peers up, measurements, table, everything down again.
+//! A run from beginning to end: pods and peers up, measurements, table, everything down again.
 
 use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,12 +13,13 @@ use crate::cli::{
     BurstArgs, EventsArgs, KillArgs, LatencyArgs, MemoryArgs, ReloadArgs, RequestsArgs, Role, Security,
     SessionsArgs, Settings,
 };
-use crate::client::target::{Protocol, STREAMS_ON_A_CONNECTION};
 use crate::leash::raise_file_limit;
 use crate::measure::{Scene, burst, events, kill, latency, memory, reload, requests, scale, sessions};
-use crate::peer::{Candidate, Peer, PeerKind};
+use crate::peer::{Candidate, Peer};
+use crate::peer_kind::PeerKind;
 use crate::plan::Plan;
 use crate::pods::Pods;
+use crate::protocol::{Protocol, STREAMS_ON_A_CONNECTION};
 use crate::report::Report;
 
 /// Descriptors that a proxy needs beside two for each stream.
@@ -116,7 +117,7 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
     Ok(())
 }
 
-/// What is worth knowing with and without TLS, beside memory.
+/// Runs the measurements that are worth having with and without TLS, beside memory.
 async fn common(
     scene: &Scene<'_>,
     peers: &[Peer],
@@ -140,7 +141,7 @@ fn wants_tls(role: &Role) -> bool {
     }
 }
 
-/// Of what the memory is measured, and with how many streams.
+/// Returns the protocols whose memory is measured, each with its numbers of streams.
 fn memory_of(role: &Role, plan: &Plan) -> Vec<(Protocol, Vec<u32>)> {
     let or_planned = |asked: &[u32], planned: &[u32]| {
         if asked.is_empty() { planned.to_vec() } else { asked.to_vec() }
@@ -205,7 +206,7 @@ fn find_candidates(settings: &Settings) -> anyhow::Result<Vec<Candidate>> {
     Ok(candidates)
 }
 
-/// What the figures are of.
+/// Returns the description of the run that stands above the figures.
 fn description(plan: &Plan, candidates: &[Candidate]) -> Value {
     let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

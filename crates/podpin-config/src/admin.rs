@@ -7,7 +7,7 @@ use crate::{node::Node, scalar::Port, section::Section};
 /// The admin port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Default 127.0.0.1:9901, so that nobody exposes it without meaning to. Port 0 takes any free port.
+    /// Default 127.0.0.1:9901, so that exposing it takes intent. Port 0 takes any free port.
     pub address: SocketAddr,
 }
 

@@ -12,7 +12,7 @@ use crate::{name, node::Node, section::Section, unit::DurationRange};
 /// Affinity of one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Affinity {
-    /// `None`: `cookie: off`, clients are not recognised.
+    /// `None` if `cookie: off`: clients are not recognised.
     pub cookie: Option<CookieAttributes>,
     /// Name of the request header that recognises a client, in lower case. It comes before everything else.
     pub header: Option<String>,
@@ -22,18 +22,18 @@ pub struct Affinity {
     pub client_ip: Option<ClientIp>,
     /// A pin ends this long after its session began, whatever the cookie says. 1 min to 9600 h, default 24 h.
     pub absolute_timeout: Duration,
-    /// What becomes of a pinned client whose endpoint cannot be used. Default: it moves.
+    /// Treatment of a pinned client whose endpoint cannot be used. Default: it moves.
     pub on_unavailable: OnUnavailable,
 }
 
-/// What becomes of a request whose pinned endpoint cannot be used.
+/// Treatment of a request whose pinned endpoint cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnavailable {
-    /// It moves to the endpoint that its session id hashes to, for good.
+    /// A move to the endpoint that the session id hashes to, for good.
     Repin,
-    /// It is refused: 503, for event streams as `sse.unavailable` says.
+    /// A refusal: 503, for event streams as `sse.unavailable` says.
     Strict,
-    /// It waits for a place, first come, first served. A pin whose endpoint is leaving for good moves at once.
+    /// A place in a queue, first come, first served. A pin whose endpoint is leaving for good moves at once.
     Wait(WaitQueue),
 }
 
@@ -53,10 +53,10 @@ pub struct CookieAttributes {
     pub name: String,
     /// Begins with `/`. Default `/`.
     pub path: String,
-    /// `None`: the host that answered, without its subdomains.
+    /// `None` if only the host that answered may get the cookie, without its subdomains.
     pub domain: Option<String>,
     /// Whole seconds, 1 s to 9600 h (400 days, the longest that browsers keep), default 24 h.
-    /// `None`: the word `session`, until the browser closes.
+    /// `None` if it says `session`: until the browser closes.
     pub max_age: Option<Duration>,
     /// Default `Lax`.
     pub same_site: SameSite,
@@ -222,7 +222,7 @@ impl CookieAttributes {
         cookie
     }
 
-    /// What browsers want of names with a prefix (RFC 6265bis section 4.1.3); they drop the cookie otherwise.
+    /// Checks the rules of browsers for names with a prefix (RFC 6265bis section 4.1.3); they drop the cookie otherwise.
     fn check_prefix(&self, section: &Section<'_>) {
         let at = section.get("name").unwrap_or(section.node());
         let starts_with = |prefix: &str| {

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration file: every problem at once, each with its place.
+//! The problems of a configuration file: all of them at once, each with its place.
 //!
 //! An operator fixes a file in one go when all of its problems are shown together; hence a list, and a `Display` that
 //! editors and CI logs understand (`file:line:column: path: message`, one problem a line).
@@ -8,7 +8,7 @@ use std::fmt;
 /// A file that was refused, with everything that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// What the file is called in messages, as the caller named it.
+    /// Name of the file in messages, as the caller gave it.
     pub file: String,
     /// At least one problem, in the order of the file.
     pub problems: Vec<Problem>,
@@ -17,7 +17,7 @@ pub struct ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl fmt::Display for ConfigError {
-    /// One problem a line, without a newline at the end.
+    /// Writes one problem a line, without a newline at the end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().enumerate() {
             if index > 0 {
@@ -29,7 +29,7 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// One thing that is wrong, and where.
+/// A problem and its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Line, counted from 1; 0 when the file as a whole could not be read.
@@ -38,7 +38,7 @@ pub struct Problem {
     pub column: usize,
     /// The offending key, such as `services.chat.sse.keepAlive` or `routes[0].service`; empty for the whole file.
     pub path: String,
-    /// What is wrong and, where it can be told, what to write instead.
+    /// The problem and, where it can be told, the text to write instead.
     pub message: String,
 }
 

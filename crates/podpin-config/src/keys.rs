@@ -19,7 +19,7 @@ pub enum AffinityKeys {
     Files(Vec<KeyFile>),
 }
 
-/// One key.
+/// A key and the file that holds its material.
 #[derive(Clone, Debug, Eq)]
 pub struct KeyFile {
     /// Travels in every token: 1 to 16 characters of `[A-Za-z0-9_-]`.

@@ -7,10 +7,10 @@ use crate::{section::Section, unit::DurationRange};
 /// The cluster of all services with `discovery.kubernetes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kubernetes {
-    /// A kubeconfig file. Absolute, or joined to the configuration file's directory. `None`: the Pod's own service
+    /// A kubeconfig file. Absolute, or joined to the configuration file's directory. `None` if absent: the Pod's own service
     /// account, else `KUBECONFIG`, else `~/.kube/config`.
     pub kubeconfig: Option<PathBuf>,
-    /// The context in the kubeconfig. `None`: its current one.
+    /// The context in the kubeconfig; `None` if its current one.
     pub context: Option<String>,
     /// How long readiness waits for the first list of every service. 1 s to 1 h, default 30 s.
     pub initial_list_timeout: Duration,

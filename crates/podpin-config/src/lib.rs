@@ -1,6 +1,6 @@
-//! What did the operator ask for? One YAML file becomes one [`Config`], or every error in it with line and column.
+//! The configuration: one YAML file becomes one [`Config`], or every error in it with line and column.
 //!
-//! Parse, don't validate: whoever holds a [`Config`] holds names that resolve, durations in range and paths made
+//! Parse, don't validate: the names in a [`Config`] resolve, its durations are in range, its paths are
 //! absolute. Unknown keys are refused with a suggestion.
 //! Reading certificates, keys and endpoint files is left to those who use them.
 
@@ -14,6 +14,7 @@ mod listener;
 mod name;
 mod node;
 mod parse;
+mod path;
 mod route;
 mod scalar;
 mod schema;

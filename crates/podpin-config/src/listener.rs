@@ -16,13 +16,13 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether HTTP/2 without TLS (prior knowledge, RFC 9113 section 3.3) is accepted too. Default: no.
     pub h2c: bool,
-    /// TLS, which brings HTTP/2 with it; `None`: plain text.
+    /// TLS, which brings HTTP/2 with it; `None` if plain text.
     pub tls: Option<ListenerTls>,
     /// Whether connections begin with the address of their client. Default: no.
     pub proxy_protocol: ProxyProtocol,
 }
 
-/// What a load balancer says of the client before the client's own bytes: the PROXY protocol, versions 1 and 2. Only
+/// The PROXY protocol, versions 1 and 2, by which a load balancer names the client before the client's own bytes. Only
 /// peers in `trustedProxies` are believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyProtocol {
@@ -30,7 +30,7 @@ pub enum ProxyProtocol {
     Off,
     /// A trusted peer may say so.
     Optional,
-    /// A trusted peer has to say so, and nobody else is let in.
+    /// A trusted peer has to send the header, and no other peer is let in.
     Required,
 }
 

@@ -1,7 +1,7 @@
 //! Which words may be names: of services, routes, listeners, endpoints, zones and keys.
 //!
 //! Names end up as metric labels, cookie names and log fields, so they are narrow from the start: widening a rule later
-//! breaks nobody, narrowing it does.
+//! breaks no configuration, narrowing it does.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::node::Node;
 /// A rule for names and its wording in messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NameRule {
-    /// What is named, as in "expected a service name".
+    /// The named thing, as in "expected a service name".
     pub(crate) what: &'static str,
     /// The rule in words.
     wording: &'static str,
@@ -79,7 +79,7 @@ pub(crate) const KEY_ID: NameRule = NameRule {
 };
 
 impl NameRule {
-    /// What is wrong with `name`, if anything.
+    /// Returns the fault of `name`; `None` if it has none.
     pub(crate) fn refuse(&self, name: &str) -> Option<String> {
         let edges = [name.chars().next(), name.chars().next_back()];
         let fits = name.len() <= self.length_max
@@ -124,10 +124,10 @@ pub(crate) fn is_field_value(text: &str) -> bool {
     text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && text.trim() == text
 }
 
-/// What [`is_field_value`] asks for.
+/// The rule of [`is_field_value`], for messages.
 pub(crate) const FIELD_VALUE: &str = "a header's value is printable ASCII without space around it";
 
-/// What is wrong with `host` as a DNS name of lower case letters, if anything.
+/// Returns the fault of `host` as a DNS name of lower case letters; `None` if it has none.
 pub(crate) fn refuse_dns_name(host: &str) -> Option<String> {
     if !host.is_ascii() {
         return Some("write an international name in its ASCII form (xn--...)".to_owned());

@@ -20,7 +20,7 @@ const BLOCK_INDENT_MAX: usize = 256;
 /// How much of a wrong value a message repeats, in characters.
 const EXCERPT_CHARS_MAX: usize = 60;
 
-/// What every node of one file shares.
+/// State that all nodes of a file share.
 #[derive(Debug)]
 pub(crate) struct Context {
     /// The directory that relative paths are resolved against.
@@ -115,7 +115,7 @@ fn excerpt(text: &str) -> String {
     short
 }
 
-/// One value of the file.
+/// A value of the file, with its path and position.
 #[derive(Clone, Debug)]
 pub(crate) struct Node<'a> {
     yaml: &'a MarkedYaml<'a>,
@@ -179,7 +179,7 @@ impl<'a> Node<'a> {
         self.context.problems.borrow_mut().push(Problem { line: at.line, column: at.column, path, message });
     }
 
-    /// The scalar here, or `None` for a list or mapping.
+    /// Returns the scalar; `None` if the node is a list or mapping.
     pub(crate) fn scalar(&self) -> Option<&'a Scalar<'a>> {
         match &self.yaml.data {
             YamlData::Value(scalar) => Some(scalar),
@@ -209,7 +209,7 @@ impl<'a> Node<'a> {
         matches!(self.yaml.data, YamlData::Sequence(_))
     }
 
-    /// What stands here, for "expected .., found ..".
+    /// Describes the node for "expected .., found ..".
     pub(crate) fn found(&self) -> String {
         match &self.yaml.data {
             YamlData::Value(Scalar::Null) => "nothing".to_owned(),
@@ -267,7 +267,7 @@ impl<'a> Node<'a> {
         Some(mapping.iter().filter_map(entry).collect())
     }
 
-    /// The value of `key` in a mapping, without a look at the other keys. `None` when absent or null.
+    /// Returns the value of `key` in a mapping, without a look at the other keys. `None` if absent or null.
     pub(crate) fn child(&self, key: &str) -> Option<Node<'a>> {
         let yaml = self.yaml.data.as_mapping_get(key)?;
         Some(Node { yaml, key_position: None, ..self.absent(key) }).filter(|child| !child.is_null())

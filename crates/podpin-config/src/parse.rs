@@ -24,14 +24,14 @@ use crate::{
 /// A ConfigMap holds 1 MiB at most; the YAML reader takes a multiple of the file in memory.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// What the operator asked for. Every name in it resolves, every number is in range.
+/// A configuration. Every name in it resolves, every number is in range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// At least one; names and addresses are unique.
     pub listeners: Vec<Listener>,
     /// The port for probes and metrics.
     pub admin: Admin,
-    /// Threads that serve clients, 1 to 1024. `None`: as many as the CPU quota allows.
+    /// Threads that serve clients, 1 to 1024. `None` if as many as the CPU quota allows.
     pub workers: Option<usize>,
     /// Peers whose `X-Forwarded-*` and `Forwarded` headers are believed.
     pub trusted_proxies: Vec<Cidr>,
@@ -82,7 +82,7 @@ impl Config {
         self.services.iter().find(|service| service.name == name)
     }
 
-    /// `None` when the root is no mapping; all other problems are only reported.
+    /// `None` if the root is no mapping; all other problems are only reported.
     fn read(root: &Node<'_>) -> Option<Self> {
         let section = Section::of(root)?;
         let admin = Admin::read(&section.section("admin"));

@@ -13,11 +13,10 @@ use std::{
 };
 
 pub use self::backend::Backend;
-pub(crate) use self::matches::refuse_path;
 pub use self::matches::{Expression, HeaderMatch, PathMatch, RouteMatch, ValueMatch};
 use crate::{name, node::Node, section::Section, service::Service, treatment::Treatment};
 
-/// One route.
+/// A route: hosts, matches and the backends that serve them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Unique; a metric label. Default: the service's name, with `-2` and so on when taken.
@@ -28,7 +27,7 @@ pub struct Route {
     pub matches: Vec<RouteMatch>,
     /// Never empty; services are different, and at least one weight is not 0.
     pub backends: Vec<Backend>,
-    /// What is done with its requests and responses on their way.
+    /// Filters for its requests and responses.
     pub treatment: Treatment,
 }
 
@@ -50,11 +49,11 @@ impl fmt::Display for Host {
     }
 }
 
-/// What a route may refer to.
+/// Names that a route may refer to.
 pub(crate) struct Known<'a> {
     /// Every name under `services`, faulty ones included.
     pub(crate) names: &'a [&'a str],
-    /// Those that could be read.
+    /// The services that could be read.
     pub(crate) services: &'a [Service],
 }
 
@@ -189,7 +188,7 @@ fn parse_host(text: &str) -> Result<Host, String> {
     }
 }
 
-/// What follows the opening bracket of an IPv6 address.
+/// Reads the rest of an IPv6 address after its opening bracket.
 fn parse_bracketed(inside: &str) -> Result<Host, String> {
     let (address, after) = inside.split_once(']').unwrap_or((inside, "?"));
     match address.parse::<Ipv6Addr>() {

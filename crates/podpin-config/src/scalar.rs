@@ -174,7 +174,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// One of a few words.
+    /// Reads a word out of `choices`.
     pub(crate) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
         let words = || choices.iter().map(|(word, _)| *word);
         let found = self.as_text().and_then(|text| choices.iter().find(|(word, _)| *word == text));

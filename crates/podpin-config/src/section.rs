@@ -1,4 +1,4 @@
-//! One mapping of the contract: its known keys, each read with its default.
+//! A mapping of the contract: its known keys, each read with its default.
 //!
 //! Absent and null are the same: the default. A section that is absent, or that is not a mapping (which has been
 //! reported), is empty: every key of it reads as its default.
@@ -21,7 +21,7 @@ pub(crate) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Reads the keys of `node`; reports unknown ones. `None`: not a mapping.
+    /// Reads the keys of `node`; reports unknown ones. `None` if it is not a mapping.
     pub(crate) fn of(node: &Node<'a>) -> Option<Self> {
         let mut entries = node.entries("a mapping", Keys::Words)?;
         let blank = entries.is_empty();
@@ -120,14 +120,14 @@ impl<'a> Section<'a> {
         self.get(key).and_then(Node::boolean).unwrap_or(default)
     }
 
-    /// One of a few words, or `default`.
+    /// Reads a word out of `choices`, or returns `default`.
     pub(crate) fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)], default: T) -> T {
         self.get(key).and_then(|node| node.choice(choices)).unwrap_or(default)
     }
 }
 
 impl<'a> Node<'a> {
-    /// A section, or `Some(None)` for `off`. `None`: neither, which has been reported; `what` was expected.
+    /// Reads a section, or `Some(None)` for `off`. `None` if it is neither, which has been reported; `what` was expected.
     pub(crate) fn section_or_off(&self, what: &str) -> Option<Option<Section<'a>>> {
         if self.is_off() {
             return Some(None);
@@ -140,7 +140,7 @@ impl<'a> Node<'a> {
     }
 }
 
-/// What becomes of a key.
+/// The decision about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Read,

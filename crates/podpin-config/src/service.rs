@@ -20,7 +20,7 @@ use crate::{
     unit::DurationRange,
 };
 
-/// One service.
+/// A service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// A DNS label, unique; part of the cookie's default name and a metric label.
@@ -52,18 +52,18 @@ pub struct Service {
 pub struct Balance {
     /// Default: fewest streams.
     pub strategy: Strategy,
-    /// A new endpoint's share grows over this time. 100 ms to 1 h, default 30 s; `None`: full share at once.
+    /// Time over which a new endpoint's share grows. 100 ms to 1 h, default 30 s; `None` if it has its full share at once.
     pub slow_start: Option<Duration>,
     /// Whether clients are kept in the proxy's own zone. Default: no.
     pub zone: ZonePreference,
-    /// Whether streams in flight move to endpoints that have fewer. Default `None`: no.
+    /// Whether streams in flight move to endpoints that have fewer. Default `None` if absent: they stay.
     pub rebalance: Option<Rebalance>,
 }
 
 /// Moving streams in flight from the fullest to the emptiest endpoint, by handover.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rebalance {
-    /// It begins when the fullest endpoint has this many times the streams of the emptiest, for their weights. 1.1 to 100,
+    /// Ratio of the fullest endpoint's streams to the emptiest one's, for their weights, at which it begins. 1.1 to 100,
     /// default 1.5.
     pub threshold: f64,
     /// Streams moved in a second, 1 to 1,000,000, default 20.
@@ -75,7 +75,7 @@ pub struct Rebalance {
 pub enum Strategy {
     /// The one with fewer streams of two drawn at random.
     LeastStreams,
-    /// One after the other.
+    /// Endpoints in turn.
     RoundRobin,
     /// Any.
     Random,
@@ -96,11 +96,11 @@ pub enum ZonePreference {
 pub struct Timeouts {
     /// To connect, 1 ms to 5 min, default 2 s.
     pub connect: Duration,
-    /// From the request sent to the response's head. 10 ms to 1 h, default 30 s; `None`: as long as it takes.
+    /// From the request sent to the response's head. 10 ms to 1 h, default 30 s; `None` if unlimited.
     pub response_header: Option<Duration>,
-    /// The pod's silence within a response, our keep-alives apart. 100 ms to 24 h; default `None`: any.
+    /// The pod's silence within a response, our keep-alives apart. 100 ms to 24 h; default `None` if absent: unlimited.
     pub upstream_idle: Option<Duration>,
-    /// How long a client may take nothing before it is cut. 10 ms to 1 h, default 30 s; `None`: forever.
+    /// How long a client may take nothing before it is cut. 10 ms to 1 h, default 30 s; `None` if unlimited.
     pub client_write: Option<Duration>,
 }
 
@@ -114,9 +114,9 @@ pub struct Retries {
 /// How many event streams at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceLimits {
-    /// 1 to 10,000,000, default 10,000; `None`: any number.
+    /// 1 to 10,000,000, default 10,000; `None` if unlimited.
     pub streams_per_endpoint: Option<u32>,
-    /// Of one session, else of one client address. 1 to 1,000,000; default `None`: any number.
+    /// Streams of one session, else of one client address. 1 to 1,000,000; default `None` if absent: unlimited.
     pub streams_per_client: Option<u32>,
 }
 
@@ -209,7 +209,7 @@ impl Service {
 }
 
 impl Service {
-    /// Nobody is disconnected for balance's sake.
+    /// Rebalancing disconnects no client: it needs handover.
     fn check_rebalance(&self, section: &Section<'_>) {
         if self.balance.rebalance.is_some() && self.drain.handover == Handover::None {
             let balance = section.section("balance");

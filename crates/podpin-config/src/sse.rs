@@ -10,19 +10,19 @@ use crate::{
 /// Settings of a service's event streams.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sse {
-    /// A comment is sent after this much silence. 1 s to 10 min, default 15 s; `None`: never.
+    /// Silence after which a comment is sent. 1 s to 10 min, default 15 s; `None` if never.
     pub keep_alive: Option<Duration>,
-    /// What clients are told about reconnecting.
+    /// Reconnection times sent to clients.
     pub retry: RetryHint,
-    /// A stream is ended politely after this long. 1 s to 9600 h; default `None`: never.
+    /// Age at which a stream is closed gracefully. 1 s to 9600 h; default `None` if absent: never.
     pub max_duration: Option<Duration>,
-    /// What an event stream request is told when nothing can serve it. Default: to come back.
+    /// Answer to an event stream request that nothing can serve. Default: to come back.
     pub unavailable: Unavailable,
     /// The longest event that is held back until it is whole, in bytes. 1 KiB to 64 MiB, default 1 MiB.
     pub event_bytes_max: usize,
 }
 
-/// What an event stream request is told when nothing can serve it.
+/// Answer to an event stream request that nothing can serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// 200 with a `retry:` and a clean end: a browser's `EventSource` gives up for good on any other status.
@@ -34,7 +34,7 @@ pub enum Unavailable {
 /// The `retry:` field: how long a browser waits before it reconnects. Whole milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryHint {
-    /// Written on streams of returning clients. 1 ms to 24 h, default 3 s; `None`: never written.
+    /// Reconnection time on streams of returning clients. 1 ms to 24 h, default 3 s; `None` if never written.
     pub normal: Option<Duration>,
     /// Refusals and goodbyes draw from `drain_min..=drain_max`. 1 ms to 24 h, default 1 s.
     pub drain_min: Duration,

@@ -15,7 +15,7 @@ pub struct ListenerTls {
     pub min_version: TlsVersion,
     /// At least one; the first is for clients that name none of the others.
     pub certificates: Vec<CertificateFiles>,
-    /// Whether clients show certificates of their own. Default: nobody asks.
+    /// Whether clients show certificates of their own. Default: no certificate is requested.
     pub client_auth: Option<ClientAuth>,
     /// Where the configuration has it.
     pub at: Position,
@@ -45,17 +45,17 @@ pub enum TlsVersion {
 pub struct CertificateFiles {
     /// The certificate, then those between it and the authority.
     pub cert_file: FileAt,
-    /// Its private key: PKCS #8, PKCS #1 or SEC 1.
+    /// The certificate's private key: PKCS #8, PKCS #1 or SEC 1.
     pub key_file: FileAt,
 }
 
 /// TLS to the pods of a service.
 #[derive(Clone, Debug, Eq)]
 pub struct PodTls {
-    /// The name that the pods' certificates are for, a DNS name or an IP address; there with `verify`. `None`: the pod's
+    /// The name that the pods' certificates are for, a DNS name or an IP address; there with `verify`. `None` if the pod's
     /// address, which is not looked for in its certificate.
     pub server_name: Option<String>,
-    /// The authorities that sign the pods' certificates, in PEM. `None`: those that the system trusts.
+    /// The authorities that sign the pods' certificates, in PEM. `None` if those that the system trusts.
     pub ca_file: Option<FileAt>,
     /// The certificate that pods are shown. Default: none.
     pub certificate: Option<CertificateFiles>,

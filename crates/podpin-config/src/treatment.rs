@@ -1,4 +1,4 @@
-//! What a route does with requests and responses besides placing them: redirect, header edits, rewrite, CORS.
+//! The filters of a route, besides placing its requests: redirect, header edits, rewrite, CORS.
 //!
 //! Names and values are checked here as far as the grammar goes (RFC 9110 section 5), so that the proxy can write them as
 //! they are. Lines that the proxy itself is responsible for cannot be edited.
@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::{
     name,
     node::{Keys, Node},
+    path::refuse_path,
     section::Section,
     unit::DurationRange,
 };
@@ -15,7 +16,7 @@ use crate::{
 /// Everything that a route changes. The default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Treatment {
-    /// The status of a redirect to https for whoever did not come over TLS: 301, 302, 307 or 308.
+    /// The status of a redirect to https for requests that did not come over TLS: 301, 302, 307 or 308.
     pub redirect_to_https: Option<u16>,
     /// For requests on their way to the pod.
     pub request_headers: HeaderEdits,
@@ -23,9 +24,9 @@ pub struct Treatment {
     pub response_headers: HeaderEdits,
     /// Replaces the path prefix that the route matches; without a slash at its end, so empty for `/`.
     pub path_prefix: Option<String>,
-    /// What the pod is told as `Host`; `None`: what the client said.
+    /// The `Host` sent to the pod; `None` if the client's.
     pub hostname: Option<String>,
-    /// Who may use the route from other origins; `None`: what the pods say of it.
+    /// Origins that may use the route; `None` if the pods' own answers decide.
     pub cors: Option<Cors>,
 }
 
@@ -43,11 +44,11 @@ pub struct HeaderEdits {
 /// Cross-origin resource sharing (WHATWG Fetch, section 3.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
-    /// Who may: serialised origins such as `https://app.example.com`. `None`: everybody (`*`).
+    /// The allowed serialised origins, such as `https://app.example.com`. `None` if all (`*`).
     pub origins: Option<Vec<String>>,
     /// Whether cookies may come along. Never with `*`.
     pub credentials: bool,
-    /// What a preflight is told may be asked.
+    /// Methods allowed by the answer to a preflight.
     pub methods: Vec<String>,
     /// Which request headers a preflight is told may be sent.
     pub headers: Vec<String>,
@@ -77,7 +78,7 @@ const OURS: [&str; 17] = [
 ];
 
 const METHODS: [&str; 3] = ["GET", "HEAD", "POST"];
-/// What libraries that speak event streams over `fetch` send besides the safelisted ones.
+/// Header fields that libraries send for event streams over `fetch`, besides the safelisted ones.
 const HEADERS: [&str; 3] = ["Cache-Control", "Content-Type", "Last-Event-ID"];
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// Browsers remember for two hours (Chromium) or a day (Firefox) at most.
@@ -123,7 +124,7 @@ fn read_prefix(node: &Node<'_>, has_one_prefix: bool) -> Option<String> {
         node.fail("a prefix can be replaced only where the route has exactly one match, of type PathPrefix");
         return None;
     }
-    if let Some(refusal) = crate::route::refuse_path(path) {
+    if let Some(refusal) = refuse_path(path) {
         node.fail(refusal);
         return None;
     }

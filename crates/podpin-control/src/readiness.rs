@@ -1,5 +1,6 @@
 //! Whether this replica is ready for traffic, and which services it still waits for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,9 @@ use podpin_proxy::balance::service::ServiceState;
 use podpin_proxy::clock;
 use podpin_proxy::shared::Shared;
 use podpin_time::Millis;
+
+/// Between two looks for services without a list, when they are overdue.
+const READINESS_LOOK: Duration = Duration::from_secs(1);
 
 /// Readiness of the process.
 #[derive(Debug)]
@@ -49,19 +53,31 @@ impl Readiness {
     }
 }
 
-/// Logs, when readiness stops waiting, the services that the cluster did not list, and whether the replica is ready
-/// without them.
+/// Logs, from the time on when readiness stops waiting, the services that the cluster did not list, and whether the
+/// replica is ready without them: once for each reason.
 pub(crate) async fn report_missing_lists(readiness: Arc<Readiness>) {
     tokio::time::sleep_until(clock::instant(readiness.lists_awaited_until)).await;
-    let state = if readiness.is_ready() { "ready without it" } else { "not ready" };
-    for service in readiness.waiting_for() {
-        let reason = service.discovery_failure();
-        let reason = reason.as_deref().unwrap_or("discovery has not failed and has not answered");
-        tracing::error!(
-            service = %service.name,
-            reason,
-            "{state}: no list of endpoints within kubernetes.initialListTimeout"
-        );
+    let mut logged = HashMap::new();
+    loop {
+        let waiting = readiness.waiting_for();
+        if waiting.is_empty() {
+            return;
+        }
+        let state = if readiness.is_ready() { "ready without it" } else { "not ready" };
+        for service in waiting {
+            let said = (state, service.discovery_failure());
+            if logged.get(&service.name) == Some(&said) {
+                continue;
+            }
+            let reason = said.1.as_deref().unwrap_or("no answer yet");
+            tracing::error!(
+                service = %service.name,
+                reason,
+                "{state}: no list of endpoints within kubernetes.initialListTimeout"
+            );
+            logged.insert(Arc::clone(&service.name), said);
+        }
+        tokio::time::sleep(READINESS_LOOK).await;
     }
 }
 

@@ -42,7 +42,7 @@ const KEYS: &str = "name, address, state, zone or weight";
 /// An endpoints file that was refused, with what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct EndpointsFileError {
-    /// What the file is called in messages.
+    /// Name of the file in messages.
     pub file: String,
     /// At least one problem, in the order of the file; the first twenty.
     pub problems: Vec<Problem>,
@@ -83,7 +83,7 @@ pub(crate) fn not_utf8(text: &[u8], error: std::str::Utf8Error, name: &str) -> E
     EndpointsFileError { file: name.to_owned(), problems: vec![problem] }
 }
 
-/// What has been read so far.
+/// State of the reading so far.
 #[derive(Default)]
 struct Reading {
     problems: Vec<Problem>,
@@ -350,7 +350,7 @@ mod tests {
 
     use super::*;
 
-    /// What YAML is made of, and what breaks it.
+    /// Pieces of YAML, and of its corruption.
     const PIECES: &[&str] = &[
         "- ",
         "? ",

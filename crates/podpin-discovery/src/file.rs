@@ -50,28 +50,28 @@ pub enum ReadError {
     /// There is no such file (yet, or any more).
     #[error("{}: no such file", .0.display())]
     Missing(PathBuf),
-    /// It is there and cannot be read: no permission, not a regular file, too large.
+    /// The file is there and cannot be read: no permission, not a regular file, too large.
     #[error("{}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         #[source]
         error: io::Error,
     },
-    /// It is not a list of endpoints.
+    /// The file is no list of endpoints.
     #[error(transparent)]
     Garbled(#[from] EndpointsFileError),
 }
 
-/// What became of the file.
+/// State of the file after a look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileEvent {
     /// The full list; for [`Update::Replace`].
     Endpoints(Vec<Observed>),
-    /// It cannot be read or is no list of endpoints, and why; the last good list stands.
+    /// A file that cannot be read or is no list of endpoints, and why; the last good list stands.
     Garbled(String),
-    /// It is not there; the last good list stands.
+    /// No file; the last good list stands.
     Missing,
 }
 

@@ -19,6 +19,7 @@ mod failure;
 mod ledger;
 mod pods;
 mod reflector;
+mod resource;
 mod slices;
 mod wire;
 
@@ -56,9 +57,9 @@ const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How the cluster is reached.
 #[derive(Clone, Debug)]
 pub struct KubeSettings {
-    /// A kubeconfig file. `None`: the Pod's service account, else `KUBECONFIG`, else `~/.kube/config`.
+    /// A kubeconfig file. `None` if absent: the Pod's service account, else `KUBECONFIG`, else `~/.kube/config`.
     pub kubeconfig: Option<PathBuf>,
-    /// A context of the kubeconfig; naming one asks for a kubeconfig. `None`: its current one.
+    /// A context of the kubeconfig; naming one asks for a kubeconfig. `None` if its current one.
     pub context: Option<String>,
     /// Lists are repeated this often, give or take a tenth. Default 5 min.
     pub relist_every: Duration,
@@ -66,9 +67,9 @@ pub struct KubeSettings {
     pub watch_timeout: Duration,
     /// How long a page of a list may take. Default 15 s.
     pub list_timeout: Duration,
-    /// What a time of the wall clock is called on the clock of the endpoints' deadlines: see
+    /// Converts a time of the wall clock to the clock of the endpoints' deadlines: see
     /// [`podpin_endpoints::Observed::deadline`]. Called once for each deadline, when it is heard. Default: milliseconds
-    /// since 1970, for those who do not ask for pods.
+    /// since 1970, which is enough if no service reads pods.
     pub moment_of: fn(SystemTime) -> Millis,
 }
 
@@ -98,7 +99,7 @@ impl From<&podpin_config::Kubernetes> for KubeSettings {
 /// A port of a Service that is to be followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KubeService {
-    /// Where it is. `None`: the Pod's own namespace, else that of the kubeconfig's context, else `default`.
+    /// Namespace of the Service. `None` if the Pod's own, else that of the kubeconfig's context, else `default`.
     pub namespace: Option<String>,
     /// The Service's name. It need not exist yet.
     pub service: String,
@@ -123,12 +124,12 @@ impl From<&podpin_config::KubernetesService> for KubeService {
     }
 }
 
-/// What is told; `service` is the place in the list that was given to [`follow`].
+/// An event of discovery; `service` is the index in the list that was given to [`follow`].
 #[derive(Clone, Debug)]
 pub enum KubeEvent {
-    /// Its endpoints: always the whole list, after every event and every list, be it new or not.
+    /// The endpoints of a service: always the whole list, after every event and every list, be it new or not.
     Endpoints {
-        /// Whose.
+        /// Index of the service.
         service: usize,
         /// [`Update::Replace`].
         update: Update,
@@ -136,40 +137,40 @@ pub enum KubeEvent {
     /// Whether the API server is being heard; told when that changes. Told `true` when a watch has been opened, `false`
     /// when a list or a watch has failed.
     Connected {
-        /// Whose.
+        /// Index of the service.
         service: usize,
         /// Whether it is.
         connected: bool,
     },
     /// A list or a watch has failed in another way than the time before.
     Failed {
-        /// Whose.
+        /// Index of the service.
         service: usize,
         /// Why, in words that say what to do about it.
         reason: Arc<str>,
     },
     /// The API server has said something, if only that nothing happened.
     Heard {
-        /// About whom.
+        /// Index of the service.
         service: usize,
     },
     /// A list was read, after its endpoints have been told.
     Relist {
-        /// Whose.
+        /// Index of the service.
         service: usize,
         /// Why it was asked for.
         reason: RelistReason,
     },
     /// An object, a line or an endpoint in a slice could not be understood, and was left out. Told to all services of a
-    /// namespace when nobody knows whose it was.
+    /// namespace if it cannot be told which one it belongs to.
     Malformed {
-        /// Whose.
+        /// Index of the service.
         service: usize,
     },
     /// Pods could not be listed, watched or read; the deadlines that are known stay. Told at every attempt, and only to
     /// those who ask for pods.
     PodsFailed {
-        /// Whose.
+        /// Index of the service.
         service: usize,
     },
 }
@@ -183,7 +184,7 @@ pub enum RelistReason {
     Expired,
     /// A watch was refused.
     Error,
-    /// It was time.
+    /// A list that was due.
     Periodic,
     /// Something could not be read.
     Malformed,
@@ -226,7 +227,7 @@ pub enum KubeError {
     Kubeconfig {
         /// Which.
         file: String,
-        /// What is wrong with it.
+        /// The error of the kubeconfig.
         #[source]
         error: kube::config::KubeconfigError,
     },
@@ -238,7 +239,7 @@ pub enum KubeError {
     Plugin(String),
 }
 
-/// Whether there is a cluster to follow, as far as this machine's own configuration can tell; asks nobody.
+/// Checks whether there is a cluster to follow, as far as this machine's own configuration can tell; sends no request.
 ///
 /// # Errors
 /// What [`follow`] would fail with at its start.
@@ -279,7 +280,7 @@ pub async fn follow(
     match never {}
 }
 
-/// Follows the slices of a namespace, and its pods if anybody asks for them.
+/// Follows the slices of a namespace, and its pods if a service has `pods`.
 async fn follow_namespace(
     name: &str,
     settings: &KubeSettings,

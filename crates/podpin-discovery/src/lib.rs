@@ -1,4 +1,4 @@
-//! What is said about endpoints: by static lists, by files and by Kubernetes, each turned into the one vocabulary of
+//! Discovery of endpoints: static lists, files and Kubernetes, each turned into the one vocabulary of
 //! [`podpin_endpoints::Update`].
 //!
 //! Nothing here decides what is believed or who is picked; and whatever fails here takes no endpoint away: the last

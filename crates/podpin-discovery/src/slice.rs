@@ -34,12 +34,12 @@ impl From<&podpin_config::Port> for PortRef {
     }
 }
 
-/// What the slices of one Service say.
+/// The endpoints of the slices of one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merged {
-    /// One entry for each identity and for each address, sorted by identity.
+    /// The endpoints, one for each identity and for each address, sorted by identity.
     pub observed: Vec<Observed>,
-    /// Endpoints that were left out because nobody can tell what they mean (no or a bad address), slices of host names,
+    /// Endpoints that were left out because their meaning is unclear (no or a bad address), slices of host names,
     /// ports out of range.
     pub malformed: u32,
 }
@@ -53,7 +53,7 @@ pub fn observe<'s>(slices: impl Iterator<Item = &'s EndpointSlice>, port: &PortR
     Merged { observed: merge(slices.iter()), malformed: slices.iter().map(|slice| slice.malformed).sum() }
 }
 
-/// One EndpointSlice, as far as it concerns one port.
+/// An EndpointSlice, as far as it concerns one port.
 #[derive(Debug)]
 pub(crate) struct Slice {
     family: Family,
@@ -94,7 +94,7 @@ impl Slice {
         read
     }
 
-    /// Whether it names nobody for the port.
+    /// Whether the slice has no endpoint for the port.
     pub(crate) fn is_empty(&self) -> bool {
         self.endpoints.is_empty()
     }
@@ -126,7 +126,7 @@ pub(crate) fn version_of(text: Option<&str>) -> Option<u64> {
 /// A port number that is no port.
 struct OutOfRange;
 
-/// The number that goes by `port` in a slice; `None` when the slice is about other ports.
+/// Returns the number of `port` in a slice; `None` if the slice is about other ports.
 fn number_of(ports: &[EndpointPort], port: &PortRef) -> Result<Option<u16>, OutOfRange> {
     let tcp = |one: &&EndpointPort| matches!(one.protocol.as_deref(), None | Some("" | "TCP"));
     let mut ports = ports.iter().filter(tcp);

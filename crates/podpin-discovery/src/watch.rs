@@ -216,7 +216,7 @@ impl Survey {
     }
 }
 
-/// One step of a lookup: `entry` is looked up in `directory`.
+/// A step of a lookup: `entry` is looked up in `directory`.
 #[derive(Debug, PartialEq, Eq)]
 struct Step {
     directory: PathBuf,
@@ -263,7 +263,7 @@ fn entries_reversed(path: &Path) -> Vec<OsString> {
     path.components().rev().filter_map(entry).collect()
 }
 
-/// What a path leads to, small enough to keep.
+/// The target of a path, small enough to keep.
 #[derive(Debug, PartialEq, Eq)]
 enum Content {
     Unreadable(io::ErrorKind),

@@ -1,4 +1,4 @@
-//! What is told of Services in a cluster, against the testkit's API server and every fault it knows.
+//! The events of discovery for Services in a cluster, against the testkit's API server and every fault it knows.
 
 #![expect(
     clippy::unwrap_used,

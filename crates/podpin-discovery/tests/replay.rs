@@ -24,7 +24,7 @@ use serde_json::Value;
 use model::Model;
 use recording::{Recording, Step, all};
 
-/// What is under test: the slices by name, merged into a table after every step.
+/// The code under test: the slices by name, merged into a table after every step.
 #[derive(Default)]
 struct Tested {
     slices: BTreeMap<String, EndpointSlice>,
@@ -146,7 +146,7 @@ fn a_rolling_update_never_shows_a_pod_twice_and_drains_every_old_one() {
     assert_eq!(draining.len(), 3);
 }
 
-/// Those that are quick enough to be run hundreds of times.
+/// Recordings that are quick enough to be run hundreds of times.
 const SHORT: [&str; 9] = [
     "rolling-update",
     "scale-zero-and-back",

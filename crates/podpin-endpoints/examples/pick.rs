@@ -1,4 +1,4 @@
-//! What a pick costs: nanoseconds per pick at 10 and 10,000 endpoints, for each strategy and for a pinned client.
+//! The cost of a pick: nanoseconds at 10 and 10,000 endpoints, for each strategy and for a pinned client.
 //!
 //! `cargo run --release -p podpin-endpoints --example pick`
 

@@ -1,13 +1,13 @@
 //! A short memory of endpoints that are gone, for the two cases in which their identity comes back.
 //!
 //! An address that is taken out of a file and put back still carries the streams of before, and its cap must count
-//! them. A pod that was terminating when it vanished cannot come back ready: whoever says so is late (a slice moved,
+//! them. A pod that was terminating when it vanished cannot come back ready: a source that says so is late (a slice moved,
 //! a list from a stale API server). The memory is bounded; what is forgotten is at worst taken for new.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
-use crate::endpoint::{EndpointId, IdMap};
+use crate::id::{EndpointId, IdMap};
 use crate::streams::Load;
 
 /// Identities remembered. Twice the largest rollout that stale words can be about (a relist away, some minutes of
@@ -32,9 +32,9 @@ struct Memory {
 /// How an identity ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It was terminating: it can only be seen terminating again.
+    /// Terminating when it vanished: a later "ready" of this identity is stale.
     Terminated,
-    /// It was taken off the list, and may be put back.
+    /// Taken off the list while alive, and perhaps put back.
     Delisted,
 }
 

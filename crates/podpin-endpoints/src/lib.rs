@@ -1,4 +1,4 @@
-//! Whom may a client be served by now? Endpoint states, stream counts and the choice among endpoints.
+//! The endpoints of a service: their states, their stream counts and the choice among them.
 //!
 //! Discovery speaks in [`Update`]s, the one [`Table`] of a service turns them into [`Transition`]s and an
 //! immutable [`Snapshot`], and [`pick()`] chooses on a snapshot without a lock. Pure: time is a [`Millis`]
@@ -7,6 +7,7 @@
 
 mod departed;
 mod endpoint;
+mod id;
 mod lot;
 mod phase;
 mod pick;
@@ -15,8 +16,8 @@ mod streams;
 mod table;
 mod update;
 
-pub use endpoint::{DrainTimes, Endpoint, EndpointId};
-
+pub use endpoint::{DrainTimes, Endpoint};
+pub use id::EndpointId;
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};
 pub use snapshot::{Counts, Snapshot};

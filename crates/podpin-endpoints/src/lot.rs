@@ -54,7 +54,7 @@ impl Lot {
         ticket(self.total, rng).map(|ticket| self.index_at(ticket))
     }
 
-    /// Draws one by weight among all but `first`, so that two choices are two; `None` when there is no other.
+    /// Draws an index by weight among all but `first`, so that two choices are two; `None` if there is no other.
     pub(crate) fn draw_other(&self, first: usize, rng: &mut impl FnMut(u64) -> u64) -> Option<usize> {
         let taken = self.stretch(first);
         let ticket = ticket(self.total.saturating_sub(taken.width), rng)?;
@@ -88,7 +88,7 @@ impl Lot {
     }
 }
 
-/// A number below `bound`, or `None` when there is none. An rng that does not keep its promise is held to it.
+/// Draws a number below `bound`; `None` if `bound` is 0. An rng that returns `bound` or more is held to it.
 fn ticket(bound: u64, rng: &mut impl FnMut(u64) -> u64) -> Option<u64> {
     (bound > 0).then(|| rng(bound).min(bound - 1))
 }

@@ -13,7 +13,8 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::{DrainTimes, Endpoint, EndpointId};
+use crate::endpoint::{DrainTimes, Endpoint};
+use crate::id::EndpointId;
 use crate::lot::Lot;
 use crate::phase::Phase;
 use crate::snapshot::{Snapshot, ejection_is_honoured};
@@ -38,7 +39,7 @@ pub enum Strategy {
     Random,
 }
 
-/// What is asked for.
+/// A request for an endpoint.
 #[derive(Clone, Copy, Debug)]
 pub struct PickRequest<'a> {
     /// The endpoint that a valid token names.
@@ -47,7 +48,7 @@ pub struct PickRequest<'a> {
     pub session: &'a [u8; 16],
     /// How a new client is placed.
     pub strategy: Strategy,
-    /// Streams an endpoint may carry; `None` for ordinary requests, which are not counted.
+    /// Streams that an endpoint may carry; `None` if the request is no stream, hence not counted.
     pub stream_limit: Option<u32>,
     /// How long a new endpoint warms up; `None` = not at all.
     pub slow_start: Option<Duration>,
@@ -66,11 +67,11 @@ pub struct PickRequest<'a> {
 /// Must be a function of the members' addresses and weights alone, not of the order in which they came: replicas
 /// have to agree.
 pub trait Ring {
-    /// The first endpoint from the place of `key` onwards that `accept` takes; `None` when it takes none.
+    /// Returns the first endpoint from the place of `key` onwards that `accept` takes; `None` if it takes none.
     fn first(&self, key: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId>;
 }
 
-/// What was chosen.
+/// The result of a pick.
 #[derive(Clone, Debug)]
 pub enum Pick {
     /// The endpoint that the client is pinned to.
@@ -86,15 +87,15 @@ pub enum Pick {
 /// Why a pin could not be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MoveReason {
-    /// It terminates or is drained.
+    /// A pinned endpoint that terminates or is drained.
     Draining,
-    /// It is not known (any more).
+    /// A pinned endpoint that the table does not have (any more).
     Gone,
-    /// It is neither ready nor serving, or this request has tried it in vain.
+    /// A pinned endpoint that neither is ready nor serves, or that this request has tried in vain.
     Unready,
     /// Failures have put it aside.
     Ejected,
-    /// It carries as many streams as it may.
+    /// A pinned endpoint that carries as many streams as it may.
     Full,
 }
 
@@ -148,7 +149,7 @@ struct Candidates<'a> {
     ejection_honoured: OnceCell<bool>,
 }
 
-/// Whose request it is.
+/// The kind of client that a request comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Client {
     /// Any endpoint will do.
@@ -207,7 +208,7 @@ impl Candidates<'_> {
         self.place_after_a_walk(ready.endpoints(), rng)
     }
 
-    /// The outer `None`: there is nothing to draw from. The inner: what was drawn cannot be used.
+    /// The outer `None` if there is no endpoint to draw from, the inner one if the drawn endpoints cannot be used.
     fn draw_two<'l>(
         &self,
         lot: &'l Lot,
@@ -269,7 +270,7 @@ impl Candidates<'_> {
         self.obstacle(endpoint, Client::New).is_none()
     }
 
-    /// What stands between this client and this endpoint.
+    /// Returns the reason why this endpoint cannot serve this client; `None` if it can.
     fn obstacle(&self, endpoint: &Endpoint, client: Client) -> Option<MoveReason> {
         match endpoint.phase {
             Phase::Ready => {}
@@ -535,7 +536,7 @@ mod tests {
         assert_eq!(met.len(), 4);
     }
 
-    /// A ring that knows nobody yet.
+    /// A ring that has no endpoint yet.
     struct Behind;
 
     impl Ring for Behind {

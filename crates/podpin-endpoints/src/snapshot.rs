@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::endpoint::{Endpoint, EndpointId, IdMap};
+use crate::endpoint::Endpoint;
+use crate::id::{EndpointId, IdMap};
 use crate::lot::Lot;
 use crate::phase::Phase;
 use podpin_time::Millis;
@@ -98,7 +99,7 @@ impl Snapshot {
         &self.ready
     }
 
-    /// The ready ones that new clients of `zone` should get; `None` when there is none.
+    /// Returns the ready endpoints for new clients of `zone`; `None` if there is none.
     pub(crate) fn ready_in(&self, zone: &str) -> Option<&Lot> {
         self.ready_by_zone.get(zone)
     }

@@ -1,4 +1,4 @@
-//! What an endpoint carries: open streams, counted exactly, and the failures that may put it aside for a while.
+//! The load of an endpoint: open streams, counted exactly, and the failures that may eject it for a while.
 //!
 //! Everything is an atomic, so the request path takes no lock. A [`Permit`] is the count: it is taken when a stream
 //! starts and falls with the stream, whatever ends it. Whether an ejection is honoured (never for more than half of
@@ -48,7 +48,7 @@ impl Load {
         self.streams.load(Ordering::Relaxed)
     }
 
-    /// Takes a place for one stream, or `None` when `limit` streams are open already (`None` = no limit).
+    /// Takes a place for one stream; `None` if `limit` streams are open already. `limit` is `None` if there is no limit.
     ///
     /// Exact under concurrency: never more than `limit` permits taken with that limit are alive at a time.
     #[must_use]
@@ -79,7 +79,7 @@ impl Load {
         failures >= policy.failures && self.eject(policy, until, now)
     }
 
-    /// One of several concurrent failures wins the exchange and ejects; the others see its result.
+    /// Ejects the endpoint. Of several concurrent failures a single one wins the exchange; the others see its result.
     fn eject(&self, policy: &EjectionPolicy, seen: u64, now: Millis) -> bool {
         let growth = self.ejections.load(Ordering::Relaxed).saturating_add(1).min(EJECTION_GROWTH_MAX);
         let until = now.after(policy.ejection.saturating_mul(growth)).0.max(1);
@@ -119,7 +119,7 @@ impl Load {
     }
 }
 
-/// One open stream on an endpoint; dropping it is what closes the count.
+/// A permit for one open stream on an endpoint; dropping it decrements the count.
 #[derive(Debug)]
 pub struct Permit(Arc<Load>);
 

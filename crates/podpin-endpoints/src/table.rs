@@ -1,4 +1,5 @@
-//! One writer per service: believes what discovery says as far as it can be true, and publishes snapshots.
+//! The endpoint table: the only writer of a service's endpoints. It believes discovery as far as it can be true, and
+//! publishes snapshots.
 //!
 //! For every identity the table keeps what discovery said last and whether an operator drains it by hand; the phase
 //! that the world sees follows from both. It returns facts (who changed, what was refused); logging, counting and
@@ -8,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::departed::{Departed, End};
-use crate::endpoint::{Endpoint, EndpointId, IdMap};
+use crate::endpoint::Endpoint;
+use crate::id::{EndpointId, IdMap};
 use crate::phase::{Drain, Phase};
 use crate::snapshot::Snapshot;
 use crate::update::{Condition, Observed, Update};
@@ -26,7 +28,7 @@ pub struct Table {
 #[derive(Debug)]
 struct Member {
     endpoint: Arc<Endpoint>,
-    /// What discovery said last, be it refused or not.
+    /// The last condition that discovery reported, refused or not.
     said: Condition,
     /// The last that could be believed.
     believed: Condition,
@@ -34,19 +36,19 @@ struct Member {
     operator: Operator,
 }
 
-/// What an operator wants, beside what discovery says.
+/// The wish of an operator, beside the reports of discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operator {
     Content,
     Drains,
 }
 
-/// What came of one update.
+/// The result of one update.
 #[derive(Debug)]
 pub struct Applied {
-    /// Who joined, changed phase or went, in the order in which it was said.
+    /// Endpoints that joined, changed phase or went, in the order of the update.
     pub transitions: Vec<Transition>,
-    /// What was said and cannot be true; each is told once, not with every list that repeats it.
+    /// Reports that cannot be true; each appears once, not with every list that repeats it.
     pub refused: Vec<Refused>,
     /// The state after the update; the same `Arc` as before when nothing changed.
     pub snapshot: Arc<Snapshot>,
@@ -54,12 +56,12 @@ pub struct Applied {
     pub members_changed: bool,
 }
 
-/// One endpoint's step from phase to phase.
+/// A step of one endpoint from phase to phase.
 #[derive(Clone, Debug)]
 pub struct Transition {
     /// The version of the endpoint after the step; one that went has [`Phase::Gone`].
     pub endpoint: Arc<Endpoint>,
-    /// The phase before; `None` for one that joined.
+    /// The phase before; `None` if the endpoint joined.
     pub from: Option<Phase>,
     /// The phase now.
     pub to: Phase,
@@ -74,7 +76,7 @@ pub struct Refused {
     pub asked: Phase,
 }
 
-/// What an update has changed so far.
+/// The changes that an update has made so far.
 #[derive(Default)]
 struct Changes {
     transitions: Vec<Transition>,
@@ -114,13 +116,13 @@ impl Table {
     }
 
     /// An operator drains `id` by hand: it is draining whatever discovery says, until [`Table::undrain`] or until it
-    /// is gone. `None` when it is unknown.
+    /// is gone. `None` if it is unknown.
     pub fn drain(&mut self, id: &EndpointId, now: Millis) -> Option<Applied> {
         self.operate(id, Operator::Drains, now)
     }
 
     /// The operator takes the drain back; what discovery said last counts again, so a terminating pod stays draining.
-    /// `None` when it is unknown.
+    /// `None` if it is unknown.
     pub fn undrain(&mut self, id: &EndpointId, now: Millis) -> Option<Applied> {
         self.operate(id, Operator::Content, now)
     }

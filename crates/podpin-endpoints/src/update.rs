@@ -6,14 +6,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::endpoint::EndpointId;
+use crate::id::EndpointId;
 use crate::phase::{Drain, Phase};
 use podpin_time::Millis;
 
-/// One sentence of discovery about the endpoints of one service.
+/// A report of discovery about the endpoints of one service.
 #[derive(Clone, Debug)]
 pub enum Update {
-    /// The full list: whoever is not in it is gone. The first one, even an empty one, makes the table "seen".
+    /// The full list: an endpoint that is not in it is gone. The first one, even an empty one, makes the table "seen".
     /// If an identity stands in it twice, the last entry counts.
     Replace(Vec<Observed>),
     /// These joined or changed; the others stay as they are.
@@ -22,10 +22,10 @@ pub enum Update {
     Remove(Vec<EndpointId>),
 }
 
-/// One endpoint as discovery sees it.
+/// An endpoint as discovery reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// Who it is.
+    /// The identity.
     pub id: EndpointId,
     /// The pod's name, or the name in the list.
     pub name: Arc<str>,
@@ -42,7 +42,7 @@ pub struct Observed {
     pub node: Option<Arc<str>>,
     /// Share of new clients; 0 is taken as 1.
     pub weight: u32,
-    /// What it says of itself.
+    /// The reported readiness.
     pub condition: Condition,
     /// Whether "draining" may be taken back: true for states that a person writes into a file, false for pods.
     pub reversible_drain: bool,
@@ -56,7 +56,7 @@ impl Observed {
     }
 }
 
-/// What an endpoint says of itself (the readiness triple of KEP-1672: ready, serving, terminating).
+/// The readiness of an endpoint (the triple of KEP-1672: ready, serving, terminating).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// Ready for new clients.

@@ -88,7 +88,7 @@ fn take(table: &mut Table, step: &Step, now: Millis) -> Option<Applied> {
     }
 }
 
-/// What the table should be, in the plainest words: a map from pod to (what is believed, is it drained by hand), and
+/// A model of the table in the plainest words: a map from pod to (what is believed, is it drained by hand), and
 /// the pods that were seen terminating and cannot come back.
 #[derive(Default)]
 struct Model {
@@ -245,7 +245,7 @@ fn seeded(mut state: u64) -> impl FnMut(u64) -> u64 {
 const NOW: Millis = Millis(60_000);
 const LIMIT: u32 = 1;
 
-/// One endpoint as a request finds it.
+/// An endpoint as a request finds it.
 #[derive(Clone, Copy, Debug)]
 struct Sight {
     condition: Condition,

@@ -1,4 +1,4 @@
-//! What the demo page may do to the pods around it: list, stop, kill and start them.
+//! The control of the demo page over the pods around it: list, stop, kill and start them.
 //!
 //! The pods serve these routes so that the page needs no port but the proxy's; the demo, which owns the pods,
 //! does the work. A pod that is deployed alone has no control and answers 404.
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-/// One of the demo's pods as the page shows it.
+/// A pod of the demo as the page shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct DemoPod {
     /// The pod's name, which it keeps over restarts.
@@ -24,13 +24,13 @@ pub struct DemoPod {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DemoPodState {
-    /// It takes clients.
+    /// Open to clients.
     Ready,
-    /// It takes no new clients, its streams move away, and then it is gone.
+    /// Closed to new clients; its streams move away, and then it is gone.
     Draining,
-    /// It will be cut in a moment, and nobody has been told.
+    /// About to be cut without a warning to anything.
     Dying,
-    /// It is gone.
+    /// Not running.
     Stopped,
 }
 
@@ -41,7 +41,7 @@ pub enum ControlError {
     UnknownPod,
     /// The pod is already what was asked for, or on its way (409).
     AlreadySo,
-    /// It is the last pod that runs, and the page itself comes from it (409).
+    /// The last pod that runs, and the page itself comes from it (409).
     LastPod,
     /// The pod could not be started or its endpoints not written (500).
     Failed,

@@ -7,11 +7,11 @@ use std::time::Duration;
 /// Why a text is not an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParseIntervalError {
-    /// It does not begin with a whole number.
+    /// A text that does not begin with a whole number.
     NoNumber,
     /// The unit is not one of ms, s, m, h.
     UnknownUnit,
-    /// It is longer than the clock can count.
+    /// A time that is longer than the clock can count.
     TooLong,
 }
 

@@ -1,8 +1,8 @@
 //! The example application behind the proxy: a small event stream service, deployable alone, of which the demo runs three.
 //!
 //! It shows what podpin expects of a pod and nothing more: an event log that every pod can replay
-//! ([`Log`]), a stream that honours `Last-Event-ID`, no state that a client would miss on another pod. Whom a
-//! client is served by is the proxy's matter; the pod only reads `X-Podpin-Session` and `X-Podpin-Repinned`.
+//! ([`Log`]), a stream that honours `Last-Event-ID`, no state that a client would miss on another pod. The choice of a
+//! client's pod is the proxy's matter; the pod only reads `X-Podpin-Session` and `X-Podpin-Repinned`.
 //!
 //! | route | what it does |
 //! |---|---|
@@ -18,6 +18,7 @@ mod interval;
 mod log;
 mod pod;
 mod routes;
+mod server;
 mod session;
 mod stream;
 
@@ -26,4 +27,5 @@ pub use interval::{ParseIntervalError, parse_interval};
 pub use log::{
     Entry, EventId, HistoryLimits, Location, Log, Overtaken, Read, StoreError, follow, publish_ticks,
 };
-pub use pod::{ExamplePod, PodSettings};
+pub use pod::PodSettings;
+pub use server::ExamplePod;

@@ -54,7 +54,7 @@ impl Log {
     /// The log in the Redis at `url` (`redis://[user:password@]host[:port][/database]`). [`follow`] has to run for it.
     ///
     /// # Errors
-    /// [`StoreError::BadUrl`]; whether anybody answers there is not asked.
+    /// [`StoreError::BadUrl`]; whether a server answers there is not checked.
     pub fn redis(url: &str, limits: HistoryLimits) -> Result<Arc<Self>, StoreError> {
         let store = Store::open(url, limits.entries_max.max(1))?;
         Ok(Arc::new(Self::new(History::new(limits, None), Some(store))))
@@ -68,7 +68,7 @@ impl Log {
     ///
     /// # Errors
     /// Only with Redis, when it cannot be reached or refuses. [`StoreError::Away`] may come after it took the event:
-    /// nobody tries again by himself, because that could publish it twice.
+    /// no code retries it by itself, because that could publish it twice.
     pub async fn append(&self, text: &str) -> Result<EventId, StoreError> {
         match &self.store {
             Some(store) => store.append(text, now_micros()).await,
@@ -140,7 +140,7 @@ impl Log {
         self.store.as_ref().is_none_or(Store::is_reading)
     }
 
-    /// Waits until the history has been read once: before, nobody can say where anybody stands.
+    /// Waits until the history has been read once: before, no position in it is known.
     pub(crate) async fn loaded(&self) {
         if let Some(store) = &self.store {
             store.started().await;

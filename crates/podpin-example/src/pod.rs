@@ -1,28 +1,14 @@
-//! One pod: a listener with its connections on a thread of its own, so that stopping it is as abrupt as a crash.
-//!
-//! Every connection of the pod is a task of the pod's own runtime. Dropping that runtime closes all of them in the
-//! middle of whatever they were sending, which no graceful shutdown of an HTTP server would do. Several pods in one
-//! process share nothing but the [`Log`].
-//!
-//! ```text
-//! Serving --retire--> Retiring --end--> Ending --(streams are done, or too late)--> gone
-//!    \__________________________cut____________________________________________/
-//! ```
+//! The state of a pod, which its server, its routes and its streams share.
 
-use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::control::DemoControl;
 use crate::log::Log;
-use crate::routes;
 use crate::session::Sessions;
 
 /// How a pod is started.
@@ -34,7 +20,7 @@ pub struct PodSettings {
     pub listen: SocketAddr,
     /// The log it serves from, shared with the other pods.
     pub log: Arc<Log>,
-    /// What the demo page may do to the pods; `None` answers 404.
+    /// The control of the demo page over the pods; `None` if the page gets a 404.
     pub control: Option<Arc<dyn DemoControl>>,
     /// A stream that is silent for so long gets a comment.
     pub keep_alive: Duration,
@@ -48,81 +34,6 @@ impl PodSettings {
     #[must_use]
     pub fn new(name: &str, listen: SocketAddr, log: Arc<Log>) -> Self {
         Self { name: name.to_owned(), listen, log, control: None, keep_alive: KEEP_ALIVE_DEFAULT }
-    }
-}
-
-/// A running pod. Dropping it stops it as [`ExamplePod::stop`] does.
-pub struct ExamplePod {
-    pod: Arc<Pod>,
-    address: SocketAddr,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl ExamplePod {
-    /// Starts a pod; it accepts connections when this returns.
-    ///
-    /// # Errors
-    /// When the address cannot be bound or the thread not be started.
-    pub fn start(settings: PodSettings) -> io::Result<Self> {
-        let listener = TcpListener::bind(settings.listen)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let pod = Arc::new(Pod::new(settings));
-        let served = Arc::clone(&pod);
-        let thread = std::thread::Builder::new()
-            .name(format!("pod {}", pod.name))
-            .spawn(move || serve(served, listener, runtime))?;
-        Ok(Self { pod, address, thread: Some(thread) })
-    }
-
-    /// The name it was started with.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.pod.name
-    }
-
-    /// Where it listens, with the port that was chosen.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Event streams open now.
-    #[must_use]
-    pub fn open_streams(&self) -> usize {
-        self.pod.open_streams.load(Ordering::Relaxed)
-    }
-
-    /// Stops abruptly: the listener closes and every connection is cut, streams without their last chunk.
-    ///
-    /// All of it has happened when this returns. Must not be called on the pod's own thread.
-    pub fn stop(self) {
-        drop(self);
-    }
-
-    /// Says on `/healthz` that the pod will end (503), and goes on serving.
-    pub fn retire(&self) {
-        self.pod.phase.send_if_modified(|phase| advance(phase, Phase::Retiring));
-    }
-
-    /// Ends in good order: the listener closes, streams end with their last chunk, open requests are answered.
-    /// What is still open after `patience` is cut.
-    pub async fn end(self, patience: Duration) {
-        self.pod.phase.send_if_modified(|phase| advance(phase, Phase::Ending));
-        let closed = self.pod.phase.subscribe();
-        tokio::time::timeout(patience, until(closed, Phase::Gone)).await.ok();
-    }
-}
-
-impl Drop for ExamplePod {
-    fn drop(&mut self) {
-        self.pod.phase.send_if_modified(|phase| advance(phase, Phase::Cut));
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!(pod = self.pod.name, "the pod's thread panicked");
-        }
     }
 }
 
@@ -140,7 +51,7 @@ pub(crate) enum Phase {
     Gone,
 }
 
-/// What the routes know of their pod.
+/// State of the pod that its routes share.
 pub(crate) struct Pod {
     pub(crate) name: String,
     /// The name as a JSON string, for the event frames.
@@ -154,7 +65,7 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    fn new(settings: PodSettings) -> Self {
+    pub(crate) fn new(settings: PodSettings) -> Self {
         Self {
             name_json: serde_json::Value::from(settings.name.as_str()).to_string(),
             name: settings.name,
@@ -168,36 +79,8 @@ impl Pod {
     }
 }
 
-fn serve(pod: Arc<Pod>, listener: TcpListener, runtime: Runtime) {
-    let phase = &pod.phase;
-    let served = runtime.block_on(async {
-        // An event is a small write that nothing follows: Nagle's algorithm would hold it back.
-        let listener = tokio::net::TcpListener::from_std(listener)?.tap_io(|connection| {
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY was refused");
-            }
-        });
-        let server = axum::serve(listener, routes::router(Arc::clone(&pod)))
-            .with_graceful_shutdown(until(phase.subscribe(), Phase::Ending));
-        tokio::select! {
-            served = server => served,
-            () = until(phase.subscribe(), Phase::Cut) => Ok(()),
-        }
-    });
-    if let Err(error) = served {
-        tracing::error!(pod = pod.name, %error, "the pod cannot serve");
-    }
-    drop(runtime);
-    phase.send_replace(Phase::Gone);
-}
-
-/// Waits for exactly this phase: a pod that is cut has skipped the good order of `Ending`.
-async fn until(mut phase: watch::Receiver<Phase>, reached: Phase) {
-    // The sender lives as long as the pod, whose end is the same to the caller.
-    phase.wait_for(|phase| *phase == reached).await.ok();
-}
-
-fn advance(phase: &mut Phase, to: Phase) -> bool {
+/// Sets the phase unless it is later already; returns whether that changed anything.
+pub(crate) fn advance(phase: &mut Phase, to: Phase) -> bool {
     let forward = *phase < to;
     if forward {
         *phase = to;

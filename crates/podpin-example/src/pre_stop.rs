@@ -8,7 +8,7 @@
 //! 504 {"pod":"chat-1","streams":3}     it still does, and the time is over
 //! ```
 //!
-//! The hook is a courtesy: it never fails, and it never takes longer than `--timeout`. Where nobody answers, it waits
+//! The hook is a courtesy: it never fails, and it never takes longer than `--timeout`. Without an answer it waits
 //! as a `sleep` would (`--fallback`), so that a podpin that is away or too old for the question does no harm.
 
 use std::collections::BTreeSet;
@@ -57,7 +57,7 @@ pub(crate) fn run(arguments: &PreStopArguments, default_pod: fn() -> String) -> 
     let pod = arguments.pod.clone().unwrap_or_else(default_pod);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(wait(arguments, &pod));
-    // A resolver that hangs is on a thread of its own, which nobody waits for.
+    // A resolver that hangs is on a thread of its own, which is left behind.
     runtime.shutdown_background();
     Ok(())
 }
@@ -95,16 +95,16 @@ async fn resolve(names: &[String], deadline: Instant) -> BTreeSet<SocketAddr> {
     addresses
 }
 
-/// What became of the question to one replica.
+/// Result of the query to one replica.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
-    /// It holds no stream to the pod.
+    /// A replica that holds no stream to the pod.
     Empty,
-    /// It still holds streams, as many as it says.
+    /// A replica that still holds this many streams.
     Remaining(u64),
-    /// It answered something else: an older podpin, or no podpin at all.
+    /// Another answer with this status: an older podpin, or no podpin at all.
     Foreign(u16),
-    /// It did not answer, for this reason.
+    /// No answer, for this reason.
     Silent(String),
 }
 

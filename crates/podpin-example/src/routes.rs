@@ -22,7 +22,7 @@ const PUBLISH_BYTES_MAX: usize = 16 << 10;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page carries its own style and script and talks to nobody but its origin.
+/// The page carries its own style and script and connects to its origin only.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
      img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

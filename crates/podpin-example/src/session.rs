@@ -26,7 +26,7 @@ struct Counts {
 }
 
 impl Sessions {
-    /// Counts one request of `session`; `None` when Redis, which should know how many there were, does not say.
+    /// Counts one request of `session`; `None` if Redis, which should know how many there were, does not answer.
     pub(crate) async fn meet(&self, log: &Log, session: &str) -> Option<Meeting> {
         let now = now_micros();
         let once = Meeting { requests: 1, first: now };

@@ -1,4 +1,4 @@
-//! One client's event stream: a greeting, what the client missed, then every event as it is appended.
+//! A client's event stream: a greeting, what the client missed, then every event as it is appended.
 //!
 //! ```text
 //! event: hello                         who serves you; without an id, so that ids stay contiguous
@@ -37,7 +37,7 @@ const CATCH_UP_ENTRIES: usize = 64;
 /// A comment, which no client sees: it tells proxies that the pod is alive while there is nothing to say.
 const KEEP_ALIVE: Bytes = Bytes::from_static(b":\n\n");
 
-/// What the request said about the client.
+/// The facts about the client that its request has.
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     pub(crate) session: Option<String>,
@@ -73,7 +73,7 @@ struct EventStream {
     newest: watch::Receiver<u64>,
     /// Position of the last event sent.
     cursor: u64,
-    /// Who is to be greeted before the first event.
+    /// The client to greet before the first event.
     client: Option<Client>,
 }
 

@@ -42,7 +42,7 @@ impl Replica {
     }
 }
 
-/// An address at which nobody listens.
+/// Returns an address without a listener.
 async fn nobody() -> String {
     Replica::on("127.0.0.1:0").await.address()
 }

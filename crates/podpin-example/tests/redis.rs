@@ -289,7 +289,7 @@ fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Process {
     Process::spawn(command.envs(variables.iter().copied()))
 }
 
-/// Its address, from the line that it prints.
+/// Returns the address of the process, from the line that it prints.
 async fn address_of(process: &Process) -> std::net::SocketAddr {
     wait_for("the line with the address", async || !process.stdout().is_empty()).await;
     let line = process.stdout().remove(0);

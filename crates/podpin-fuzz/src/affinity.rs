@@ -1,4 +1,4 @@
-//! Cookies and session ids of any client: nobody makes a token but us, and no other cookie is touched.
+//! Cookies and session ids of any client: only a keyring makes tokens, and no other cookie is touched.
 
 use std::sync::LazyLock;
 

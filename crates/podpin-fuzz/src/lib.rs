@@ -1,4 +1,4 @@
-//! What holds of any input that a client, a pod or an operator may send: one function for each parser.
+//! The laws of every parser for any input that a client, a pod or an operator may send: one function for each parser.
 //!
 //! A function takes bytes and panics when a law is broken. The same functions are run by libFuzzer (`fuzz/`, `make
 //! fuzz`) and, over every file of `fuzz/corpus`, by an ordinary test, so that what was found once stays found without a
@@ -8,16 +8,20 @@ mod affinity;
 mod configuration;
 mod endpoints_file;
 mod event_stream;
+mod h2_connection;
+mod h2_heads;
+mod wire;
 
 pub use affinity::affinity;
 pub use configuration::configuration;
 pub use endpoints_file::endpoints_file;
 pub use event_stream::event_stream;
-mod wire;
+pub use h2_connection::h2_connection;
+pub use h2_heads::h2_heads;
 
 pub use wire::{forwarding, h2_frames, proxy_protocol, request_head, upstream_response};
 
-/// One input; panics when it breaks a law.
+/// A target: panics if the input breaks a law.
 pub type Target = fn(&[u8]);
 
 /// All of them: each has a directory of its name in `fuzz/corpus`, and a file in `fuzz/fuzz_targets`.
@@ -27,7 +31,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("endpoints_file", endpoints_file),
     ("event_stream", event_stream),
     ("forwarding", forwarding),
+    ("h2_connection", h2_connection),
     ("h2_frames", h2_frames),
+    ("h2_heads", h2_heads),
     ("proxy_protocol", proxy_protocol),
     ("request_head", request_head),
     ("upstream_response", upstream_response),

@@ -1,4 +1,4 @@
-//! What framing costs: `cargo run --release -p podpin-sse --example throughput`.
+//! The cost of framing: `cargo run --release -p podpin-sse --example throughput`.
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 use std::hint::black_box;

@@ -40,13 +40,13 @@ pub(crate) const RING_IDS: usize = 64;
 /// less an id are 128 a stream.
 const HASH_BYTES: usize = 6;
 
-/// What is remembered of an id.
+/// The hash of an id.
 type Hash = [u8; HASH_BYTES];
 
 /// `ids_since_told` while no successor was told anything.
 const NOT_TOLD: u32 = u32::MAX;
 
-/// What is remembered of a stream once it has shown an id.
+/// The recent ids of a stream, from the first id that it has shown.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     hashes: [Hash; RING_IDS],
@@ -60,7 +60,7 @@ pub(crate) struct Cursor {
     unknown_left: u32,
     /// In a replay: how many events without an id may still be dropped after the id at hand.
     followers_left: u32,
-    /// Of `hashes`, how many are in use.
+    /// Number of entries of `hashes` that are in use.
     filled: u8,
     /// The place in `hashes` of the next id.
     next: u8,
@@ -78,14 +78,14 @@ enum Phase {
     WithinReplay,
 }
 
-/// What the successor's next block is.
+/// The decision about the successor's next block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The client has it.
     Drop,
-    /// It says nothing about the replay, or nothing tells that the client has it.
+    /// Says nothing about the replay, or nothing proves that the client has it.
     Forward,
-    /// It is new, and so is all that follows. The cursor is streaming again.
+    /// New, and so is all that follows. The cursor is streaming again.
     Resumed,
 }
 
@@ -155,12 +155,12 @@ impl Cursor {
         self.followers
     }
 
-    /// What was forwarded meanwhile is not behind the last id.
+    /// Records how many blocks were forwarded after the last id.
     pub(crate) fn set_followers(&mut self, followers: u32) {
         self.followers = followers;
     }
 
-    /// What comes next is of a successor, and may be a replay.
+    /// Expects a replay: the next blocks come from a successor.
     pub(crate) fn arm(&mut self) {
         self.look_for_repetition();
         if self.phase == Phase::Repeating {

@@ -26,10 +26,12 @@
 //! A stream that may be handed over has a `Cursor`, which is told of every block that is forwarded; what a successor
 //! replays of them is dropped in `frame/replay.rs`.
 
+mod pass_through;
 mod replay;
 
 use std::mem;
 
+use self::pass_through::{Destination, PassThrough};
 use crate::cursor::Cursor;
 use crate::line::{CR, Field, ID_BYTES_MAX, LF, is_comment, split_line};
 
@@ -68,7 +70,7 @@ pub struct Framer {
     /// The last event id, if `id_state` says that it is known. Kept for its capacity otherwise.
     id: Vec<u8>,
     event_bytes_max: usize,
-    /// What was forwarded lately. Empty before the first id.
+    /// The ids that were forwarded lately. Empty before the first id.
     cursor: Option<Box<Cursor>>,
     id_state: IdState,
     /// The stream may be handed over.
@@ -80,7 +82,7 @@ pub struct Framer {
     ever_overflowed: bool,
 }
 
-/// What one push brought to the client.
+/// Result of one push: the bytes for the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pushed {
     /// Events that the client dispatches because of it: blocks completed that have at least one `data` field.
@@ -93,7 +95,7 @@ pub struct Pushed {
 
 #[derive(Debug)]
 enum Tail {
-    /// What follows the last boundary; empty, and then without heap, most of the time. It never holds a whole block.
+    /// Bytes after the last boundary; empty, and then without heap, most of the time. Never a whole block.
     Held(Vec<u8>),
     /// The block at hand is too large to be held.
     PassThrough(Box<PassThrough>),
@@ -160,7 +162,7 @@ impl Framer {
 
     /// Whether the block at hand is too large to be held and is appended as it comes.
     pub fn is_pass_through(&self) -> bool {
-        matches!(&self.tail, Tail::PassThrough(passing) if passing.whither == Whither::Client)
+        matches!(&self.tail, Tail::PassThrough(passing) if passing.destination == Destination::Client)
     }
 
     /// Whether any block that was appended was too large to be held. Such a stream forgets its cursor.
@@ -170,7 +172,7 @@ impl Framer {
 
     /// The last event id of the client, given what was appended so far: that of the last whole block that set one.
     ///
-    /// `None` before the first, and when it is longer than [`ID_BYTES_MAX`]; empty when the pod reset it. These are
+    /// `None` if no id has come yet or it is longer than [`ID_BYTES_MAX`]; empty if the pod reset it. These are
     /// the bytes of the stream; browsers send back their replacement characters where it is not UTF-8.
     pub fn last_event_id(&self) -> Option<&[u8]> {
         (self.id_state == IdState::Known).then_some(&self.id)
@@ -269,7 +271,7 @@ impl Framer {
     fn finish_passing<'a>(&mut self, input: &'a [u8], out: &mut Vec<u8>, pushed: &mut Pushed) -> &'a [u8] {
         let Tail::PassThrough(passing) = &mut self.tail else { return input };
         let rest = passing.follow(input);
-        if passing.whither == Whither::Nowhere {
+        if passing.destination == Destination::Nowhere {
             let Some(rest) = rest else { return &[] };
             pushed.dropped += u32::from(passing.has_data);
             self.tail = NOTHING_HELD;
@@ -298,7 +300,7 @@ impl Framer {
         passing.follow(&held);
         passing.follow(more);
         if self.drops_unfinished(&passing) {
-            passing.whither = Whither::Nowhere;
+            passing.destination = Destination::Nowhere;
             self.tail = Tail::PassThrough(passing);
             return;
         }
@@ -344,14 +346,14 @@ impl Framer {
 
 /// The whole blocks at the beginning of some bytes, and what they say together.
 struct Blocks<'a> {
-    /// What follows the last whole block.
+    /// Bytes after the last whole block.
     rest: &'a [u8],
     events: u32,
     retry_seen: bool,
     id: Option<&'a [u8]>,
 }
 
-/// What a block says. A comment says nothing.
+/// The meaning of a block. A comment has none.
 #[derive(Default)]
 struct Block<'a> {
     has_fields: bool,
@@ -407,74 +409,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// Where a block goes that is too large to be held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whither {
-    Client,
-    /// It is a replay of an event that the client got whole.
-    Nowhere,
-}
-
-/// What is remembered of a block that is not held.
-#[derive(Debug)]
-struct PassThrough {
-    /// The beginning of the line at hand, as much as tells its meaning.
-    line: Vec<u8>,
-    /// The block is one comment line.
-    is_comment: bool,
-    whither: Whither,
-    has_data: bool,
-    retry_seen: bool,
-    id: Option<Vec<u8>>,
-}
-
-impl PassThrough {
-    /// Enough for an id that is just too long. The NUL of an even longer one goes unseen; it counts as too long.
-    const LINE_BYTES_MAX: usize = b"id: ".len() + ID_BYTES_MAX + 1;
-
-    fn new(is_comment: bool) -> Self {
-        Self {
-            line: Vec::new(),
-            is_comment,
-            whither: Whither::Client,
-            has_data: false,
-            retry_seen: false,
-            id: None,
-        }
-    }
-
-    /// Follows the lines of `input` up to the end of the block. Returns what comes after it, if it ends here.
-    fn follow<'a>(&mut self, input: &'a [u8]) -> Option<&'a [u8]> {
-        let mut lines = input;
-        while let Some((line, rest)) = split_line(lines) {
-            lines = rest;
-            self.extend_line(line);
-            if self.is_comment || self.line.is_empty() {
-                return Some(rest);
-            }
-            self.finish_line();
-        }
-        self.extend_line(lines);
-        None
-    }
-
-    fn extend_line(&mut self, bytes: &[u8]) {
-        let room = Self::LINE_BYTES_MAX - self.line.len();
-        self.line.extend(bytes.iter().take(room));
-    }
-
-    fn finish_line(&mut self) {
-        match Field::parse(&self.line) {
-            Field::Data => self.has_data = true,
-            Field::Id(id) => self.id = Some(id.to_vec()),
-            Field::Retry => self.retry_seen = true,
-            Field::Other => {}
-        }
-        self.line.clear();
-    }
-}
-
-/// What comes after the block that begins with `held` and ends in `input`, if it does.
+/// Returns the bytes after the block that begins with `held` and ends in `input`; `None` if it does not end there.
 fn after_block<'a>(held: &[u8], input: &'a [u8]) -> Option<&'a [u8]> {
     let mut line_is_empty = matches!(held.last(), Some(&(CR | LF)));
     let mut lines = input;

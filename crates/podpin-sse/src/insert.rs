@@ -1,4 +1,4 @@
-//! What the proxy itself writes into an event stream. Only where [`Framer::at_boundary`](crate::Framer::at_boundary)
+//! Bytes that the proxy itself writes into an event stream. Only where [`Framer::at_boundary`](crate::Framer::at_boundary)
 //! holds: anywhere else it would become part of the pod's event.
 
 /// A comment that no client shows, and an empty line that ends it for parsers which read block by block.

@@ -1,4 +1,4 @@
-//! One line of an event stream and what it means: WHATWG HTML, sections 9.2.5 "Parsing an event stream" and 9.2.6
+//! The lines of an event stream and their meaning: WHATWG HTML, sections 9.2.5 "Parsing an event stream" and 9.2.6
 //! "Interpreting an event stream". Which lines make a block is `frame.rs`.
 //!
 //! Lines are bytes: a line end or a colon is never part of another UTF-8 character, and what is not UTF-8 is
@@ -16,7 +16,7 @@ pub(crate) const LF: u8 = b'\n';
 /// [`Framer::id_too_long`](crate::Framer::id_too_long) holds for streams that could have been resumed elsewhere.
 pub const ID_BYTES_MAX: usize = 1024;
 
-/// What a line that is neither empty nor a comment says.
+/// The meaning of a line that is neither empty nor a comment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field<'a> {
     /// The block will be dispatched as an event.

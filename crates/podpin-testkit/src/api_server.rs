@@ -47,15 +47,15 @@ const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// A request as the API server received it.
 #[derive(Clone, Debug)]
 pub struct ApiRequest {
-    /// What it asks for.
+    /// Resource and verb.
     pub on: On,
-    /// Its method.
+    /// Method.
     pub method: String,
-    /// Its path and query.
+    /// Path and query.
     pub target: String,
-    /// Its `Accept`.
+    /// Value of `Accept`.
     pub accept: Option<String>,
-    /// Its `Authorization`.
+    /// Value of `Authorization`.
     pub authorization: Option<String>,
     /// On which connection it came, counted from 0.
     pub connection: usize,
@@ -71,7 +71,7 @@ pub struct ApiServer {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// What all connections share.
+/// State that all connections share.
 #[derive(Debug)]
 struct Shared {
     acceptor: Acceptor,
@@ -101,7 +101,7 @@ struct Watch {
     pushes: mpsc::UnboundedSender<Push>,
 }
 
-/// What the connection of a watch is told to do.
+/// A command to the connection of a watch.
 #[derive(Clone, Debug)]
 enum Push {
     /// A line: without its line feed, not necessarily JSON.
@@ -228,7 +228,7 @@ impl ApiServer {
         state.publish(&change.unwrap_or_else(|| panic!("no {namespace}/{name}")));
     }
 
-    /// Forgets the history: whoever resumes from a version of before, or continues a list, gets a 410.
+    /// Forgets the history: a watch that resumes from an earlier version, or a list that is continued, gets a 410.
     pub fn expire(&self) {
         self.shared.state().store.expire();
     }
@@ -239,7 +239,7 @@ impl ApiServer {
     }
 
     /// Everything as it was, with the versions running again from there; all watches are cut, as at the restart that
-    /// comes with a restored etcd. Whoever resumes from a later version is served in silence.
+    /// comes with a restored etcd. A watch that resumes from a later version is served in silence.
     pub fn restore(&self, backup: &Backup) {
         self.shared.state().store.restore(&backup.0);
         self.cut_watches(Cut::Fin);
@@ -355,7 +355,7 @@ impl Drop for ApiServer {
     }
 }
 
-/// What an API server held at some time.
+/// The objects of an API server at some time.
 #[derive(Clone, Debug)]
 pub struct Backup(Store);
 

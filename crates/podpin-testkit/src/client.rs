@@ -17,11 +17,11 @@ pub use visitor::Visitor;
 /// A complete response.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// Its status code.
+    /// Status code.
     pub status: u16,
-    /// Its head.
+    /// Response head.
     pub head: Head,
-    /// Its body, decoded.
+    /// Response body, decoded.
     pub body: Vec<u8>,
     /// How its body ended.
     pub ending: Ending,
@@ -48,7 +48,7 @@ impl Response {
     }
 }
 
-/// One TCP connection to a server.
+/// A TCP connection to a server.
 #[derive(Debug)]
 pub struct Connection {
     wire: Wire,
@@ -58,7 +58,7 @@ impl Connection {
     /// Connects.
     ///
     /// # Panics
-    /// When nobody listens at `address`.
+    /// If no server listens at `address`.
     pub async fn open(address: SocketAddr) -> Connection {
         let stream = in_time("connecting", TcpStream::connect(address)).await;
         let stream = stream.unwrap_or_else(|error| panic!("cannot connect to {address}: {error}"));
@@ -78,7 +78,7 @@ impl Connection {
     /// Connects with a receive buffer of at most `bytes`: for a client that stops reading.
     ///
     /// # Panics
-    /// When nobody listens at `address`.
+    /// If no server listens at `address`.
     pub async fn open_with_receive_buffer(address: SocketAddr, bytes: u32) -> Connection {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(bytes).expect("SO_RCVBUF");
@@ -89,7 +89,7 @@ impl Connection {
     /// Connects from an address of this machine.
     ///
     /// # Panics
-    /// When nobody listens at `address`, or `source` is not of this machine.
+    /// If no server listens at `address`, or `source` is not of this machine.
     pub async fn open_from(source: std::net::IpAddr, address: SocketAddr) -> Connection {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.bind(SocketAddr::new(source, 0)).expect("an address of this machine");
@@ -184,7 +184,7 @@ impl Connection {
         in_time("the server closing the connection", self.wire.until_closed()).await
     }
 
-    /// What was read beyond the last response.
+    /// Returns the bytes that were read beyond the last response.
     pub fn unread(&self) -> &[u8] {
         self.wire.unread()
     }
@@ -199,7 +199,7 @@ impl Connection {
         self.wire.reset_on_close();
     }
 
-    /// What it runs over; bytes that were read and not used are lost.
+    /// Returns the transport; bytes that were read and not used are lost.
     pub(crate) fn into_duplex(self) -> Box<dyn Duplex> {
         self.wire.into_duplex()
     }

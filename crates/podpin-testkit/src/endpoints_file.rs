@@ -33,7 +33,7 @@ impl EndpointsFile {
         file
     }
 
-    /// Its path.
+    /// Returns the path.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("endpoints.yaml")
     }

@@ -123,7 +123,7 @@ impl H2Connection {
 #[derive(Debug)]
 pub struct H2Upload {
     response: h2::client::ResponseFuture,
-    /// Its body.
+    /// Response body.
     pub body: H2Body,
 }
 

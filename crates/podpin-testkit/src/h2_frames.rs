@@ -30,7 +30,7 @@ const FRAME_HEAD_BYTES: usize = 9;
 /// The statuses of HPACK's static table from its index 8 on (RFC 7541 appendix A).
 const STATUSES: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
 
-/// What came back for a stream.
+/// Answer on a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum H2Answer {
     /// A response head; 0 when the status is not one of HPACK's static table.
@@ -43,7 +43,7 @@ pub enum H2Answer {
     Ended(Ending),
 }
 
-/// One frame.
+/// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct H2Frame {
     kind: u8,
@@ -139,7 +139,7 @@ impl H2Frame {
         self.kind == PING && self.flags == ACK
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the frame.
     ///
     /// # Panics
     /// When the payload is longer than a frame can say.
@@ -185,7 +185,7 @@ fn h2_integer(block: &mut Vec<u8>, length: usize) {
     block.push(u8::try_from(rest).expect("seven bits"));
 }
 
-/// What became of a flood.
+/// Result of a flood.
 #[derive(Debug)]
 pub struct Flooded {
     /// How many bytes were sent before the connection ended.

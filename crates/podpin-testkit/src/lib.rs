@@ -1,8 +1,8 @@
-//! What the tests are made of: scripted pods, raw clients and a harness for the real binary.
+//! The testkit: scripted pods, raw clients and a harness for the real binary.
 //!
 //! Everything here speaks over real sockets and writes its own bytes, because a test of a proxy must be able to
 //! send what no library would: half heads, wrong chunk sizes, resets. Nothing here is used in production, so it
-//! prefers a panic that says what was expected over an error that somebody has to handle.
+//! prefers a panic that says what was expected over an error that a test has to handle.
 //!
 //! Waiting: a test waits for an event (`next_request`, `next_event`, `client_gone`), bounded by [`PATIENCE`]. State
 //! that has no event of its own (a metric, a file that was re-read) is waited for with [`wait_for`].

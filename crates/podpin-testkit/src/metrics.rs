@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// One line: name, labels, value.
+/// A sample: name, labels, value.
 #[derive(Clone, Debug)]
 struct Sample {
     name: String,

@@ -96,7 +96,7 @@ impl Network {
         Ok(network)
     }
 
-    /// What is done there, and what is opened there, which stays there.
+    /// Runs `work` at the far end; the sockets that it opens stay there.
     fn at_far_end<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let there = || {
             let moved = move_into_link_name_space(self.far.as_fd(), Some(LinkNameSpaceType::Network));
@@ -124,7 +124,7 @@ impl Network {
     }
 
     /// Waits until the client has acknowledged everything that the server at the near end has sent: without that, the
-    /// kernel sends it again and again and probes nobody.
+    /// kernel retransmits it and sends no probes.
     ///
     /// # Panics
     /// When it does not.
@@ -146,7 +146,7 @@ impl Network {
         .await;
     }
 
-    /// The client is gone; its sockets are not told, nor is anybody else.
+    /// Takes the client away without a word to any socket.
     pub fn client_vanishes(&self) {
         self.at_far_end(|| ip(&format!("address del {CLIENT}/32 dev lo")));
     }

@@ -28,13 +28,13 @@ pub use stream::PodStream;
 /// A request as the pod received it.
 #[derive(Clone, Debug)]
 pub struct PodRequest {
-    /// Its head.
+    /// Request head.
     pub head: Head,
-    /// Its method.
+    /// Request method.
     pub method: String,
-    /// Its target with the query.
+    /// Request target with the query.
     pub target: String,
-    /// Its body, decoded.
+    /// Request body, decoded.
     pub body: Vec<u8>,
     /// How its body ended.
     pub body_ending: Ending,
@@ -203,7 +203,7 @@ impl Drop for Pod {
 }
 
 impl Shared {
-    /// What the script says about a request with this head.
+    /// Returns the scripted answer to a request with this head.
     fn answer_to(&self, head: &Head) -> Answer {
         let path = head.word(1).split('?').next().unwrap_or_default();
         let once = locked(&self.once).get_mut(path).and_then(VecDeque::pop_front);
@@ -219,7 +219,7 @@ impl Shared {
 
     fn record(&self, request: PodRequest) {
         locked(&self.seen).push(request.clone());
-        // Nobody listens any more when the test has dropped the pod.
+        // The test has dropped the pod if this fails.
         let _unheard = self.requests.send(request);
     }
 }

@@ -81,7 +81,7 @@ impl Process {
         Process { child, stdout, stderr, readers }
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -110,12 +110,12 @@ impl Process {
         kill_process(pid, signal).expect("the process is running");
     }
 
-    /// What it has written to its standard output so far.
+    /// Returns the lines written to standard output so far.
     pub fn stdout(&self) -> Vec<String> {
         self.stdout.all()
     }
 
-    /// What it has written to its standard error so far.
+    /// Returns the lines written to standard error so far.
     pub fn stderr(&self) -> Vec<String> {
         self.stderr.all()
     }

@@ -218,7 +218,7 @@ impl Proxy {
     }
 }
 
-/// The status of a GET, or nothing when nobody answers (yet).
+/// Returns the status of a GET; `None` if there is no answer (yet).
 async fn answers(address: SocketAddr, target: &str) -> Option<u16> {
     let stream = TcpStream::connect(address).await.ok()?;
     drop(stream);

@@ -58,7 +58,7 @@ impl RedisServer {
         self.address
     }
 
-    /// Its URL, as `REDIS_URL` has it.
+    /// Returns the URL for `REDIS_URL`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }

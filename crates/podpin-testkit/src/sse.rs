@@ -16,7 +16,7 @@ pub struct Event {
     pub data: String,
 }
 
-/// One thing read from a stream.
+/// An item read from a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// A dispatched event.

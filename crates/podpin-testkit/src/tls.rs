@@ -179,7 +179,7 @@ impl TlsClient {
     /// Why there was no handshake.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// If no server listens.
     pub async fn try_connect(
         &self,
         address: SocketAddr,

@@ -27,9 +27,9 @@ pub enum Ending {
 pub struct Head {
     /// Every byte of it with the blank line.
     pub raw: Vec<u8>,
-    /// Its first line.
+    /// Request line or status line.
     pub start_line: String,
-    /// Its fields in order, names as they were written, values trimmed.
+    /// Header fields in order, names as they were written, values trimmed.
     pub headers: Vec<(String, String)>,
 }
 
@@ -158,7 +158,7 @@ impl Wire {
         }
     }
 
-    /// What has been read and not used.
+    /// Returns the bytes that were read and not used.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.buffer
     }
@@ -214,7 +214,7 @@ pub(crate) enum Body {
     Chunk(u64),
     /// Behind the last chunk: trailers and the blank line.
     Trailers,
-    /// Whatever comes until the connection ends (HTTP/1.0 style).
+    /// Bytes until the connection ends (HTTP/1.0 style).
     UntilClose,
     /// All of it was received.
     Done,

@@ -3,6 +3,7 @@
 //! One set of rules for both data paths and both directions: hop-by-hop lines and whatever `Connection` nominates
 //! stay here, forwarding lines are ours, `X-Podpin-*` never crosses from outside to inside or back.
 
+use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
@@ -38,9 +39,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-status")
 }
 
-/// Names that `Connection` nominates (RFC 9110 section 7.6.1). Never the length: whoever the message goes to finds its end
+/// Names that `Connection` nominates (RFC 9110 section 7.6.1), as a set: a head of 32 KiB can nominate 16,000. Never the length: whoever the message goes to finds its end
 /// by it.
-fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
     let lists = headers.get_all(header::CONNECTION).iter();
     lists
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
@@ -204,7 +205,7 @@ impl fmt::Display for ForwardedElement<'_> {
 pub fn response_lines(mut headers: HeaderMap, sets_ours: impl Fn(&HeaderValue) -> bool) -> HeaderMap {
     let nominated = nominated(&headers);
     let stays = |name: &&HeaderName| {
-        name.as_str().starts_with(OURS) || is_hop_by_hop(name) || nominated.contains(name)
+        name.as_str().starts_with(OURS) || is_hop_by_hop(name) || nominated.contains(*name)
     };
     let gone: Vec<HeaderName> = headers.keys().filter(stays).cloned().collect();
     for name in gone {

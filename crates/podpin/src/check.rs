@@ -10,7 +10,7 @@ use podpin_config::{
     format_duration,
 };
 
-use crate::BAD_CONFIGURATION;
+use crate::exit_code::BAD_CONFIGURATION;
 
 /// Prints each route with its effective timeouts, or every error.
 pub(crate) fn check(file: &Path) -> ExitCode {
@@ -32,7 +32,7 @@ pub(crate) fn check(file: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What is wrong, with the place in the configuration that says so.
+/// Describes the error, with the place in the configuration that it comes from.
 pub(crate) fn located(file: &Path, at: Option<Position>, error: &impl Display) -> String {
     let file = file.display();
     match at {

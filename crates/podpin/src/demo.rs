@@ -37,10 +37,10 @@ const CLIENTS_DEFAULT: usize = 200;
 /// Run time with --rollout or --kill when nothing else is said: long enough for a quiet time between any two changes.
 const UPHEAVAL_TIME: Duration = Duration::from_secs(20);
 
-/// For a person a stopped pod is drained so slowly that it can be seen, and so fast that nobody waits.
+/// For a person a stopped pod is drained so slowly that it can be seen, and so fast that it is no wait.
 const SPREAD_FOR_A_PERSON: Duration = Duration::from_secs(1);
 
-/// Of the run time, the part in which the streams of one replaced pod leave: half of what there is for each.
+/// Parts of the run time, of which one is for the streams of a replaced pod to leave: half of what there is for each.
 const SPREAD_PARTS: u32 = 8;
 
 /// A pod whose streams have not left so long after their time is stopped all the same.
@@ -83,7 +83,7 @@ pub(crate) struct DemoArguments {
 }
 
 impl DemoArguments {
-    /// `None`: for a person.
+    /// `None` if the demo is for a person.
     fn run_time(&self) -> Option<Duration> {
         self.run_time.or_else(|| self.upheaval().map(|_| UPHEAVAL_TIME))
     }

@@ -1,9 +1,10 @@
 //! `podpin`: the command line. Each command is a file; what they share is here: arguments and exit codes.
 
 mod check;
+#[cfg(feature = "demo")]
 mod demo;
+mod exit_code;
 mod keygen;
-mod proxy;
 mod reload;
 mod run;
 mod telemetry;
@@ -13,6 +14,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tikv_jemallocator::Jemalloc;
+
+use crate::exit_code::BAD_CONFIGURATION;
 
 /// Chosen by measurement: a fifth less for each idle stream than glibc's, and what streams held goes back to the system when
 /// they leave, which glibc keeps (docs/performance.md). `.cargo/config.toml` has its settings.
@@ -36,6 +39,7 @@ enum Command {
     /// Make an affinity key
     Keygen(keygen::KeygenArguments),
     /// Three pods behind the real proxy on this machine, with a page to watch them
+    #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
 }
 
@@ -47,15 +51,13 @@ struct ConfigArguments {
     config: PathBuf,
 }
 
-/// The operator's input is at fault: bad configuration, unusable key, address in use.
-const BAD_CONFIGURATION: u8 = 1;
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments.config),
         Command::Check(arguments) => Ok(check::check(&arguments.config)),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
+        #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),
     };
     outcome.unwrap_or_else(|error| {

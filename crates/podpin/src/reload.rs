@@ -32,11 +32,11 @@ impl Source {
     }
 }
 
-/// What came of a file.
+/// Result of reading a file.
 enum Outcome {
-    /// It is in force, or never will be as it is.
+    /// A configuration that is in force, or never will be as it is.
     Settled,
-    /// It would be, if the files that it names were as it needs them; what is wrong.
+    /// A configuration that waits for the files that it names; the text says what is wrong with them.
     Waiting(String),
 }
 

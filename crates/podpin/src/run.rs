@@ -6,11 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::exit_code::INTERRUPTED;
 use crate::reload::{self, Source};
 use crate::{check, telemetry};
-
-/// What a shell reports for a process that SIGINT ended.
-const INTERRUPTED: u8 = 130;
 
 /// Runs until SIGTERM has been followed to its end; SIGINT or a second SIGTERM ends at once.
 pub(crate) fn run(file: &Path) -> anyhow::Result<ExitCode> {

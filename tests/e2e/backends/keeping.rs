@@ -8,7 +8,7 @@ use super::{DECISIONS, both, route, setup, who};
 async fn a_pin_is_kept_whatever_the_weights_and_the_replica() {
     let pods = Pod::start_three().await;
     let proxy = setup(&pods, [1, 1]).start().await;
-    // Weights that would send nearly everybody to the other service.
+    // Weights that would send nearly every client to the other service.
     let others = [setup(&pods, [1_000_000, 1]).start().await, setup(&pods, [1, 1_000_000]).start().await];
     for name in ["pod-a", "pod-b", "pod-c"] {
         let visitor = proxy.pinned_to(name).await;

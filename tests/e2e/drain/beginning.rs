@@ -1,4 +1,4 @@
-//! What makes streams leave, which ones, and what stops it.
+//! The causes for streams to leave, the order among them, and the causes to stay.
 
 use podpin_testkit::{
     Answer, ApiServer, EndpointsFile, Item, Pod, Request, Setup, Slice, SlicePod, start_pods, wait_for,

@@ -1,4 +1,4 @@
-//! A rolling update behind clients that do what a browser does: nobody gets a status, half an event, or misses one.
+//! A rolling update behind clients that do what a browser does: none gets a status, half an event, or misses one.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Deployment {
     }
 }
 
-/// What a client saw until the last event.
+/// The observations of a client until the last event.
 struct Seen {
     ids: Vec<u64>,
     streams: usize,

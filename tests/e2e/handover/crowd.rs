@@ -15,7 +15,7 @@ pub(super) struct Crowd {
     positions: Vec<Arc<AtomicU64>>,
 }
 
-/// What one client saw.
+/// The observations of one client.
 pub(super) struct Seen {
     /// The pods that sent to it, in their order.
     pub(super) pods: Vec<String>,
@@ -42,14 +42,14 @@ impl Crowd {
         self.positions.iter().map(|position| position.load(Ordering::SeqCst)).max().unwrap_or_default()
     }
 
-    /// Waits until every client has events that nobody has now.
+    /// Waits until every client has events that are new to all of them.
     pub(super) async fn all_flow(&self) {
         let target = self.newest() + 3;
         let behind = |position: &Arc<AtomicU64>| position.load(Ordering::SeqCst) < target;
         wait_for("all streams flowing", async || !self.positions.iter().any(behind)).await;
     }
 
-    /// What they saw, each up to the same event; all of them are still connected.
+    /// Returns the observations of all clients, each up to the same event; all of them are still connected.
     pub(super) async fn finish(mut self) -> Vec<Seen> {
         self.goal.send_replace(self.newest() + 5);
         let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! Handover, drain and rebalancing meet: nobody stays behind, nobody goes in circles, all are gone in time.
+//! Handover, drain and rebalancing meet: no stream stays behind, none goes in circles, all are gone in time.
 
 use podpin_testkit::{Answer, Ending, EventStream, Item, Pod, PodStream, Setup, StreamAnswer};
 

@@ -64,7 +64,7 @@ impl Site {
         self.crowd.all_flow().await;
     }
 
-    /// Everybody got everything; gives how often streams moved.
+    /// Checks that every client got every event; returns how often streams moved.
     async fn judge(self) -> usize {
         let all = self.crowd.finish().await;
         assert_eq!(all.len(), STREAMS);

@@ -84,7 +84,7 @@ impl Site {
         pods
     }
 
-    /// Everybody got everything over one connection; gives the pods that each was on.
+    /// Checks that every client got every event over one connection; returns the pods that each was on.
     async fn judge(self) -> Vec<Vec<String>> {
         let all = self.crowd.finish().await;
         assert_eq!(all.len(), STREAMS);
@@ -128,7 +128,7 @@ async fn pods_wait_in_their_pre_stop_hook_until_their_streams_have_moved() {
         let old = site.pods[0].name;
         let admin = site.proxy.admin.to_string();
         let hook = ["pre-stop", "--admin", &admin, "--pod", old, "--timeout", "9s", "--fallback", "9s"];
-        // The hook runs before anybody has told the proxy.
+        // The hook runs before the proxy has heard of it.
         let mut hook = Process::spawn(example().args(hook));
         site.file.write(&listed(&site.pods, Some(old)));
         assert_eq!(hook.wait_exit().await, 0, "{}", hook.output());

@@ -1,4 +1,4 @@
-//! What a successor sends first: line ends of its own, a generous replay, ids that are none.
+//! The first bytes of a successor: line ends of its own, a generous replay, ids that are none.
 
 use super::*;
 

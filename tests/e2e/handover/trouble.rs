@@ -1,4 +1,4 @@
-//! What goes wrong in the middle of a handover, or stands in its way; and what is counted of it.
+//! Failures in the middle of a handover or before it, and the metrics that count them.
 
 use podpin_testkit::{Connection, Signal};
 

@@ -65,7 +65,7 @@ async fn shows_within(proxy: &Proxy, name: &str, expected: Option<&str>, seconds
     .await;
 }
 
-/// What could not be read of pods so far.
+/// Returns the number of failures to read pods so far.
 async fn failures(proxy: &Proxy) -> f64 {
     proxy.metric("podpin_discovery_errors_total", &[("service", "chat"), ("reason", "pods")]).await
 }

@@ -1,4 +1,4 @@
-//! What a real control plane said, replayed: after every event the admin port lists what an independent model lists.
+//! Recordings of a real control plane, replayed: after every event the admin port lists what an independent model lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::Value;
 /// uid and state.
 type Pod = (String, &'static str);
 
-/// Who wins an address: one that is not terminating, of the newest slice, ready.
+/// Rank of the slices' claims to an address: one that is not terminating, of the newest slice, ready.
 type Rank = (bool, u64, bool);
 
 /// The slices of the one service of a recording, and what they mean.

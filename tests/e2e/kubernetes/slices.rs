@@ -1,4 +1,4 @@
-//! What slices can look like: several, doubled, empty, hand-made, with many ports.
+//! The shapes of slices: several, doubled, empty, hand-made, with many ports.
 
 use podpin_testkit::{Setup, SlicePod};
 

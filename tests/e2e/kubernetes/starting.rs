@@ -28,7 +28,7 @@ async fn readiness_waits_for_the_first_list_and_names_the_service_that_is_missin
 async fn readiness_waits_only_so_long_and_then_the_log_and_a_metric_say_what_is_missing() {
     let cluster = Cluster::ready(&["pod-a", "pod-b"]).await;
     cluster.api.fail(On::List, Fault::Status(403));
-    let setting = cluster.kubeconfig.setting().replace('}', ", initialListTimeout: 1s}");
+    let setting = cluster.kubeconfig.setting().replace('}', ", initialListTimeout: 3s}");
     let setup = Setup::new().service_from("chat", CHAT).top(&setting);
     let proxy = setup.service("news", &[&cluster.pods[1]]).start_alive().await;
     assert!(!proxy.is_ready().await);

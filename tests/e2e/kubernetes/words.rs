@@ -12,7 +12,7 @@ async fn watched() -> (Cluster, Proxy) {
     (cluster, proxy)
 }
 
-/// What the garbled word should have said is learnt from a list.
+/// Checks that a list makes up for the garbled line.
 async fn is_cured(line: &str) {
     let (cluster, proxy) = watched().await;
     cluster.api.put_unseen(&cluster.all_but(0, cluster.pod(0).terminating()));

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Replicas, lines, script};
 
-/// What the SDK is told to be.
+/// The settings of the SDK.
 #[derive(Clone, Copy)]
 pub(super) struct Scene {
     /// How the client is known: the configuration, and what the script calls it.
@@ -23,7 +23,7 @@ pub(super) const BY_COOKIE: (&str, &str) = ("affinity: {absoluteTimeout: 1h}", "
 pub(super) const COMPLETIONS: &str = "/v1/chat/completions";
 const BY_HEADER: (&str, &str) = ("affinity: {header: X-Chat, cookie: off}", "header");
 
-/// A client of the SDK, what it is expected to have said, and whom it asks.
+/// A client of the SDK, its expected output, and the proxy that it connects to.
 pub(super) struct Chat {
     pub(super) pods: [Pod; 3],
     pub(super) replicas: Replicas,

@@ -23,7 +23,7 @@ impl Client {
         script("mcp_client.py", &arguments.into_iter().chain(trust).collect::<Vec<_>>())
     }
 
-    /// What one session was told, when everything came from the server that began it.
+    /// Asserts the answers in one session, if everything came from the server that began it.
     fn assert_talked(&self, report: &Value) {
         let (name, id) = (report["server"].as_str().unwrap(), report["id"].as_str().unwrap());
         let counts: Vec<_> = (1..=4).map(|count| format!("{name} {count}")).collect();
@@ -62,7 +62,7 @@ async fn asked(server: &Process, sessions: usize) -> Vec<Value> {
     asked
 }
 
-/// What a server saw of its sessions: ids of its own, nothing of the proxy's, resumptions, and the end of each.
+/// Asserts what a server saw of its sessions: ids of its own, nothing of the proxy's, resumptions, and the end of each.
 async fn assert_own(server: &Process, sessions: usize, foreign: &BTreeSet<String>) {
     let asked = asked(server, sessions).await;
     let opening: Vec<_> = asked.iter().filter(|one| one["session"] == json!([])).collect();
@@ -86,9 +86,9 @@ async fn assert_own(server: &Process, sessions: usize, foreign: &BTreeSet<String
 /// How sessions lose the replica at which they were begun.
 #[derive(Clone, Copy)]
 enum Leave {
-    /// Their connections are cut.
+    /// A cut of their connections.
     Cut,
-    /// It is told to end: it takes leave of streams, and cuts calls at its deadline.
+    /// A graceful shutdown: it closes streams, and cuts calls at its deadline.
     Shutdown,
 }
 
@@ -144,7 +144,7 @@ async fn sessions(clients: &[Client], leave: Leave, replicas: impl AsyncFnOnce(S
     assert!(names.iter().collect::<BTreeSet<_>>().len() > 1, "every session went to {names:?}");
 }
 
-/// How often a replica met a stranger, a client whose pod it knew, and anybody.
+/// Returns how often a replica met a stranger, a client whose pod it knew, and any client.
 async fn decisions(proxy: &Proxy) -> (f64, f64, f64) {
     let metrics = proxy.metrics().await;
     let sum = |labels: &[(&str, &str)]| metrics.sum("podpin_affinity_decisions_total", labels);
@@ -158,7 +158,7 @@ async fn assert_all_begun(proxy: &Proxy, sessions: usize) {
     assert!(pinned >= 3.0 * new, "{pinned} of {new} sessions");
 }
 
-/// Nobody was a stranger here: streams and calls of sessions that another replica has begun.
+/// Asserts that no client was a stranger here: streams and calls of sessions that another replica has begun.
 async fn assert_all_continued(proxy: &Proxy, sessions: usize) {
     proxy.wait_metric("podpin_streams_active", &[], 0.0).await;
     let (_, pinned, all) = decisions(proxy).await;

@@ -42,7 +42,7 @@ async fn a_key_that_is_made_at_the_start_lives_as_long_as_the_process() {
     assert_eq!(visitor.cookie("podpin-chat").unwrap(), cookie);
 }
 
-/// What a client is shown that was never here before: one that was may come back by its ticket.
+/// Returns the certificate that a new client is shown: one that was here before may come back by its ticket.
 async fn certificate(authority: &Authority, address: std::net::SocketAddr) -> Vec<u8> {
     let client = authority.client(&["http/1.1"]);
     let stream = client.try_connect(address, "localhost").await.unwrap();

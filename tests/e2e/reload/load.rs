@@ -1,4 +1,4 @@
-//! Reloads under load: nobody notices, nothing grows.
+//! Reloads under load: no client notices, nothing grows.
 
 use podpin_testkit::{EventStream, H2Connection, Request, Setup, wait_for};
 

@@ -1,4 +1,4 @@
-//! What is not put in force, what is said about it, and that nothing of it is in force.
+//! Configurations that are not put in force, the messages about them, and that nothing of them is in force.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -78,7 +78,7 @@ async fn a_service_may_get_its_endpoints_from_elsewhere() {
     let proxy = Setup::new().service_in("chat", &first).start().await;
     proxy.reload(&Setup::new().service_in("chat", &second)).await;
     assert_eq!(proxy.get("/who").await.text(), "pod-b");
-    // Nobody listens to the old one, but to the new one.
+    // The old file has no reader any more, the new one has.
     first.write(&[("pod-c", pods[2].address(), "ready"), ("pod-x", pods[0].address(), "notReady")]);
     second.write(&[("pod-b", pods[1].address(), "draining"), ("pod-a", pods[0].address(), "ready")]);
     proxy.wait_endpoints("chat", &[("pod-a", "ready"), ("pod-b", "draining")]).await;

@@ -45,7 +45,7 @@ async fn under_load_all_end_cleanly_evenly_and_the_process_with_code_0() {
     assert!(left.iter().all(|one| one.goodbye().is_empty()));
     assert_even(&left);
     assert!(window(&left) > Duration::from_millis(1_500), "over {:?}", window(&left));
-    // The streams are gone, but nobody who still waits for an answer is left alone.
+    // The streams are gone, but no client that still waits for an answer is left alone.
     for pod in &pods[..2] {
         for mut answer in pod.waiting_streams().await.into_iter().filter(|one| one.request.path() == "/slow")
         {

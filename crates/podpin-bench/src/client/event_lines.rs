@@ -6,7 +6,7 @@
 /// Longer lines are none of a pod's; a proxy's comment may be cut, it is not looked at.
 const LINE_BYTES_MAX: usize = 256;
 
-/// One event of a pod.
+/// An event of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Event {
     /// Counts up within the stream, also from pod to pod.
@@ -15,7 +15,7 @@ pub(super) struct Event {
     pub(super) pod: u16,
 }
 
-/// What is remembered between two pieces.
+/// State between two pieces of a stream.
 #[derive(Debug, Default)]
 pub(super) struct EventLines {
     line: Vec<u8>,
@@ -62,13 +62,13 @@ fn read(line: &[u8], id: &mut Option<u64>) -> Option<Event> {
     Some(Event { id: id.take()?, pod: port.parse().ok()? })
 }
 
-/// What the ids of one client say when `id` comes after `last`.
+/// Relation of a client's next id to the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Next,
     /// So many between were lost.
     Gap(u64),
-    /// It came before.
+    /// An id from before the last one.
     Back,
 }
 

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::target::Wire;
 
-/// What a browser's request carries in any case; the same for all peers.
+/// Header fields of a browser's request; the same for all peers.
 const COMMON_HEADERS: &str = "Host: bench.test\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) podpin-bench\r\n\
     Accept-Language: en-US,en;q=0.9\r\n";
 
@@ -41,7 +41,7 @@ pub(crate) struct Connection {
     received: Vec<u8>,
 }
 
-/// What the measurements need of an answer.
+/// The parts of a response that the measurements need.
 #[derive(Debug)]
 pub(crate) struct Answer {
     status: u16,
@@ -50,7 +50,7 @@ pub(crate) struct Answer {
     bytes: usize,
 }
 
-/// What the measurements need of the head of any answer.
+/// The parts of a response head that the measurements need.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -58,7 +58,7 @@ pub(crate) struct Head {
     pub(crate) cookie: Option<String>,
     /// The head itself.
     pub(crate) bytes: usize,
-    /// Of the body, where it is said.
+    /// Length of the body, where the head has it.
     pub(crate) content_length: Option<usize>,
 }
 

@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use super::body::Body;
 use super::event_lines::{Event, EventLines, Step};
 use super::http::{parse_head, returning_request};
-use super::streams::{OPENING_AT_ONCE, READ_BYTES, Wanted, open_deadline, poll_read};
+use super::streams::{open_deadline, poll_read};
+use super::tally::{OPENING_AT_ONCE, READ_BYTES, Wanted};
 use super::target::Target;
 use crate::clock::now_ns;
 
@@ -35,7 +36,7 @@ pub(crate) struct Returning {
     tally: Rc<Tally>,
 }
 
-/// What became of all clients so far.
+/// Counts over all clients so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counts {
     /// Clients that, while coming back, had another answer than a 200, none at all, or one without an event.
@@ -50,7 +51,7 @@ pub(crate) struct Counts {
 struct Client {
     cookie: RefCell<Option<String>>,
     last: Cell<Option<Event>>,
-    /// It has to get an event of another pod than this before it counts as back.
+    /// Pod that the client leaves: it counts as back with the first event of another pod.
     leaves: Cell<Option<u16>>,
     had_error: Cell<bool>,
     /// Told to close its stream and to open it again.
@@ -60,7 +61,7 @@ struct Client {
 /// The port of no pod: an event of any counts.
 const NO_POD: u16 = 0;
 
-/// What all clients count together.
+/// Counters that all clients share.
 struct Tally {
     opened: Cell<u32>,
     opening: Semaphore,
@@ -170,7 +171,7 @@ impl Returning {
         self.tally.ended.borrow().iter().filter(|(pod, _)| chosen(**pod)).map(|(_, count)| count).sum()
     }
 
-    /// What went wrong so far.
+    /// Returns the counts so far.
     pub(crate) fn counts(&self) -> Counts {
         let with_error = self.clients.iter().filter(|client| client.had_error.get()).count() as u64;
         Counts { with_error, lost: self.tally.lost.get(), twice: self.tally.twice.get() }
@@ -240,7 +241,7 @@ enum End {
     Refused(anyhow::Error),
 }
 
-/// One client's task.
+/// The task of a client.
 struct Life {
     target: Rc<Target>,
     path: Rc<str>,
@@ -284,7 +285,7 @@ impl Life {
         }
     }
 
-    /// One request and its answer, to the end.
+    /// Sends a request and reads its response to the end.
     async fn follow(&self, had_event: &mut bool) -> anyhow::Result<()> {
         // A crowd is let in slowly; who comes back comes at once.
         let last_id = self.client.last.get().map(|event| event.id);

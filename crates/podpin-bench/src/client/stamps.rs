@@ -5,7 +5,7 @@ use memchr::memchr;
 const DIGITS: usize = 19;
 const STAMP: usize = DIGITS + 1;
 
-/// What is remembered between two pieces: a stamp that is not complete yet.
+/// State between two pieces of a stream: a stamp that is not complete yet.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
     part: [u8; STAMP],

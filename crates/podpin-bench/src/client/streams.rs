@@ -3,7 +3,7 @@
 //! All tasks run on one thread and share one read buffer, so that an idle stream costs this process a descriptor and
 //! a few hundred bytes, and the descriptor limit of the proxy (two for each stream) is reached first.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -13,53 +13,26 @@ use std::time::Duration;
 
 use anyhow::bail;
 use tokio::io::{AsyncWriteExt, ReadBuf};
-use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::body::Body;
 use super::http::stream_request;
 use super::stamps::Stamps;
 use super::streams_h2;
+use super::tally::Tally;
+pub(crate) use super::tally::Wanted;
 use super::target::{Target, Wire};
-use crate::clock::now_ns;
 
-/// Streams being opened at the same time: keeps every proxy busy and every backlog short.
-pub(super) const OPENING_AT_ONCE: usize = 64;
 /// How long all streams together may take to open, at least. 9,500 take seconds; more is a proxy that lost some.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
-/// What a stream may take beyond that: a full TLS handshake with a machine that others use, too.
+/// Additional time for each stream: a full TLS handshake on a machine that others use, too.
 const OPEN_EACH: Duration = Duration::from_millis(4);
-pub(super) const READ_BYTES: usize = 64 * 1024;
-
-/// What is asked for.
-pub(crate) struct Wanted {
-    pub(crate) target: Target,
-    pub(crate) count: u32,
-    /// Events a second on each stream; 0 for the first event and then silence.
-    pub(crate) rate: u32,
-}
 
 /// Open event streams.
 #[derive(Debug)]
 pub(crate) struct Streams {
     tasks: JoinSet<()>,
     tally: Rc<Tally>,
-}
-
-/// What all streams count together.
-#[derive(Debug)]
-pub(super) struct Tally {
-    /// Streams whose first event came.
-    opened: Cell<u32>,
-    /// Streams that ended by themselves.
-    ended: Cell<u32>,
-    why: RefCell<Option<String>>,
-    changed: Notify,
-    events: Cell<u64>,
-    /// Nanoseconds from the pod's write to our read, while they are wanted.
-    latencies: RefCell<Option<Vec<u64>>>,
-    scratch: RefCell<Vec<u8>>,
-    pub(super) opening: Semaphore,
 }
 
 impl Streams {
@@ -140,45 +113,6 @@ impl Streams {
     }
 }
 
-impl Tally {
-    fn new() -> Self {
-        Self {
-            opened: Cell::new(0),
-            ended: Cell::new(0),
-            why: RefCell::new(None),
-            changed: Notify::new(),
-            events: Cell::new(0),
-            latencies: RefCell::new(None),
-            scratch: RefCell::new(vec![0; READ_BYTES]),
-            opening: Semaphore::new(OPENING_AT_ONCE),
-        }
-    }
-
-    pub(super) fn count_opened(&self) {
-        self.opened.set(self.opened.get() + 1);
-        self.changed.notify_one();
-    }
-
-    pub(super) fn count_end(&self, why: &anyhow::Error) {
-        self.ended.set(self.ended.get() + 1);
-        self.why.borrow_mut().get_or_insert_with(|| format!("{why:#}"));
-        self.changed.notify_one();
-    }
-
-    /// Counts the events in `bytes`; true when there was one.
-    pub(super) fn count_events(&self, stamps: &mut Stamps, bytes: &[u8]) -> bool {
-        let now = now_ns();
-        let before = self.events.get();
-        stamps.feed(bytes, |sent| {
-            self.events.set(self.events.get() + 1);
-            if let Some(latencies) = self.latencies.borrow_mut().as_mut() {
-                latencies.push(now.saturating_sub(sent));
-            }
-        });
-        self.events.get() > before
-    }
-}
-
 async fn hold(target: Rc<Target>, request: Rc<str>, tally: Rc<Tally>) {
     if let Err(error) = read_until_end(&target, &request, &tally).await {
         tally.count_end(&error);
@@ -218,7 +152,7 @@ pub(super) fn open_deadline(count: u32) -> Duration {
     OPEN_DEADLINE.max(OPEN_EACH * count)
 }
 
-/// One read into the buffer that all streams share: no other task runs between the read and the look at it.
+/// Reads once into the buffer that all streams share: no other task runs between the read and the look at it.
 pub(super) fn poll_read(
     stream: &mut dyn Wire,
     scratch: &RefCell<Vec<u8>>,

@@ -9,9 +9,10 @@ use http::Request;
 use tokio::task::JoinSet;
 
 use super::stamps::Stamps;
-use super::streams::{Tally, Wanted};
-use super::target::{STREAMS_ON_A_CONNECTION, Target};
+use super::tally::{Tally, Wanted};
+use super::target::Target;
 use crate::certificate::HOST;
+use crate::protocol::STREAMS_ON_A_CONNECTION;
 
 /// Adds the tasks that hold the streams to `tasks`.
 pub(super) fn open(tasks: &mut JoinSet<()>, wanted: &Wanted, path: &str, tally: &Rc<Tally>) {

@@ -14,10 +14,11 @@ use crate::certificate::Visit;
 use crate::cli::KillArgs;
 use crate::client::returning::Returning;
 use crate::client::streams::Wanted;
-use crate::client::target::Protocol;
 use crate::clock::now_ns;
-use crate::peer::{Candidate, PeerKind};
+use crate::peer::Candidate;
 use crate::peer_config::Upkeep;
+use crate::peer_kind::PeerKind;
+use crate::protocol::Protocol;
 use crate::report::{Measure, Report};
 
 /// Measures all candidates, and podpin with handover in rows of its own.
@@ -59,11 +60,11 @@ struct Contender {
     candidate: Candidate,
     /// In whose column of the table it stands.
     column: PeerKind,
-    /// What its rows are called beside the others'.
+    /// Prefix of its rows in the table.
     rows: &'static str,
 }
 
-/// One line: what it is, its unit and the figure.
+/// A row: its name, unit and figure.
 type Figure = (&'static str, &'static str, f64);
 
 impl Contender {
@@ -76,7 +77,7 @@ impl Contender {
     }
 }
 
-/// What must not be and is rare: a median would hide it.
+/// Counts that must be zero and rarely are not: a median would hide them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Sums {
     with_error: u64,
@@ -110,7 +111,7 @@ struct Readings {
     all_back_ns: u64,
     with_error: u64,
     ended: u64,
-    /// Of streams that the other pods had.
+    /// Ended streams of the other pods.
     others_ended: u64,
     lost_or_twice: u64,
     why: Option<String>,

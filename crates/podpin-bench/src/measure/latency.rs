@@ -1,6 +1,6 @@
 //! Added latency: from the pod's write to the client's read, less the same without anything between.
 //!
-//! Few streams and few events, so that nobody waits for a busy core. The client connects to a pod directly in each
+//! Few streams and few events, so that no event waits for a busy core. The client connects to a pod directly in each
 //! round as well; a peer's figure is its percentile less the direct one's of that round.
 
 use std::net::SocketAddr;

@@ -11,8 +11,8 @@ use anyhow::Context;
 use super::{Scene, each, progress};
 use crate::certificate::Visit;
 use crate::client::streams::{Streams, Wanted};
-use crate::client::target::Protocol;
 use crate::peer::Candidate;
+use crate::protocol::Protocol;
 use crate::report::{Measure, Report};
 
 const WARM_UP_STREAMS: u32 = 64;

@@ -20,9 +20,11 @@ use crate::cli::ReloadArgs;
 use crate::client::http::{Connection, small_request};
 use crate::client::returning::Returning;
 use crate::client::streams::Wanted;
-use crate::client::target::{Protocol, Target};
-use crate::peer::{Candidate, Peer, PeerKind};
+use crate::client::target::Target;
+use crate::peer::{Candidate, Peer};
 use crate::peer_config::Upkeep;
+use crate::peer_kind::PeerKind;
+use crate::protocol::Protocol;
 use crate::report::{Measure, Report};
 
 const RELOADS: usize = 6;

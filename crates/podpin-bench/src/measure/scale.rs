@@ -1,4 +1,4 @@
-//! What a request and a session cost when the configuration is large: the same load beside a thousand routes, a thousand
+//! The cost of a request and a session under a large configuration: the same load beside a thousand routes, a thousand
 //! services, ten thousand endpoints, and beside ten thousand of which a hundredth is replaced ten times a second. podpin
 //! alone; flat is what it should be.
 //!
@@ -12,9 +12,11 @@ use super::sessions::AT_ONCE;
 use super::{CpuReading, Scene, each, progress, requests, sessions};
 use crate::certificate::Visit;
 use crate::cli::{RequestsArgs, Security};
-use crate::client::target::{Protocol, Target};
-use crate::peer::{Peer, PeerKind};
+use crate::client::target::Target;
+use crate::peer::Peer;
 use crate::peer_config::{Beside, CHANGED_OF};
+use crate::peer_kind::PeerKind;
+use crate::protocol::Protocol;
 use crate::report::{Measure, Report};
 
 const SIZES: [Beside; 4] =

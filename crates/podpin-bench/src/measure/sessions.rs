@@ -14,8 +14,9 @@ use super::{CpuReading, Scene, each, progress};
 use crate::certificate::Visit;
 use crate::cli::SessionsArgs;
 use crate::client::http::{Connection, small_request};
-use crate::client::target::{Protocol, Target};
+use crate::client::target::Target;
 use crate::peer::Peer;
+use crate::protocol::Protocol;
 use crate::report::{Measure, Report};
 
 pub(super) const AT_ONCE: u32 = 16;

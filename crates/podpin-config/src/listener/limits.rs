@@ -9,9 +9,9 @@ use crate::{node::Node, section::Section, unit::DurationRange};
 pub struct ListenerLimits {
     /// Open client connections of all listeners together, 1 to 10,000,000. Default 50,000.
     pub connections: usize,
-    /// Of those, of one client address (IPv6: of one /64), 1 to 10,000,000. Default `None`: any number.
+    /// Connections of one client address (IPv6: of one /64), 1 to 10,000,000. Default `None` if absent: unlimited.
     pub connections_per_client_ip: Option<u32>,
-    /// Requests of one client connection, 1 to 1,000,000,000; `None`: any number. Default 1,000, as nginx has it.
+    /// Requests of one client connection, 1 to 1,000,000,000; `None` if unlimited. Default 1,000, as nginx has it.
     pub requests_per_connection: Option<u32>,
     /// Request line and headers together, in bytes, 1 KiB to 1 MiB. Default 32 KiB.
     pub request_header_bytes: usize,
@@ -21,10 +21,10 @@ pub struct ListenerLimits {
     pub request_body_timeout: Duration,
     /// How long an idle client connection is kept for its next request. 1 s to 1 h, default 60 s.
     pub keep_alive_timeout: Duration,
-    /// How long what was sent may stay without acknowledgement (RFC 5482), 1 s to 1 h; `None`: as long as the kernel
+    /// How long sent bytes may stay without acknowledgement (RFC 5482), 1 s to 1 h; `None` if as long as the kernel
     /// retransmits. Default 60 s.
     pub tcp_user_timeout: Option<Duration>,
-    /// Probes into silence (RFC 9293 section 3.8.4); `None`: none.
+    /// Probes into silence (RFC 9293 section 3.8.4); `None` if there are none.
     pub tcp_keep_alive: Option<TcpKeepAlive>,
 }
 

@@ -8,7 +8,7 @@ use crate::{name, node::Node, section::Section, suggest};
 pub struct Backend {
     /// The name of a service that exists.
     pub service: String,
-    /// Its share of new clients among the weights of the route, 0 to 1,000,000. With 0 nobody goes there.
+    /// The backend's share of new clients among the weights of the route, 0 to 1,000,000. With 0 it gets none.
     pub weight: u32,
 }
 
@@ -17,7 +17,7 @@ const BACKENDS_MAX: usize = 16;
 
 const A_SERVICE: &str = "the name of a service";
 
-/// Reads `service` or `backends`, exactly one of which is there. `None`: neither is of use, which has been reported.
+/// Reads `service` or `backends`, exactly one of which is there. `None` if neither is of use, which has been reported.
 pub(super) fn read_backends(route: &Section<'_>, known: &Known<'_>) -> Option<Vec<Backend>> {
     let Some(list) = route.get("backends") else {
         let node = route.require("service", "the name of a service, or `backends`")?;

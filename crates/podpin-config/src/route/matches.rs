@@ -1,4 +1,4 @@
-//! What a request must be like for a route to answer it: a path, and header fields as the Gateway API's
+//! The conditions for a route to answer a request: a path, and header fields as the Gateway API's
 //! `HTTPHeaderMatch` has them.
 //!
 //! Values are compared as bytes, a field's lines joined to one value. Expressions are anchored to the whole value, as
@@ -8,7 +8,7 @@ use std::fmt;
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use crate::{name, node::Node, section::Section};
+use crate::{name, node::Node, path::refuse_path, section::Section};
 
 /// A path with header fields, all of which must match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +33,16 @@ pub enum PathMatch {
 pub struct HeaderMatch {
     /// In lower case.
     pub name: String,
-    /// What its value must be.
+    /// The condition on its value.
     pub value: ValueMatch,
 }
 
-/// What the value of a header field is compared with.
+/// The condition on a header field's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValueMatch {
     /// These bytes, of printable ASCII.
     Exact(String),
-    /// What the expression matches from the first to the last byte.
+    /// An expression that has to match from the first to the last byte.
     Expression(Expression),
 }
 
@@ -52,9 +52,6 @@ pub struct Expression {
     text: String,
     whole: Regex,
 }
-
-/// Longer values are mistakes: no request line that long comes through the header limit's default.
-const PATH_BYTES_MAX: usize = 1024;
 
 /// As the Gateway API has it.
 const HEADERS_MAX: usize = 16;
@@ -247,28 +244,6 @@ fn read_path<'a>(node: &Node<'a>) -> Option<(PathMatch, Node<'a>)> {
         PathKind::Prefix => PathMatch::Prefix(value.strip_suffix('/').unwrap_or(value).to_owned()),
     };
     Some((path, node.clone()))
-}
-
-/// Why `path` could never match a request's path, if so.
-pub(crate) fn refuse_path(path: &str) -> Option<String> {
-    let dots =
-        |element: &str| matches!(element.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
-    if !path.starts_with('/') {
-        return Some(format!("a path begins with /; found {path:?}"));
-    }
-    if path.len() > PATH_BYTES_MAX {
-        return Some(format!("a path has at most {PATH_BYTES_MAX} bytes"));
-    }
-    if let Some(c) = path.chars().find(|c| matches!(c, '?' | '#')) {
-        return Some(format!("a path must not contain `{c}`; only the path is compared"));
-    }
-    if !path.bytes().all(|b| b.is_ascii_graphic()) {
-        return Some("write spaces, control and non-ASCII characters percent-encoded".to_owned());
-    }
-    if path.contains("//") {
-        return Some("a path must not contain //".to_owned());
-    }
-    path.split('/').any(dots).then(|| "a path must not contain the elements . or ..".to_owned())
 }
 
 #[cfg(test)]

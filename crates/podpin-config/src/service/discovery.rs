@@ -6,7 +6,7 @@ use saphyr::Scalar;
 
 use crate::{name, node::Node, scalar, section::Section};
 
-/// What a message expects of `discovery`.
+/// The choices for `discovery`, as messages name them.
 pub(crate) const ONE_OF: &str = "one of `kubernetes`, `static` and `file`";
 
 /// Exactly one source of endpoints.
@@ -24,7 +24,7 @@ pub enum Discovery {
 /// A port of a Service in the cluster of [`crate::Kubernetes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KubernetesService {
-    /// A DNS label. `None`: the Pod's own namespace, else that of the kubeconfig's context, else `default`.
+    /// A DNS label. `None` if absent: the Pod's own namespace, else that of the kubeconfig's context, else `default`.
     pub namespace: Option<String>,
     /// The Service's name, a DNS label.
     pub service: String,

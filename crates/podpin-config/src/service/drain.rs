@@ -9,7 +9,7 @@ use crate::{node::Node, section::Section, unit::DurationRange};
 pub struct Drain {
     /// Whether clients pinned to a terminating pod that still serves may begin streams on it. Default: they move.
     pub pinned: Pinned,
-    /// Its streams leave evenly over this time. 0 s to 1 h, default 20 s.
+    /// Time over which the streams of an endpoint leave, evenly. 0 s to 1 h, default 20 s.
     pub spread: Duration,
     /// All streams have left this long after the drain began, where the pod's own deadline is not known.
     /// 0 s to 24 h, default 30 s.
@@ -18,7 +18,7 @@ pub struct Drain {
     pub margin: Duration,
     /// Which streams leave first. Default: the oldest.
     pub order: Order,
-    /// How many disconnects the service bears. Default `None`: any number.
+    /// How many disconnects the service bears. Default `None` if absent: unlimited.
     pub budget: Option<Budget>,
     /// How streams in flight change pods. Default: they end, and clients come back by themselves.
     pub handover: Handover,
@@ -34,9 +34,9 @@ pub struct Drain {
 /// How a stream in flight leaves its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handover {
-    /// It ends politely, and its client comes back.
+    /// A graceful close; the client comes back.
     None,
-    /// It goes on: the successor is asked for what follows the last event id. Also when the pod dies.
+    /// A move inside the response: the successor continues after the last event id. Also when the pod dies.
     LastEventId,
 }
 
@@ -49,21 +49,21 @@ pub struct HandoverLimit {
     pub window: Duration,
 }
 
-/// What becomes of pinned clients that come back to a pod which terminates and still serves.
+/// Treatment of pinned clients that come back to a pod which terminates and still serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pinned {
-    /// They move: a new stream is not started on a pod about to die. Streams in flight begin to leave at once.
+    /// A move: no new stream starts on a pod about to die. Streams in flight begin to leave at once.
     Repin,
-    /// They stay, and so do streams in flight, until `spread` before the deadline.
+    /// No move, neither of clients nor of streams in flight, until `spread` before the deadline.
     Keep,
 }
 
 /// Which streams leave first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Those that began first.
+    /// Streams that began first.
     Oldest,
-    /// Those whose last event was longest ago.
+    /// Streams whose last event was longest ago.
     Idle,
     /// Any.
     Random,
@@ -72,9 +72,9 @@ pub enum Order {
 /// Limits on how many clients of a service are disconnected: by drains, rebalancing and the proxy's own shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Disconnects a second, 1 to 1,000,000; `None`: any number.
+    /// Disconnects a second, 1 to 1,000,000; `None` if unlimited.
     pub per_second: Option<u32>,
-    /// Share of the service's streams that may be disconnected and not yet back, 1 to 100; `None`: all.
+    /// Share of the service's streams that may be disconnected and not yet back, 1 to 100; `None` if all.
     pub percent: Option<u32>,
 }
 

@@ -7,9 +7,9 @@ use crate::{node::Node, section::Section, unit::DurationRange};
 /// How failing endpoints are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// From requests that fail. `None`: not.
+    /// Health by the requests that fail. `None` if off.
     pub passive: Option<PassiveHealth>,
-    /// By asking them. Default `None`: not; in a cluster the kubelet does.
+    /// Health by probes. Default `None` if absent: no probes; in a cluster the kubelet does that.
     pub active: Option<ActiveHealth>,
 }
 
@@ -25,7 +25,7 @@ pub struct PassiveHealth {
 /// Asking every endpoint again and again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveHealth {
-    /// What is asked.
+    /// The probe that is sent.
     pub probe: Probe,
     /// Between two checks of an endpoint. 100 ms to 1 h, default 5 s.
     pub interval: Duration,

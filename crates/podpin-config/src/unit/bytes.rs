@@ -14,7 +14,7 @@ const UNITS: [(&str, usize); 7] = [
     ("B", 1),
 ];
 
-/// Reads a size with its unit. `None`: not a size, or more than fits.
+/// Reads a size with its unit. `None` if it is not a size, or more than fits.
 pub(crate) fn parse_bytes(text: &str) -> Option<usize> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

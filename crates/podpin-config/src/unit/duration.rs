@@ -175,7 +175,7 @@ impl DurationRange {
         Self { min, max, step: Step::Seconds }
     }
 
-    /// What is wrong with `value`, if anything; `or` is what may be written besides, such as ", or `off`".
+    /// Returns the fault of `value`, if any; `or` is another allowed text, such as ", or `off`".
     pub(crate) fn refuse(&self, value: Duration, or: &str) -> Option<String> {
         if value < self.min || value > self.max {
             let (min, max) = (format_duration(self.min), format_duration(self.max));

@@ -1,4 +1,4 @@
-//! What a route may lead to, and what it may ask of a request.
+//! The services that a route may lead to, and the conditions that it may set for a request.
 
 use std::path::Path;
 

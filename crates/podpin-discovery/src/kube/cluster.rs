@@ -50,8 +50,8 @@ impl Cluster {
     }
 }
 
-/// Of all that a client would be made of now: another one tells that it would be another. Makes no request and runs no
-/// credential plugin.
+/// Returns a digest of everything that a client would be made of now: if it differs, so would the client. Makes no
+/// request and runs no credential plugin.
 ///
 /// What a client follows by itself is left out: the file of a token, and the authority of a Pod's service account.
 ///
@@ -75,7 +75,7 @@ pub async fn digest(settings: &KubeSettings) -> Result<u64, KubeError> {
     Ok(hasher.finish())
 }
 
-/// What the operator named, else the Pod's service account, else `KUBECONFIG` and `~/.kube/config`.
+/// Returns the configuration that the operator named, else the Pod's service account, else `KUBECONFIG` and `~/.kube/config`.
 async fn configuration(settings: &KubeSettings) -> Result<Config, KubeError> {
     if settings.kubeconfig.is_some() || settings.context.is_some() {
         return from_kubeconfig(settings).await;

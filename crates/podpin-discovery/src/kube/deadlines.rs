@@ -21,7 +21,7 @@ pub(crate) struct Deadlines {
     moment_of: MomentOf,
 }
 
-/// One of them, as it was said and as it is told.
+/// A deadline on the wall clock and on the clock of the endpoints.
 #[derive(Clone, Copy, Debug)]
 struct Deadline {
     at: SystemTime,
@@ -40,7 +40,7 @@ impl Deadlines {
         Deadlines { by_uid: HashMap::new(), moment_of }
     }
 
-    /// The pod `uid` will be killed at this time; `None`: it is not being deleted. Returns whether that is new.
+    /// Sets the time at which the pod `uid` will be killed; `None` if it is not being deleted. Returns whether that is new.
     pub(crate) fn set(&mut self, uid: &str, at: Option<SystemTime>) -> bool {
         let Some(at) = at else { return self.forget(uid) };
         if self.by_uid.get(uid).is_some_and(|held| held.at == at) {

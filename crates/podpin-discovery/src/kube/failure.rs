@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::kube::wire::Resource;
+use crate::kube::resource::Resource;
 
 /// Words of an error that are repeated in the log.
 const MESSAGE_CHARS_MAX: usize = 300;
@@ -18,11 +18,11 @@ pub(crate) enum Failure {
     Refused {
         /// `list` or `watch`.
         verb: &'static str,
-        /// Of what.
+        /// Resource of the request.
         resource: &'static Resource,
         /// HTTP status.
         code: u16,
-        /// Its own words.
+        /// Message of the API server or the client.
         message: String,
     },
     /// No connection, or a broken one.
@@ -74,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// What `error` is, said to `verb`.
+    /// Classifies `error`, the answer to `verb`.
     pub(crate) fn of(error: &kube::Error, verb: &'static str, resource: &'static Resource) -> Failure {
         match error {
             kube::Error::Api(status) => Failure::of_status(status.code, &status.message, verb, resource),
@@ -82,7 +82,7 @@ impl Failure {
         }
     }
 
-    /// What a status with this code is, said to `verb`.
+    /// Classifies a status with this code, the answer to `verb`.
     pub(crate) fn of_status(
         code: u16,
         message: &str,

@@ -12,14 +12,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use podpin_endpoints::Update;
 
 use crate::kube::deadlines::{Deadlines, MomentOf};
+use crate::kube::resource::SERVICE_LABEL;
 use crate::kube::wire::Nameless;
 use crate::kube::{KubeEvent, KubeService};
 use crate::slice::{PortRef, Slice, merge};
 
-/// The label by which a slice belongs to a Service.
-pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-
-/// What is known of one namespace.
+/// The objects of one namespace.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     services: Vec<Followed>,
@@ -31,12 +29,12 @@ pub(crate) struct Ledger {
     listed: bool,
 }
 
-/// Both reflectors of a namespace write into one ledger. They take turns in one task: nobody ever waits.
+/// Locks the store that both reflectors of a namespace write into. They take turns in one task: the lock is never contended.
 pub(crate) fn locked(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One Service, and everyone who wants a port of it.
+/// A Service, and the followers of its ports.
 #[derive(Debug)]
 struct Followed {
     followers: Vec<Follower>,
@@ -44,7 +42,7 @@ struct Followed {
     belief: Belief,
 }
 
-/// One object as each of the followers needs it, in their order.
+/// An object in the form that each of the followers needs, in their order.
 type Pages = Vec<Slice>;
 
 #[derive(Debug)]
@@ -62,7 +60,7 @@ struct Follower {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Belief {
     Sure,
-    /// It would empty the Service, and one list alone is not enough for that.
+    /// A list that would empty the Service; it takes a second list to believe it.
     InDoubt,
 }
 
@@ -115,7 +113,7 @@ impl Ledger {
         self.followers().filter(|follower| follower.pods).map(|follower| follower.number).collect()
     }
 
-    /// Whether endpoints are known: from a list, or from whoever followed the services before.
+    /// Whether endpoints are known: from a list, or from the tasks that followed the services before.
     pub(crate) fn is_listed(&self) -> bool {
         self.listed || self.followers().any(|follower| follower.occupied)
     }
@@ -205,7 +203,7 @@ impl Ledger {
         believed
     }
 
-    /// The pod `uid` will be killed at this time; `None`: it is not being deleted. Those who want to know are told, if that
+    /// Sets the time at which the pod `uid` will be killed; `None` if it is not being deleted. Services are notified if that
     /// is new and one of their endpoints.
     pub(crate) fn pod(&mut self, uid: &str, deletion: Option<SystemTime>, on: &mut dyn FnMut(KubeEvent)) {
         if self.deadlines.set(uid, deletion) {

@@ -1,4 +1,4 @@
-//! Pods, as far as anybody here wants to know them: when they will be killed.
+//! The deadlines of Pods: the times at which they will be killed.
 //!
 //! `metadata.deletionTimestamp` is the time of the request to delete plus the grace period: a deadline already. It may
 //! move: a second, shorter deletion brings it nearer, and when the last container has ended, the kubelet sets it to now
@@ -17,7 +17,8 @@ use crate::kube::KubeEvent;
 use crate::kube::failure::Failure;
 use crate::kube::ledger::{Ledger, locked};
 use crate::kube::reflector::{BACKOFF_MAX, Book, News, Tell};
-use crate::kube::wire::{Deleted, Extent, Nameless, Object, Parts, Resource};
+use crate::kube::resource::{Extent, Resource};
+use crate::kube::wire::{Deleted, Nameless, Object, Parts};
 
 /// A right that is missing is not granted within seconds, and nothing waits for it; then again, an API server that has
 /// just started refuses for a moment, which the first and shorter waits are for.
@@ -54,7 +55,7 @@ impl Pod {
         self.metadata.uid.as_deref().filter(|uid| !uid.is_empty()).ok_or(Nameless)
     }
 
-    /// When it will be killed; `None` when it is not being deleted.
+    /// Returns the time at which the pod will be killed; `None` if it is not being deleted.
     fn deletion(&self) -> Option<SystemTime> {
         let at = self.metadata.deletion_timestamp.as_ref()?;
         // Whole seconds, in this century; before 1970 is as good as 1970.
@@ -85,7 +86,7 @@ impl<'l> Pods<'l> {
 
 impl Book for Pods<'_> {
     type Object = Pod;
-    /// Those that are being deleted, and those of which that was known before.
+    /// Pods that are being deleted, and pods whose deletion was known before.
     type Draft = Vec<(Arc<str>, Option<SystemTime>)>;
 
     fn kept(&self) -> &'static str {
@@ -107,7 +108,7 @@ impl Book for Pods<'_> {
         Ok(())
     }
 
-    /// What a list does not say anything about stays as long as a slice lists the pod.
+    /// Does nothing: a pod that a list leaves out stays as long as a slice lists it.
     fn unreadable(&self, _draft: &mut Self::Draft, _parts: &Parts) {}
 
     fn replace(&self, draft: Self::Draft, tell: Tell<'_>) -> bool {

@@ -30,7 +30,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(200);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(2_500);
 
 /// How long after a list that would empty a service the second one is asked for: an API server that starts needs about
-/// as long to fill its cache, and a service that is really empty has nobody to send clients to meanwhile.
+/// as long to fill its cache, and a service that is really empty has no endpoint for clients meanwhile.
 const CONFIRM_AFTER: Duration = Duration::from_secs(1);
 
 /// The second relist for what cannot be read; the first comes at once, each further one waits twice as long, up to
@@ -48,7 +48,7 @@ const RESTARTS_MAX: u32 = 3;
 
 /// Where what is read goes, and what the news mean to those who follow.
 pub(crate) trait Book {
-    /// What is read.
+    /// The resource.
     type Object: Object;
     /// A list that is being read, item by item and page by page.
     type Draft: Default + Send;
@@ -84,7 +84,7 @@ pub(crate) trait Book {
     fn hear(&self, news: News<'_>, tell: Tell<'_>);
 }
 
-/// What happens beside the objects themselves.
+/// An event beside the objects themselves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum News<'n> {
     /// A watch was opened, and none was before.
@@ -107,9 +107,9 @@ pub(crate) enum News<'n> {
 /// Takes what there is to tell.
 pub(crate) type Tell<'t> = &'t (dyn Fn(KubeEvent) + Sync);
 
-/// One resource of one namespace that is being followed.
+/// The reflector of one resource in one namespace.
 pub(crate) struct Reflector<'f, B> {
-    /// Of the namespace.
+    /// Name of the namespace.
     name: &'f str,
     settings: &'f KubeSettings,
     client: Client,
@@ -125,7 +125,7 @@ pub(crate) struct Reflector<'f, B> {
     failures: u32,
     /// When the next relist for something malformed may be, counted from the one before; zero = at once.
     malformed_delay: Duration,
-    /// What was told last; `None` = nothing yet.
+    /// State that was reported last; `None` if none was yet.
     connected: Option<Result<(), Failure>>,
 }
 
@@ -135,7 +135,7 @@ enum End {
     Over,
     /// A list is needed now.
     Relist(RelistReason),
-    /// It was refused or has broken.
+    /// A watch that was refused or has broken.
     Failed(Failure),
 }
 

@@ -7,9 +7,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::kube::KubeEvent;
 use crate::kube::failure::Failure;
-use crate::kube::ledger::{Draft, Ledger, SERVICE_LABEL, locked};
+use crate::kube::ledger::{Draft, Ledger, locked};
 use crate::kube::reflector::{BACKOFF_MAX, Book, News, Tell};
-use crate::kube::wire::{Deleted, Extent, Nameless, Object, Parts, Resource};
+use crate::kube::resource::{Extent, Resource, SERVICE_LABEL};
+use crate::kube::wire::{Deleted, Nameless, Object, Parts};
 
 /// Longest list of names in a URL, encoded: half of the 8 KiB that proxies in between let pass. A longer one is left
 /// out, and the whole namespace is read.
@@ -43,7 +44,7 @@ impl<'l> Slices<'l> {
         Slices { ledger }
     }
 
-    /// Of the labels of those Services' slices. `None` when it would be too long.
+    /// Returns the label selector of those Services' slices. `None` if it would be too long.
     pub(crate) fn selector(&self) -> Option<String> {
         let ledger = locked(self.ledger);
         let names = ledger.names();

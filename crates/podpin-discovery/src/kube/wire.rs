@@ -1,4 +1,4 @@
-//! What goes over the wire: LIST page by page, WATCH line by line; `failure.rs` has every way in which they fail.
+//! The wire format: LIST page by page, WATCH line by line; `failure.rs` has every way in which they fail.
 //!
 //! Raw requests instead of kube's typed ones, because those hide what has to be seen here: bookmarks, objects that
 //! cannot be read, and the difference between an end and a failure. A line is read whole or not at all; nothing is
@@ -17,13 +17,13 @@ use serde_json::value::RawValue;
 use tokio::time::{error::Elapsed, timeout};
 
 use crate::kube::failure::{Failure, excerpt, with_sources};
-use crate::kube::ledger::SERVICE_LABEL;
+use crate::kube::resource::{Extent, Resource, SERVICE_LABEL};
 
 /// Objects in a page; what kubectl asks for.
 const PAGE_ITEMS: u32 = 500;
 
-/// A page of 500 slices of 100 endpoints is 13 MB, one of 500 Pods' metadata 2 MB; of the 1,000 endpoints that the API allows, 130 MB would be a page
-/// that nobody has seen. A larger one fails with these words in the log.
+/// A page of 500 slices of 100 endpoints is 13 MB, one of 500 Pods' metadata 2 MB; of the 1,000 endpoints that the API
+/// allows, 130 MB would be a page that never occurs. A larger one fails with these words in the log.
 const PAGE_BYTES_MAX: usize = 128 << 20;
 
 /// etcd takes objects of 1.5 MiB; JSON is longer than what it stores. Longer ones end the watch, and the relist brings
@@ -33,51 +33,13 @@ const LINE_BYTES_MAX: usize = 8 << 20;
 /// The response to a watch begins at once, whatever there is to say; this long is no answer.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A kind of object that is listed and watched, and how it is asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Resource {
-    /// Of one object.
-    pub(crate) kind: &'static str,
-    /// As it stands in a path and in a Role.
-    pub(crate) plural: &'static str,
-    /// As it stands in a Role; empty for the core group.
-    pub(crate) group: &'static str,
-    /// Group and version as they stand in a path.
-    pub(crate) root: &'static str,
-    /// How much of each object is asked for.
-    pub(crate) extent: Extent,
-}
-
-/// How much of each object the server is asked to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// All of it.
-    Whole,
-    /// `metadata` only (PartialObjectMetadata of meta.k8s.io/v1), a fraction of a Pod. A server that sends all of it
-    /// is understood, too.
-    Metadata,
-}
-
 /// An object as far as it is needed here.
 pub(crate) trait Object: DeserializeOwned {
-    /// What it is one of.
+    /// The resource that the object belongs to.
     const RESOURCE: &'static Resource;
 
-    /// Its `metadata.resourceVersion`.
+    /// Returns `metadata.resourceVersion`.
     fn version(&self) -> Option<&str>;
-}
-
-impl Resource {
-    /// Whether `kind` is that of a list of these.
-    fn is_list_kind(&self, kind: &str) -> bool {
-        let own = kind.strip_suffix("List") == Some(self.kind);
-        own || (self.extent == Extent::Metadata && kind == "PartialObjectMetadataList")
-    }
-
-    /// Whether `kind` is that of one of these.
-    fn is_kind(&self, kind: &str) -> bool {
-        kind == self.kind || (self.extent == Extent::Metadata && kind == "PartialObjectMetadata")
-    }
 }
 
 /// The objects of a namespace that are asked for.
@@ -85,11 +47,11 @@ impl Resource {
 pub(crate) struct Selection {
     resource: &'static Resource,
     path: kube::core::Request,
-    /// Of labels. `None`: all of the namespace.
+    /// Label selector. `None` if all objects of the namespace are wanted.
     selector: Option<String>,
 }
 
-/// One page of a list.
+/// A page of a list.
 pub(crate) struct Page {
     resource: &'static Resource,
     body: Vec<u8>,
@@ -101,7 +63,7 @@ pub(crate) struct PageItems<'p> {
     pub(crate) items: Vec<&'p RawValue>,
     /// The version of the whole list.
     pub(crate) version: String,
-    /// What to ask for the next page with.
+    /// Continue token of the next page.
     pub(crate) more: Option<String>,
 }
 
@@ -263,7 +225,7 @@ impl Lines {
     }
 }
 
-/// What a line of a watch says.
+/// The content of a line of a watch.
 #[derive(Debug)]
 pub(crate) enum Said<O> {
     /// ADDED or MODIFIED: this is the whole object now.
@@ -280,14 +242,14 @@ pub(crate) enum Said<O> {
     Malformed(Suspect),
 }
 
-/// What an object says of itself, found without trusting the rest of it; empty texts are none.
+/// Metadata of an object, found without trusting the rest of it; empty texts are none.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parts {
-    /// Its name.
+    /// `metadata.name`.
     pub(crate) name: Option<String>,
-    /// Its uid.
+    /// `metadata.uid`.
     pub(crate) uid: Option<String>,
-    /// Its version; of one that was deleted, that of the deletion.
+    /// `metadata.resourceVersion`; of a deleted object, that of the deletion.
     pub(crate) version: Option<String>,
     /// The Service whose slice it is.
     pub(crate) service: Option<String>,
@@ -296,7 +258,7 @@ pub(crate) struct Parts {
 /// The object that was deleted; it has a name.
 #[derive(Debug)]
 pub(crate) struct Deleted {
-    /// Its name.
+    /// `metadata.name`.
     pub(crate) name: String,
     /// Everything else that is known of it.
     pub(crate) parts: Parts,
@@ -305,7 +267,7 @@ pub(crate) struct Deleted {
 /// An object that cannot be read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Suspect {
-    /// What can still be said of it.
+    /// Metadata that could be read all the same.
     pub(crate) parts: Parts,
     /// Why it cannot be read.
     pub(crate) why: String,

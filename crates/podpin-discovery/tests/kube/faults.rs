@@ -39,7 +39,7 @@ async fn nonsense_is_never_fatal() {
     survives(&[Fault::Garbage, Fault::WrongType, Fault::EndAtOnce]).await;
 }
 
-/// Whatever lists are answered with, nothing is taken away, and all is well when it is over.
+/// Answers lists with `faults` and checks that no endpoint is lost and all is well when they are over.
 async fn survives(faults: &[Fault]) {
     let server = server_with(&["a", "b"]).await;
     let followed = Followed::chat(&server).await;

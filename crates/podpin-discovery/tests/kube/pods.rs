@@ -290,7 +290,7 @@ async fn pods_are_read_page_by_page_and_followed_through_every_end_of_a_watch() 
     assert_eq!(server.count(On::ListPods), 6, "once more, after the 410");
 }
 
-/// What the recorded pods and slices mean: the last `deletionTimestamp` of each pod that a slice lists, by name.
+/// A model of the recorded pods and slices: the last `deletionTimestamp` of each pod that a slice lists, by name.
 #[derive(Default)]
 struct Pencil {
     deletions: BTreeMap<String, String>,

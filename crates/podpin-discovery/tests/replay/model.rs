@@ -41,7 +41,7 @@ impl Model {
         }
     }
 
-    /// What a list would say now.
+    /// Returns the objects that a list would contain now.
     pub(crate) fn objects(&self) -> Vec<Value> {
         self.objects.values().cloned().collect()
     }

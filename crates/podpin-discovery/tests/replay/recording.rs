@@ -8,14 +8,14 @@ use std::sync::OnceLock;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
-/// One of them.
+/// A recording.
 pub(crate) struct Recording {
-    /// Its file name up to the first dot.
+    /// The file name up to the first dot.
     pub(crate) name: String,
     pub(crate) steps: Vec<Step>,
 }
 
-/// What the API server said.
+/// A message of the API server.
 pub(crate) enum Step {
     /// These are all objects.
     List(Vec<Value>),
@@ -41,7 +41,7 @@ fn read_all() -> Vec<Recording> {
     recordings
 }
 
-/// `None` when it is about pods.
+/// `None` if it is about pods.
 fn read(path: &Path) -> Option<Recording> {
     let mut text = String::new();
     let bytes = fs::read(path).unwrap();

@@ -106,7 +106,7 @@ async fn page_after(
     Ok(found.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
 }
 
-/// Moves a page into the history and returns the id of the last entry; `None` when it is of another log, and the one
+/// Moves a page into the history and returns the id of the last entry; `None` if it is of another log, and the one
 /// that was held is lost.
 fn take(log: &Log, page: Vec<StreamId>, cursor: EventId) -> Option<EventId> {
     let mut last = cursor;

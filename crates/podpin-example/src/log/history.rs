@@ -35,7 +35,7 @@ pub enum EventId {
 }
 
 impl EventId {
-    /// Reads either form; `None` for anything else.
+    /// Reads either form; `None` if the text is neither.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once('-') {
@@ -59,7 +59,7 @@ impl fmt::Display for EventId {
     }
 }
 
-/// One event of the log.
+/// An event of the log.
 #[derive(Debug)]
 pub struct Entry {
     pub(super) position: u64,
@@ -124,7 +124,7 @@ pub enum Overtaken {
     Lost,
 }
 
-/// What follows a cursor.
+/// The entries after a cursor.
 #[derive(Debug)]
 pub enum Read {
     /// The next events in order; empty at the end of the log.
@@ -218,7 +218,7 @@ impl History {
         self.before_oldest = None;
     }
 
-    /// Where an id stands; `None` when it is newer than anything here.
+    /// Returns the place of an id; `None` if it is newer than any entry.
     pub(super) fn locate(&self, id: EventId) -> Option<Location> {
         if self.before_oldest == Some(id) {
             return Some(Location::Held(self.oldest_position() - 1));

@@ -1,4 +1,4 @@
-//! What the pods keep in Redis, and the commands for it. Reading the stream is left to `follow.rs`.
+//! The data that the pods keep in Redis, and the commands for it. Reading the stream is left to `follow.rs`.
 //!
 //! ```text
 //! podpin-example:events         Stream   n (number of the event), at (microseconds since 1970), text; bounded
@@ -58,9 +58,9 @@ return began + period - now
 pub enum StoreError {
     /// The URL is none of Redis.
     BadUrl,
-    /// It cannot be reached, or does not answer.
+    /// A server that cannot be reached, or does not answer.
     Away,
-    /// It answered with an error, such as `OOM` when its memory is full.
+    /// A server that answered with an error, such as `OOM` if its memory is full.
     Refused(String),
 }
 
@@ -93,11 +93,11 @@ pub(super) enum Reach {
     Starting,
     /// Events come as they are published.
     Reading,
-    /// They did, and do not now.
+    /// Working before, failing now.
     Away,
 }
 
-/// What Redis knows of a session.
+/// Redis' record of a session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meeting {
     /// Requests of the session with this one.
@@ -145,7 +145,7 @@ impl Store {
         Ok(self.client.get_multiplexed_async_connection_with_config(&config).await?)
     }
 
-    /// What commands are sent over from now on.
+    /// Sets the connection for commands from now on.
     pub(super) fn set_commands(&self, connection: Option<MultiplexedConnection>) {
         *self.commands.write().unwrap_or_else(PoisonError::into_inner) = connection;
     }
@@ -166,7 +166,7 @@ impl Store {
         EventId::parse(&id).ok_or(StoreError::Refused(id))
     }
 
-    /// Publishes the tick of this period unless somebody has; returns the time until the next period.
+    /// Publishes the tick of this period unless another pod has; returns the time until the next period.
     pub(super) async fn tick(&self, period: Duration, at_micros: u64) -> Result<Duration, StoreError> {
         let millis = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
         let script = cmd("EVAL").arg(TICK).arg(3).arg(EVENTS).arg(NUMBER).arg(TICKED).take();

@@ -27,7 +27,9 @@ use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::net::transport::Transport;
 use crate::upstream::connect::UpstreamError;
 use podpin_wire::headers;
-use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, ResponseHead, parse_head};
+use podpin_wire::http1::response_head::{
+    HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, ResponseHead, is_worth_parsing, parse_head,
+};
 
 /// Reads in one turn before others of the worker get theirs.
 const READS_A_TURN: usize = 4;
@@ -334,7 +336,11 @@ impl<'a> Transfer<'a> {
         let joined;
         let mut bytes = bytes;
         if !self.incoming.is_empty() {
+            let parsed = self.incoming.len();
             self.incoming.extend_from_slice(bytes);
+            if self.incoming.len() < HEAD_BYTES_MAX && !is_worth_parsing(&self.incoming, parsed) {
+                return Ok(None);
+            }
             joined = std::mem::take(&mut self.incoming);
             bytes = &joined;
         }

@@ -1,8 +1,8 @@
 //! Host, path and headers to a route: exact host, then the longest wildcard, then none; exact path, then the longest
 //! prefix; then the match with the most headers, then the order of the file, as the Shared API has it.
 //!
-//! The table is built whole from the configuration and swapped whole. A look-up costs a hash for each label of the
-//! host and each element of the path, however many routes there are; headers are looked at only where the path is one of
+//! The table is built whole from the configuration and swapped whole. A look-up hashes each label of the host and each
+//! element of the path once, however many routes there are, and none beyond the longest that is configured; headers are looked at only where the path is one of
 //! a match that has some. Paths are compared as they were sent: decoding is left to the pods, so that what we route on is
 //! what they see.
 
@@ -71,16 +71,65 @@ impl Destination {
 #[derive(Debug)]
 pub struct RouteTable<R = Destination> {
     exact_hosts: HashMap<String, Paths<R>>,
-    /// Keyed by the suffix with its leading dot: `*.example.com` is `.example.com`.
-    wildcard_hosts: HashMap<String, Paths<R>>,
+    /// By the labels of the suffix from the last on: `*.example.com` is `com`, `example`.
+    wildcard_hosts: Tree<Paths<R>>,
     any_host: Paths<R>,
 }
 
 #[derive(Debug)]
 struct Paths<R> {
     exact: HashMap<String, Vec<Rule<R>>>,
-    /// Without a trailing slash; the root is the empty string.
-    prefixes: HashMap<String, Vec<Rule<R>>>,
+    /// By the elements of the path; the root has none.
+    prefixes: Tree<Vec<Rule<R>>>,
+}
+
+/// Values by sequences of segments. A look-up hashes each segment of a name once, and none beyond the longest sequence.
+#[derive(Debug)]
+struct Tree<T> {
+    value: Option<T>,
+    children: HashMap<String, Tree<T>>,
+}
+
+impl<T> Default for Tree<T> {
+    fn default() -> Self {
+        Tree { value: None, children: HashMap::new() }
+    }
+}
+
+impl<T: Default> Tree<T> {
+    fn is_empty(&self) -> bool {
+        self.value.is_none() && self.children.is_empty()
+    }
+
+    /// Returns the value of a sequence, which is new if there was none.
+    fn entry<'s>(&mut self, segments: impl Iterator<Item = &'s str>) -> &mut T {
+        let mut tree = self;
+        for segment in segments {
+            tree = tree.children.entry(segment.to_owned()).or_default();
+        }
+        tree.value.get_or_insert_default()
+    }
+
+    /// Returns what `accept` makes of the value of the longest sequence that `segments` begin with and that it accepts.
+    ///
+    /// The recursion is as deep as the configuration, whatever the request.
+    fn longest<'s, O>(
+        &self,
+        mut segments: impl Iterator<Item = &'s str>,
+        accept: &impl Fn(&T) -> Option<O>,
+    ) -> Option<O> {
+        let next = if self.children.is_empty() { None } else { segments.next() };
+        let child = next.and_then(|segment| probe(&self.children, segment));
+        let longer = child.and_then(|child| child.longest(segments, accept));
+        longer.or_else(|| self.value.as_ref().and_then(accept))
+    }
+}
+
+/// Looks a key up. Every byte of a request that a look-up hashes passes here, where tests count.
+fn probe<'m, V>(map: &'m HashMap<String, V>, key: &str) -> Option<&'m V> {
+    #[cfg(test)]
+    tests::HASHED_BYTES.set(tests::HASHED_BYTES.get() + key.len());
+    map.get(key)
 }
 
 /// What is left to compare where host and path are right. Those with the most headers come first.
@@ -92,7 +141,7 @@ struct Rule<R> {
 
 impl<R> Default for Paths<R> {
     fn default() -> Self {
-        Paths { exact: HashMap::new(), prefixes: HashMap::new() }
+        Paths { exact: HashMap::new(), prefixes: Tree::default() }
     }
 }
 
@@ -101,7 +150,7 @@ impl<R: Clone> RouteTable<R> {
     pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Host], &'a [RouteMatch], R)>) -> Self {
         let mut table = RouteTable {
             exact_hosts: HashMap::new(),
-            wildcard_hosts: HashMap::new(),
+            wildcard_hosts: Tree::default(),
             any_host: Paths::default(),
         };
         for (hosts, matches, route) in routes {
@@ -114,7 +163,8 @@ impl<R: Clone> RouteTable<R> {
                         table.exact_hosts.entry(name.clone()).or_default().add(matches, &route)
                     }
                     Host::Wildcard(suffix) => {
-                        table.wildcard_hosts.entry(suffix.clone()).or_default().add(matches, &route);
+                        let labels = suffix.strip_prefix('.').unwrap_or(suffix).rsplit('.');
+                        table.wildcard_hosts.entry(labels).add(matches, &route);
                     }
                 }
             }
@@ -128,49 +178,48 @@ impl<R: Clone> RouteTable<R> {
             return self.any_host.find(path, headers);
         }
         let host = host_of(authority);
-        self.exact_hosts
-            .get(host.as_str())
+        probe(&self.exact_hosts, &host)
             .and_then(|paths| paths.find(path, headers))
             .or_else(|| self.find_wildcard(&host, path, headers))
             .or_else(|| self.any_host.find(path, headers))
     }
 
     fn find_wildcard(&self, host: &str, path: &str, headers: &HeaderMap) -> Option<R> {
-        host.match_indices('.')
-            .filter(|(at, _)| *at > 0)
-            .filter_map(|(at, _)| self.wildcard_hosts.get(host.get(at..)?))
-            .find_map(|paths| paths.find(path, headers))
+        // A wildcard stands for at least a byte before its dot.
+        let dot = host.match_indices('.').map(|(at, _)| at).find(|at| *at > 0)?;
+        let suffix = host.get(dot + 1..)?;
+        self.wildcard_hosts.longest(suffix.rsplit('.'), &|paths: &Paths<R>| paths.find(path, headers))
     }
 }
 
 impl<R: Clone> Paths<R> {
     fn add(&mut self, matches: &[RouteMatch], route: &R) {
         for RouteMatch { path, headers } in matches {
-            let (map, key) = match path {
-                PathMatch::Exact(value) => (&mut self.exact, value.as_str()),
-                PathMatch::Prefix(value) => (&mut self.prefixes, value.trim_end_matches('/')),
-            };
             // The configuration has no name that is none of a header's.
             let header = |one: &podpin_config::HeaderMatch| Some((one.name.parse().ok()?, one.value.clone()));
             let rule = Rule { headers: headers.iter().filter_map(header).collect(), route: route.clone() };
-            let rules = map.entry(key.to_owned()).or_default();
+            let rules = match path {
+                PathMatch::Exact(value) => self.exact.entry(value.clone()).or_default(),
+                PathMatch::Prefix(value) => self.prefixes.entry(elements(value.trim_end_matches('/'))),
+            };
             let at = rules.partition_point(|other| other.headers.len() >= rule.headers.len());
             rules.insert(at, rule);
         }
     }
 
     fn find(&self, path: &str, headers: &HeaderMap) -> Option<R> {
-        if let Some(route) = self.exact.get(path).and_then(|rules| first(rules, headers)) {
-            return Some(route);
-        }
-        let mut prefix = path;
-        loop {
-            if let Some(route) = self.prefixes.get(prefix).and_then(|rules| first(rules, headers)) {
-                return Some(route);
-            }
-            prefix = prefix.get(..prefix.rfind('/')?)?;
-        }
+        let exact = if self.exact.is_empty() { None } else { probe(&self.exact, path) };
+        exact.and_then(|rules| first(rules, headers)).or_else(|| {
+            // `*` has no elements and no prefix.
+            path.starts_with('/').then_some(())?;
+            self.prefixes.longest(elements(path), &|rules: &Vec<Rule<R>>| first(rules, headers))
+        })
     }
+}
+
+/// The elements of a path: what follows each slash.
+fn elements(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').skip(1)
 }
 
 /// The first rule whose headers are all there.
@@ -192,6 +241,8 @@ fn host_of(authority: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use podpin_config::HeaderMatch;
     use proptest::prelude::*;
 
@@ -264,6 +315,59 @@ mod tests {
         for (host, path, expected) in cases {
             assert_eq!(table.find(host, path, &HeaderMap::new()), Some(expected), "{host}{path}");
         }
+    }
+
+    thread_local! {
+        /// Bytes of requests that look-ups of this thread have hashed.
+        pub(super) static HASHED_BYTES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    fn hashed_bytes(table: &RouteTable<usize>, host: &str, path: &str) -> usize {
+        HASHED_BYTES.set(0);
+        table.find(host, path, &HeaderMap::new());
+        HASHED_BYTES.get()
+    }
+
+    #[test]
+    fn a_look_up_hashes_no_byte_of_a_path_more_than_twice_for_each_host_that_matches() {
+        let deep = "/".repeat(40) + "a";
+        let table = table(&[
+            (&[], &[("^", "/a/b"), ("^", "/x/"), ("^", &deep), ("=", "/x"), ("^", &"/a".repeat(300))]),
+            (&["app.example.com", "*.example.com", "*.com"], &[("^", "/a/b"), ("=", "/y")]),
+        ]);
+        for bytes in [64, 1024, 32 * 1024] {
+            for unit in ["/", "a", "/a", "/a/b", "//a/", "x/", "/x"] {
+                let path = format!("/{}", unit.repeat(bytes / unit.len()));
+                for host in ["none", "app.example.com", "b.app.example.com"] {
+                    let hashed = hashed_bytes(&table, host, &path);
+                    let hosts = 4;
+                    assert!(
+                        hashed <= 2 * (hosts * path.len() + host.len()),
+                        "{hashed} for {bytes} of {unit}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_look_up_hashes_no_byte_of_a_host_more_than_twice() {
+        let table = table(&[(&["*.a.a", "*.a.b", "a.a.a", "*.example.com"], &[("^", "/")])]);
+        for host in [".".repeat(255), "a.".repeat(127) + "a", ".a".repeat(127), "a".repeat(255)] {
+            let hashed = hashed_bytes(&table, &host, "/");
+            assert!(hashed <= 2 * host.len() + 2, "{hashed} for {host}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_at_least_a_byte_before_its_dot() {
+        let table = table(&[(&["*.example.com"], &[("^", "/")])]);
+        let cases = [("a.example.com", true), (".example.com", false), ("..example.com", true)];
+        let more = [("example.com", false), ("a..example.com", true), ("aexample.com", false), ("", false)];
+        for (host, expected) in cases.into_iter().chain(more) {
+            assert_eq!(table.find(host, "/", &HeaderMap::new()).is_some(), expected, "{host}");
+        }
+        assert_eq!(table.find("a.example.com", "*", &HeaderMap::new()), None, "OPTIONS *");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::net::tls::PodTls;
 use crate::net::transport::Transport;
 use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::response_head::{
-    HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, ResponseError, ResponseHead, parse_head,
+    HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, ResponseError, ResponseHead, is_worth_parsing, parse_head,
 };
 
 /// What went wrong between us and an endpoint.
@@ -130,9 +130,11 @@ pub(crate) async fn exchange(
 
 async fn read_head(transport: &mut Transport) -> Result<(ResponseHead, BodyDecoder, Vec<u8>), UpstreamError> {
     let mut buffer = Vec::with_capacity(2048);
-    let mut interim = 0;
+    let (mut interim, mut parsed) = (0, 0);
     loop {
-        while let Some((length, head, body)) = parse_head(&buffer, &Method::GET)? {
+        while is_worth_parsing(&buffer, parsed)
+            && let Some((length, head, body)) = parse_head(&buffer, &Method::GET)?
+        {
             let rest = buffer.split_off(length);
             if !head.status.is_informational() {
                 return Ok((head, body, rest));
@@ -141,8 +143,9 @@ async fn read_head(transport: &mut Transport) -> Result<(ResponseHead, BodyDecod
             if interim > INTERIM_RESPONSES_MAX || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(UpstreamError::Protocol("unexpected interim responses"));
             }
-            buffer = rest;
+            (buffer, parsed) = (rest, 0);
         }
+        parsed = buffer.len();
         if buffer.len() >= HEAD_BYTES_MAX {
             return Err(UpstreamError::Protocol("the response head is too large"));
         }

@@ -1,4 +1,4 @@
-//! What a successor pod sends first may be what the client has already: it is dropped here, block by block.
+//! The replay at the beginning of a successor's stream: blocks that the client has already are dropped here.
 //!
 //! Which blocks, is decided by the cursor; see there for the rules. Here stands what it needs to know: the bytes at
 //! hand are looked through for the last known id before anything is decided, because a replay may reach back farther
@@ -9,7 +9,8 @@
 
 use std::mem;
 
-use super::{Block, Framer, PassThrough, Tail, after_block, before};
+use super::pass_through::PassThrough;
+use super::{Block, Framer, Tail, after_block, before};
 use crate::cursor::{Ahead, Cursor, Verdict};
 use crate::frame::Pushed;
 
@@ -87,7 +88,7 @@ impl Framer {
         self.hold(rest, out, pushed);
     }
 
-    /// What follows the last block of `bytes` whose id is known.
+    /// Returns the bytes after the last block of `bytes` whose id is known.
     fn after_last_known<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let cursor = self.cursor.as_ref()?;
         let (mut known, mut rest) = (None, bytes);
@@ -130,7 +131,7 @@ mod tests {
         framer
     }
 
-    /// What goes to the client of `pushes`, and how many events do not.
+    /// Returns the bytes of `pushes` that reach the client, and the number of events that do not.
     fn replayed(framer: &mut Framer, pushes: &[&[u8]]) -> (String, u32) {
         let (mut out, mut dropped) = (Vec::new(), 0);
         for push in pushes {

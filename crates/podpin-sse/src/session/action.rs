@@ -133,7 +133,7 @@ pub enum HandoverCause {
     Crash,
 }
 
-/// One handover that is over. Each that begins, or was due and could not begin, has exactly one report, with two
+/// A handover that is over. Each that begins, or was due and could not begin, has exactly one report, with two
 /// exceptions: the stream ends meanwhile for a reason of its own, or a rebalancing could not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {

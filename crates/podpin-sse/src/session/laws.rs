@@ -355,7 +355,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever happens, the stream ends once, comments and goodbyes stand between events, every moment that is due was
+    /// In any case, the stream ends once, comments and goodbyes stand between events, every moment that is due was
     /// announced and is served, and a stream that was handed over goes on.
     #[test]
     fn a_stream_has_one_end_and_no_moment_is_missed(

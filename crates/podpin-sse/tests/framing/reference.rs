@@ -1,7 +1,7 @@
 //! A plain, slow parser of event streams, written down sentence by sentence from the WHATWG HTML standard, sections
 //! 9.2.5 and 9.2.6. It sees the whole stream at once and shares no code with the framer.
 
-/// What a client makes of a stream.
+/// A client's reading of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Interpretation {
     /// Dispatched events in order.
@@ -12,7 +12,7 @@ pub(crate) struct Interpretation {
     pub(crate) last_event_id: String,
 }
 
-/// One dispatched event.
+/// A dispatched event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) kind: String,

@@ -19,7 +19,7 @@ use proptest::sample::select;
 
 use crate::reference::{Event, interpret};
 
-/// One event of the log.
+/// An event of the log.
 #[derive(Clone, Debug)]
 struct Entry {
     has_id: bool,
@@ -36,7 +36,7 @@ struct Style {
     id_comes_last: bool,
 }
 
-/// One pod's turn.
+/// The part of the stream that a single pod serves.
 #[derive(Clone, Debug)]
 struct Leg {
     style: Style,
@@ -88,7 +88,7 @@ fn id_of(place: usize) -> String {
     format!("{:x}", place.wrapping_mul(2_654_435_761) % (1 << 32))
 }
 
-/// What a pod writes that begins at `from`.
+/// Returns the bytes that a pod writes if it begins at `from`.
 fn written(log: &[Entry], from: usize, style: &Style) -> Vec<u8> {
     let mut text = style.begins_with.to_owned();
     for (place, entry) in log.iter().enumerate().skip(from) {
@@ -105,7 +105,7 @@ fn written(log: &[Entry], from: usize, style: &Style) -> Vec<u8> {
     text.replace('\n', style.line_end).into_bytes()
 }
 
-/// What the client shall read, where the ids of `log` are in effect.
+/// Returns the events that the client has to read, where the ids of `log` are in effect.
 fn expected(log: &[Entry]) -> Vec<Event> {
     let mut last_event_id = String::new();
     let event = |(place, entry): (usize, &Entry)| {

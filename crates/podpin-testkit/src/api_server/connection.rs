@@ -1,4 +1,4 @@
-//! One connection: requests in, answers and faults out.
+//! A connection of the API server: requests in, answers and faults out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const TOO_LARGE_VERSION_WAIT: Duration = Duration::from_secs(3);
 /// A watch without `timeoutSeconds` lasts between 30 and 60 minutes.
 const WATCH_SECONDS_DEFAULT: u64 = 45 * 60;
 
-/// What becomes of the connection after an answer.
+/// State of the connection after an answer.
 enum Then {
     NextRequest(Socket),
     Over,

@@ -20,7 +20,7 @@ pub enum On {
     Other,
 }
 
-/// What is done instead of what was asked for.
+/// A fault that takes the place of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// A `Status` object with this code; 429 comes with `Retry-After: 1`.
@@ -69,7 +69,7 @@ pub enum Cut {
     Expired,
 }
 
-/// What happens to whom: single faults in order, then the standing ones.
+/// The order of faults: single ones first, then the standing ones.
 #[derive(Debug, Default)]
 pub(super) struct Script {
     once: VecDeque<(On, Fault)>,

@@ -39,7 +39,7 @@ impl Kubeconfig {
         kubeconfig
     }
 
-    /// Its path.
+    /// Returns the path.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("config")
     }

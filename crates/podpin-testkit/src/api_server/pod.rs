@@ -37,7 +37,8 @@ impl PodObject {
         self
     }
 
-    /// The object, without a version. About as long as a small real one: most of it is what nobody here reads.
+    /// Returns the object, without a version. About as long as a small real one: most of it is noise for the reader
+    /// under test.
     pub fn value(&self) -> Value {
         let (name, image) = (&self.name, "registry.example.com/chat:1.2.3");
         let condition = |kind: &str| json!({"type": kind, "status": "True", "lastProbeTime": null, "lastTransitionTime": "2026-11-22T13:47:35Z"});
@@ -75,7 +76,7 @@ impl PodObject {
     }
 }
 
-/// What a deletion with this grace makes of a pod, as the API does it: the timestamp is the time of the request plus
+/// Deletes a pod with this grace as the API does it: the timestamp is the time of the request plus
 /// the grace, in whole seconds, and a second deletion can only bring it nearer.
 pub(super) fn delete(pod: &mut Value, grace: Duration, now: SystemTime) {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).expect("a clock that is set");
@@ -89,7 +90,7 @@ pub(super) fn delete(pod: &mut Value, grace: Duration, now: SystemTime) {
     metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(grace.as_secs()));
 }
 
-/// When the object says that it will be killed, in seconds since 1970; `None`: it is not being deleted.
+/// Returns the time at which the object says that it will be killed; `None` if it is not being deleted.
 pub(super) fn deadline(pod: &Value) -> Option<&str> {
     pod.pointer("/metadata/deletionTimestamp")?.as_str()
 }

@@ -1,4 +1,4 @@
-//! What a request asks of the API server: path, parameters, label selector.
+//! The query of a request to the API server: path, parameters, label selector.
 //!
 //! Only what the discovery of a proxy may ask for: EndpointSlices or Pods of one namespace or of all, listed or watched,
 //! whole or as metadata only. The selector is the API's own grammar (equality and sets, Kubernetes "Labels and
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::On;
 
-/// What is asked for when only metadata is wanted.
+/// The media type parameter for metadata only.
 const METADATA: &str = "as=PartialObjectMetadata";
 
-/// What there is.
+/// The resources that the server has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Resource {
     #[default]
@@ -24,7 +24,7 @@ pub(super) enum Resource {
 impl Resource {
     const ALL: [Resource; 2] = [Resource::Slices, Resource::Pods];
 
-    /// Of which kind an object is; one that does not say it is a slice.
+    /// Returns the kind of an object; an object without a kind is a slice.
     pub(super) fn of(object: &Value) -> Resource {
         let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
         let is_it = |resource: &Resource| resource.kind() == kind;
@@ -104,7 +104,7 @@ pub(super) struct Scope {
     selector: Vec<Requirement>,
 }
 
-/// One requirement of a label selector.
+/// A requirement of a label selector.
 #[derive(Clone, Debug)]
 struct Requirement {
     key: String,

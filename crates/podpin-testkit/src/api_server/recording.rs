@@ -1,11 +1,11 @@
-//! What a real API server said: recordings of lists and watches, JSON lines, to be replayed.
+//! Recordings of lists and watches of a real API server, JSON lines, to be replayed.
 
 use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
-/// One thing that happened.
+/// A step of a recording.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// These objects are there.
@@ -14,11 +14,11 @@ pub enum Step {
     Put(Value),
     /// An object was deleted.
     Delete {
-        /// Its kind, if it says one: EndpointSlices and Pods do.
+        /// The object's kind, if it says one: EndpointSlices and Pods do.
         kind: String,
-        /// Its namespace.
+        /// The object's namespace.
         namespace: String,
-        /// Its name.
+        /// The object's name.
         name: String,
     },
     /// A bookmark.
@@ -30,7 +30,7 @@ pub enum Step {
 /// A recording of the EndpointSlices, or the Pods, of one namespace.
 #[derive(Clone, Debug)]
 pub struct Recording {
-    /// What happened, in order.
+    /// The steps in order.
     pub steps: Vec<Step>,
     /// When each of them did, in milliseconds since 1970.
     times: Vec<f64>,

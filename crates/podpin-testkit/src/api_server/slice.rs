@@ -9,7 +9,7 @@ use crate::Pod;
 /// The namespace of everything that does not say otherwise.
 pub(super) const NAMESPACE: &str = "lab";
 
-/// One endpoint of a slice. A new one is ready, on node `node-1` in zone `zone-a`.
+/// An endpoint of a slice. A new one is ready, on node `node-1` in zone `zone-a`.
 #[derive(Clone, Debug)]
 pub struct SlicePod {
     name: String,

@@ -1,4 +1,4 @@
-//! One connection of the API server, plain or TLS, with the bytes that were read and not used.
+//! A socket of the API server, plain or TLS, with the bytes that were read and not used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Acceptor {
         Acceptor::Tls { authority, acceptor: TlsAcceptor::from(Arc::new(configuration)) }
     }
 
-    /// Its certificate in PEM.
+    /// Returns the server's certificate in PEM.
     pub(super) fn authority(&self) -> Option<&str> {
         match self {
             Acceptor::Plain => None,

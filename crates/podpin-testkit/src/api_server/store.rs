@@ -48,7 +48,7 @@ impl Refusal {
     }
 }
 
-/// One change; `None` before is a creation, `None` after a deletion.
+/// A change of an object. Before is `None` if it was created, after is `None` if it was deleted.
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) version: u64,
@@ -92,7 +92,7 @@ pub(super) struct Store {
     oldest: u64,
     objects: BTreeMap<Key, Arc<Value>>,
     history: Vec<Change>,
-    /// What is left of lists that were begun, by continue token.
+    /// The rest of lists that were begun, by continue token.
     pages: BTreeMap<String, (u64, Vec<Arc<Value>>)>,
     tokens: u64,
 }
@@ -187,7 +187,7 @@ impl Store {
         Ok(list_of(&query.scope, metadata, items.iter().map(|item| query.scope.sent(item)).collect()))
     }
 
-    /// What a watch begins with.
+    /// Returns the events that a watch begins with.
     ///
     /// # Errors
     /// 410 for a version that is forgotten, 400 for parameters that do not go together.

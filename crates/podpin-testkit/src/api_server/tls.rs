@@ -33,7 +33,7 @@ impl Authority {
         (Authority { certificate: certificate.pem() }, configuration)
     }
 
-    /// Its own certificate in PEM.
+    /// Returns the server's own certificate in PEM.
     pub(super) fn certificate(&self) -> &str {
         &self.certificate
     }

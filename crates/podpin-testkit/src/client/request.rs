@@ -81,7 +81,7 @@ impl Request {
         self.header("Transfer-Encoding", "chunked")
     }
 
-    /// Its method.
+    /// Returns the method.
     pub fn method(&self) -> &str {
         &self.method
     }
@@ -91,22 +91,22 @@ impl Request {
         &self.headers
     }
 
-    /// Its body, chunks and all.
+    /// Returns the body, chunks and all.
     pub(crate) fn body_bytes(&self) -> &[u8] {
         &self.body
     }
 
-    /// Its target.
+    /// Returns the target.
     pub(crate) fn target(&self) -> &str {
         &self.target
     }
 
-    /// Its host, unless it has none.
+    /// Returns the host; `None` if the request has none.
     pub(crate) fn host_name(&self) -> Option<&str> {
         self.host.as_deref()
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the request.
     pub fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} {}\r\n", self.method, self.target, self.version);
         if let Some(host) = &self.host {

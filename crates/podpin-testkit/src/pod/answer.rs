@@ -1,6 +1,6 @@
-//! What a scripted pod can answer.
+//! The answers of a scripted pod.
 
-/// What to do with a request.
+/// A scripted answer to a request.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// Send the head of an event stream; the test drives the rest through a `PodStream`.
@@ -137,7 +137,7 @@ impl Reply {
         })
     }
 
-    /// Its bytes as an answer to `method`.
+    /// Returns the bytes of the answer to `method`.
     pub(super) fn bytes(&self, method: &str) -> Vec<u8> {
         let mut bytes = format!("HTTP/1.1 {} Scripted\r\n", self.status).into_bytes();
         for (name, value) in &self.headers {

@@ -1,4 +1,4 @@
-//! One connection of a scripted pod: requests in, scripted answers out.
+//! A connection of a scripted pod: requests in, scripted answers out.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::wire::{Body, Ending, Head, Wire};
 /// The accept value for the key `dGhlIHNhbXBsZSBub25jZQ==`, RFC 6455 section 1.3: the only key the test client uses.
 const WEBSOCKET_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// What becomes of the connection after an answer.
+/// State of the connection after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     NextRequest,
@@ -78,7 +78,7 @@ async fn open_stream(stream: &StreamAnswer, request: PodRequest, wire: &mut Wire
 async fn by_hand(request: PodRequest, framing: Framing, wire: &mut Wire, shared: &Shared) -> Then {
     let (commands, mut receiver) = mpsc::unbounded_channel();
     let (gone, gone_receiver) = watch::channel(None);
-    // Nobody listens any more when the test has dropped the pod.
+    // The test has dropped the pod if this fails.
     let _unheard = shared.streams.send(PodStream { request, framing, commands, gone: gone_receiver });
     let mut silent = false;
     loop {

@@ -7,7 +7,7 @@ use super::answer::{Framing, chunk};
 use crate::in_time;
 use crate::wire::Ending;
 
-/// What the test tells the connection to do.
+/// A command of the test to the connection.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Write these bytes, then answer whether the socket took them.

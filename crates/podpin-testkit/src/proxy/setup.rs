@@ -13,7 +13,7 @@ use crate::{EndpointsFile, PATIENCE, Pod, Process, podpin_binary};
 /// How often a start is tried with other ports when another process took ours in between.
 const STARTS: usize = 5;
 
-/// What the proxy must have reached before the test goes on.
+/// State that the proxy must have reached before the test goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Until {
     Ready,
@@ -42,18 +42,18 @@ impl Setup {
         Setup::default()
     }
 
-    /// One service `chat` with static endpoints, one for each pod.
+    /// Makes a setup with one service `chat` and static endpoints, one for each pod.
     pub fn chat(pods: &[&Pod]) -> Setup {
         Setup::new().service("chat", pods)
     }
 
-    /// One more service with static endpoints.
+    /// Adds a service with static endpoints.
     pub fn service(self, name: &str, pods: &[&Pod]) -> Setup {
         let list: Vec<_> = pods.iter().map(|pod| (pod.name(), pod.address())).collect();
         self.service_at(name, &list)
     }
 
-    /// One more service with static endpoints: name and address.
+    /// Adds a service with static endpoints: name and address.
     pub fn service_at(mut self, name: &str, endpoints: &[(&str, SocketAddr)]) -> Setup {
         let one = |(name, address): &(&str, SocketAddr)| format!("{{name: {name}, address: \"{address}\"}}");
         let list: Vec<_> = endpoints.iter().map(one).collect();
@@ -62,7 +62,7 @@ impl Setup {
         self
     }
 
-    /// One more service with its endpoints in a file.
+    /// Adds a service with its endpoints in a file.
     pub fn service_in(self, name: &str, file: &EndpointsFile) -> Setup {
         let mut setup = self;
         let discovery = format!("discovery: {{file: {{path: \"{}\"}}}}", file.path().display());
@@ -70,13 +70,13 @@ impl Setup {
         setup
     }
 
-    /// One more service with a discovery of the test's own words, such as `{kubernetes: {service: chat, port: http}}`.
+    /// Adds a service with a discovery of the test's own words, such as `{kubernetes: {service: chat, port: http}}`.
     pub fn service_from(mut self, name: &str, discovery: &str) -> Setup {
         self.services.push((name.to_owned(), vec![format!("discovery: {discovery}")]));
         self
     }
 
-    /// One more line under the service added last, such as `sse: {keepAlive: off}`.
+    /// Adds a line to the service added last, such as `sse: {keepAlive: off}`.
     ///
     /// # Panics
     /// Without a service.
@@ -86,13 +86,13 @@ impl Setup {
         self
     }
 
-    /// One more line at the top level, such as `trustedProxies: [127.0.0.0/8]`.
+    /// Adds a line at the top level, such as `trustedProxies: [127.0.0.0/8]`.
     pub fn top(mut self, line: &str) -> Setup {
         self.top.push(line.to_owned());
         self
     }
 
-    /// One more route, as a mapping: `{name: all, service: chat}`.
+    /// Adds a route, as a mapping: `{name: all, service: chat}`.
     pub fn route(mut self, route: &str) -> Setup {
         self.routes.push(route.to_owned());
         self

@@ -12,6 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 /// shows as `podpin_request_heads_refused_total{code="431"}` without an attack.
 pub const FIELDS_MAX: usize = 128;
 
+/// Bytes of a host without its port; a name in the DNS has 253 at most (RFC 1035 section 2.3.4).
+const HOST_BYTES_MAX: usize = 255;
+
 /// Why a request head is refused; `reply.rs` says what that is on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
@@ -272,6 +275,13 @@ fn check_host(value: &[u8]) -> Result<(), HeadError> {
     let allowed = |byte: &u8| {
         byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"')
     };
+    let host = match value.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if !value.ends_with(b"]") => value.get(..colon).unwrap_or(value),
+        _ => value,
+    };
+    if host.len() > HOST_BYTES_MAX {
+        return Err(HeadError::Malformed("Host is longer than 255 bytes"));
+    }
     if value.iter().all(allowed) { Ok(()) } else { Err(HeadError::Malformed("Host is not a host and port")) }
 }
 
@@ -468,6 +478,18 @@ mod tests {
             }
         }
         panic!("the end was not found");
+    }
+
+    #[test]
+    fn a_host_has_255_bytes_at_most_besides_its_port() {
+        for (bytes, port, fits) in
+            [(255, "", true), (255, ":65535", true), (256, "", false), (256, ":1", false), (9000, "", false)]
+        {
+            let host = format!("{}{port}", "a".repeat(bytes));
+            assert_eq!(check_authority(&host).is_ok(), fits, "{bytes}{port}");
+            let host = verdict(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            assert_eq!(host.is_ok(), fits, "{bytes}{port}");
+        }
     }
 
     #[test]

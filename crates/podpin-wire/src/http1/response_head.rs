@@ -16,6 +16,8 @@ pub struct ResponseError(pub &'static str);
 
 /// A response head larger than this is refused; pods send a few hundred bytes.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of empty lines before a head, of which httparse skips any number.
+const EMPTY_BYTES_MAX: usize = 8;
 /// Interim responses (100, 103) before the final one.
 pub const INTERIM_RESPONSES_MAX: usize = 8;
 
@@ -37,6 +39,14 @@ impl ResponseHead {
     }
 }
 
+/// Whether a head that was incomplete in the first `parsed` bytes should be parsed again: an empty line has come, or twice
+/// as many bytes are there, which may be malformed. So a head that comes byte by byte costs linear time.
+pub fn is_worth_parsing(buffer: &[u8], parsed: usize) -> bool {
+    let new = buffer.get(parsed.saturating_sub(2)..).unwrap_or_default();
+    let has_doubled = buffer.len().checked_ilog2() > parsed.checked_ilog2();
+    has_doubled || new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
+}
+
 /// Length of the head of a response to `asked`, the head, and how its body is framed; `None` while it is incomplete.
 pub fn parse_head(
     buffer: &[u8],
@@ -44,6 +54,10 @@ pub fn parse_head(
 ) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, ResponseError> {
     let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut lines);
+    // Each empty line would bring another look.
+    if buffer.get(..EMPTY_BYTES_MAX).is_some_and(|start| start.iter().all(|byte| b"\r\n".contains(byte))) {
+        return Err(ResponseError("there are empty lines before the response"));
+    }
     let length = match response.parse(buffer) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
@@ -169,6 +183,40 @@ mod tests {
         ];
         for (text, expected) in cases {
             assert_eq!(head(text).unwrap().unwrap().1.keep_alive, expected, "{text:?}");
+        }
+    }
+
+    /// The final head in pieces of one byte, and the bytes that were parsed for it.
+    fn byte_by_byte(bytes: &[u8]) -> (Result<Option<usize>, ()>, usize) {
+        let mut work = 0;
+        for end in 1..=bytes.len() {
+            let buffer = &bytes[..end];
+            if is_worth_parsing(buffer, end - 1) {
+                work += end;
+                match parse_head(buffer, &Method::GET) {
+                    Ok(None) => {}
+                    Ok(Some((length, ..))) => return (Ok(Some(length)), work),
+                    Err(_) => return (Err(()), work),
+                }
+            }
+        }
+        (Ok(None), work)
+    }
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_parsed_in_linear_time() {
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "b".repeat(60_000));
+        let many = format!("HTTP/1.1 200 OK\n{}\n", "A: b\n".repeat(FIELDS_MAX));
+        for head in [&*long, &*many, "\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"] {
+            let (found, work) = byte_by_byte(head.as_bytes());
+            assert_eq!(found, Ok(Some(head.len())));
+            assert!(work <= 4 * head.len(), "{work} of {}", head.len());
+        }
+        for endless in ["\n", "\r\n", "HTTP/1.1 200 OK\r\nA", "A: b\r\n"] {
+            let bytes = endless.repeat(HEAD_BYTES_MAX / endless.len());
+            let (found, work) = byte_by_byte(bytes.as_bytes());
+            assert_ne!(found.ok().flatten(), Some(bytes.len()));
+            assert!(work <= 4 * bytes.len(), "{work} of {}", bytes.len());
         }
     }
 

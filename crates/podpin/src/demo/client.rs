@@ -1,4 +1,4 @@
-//! One event stream client of the demo: HTTP/1.1 over a plain socket, keeping its cookie and last event id.
+//! An event stream client of the demo: HTTP/1.1 over a plain socket, keeping its cookie and last event id.
 //!
 //! It does by hand what a browser's EventSource does (WHATWG HTML, section 9.2) and checks what no browser tells:
 //! whether ids are contiguous and whether it is still on its pod. Small on purpose: no connection pool, no TLS, and
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 /// A head or an event longer than this is not ours.
 const BUFFERED_BYTES_MAX: usize = 1 << 20;
 
-/// What a client keeps from one connection to the next.
+/// State that a client keeps from one connection to the next.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// `name=value` of the last cookie that was set.
@@ -21,7 +21,7 @@ pub(super) struct Memory {
     pub(super) last_event_id: Option<u64>,
 }
 
-/// One event.
+/// An event.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Event {
     /// `message` unless the stream says otherwise.
@@ -57,7 +57,7 @@ impl EventStream {
         Ok(Self { socket, received, body, text: Vec::new() })
     }
 
-    /// The next event; `None` when the stream has ended, in whatever way. Nothing is lost when it is cancelled.
+    /// Returns the next event; `None` if the stream has ended, in whatever way. Nothing is lost if it is cancelled.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Event>> {
         loop {
             self.body.decode(&mut self.received, &mut self.text)?;

@@ -27,7 +27,7 @@ impl Latencies {
         }
     }
 
-    /// The latency that `percent` (0 to 100) of those counted do not exceed; `None` when nothing was counted.
+    /// Returns the latency that `percent` (0 to 100) of those counted do not exceed; `None` if nothing was counted.
     pub(super) fn percentile(&self, percent: u64) -> Option<Latency> {
         let counts: Vec<u64> = self.0.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
         let rank = (counts.iter().sum::<u64>() * percent).div_ceil(100).max(1);
@@ -47,7 +47,7 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    /// One that was not counted, but is shown in the same way.
+    /// Returns a duration that was not counted, but is shown in the same way.
     pub(super) fn of(duration: Duration) -> Self {
         Self { micros: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX) }
     }

@@ -37,18 +37,18 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// For the last events to arrive. Milliseconds are enough unless the machine is overloaded.
 const FINISHING_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is to be driven.
+/// The load to generate.
 pub(super) struct Plan {
     pub(super) address: SocketAddr,
     pub(super) clients: usize,
-    /// `None`: until interrupted.
+    /// `None` if it runs until interrupted.
     pub(super) run_time: Option<Duration>,
     pub(super) halfway: Halfway,
     pub(super) tick: Duration,
     pub(super) quiet: bool,
 }
 
-/// What the clients do when half of the time is over.
+/// The change of the clients when half of the time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Halfway {
     ComeAgain,
@@ -123,7 +123,7 @@ async fn gather(mut clients: JoinSet<Outcome>, phase: &watch::Sender<Phase>) -> 
     }
 }
 
-/// What all clients share.
+/// State that all clients share.
 struct Scene {
     address: SocketAddr,
     opening: Semaphore,
@@ -144,10 +144,10 @@ impl Scene {
     }
 }
 
-/// What one client saw.
+/// The observations of one client.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// The pod that it was on last; `None`: it never had a stream.
+    /// The pod that served it last; `None` if it never had a stream.
     pub(super) pod: Option<String>,
     pub(super) session: Option<String>,
     /// Comebacks to the same pod and session.
@@ -393,7 +393,7 @@ fn sum_up(plan: &Plan, run_time: Duration, newest: u64, outcomes: &[Outcome], sc
     }
 }
 
-/// One line a second on standard error; on a terminal it is always the same one.
+/// Prints a line a second on standard error; on a terminal it is always the same one.
 async fn show_progress(plan: &Plan, scene: &Scene) {
     if plan.quiet {
         return std::future::pending().await;
@@ -404,7 +404,7 @@ async fn show_progress(plan: &Plan, scene: &Scene) {
     for second in 1_u64.. {
         seconds.tick().await;
         let line = progress_line(plan, scene, second);
-        // Progress that nobody can read is no reason to stop.
+        // Progress that cannot be shown is no reason to stop.
         write!(std::io::stderr().lock(), "{before}{line}{after}").ok();
     }
 }

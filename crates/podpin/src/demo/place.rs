@@ -15,7 +15,7 @@ const PORTS_TRIED: u16 = 100;
 /// How streams leave a pod that is stopped.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DrainTimes {
-    /// They leave evenly over this time.
+    /// Time over which the streams of a pod leave, evenly.
     pub(super) spread: Duration,
     /// By then all have.
     pub(super) timeout: Duration,
@@ -44,7 +44,7 @@ impl Place {
         Ok(Self { listen: found_listen, admin: found_admin, directory: create_directory()?, moved })
     }
 
-    /// One sentence for each port that was taken.
+    /// Returns a sentence for each port that was taken.
     pub(super) fn moved(&self) -> &[String] {
         &self.moved
     }
@@ -72,7 +72,7 @@ impl Place {
     }
 
     /// The proxy's configuration. The slow start is off so that a pod started again is seen to take clients at once, and a
-    /// person may stop one pod after the other for as long as he likes.
+    /// person may stop one pod after the other for as long as they like.
     pub(super) fn configuration(&self, drain: DrainTimes) -> String {
         let Self { listen, admin, .. } = self;
         let (spread, timeout) = (drain.spread.as_millis(), drain.timeout.as_millis());

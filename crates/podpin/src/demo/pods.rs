@@ -63,7 +63,7 @@ impl DemoPods {
         Ok(pods)
     }
 
-    /// What may be done to them while the demo runs.
+    /// Returns the control over the pods while the demo runs.
     pub(super) fn cluster(&self) -> Arc<Cluster> {
         Arc::clone(&self.cluster)
     }
@@ -107,7 +107,7 @@ pub(super) struct Cluster {
 
 struct Slots {
     slots: Vec<Slot>,
-    /// `None` once the demo ends.
+    /// `None` if the demo has ended.
     leaving: Option<SyncSender<Leaving>>,
 }
 
@@ -239,7 +239,7 @@ impl Way {
     }
 }
 
-/// What a pod holds of the demo.
+/// A pod's control over the demo.
 struct Control(Arc<Cluster>);
 
 impl DemoControl for Control {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::latency::Latency;
 use super::upheaval::Changes;
 
-/// What all clients saw together.
+/// The observations of all clients together.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) run_time: Duration,
@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub(super) pause_at_move: Duration,
     /// The time between two events that was asked for.
     pub(super) tick: Duration,
-    /// What happened to the pods on purpose.
+    /// Changes that were made to the pods on purpose.
     pub(super) changes: Option<Changes>,
     pub(super) events: u64,
     pub(super) gaps: u64,
@@ -38,8 +38,8 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// No pin lost, no event missing or repeated, no client left out, and something to judge by. Whoever watches pods
-    /// being replaced has to stay connected, too.
+    /// Whether no pin was lost, no event missing or repeated, no client left out, and there was something to judge by. With
+    /// changes to the pods, clients have to stay connected, too.
     pub(super) fn is_flawless(&self) -> bool {
         self.changes.is_none_or(|changes| changes.are_complete() && self.cuts == 0)
             && self.pins_lost == 0

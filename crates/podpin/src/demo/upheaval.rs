@@ -1,4 +1,4 @@
-//! What happens to the pods while the demo's clients watch: a rolling update, or a death.
+//! The changes to the pods while the demo's clients watch: a rolling update, or a death.
 //!
 //! ```text
 //! 0        1/4       2/4       3/4       end of the run
@@ -23,12 +23,12 @@ const SUCCESSORS: [&str; NAMES.len()] = ["pod-d", "pod-e", "pod-f"];
 /// Between two looks at whether a pod has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What happens.
+/// The kind of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// All pods are replaced one after the other.
     Rollout,
-    /// One pod dies without a warning.
+    /// The death of one pod without a warning.
     Kill,
 }
 
@@ -41,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// What the table is headed by, after the time.
+    /// Returns the heading of the table, after the time.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Rollout => ", rolling update",
@@ -49,7 +49,7 @@ impl Kind {
         }
     }
 
-    /// What was done to them, for the table.
+    /// Returns the description of the change, for the table.
     pub(super) fn done(self) -> &'static str {
         match self {
             Self::Rollout => "pods replaced",
@@ -66,11 +66,11 @@ pub(super) struct Upheaval {
     ends: SyncSender<Infallible>,
 }
 
-/// What came of it.
+/// Result of the changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Changes {
     pub(super) kind: Kind,
-    /// Of [`Kind::pods`], how many were replaced or killed.
+    /// Number of pods that were replaced or killed, out of [`Kind::pods`].
     pub(super) pods: usize,
 }
 

@@ -1,0 +1,43 @@
+//! The kinds of peers: podpin and the programs beside it.
+
+use clap::ValueEnum;
+
+use crate::protocol::Protocol;
+
+/// A program that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
+pub(crate) enum PeerKind {
+    /// The TCP copy loop of this crate.
+    Relay,
+    /// Debian's `haproxy`.
+    Haproxy,
+    /// Debian's `nginx-light`.
+    Nginx,
+    /// Our own, with every default.
+    Podpin,
+    /// Our own, with streams that may go on at another pod.
+    PodpinHandover,
+}
+
+impl PeerKind {
+    /// The name in reports.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
+            Self::Podpin => "podpin",
+            Self::PodpinHandover => "podpin-handover",
+        }
+    }
+
+    /// Whether it knows HTTP, so that it can give a session to a client.
+    pub(crate) fn knows_http(self) -> bool {
+        self != Self::Relay
+    }
+
+    /// Whether clients may speak `protocol` with it.
+    pub(crate) fn speaks(self, protocol: Protocol) -> bool {
+        self.knows_http() || protocol == Protocol::Http1
+    }
+}

@@ -1,0 +1,26 @@
+//! The paths that routes match and rewrite: as a request has them, without a query.
+
+/// Longer values are mistakes: no request line that long comes through the header limit's default.
+const PATH_BYTES_MAX: usize = 1024;
+
+/// Returns the reason why `path` could never match a request's path; `None` if it could.
+pub(crate) fn refuse_path(path: &str) -> Option<String> {
+    let dots =
+        |element: &str| matches!(element.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    if !path.starts_with('/') {
+        return Some(format!("a path begins with /; found {path:?}"));
+    }
+    if path.len() > PATH_BYTES_MAX {
+        return Some(format!("a path has at most {PATH_BYTES_MAX} bytes"));
+    }
+    if let Some(c) = path.chars().find(|c| matches!(c, '?' | '#')) {
+        return Some(format!("a path must not contain `{c}`; only the path is compared"));
+    }
+    if !path.bytes().all(|b| b.is_ascii_graphic()) {
+        return Some("write spaces, control and non-ASCII characters percent-encoded".to_owned());
+    }
+    if path.contains("//") {
+        return Some("a path must not contain //".to_owned());
+    }
+    path.split('/').any(dots).then(|| "a path must not contain the elements . or ..".to_owned())
+}

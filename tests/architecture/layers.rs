@@ -1,0 +1,196 @@
+//! The layers of modules in each crate that ships, and the direction of the imports among them.
+//!
+//! Read a table from top to bottom: a module may import from modules on lower lines of its crate, never from its own line
+//! or from above. The same holds inside a directory among the files of it, without a table: they must not form a circle. A
+//! failure names the two files; move what both need below both, or pass it as an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use crate::fail_if_any;
+use crate::imports::{Module, Modules};
+
+/// The layers of a crate, the top one first, its modules separated by spaces.
+type Layers = &'static [&'static str];
+
+/// The crates and their layers. `lib.rs` or `main.rs` is the roof of each and stands in none of them. podpin-proxy,
+/// podpin-control and podpin-wire are not in the list as long as their modules are being moved.
+const CRATES: [(&str, Layers); 10] = [
+    ("podpin-time", &[]),
+    (
+        "podpin-affinity",
+        // Signing and verifying; the forms that a token takes; the token.
+        &["keyring", "bound choice cookie", "split token"],
+    ),
+    (
+        "podpin-config",
+        // The file as a whole; its sections, larger ones first; values and names; the YAML tree; texts without a place.
+        &[
+            "parse",
+            "route",
+            "admin listener service",
+            "affinity keys kubernetes scalar shutdown sse tls treatment",
+            "access_log name section",
+            "node",
+            "error path schema suggest unit",
+        ],
+    ),
+    (
+        "podpin-endpoints",
+        // Writing and choosing; the snapshot between them; an endpoint; the words that describe it.
+        &["pick table", "snapshot", "lot", "endpoint", "departed update", "id phase streams"],
+    ),
+    (
+        "podpin-sse",
+        // The framer; the rules that it or the relay applies.
+        &["frame", "cursor handover insert line session"],
+    ),
+    (
+        "podpin-drain",
+        // The controller; the groups that leave and the streams in them; inputs, handles and facts; policies and sums.
+        &[
+            "controller",
+            "rebalance",
+            "group registry",
+            "member",
+            "inbox",
+            "moved_pins",
+            "fact handle reconnects",
+            "policy report",
+            "pacer rebalance_plan wake",
+        ],
+    ),
+    (
+        "podpin-discovery",
+        // The sources; the formats that they read.
+        &["file kube", "endpoints_file slice watch"],
+    ),
+    (
+        "podpin-example",
+        // The server; its routes and streams; the state of a pod; the log and what is deployed with it.
+        &["server", "routes", "stream", "pod", "session", "control interval log pre_stop"],
+    ),
+    (
+        "podpin",
+        // The commands.
+        &["run", "reload", "check", "demo exit_code keygen telemetry"],
+    ),
+    (
+        "podpin-bench",
+        // A run; the measurements; the programs that are measured; the roles that the binary plays; words for reports.
+        &[
+            "run",
+            "measure",
+            "peer",
+            "pods",
+            "leash plan pod process relay",
+            "cli client peer_config report",
+            "certificate peer_kind",
+            "accounting clock protocol",
+        ],
+    ),
+];
+
+/// Directories whose files still import each other in a circle: a crate and a module.
+const OPEN_CIRCLES: [(&str, &str); 1] = [("podpin-sse", "session")];
+
+fn modules_of(name: &str) -> Modules {
+    Modules::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(name).join("src"))
+}
+
+fn shown(module: &[String]) -> String {
+    if module.is_empty() { "the root".to_owned() } else { module.join("::") }
+}
+
+/// Returns each top module's line in the table, counted from the top.
+fn lines_of(layers: Layers) -> BTreeMap<&'static str, usize> {
+    let lines = layers.iter().enumerate();
+    lines.flat_map(|(line, modules)| modules.split(' ').map(move |module| (module, line))).collect()
+}
+
+#[test]
+fn imports_point_down_the_table_of_layers() {
+    let mut problems = Vec::new();
+    for (name, layers) in CRATES {
+        let lines = lines_of(layers);
+        for (from, to) in modules_of(name).imports() {
+            let (Some(above), below) = (from.first(), to.first()) else { continue };
+            if below == Some(above) {
+                continue;
+            }
+            let line = |module: &String| lines.get(module.as_str());
+            let goes_down = below.is_some_and(|below| line(above) < line(below));
+            if !goes_down {
+                problems.push(format!(
+                    "{name}: {} imports from {}, which is not below it in tests/architecture/layers.rs.",
+                    shown(&from),
+                    shown(&to)
+                ));
+            }
+        }
+    }
+    fail_if_any(&problems);
+}
+
+#[test]
+fn the_table_of_layers_has_every_module_once() {
+    let mut problems = Vec::new();
+    for (name, layers) in CRATES {
+        let mut listed: Vec<&str> = layers.iter().flat_map(|line| line.split(' ')).collect();
+        listed.sort_unstable();
+        let modules = modules_of(name);
+        let there: BTreeSet<&str> =
+            modules.names().filter_map(|module| module.first()).map(String::as_str).collect();
+        if !listed.iter().copied().eq(there.iter().copied()) {
+            problems.push(format!("{name} has {there:?}, the table of layers {listed:?}."));
+        }
+    }
+    fail_if_any(&problems);
+}
+
+/// Returns the imports among the children of each module, the parent's own left out.
+fn among_siblings(modules: &Modules) -> BTreeMap<Module, BTreeSet<(String, String)>> {
+    let mut among: BTreeMap<Module, BTreeSet<(String, String)>> = BTreeMap::new();
+    for (from, to) in modules.imports() {
+        let shared = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+        if let (Some(a), Some(b)) = (from.get(shared), to.get(shared)) {
+            among.entry(from[..shared].to_vec()).or_default().insert((a.clone(), b.clone()));
+        }
+    }
+    among
+}
+
+/// Returns the modules that import each other in a circle, or lead to such.
+fn circle(imports: &BTreeSet<(String, String)>) -> BTreeSet<String> {
+    let mut left = imports.clone();
+    loop {
+        let importers: BTreeSet<String> = left.iter().map(|(from, _)| from.clone()).collect();
+        let before = left.len();
+        // What imports nothing that is left closes no circle.
+        left.retain(|(_, to)| importers.contains(to));
+        if left.len() == before {
+            return importers;
+        }
+    }
+}
+
+#[test]
+fn no_modules_import_each_other_in_a_circle() {
+    let mut problems = Vec::new();
+    for (name, _) in CRATES {
+        for (parent, imports) in among_siblings(&modules_of(name)) {
+            let circle = circle(&imports);
+            let is_open = OPEN_CIRCLES.contains(&(name, &parent.join("::")));
+            if is_open && circle.is_empty() {
+                problems.push(format!("{name}: {} has no circle any more: close it.", shown(&parent)));
+            }
+            if !circle.is_empty() && !is_open {
+                problems.push(format!(
+                    "{name}: in {} these import each other in a circle, or from one: {circle:?}",
+                    shown(&parent)
+                ));
+            }
+        }
+    }
+    fail_if_any(&problems);
+}

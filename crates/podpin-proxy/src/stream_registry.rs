@@ -22,7 +22,7 @@ const ENDPOINTS_REMEMBERED: usize = 64;
 /// All open streams of the process.
 pub type StreamRegistry = DrainRegistry<StreamRecord>;
 
-/// One open stream, as the rest of the process sees it.
+/// Open stream, as the rest of the process sees it.
 #[derive(Debug)]
 pub struct StreamRecord {
     /// Number of the stream, unique in the process.

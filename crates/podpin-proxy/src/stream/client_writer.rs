@@ -10,7 +10,7 @@ use crate::net::transport::Transport;
 
 /// Response body of one stream, with the bytes that the client has not taken.
 pub(crate) struct ClientWriter {
-    /// Response body; `None` once it is closed.
+    /// Response body; `None` if it is closed.
     downstream: Option<Downstream>,
     /// Framed bytes that the client has not taken.
     unsent: Vec<u8>,

@@ -5,7 +5,7 @@
 //!                                                                                   └▶ cancel
 //! ```
 //!
-//! When to open, whom to swap to and when to give up is decided by [`podpin_sse::session`]; which endpoint is requested, by
+//! When to open, to swap and to give up is decided by [`podpin_sse::session`]; which endpoint is requested, by
 //! `successor.rs`.
 
 use std::future::Future;

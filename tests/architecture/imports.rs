@@ -5,7 +5,7 @@
 //! Paths that begin with the name of a child module are left out: a parent always stands above its children.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::sources;
 
@@ -134,7 +134,7 @@ fn is_public(before: &[String]) -> bool {
     }
 }
 
-fn module_of(src: &Path, file: &PathBuf) -> Module {
+fn module_of(src: &Path, file: &Path) -> Module {
     let relative = file.strip_prefix(src).expect("a file of the crate").with_extension("");
     let segments = relative.iter().map(|part| part.to_string_lossy().into_owned());
     let module: Module = segments.collect();

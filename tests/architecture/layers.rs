@@ -29,7 +29,7 @@ const CRATES: [(&str, Layers); 10] = [
             "parse",
             "route",
             "admin listener service",
-            "affinity keys kubernetes scalar shutdown sse tls treatment",
+            "affinity filters keys kubernetes scalar shutdown sse tls",
             "access_log name section",
             "node",
             "error path schema suggest unit",
@@ -38,7 +38,7 @@ const CRATES: [(&str, Layers); 10] = [
     (
         "podpin-endpoints",
         // Writing and choosing; the snapshot between them; an endpoint; the words that describe it.
-        &["pick table", "snapshot", "lot", "endpoint", "departed update", "id phase streams"],
+        &["pick table", "snapshot", "weighted_set", "endpoint", "tombstones update", "id phase streams"],
     ),
     (
         "podpin-sse",

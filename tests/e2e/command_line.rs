@@ -51,7 +51,7 @@ async fn how_streams_leave_and_how_pods_are_spoken_to_is_shown() {
     let more = "    tls: {serverName: pod.test, verify: false}\n    drain: {handover: lastEventId}\n";
     let (code, stdout, stderr) = check(&format!("{GOOD}{more}")).await;
     assert_eq!(code, 0, "{stderr}");
-    for words in ["handover lastEventId", "to pods: serverName pod.test, trusting whoever answers"] {
+    for words in ["handover lastEventId", "to pods: serverName pod.test, trusting any certificate"] {
         assert!(stdout.contains(words), "{words} is not in\n{stdout}");
     }
 }

@@ -42,6 +42,14 @@ pub fn claim<'a>(
 /// The value of one `Cookie` line without the cookie `name`; the other cookies stay byte for byte as they are.
 ///
 /// `None` if nothing would be left and the field is to be dropped.
+///
+/// ```
+/// use podpin_affinity::without_cookie;
+///
+/// let cookies = b"theme=dark; podpin=AbCd; lang=en";
+/// assert_eq!(without_cookie(cookies, "podpin").as_deref(), Some(b"theme=dark; lang=en".as_slice()));
+/// assert_eq!(without_cookie(b"podpin=AbCd", "podpin"), None);
+/// ```
 pub fn without_cookie<'a>(header: &'a [u8], name: &str) -> Option<Cow<'a, [u8]>> {
     if !pairs(header).any(|pair| value_of(pair, name).is_some()) {
         return Some(Cow::Borrowed(header));

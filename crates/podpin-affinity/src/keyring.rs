@@ -137,6 +137,28 @@ impl fmt::Debug for Key {
 }
 
 /// Keys in order: the first signs, all verify. Two replicas with the same keys agree on everything.
+///
+/// ```
+/// use podpin_affinity::{Key, Keyring, Lifetime, SessionId, Token, TokenError};
+///
+/// let key = |id, byte| Key::new(id, &[byte; 32]);
+/// let keyring = Keyring::new(vec![key("2026-02", b'b')?, key("2026-01", b'a')?])?;
+/// let session = SessionId::from_bytes([7; 16]);
+/// let token = Token { session, endpoint: [9; 16], started_seconds: 1_000 };
+/// let text = keyring.sign("chat", &token);
+///
+/// let lifetime = Lifetime { now_seconds: 2_000, absolute_timeout_seconds: 86_400 };
+/// let verified = keyring.verify("chat", text.as_bytes(), lifetime);
+/// assert_eq!(verified.map(|verified| verified.token), Ok(token));
+/// // Another service's token is as good as a forged one.
+/// assert_eq!(keyring.verify("docs", text.as_bytes(), lifetime), Err(TokenError::Forged));
+///
+/// // A key that is no longer the first one verifies, and the proxy reissues the token.
+/// let old = Keyring::new(vec![key("2026-01", b'a')?])?.sign("chat", &token);
+/// let verified = keyring.verify("chat", old.as_bytes(), lifetime);
+/// assert_eq!(verified.map(|verified| verified.signed_by_first_key), Ok(false));
+/// # Ok::<(), podpin_affinity::KeyError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Keyring {
     first: Key,

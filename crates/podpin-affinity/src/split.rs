@@ -21,6 +21,18 @@ const PURPOSE: &[u8] = b"podpin split";
 const FRACTION_BITS: u32 = 40;
 
 /// Returns the index of the service for `client`; each of `services` is a name and a weight. `None` if no weight is above 0.
+///
+/// ```
+/// use podpin_affinity::split;
+///
+/// let services = [("stable", 9), ("canary", 1)];
+/// let canary = (0..1_000_u32).filter(|client| split(services, &client.to_be_bytes()) == Some(1));
+/// assert!((50..150).contains(&canary.count()));
+/// // The same client gets the same service, in every replica; a service of weight 0 gets none.
+/// assert_eq!(split(services, b"client"), split(services, b"client"));
+/// assert_eq!(split([("stable", 0), ("canary", 1)], b"client"), Some(1));
+/// assert_eq!(split([("stable", 0)], b"client"), None);
+/// ```
 pub fn split<'a>(services: impl IntoIterator<Item = (&'a str, u32)>, client: &[u8]) -> Option<usize> {
     let mut best: Option<(usize, u64, u32)> = None;
     for (at, (name, weight)) in services.into_iter().enumerate().filter(|(_, (_, weight))| *weight > 0) {

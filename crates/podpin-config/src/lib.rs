@@ -8,6 +8,7 @@ mod access_log;
 mod admin;
 mod affinity;
 mod error;
+mod filters;
 mod keys;
 mod kubernetes;
 mod listener;
@@ -24,13 +25,13 @@ mod shutdown;
 mod sse;
 mod suggest;
 mod tls;
-mod treatment;
 mod unit;
 
 pub use access_log::AccessLog;
 pub use admin::Admin;
 pub use affinity::{Affinity, ClientIp, CookieAttributes, OnUnavailable, SameSite, Secure, WaitQueue};
 pub use error::{ConfigError, Problem};
+pub use filters::{Cors, HeaderEdits, RouteFilters};
 pub use keys::{AffinityKeys, KeyFile};
 pub use kubernetes::Kubernetes;
 pub use listener::{Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive};
@@ -45,5 +46,4 @@ pub use service::{
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse, Unavailable};
 pub use tls::{CertificateFiles, ClientAuth, FileAt, ListenerTls, PodTls, TlsVersion};
-pub use treatment::{Cors, HeaderEdits, Treatment};
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

@@ -82,7 +82,7 @@ fn read_proxy_protocol(node: &Node<'_>, trusted: &[Cidr]) -> Option<ProxyProtoco
     ];
     let chosen = node.choice(&words)?;
     if trusted.is_empty() {
-        node.fail("nobody would be believed: trustedProxies is empty");
+        node.fail("no peer would be believed: trustedProxies is empty");
     }
     Some(chosen)
 }

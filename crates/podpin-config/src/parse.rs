@@ -68,6 +68,27 @@ impl Config {
     ///
     /// # Errors
     /// Every problem of the file, with line and column; only the first one when the text is not YAML.
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use podpin_config::Config;
+    ///
+    /// let text = "
+    /// listeners: [{name: http, address: '127.0.0.1:8080'}]
+    /// affinityKeys: ephemeral
+    /// routes: [{name: all, service: chat}]
+    /// services:
+    ///   chat:
+    ///     discovery: {static: [{name: pod-a, address: '127.0.0.1:9001'}]}
+    /// ";
+    /// let config = Config::parse(text, "podpin.yaml", Path::new("/etc/podpin"))?;
+    /// assert_eq!(config.services[0].name, "chat");
+    ///
+    /// let wrong = text.replace("affinityKeys", "affinityKey");
+    /// let errors = Config::parse(&wrong, "podpin.yaml", Path::new("/etc/podpin")).unwrap_err();
+    /// assert!(errors.to_string().contains("podpin.yaml:3:1: "), "{errors}");
+    /// # Ok::<(), podpin_config::ConfigError>(())
+    /// ```
     pub fn parse(text: &str, name: &str, base: &Path) -> Result<Self, ConfigError> {
         let refuse = |problems| ConfigError { file: name.to_owned(), problems };
         let tree = read_tree(text).map_err(|problem| refuse(vec![problem]))?;

@@ -14,7 +14,7 @@ use std::{
 
 pub use self::backend::Backend;
 pub use self::matches::{Expression, HeaderMatch, PathMatch, RouteMatch, ValueMatch};
-use crate::{name, node::Node, section::Section, service::Service, treatment::Treatment};
+use crate::{filters::RouteFilters, name, node::Node, section::Section, service::Service};
 
 /// A route: hosts, matches and the backends that serve them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Route {
     /// Never empty; services are different, and at least one weight is not 0.
     pub backends: Vec<Backend>,
     /// Filters for its requests and responses.
-    pub treatment: Treatment,
+    pub filters: RouteFilters,
 }
 
 /// A host name that a route answers to, in lower case, without port and trailing dot.
@@ -64,7 +64,7 @@ struct Draft<'a> {
     /// With the place to complain about.
     matches: Vec<(RouteMatch, Node<'a>)>,
     backends: Vec<Backend>,
-    treatment: Treatment,
+    filters: RouteFilters,
     line: usize,
 }
 
@@ -94,7 +94,7 @@ fn finish(drafts: &[Draft<'_>]) -> Vec<Route> {
         hosts: draft.hosts.clone(),
         matches: draft.matches.iter().map(|(one, _)| one.clone()).collect(),
         backends: draft.backends.clone(),
-        treatment: draft.treatment.clone(),
+        filters: draft.filters.clone(),
     };
     drafts.iter().map(route).collect()
 }
@@ -136,9 +136,9 @@ impl<'a> Draft<'a> {
             matches.push((RouteMatch::anything(), item.clone()));
         }
         let one_prefix = matches!(matches.as_slice(), [(RouteMatch { path: PathMatch::Prefix(_), .. }, _)]);
-        let treatment = Treatment::read(&section, one_prefix);
+        let filters = RouteFilters::read(&section, one_prefix);
         let backends = backend::read_backends(&section, known)?;
-        Some(Self { name, hosts, matches, backends, treatment, line: item.position().line })
+        Some(Self { name, hosts, matches, backends, filters, line: item.position().line })
     }
 
     fn first_service(&self) -> &str {

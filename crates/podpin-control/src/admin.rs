@@ -136,7 +136,7 @@ fn is_ejected(snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
 
 fn stream_state(phase: Phase) -> &'static str {
     match phase {
-        Phase::Ready | Phase::Resting => "active",
+        Phase::Ready | Phase::NotReady => "active",
         Phase::Draining | Phase::Gone => "draining",
     }
 }

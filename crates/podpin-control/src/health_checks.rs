@@ -22,13 +22,13 @@ use tokio::task::JoinSet;
 use podpin_proxy::balance::service::ServiceState;
 use podpin_proxy::net::tls::PodTls;
 
-/// Checks of one service under way at a time: a service of thousands is asked in waves, not in one burst of connections.
+/// Checks of one service under way at a time: the endpoints of a large service are checked in batches, not in one burst of connections.
 const CHECKS_MAX: usize = 64;
 
-/// What the last checks of an endpoint found.
+/// The last checks of an endpoint that had the same outcome.
 #[derive(Clone, Copy, Debug, Default)]
-struct Row {
-    /// Of the same outcome.
+struct Streak {
+    /// Number of checks.
     length: u32,
     good: bool,
 }
@@ -38,18 +38,21 @@ pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
     let Some(check) = check(&settings, service.tls.as_ref()).map(Arc::from) else { return };
     let mut rounds = tokio::time::interval(settings.interval);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut rows: HashMap<EndpointId, Row> = HashMap::new();
+    let mut streaks: HashMap<EndpointId, Streak> = HashMap::new();
     loop {
         rounds.tick().await;
         let view = service.view().snapshot.clone();
         let ready = view.endpoints().iter().filter(|endpoint| endpoint.phase == Phase::Ready);
         let endpoints: Vec<Arc<Endpoint>> = ready.cloned().collect();
-        rows.retain(|id, _| view.get(id).is_some());
-        for wave in endpoints.chunks(CHECKS_MAX) {
-            for (endpoint, good) in ask(&check, wave, settings.timeout).await {
-                let row = rows.entry(endpoint.id).or_default();
-                *row = Row { length: if row.good == good { row.length.saturating_add(1) } else { 1 }, good };
-                judge(&service, &endpoint, *row, &settings);
+        streaks.retain(|id, _| view.get(id).is_some());
+        for batch in endpoints.chunks(CHECKS_MAX) {
+            for (endpoint, good) in ask(&check, batch, settings.timeout).await {
+                let streak = streaks.entry(endpoint.id).or_default();
+                *streak = Streak {
+                    length: if streak.good == good { streak.length.saturating_add(1) } else { 1 },
+                    good,
+                };
+                record(&service, &endpoint, *streak, &settings);
             }
         }
     }
@@ -57,9 +60,9 @@ pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
 
 type Check = Arc<dyn HealthCheck + Send + Sync>;
 
-async fn ask(check: &Check, wave: &[Arc<Endpoint>], limit: Duration) -> Vec<(Arc<Endpoint>, bool)> {
+async fn ask(check: &Check, batch: &[Arc<Endpoint>], limit: Duration) -> Vec<(Arc<Endpoint>, bool)> {
     let mut asked = JoinSet::new();
-    for endpoint in wave {
+    for endpoint in batch {
         let (check, endpoint) = (Arc::clone(check), Arc::clone(endpoint));
         asked.spawn(async move {
             let backend =
@@ -76,12 +79,12 @@ async fn ask(check: &Check, wave: &[Arc<Endpoint>], limit: Duration) -> Vec<(Arc
     asked.join_all().await
 }
 
-fn judge(service: &ServiceState, endpoint: &Endpoint, row: Row, settings: &ActiveHealth) {
-    let needed = if row.good { settings.successes } else { settings.failures };
-    if row.length < needed || !endpoint.load.checked(row.good) {
+fn record(service: &ServiceState, endpoint: &Endpoint, streak: Streak, settings: &ActiveHealth) {
+    let needed = if streak.good { settings.successes } else { settings.failures };
+    if streak.length < needed || !endpoint.load.checked(streak.good) {
         return;
     }
-    if row.good {
+    if streak.good {
         tracing::info!(service = %service.name, endpoint = %endpoint.name, "passes its checks again");
     } else {
         service.metrics.ejections.inc();
@@ -110,7 +113,7 @@ impl HealthCheck for TlsCheck {
     }
 
     fn health_threshold(&self, _success: bool) -> usize {
-        // Counted here, in `Row`.
+        // Counted here, in `Streak`.
         1
     }
 }

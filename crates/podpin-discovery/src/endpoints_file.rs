@@ -62,6 +62,23 @@ impl fmt::Display for EndpointsFileError {
 /// # Errors
 /// Everything that is wrong with it: syntax, unknown or repeated keys, bad values, a name or an address twice, more
 /// than 100,000 entries, nothing at all (an empty list is written `[]`).
+///
+/// ```
+/// use podpin_discovery::parse_endpoints;
+/// use podpin_endpoints::Condition;
+///
+/// let text = "
+/// - {name: pod-a, address: '10.0.0.1:8080'}
+/// - {name: pod-b, address: '10.0.0.2:8080', state: draining}
+/// ";
+/// let observed = parse_endpoints(text, "endpoints.yaml")?;
+/// assert_eq!(observed[0].condition, Condition::Ready);
+/// assert_eq!(observed[1].condition, Condition::Draining { serving: true });
+///
+/// let error = parse_endpoints("[{name: pod-a}]", "endpoints.yaml").unwrap_err();
+/// assert!(error.to_string().starts_with("endpoints.yaml:1:"), "{error}");
+/// # Ok::<(), podpin_discovery::EndpointsFileError>(())
+/// ```
 pub fn parse_endpoints(text: &str, name: &str) -> Result<Vec<Observed>, EndpointsFileError> {
     let mut reading = Reading::default();
     let endpoints = reading.document(text.strip_prefix('\u{feff}').unwrap_or(text));
@@ -208,7 +225,7 @@ impl Reading {
         match value.yaml.data.as_str() {
             Some("ready") => Some(Condition::Ready),
             Some("draining") => Some(Condition::Draining { serving: true }),
-            Some("notReady") => Some(Condition::Resting { serving: false }),
+            Some("notReady") => Some(Condition::NotReady { serving: false }),
             _ => {
                 self.fail_expected(value, "ready, draining or notReady");
                 None
@@ -435,7 +452,7 @@ mod tests {
             .map(|one| (&*one.name, one.address.to_string(), one.condition, one.zone.as_deref(), one.weight))
             .collect();
         let draining = Condition::Draining { serving: true };
-        let not_ready = Condition::Resting { serving: false };
+        let not_ready = Condition::NotReady { serving: false };
         assert_eq!(
             facts,
             [

@@ -1,26 +1,26 @@
-//! Endpoints as Kubernetes tells them: the EndpointSlices of Services, listed and watched, one watch for a namespace; and
-//! where a service asks for it a second one for Pods, which know when they will be killed.
+//! Endpoints from Kubernetes: the EndpointSlices of Services, listed and watched, one watch for a namespace; and for
+//! services with `pods: true` a second one for Pods, which know when they will be killed.
 //!
 //! ```text
 //!          ┌────────── 410, periodic, malformed, confirm ──────────┐
 //!          ▼                                                       │
-//!   ┌── LIST ──▶ told ──▶ WATCH ──▶ events, bookmarks ──▶ end ──▶ WATCH from the last version ..
+//!   ┌── LIST ──▶ sent ──▶ WATCH ──▶ events, bookmarks ──▶ end ──▶ WATCH from the last version ..
 //!   │      ▲                │
 //!   └ 0.2-3 s ◀── refused, unreachable, silent
 //! ```
 //!
-//! Fail static: whatever goes wrong is told and tried again; no endpoint is taken away by a failure. Merging is in
-//! `slice.rs`, what is known in `kube/ledger.rs`, the requests in `kube/wire.rs`, the loop in `kube/reflector.rs`; what it
-//! reads in `kube/slices.rs` and `kube/pods.rs`.
+//! Fail static: every failure is reported and retried; none takes an endpoint away. Merging is in `slice.rs`, the known
+//! objects in `kube/store.rs`, the requests in `kube/wire.rs`, the loop in `kube/reflector.rs`; the two
+//! resources that it reads in `kube/slices.rs` and `kube/pods.rs`.
 
 mod cluster;
 mod deadlines;
 mod failure;
-mod ledger;
 mod pods;
 mod reflector;
 mod resource;
 mod slices;
+mod store;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -37,10 +37,10 @@ use podpin_time::Millis;
 
 use crate::kube::cluster::Cluster;
 pub use crate::kube::cluster::digest;
-use crate::kube::ledger::Ledger;
 use crate::kube::pods::Pods;
-use crate::kube::reflector::{Reflector, Tell};
+use crate::kube::reflector::{Emit, Reflector};
 use crate::kube::slices::Slices;
+use crate::kube::store::Store;
 use crate::slice::PortRef;
 
 /// Lists are repeated this often although nothing seems to be wrong: an API server whose etcd was restored from a
@@ -68,7 +68,7 @@ pub struct KubeSettings {
     /// How long a page of a list may take. Default 15 s.
     pub list_timeout: Duration,
     /// Converts a time of the wall clock to the clock of the endpoints' deadlines: see
-    /// [`podpin_endpoints::Observed::deadline`]. Called once for each deadline, when it is heard. Default: milliseconds
+    /// [`podpin_endpoints::Observed::deadline`]. Called once for each deadline, when it arrives. Default: milliseconds
     /// since 1970, which is enough if no service reads pods.
     pub moment_of: fn(SystemTime) -> Millis,
 }
@@ -134,8 +134,8 @@ pub enum KubeEvent {
         /// [`Update::Replace`].
         update: Update,
     },
-    /// Whether the API server is being heard; told when that changes. Told `true` when a watch has been opened, `false`
-    /// when a list or a watch has failed.
+    /// A change of the connection to the API server: `true` after a watch has been opened, `false` after a list or a
+    /// watch has failed.
     Connected {
         /// Index of the service.
         service: usize,
@@ -149,26 +149,26 @@ pub enum KubeEvent {
         /// Why, in words that say what to do about it.
         reason: Arc<str>,
     },
-    /// The API server has said something, if only that nothing happened.
+    /// A message of the API server, if only that nothing happened.
     Heard {
         /// Index of the service.
         service: usize,
     },
-    /// A list was read, after its endpoints have been told.
+    /// A list that was read; its endpoints have been sent before.
     Relist {
         /// Index of the service.
         service: usize,
-        /// Why it was asked for.
+        /// The cause of the list.
         reason: RelistReason,
     },
-    /// An object, a line or an endpoint in a slice could not be understood, and was left out. Told to all services of a
-    /// namespace if it cannot be told which one it belongs to.
+    /// An object, a line or an endpoint in a slice that could not be read and was left out. Sent to all services of a
+    /// namespace if its owner is not known.
     Malformed {
         /// Index of the service.
         service: usize,
     },
-    /// Pods could not be listed, watched or read; the deadlines that are known stay. Told at every attempt, and only to
-    /// those who ask for pods.
+    /// Pods that could not be listed, watched or read; the known deadlines stay. Sent at every attempt, and only to
+    /// services with pods.
     PodsFailed {
         /// Index of the service.
         service: usize,
@@ -180,7 +180,7 @@ pub enum KubeEvent {
 pub enum RelistReason {
     /// The first one.
     Start,
-    /// The version is too old (410), has gone backwards, or nothing was heard of it for a whole watch.
+    /// The version is too old (410), has gone backwards, or no message came during a whole watch.
     Expired,
     /// A watch was refused.
     Error,
@@ -247,7 +247,7 @@ pub async fn check(settings: &KubeSettings) -> Result<(), KubeError> {
     Cluster::reach(settings).await.map(drop)
 }
 
-/// Follows `services` and tells `on` what becomes of them, for ever; drop the future to stop.
+/// Follows `services` and calls `on` with their events, for ever; drop the future to stop.
 ///
 /// # Errors
 /// At the start only, when there is no usable configuration; see [`KubeError`].
@@ -269,12 +269,12 @@ pub async fn follow(
         return std::future::pending().await;
     }
     let on = Mutex::new(on);
-    let tell = |event| (on.lock().unwrap_or_else(PoisonError::into_inner))(event);
+    let emit = |event| (on.lock().unwrap_or_else(PoisonError::into_inner))(event);
     let mut followed = Vec::with_capacity(namespaces.len());
     for (name, services) in namespaces {
         let client = Cluster::reach(&settings).await?.client;
-        let ledger = Ledger::new(services.into_iter(), settings.moment_of);
-        followed.push(Box::pin(follow_namespace(name, &settings, client, ledger, &tell)));
+        let store = Store::new(services.into_iter(), settings.moment_of);
+        followed.push(Box::pin(follow_namespace(name, &settings, client, store, &emit)));
     }
     let (never, ..) = select_all(followed).await;
     match never {}
@@ -285,19 +285,19 @@ async fn follow_namespace(
     name: &str,
     settings: &KubeSettings,
     client: Client,
-    ledger: Ledger,
-    tell: Tell<'_>,
+    store: Store,
+    emit: Emit<'_>,
 ) -> Infallible {
-    let wants_pods = !ledger.numbers_with_pods().is_empty();
-    let ledger = Mutex::new(ledger);
-    let slices = Slices::of(&ledger);
+    let wants_pods = !store.numbers_with_pods().is_empty();
+    let store = Mutex::new(store);
+    let slices = Slices::of(&store);
     let selector = slices.selector();
     let slices = Reflector::new(name, settings, client.clone(), selector, slices);
     if !wants_pods {
-        return slices.follow(tell).await;
+        return slices.follow(emit).await;
     }
     // Which pods belong to a Service its slices say; a selector of labels would be its own secret.
-    let pods = Reflector::new(name, settings, client, None, Pods::of(&ledger));
-    let (slices, pods) = (pin!(slices.follow(tell)), pin!(pods.follow(tell)));
+    let pods = Reflector::new(name, settings, client, None, Pods::of(&store));
+    let (slices, pods) = (pin!(slices.follow(emit)), pin!(pods.follow(emit)));
     select(slices, pods).await.factor_first().0
 }

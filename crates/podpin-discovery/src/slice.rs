@@ -188,7 +188,7 @@ fn condition_of(conditions: Option<&EndpointConditions>) -> Condition {
     match (terminating, ready && serving) {
         (true, _) => Condition::Draining { serving },
         (false, true) => Condition::Ready,
-        (false, false) => Condition::Resting { serving },
+        (false, false) => Condition::NotReady { serving },
     }
 }
 
@@ -330,19 +330,19 @@ mod tests {
     fn the_readiness_triple_becomes_a_condition() {
         let cases = [
             ("RS-", Condition::Ready),
-            ("---", Condition::Resting { serving: false }),
-            ("-S-", Condition::Resting { serving: true }),
+            ("---", Condition::NotReady { serving: false }),
+            ("-S-", Condition::NotReady { serving: true }),
             ("-ST", Condition::Draining { serving: true }),
             ("--T", Condition::Draining { serving: false }),
             // What is not said: ready unless it is terminating, serving as it is ready.
             ("???", Condition::Ready),
             ("R??", Condition::Ready),
-            ("-??", Condition::Resting { serving: false }),
-            ("?-?", Condition::Resting { serving: false }),
+            ("-??", Condition::NotReady { serving: false }),
+            ("?-?", Condition::NotReady { serving: false }),
             ("-?T", Condition::Draining { serving: false }),
             ("??T", Condition::Draining { serving: true }),
             // publishNotReadyAddresses: ready is always said.
-            ("R--", Condition::Resting { serving: false }),
+            ("R--", Condition::NotReady { serving: false }),
             ("RST", Condition::Draining { serving: true }),
             ("R-T", Condition::Draining { serving: false }),
         ];

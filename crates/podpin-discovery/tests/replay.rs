@@ -139,7 +139,7 @@ fn a_rolling_update_never_shows_a_pod_twice_and_drains_every_old_one() {
                 Phase::Gone => {
                     assert!(draining.contains(&*step.endpoint.name), "gone without draining: {step:?}")
                 }
-                Phase::Ready | Phase::Resting => {}
+                Phase::Ready | Phase::NotReady => {}
             }
         }
     }

@@ -134,11 +134,11 @@ mod tests {
 
     #[test]
     fn only_transitions_that_concern_drains_wake_the_controller() {
-        use Phase::{Draining, Gone, Ready, Resting};
+        use Phase::{Draining, Gone, NotReady, Ready};
         let table = [
             (None, Ready, true),
-            (Some(Ready), Resting, false),
-            (Some(Resting), Ready, false),
+            (Some(Ready), NotReady, false),
+            (Some(NotReady), Ready, false),
             (Some(Ready), Draining, true),
             (Some(Draining), Ready, true),
             (Some(Ready), Gone, true),

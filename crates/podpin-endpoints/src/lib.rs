@@ -5,16 +5,16 @@
 //! argument, chance is an `rng` argument, the consistent-hash ring is the [`Ring`] trait. Sockets, clocks,
 //! metrics and the ring's implementation are left to the crates around it.
 
-mod departed;
 mod endpoint;
 mod id;
-mod lot;
 mod phase;
 mod pick;
 mod snapshot;
 mod streams;
 mod table;
+mod tombstones;
 mod update;
+mod weighted_set;
 
 pub use endpoint::{DrainTimes, Endpoint};
 pub use id::EndpointId;

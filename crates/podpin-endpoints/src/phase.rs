@@ -1,10 +1,10 @@
 //! The life of an endpoint in four phases, and the only rule by which one may follow another.
 //!
 //! ```text
-//!            ┌────────┐  readiness lost   ┌─────────┐
-//!   joins ──▶│ Ready  │ ────────────────▶ │ Resting │◀── joins
-//!            │        │ ◀──────────────── │         │
-//!            └───┬────┘  readiness back   └────┬────┘
+//!            ┌────────┐  readiness lost   ┌──────────┐
+//!   joins ──▶│ Ready  │ ────────────────▶ │ NotReady │◀── joins
+//!            │        │ ◀──────────────── │          │
+//!            └───┬────┘  readiness back   └────┬─────┘
 //!                └──────────┬──────────────────┘
 //!                           ▼  terminating, or drained by hand
 //!                      ┌──────────┐   only a drain that can be undone leads back:
@@ -16,28 +16,28 @@
 //!                        └──────┘
 //! ```
 //!
-//! A terminating pod never becomes ready again, so a late "ready" about one is a stale word, and is refused.
+//! A terminating pod never becomes ready again, so a late "ready" about one is stale, and is refused.
 
-/// Where an endpoint is in its life; the order is the order of life.
+/// The phase of an endpoint's life; the order of the variants is the order of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Takes new clients.
+    /// Open to new clients.
     Ready,
-    /// Not ready and not terminating: takes no new clients, keeps the pinned ones while it serves.
-    Resting,
-    /// Terminating or drained: takes no new clients, and those that it has are leaving.
+    /// Neither ready nor terminating: no new clients, pinned ones as long as it serves.
+    NotReady,
+    /// Terminating or drained: no new clients, and the others leave.
     Draining,
     /// Not listed any more. Seen in transitions only, never in a snapshot.
     Gone,
 }
 
 impl Phase {
-    /// The word for it in the admin API and in metric labels.
+    /// The word for it in the admin API and in metric labels: `resting` is there since the first version, and stays.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Phase::Ready => "ready",
-            Phase::Resting => "resting",
+            Phase::NotReady => "resting",
             Phase::Draining => "draining",
             Phase::Gone => "gone",
         }
@@ -47,8 +47,8 @@ impl Phase {
     pub(crate) fn may_become(self, next: Phase, drain: Drain) -> bool {
         match (self, next) {
             (Phase::Gone, _) => false,
-            (Phase::Draining, Phase::Ready | Phase::Resting) => drain == Drain::Reversible,
-            (Phase::Ready | Phase::Resting | Phase::Draining, _) => true,
+            (Phase::Draining, Phase::Ready | Phase::NotReady) => drain == Drain::Reversible,
+            (Phase::Ready | Phase::NotReady | Phase::Draining, _) => true,
         }
     }
 }
@@ -68,8 +68,8 @@ mod tests {
 
     #[test]
     fn only_a_reversible_drain_leads_back_and_nothing_leads_back_from_gone() {
-        use Phase::{Draining, Gone, Ready, Resting};
-        let all = [Ready, Resting, Draining, Gone];
+        use Phase::{Draining, Gone, NotReady, Ready};
+        let all = [Ready, NotReady, Draining, Gone];
         for from in all {
             for to in all {
                 let backwards = (from == Draining && to < Draining) || from == Gone;

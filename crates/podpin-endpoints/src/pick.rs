@@ -1,7 +1,7 @@
 //! Which endpoint serves this request? A client's own one while it can, else where every replica would send it.
 //!
 //! * A new client goes to the one with fewer streams for its weight of two drawn by weight ("power of two choices"),
-//!   or by turn, or by lot. Fresh endpoints are drawn less often while they warm up.
+//!   or by turn, or at random. Fresh endpoints are drawn less often while they warm up.
 //! * With a zone asked for, a new client is drawn among the endpoints that serve this zone while one of them is eligible.
 //! * A pinned client stays. If it cannot, its session id is looked up on the consistent-hash ring, so that all
 //!   replicas and all its parallel requests choose the same successor before any new cookie has arrived.
@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use crate::endpoint::{DrainTimes, Endpoint};
 use crate::id::EndpointId;
-use crate::lot::Lot;
 use crate::phase::Phase;
 use crate::snapshot::{Snapshot, ejection_is_honoured};
+use crate::weighted_set::WeightedSet;
 use podpin_time::Millis;
 
 /// Draws before the whole list is walked. With half of the endpoints unusable, eight pairs in a row fail once in
@@ -35,7 +35,7 @@ pub enum Strategy {
     LeastStreams,
     /// By turns, weights respected.
     RoundRobin,
-    /// By lot, weights respected.
+    /// At random, weights respected.
     Random,
 }
 
@@ -125,6 +125,55 @@ pub enum Nowhere {
 /// Chooses an endpoint for `request`.
 ///
 /// `rng(bound)` returns a number below `bound`, evenly; a pinned client needs none.
+///
+/// ```
+/// use podpin_endpoints::{Condition, EndpointId, Observed, Pick, PickRequest, Ring, Strategy, Table, Update, pick};
+/// use podpin_time::Millis;
+///
+/// /// A ring on which the same endpoint is first for every key.
+/// struct First(EndpointId);
+/// impl Ring for First {
+///     fn first(&self, _: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId> {
+///         Some(self.0).filter(|id| accept(id))
+///     }
+/// }
+///
+/// let listed = |name: &str, port| Observed {
+///     id: EndpointId::of_address(name, ([127, 0, 0, 1], port).into()),
+///     name: name.into(),
+///     uid: None,
+///     address: ([127, 0, 0, 1], port).into(),
+///     zone: None,
+///     zone_hints: None,
+///     node: None,
+///     weight: 1,
+///     condition: Condition::Ready,
+///     reversible_drain: false,
+///     deadline: None,
+/// };
+/// let (now, mut table) = (Millis(0), Table::new());
+/// table.apply(Update::Replace(vec![listed("pod-a", 9001), listed("pod-b", 9002)]), now);
+/// let id = |name: &str| table.snapshot().called(name).next().map(|endpoint| endpoint.id);
+/// let (Some(a), Some(b)) = (id("pod-a"), id("pod-b")) else { panic!("both are listed") };
+///
+/// let request = PickRequest {
+///     pinned: Some(a),
+///     session: &[7; 16],
+///     strategy: Strategy::LeastStreams,
+///     stream_limit: None,
+///     slow_start: None,
+///     zone: None,
+///     keep: None,
+///     exclude: &[],
+///     now,
+/// };
+/// let mut rng = |_| 0;
+/// assert!(matches!(pick(&table.snapshot(), &request, &First(b), &mut rng), Pick::Stay(stay) if stay.id == a));
+///
+/// // The pinned endpoint drains: the client moves to where the ring sends its session in every replica.
+/// table.drain(&a, now);
+/// assert!(matches!(pick(&table.snapshot(), &request, &First(b), &mut rng), Pick::Move(to, _) if to.id == b));
+/// ```
 pub fn pick(
     snapshot: &Snapshot,
     request: &PickRequest<'_>,
@@ -190,11 +239,11 @@ impl Candidates<'_> {
 
     fn place(&self, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
         let near = self.request.zone.and_then(|zone| self.snapshot.ready_in(zone));
-        near.and_then(|lot| self.place_among(lot, rng))
+        near.and_then(|set| self.place_among(set, rng))
             .or_else(|| self.place_among(self.snapshot.ready(), rng))
     }
 
-    fn place_among(&self, ready: &Lot, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
+    fn place_among(&self, ready: &WeightedSet, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
         for _ in 0..DRAWS_MAX {
             let drawn = match self.request.strategy {
                 Strategy::LeastStreams => self.draw_two(ready, rng)?,
@@ -211,12 +260,12 @@ impl Candidates<'_> {
     /// The outer `None` if there is no endpoint to draw from, the inner one if the drawn endpoints cannot be used.
     fn draw_two<'l>(
         &self,
-        lot: &'l Lot,
+        set: &'l WeightedSet,
         rng: &mut impl FnMut(u64) -> u64,
     ) -> Option<Option<&'l Arc<Endpoint>>> {
-        let first = lot.draw(rng)?;
-        let second = lot.draw_other(first, rng);
-        let mut usable = |index: usize| lot.get(index).filter(|endpoint| self.usable_now(endpoint, rng));
+        let first = set.draw(rng)?;
+        let second = set.draw_other(first, rng);
+        let mut usable = |index: usize| set.get(index).filter(|endpoint| self.usable_now(endpoint, rng));
         Some(match (usable(first), second.and_then(&mut usable)) {
             (Some(first), Some(second)) => Some(less_loaded(first, second)),
             (first, second) => first.or(second),
@@ -225,19 +274,19 @@ impl Candidates<'_> {
 
     fn draw_turn<'l>(
         &self,
-        lot: &'l Lot,
+        set: &'l WeightedSet,
         rng: &mut impl FnMut(u64) -> u64,
     ) -> Option<Option<&'l Arc<Endpoint>>> {
-        let endpoint = lot.at_turn(self.snapshot.next_turn())?;
+        let endpoint = set.at_turn(self.snapshot.next_turn())?;
         Some(self.usable_now(endpoint, rng).then_some(endpoint))
     }
 
     fn draw_one<'l>(
         &self,
-        lot: &'l Lot,
+        set: &'l WeightedSet,
         rng: &mut impl FnMut(u64) -> u64,
     ) -> Option<Option<&'l Arc<Endpoint>>> {
-        let endpoint = lot.get(lot.draw(rng)?)?;
+        let endpoint = set.get(set.draw(rng)?)?;
         Some(self.usable_now(endpoint, rng).then_some(endpoint))
     }
 
@@ -249,16 +298,16 @@ impl Candidates<'_> {
     ) -> Option<Arc<Endpoint>> {
         let eligible: Vec<_> = ready.iter().filter(|endpoint| self.eligible(endpoint)).cloned().collect();
         let warm: Vec<_> = eligible.iter().filter(|endpoint| self.warm(endpoint, rng)).cloned().collect();
-        let lot = Lot::new(if warm.is_empty() { eligible } else { warm });
-        let first = lot.draw(rng)?;
+        let set = WeightedSet::new(if warm.is_empty() { eligible } else { warm });
+        let first = set.draw(rng)?;
         match self.request.strategy {
             Strategy::LeastStreams => {
-                let second = lot.draw_other(first, rng).and_then(|index| lot.get(index));
-                let first = lot.get(first)?;
+                let second = set.draw_other(first, rng).and_then(|index| set.get(index));
+                let first = set.get(first)?;
                 Some(Arc::clone(second.map_or(first, |second| less_loaded(first, second))))
             }
-            Strategy::RoundRobin => lot.at_turn(self.snapshot.next_turn()).cloned(),
-            Strategy::Random => lot.get(first).cloned(),
+            Strategy::RoundRobin => set.at_turn(self.snapshot.next_turn()).cloned(),
+            Strategy::Random => set.get(first).cloned(),
         }
     }
 
@@ -274,8 +323,8 @@ impl Candidates<'_> {
     fn obstacle(&self, endpoint: &Endpoint, client: Client) -> Option<MoveReason> {
         match endpoint.phase {
             Phase::Ready => {}
-            Phase::Resting if client == Client::Pinned && endpoint.serving => {}
-            Phase::Resting => return Some(MoveReason::Unready),
+            Phase::NotReady if client == Client::Pinned && endpoint.serving => {}
+            Phase::NotReady => return Some(MoveReason::Unready),
             Phase::Draining if client == Client::Pinned && self.is_kept(endpoint) => {}
             Phase::Draining => return Some(MoveReason::Draining),
             Phase::Gone => return Some(MoveReason::Gone),
@@ -440,8 +489,8 @@ mod tests {
     fn a_pinned_client_stays_while_its_endpoint_can_serve_it() {
         let cases = [
             (Condition::Ready, "stay b"),
-            (Condition::Resting { serving: true }, "stay b"),
-            (Condition::Resting { serving: false }, "move a unready"),
+            (Condition::NotReady { serving: true }, "stay b"),
+            (Condition::NotReady { serving: false }, "move a unready"),
             (Condition::Draining { serving: true }, "move a draining"),
             (Condition::Draining { serving: false }, "move a draining"),
         ];
@@ -495,7 +544,7 @@ mod tests {
     #[test]
     fn the_successor_is_the_first_on_the_ring_that_could_take_a_new_client() {
         let list = vec![
-            observed("a", Condition::Resting { serving: true }),
+            observed("a", Condition::NotReady { serving: true }),
             observed("b", Condition::Ready),
             observed("c", Condition::Ready),
         ];
@@ -551,7 +600,7 @@ mod tests {
         assert_eq!(outcome(&ready(&[]), &pinned_to("a")), "nowhere");
         let leaving = snapshot(vec![
             observed("a", Condition::Draining { serving: true }),
-            observed("b", Condition::Resting { serving: true }),
+            observed("b", Condition::NotReady { serving: true }),
         ]);
         assert_eq!(outcome(&leaving, &request()), "nowhere");
         assert_eq!(outcome(&leaving, &pinned_to("a")), "nowhere");
@@ -586,7 +635,7 @@ mod tests {
 
     #[test]
     fn an_ejected_endpoint_that_only_rests_keeps_its_clients_when_there_is_no_other() {
-        let snapshot = snapshot(vec![observed("b", Condition::Resting { serving: true })]);
+        let snapshot = snapshot(vec![observed("b", Condition::NotReady { serving: true })]);
         eject(&snapshot, "b");
         assert_eq!(outcome(&snapshot, &pinned_to("b")), "stay b");
     }
@@ -640,7 +689,7 @@ mod tests {
             }
             let request = PickRequest { strategy, stream_limit: None, ..request() };
             let held = spread(&weighted(&[1, 2, 5, 2]), &request, 10_000, Streams::Held);
-            // The lot strays by about 40; the others keep to the weights more closely than that.
+            // The random strategy strays by about 40; the others keep to the weights more closely than that.
             let tolerance = if strategy == Strategy::Random { 200 } else { 15 };
             for (count, expected) in held.iter().zip([1_000_u32, 2_000, 5_000, 2_000]) {
                 assert!(count.abs_diff(expected) <= tolerance, "{strategy:?}: {held:?}");
@@ -779,7 +828,7 @@ mod tests {
 
     #[test]
     fn warming_up_begins_when_the_newcomer_is_ready_and_not_when_it_is_listed() {
-        let (mut table, _) = grown([Condition::Ready, Condition::Resting { serving: false }]);
+        let (mut table, _) = grown([Condition::Ready, Condition::NotReady { serving: false }]);
         let ready_at = NOW.after(Duration::from_secs(60));
         let ready = Update::Upsert(vec![observed("b-new", Condition::Ready)]);
         let snapshot = table.apply(ready, ready_at).snapshot;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::endpoint::Endpoint;
 use crate::id::{EndpointId, IdMap};
-use crate::lot::Lot;
 use crate::phase::Phase;
+use crate::weighted_set::WeightedSet;
 use podpin_time::Millis;
 
 /// The endpoints of one service at one moment.
@@ -18,9 +18,9 @@ use podpin_time::Millis;
 pub struct Snapshot {
     endpoints: Vec<Arc<Endpoint>>,
     index: IdMap<usize>,
-    ready: Lot,
+    ready: WeightedSet,
     /// The ready ones that serve each zone; see [`Endpoint::zones_served`].
-    ready_by_zone: HashMap<Arc<str>, Lot>,
+    ready_by_zone: HashMap<Arc<str>, WeightedSet>,
     counts: Counts,
     first_list_seen: bool,
     /// The round-robin turn, shared by all snapshots of the table.
@@ -32,8 +32,8 @@ pub struct Snapshot {
 pub struct Counts {
     /// In [`Phase::Ready`].
     pub ready: usize,
-    /// In [`Phase::Resting`].
-    pub resting: usize,
+    /// In [`Phase::NotReady`].
+    pub not_ready: usize,
     /// In [`Phase::Draining`].
     pub draining: usize,
 }
@@ -47,10 +47,10 @@ impl Snapshot {
     ) -> Snapshot {
         let index = endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.id, index)).collect();
         let in_phase = |phase| endpoints.iter().filter(move |endpoint| endpoint.phase == phase);
-        let ready = Lot::new(in_phase(Phase::Ready).cloned().collect());
+        let ready = WeightedSet::new(in_phase(Phase::Ready).cloned().collect());
         let counts = Counts {
             ready: ready.endpoints().len(),
-            resting: in_phase(Phase::Resting).count(),
+            not_ready: in_phase(Phase::NotReady).count(),
             draining: in_phase(Phase::Draining).count(),
         };
         let ready_by_zone = by_zone(ready.endpoints());
@@ -95,12 +95,12 @@ impl Snapshot {
         ejection_is_honoured(self.ready.endpoints().iter(), now)
     }
 
-    pub(crate) fn ready(&self) -> &Lot {
+    pub(crate) fn ready(&self) -> &WeightedSet {
         &self.ready
     }
 
     /// Returns the ready endpoints for new clients of `zone`; `None` if there is none.
-    pub(crate) fn ready_in(&self, zone: &str) -> Option<&Lot> {
+    pub(crate) fn ready_in(&self, zone: &str) -> Option<&WeightedSet> {
         self.ready_by_zone.get(zone)
     }
 
@@ -110,7 +110,7 @@ impl Snapshot {
 }
 
 /// The endpoints of each zone, laid out to draw from; one that is hinted for several zones is in each.
-fn by_zone(ready: &[Arc<Endpoint>]) -> HashMap<Arc<str>, Lot> {
+fn by_zone(ready: &[Arc<Endpoint>]) -> HashMap<Arc<str>, WeightedSet> {
     let mut members: HashMap<Arc<str>, Vec<Arc<Endpoint>>> = HashMap::new();
     for endpoint in ready {
         for zone in endpoint.zones_served() {
@@ -122,7 +122,7 @@ fn by_zone(ready: &[Arc<Endpoint>]) -> HashMap<Arc<str>, Lot> {
             }
         }
     }
-    members.into_iter().map(|(zone, list)| (zone, Lot::new(list))).collect()
+    members.into_iter().map(|(zone, list)| (zone, WeightedSet::new(list))).collect()
 }
 
 /// The rule of [`Snapshot::honours_ejection`] for any set of endpoints.

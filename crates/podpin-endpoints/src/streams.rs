@@ -120,6 +120,17 @@ impl Load {
 }
 
 /// A permit for one open stream on an endpoint; dropping it decrements the count.
+///
+/// ```
+/// use std::sync::Arc;
+/// use podpin_endpoints::Load;
+///
+/// let load = Arc::new(Load::new());
+/// let permit = load.try_open(Some(1));
+/// assert!(permit.is_some() && load.try_open(Some(1)).is_none());
+/// drop(permit);
+/// assert_eq!(load.open_streams(), 0);
+/// ```
 #[derive(Debug)]
 pub struct Permit(Arc<Load>);
 

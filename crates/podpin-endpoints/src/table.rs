@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crate::departed::{Departed, End};
 use crate::endpoint::Endpoint;
 use crate::id::{EndpointId, IdMap};
 use crate::phase::{Drain, Phase};
 use crate::snapshot::Snapshot;
+use crate::tombstones::{End, Tombstones};
 use crate::update::{Condition, Observed, Update};
 use podpin_time::Millis;
 
@@ -20,7 +20,7 @@ use podpin_time::Millis;
 #[derive(Debug, Default)]
 pub struct Table {
     members: IdMap<Member>,
-    departed: Departed,
+    tombstones: Tombstones,
     snapshot: Arc<Snapshot>,
     turn: Arc<AtomicU64>,
 }
@@ -100,6 +100,35 @@ impl Table {
     }
 
     /// Applies one sentence of discovery.
+    ///
+    /// ```
+    /// use podpin_endpoints::{Condition, EndpointId, Observed, Phase, Table, Update};
+    /// use podpin_time::Millis;
+    ///
+    /// let listed = |name: &str, port| Observed {
+    ///     id: EndpointId::of_address(name, ([127, 0, 0, 1], port).into()),
+    ///     name: name.into(),
+    ///     uid: None,
+    ///     address: ([127, 0, 0, 1], port).into(),
+    ///     zone: None,
+    ///     zone_hints: None,
+    ///     node: None,
+    ///     weight: 1,
+    ///     condition: Condition::Ready,
+    ///     reversible_drain: false,
+    ///     deadline: None,
+    /// };
+    /// let mut table = Table::new();
+    /// let joined = table.apply(Update::Replace(vec![listed("pod-a", 9001)]), Millis(0));
+    /// assert_eq!(joined.transitions[0].to, Phase::Ready);
+    ///
+    /// let draining = Observed { condition: Condition::Draining { serving: true }, ..listed("pod-a", 9001) };
+    /// table.apply(Update::Upsert(vec![draining]), Millis(10));
+    /// // A late "ready" does not revive a draining endpoint.
+    /// let late = table.apply(Update::Upsert(vec![listed("pod-a", 9001)]), Millis(20));
+    /// assert_eq!(late.refused[0].asked, Phase::Ready);
+    /// assert_eq!(late.snapshot.endpoints()[0].phase, Phase::Draining);
+    /// ```
     pub fn apply(&mut self, update: Update, now: Millis) -> Applied {
         let mut changes = Changes::default();
         let mut first_list_seen = self.snapshot.first_list_seen();
@@ -169,7 +198,7 @@ impl Table {
     }
 
     fn join(&mut self, observed: Observed, now: Millis, changes: &mut Changes) {
-        let (load, end) = self.departed.recall(&observed.id);
+        let (load, end) = self.tombstones.recall(&observed.id);
         let (said, drain) = (observed.condition, observed.drain());
         let slow_start = self.snapshot.first_list_seen();
         let late = end == Some(End::Terminated) && !Phase::Draining.may_become(said.phase(), drain);
@@ -188,7 +217,7 @@ impl Table {
         let Some(member) = self.members.remove(id) else { return };
         let terminated = member.believed.phase() == Phase::Draining && member.drain == Drain::Final;
         let end = if terminated { End::Terminated } else { End::Delisted };
-        self.departed.remember(*id, &member.endpoint.load, end);
+        self.tombstones.remember(*id, &member.endpoint.load, end);
         let last = Endpoint::clone(&member.endpoint).entering(Phase::Gone, false, now);
         changes.go(member.endpoint.phase, last);
     }
@@ -266,7 +295,7 @@ impl Changes {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use Condition::{Draining, Ready, Resting};
+    use Condition::{Draining, NotReady, Ready};
 
     /// A pod called `name` (its uid, too) that says `condition` of itself and cannot take a drain back.
     pub(crate) fn observed(name: &str, condition: Condition) -> Observed {
@@ -317,7 +346,7 @@ pub(crate) mod tests {
         assert_eq!(only(&applied.snapshot).phase, Phase::Draining);
         let again = replace(&mut table, &[observed("a", Ready)], 3);
         assert_eq!(again.refused.len(), 0, "told once");
-        let other = replace(&mut table, &[observed("a", Resting { serving: false })], 4);
+        let other = replace(&mut table, &[observed("a", NotReady { serving: false })], 4);
         assert_eq!(other.refused.len(), 1);
         assert!(only(&other.snapshot).serving, "nothing of a refused word is believed");
     }
@@ -387,14 +416,14 @@ pub(crate) mod tests {
     fn readiness_comes_and_goes_and_serving_follows() {
         let mut table = Table::new();
         replace(&mut table, &[observed("a", Ready)], 1);
-        let rest = replace(&mut table, &[observed("a", Resting { serving: true })], 2);
-        assert_eq!(steps(&rest), [("a", Some(Phase::Ready), Phase::Resting)]);
-        let silent = replace(&mut table, &[observed("a", Resting { serving: false })], 3);
+        let rest = replace(&mut table, &[observed("a", NotReady { serving: true })], 2);
+        assert_eq!(steps(&rest), [("a", Some(Phase::Ready), Phase::NotReady)]);
+        let silent = replace(&mut table, &[observed("a", NotReady { serving: false })], 3);
         assert_eq!(steps(&silent), []);
         assert!(!only(&silent.snapshot).serving);
         assert_eq!(only(&silent.snapshot).phase_since, Millis(2));
         let ready = replace(&mut table, &[observed("a", Ready)], 4);
-        assert_eq!(steps(&ready), [("a", Some(Phase::Resting), Phase::Ready)]);
+        assert_eq!(steps(&ready), [("a", Some(Phase::NotReady), Phase::Ready)]);
         assert!(only(&ready.snapshot).serving);
     }
 
@@ -415,7 +444,7 @@ pub(crate) mod tests {
     #[test]
     fn a_list_that_says_nothing_new_publishes_nothing() {
         let mut table = Table::new();
-        let list = [observed("a", Ready), observed("b", Resting { serving: true })];
+        let list = [observed("a", Ready), observed("b", NotReady { serving: true })];
         let first = replace(&mut table, &list, 1);
         assert!(first.members_changed);
         let again = replace(&mut table, &list, 2);

@@ -62,7 +62,7 @@ pub enum Condition {
     /// Ready for new clients.
     Ready,
     /// Not ready, not terminating.
-    Resting {
+    NotReady {
         /// Whether it still answers those that it has.
         serving: bool,
     },
@@ -79,7 +79,7 @@ impl Condition {
     pub fn phase(self) -> Phase {
         match self {
             Condition::Ready => Phase::Ready,
-            Condition::Resting { .. } => Phase::Resting,
+            Condition::NotReady { .. } => Phase::NotReady,
             Condition::Draining { .. } => Phase::Draining,
         }
     }
@@ -89,7 +89,7 @@ impl Condition {
     pub fn serving(self) -> bool {
         match self {
             Condition::Ready => true,
-            Condition::Resting { serving } | Condition::Draining { serving } => serving,
+            Condition::NotReady { serving } | Condition::Draining { serving } => serving,
         }
     }
 }

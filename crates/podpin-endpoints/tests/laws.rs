@@ -58,7 +58,7 @@ enum Step {
 fn condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
         3 => Just(Condition::Ready),
-        1 => any::<bool>().prop_map(|serving| Condition::Resting { serving }),
+        1 => any::<bool>().prop_map(|serving| Condition::NotReady { serving }),
         2 => any::<bool>().prop_map(|serving| Condition::Draining { serving }),
     ]
 }
@@ -145,7 +145,7 @@ fn assert_snapshot_is(snapshot: &Snapshot, model: &Model) {
     let in_phase = |wanted| model.pods.keys().filter(|pod| phase(pod) == wanted).count();
     let counts = snapshot.counts();
     assert_eq!(counts.ready, in_phase(Phase::Ready));
-    assert_eq!(counts.resting, in_phase(Phase::Resting));
+    assert_eq!(counts.not_ready, in_phase(Phase::NotReady));
     assert_eq!(counts.draining, in_phase(Phase::Draining));
     for pod in 0..PODS {
         let found = snapshot.get(&id(pod)).map(|one| one.id);
@@ -364,7 +364,7 @@ proptest! {
                 prop_assert_eq!(endpoint.id, id(pinned));
                 prop_assert!(!sight.excluded && !sight.full && sight.condition.serving());
                 prop_assert!(sight.condition.phase() < Phase::Draining);
-                prop_assert!(eligible.contains(&pinned) || sight.condition.phase() == Phase::Resting);
+                prop_assert!(eligible.contains(&pinned) || sight.condition.phase() == Phase::NotReady);
             }
             Pick::Move(endpoint, reason) => {
                 prop_assert!(eligible.iter().any(|pod| id(*pod) == endpoint.id && *pod != pinned));

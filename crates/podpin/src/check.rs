@@ -165,7 +165,7 @@ fn drain(service: &Service) -> String {
 fn tls_to_pods(service: &Service) -> String {
     let Some(tls) = &service.tls else { return "off".to_owned() };
     let trusted = match &tls.ca_file {
-        _ if !tls.verify => "whoever answers (verify: false)".to_owned(),
+        _ if !tls.verify => "any certificate (verify: false)".to_owned(),
         Some(file) => file.file.display().to_string(),
         None => "the system's authorities".to_owned(),
     };

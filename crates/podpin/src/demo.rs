@@ -59,10 +59,10 @@ pub(crate) struct DemoArguments {
     /// Run without a person for this long (such as 10s), then print a table; exit code 1 if a pin or event was lost
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_run_time)]
     run_time: Option<Duration>,
-    /// Replace all pods under the clients, as a rolling update does; exit code 1 if a client noticed [for 20s unless said]
+    /// Replace all pods under the clients, as a rolling update does; exit code 1 if a client noticed [default run time: 20s]
     #[arg(long)]
     rollout: bool,
-    /// Let a pod die under the clients at half time; exit code 1 if a client noticed [for 20s unless said]
+    /// Let a pod die under the clients at half time; exit code 1 if a client noticed [default run time: 20s]
     #[arg(long, conflicts_with = "rollout")]
     kill: bool,
     /// Clients that the demo drives itself [default: 200 without a person, else none]
@@ -190,7 +190,7 @@ fn announcement(arguments: &DemoArguments, place: &Place, pods: &DemoPods) -> St
         text.push_str(
             "that pod on the page: the stream goes on at another pod, over the same connection and without\n",
         );
-        text.push_str("a gap. Kill one: the same, although nobody was warned.\n");
+        text.push_str("a gap. Kill one: the same, although there was no warning.\n");
         text.push_str("Ctrl-C ends the demo.\n");
     }
     text.push('\n');

@@ -9,6 +9,17 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 /// A range of addresses that share a prefix.
+///
+/// ```
+/// use podpin_config::{Cidr, CidrError};
+///
+/// let trusted: Cidr = "10.1.2.3/8".parse()?;
+/// assert_eq!(trusted.to_string(), "10.0.0.0/8");
+/// assert!(trusted.contains("10.9.9.9".parse().unwrap()));
+/// assert!(trusted.contains("::ffff:10.9.9.9".parse().unwrap()));
+/// assert_eq!("10.0.0.0/33".parse::<Cidr>(), Err(CidrError::PrefixTooLong { max: 32 }));
+/// # Ok::<(), CidrError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cidr(
     /// The bits after the prefix are cleared.

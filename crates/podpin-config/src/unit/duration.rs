@@ -47,6 +47,15 @@ pub enum DurationError {
 ///
 /// # Errors
 /// What is wrong with it.
+///
+/// ```
+/// use std::time::Duration;
+/// use podpin_config::{format_duration, parse_duration};
+///
+/// assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
+/// assert_eq!(format_duration(Duration::from_millis(1_500)), "1.5s");
+/// assert!(parse_duration("90").is_err());
+/// ```
 pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     if text.starts_with('-') {
         return Err(DurationError::Negative);

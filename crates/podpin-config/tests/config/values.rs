@@ -49,7 +49,7 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
         hosts: vec![],
         matches: vec![RouteMatch { path: PathMatch::Prefix("/".into()), headers: [].into() }],
         backends: vec![Backend { service: "chat".into(), weight: 1 }],
-        treatment: Treatment::default(),
+        filters: RouteFilters::default(),
     };
     assert_eq!(config.routes, [route]);
     assert_eq!(config.services.len(), 1);
@@ -190,7 +190,7 @@ fn the_contract_is_read_in_full() {
         hosts: vec![Host::Exact("app.example.com".into())],
         matches: vec![RouteMatch { path: PathMatch::Prefix("/events".into()), headers: [].into() }],
         backends: vec![Backend { service: "chat".into(), weight: 1 }],
-        treatment: Treatment::default(),
+        filters: RouteFilters::default(),
     };
     assert_eq!(config.routes, [route]);
     let endpoint = StaticEndpoint {

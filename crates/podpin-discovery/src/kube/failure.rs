@@ -37,7 +37,7 @@ pub(crate) enum Failure {
         after: Duration,
     },
     /// An answer that is no list.
-    #[error("the API server's answer is not what was asked for: {0}")]
+    #[error("the API server's answer cannot be read: {0}")]
     Garbled(String),
 }
 

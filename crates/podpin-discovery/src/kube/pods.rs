@@ -15,9 +15,9 @@ use serde::Deserialize;
 
 use crate::kube::KubeEvent;
 use crate::kube::failure::Failure;
-use crate::kube::ledger::{Ledger, locked};
-use crate::kube::reflector::{BACKOFF_MAX, Book, News, Tell};
+use crate::kube::reflector::{BACKOFF_MAX, Emit, Index, Notice};
 use crate::kube::resource::{Extent, Resource};
+use crate::kube::store::{Store, locked};
 use crate::kube::wire::{Deleted, Nameless, Object, Parts};
 
 /// A right that is missing is not granted within seconds, and nothing waits for it; then again, an API server that has
@@ -72,22 +72,22 @@ impl Object for Pod {
     }
 }
 
-/// The pods of a namespace, kept as deadlines in its ledger.
+/// The pods of a namespace, kept as deadlines in its store.
 pub(crate) struct Pods<'l> {
-    ledger: &'l Mutex<Ledger>,
+    store: &'l Mutex<Store>,
 }
 
 impl<'l> Pods<'l> {
-    /// Written into `ledger`, and told to those of its services that want to know.
-    pub(crate) fn of(ledger: &'l Mutex<Ledger>) -> Pods<'l> {
-        Pods { ledger }
+    /// Returns an index that writes into `store`, and emits for the services with pods.
+    pub(crate) fn of(store: &'l Mutex<Store>) -> Pods<'l> {
+        Pods { store }
     }
 }
 
-impl Book for Pods<'_> {
+impl Index for Pods<'_> {
     type Object = Pod;
     /// Pods that are being deleted, and pods whose deletion was known before.
-    type Draft = Vec<(Arc<str>, Option<SystemTime>)>;
+    type Pending = Vec<(Arc<str>, Option<SystemTime>)>;
 
     fn kept(&self) -> &'static str {
         "endpoints are followed as before, when their pods will be killed is not known"
@@ -100,41 +100,41 @@ impl Book for Pods<'_> {
         }
     }
 
-    fn draft(&self, draft: &mut Self::Draft, pod: &Pod, _tell: Tell<'_>) -> Result<(), Nameless> {
+    fn stage(&self, pending: &mut Self::Pending, pod: &Pod, _emit: Emit<'_>) -> Result<(), Nameless> {
         let (uid, deletion) = (pod.uid()?, pod.deletion());
-        if deletion.is_some() || locked(self.ledger).knows_pod(uid) {
-            draft.push((uid.into(), deletion));
+        if deletion.is_some() || locked(self.store).knows_pod(uid) {
+            pending.push((uid.into(), deletion));
         }
         Ok(())
     }
 
     /// Does nothing: a pod that a list leaves out stays as long as a slice lists it.
-    fn unreadable(&self, _draft: &mut Self::Draft, _parts: &Parts) {}
+    fn unreadable(&self, _pending: &mut Self::Pending, _parts: &Parts) {}
 
-    fn replace(&self, draft: Self::Draft, tell: Tell<'_>) -> bool {
-        locked(self.ledger).pods(&draft, &mut |event| tell(event));
+    fn replace(&self, pending: Self::Pending, emit: Emit<'_>) -> bool {
+        locked(self.store).pods(&pending, &mut |event| emit(event));
         true
     }
 
-    fn put(&self, pod: &Pod, tell: Tell<'_>) -> Result<(), Nameless> {
-        locked(self.ledger).pod(pod.uid()?, pod.deletion(), &mut |event| tell(event));
+    fn put(&self, pod: &Pod, emit: Emit<'_>) -> Result<(), Nameless> {
+        locked(self.store).pod(pod.uid()?, pod.deletion(), &mut |event| emit(event));
         Ok(())
     }
 
-    fn remove(&self, deleted: &Deleted, _tell: Tell<'_>) {
+    fn remove(&self, deleted: &Deleted, _emit: Emit<'_>) {
         if let Some(uid) = &deleted.parts.uid {
-            locked(self.ledger).pod_gone(uid);
+            locked(self.store).pod_gone(uid);
         }
     }
 
-    fn hear(&self, news: News<'_>, tell: Tell<'_>) {
-        match news {
-            News::Failed { .. } | News::Malformed(_) => {
-                let wanting = locked(self.ledger).numbers_with_pods();
-                wanting.into_iter().for_each(|service| tell(KubeEvent::PodsFailed { service }));
+    fn notify(&self, notice: Notice<'_>, emit: Emit<'_>) {
+        match notice {
+            Notice::Failed { .. } | Notice::Malformed(_) => {
+                let wanting = locked(self.store).numbers_with_pods();
+                wanting.into_iter().for_each(|service| emit(KubeEvent::PodsFailed { service }));
             }
-            // Whether a service's endpoints are heard of is the slices' to say.
-            News::Connected | News::Listed(_) | News::Bookmark => {}
+            // The state of the connection is reported for the slices.
+            Notice::Connected | Notice::Listed(_) | Notice::Bookmark => {}
         }
     }
 }

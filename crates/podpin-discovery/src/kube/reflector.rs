@@ -1,5 +1,5 @@
 //! The loop of one resource in one namespace: list, watch, list again when there is a reason, and never faster than is
-//! good. What is read is written into a [`Book`].
+//! good. What is read is written into an [`Index`].
 //!
 //! Not kube's `watcher` with its `default_backoff`, which delays the relist after a 410 by 20 s, hides bookmarks and
 //! loses what it cannot read. Bounds: a watch starts at most once a second after the first; a failure is followed by
@@ -25,7 +25,7 @@ use crate::slice::version_of;
 const WATCH_SPACING: Duration = Duration::from_secs(1);
 
 /// The first and the longest wait after failures; drawn evenly between the first and a bound that doubles. Short enough
-/// that an API server which is back is heard again within 3 s.
+/// that an API server which is back is followed again within 3 s.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(2_500);
 
@@ -46,12 +46,12 @@ const RENEWAL_FAILURES: u32 = 8;
 /// Lists that lose their continue token before the last page are begun anew this often at once.
 const RESTARTS_MAX: u32 = 3;
 
-/// Where what is read goes, and what the news mean to those who follow.
-pub(crate) trait Book {
+/// The receiver of the objects of one resource, which turns changes into events.
+pub(crate) trait Index {
     /// The resource.
     type Object: Object;
     /// A list that is being read, item by item and page by page.
-    type Draft: Default + Send;
+    type Pending: Default + Send;
 
     /// Returns the words for what happens while nothing can be read.
     fn kept(&self) -> &'static str;
@@ -62,60 +62,65 @@ pub(crate) trait Book {
     /// Adds an item of a list.
     ///
     /// # Errors
-    /// [`Nameless`]: it was not added.
-    fn draft(&self, draft: &mut Self::Draft, object: &Self::Object, tell: Tell<'_>) -> Result<(), Nameless>;
+    /// [`Nameless`] if the object has no name; it was not added.
+    fn stage(
+        &self,
+        pending: &mut Self::Pending,
+        object: &Self::Object,
+        emit: Emit<'_>,
+    ) -> Result<(), Nameless>;
 
-    /// There was an item that cannot be read.
-    fn unreadable(&self, draft: &mut Self::Draft, parts: &Parts);
+    /// Notes an item of a list that cannot be read.
+    fn unreadable(&self, pending: &mut Self::Pending, parts: &Parts);
 
-    /// Takes the whole list over. Returns whether all of it was believed; if not, another list should be asked for soon.
-    fn replace(&self, draft: Self::Draft, tell: Tell<'_>) -> bool;
+    /// Takes the whole list over. Returns whether all of it was believed; if not, the next list should come soon.
+    fn replace(&self, pending: Self::Pending, emit: Emit<'_>) -> bool;
 
-    /// An object was added or changed.
+    /// Adds or replaces an object.
     ///
     /// # Errors
-    /// [`Nameless`]: nothing was changed.
-    fn put(&self, object: &Self::Object, tell: Tell<'_>) -> Result<(), Nameless>;
+    /// [`Nameless`] if the object has no name; nothing was changed.
+    fn put(&self, object: &Self::Object, emit: Emit<'_>) -> Result<(), Nameless>;
 
-    /// An object was deleted.
-    fn remove(&self, deleted: &Deleted, tell: Tell<'_>);
+    /// Removes an object.
+    fn remove(&self, deleted: &Deleted, emit: Emit<'_>);
 
-    /// Something else has happened.
-    fn hear(&self, news: News<'_>, tell: Tell<'_>);
+    /// Handles an event beside the objects.
+    fn notify(&self, notice: Notice<'_>, emit: Emit<'_>);
 }
 
 /// An event beside the objects themselves.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum News<'n> {
-    /// A watch was opened, and none was before.
+pub(crate) enum Notice<'n> {
+    /// A watch after a time without one.
     Connected,
-    /// A list or a watch has failed; the first one after a success, or after nothing.
+    /// A list or a watch that failed.
     Failed {
-        /// Whether it is that.
+        /// Whether it is the first failure after a success, or at all.
         first: bool,
         /// The failure, if it is of another kind than the one before.
         new: Option<&'n Failure>,
     },
-    /// A list was read and taken over.
+    /// A list that was read and taken over.
     Listed(RelistReason),
-    /// Nothing has happened up to now.
+    /// A message that nothing has happened up to now.
     Bookmark,
-    /// Something could not be read; what can be said of it.
+    /// An object that could not be read, and what is known of it.
     Malformed(&'n Parts),
 }
 
-/// Takes what there is to tell.
-pub(crate) type Tell<'t> = &'t (dyn Fn(KubeEvent) + Sync);
+/// The receiver of events.
+pub(crate) type Emit<'t> = &'t (dyn Fn(KubeEvent) + Sync);
 
 /// The reflector of one resource in one namespace.
-pub(crate) struct Reflector<'f, B> {
+pub(crate) struct Reflector<'f, I> {
     /// Name of the namespace.
     name: &'f str,
     settings: &'f KubeSettings,
     client: Client,
     selection: Selection,
-    book: B,
-    /// The last version that was heard; empty before the first list.
+    index: I,
+    /// Last version received; empty before the first list.
     version: String,
     /// When and why the next list is due.
     relist: (Instant, RelistReason),
@@ -139,22 +144,22 @@ enum End {
     Failed(Failure),
 }
 
-impl<'f, B: Book> Reflector<'f, B> {
-    /// The objects of the namespace `name` with the labels of `selector`, written into `book`.
+impl<'f, I: Index> Reflector<'f, I> {
+    /// The objects of the namespace `name` with the labels of `selector`, written into `index`.
     pub(crate) fn new(
         name: &'f str,
         settings: &'f KubeSettings,
         client: Client,
         selector: Option<String>,
-        book: B,
-    ) -> Reflector<'f, B> {
+        index: I,
+    ) -> Reflector<'f, I> {
         let now = Instant::now();
         Reflector {
             name,
             settings,
             client,
-            selection: Selection::of(B::Object::RESOURCE, name, selector),
-            book,
+            selection: Selection::of(I::Object::RESOURCE, name, selector),
+            index,
             version: String::new(),
             relist: (now, RelistReason::Start),
             next_watch: now,
@@ -165,51 +170,51 @@ impl<'f, B: Book> Reflector<'f, B> {
     }
 
     /// Lists and watches for ever.
-    pub(crate) async fn follow(mut self, tell: Tell<'_>) -> Infallible {
+    pub(crate) async fn follow(mut self, emit: Emit<'_>) -> Infallible {
         loop {
             let (due, reason) = self.relist;
             if due <= Instant::now()
-                && let Err(failure) = self.list(reason, tell).await
+                && let Err(failure) = self.list(reason, emit).await
             {
-                self.fail(failure, tell).await;
+                self.fail(failure, emit).await;
                 continue;
             }
             sleep_until(self.next_watch.min(self.relist.0)).await;
             if self.relist.0 <= Instant::now() {
                 continue;
             }
-            match self.watch(tell).await {
+            match self.watch(emit).await {
                 End::Over => {}
                 End::Relist(reason) => self.relist = (Instant::now(), reason),
                 End::Failed(failure) => {
                     if !matches!(failure, Failure::Unreachable(_)) {
                         self.relist = (Instant::now(), RelistReason::Error);
                     }
-                    self.fail(failure, tell).await;
+                    self.fail(failure, emit).await;
                 }
             }
         }
     }
 
     /// Reads all pages and takes them over.
-    async fn list(&mut self, reason: RelistReason, tell: Tell<'_>) -> Result<(), Failure> {
+    async fn list(&mut self, reason: RelistReason, emit: Emit<'_>) -> Result<(), Failure> {
         let mut restarts = 0;
-        let (draft, unreadable, version) = loop {
-            match self.pages(tell).await {
+        let (pending, unreadable, version) = loop {
+            match self.pages(emit).await {
                 Err(Failure::Expired) if restarts < RESTARTS_MAX => restarts += 1,
                 other => break other?,
             }
         };
         self.version = version;
-        let believed = self.book.replace(draft, tell);
+        let believed = self.index.replace(pending, emit);
         self.schedule(reason, unreadable, believed);
-        self.book.hear(News::Listed(reason), tell);
+        self.index.notify(Notice::Listed(reason), emit);
         Ok(())
     }
 
     /// All items, whether there were any that cannot be read, and the version.
-    async fn pages(&self, tell: Tell<'_>) -> Result<(B::Draft, bool, String), Failure> {
-        let mut draft = B::Draft::default();
+    async fn pages(&self, emit: Emit<'_>) -> Result<(I::Pending, bool, String), Failure> {
+        let mut pending = I::Pending::default();
         let mut unreadable = false;
         let mut token: Option<String> = None;
         loop {
@@ -218,25 +223,25 @@ impl<'f, B: Book> Reflector<'f, B> {
             // Only a continue token can be too old: beginning anew at once would be told the same.
             let first = token.is_none();
             let too_old =
-                |failure| if first && failure == Failure::Expired { refused_list::<B>() } else { failure };
+                |failure| if first && failure == Failure::Expired { refused_list::<I>() } else { failure };
             let answer = answer.map_err(too_old)?;
             let page = answer.items().map_err(too_old)?;
             for item in &page.items {
-                unreadable |= self.draft(&mut draft, item, tell).is_err();
+                unreadable |= self.stage(&mut pending, item, emit).is_err();
             }
             match page.more {
                 Some(more) => token = Some(more),
-                None => return Ok((draft, unreadable, page.version)),
+                None => return Ok((pending, unreadable, page.version)),
             }
         }
     }
 
-    fn draft(&self, draft: &mut B::Draft, item: &RawValue, tell: Tell<'_>) -> Result<(), Unreadable> {
+    fn stage(&self, pending: &mut I::Pending, item: &RawValue, emit: Emit<'_>) -> Result<(), Unreadable> {
         let read = read_object(item.get());
-        let taken = read.and_then(|object| Ok(self.book.draft(draft, &object, tell)?));
+        let taken = read.and_then(|object| Ok(self.index.stage(pending, &object, emit)?));
         taken.map_err(|suspect| {
-            self.book.unreadable(draft, &suspect.parts);
-            self.suspect(&suspect, tell);
+            self.index.unreadable(pending, &suspect.parts);
+            self.suspect(&suspect, emit);
             Unreadable
         })
     }
@@ -264,7 +269,7 @@ impl<'f, B: Book> Reflector<'f, B> {
     }
 
     /// Watches from the last version on until there is a reason not to.
-    async fn watch(&mut self, tell: Tell<'_>) -> End {
+    async fn watch(&mut self, emit: Emit<'_>) -> End {
         let started = Instant::now();
         self.next_watch = started + WATCH_SPACING;
         let within = self.settings.watch_timeout;
@@ -273,9 +278,9 @@ impl<'f, B: Book> Reflector<'f, B> {
             Err(Failure::Expired) => return End::Relist(RelistReason::Expired),
             Err(failure) => return End::Failed(failure),
         };
-        self.connect(tell);
+        self.connect(emit);
         let mut heard = false;
-        let end = self.hear(&mut lines, started + within + END_GRACE, &mut heard, tell).await;
+        let end = self.hear(&mut lines, started + within + END_GRACE, &mut heard, emit).await;
         match end {
             // Neither an event nor a bookmark: this version may be one that never comes to anything.
             End::Over | End::Failed(_) if !heard && started.elapsed() * 2 >= within => {
@@ -285,7 +290,7 @@ impl<'f, B: Book> Reflector<'f, B> {
         }
     }
 
-    async fn hear(&mut self, lines: &mut Lines, until: Instant, heard: &mut bool, tell: Tell<'_>) -> End {
+    async fn hear(&mut self, lines: &mut Lines, until: Instant, heard: &mut bool, emit: Emit<'_>) -> End {
         loop {
             let line = match timeout_at(until.min(self.relist.0), lines.next()).await {
                 Ok(Ok(Some(line))) => line,
@@ -297,48 +302,48 @@ impl<'f, B: Book> Reflector<'f, B> {
             }
             *heard = true;
             let said = read_line(line);
-            if let Some(end) = self.take(said, tell) {
+            if let Some(end) = self.take(said, emit) {
                 return end;
             }
         }
     }
 
     /// Takes one line of a watch over. `Some` when that was its last.
-    fn take(&mut self, said: Said<B::Object>, tell: Tell<'_>) -> Option<End> {
+    fn take(&mut self, said: Said<I::Object>, emit: Emit<'_>) -> Option<End> {
         match said {
-            Said::Put(object) => return self.put(&object, tell),
+            Said::Put(object) => return self.put(&object, emit),
             Said::Deleted(deleted) => {
                 if self.advance(deleted.parts.version.as_deref()).is_err() {
                     return Some(End::Relist(RelistReason::Expired));
                 }
-                self.book.remove(&deleted, tell);
+                self.index.remove(&deleted, emit);
             }
             Said::Bookmark(version) => {
                 if self.advance(Some(&version)).is_err() {
                     return Some(End::Relist(RelistReason::Expired));
                 }
-                self.book.hear(News::Bookmark, tell);
+                self.index.notify(Notice::Bookmark, emit);
             }
             Said::Failed(Failure::Expired) => return Some(End::Relist(RelistReason::Expired)),
             Said::Failed(failure) => return Some(End::Failed(failure)),
             Said::Unknown(word) => {
                 tracing::warn!(namespace = self.name, %word, "unknown kind of event in a watch: left out");
-                self.book.hear(News::Malformed(&Parts::default()), tell);
+                self.index.notify(Notice::Malformed(&Parts::default()), emit);
             }
             Said::Malformed(suspect) => {
-                self.suspect(&suspect, tell);
+                self.suspect(&suspect, emit);
                 self.relist_for_malformed(Duration::ZERO);
             }
         }
         None
     }
 
-    fn put(&mut self, object: &B::Object, tell: Tell<'_>) -> Option<End> {
+    fn put(&mut self, object: &I::Object, emit: Emit<'_>) -> Option<End> {
         if self.advance(object.version()).is_err() {
             return Some(End::Relist(RelistReason::Expired));
         }
-        if let Err(nameless) = self.book.put(object, tell) {
-            self.suspect(&nameless.into(), tell);
+        if let Err(nameless) = self.index.put(object, emit) {
+            self.suspect(&nameless.into(), emit);
             self.relist_for_malformed(Duration::ZERO);
         }
         None
@@ -365,31 +370,31 @@ impl<'f, B: Book> Reflector<'f, B> {
         Ok(())
     }
 
-    fn suspect(&self, suspect: &Suspect, tell: Tell<'_>) {
+    fn suspect(&self, suspect: &Suspect, emit: Emit<'_>) {
         let Suspect { parts, why } = suspect;
         tracing::warn!(
             namespace = self.name,
-            kind = B::Object::RESOURCE.kind,
+            kind = I::Object::RESOURCE.kind,
             name = parts.name.as_deref().unwrap_or("?"),
             service = parts.service.as_deref().unwrap_or("?"),
             %why,
             "an object that cannot be read is left out"
         );
-        self.book.hear(News::Malformed(parts), tell);
+        self.index.notify(Notice::Malformed(parts), emit);
     }
 
-    fn connect(&mut self, tell: Tell<'_>) {
+    fn connect(&mut self, emit: Emit<'_>) {
         self.failures = 0;
         if self.connected == Some(Ok(())) {
             return;
         }
-        tracing::info!(namespace = self.name, "following {}s", B::Object::RESOURCE.kind);
+        tracing::info!(namespace = self.name, "following {}s", I::Object::RESOURCE.kind);
         self.connected = Some(Ok(()));
-        self.book.hear(News::Connected, tell);
+        self.index.notify(Notice::Connected, emit);
     }
 
     /// Tells and logs what has changed, and waits before the next attempt.
-    async fn fail(&mut self, failure: Failure, tell: Tell<'_>) {
+    async fn fail(&mut self, failure: Failure, emit: Emit<'_>) {
         let answers = |failure: &Failure| matches!(failure, Failure::Refused { .. });
         let was_silent = matches!(&self.connected, Some(Err(before)) if !answers(before));
         if answers(&failure) && was_silent {
@@ -405,13 +410,13 @@ impl<'f, B: Book> Reflector<'f, B> {
                 namespace = self.name,
                 reason = %failure,
                 "{}s cannot be followed: {}",
-                B::Object::RESOURCE.kind,
-                self.book.kept()
+                I::Object::RESOURCE.kind,
+                self.index.kept()
             );
         }
         let first = !matches!(self.connected, Some(Err(_)));
-        self.book.hear(News::Failed { first, new: (!known).then_some(&failure) }, tell);
-        let wait = backoff(self.failures, B::backoff_max(&failure), fastrand::f64());
+        self.index.notify(Notice::Failed { first, new: (!known).then_some(&failure) }, emit);
+        let wait = backoff(self.failures, I::backoff_max(&failure), fastrand::f64());
         self.connected = Some(Err(failure));
         sleep(wait).await;
         if outdated {
@@ -451,8 +456,8 @@ fn around(interval: Duration) -> Duration {
 }
 
 /// 410 for a list that named no version: an API server that is not itself.
-fn refused_list<B: Book>() -> Failure {
-    let (resource, message) = (B::Object::RESOURCE, "a list from its beginning is refused".to_owned());
+fn refused_list<I: Index>() -> Failure {
+    let (resource, message) = (I::Object::RESOURCE, "a list from its beginning is refused".to_owned());
     Failure::Refused { verb: "list", resource, code: 410, message }
 }
 

@@ -1,4 +1,4 @@
-//! EndpointSlices as a reflector reads them: into the ledger, and on to the services that they belong to.
+//! EndpointSlices as a reflector reads them: into the store, and on to the services that they belong to.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,9 +7,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::kube::KubeEvent;
 use crate::kube::failure::Failure;
-use crate::kube::ledger::{Draft, Ledger, locked};
-use crate::kube::reflector::{BACKOFF_MAX, Book, News, Tell};
+use crate::kube::reflector::{BACKOFF_MAX, Emit, Index, Notice};
 use crate::kube::resource::{Extent, Resource, SERVICE_LABEL};
+use crate::kube::store::{Pending, Store, locked};
 use crate::kube::wire::{Deleted, Nameless, Object, Parts};
 
 /// Longest list of names in a URL, encoded: half of the 8 KiB that proxies in between let pass. A longer one is left
@@ -35,19 +35,19 @@ impl Object for EndpointSlice {
 
 /// The slices of the Services that are followed in a namespace.
 pub(crate) struct Slices<'l> {
-    ledger: &'l Mutex<Ledger>,
+    store: &'l Mutex<Store>,
 }
 
 impl<'l> Slices<'l> {
-    /// Written into `ledger`.
-    pub(crate) fn of(ledger: &'l Mutex<Ledger>) -> Slices<'l> {
-        Slices { ledger }
+    /// Returns an index that writes into `store`.
+    pub(crate) fn of(store: &'l Mutex<Store>) -> Slices<'l> {
+        Slices { store }
     }
 
     /// Returns the label selector of those Services' slices. `None` if it would be too long.
     pub(crate) fn selector(&self) -> Option<String> {
-        let ledger = locked(self.ledger);
-        let names = ledger.names();
+        let store = locked(self.store);
+        let names = store.names();
         let selector = match names.as_slice() {
             [one] => format!("{SERVICE_LABEL}={one}"),
             several => format!("{SERVICE_LABEL} in ({})", several.join(",")),
@@ -57,19 +57,19 @@ impl<'l> Slices<'l> {
         Some(selector).filter(|_| encoded <= SELECTOR_BYTES_MAX)
     }
 
-    /// Tells `event` to those who follow the Service; to all, when it is not known whose the news are.
-    fn each(&self, service: Option<&str>, tell: Tell<'_>, event: impl Fn(usize) -> KubeEvent) {
-        let concerned = locked(self.ledger).concerned(service);
-        concerned.into_iter().for_each(|service| tell(event(service)));
+    /// Emits `event` for each follower of the Service; for all followers if the Service is not known.
+    fn each(&self, service: Option<&str>, emit: Emit<'_>, event: impl Fn(usize) -> KubeEvent) {
+        let concerned = locked(self.store).concerned(service);
+        concerned.into_iter().for_each(|service| emit(event(service)));
     }
 }
 
-impl Book for Slices<'_> {
+impl Index for Slices<'_> {
     type Object = EndpointSlice;
-    type Draft = Draft;
+    type Pending = Pending;
 
     fn kept(&self) -> &'static str {
-        if locked(self.ledger).is_listed() {
+        if locked(self.store).is_listed() {
             "the last known endpoints are kept"
         } else {
             "no endpoints are known yet"
@@ -80,52 +80,52 @@ impl Book for Slices<'_> {
         BACKOFF_MAX
     }
 
-    fn draft(&self, draft: &mut Draft, slice: &EndpointSlice, tell: Tell<'_>) -> Result<(), Nameless> {
-        locked(self.ledger).draft(draft, slice, &mut |event| tell(event))
+    fn stage(&self, pending: &mut Pending, slice: &EndpointSlice, emit: Emit<'_>) -> Result<(), Nameless> {
+        locked(self.store).stage(pending, slice, &mut |event| emit(event))
     }
 
-    fn unreadable(&self, draft: &mut Draft, parts: &Parts) {
-        draft.unreadable(parts.name.as_deref());
+    fn unreadable(&self, pending: &mut Pending, parts: &Parts) {
+        pending.unreadable(parts.name.as_deref());
     }
 
-    fn replace(&self, draft: Draft, tell: Tell<'_>) -> bool {
-        locked(self.ledger).replace(draft, &mut |event| tell(event))
+    fn replace(&self, pending: Pending, emit: Emit<'_>) -> bool {
+        locked(self.store).replace(pending, &mut |event| emit(event))
     }
 
-    fn put(&self, slice: &EndpointSlice, tell: Tell<'_>) -> Result<(), Nameless> {
-        locked(self.ledger).put(slice, &mut |event| tell(event))?;
-        self.each(Ledger::service_of(slice), tell, |service| KubeEvent::Heard { service });
+    fn put(&self, slice: &EndpointSlice, emit: Emit<'_>) -> Result<(), Nameless> {
+        locked(self.store).put(slice, &mut |event| emit(event))?;
+        self.each(Store::service_of(slice), emit, |service| KubeEvent::Heard { service });
         Ok(())
     }
 
-    fn remove(&self, deleted: &Deleted, tell: Tell<'_>) {
-        locked(self.ledger).remove(&deleted.name, &mut |event| tell(event));
-        self.each(deleted.parts.service.as_deref(), tell, |service| KubeEvent::Heard { service });
+    fn remove(&self, deleted: &Deleted, emit: Emit<'_>) {
+        locked(self.store).remove(&deleted.name, &mut |event| emit(event));
+        self.each(deleted.parts.service.as_deref(), emit, |service| KubeEvent::Heard { service });
     }
 
-    fn hear(&self, news: News<'_>, tell: Tell<'_>) {
-        match news {
-            News::Connected => {
-                self.each(None, tell, |service| KubeEvent::Connected { service, connected: true });
+    fn notify(&self, notice: Notice<'_>, emit: Emit<'_>) {
+        match notice {
+            Notice::Connected => {
+                self.each(None, emit, |service| KubeEvent::Connected { service, connected: true });
             }
-            News::Failed { first, new } => {
+            Notice::Failed { first, new } => {
                 if first {
-                    self.each(None, tell, |service| KubeEvent::Connected { service, connected: false });
+                    self.each(None, emit, |service| KubeEvent::Connected { service, connected: false });
                 }
                 if let Some(failure) = new {
                     let reason: Arc<str> = failure.to_string().into();
                     let event = |service| KubeEvent::Failed { service, reason: Arc::clone(&reason) };
-                    self.each(None, tell, event);
+                    self.each(None, emit, event);
                 }
             }
-            News::Listed(reason) => {
-                self.each(None, tell, |service| KubeEvent::Relist { service, reason });
-                self.each(None, tell, |service| KubeEvent::Heard { service });
+            Notice::Listed(reason) => {
+                self.each(None, emit, |service| KubeEvent::Relist { service, reason });
+                self.each(None, emit, |service| KubeEvent::Heard { service });
             }
-            News::Bookmark => self.each(None, tell, |service| KubeEvent::Heard { service }),
-            News::Malformed(parts) => {
+            Notice::Bookmark => self.each(None, emit, |service| KubeEvent::Heard { service }),
+            Notice::Malformed(parts) => {
                 let event = |service| KubeEvent::Malformed { service };
-                self.each(parts.service.as_deref(), tell, event);
+                self.each(parts.service.as_deref(), emit, event);
             }
         }
     }

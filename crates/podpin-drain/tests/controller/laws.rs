@@ -34,7 +34,7 @@ fn condition() -> impl Strategy<Value = Condition> {
         Just(Condition::Ready),
         any::<bool>().prop_map(|serving| Condition::Draining { serving }),
         any::<bool>().prop_map(|serving| Condition::Draining { serving }),
-        Just(Condition::Resting { serving: true }),
+        Just(Condition::NotReady { serving: true }),
     ]
 }
 

@@ -140,7 +140,7 @@ impl Admission {
         let own = self.home(&view).and_then(|id| view.snapshot.get(&id));
         match (kind, own) {
             (Kind::Request, _) => Want::NoPlace,
-            (Kind::Stream, Some(own)) if matches!(own.phase, Phase::Ready | Phase::Resting) => {
+            (Kind::Stream, Some(own)) if matches!(own.phase, Phase::Ready | Phase::NotReady) => {
                 Want::PlaceAt(own.id)
             }
             // One that drains or is gone is not waited for.

@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(wanted(), (true, vec![other]));
         let ahead = queue.ahead();
         assert!(ahead.takes(one, Phase::Ready), "one who takes any place takes this one");
-        assert!(!ahead.takes(one, Phase::Resting) && ahead.takes(other, Phase::Resting));
+        assert!(!ahead.takes(one, Phase::NotReady) && ahead.takes(other, Phase::NotReady));
         drop((second, third));
         assert_eq!(wanted(), (false, vec![]));
         assert!(!queue.ahead().takes(one, Phase::Ready));

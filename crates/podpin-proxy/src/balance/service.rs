@@ -309,7 +309,7 @@ fn log_transitions(service: &str, transitions: &[Transition]) {
     tracing::info!(
         service,
         ready = count(Phase::Ready),
-        resting = count(Phase::Resting),
+        resting = count(Phase::NotReady),
         draining = count(Phase::Draining),
         gone = count(Phase::Gone),
         "many endpoints changed state"

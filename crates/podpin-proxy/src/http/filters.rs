@@ -52,7 +52,7 @@ struct Cors {
 impl Treatment {
     /// What the configuration of a route says.
     pub fn new(route: &config::Route) -> Treatment {
-        let said = &route.treatment;
+        let said = &route.filters;
         let prefix = said.path_prefix.clone().zip(match route.matches.as_slice() {
             [config::RouteMatch { path: config::PathMatch::Prefix(matched), .. }] => {
                 Some(matched.trim_end_matches('/').to_owned())

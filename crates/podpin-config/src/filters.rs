@@ -15,7 +15,7 @@ use crate::{
 
 /// Everything that a route changes. The default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Treatment {
+pub struct RouteFilters {
     /// The status of a redirect to https for requests that did not come over TLS: 301, 302, 307 or 308.
     pub redirect_to_https: Option<u16>,
     /// For requests on their way to the pod.
@@ -84,7 +84,7 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 /// Browsers remember for two hours (Chromium) or a day (Firefox) at most.
 const MAX_AGES: DurationRange = DurationRange::whole_seconds(Duration::ZERO, Duration::from_secs(24 * 3_600));
 
-impl Treatment {
+impl RouteFilters {
     /// Reads what a route says; `has_one_prefix`: its only match is a path prefix.
     pub(crate) fn read(route: &Section<'_>, has_one_prefix: bool) -> Self {
         let part = |key| optional(route, key);

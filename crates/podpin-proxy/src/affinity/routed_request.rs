@@ -162,7 +162,7 @@ impl RoutedRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::testing::{Scene, nowhere};
+    use crate::testing::{Scene, nowhere};
 
     #[test]
     fn a_decision_says_whether_the_client_stays() {

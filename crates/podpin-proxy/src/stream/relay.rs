@@ -438,8 +438,8 @@ mod tests {
     use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
     use crate::stream::successor::{ResumePlan, limits};
-    use crate::stream::testing::{Scene, connected, nowhere};
     use crate::telemetry::labels::CloseReason;
+    use crate::testing::{Scene, connected, nowhere};
 
     /// Relay on `a`, with the upstream's and the client's end.
     struct Line {

@@ -269,7 +269,7 @@ mod tests {
     use podpin_affinity::SessionId;
 
     use super::*;
-    use crate::stream::testing::{Scene, nowhere};
+    use crate::testing::{Scene, nowhere};
 
     const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 

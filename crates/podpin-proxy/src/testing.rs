@@ -85,6 +85,12 @@ impl Scene {
         self.route.service.operate(&EndpointId::of_pod(endpoint, 80), operation).unwrap();
     }
 
+    /// Removes an endpoint from the list.
+    pub(crate) fn remove(&self, endpoint: &str) {
+        let table = TableWriter::new(Arc::clone(&self.route.service));
+        table.apply(Update::Remove(vec![EndpointId::of_pod(endpoint, 80)]));
+    }
+
     /// Turns the drains until this stream has its moment to leave.
     pub(crate) fn order_to_leave(&mut self, record: &StreamRecord) {
         let service = Arc::clone(&self.route.service);

@@ -1,9 +1,9 @@
 //! The endpoints of a service: their states, their stream counts and the choice among them.
 //!
-//! Discovery speaks in [`Update`]s, the one [`Table`] of a service turns them into [`Transition`]s and an
-//! immutable [`Snapshot`], and [`pick()`] chooses on a snapshot without a lock. Pure: time is a [`Millis`]
-//! argument, chance is an `rng` argument, the consistent-hash ring is the [`Ring`] trait. Sockets, clocks,
-//! metrics and the ring's implementation are left to the crates around it.
+//! Discovery speaks in [`Update`]s, the one [`Table`] of a service turns them into [`Transition`]s and an immutable
+//! [`Snapshot`], and [`pick()`] chooses on a snapshot without a lock. Pure: time is a
+//! [`Millis`](podpin_time::Millis) argument, chance is an `rng` argument, the consistent-hash ring is the [`Ring`]
+//! trait. Sockets, clocks, metrics and the ring's implementation are left to the crates around it.
 
 mod endpoint;
 mod id;

@@ -2,7 +2,7 @@
 //!
 //! A decoder keeps the dynamic table of a connection and nothing else between two header blocks. Within a block every
 //! complete field is decoded as soon as its bytes are there; only an incomplete one is kept, by the caller. A field
-//! that nobody will read still changes the table, so that a refused head never costs the connection.
+//! that no request will use still changes the table, so that a refused head never costs the connection.
 
 mod decoder;
 mod dynamic_table;

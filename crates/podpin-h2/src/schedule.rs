@@ -1,7 +1,7 @@
 //! The order in which streams send: by urgency, then round robin by frame; small writes go at once.
 //!
 //! No bytes are queued here: a stream whose bytes do not go keeps them, and is granted its turn when there is a
-//! window, room in the output and nobody before it. A turn is one frame. An event or a small answer waits for no
+//! window, room in the output and no other stream before it. A turn is one frame. An event or a small answer waits for no
 //! other stream's turn and has room of its own behind the output that others have filled.
 
 use crate::stream::{Stream, StreamId, Turn};

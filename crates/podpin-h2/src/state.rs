@@ -123,7 +123,7 @@ impl State {
         self.deadlines.ping = Some(call.now);
     }
 
-    /// Takes an acknowledged PING; false if nobody asked for it.
+    /// Takes an acknowledged PING; false if none was outstanding.
     pub(crate) fn acknowledge_ping(&mut self, payload: [u8; 8], call: &mut Call<'_>) -> bool {
         match payload {
             GO_AWAY_PING if self.phase == Phase::Leaving => {
@@ -156,11 +156,11 @@ impl State {
         }
     }
 
-    /// Removes a stream that is over; one whose request nobody wants any more is over with its response.
+    /// Removes a stream that is over; one whose request is no longer wanted is over with its response.
     pub(crate) fn settle(&mut self, id: StreamId, call: &mut Call<'_>) {
         let Some(stream) = self.streams.get(id) else { return };
         if stream.outgoing == Outgoing::Ended && stream.incoming == Incoming::Discarded {
-            // RFC 9113 section 8.1: the rest of the request is not needed. NO_ERROR blames nobody and is not charged.
+            // RFC 9113 section 8.1: the rest of the request is not needed. NO_ERROR blames no side and is not charged.
             frame::reset(call.out, id.0, ErrorCode::NO_ERROR);
             self.streams.remember(id.0);
             self.remove(id, call);

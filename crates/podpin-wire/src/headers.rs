@@ -79,7 +79,7 @@ fn is_claimed(name: &HeaderName, client: &Client) -> bool {
 }
 
 /// Returns the fields about the client: `X-Forwarded-For/-Proto/-Host`, `X-Real-IP` and `Forwarded`, appended to the
-/// values of a trusted proxy, in the place of anybody else's. `received` are the fields as they came.
+/// values of a trusted proxy, in the place of any other client's. `received` are the fields as they came.
 #[must_use]
 pub fn forwarding_headers(
     received: &HeaderMap,
@@ -173,7 +173,7 @@ impl SharedValues {
     }
 }
 
-/// One element of `Forwarded` (RFC 7239 section 4); IPv6 addresses and hosts with a port must be quoted.
+/// An element of `Forwarded` (RFC 7239 section 4); IPv6 addresses and hosts with a port must be quoted.
 struct ForwardedElement<'a> {
     peer: IpAddr,
     authority: &'a str,

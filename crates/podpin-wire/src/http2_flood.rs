@@ -1,12 +1,12 @@
 //! The frames of an HTTP/2 connection, counted: those that cost work and bring no request are bounded.
 //!
-//! The h2 library answers every SETTINGS and PING, skips every PRIORITY, and counts resets only of streams that nobody
-//! had taken yet: a client that opens a stream, waits until its pod was asked, resets it and opens the next has no
-//! limit (CVE-2023-44487, one request at a time), and the limit for resets that it makes us send (CVE-2025-8671) is for the
-//! life of a connection, which a proxy in front of us may use for all of its clients and for weeks. Here each such
-//! frame takes from a budget that fills again with time and with requests. Only frame heads are looked at (RFC 9113
-//! section 4.1), on their way to and from the library; what a frame means is its business, as is the size of a head.
-//! Only the fields of trailers are counted besides (`http2_fields.rs`).
+//! The h2 library answers every SETTINGS and PING, skips every PRIORITY, and counts resets only of streams that were
+//! not accepted yet: a client that opens a stream, waits until its request was forwarded, resets it and opens the next
+//! has no limit (CVE-2023-44487, one request at a time), and the limit for resets that it makes us send (CVE-2025-8671)
+//! is for the life of a connection, which a proxy in front of us may use for all of its clients and for weeks. Here
+//! each such frame takes from a budget that fills again with time and with requests. Only frame heads are looked at
+//! (RFC 9113 section 4.1), on their way to and from the library; what a frame means is its business, as is the size of
+//! a head. Only the fields of trailers are counted besides (`http2_fields.rs`).
 
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -18,8 +18,8 @@ use podpin_time::Millis;
 use crate::http1::request_head::FIELDS_MAX;
 use crate::http2_fields::FieldCounter;
 
-/// What a client may reset at once: every stream that it may have open (100), twice. Then so many a second: people who
-/// leave pages behind one shared connection, not a program that asks a pod for nothing. Too low shows as
+/// Streams that a client may reset at once: every stream that it may have open (100), twice. Then so many a second:
+/// people who leave pages behind one shared connection, not a program that asks a pod for nothing. Too low shows as
 /// `http2_connections_cut_total{reason="resets"}` without an attack.
 const RESETS: Rate = Rate { at_once: 200, per_second: 20, requests_each: 4 };
 /// Resets that the client makes us send: requests that are malformed or break flow control. Clients that count never do.
@@ -51,7 +51,7 @@ const CLIENT_ERRORS: [u8; 5] = [1, 3, 5, 6, 9];
 pub enum FloodKind {
     /// The client reset more streams than [`RESETS`] explains.
     Resets,
-    /// It made us reset more than [`PROVOKED`] explains.
+    /// The client made us reset more streams than [`PROVOKED`] explains.
     Provoked,
     /// More frames said nothing than [`IDLE`] explains.
     Frames,
@@ -288,14 +288,14 @@ struct Cursor {
 /// A point in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mark {
-    /// Its head is complete.
+    /// The head of the frame is complete.
     Head,
-    /// It is.
+    /// The frame is complete.
     End,
 }
 
 impl Cursor {
-    /// Takes bytes up to the next mark; `None` when they end first.
+    /// Takes bytes up to the next mark; `None` if they end first.
     fn advance(&mut self, bytes: &mut &[u8]) -> Option<Mark> {
         while let Some(slot) = self.head.get_mut(self.head_bytes) {
             let (byte, rest) = bytes.split_first()?;
@@ -335,7 +335,7 @@ struct Rate {
     requests_each: u64,
 }
 
-/// What is left of a rate.
+/// The unused part of a rate.
 #[derive(Debug)]
 struct Budget {
     rate: Rate,

@@ -28,12 +28,12 @@ pub const HEADER_BYTES_MAX: usize = 4096;
 /// Signature, command, family and length.
 const FIXED_BYTES: usize = 16;
 
-/// What a connection begins with.
+/// Result of parsing the first bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
     /// No header.
     Absent,
-    /// What may become a header.
+    /// Bytes that may become a header.
     Partial,
     /// A header of so many bytes; without a client, the connection speaks for itself.
     Header {

@@ -2,7 +2,7 @@
 //!
 //! The text is the head that the caller builds: no field exists twice but for those that the dynamic table keeps. The
 //! caller says how much room a field may take, and a field without room is left out while its effect on the table is
-//! kept. A string too long to be wanted by anybody is skipped as it comes; as it is longer than the table, all that
+//! kept. A string too long to be of use is skipped as it comes; as it is longer than the table, all that
 //! is left of it is that it empties the table.
 
 use super::dynamic_table::{DynamicTable, Pair, TABLE_BYTES_MAX};

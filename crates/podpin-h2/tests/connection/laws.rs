@@ -1,4 +1,4 @@
-//! What holds of any bytes: no panic, the same events however they are cut, bounded memory.
+//! Laws that hold for any bytes: no panic, the same events however they are cut, bounded memory.
 
 use podpin_h2::{Config, End, Event, Trust};
 use proptest::prelude::*;

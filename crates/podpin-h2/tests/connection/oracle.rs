@@ -8,7 +8,7 @@ use http::{HeaderMap, Request, Response};
 use podpin_h2::{Config, Connection, End, ErrorCode, Event, Field, Millis, StreamId, Trust};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-/// What a server still has to send on a stream.
+/// The rest that a server has to send on a stream.
 #[derive(Default)]
 struct Pending {
     bytes: Vec<u8>,

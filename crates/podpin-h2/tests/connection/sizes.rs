@@ -1,4 +1,4 @@
-//! What connections and streams occupy, counted by the allocator.
+//! The memory of connections and streams, counted by the allocator.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use podpin_h2::{Config, Connection, End, Event, Millis, Trust};
 
 use crate::client::*;
 
-/// What a call of the closure leaves allocated.
+/// Returns the memory that a call of the closure leaves allocated.
 fn kept<T>(made: &mut Option<T>, make: impl FnOnce() -> T) -> usize {
     let info: AllocationInfo = measure(|| *made = Some(make()));
     usize::try_from(info.bytes_current).unwrap()

@@ -1,4 +1,4 @@
-//! Whose bytes go next: round robin by frame, urgency, and events that wait for no download.
+//! The order of bytes among streams: round robin by frame, urgency, and events that wait for no download.
 
 use std::collections::HashMap;
 
@@ -168,7 +168,7 @@ proptest! {
                     None => break,
                 }
             }
-            // Whoever still holds bytes has no window.
+            // A stream that still holds bytes has no window.
             for (which, held) in held.iter().enumerate() {
                 prop_assert!(*held == 0 || windows[which] == 0 || connection == 0, "{held} held by {which}");
             }

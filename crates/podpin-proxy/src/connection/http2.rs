@@ -1,8 +1,8 @@
-//! One HTTP/2 connection: accepts its streams, sends each down one of the data paths, and cuts it when it only costs.
+//! An HTTP/2 connection: accepts its streams, sends each down one of the data paths, and cuts it when it only costs.
 //!
-//! The accept loop is the proxy's own and not Pingora's, because a connection that is cut says so (GOAWAY, RFC 9113 section
-//! 5.4.1) and every task has an owner. The work that one client can cause is bounded in four places: by the h2 library
-//! for the bytes of one head and for streams that end before they begin, here for the fields of a head, by
+//! The accept loop is the proxy's own and not Pingora's, because a connection that is cut says so (GOAWAY, RFC 9113
+//! section 5.4.1) and every task has an owner. The work that one client can cause is bounded in four places: by the h2
+//! library for the bytes of one head and for streams that end before they begin, here for the fields of a head, by
 //! `podpin_wire::http2_flood` for trailers and for everything that costs and brings no request, and for silence by the
 //! deadlines of `limits`.
 

@@ -59,7 +59,7 @@ pub(crate) struct Http1Pending {
 /// An HTTP/2 stream with a request whose head was read.
 pub(crate) struct Http2Pending {
     request: Http2Request,
-    /// The sending half once the response has begun; `None` before, and for a response without a body.
+    /// The sending half once the response has begun; `None` if it has not begun or has no body.
     response: Option<Http2Side>,
     is_body_read: bool,
     stream: StreamLease,

@@ -1,4 +1,4 @@
-//! One request on its way between a client and an endpoint: the body one way, the response the other, both at once.
+//! A request on its way between a client and an endpoint: the body one way, the response the other, both at once.
 //!
 //! Driven by polls, so that both directions move independently and a request that waits costs one timer. Bytes that are
 //! read are written at once from the buffers of the thread; only those that the other side does not take are kept, and

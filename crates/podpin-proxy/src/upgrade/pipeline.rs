@@ -52,7 +52,7 @@ pub(crate) struct UpgradeStart {
 
 /// The state of one request between Pingora's phases.
 pub(crate) struct UpgradeRequest {
-    /// Start of the request; `None` before Pingora hands it over.
+    /// Start of the request; `None` if Pingora has not handed it over yet.
     start: Option<UpgradeStart>,
     /// Attempts; `None` without a route.
     attempts: Option<Attempts>,

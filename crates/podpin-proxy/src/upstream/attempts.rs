@@ -91,12 +91,12 @@ impl Attempts {
         self.request.service()
     }
 
-    /// Returns the endpoint of the current attempt; `None` before the first.
+    /// Returns the endpoint of the current attempt; `None` if there was no attempt yet.
     pub(crate) fn selected(&self) -> Option<&Selected> {
         self.selected.as_ref()
     }
 
-    /// Returns the endpoint of the current attempt; `None` before the first.
+    /// Returns the endpoint of the current attempt; `None` if there was no attempt yet.
     pub(crate) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         self.selected.as_ref().map(|selected| &selected.endpoint)
     }

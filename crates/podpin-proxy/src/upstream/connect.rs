@@ -105,7 +105,8 @@ pub(crate) async fn exchange(
     Ok(UpstreamResponse { start, transport })
 }
 
-/// Reads once and gives the bytes to `reader`; `None` while the final head is incomplete. Interim responses go to `interim`.
+/// Reads once and gives the bytes to `reader`; `None` if the final head is still incomplete. Interim responses go to
+/// `interim`.
 ///
 /// # Errors
 /// If the connection breaks or ends, or the head is malformed or too large.

@@ -78,7 +78,7 @@ pub enum Chunk {
 /// Where a chunked body begins.
 pub const FIRST_CHUNK: Chunk = Chunk::Size { value: 0, digits: 0 };
 
-/// One step of decoding.
+/// Result of a decoding step.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// Body bytes.
@@ -341,7 +341,7 @@ mod tests {
             prop_assert_eq!(result, Ok((chunks.concat(), true)));
         }
 
-        /// Whatever comes, well or ill formed: all at once and byte by byte are the same.
+        /// Decoding at once and byte by byte gives the same result, for well formed and malformed bodies.
         #[test]
         fn a_leap_is_no_other_way_than_its_steps(
             parts in prop::collection::vec(

@@ -322,8 +322,8 @@ pub fn accepts_event_stream(value: &[u8]) -> bool {
     })
 }
 
-/// Whether `text/event-stream` is all that a request accepts. Clients of the Model Context Protocol always accept JSON, too:
-/// what such a request will be answered with, nobody knows before the pod says so.
+/// Whether `text/event-stream` is all that a request accepts. Clients of the Model Context Protocol always accept JSON,
+/// too: which of the two answers such a request is known only from the head of the response.
 pub fn accepts_only_event_streams(headers: &HeaderMap) -> bool {
     let mut ranges = headers
         .get_all(http::header::ACCEPT)
@@ -362,8 +362,8 @@ fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<RequestHe
     Ok(RequestHead { method, target, version, headers, authority })
 }
 
-/// A header value that lies within `head` in the memory of `bytes`, which begin with the same bytes. `None`: it may not be
-/// one.
+/// Returns `value`, which lies within `head`, as a header value in the memory of `bytes`, which begin with the same
+/// bytes; `None` if it may not be a header value.
 pub fn shared_value(bytes: &Bytes, head: &[u8], value: &[u8]) -> Option<HeaderValue> {
     let start = (value.as_ptr() as usize).checked_sub(head.as_ptr() as usize)?;
     let end = start.checked_add(value.len()).filter(|end| *end <= bytes.len())?;

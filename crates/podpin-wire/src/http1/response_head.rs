@@ -95,7 +95,7 @@ impl ResponseHeadReader {
         self.interim == 0 && self.incoming.is_empty()
     }
 
-    /// Takes bytes as they come; `None` while the final head is incomplete. Interim responses go to `interim`.
+    /// Takes bytes as they come; `None` if the final head is still incomplete. Interim responses go to `interim`.
     ///
     /// # Errors
     /// If a head is malformed or larger than [`HEAD_BYTES_MAX`], there are more than [`INTERIM_RESPONSES_MAX`] interim
@@ -144,7 +144,7 @@ pub fn is_worth_parsing(buffer: &[u8], parsed: usize) -> bool {
     has_doubled || new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
 }
 
-/// Parses the head of a response to a request with `method`; `None` while it is incomplete.
+/// Parses the head of a response to a request with `method`; `None` if it is still incomplete.
 ///
 /// # Errors
 /// If it is malformed, or its body has no clear end.

@@ -169,7 +169,7 @@ fn what_clients_begin_with_is_no_header() {
     }
 }
 
-/// What comes of bytes that arrive in pieces that end at these places: the first answer that is not `Partial`.
+/// Parses bytes that arrive in pieces, which end at `ends`; returns the first result that is not `Partial`.
 fn in_pieces(input: &[u8], ends: &[usize]) -> Result<Parsed, HeaderError> {
     let mut ends: Vec<usize> = ends.iter().map(|end| end % (input.len() + 1)).collect();
     ends.sort_unstable();

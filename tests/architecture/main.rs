@@ -150,6 +150,54 @@ fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
     fail_if_any(&problems);
 }
 
+/// Files and folders that may name Pingora, with the work that Pingora does there.
+const PINGORA_PLACES: [&str; 7] = [
+    // Active health checks.
+    "podpin-control/src/health_checks.rs",
+    // The ketama ring.
+    "podpin-proxy/src/balance/ring.rs",
+    // Connections handed to the upgrade path, and HTTP/2 of clients until it is served by a crate of its own.
+    "podpin-proxy/src/connection",
+    "podpin-proxy/src/downstream",
+    // TLS settings of Pingora's peers.
+    "podpin-proxy/src/net/tls/upstream.rs",
+    // Requests that become another protocol.
+    "podpin-proxy/src/upgrade",
+    // The filter of its log.
+    "podpin/src/telemetry.rs",
+];
+
+#[test]
+fn pingora_is_named_only_where_it_has_work() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    let mut files = Vec::new();
+    sources(&crates, &mut files);
+    let mut problems = Vec::new();
+    let mut used = BTreeSet::new();
+    for path in files {
+        let text = std::fs::read_to_string(&path).expect("a source file");
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        if !code.clone().any(|line| line.contains("pingora")) {
+            continue;
+        }
+        let inside = path.strip_prefix(&crates).expect("a file of the crates").with_extension("");
+        let place =
+            PINGORA_PLACES.iter().find(|place| inside.starts_with(Path::new(place).with_extension("")));
+        match place {
+            Some(place) => drop(used.insert(*place)),
+            None => problems.push(format!(
+                "{} names pingora: it has its places, see PINGORA_PLACES in tests/architecture/main.rs. Ask one of \
+                 them for what you need.",
+                path.display()
+            )),
+        }
+    }
+    let unused = PINGORA_PLACES.iter().filter(|place| !used.contains(*place));
+    problems
+        .extend(unused.map(|place| format!("{place} does not name pingora any more: take it off the list.")));
+    fail_if_any(&problems);
+}
+
 #[test]
 fn the_testkit_is_for_tests_only() {
     let metadata = metadata();

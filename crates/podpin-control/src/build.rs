@@ -1,23 +1,24 @@
-//! Builds a configuration snapshot: services that were there go on, others begin, routes lead to them.
+//! Builds a configuration snapshot: known services go on with their state, new ones begin, routes lead to them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use podpin_affinity::Keyring;
-use podpin_config::{Config, Service};
-use podpin_proxy::balance::service::ServiceState;
+use podpin_config::{Config, Route as RouteConfig, Service};
+use podpin_proxy::balance::service::{FirstList, ServiceParts, ServiceState};
 use podpin_proxy::http::filters::RouteFilters;
 use podpin_proxy::net::listener::ListenerSettings;
-use podpin_proxy::net::tls::PodTls;
+use podpin_proxy::net::tls::UpstreamTls;
+use podpin_proxy::routing::route::{Backend, Destination, Route};
 use podpin_proxy::routing::snapshot::ConfigSnapshot;
-use podpin_proxy::routing::table::{Backend, Destination, Route, RouteTable};
+use podpin_proxy::routing::table::RouteTable;
 use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::telemetry::access_log::LogSink;
 use podpin_proxy::telemetry::metrics::Metrics;
 
 use crate::error::StartError;
 
-/// Names our own zone; in a Pod by the downward API or by the overlay for a zone.
+/// The variable that names the proxy's own zone; in a Pod by the downward API or by the overlay for a zone.
 const ZONE_VARIABLE: &str = "PODPIN_ZONE";
 
 /// Parts of a snapshot that are read from files before it is built.
@@ -28,35 +29,41 @@ pub(crate) struct Files {
     pub(crate) access_log: Option<Arc<LogSink>>,
 }
 
+/// The configuration in force, with its snapshot.
+#[derive(Clone, Copy)]
+pub(crate) struct InForce<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) snapshot: &'a ConfigSnapshot,
+}
+
 /// State that new services are joined to.
 pub(crate) struct Surroundings<'a> {
-    /// The snapshot in force; `None` at the start.
-    pub(crate) before: Option<&'a ConfigSnapshot>,
+    /// The configuration in force; `None` at the start.
+    pub(crate) in_force: Option<InForce<'a>>,
     pub(crate) metrics: &'a Metrics,
     pub(crate) streams: &'a StreamRegistry,
 }
 
-/// Builds what the configuration describes; services of the snapshot before go on.
+impl<'a> Surroundings<'a> {
+    fn before(&self) -> Option<&'a ConfigSnapshot> {
+        self.in_force.as_ref().map(|in_force| in_force.snapshot)
+    }
+}
+
+/// Builds the snapshot of a configuration; services of the snapshot in force go on.
 ///
 /// # Errors
-/// If the TLS to the pods of a service cannot be had from its files.
+/// If the TLS to the endpoints of a service cannot be read from its files.
 pub(crate) fn snapshot(
     config: &Config,
     files: Files,
     around: &Surroundings<'_>,
 ) -> Result<ConfigSnapshot, StartError> {
-    let before = around.before;
     let zone = std::env::var(ZONE_VARIABLE).ok().filter(|zone| !zone.is_empty());
-    let zone = zone.as_deref();
-    let services = config.services.iter().map(|service| {
-        let known = before.and_then(|before| before.service(&service.name));
-        match known {
-            Some(known) => go_on(known, service, zone),
-            None => begin(service, zone, around),
-        }
-    });
+    let services = config.services.iter().map(|service| build_service(service, zone.as_deref(), around));
     let services = services.collect::<Result<Vec<_>, _>>()?;
-    let destinations: Vec<_> = config.routes.iter().map(|route| lead(route, &services, before)).collect();
+    let resolver = RouteResolver { services: &services, before: around.before() };
+    let destinations: Vec<_> = config.routes.iter().map(|route| resolver.destination(route)).collect();
     let routes = config.routes.iter().zip(&destinations);
     let table = RouteTable::new(routes.map(|(route, to)| (&*route.hosts, &*route.matches, to.clone())));
     Ok(ConfigSnapshot {
@@ -72,21 +79,39 @@ pub(crate) fn snapshot(
     })
 }
 
-/// A service that is new.
+fn build_service(
+    service: &Service,
+    zone: Option<&str>,
+    around: &Surroundings<'_>,
+) -> Result<Arc<ServiceState>, StartError> {
+    match around.before().and_then(|before| before.service(&service.name)) {
+        Some(known) => succeed(known, service, zone),
+        None => begin(service, zone, around),
+    }
+}
+
+/// Builds a service that is new.
 fn begin(
     service: &Service,
     zone: Option<&str>,
     around: &Surroundings<'_>,
 ) -> Result<Arc<ServiceState>, StartError> {
-    let (drain, tls) = (around.streams.inbox(), PodTls::load(service)?);
-    let metrics = around.metrics.service(&service.name);
-    let mut state = ServiceState::new(service.clone(), metrics, zone, (drain, tls));
-    state.is_awaited = around.before.is_none();
-    Ok(Arc::new(state))
+    let awaited = match around.in_force {
+        None => FirstList::Awaited,
+        // A service that a reload brings does not make a replica unready that serves others.
+        Some(_) => FirstList::NotAwaited,
+    };
+    let parts = ServiceParts {
+        metrics: around.metrics.service(&service.name),
+        drain: around.streams.inbox(),
+        tls: UpstreamTls::load(service)?,
+        first_list: awaited,
+    };
+    Ok(Arc::new(ServiceState::new(service.clone(), zone, parts)))
 }
 
-/// A service that was there: as it is, if nothing is asked of it that was not before.
-fn go_on(
+/// Returns a known service as it is if its configuration and files are the same, else its successor.
+fn succeed(
     known: &Arc<ServiceState>,
     service: &Service,
     zone: Option<&str>,
@@ -99,44 +124,88 @@ fn go_on(
     if known.configuration == *service && is_current {
         return Ok(Arc::clone(known));
     }
-    // Connections that stand go on; the TLS itself is new only where its files are, so that they can be used again.
+    // The TLS is kept where its files are the same: idle connections are pooled by it.
     let keeps_tls = is_current && known.configuration.tls == service.tls;
-    let tls = if keeps_tls { known.tls.clone() } else { PodTls::load(service)? };
+    let tls = if keeps_tls { known.tls.clone() } else { UpstreamTls::load(service)? };
     Ok(Arc::new(known.successor(service.clone(), zone, tls)))
 }
 
-/// Where a route leads.
-fn lead(
-    route: &podpin_config::Route,
-    services: &[Arc<ServiceState>],
-    before: Option<&ConfigSnapshot>,
-) -> Destination {
-    let backends = route.backends.iter().filter_map(|backend| {
-        let route = resolve(route, &backend.service, (services, before))?;
-        Some(Backend { weight: backend.weight, route })
-    });
-    let backends: Arc<[Backend]> = backends.collect();
-    match &*backends {
-        [only] => Destination::One(Arc::clone(&only.route)),
-        _ => Destination::Several(backends),
+/// Resolves the routes of a configuration to services.
+struct RouteResolver<'a> {
+    services: &'a [Arc<ServiceState>],
+    before: Option<&'a ConfigSnapshot>,
+}
+
+impl RouteResolver<'_> {
+    fn destination(&self, route: &RouteConfig) -> Destination {
+        let backends = route.backends.iter().filter_map(|backend| {
+            let route = self.resolve(route, &backend.service)?;
+            Some(Backend { weight: backend.weight, route })
+        });
+        let backends: Arc<[Backend]> = backends.collect();
+        match &*backends {
+            [only] => Destination::One(Arc::clone(&only.route)),
+            _ => Destination::Several(backends),
+        }
+    }
+
+    /// Returns a route as it leads to one of its services; `None` if there is no such service, which podpin-config refuses.
+    fn resolve(&self, route: &RouteConfig, service: &str) -> Option<Arc<Route>> {
+        let service = self.services.iter().find(|known| *known.name == *service)?;
+        let mut resolved = Route {
+            name: route.name.as_str().into(),
+            service: Arc::clone(service),
+            filters: RouteFilters::new(route),
+            withdrawn: Arc::new(AtomicBool::new(false)),
+        };
+        if let Some(known) = self.before.and_then(|before| before.route(&resolved)) {
+            resolved.withdrawn = Arc::clone(&known.withdrawn);
+        }
+        Some(Arc::new(resolved))
     }
 }
 
-fn resolve(
-    route: &podpin_config::Route,
-    service: &str,
-    (services, before): (&[Arc<ServiceState>], Option<&ConfigSnapshot>),
-) -> Option<Arc<Route>> {
-    // The configuration has no route to an unknown service: podpin-config refuses it.
-    let service = services.iter().find(|known| *known.name == *service)?;
-    let mut resolved = Route {
-        name: route.name.as_str().into(),
-        service: Arc::clone(service),
-        filters: RouteFilters::new(route),
-        withdrawn: Arc::new(AtomicBool::new(false)),
-    };
-    if let Some(known) = before.and_then(|before| before.route(&resolved)) {
-        resolved.withdrawn = Arc::clone(&known.withdrawn);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    const ONE: &str = "{a: {discovery: {static: [{name: p, address: \"127.0.0.1:9\"}]}}}";
+
+    /// Builds the snapshot of `next` over that of a process which runs `config`.
+    fn rebuilt(config: &Config, next: &Config, before: &ConfigSnapshot) -> ConfigSnapshot {
+        let (metrics, streams) = (Metrics::new("0").unwrap(), Arc::new(StreamRegistry::new()));
+        let in_force = Some(InForce { config, snapshot: before });
+        let files = Files {
+            keyring: Arc::clone(&before.keyring),
+            listeners: before.listeners.to_vec(),
+            access_log: None,
+        };
+        snapshot(next, files, &Surroundings { in_force, metrics: &metrics, streams: &streams }).unwrap()
     }
-    Some(Arc::new(resolved))
+
+    #[test]
+    fn a_service_that_does_not_change_is_the_same_and_one_that_does_keeps_its_endpoints() {
+        let config = fixture::config(ONE);
+        let before = fixture::started(&config).snapshot();
+        let same = rebuilt(&config, &config, &before);
+        assert!(Arc::ptr_eq(&same.services[0], &before.services[0]));
+        let changed = fixture::config(&ONE.replace("]}}}", "]}, limits: {streamsPerEndpoint: 7}}}"));
+        let next = rebuilt(&config, &changed, &before);
+        let (old, new) = (&before.services[0], &next.services[0]);
+        assert!(!Arc::ptr_eq(old, new) && old.is_same(new));
+        assert_eq!(new.view().snapshot.endpoints().len(), 1);
+        assert!(Arc::ptr_eq(&next.routes[0].withdrawn, &before.routes[0].withdrawn));
+    }
+
+    #[test]
+    fn a_service_that_comes_back_is_another_and_is_not_awaited() {
+        let config = fixture::config(ONE);
+        let before = fixture::started(&config).snapshot();
+        let other = fixture::config("{b: {discovery: {static: []}}}");
+        let without = rebuilt(&config, &other, &before);
+        let again = rebuilt(&other, &config, &without);
+        assert!(!again.services[0].is_same(&before.services[0]) && !again.services[0].is_awaited());
+        assert!(before.services[0].is_awaited() && before.counterpart(&again.services[0]).is_none());
+    }
 }

@@ -1,38 +1,30 @@
-//! What an event costs a worker, and what it keeps for an idle stream, counted by the allocator. The worker runs on the thread of the test, pod and client on another.
+//! Costs counted by the allocator: of an event, an idle stream, a request, an idle connection.
+//!
+//! The worker runs on the thread of the test, endpoint and client on another.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc;
 
 use allocation_counter::AllocationInfo;
-use podpin_config::Config;
 use tokio::sync::{oneshot, watch};
 
-use crate::sources;
-use crate::watchers::Followers;
-use podpin_proxy::net::listener::ListenerSettings;
-use podpin_proxy::shared::Shared;
-use podpin_proxy::stream_registry::StreamRegistry;
-use podpin_proxy::telemetry::metrics::Metrics;
 use podpin_proxy::worker::{BoundListener, run};
 
-use crate::build::{self, Files, Surroundings};
-use crate::keys;
+use crate::fixture;
 
 const EVENTS: usize = 1_000;
 const STREAMS: usize = 100;
-/// Where they are: docs/performance.md.
+/// The bytes of an idle stream; docs/performance.md says where they are.
 const BYTES_MAX: usize = 1_700;
 const BYTES_MAX_WITH_HANDOVER: usize = 2_450;
-/// What the runtime itself allocates within so many turns, whatever they are about.
+/// Allocations of the runtime itself within so many turns.
 const ALLOCATIONS_MAX: u64 = 20;
 /// Fewer than `limits.requestsPerConnection`.
 const REQUESTS: usize = 500;
-/// For one ordinary request on kept connections, with six header lines and as many of its answer.
+/// Allocations of an ordinary request on kept connections, with six header fields and as many of its response.
 const ALLOCATIONS_MAX_OF_REQUEST: u64 = 30;
-/// Of a client's connection and its task between two requests.
+/// Bytes of a client's connection and its task between two requests.
 const IDLE_CONNECTION_BYTES_MAX: usize = 2_000;
 
 /// Both ends of one stream.
@@ -89,7 +81,7 @@ impl Asking {
         Asking { client, pod: None, cookie: String::new() }
     }
 
-    /// One request and its answer, by connections that are there already if there are any.
+    /// A request with its response, by connections that are there already if there are any.
     fn ask(&mut self, pods: &TcpListener) {
         let lines =
             "Accept: */*\r\nAccept-Language: en\r\nUser-Agent: test\r\nReferer: https://app.example.com/";
@@ -129,7 +121,7 @@ fn skip_head(stream: &TcpStream) {
     }
 }
 
-/// What happens on the worker's thread while `act` does something with what `prepare` has left, both on a thread of their
+/// Counts the worker's thread while `act` does something with the result of `prepare`, both on a thread of their
 /// own; they are given where the proxy and where its pod listens.
 fn measured<T: Send>(
     settings: &str,
@@ -143,18 +135,8 @@ fn measured<T: Send>(
          discovery: {{static: [{{name: pod-a, address: \"{}\"}}]}}\n    {settings}\n",
         pods.local_addr().unwrap()
     );
-    let config = Config::parse(&text, "test", Path::new("")).unwrap();
-    let (metrics, registry) = (Metrics::new("0").unwrap(), Arc::new(StreamRegistry::new()));
-    let listeners = vec![Arc::new(ListenerSettings::new(&config.listeners[0], None))];
-    let keyring = Arc::new(keys::load(&config.affinity_keys).unwrap());
-    let around = Surroundings { before: None, metrics: &metrics, streams: &registry };
-    let files = Files { keyring, listeners, access_log: None };
-    let snapshot = build::snapshot(&config, files, &around).unwrap();
-    let shared = Arc::new(Shared::new(snapshot, metrics, registry));
-    for service in shared.snapshot().services.iter() {
-        let first = sources::read(&service.configuration.discovery).unwrap();
-        sources::begin(service, first, &mut Followers::default());
-    }
+    let config = fixture::parsed(&text);
+    let shared = fixture::started(&config);
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let proxy = socket.local_addr().unwrap();

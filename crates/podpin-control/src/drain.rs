@@ -143,7 +143,7 @@ fn note(service: &ServiceState, fact: &Fact) {
             tracing::info!(service = name, endpoint = %endpoint.name, "the drain was taken back");
         }
         Fact::ClientsLost { clients } => {
-            (0..*clients).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost.label()));
+            (0..*clients).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost));
         }
         Fact::RebalanceBegan => {
             tracing::info!(service = name, "streams move to endpoints that have fewer");

@@ -1,4 +1,4 @@
-//! Why the proxy does not start, or a configuration is not put in force.
+//! Errors of a start and of a reload, with the place in the configuration where there is one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,69 +6,69 @@ use std::net::SocketAddr;
 use podpin_config::Position;
 use podpin_proxy::net::tls::TlsError;
 
-/// Why the proxy does not start, or a configuration is not put in force.
+/// Reasons for which the proxy does not start, or a configuration is not put in force.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// No `affinityKeys`.
+    /// A configuration without `affinityKeys`.
     #[error(
-        "affinityKeys is missing: without keys nobody's pin would survive a restart, and replicas would not agree.\n\
+        "affinityKeys is missing: without keys no pin would survive a restart, and replicas would not agree.\n\
          Write a key with `podpin keygen --out keys/k1` and configure\n  affinityKeys:\n    - {{id: k1, file: keys/k1}}\n\
          or, where that does not matter, `affinityKeys: ephemeral`"
     )]
     NoKeys,
-    /// A key file cannot be read.
+    /// A key file that cannot be read.
     #[error("affinityKeys: {file}: {source}")]
     KeyFile {
-        /// Where the configuration names it.
+        /// The place in the configuration that names the file.
         at: Position,
         /// The file.
         file: String,
-        /// Why not.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// A key file does not hold a usable key.
+    /// A key file that does not hold a usable key.
     #[error("affinityKeys: {file}: {error}")]
     Key {
-        /// Where the configuration names it; `None` for keys together.
+        /// The place in the configuration that names the file; `None` if the keys do not go together.
         at: Option<Position>,
         /// The file.
         file: String,
-        /// What is wrong with it.
+        /// The fault of the key.
         error: String,
     },
-    /// The TLS of a listener or to the pods of a service cannot be had from its files.
+    /// TLS files of a listener or of a service that cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An endpoints file is there but cannot be understood.
+    /// An endpoints file that exists and does not parse.
     #[error("{0}")]
     Endpoints(String),
-    /// There is no Kubernetes cluster to follow.
+    /// A Kubernetes cluster that cannot be reached by the configuration.
     #[error("{0}")]
     Cluster(String),
-    /// A listener's address cannot be bound.
+    /// An address that cannot be bound.
     #[error("{name}: cannot listen on {address}: {source}")]
     Bind {
         /// `listener http`, `admin`.
         name: String,
-        /// The address asked for.
+        /// The address in the configuration.
         address: SocketAddr,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The operating system gives no random bytes.
+    /// An operating system without random bytes.
     #[error("no random bytes: {0}")]
     Random(String),
-    /// Two metrics of one name: a bug.
+    /// Two metrics with one name, which is a bug.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The access log, or a thread.
+    /// An access log that cannot be opened, or a thread that cannot be started.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 impl StartError {
-    /// Where the configuration says what does not work.
+    /// Returns the place in the configuration that does not work; `None` if there is no single one.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         match self {
@@ -85,9 +85,54 @@ impl StartError {
         }
     }
 
-    /// The operator's input is at fault (exit code 1), not the machine.
+    /// Returns whether the operator's input is at fault (exit code 1) rather than the machine.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
         !matches!(self, StartError::Metrics(_) | StartError::Random(_))
+    }
+}
+
+/// Reasons for which the configuration in force stays.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// A change of settings that are only read at the start.
+    #[error("{0}: that needs a restart")]
+    NeedsRestart(String),
+    /// A file named by the configuration that cannot be used.
+    #[error(transparent)]
+    Unusable(#[from] StartError),
+    /// A shutdown under way.
+    #[error("the proxy is shutting down")]
+    Leaving,
+    /// A panic, which is a bug. Discovery and the admin port go on.
+    #[error(
+        "reload failed with an internal error (see the panic above); the previous configuration stays in force"
+    )]
+    Panicked,
+}
+
+impl ReloadError {
+    /// Returns the place in the configuration that does not work; `None` if there is no single one.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            ReloadError::Unusable(error) => error.position(),
+            ReloadError::NeedsRestart(_) | ReloadError::Leaving | ReloadError::Panicked => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bugs_and_the_machine_are_not_blamed_on_the_configuration() {
+        assert!(StartError::NoKeys.is_configuration());
+        assert!(StartError::Cluster("no way".to_owned()).is_configuration());
+        assert!(!StartError::Random("none".to_owned()).is_configuration());
+        assert!(ReloadError::Panicked.to_string().contains("stays in force"));
+        assert!(ReloadError::Unusable(StartError::NoKeys).position().is_none());
     }
 }

@@ -1,9 +1,9 @@
-//! `health.active`: asks every ready endpoint of a service again and again, with the checks of `pingora-load-balancing`
-//! and one of our own, a connection with its TLS handshake.
+//! `health.active`: checks every ready endpoint of a service at an interval, with the checks of `pingora-load-balancing` and
+//! one of our own, a connection with its TLS handshake.
 //!
 //! In a cluster the kubelet's readiness is the authority; this is for endpoints from files, and for a node that died while
-//! its EndpointSlices still say ready. A verdict only puts an endpoint aside, as ejection does: picking never leaves out
-//! more than half, and streams in flight are not touched.
+//! its EndpointSlices still say ready. A failed check only ejects an endpoint for a while: picking never leaves out more
+//! than half, and streams in flight are not touched.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,20 +20,43 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use podpin_proxy::balance::service::ServiceState;
-use podpin_proxy::net::tls::PodTls;
+use podpin_proxy::net::tls::UpstreamTls;
 
-/// Checks of one service under way at a time: the endpoints of a large service are checked in batches, not in one burst of connections.
-const CHECKS_MAX: usize = 64;
+/// Checks of one service under way at a time: thousands of endpoints are checked in batches, not in one burst of connections.
+const BATCH_MAX: usize = 64;
 
-/// The last checks of an endpoint that had the same outcome.
-#[derive(Clone, Copy, Debug, Default)]
-struct Streak {
-    /// Number of checks.
-    length: u32,
-    good: bool,
+/// The result of one check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Health {
+    #[default]
+    Unhealthy,
+    Healthy,
 }
 
-/// Checks for as long as the process runs.
+/// The last checks of an endpoint that had the same result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Streak {
+    health: Health,
+    length: u32,
+}
+
+impl Streak {
+    /// Adds a check.
+    fn add(&mut self, health: Health) {
+        let length = if self.health == health { self.length.saturating_add(1) } else { 1 };
+        *self = Streak { health, length };
+    }
+
+    /// Returns whether the streak is long enough to count.
+    fn is_decisive(self, settings: &ActiveHealth) -> bool {
+        match self.health {
+            Health::Healthy => self.length >= settings.successes,
+            Health::Unhealthy => self.length >= settings.failures,
+        }
+    }
+}
+
+/// Checks the ready endpoints of a service for as long as the process runs.
 pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
     let Some(check) = check(&settings, service.tls.as_ref()).map(Arc::from) else { return };
     let mut rounds = tokio::time::interval(settings.interval);
@@ -41,84 +64,105 @@ pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
     let mut streaks: HashMap<EndpointId, Streak> = HashMap::new();
     loop {
         rounds.tick().await;
-        let view = service.view().snapshot.clone();
-        let ready = view.endpoints().iter().filter(|endpoint| endpoint.phase == Phase::Ready);
+        let snapshot = service.view().snapshot.clone();
+        let ready = snapshot.endpoints().iter().filter(|endpoint| endpoint.phase == Phase::Ready);
         let endpoints: Vec<Arc<Endpoint>> = ready.cloned().collect();
-        streaks.retain(|id, _| view.get(id).is_some());
-        for batch in endpoints.chunks(CHECKS_MAX) {
-            for (endpoint, good) in ask(&check, batch, settings.timeout).await {
+        streaks.retain(|id, _| snapshot.get(id).is_some());
+        for batch in endpoints.chunks(BATCH_MAX) {
+            for Checked { endpoint, health } in check_batch(&check, batch, settings.timeout).await {
                 let streak = streaks.entry(endpoint.id).or_default();
-                *streak = Streak {
-                    length: if streak.good == good { streak.length.saturating_add(1) } else { 1 },
-                    good,
-                };
-                record(&service, &endpoint, *streak, &settings);
+                streak.add(health);
+                if streak.is_decisive(&settings) {
+                    record(&service, &endpoint, health);
+                }
             }
         }
     }
 }
 
+/// Takes back what checks have found: without checks, no endpoint would ever be found healthy again.
+pub(crate) fn forget(service: &ServiceState) {
+    for endpoint in service.view().snapshot.endpoints() {
+        let _was_ejected = endpoint.load.checked(true);
+    }
+}
+
 type Check = Arc<dyn HealthCheck + Send + Sync>;
 
-async fn ask(check: &Check, batch: &[Arc<Endpoint>], limit: Duration) -> Vec<(Arc<Endpoint>, bool)> {
-    let mut asked = JoinSet::new();
+/// An endpoint with the result of its check.
+struct Checked {
+    endpoint: Arc<Endpoint>,
+    health: Health,
+}
+
+async fn check_batch(check: &Check, batch: &[Arc<Endpoint>], limit: Duration) -> Vec<Checked> {
+    let mut checks = JoinSet::new();
     for endpoint in batch {
         let (check, endpoint) = (Arc::clone(check), Arc::clone(endpoint));
-        asked.spawn(async move {
+        checks.spawn(async move {
             let backend =
                 Backend { addr: PingoraAddress::Inet(endpoint.address), weight: 1, ext: Extensions::new() };
             // The limit holds for the whole check: a body that never ends would pass its own read timeout for ever.
-            let checked = tokio::time::timeout(limit, check.check(&backend)).await;
-            let good = matches!(checked, Ok(Ok(())));
-            if let Ok(Err(error)) = checked {
-                tracing::debug!(endpoint = %endpoint.name, %error, "a check failed");
-            }
-            (endpoint, good)
+            let health = match tokio::time::timeout(limit, check.check(&backend)).await {
+                Ok(Ok(())) => Health::Healthy,
+                Ok(Err(error)) => {
+                    tracing::debug!(endpoint = %endpoint.name, %error, "health check failed");
+                    Health::Unhealthy
+                }
+                Err(_) => Health::Unhealthy,
+            };
+            Checked { endpoint, health }
         });
     }
-    asked.join_all().await
+    checks.join_all().await
 }
 
-fn record(service: &ServiceState, endpoint: &Endpoint, streak: Streak, settings: &ActiveHealth) {
-    let needed = if streak.good { settings.successes } else { settings.failures };
-    if streak.length < needed || !endpoint.load.checked(streak.good) {
+/// Records a decisive result; logs and counts it if it changes anything.
+fn record(service: &ServiceState, endpoint: &Endpoint, health: Health) {
+    if !endpoint.load.checked(health == Health::Healthy) {
         return;
     }
-    if streak.good {
-        tracing::info!(service = %service.name, endpoint = %endpoint.name, "passes its checks again");
-    } else {
-        service.metrics.ejections.inc();
-        tracing::warn!(service = %service.name, endpoint = %endpoint.name, "ejected: it fails its checks");
+    match health {
+        Health::Healthy => {
+            tracing::info!(service = %service.name, endpoint = %endpoint.name, "passes its health checks again");
+        }
+        Health::Unhealthy => {
+            service.metrics.ejections.inc();
+            tracing::warn!(service = %service.name, endpoint = %endpoint.name, "ejected: it fails its health checks");
+        }
     }
     service.queue.wake();
 }
 
-/// A connection is accepted, and the pod at its other end is who it should be: as for the requests that will follow.
+/// A connection with its TLS handshake, verified as for the requests that will follow.
 ///
-/// Not Pingora's: it would show the pod no certificate of ours.
-struct TlsCheck(Arc<PodTls>);
+/// Pingora's TCP check would not show our certificate.
+struct TlsCheck(Arc<UpstreamTls>);
 
 #[async_trait]
 impl HealthCheck for TlsCheck {
     async fn check(&self, target: &Backend) -> pingora_core::Result<()> {
         let PingoraAddress::Inet(address) = target.addr else {
-            return Error::e_explain(ErrorType::ConnectError, "no address of the internet");
+            return Error::e_explain(ErrorType::ConnectError, "not an IP address");
         };
         let shaken = async { self.0.connect(TcpStream::connect(address).await?, address).await };
         let connected = shaken.await;
-        let connected = connected.or_err(ErrorType::ConnectError, "a check")?;
-        // Else the pod's log would fill with connections that were cut.
+        let connected = connected.or_err(ErrorType::ConnectError, "health check")?;
+        // Without a proper close, the endpoint's log would fill with connections that were cut.
         connected.close();
         Ok(())
     }
 
     fn health_threshold(&self, _success: bool) -> usize {
-        // Counted here, in `Streak`.
+        // Counted by `Streak`.
         1
     }
 }
 
-fn check(settings: &ActiveHealth, tls: Option<&Arc<PodTls>>) -> Option<Box<dyn HealthCheck + Send + Sync>> {
+fn check(
+    settings: &ActiveHealth,
+    tls: Option<&Arc<UpstreamTls>>,
+) -> Option<Box<dyn HealthCheck + Send + Sync>> {
     match (&settings.probe, tls) {
         (Probe::Tcp, Some(tls)) => Some(Box::new(TlsCheck(Arc::clone(tls)))),
         (Probe::Tcp, None) => {
@@ -136,7 +180,7 @@ fn check(settings: &ActiveHealth, tls: Option<&Arc<PodTls>>) -> Option<Box<dyn H
             match path.parse() {
                 Ok(target) => check.req.set_uri(target),
                 Err(error) => {
-                    tracing::error!(%error, path, "health checks are off: this is no path");
+                    tracing::error!(%error, path, "health checks are off: the path is not a URI path");
                     return None;
                 }
             }
@@ -146,5 +190,44 @@ fn check(settings: &ActiveHealth, tls: Option<&Arc<PodTls>>) -> Option<Box<dyn H
             }));
             Some(Box::new(check))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn only_a_streak_that_is_long_enough_ejects_and_readmits() {
+        let config = fixture::config(
+            "{a: {discovery: {static: [{name: p, address: \"127.0.0.1:9\"}]}, \
+             health: {active: {type: tcp, failures: 2, successes: 3}}}}",
+        );
+        let settings = config.services[0].health.active.clone().unwrap();
+        let mut streak = Streak::default();
+        let decisive =
+            [Health::Unhealthy, Health::Unhealthy, Health::Healthy, Health::Healthy, Health::Healthy].map(
+                |health| {
+                    streak.add(health);
+                    streak.is_decisive(&settings)
+                },
+            );
+        assert_eq!(decisive, [false, true, false, false, true]);
+    }
+
+    #[test]
+    fn a_result_is_counted_when_it_changes_and_forgotten_with_the_checks() {
+        let shared = fixture::started(&fixture::config(
+            "{a: {discovery: {static: [{name: p, address: \"127.0.0.1:9\"}]}}}",
+        ));
+        let service = Arc::clone(&shared.snapshot().services[0]);
+        let endpoint = Arc::clone(&service.view().snapshot.endpoints()[0]);
+        record(&service, &endpoint, Health::Unhealthy);
+        record(&service, &endpoint, Health::Unhealthy);
+        let now = podpin_proxy::clock::now();
+        assert!(endpoint.load.is_ejected(now) && service.metrics.ejections.get() == 1);
+        forget(&service);
+        assert!(!endpoint.load.is_ejected(now));
     }
 }

@@ -6,9 +6,23 @@ use std::sync::Arc;
 use podpin_affinity::{Key, Keyring};
 use podpin_config::{AffinityKeys, KeyFile, Position};
 use podpin_discovery::FileWatch;
+use podpin_proxy::shared::Shared;
+use podpin_proxy::telemetry::labels::ReloadResult;
 
 use crate::error::StartError;
-use podpin_proxy::shared::Shared;
+
+/// The place that a key comes from, for error messages.
+struct Origin<'a> {
+    file: &'a str,
+    /// The place in the configuration that names the file; `None` if no single one does.
+    at: Option<Position>,
+}
+
+impl Origin<'_> {
+    fn fault(&self, error: &impl ToString) -> StartError {
+        StartError::Key { at: self.at, file: self.file.to_owned(), error: error.to_string() }
+    }
+}
 
 /// Reads the keyring that the configuration names.
 ///
@@ -26,47 +40,39 @@ fn ephemeral() -> Result<Keyring, StartError> {
     tracing::warn!("affinityKeys: ephemeral - pins are lost at every restart, and replicas do not agree");
     let mut material = [0_u8; 32];
     getrandom::fill(&mut material).map_err(|error| StartError::Random(error.to_string()))?;
-    // Raw bytes may begin or end with white space, which a key file's reader trims: hex has none.
+    // Raw bytes may begin or end with white space, which the parser of key files trims: hex has none.
     let hex: String = material.iter().map(|byte| format!("{byte:02x}")).collect();
-    let place = "the ephemeral key";
-    ring(vec![key("ephemeral", hex.as_bytes(), (place, None))?], place)
+    let origin = Origin { file: "the ephemeral key", at: None };
+    ring(vec![key("ephemeral", hex.as_bytes(), &origin)?], &origin)
 }
 
 fn from_files(files: &[KeyFile]) -> Result<Keyring, StartError> {
     let mut keys = Vec::with_capacity(files.len());
     for file in files {
-        let place = file.file.display().to_string();
+        let name = file.file.display().to_string();
         let material = fs::read(&file.file).map_err(|source| StartError::KeyFile {
             at: file.at,
-            file: place.clone(),
+            file: name.clone(),
             source,
         })?;
-        keys.push(key(&file.id, &material, (&place, Some(file.at)))?);
+        keys.push(key(&file.id, &material, &Origin { file: &name, at: Some(file.at) })?);
     }
-    ring(keys, "affinityKeys")
+    ring(keys, &Origin { file: "affinityKeys", at: None })
 }
 
-fn key(id: &str, material: &[u8], (place, at): (&str, Option<Position>)) -> Result<Key, StartError> {
-    Key::new(id, material).map_err(|error| StartError::Key {
-        at,
-        file: place.to_owned(),
-        error: error.to_string(),
-    })
+fn key(id: &str, material: &[u8], origin: &Origin<'_>) -> Result<Key, StartError> {
+    Key::new(id, material).map_err(|error| origin.fault(&error))
 }
 
-fn ring(keys: Vec<Key>, place: &str) -> Result<Keyring, StartError> {
-    Keyring::new(keys).map_err(|error| StartError::Key {
-        at: None,
-        file: place.to_owned(),
-        error: error.to_string(),
-    })
+fn ring(keys: Vec<Key>, origin: &Origin<'_>) -> Result<Keyring, StartError> {
+    Keyring::new(keys).map_err(|error| origin.fault(&error))
 }
 
 /// Follows the key files: new keys are in force as soon as all files hold good ones, else the old ones stay.
 pub(crate) async fn follow(shared: Arc<Shared>, keys: AffinityKeys) {
     let AffinityKeys::Files(files) = &keys else { return };
     let mut watch = FileWatch::new(files.iter().map(|file| file.file.clone()));
-    // What changed between the reading of the configuration and the watch is no change to the watch.
+    // The watch does not see changes between the reading of the configuration and its own beginning.
     if let Ok(keyring) = load(&keys) {
         shared.set_keyring(keyring);
     }
@@ -75,14 +81,41 @@ pub(crate) async fn follow(shared: Arc<Shared>, keys: AffinityKeys) {
         let result = match load(&keys) {
             Ok(keyring) => {
                 shared.set_keyring(keyring);
-                tracing::info!("affinity keys read again");
-                "success"
+                tracing::info!("affinity keys reloaded");
+                ReloadResult::Success
             }
             Err(error) => {
-                tracing::error!(%error, "affinity keys not usable: the old ones stay");
-                "failure"
+                tracing::error!(%error, "affinity keys cannot be used: the previous ones stay in force");
+                ReloadResult::Failure
             }
         };
-        shared.metrics.keys_reloads.with_label_values(&[result]).inc();
+        shared.metrics.process.keys_reloads.inc(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    fn keys(text: &str) -> AffinityKeys {
+        fixture::parsed(&format!("affinityKeys: {text}\n{}", fixture::MINIMAL)).affinity_keys
+    }
+
+    #[test]
+    fn ephemeral_keys_load_and_missing_ones_are_an_error_that_says_where() {
+        assert!(load(&keys("ephemeral")).is_ok());
+        assert!(matches!(load(&AffinityKeys::Absent), Err(StartError::NoKeys)));
+        let error = load(&keys("[{id: k1, file: /nonexistent/k1}]")).unwrap_err();
+        assert!(matches!(error, StartError::KeyFile { .. }) && error.position().is_some(), "{error}");
+    }
+
+    #[test]
+    fn a_key_file_that_is_too_short_is_refused_by_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("k1");
+        fs::write(&file, "short").unwrap();
+        let error = load(&keys(&format!("[{{id: k1, file: {}}}]", file.display()))).unwrap_err();
+        assert!(error.to_string().contains("k1") && error.position().is_some(), "{error}");
     }
 }

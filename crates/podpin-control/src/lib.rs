@@ -1,25 +1,32 @@
 //! The control thread of the proxy: start, reload, discovery, drains, health checks, the admin port.
 //!
-//! Start with [`start()`]; all that comes back is [`Running`]. The data plane (`podpin-proxy`) knows nothing of this crate:
+//! The entry is [`start()`], which returns a [`Running`] proxy. The data plane (`podpin-proxy`) knows nothing of this crate:
 //! configuration and endpoints flow down to it, counts flow back.
 
 mod admin;
 mod build;
 mod certificates;
+mod cluster;
 mod drain;
 mod error;
 mod health_checks;
 mod keys;
+mod prepare;
 mod readiness;
 mod reload;
 mod rlimit;
+mod shutdown;
+mod sockets;
 mod sources;
 mod start;
+mod upstream_tls_files;
 mod watchers;
 
 #[cfg(test)]
 mod costs;
+#[cfg(test)]
+mod fixture;
 
-pub use error::StartError;
-pub use reload::{ReloadError, Reloader};
+pub use error::{ReloadError, StartError};
+pub use reload::Reloader;
 pub use start::{Running, start, verify};

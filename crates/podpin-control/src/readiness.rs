@@ -9,7 +9,7 @@ use podpin_proxy::clock;
 use podpin_proxy::shared::Shared;
 use podpin_time::Millis;
 
-/// Between two looks for services without a list, when they are overdue.
+/// The interval between two looks for services without a list, once they are overdue.
 const READINESS_LOOK: Duration = Duration::from_secs(1);
 
 /// Readiness of the process.
@@ -21,9 +21,9 @@ pub(crate) struct Readiness {
 }
 
 impl Readiness {
-    /// Builds the readiness of a process that starts now; first lists are awaited for `initial_list_timeout`.
-    pub(crate) fn new(shared: Arc<Shared>, initial_list_timeout: Duration) -> Readiness {
-        Readiness { shared, lists_awaited_until: clock::after(clock::now(), initial_list_timeout) }
+    /// Builds the readiness of a process that started at `now`; first lists are awaited for `initial_list_timeout`.
+    pub(crate) fn new(shared: Arc<Shared>, initial_list_timeout: Duration, now: Millis) -> Readiness {
+        Readiness { shared, lists_awaited_until: clock::after(now, initial_list_timeout) }
     }
 
     /// Returns the state whose readiness this is.
@@ -31,16 +31,20 @@ impl Readiness {
         &self.shared
     }
 
-    /// Whether every service has had its first list of endpoints, and the process does not drain. One service that the
-    /// cluster does not list keeps the others waiting no longer than `kubernetes.initialListTimeout`; a replica on which no
-    /// service ever had a list is never ready.
+    /// Returns whether every service has had its first list of endpoints, and the process does not drain.
+    ///
+    /// A service that the cluster does not list keeps the others waiting no longer than `kubernetes.initialListTimeout`; a
+    /// replica on which no service ever had a list is never ready.
     pub(crate) fn is_ready(&self) -> bool {
-        let overdue = clock::now() >= self.lists_awaited_until;
+        self.is_ready_at(clock::now())
+    }
+
+    fn is_ready_at(&self, now: Millis) -> bool {
+        let overdue = now >= self.lists_awaited_until;
         let snapshot = self.shared.snapshot();
         let lists = snapshot.services.iter().map(|service| FirstList {
             is_seen: service.view().snapshot.first_list_seen(),
-            // A service that a reload brought keeps nobody away from those that were served before.
-            is_awaited: service.is_awaited && !(overdue && service.is_of_the_cluster()),
+            is_awaited: service.is_awaited() && !(overdue && service.is_of_the_cluster()),
         });
         !self.shared.lifecycle.is_draining() && may_serve(lists, self.shared.has_listed())
     }
@@ -88,7 +92,7 @@ struct FirstList {
     is_awaited: bool,
 }
 
-/// Whether a replica with these services may serve; `has_listed` if one that a reload took away ever had a list.
+/// Returns whether a replica with these services may serve; `has_listed` if one that a reload took away ever had a list.
 fn may_serve(lists: impl Iterator<Item = FirstList>, has_listed: bool) -> bool {
     let lists: Vec<FirstList> = lists.collect();
     let knows_any = has_listed || lists.is_empty() || lists.iter().any(|list| list.is_seen);
@@ -97,7 +101,11 @@ fn may_serve(lists: impl Iterator<Item = FirstList>, has_listed: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use podpin_endpoints::Update;
+    use podpin_proxy::balance::service::TableWriter;
+
     use super::*;
+    use crate::fixture;
 
     #[test]
     fn a_replica_without_any_list_never_serves_and_one_with_some_waits_for_those_that_are_awaited() {
@@ -118,5 +126,22 @@ mod tests {
         for (lists, has_listed, expected) in table {
             assert_eq!(may_serve(lists.iter().copied(), has_listed), expected, "{lists:?} {has_listed}");
         }
+    }
+
+    #[test]
+    fn a_service_of_the_cluster_is_waited_for_until_its_time_is_over_and_a_drain_ends_readiness() {
+        let text = "{a: {discovery: {static: []}}, b: {discovery: {kubernetes: {service: b, port: 80}}}}";
+        // The first list of `b` never comes.
+        let shared = fixture::shared(text);
+        let readiness = Readiness::new(Arc::clone(&shared), Duration::from_secs(10), Millis(0));
+        assert!(!readiness.is_ready_at(Millis(0)), "no list at all");
+        let first = Arc::clone(&shared.snapshot().services[0]);
+        TableWriter::new(first).apply(Update::Replace(Vec::new()));
+        assert!(!readiness.is_ready_at(Millis(9_999)));
+        assert!(readiness.is_ready_at(Millis(10_000)));
+        let waiting: Vec<_> = readiness.waiting_for().iter().map(|one| one.name.to_string()).collect();
+        assert_eq!(waiting, ["b"]);
+        shared.begin_draining();
+        assert!(!readiness.is_ready_at(Millis(10_000)));
     }
 }

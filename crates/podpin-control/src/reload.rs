@@ -1,79 +1,49 @@
 //! Another configuration, put in force without touching what does not differ.
 //!
 //! ```text
-//! Config ─▶ prepare: everything that can fail, read and checked      nothing is changed, an error ends it here
-//!        ─▶ begin:   new lists in force, new sources followed         services that are new to us get their endpoints
-//!        ─▶ warm:    a first list from the cluster is waited for      no request meets a service that knows no pod yet
-//!        ─▶ publish: keys, listeners, access log, then the snapshot       one atomic swap; the rest follows
+//! Config ─▶ prepare: everything that can fail is read and checked     nothing is changed, an error ends it here
+//!        ─▶ begin:   new services get their endpoints                 no request is routed to them yet
+//!        ─▶ warm:    first lists from the cluster are awaited         no request meets a service without endpoints
+//!        ─▶ publish: one store of the snapshot                        requests see all of it or nothing
+//!        ─▶ follow:  watches of what is in force now
 //! ```
 //!
-//! Streams keep what they began with. Those whose route or service is gone are made to leave by the drain.
+//! Streams keep the configuration that they began with. The drain ends those whose route or service is gone.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use podpin_config::{AccessLog as LogTarget, Config, Position};
-use podpin_discovery::FileWatch;
+use podpin_config::Config;
+use podpin_proxy::balance::service::ServiceState;
+use podpin_proxy::clock;
+use podpin_proxy::shared::Shared;
+use podpin_proxy::telemetry::labels::ReloadResult;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use crate::build::{self, Files, Surroundings};
-use crate::error::StartError;
-use crate::keys;
-use crate::sources::{self, First};
-use crate::watchers::{Followers, Way};
-use podpin_proxy::balance::service::ServiceState;
-use podpin_proxy::clock;
-use podpin_proxy::net::listener::ListenerSettings;
-use podpin_proxy::net::tls::{self, LoadedTls, ServerTls, pod_tls_files};
-use podpin_proxy::routing::snapshot::ConfigSnapshot;
-use podpin_proxy::shared::Shared;
-use podpin_proxy::telemetry::access_log::LogSink;
+use crate::build::{InForce, Surroundings};
+use crate::certificates;
+use crate::cluster::ClusterAccess;
+use crate::error::ReloadError;
+use crate::prepare::{KeyringOrigin, Prepared};
+use crate::sources::ServiceStart;
+use crate::upstream_tls_files::UpstreamTlsFiles;
+use crate::watchers::WatchTasks;
 
-/// Between two looks for the first lists of services that are new.
+/// The interval between two looks for the first lists of new services.
 const WARM_POLL: Duration = Duration::from_millis(10);
 
-/// A configuration that is to be in force, and the place for the outcome.
+/// A configuration to put in force, and the channel for the outcome.
 #[derive(Debug)]
 pub(crate) struct ReloadRequest {
     config: Box<Config>,
     outcome: oneshot::Sender<Result<(), ReloadError>>,
 }
 
-/// Why the configuration in force stays.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReloadError {
-    /// It changes what is only read at the start.
-    #[error("{0}: that needs a restart")]
-    NeedsRestart(String),
-    /// A file that it names cannot be used.
-    #[error(transparent)]
-    Unusable(#[from] StartError),
-    /// The proxy is leaving.
-    #[error("the proxy is leaving")]
-    Leaving,
-    /// A bug. Whatever was in force goes on, discovery and the admin port with it.
-    #[error("podpin failed over it, which is a bug; the panic is above")]
-    Panicked,
-}
-
-impl ReloadError {
-    /// Where the configuration says what does not work.
-    #[must_use]
-    pub fn position(&self) -> Option<Position> {
-        match self {
-            ReloadError::Unusable(error) => error.position(),
-            ReloadError::NeedsRestart(_) | ReloadError::Leaving | ReloadError::Panicked => None,
-        }
-    }
-}
-
-/// Puts other configurations in force.
+/// A handle by which other configurations are put in force.
 #[derive(Clone, Debug)]
 pub struct Reloader {
     requests: mpsc::Sender<ReloadRequest>,
@@ -85,11 +55,13 @@ impl Reloader {
         Reloader { requests, shared }
     }
 
-    /// Puts `config` in force, whole or not at all; done when requests are served by it. Then it is counted
-    /// in `podpin_config_reloads_total`; whether one that is not in force counts, [`Reloader::refused`] is told.
+    /// Puts `config` in force, whole or not at all; returns when requests are served by it.
+    ///
+    /// Success is counted in `podpin_config_reloads_total`; the caller decides by [`Reloader::refused`] whether a failure
+    /// counts.
     ///
     /// # Errors
-    /// Why the one before stays.
+    /// The reason for which the configuration in force stays.
     pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
         let (outcome, done) = oneshot::channel();
         let request = ReloadRequest { config: Box::new(config), outcome };
@@ -103,230 +75,126 @@ impl Reloader {
         done
     }
 
-    /// Counts a configuration that is not in force.
+    /// Counts a configuration that cannot be used.
     pub fn refused(&self) {
         self.shared.metrics.config_refused();
     }
 }
 
-/// The files of the TLS to pods: all of them are read again when one changes.
-struct PodFiles {
-    paths: Vec<PathBuf>,
-    watch: FileWatch,
-}
-
-impl PodFiles {
-    fn of(config: &Config) -> PodFiles {
-        PodFiles::watching(PodFiles::paths(config))
-    }
-
-    fn paths(config: &Config) -> Vec<PathBuf> {
-        let tls = config.services.iter().filter_map(|service| service.tls.as_ref());
-        tls.flat_map(pod_tls_files).cloned().collect()
-    }
-
-    fn watching(paths: Vec<PathBuf>) -> PodFiles {
-        let watch = FileWatch::new(paths.iter().cloned());
-        PodFiles { paths, watch }
-    }
-
-    /// Another watch, if the configuration names others.
-    fn watch_other(&self, config: &Config) -> Option<PodFiles> {
-        Some(PodFiles::paths(config)).filter(|paths| *paths != self.paths).map(PodFiles::watching)
-    }
-}
-
-/// The configuration in force, and all that has to follow when it changes.
+/// The configuration in force, and the watches that follow it.
 pub(crate) struct Reload {
     config: Config,
     shared: Arc<Shared>,
-    followers: Followers,
-    pod_files: PodFiles,
-}
-
-/// All that can fail of a reload, done.
-struct Prepared {
-    snapshot: ConfigSnapshot,
-    /// Whether keys stay as they are when the snapshot is put in force: their files may change until then.
-    keeps_keyring: bool,
-    /// The TLS of listeners that is new.
-    loaded: Vec<LoadedTls>,
-    /// Of services whose endpoints come from elsewhere than before.
-    firsts: Vec<(Arc<ServiceState>, First)>,
+    watches: WatchTasks,
+    upstream_tls_files: UpstreamTlsFiles,
 }
 
 impl Reload {
     pub(crate) fn new(config: Config, shared: Arc<Shared>) -> Reload {
-        let pod_files = PodFiles::of(&config);
-        Reload { config, shared, followers: Followers::default(), pod_files }
+        let upstream_tls_files = UpstreamTlsFiles::of(&config);
+        Reload { config, shared, watches: WatchTasks::default(), upstream_tls_files }
     }
 
-    /// Begins to follow everything that the configuration names.
-    pub(crate) async fn begin(&mut self, firsts: Vec<First>) {
+    /// Begins to watch everything that the configuration of the start names.
+    pub(crate) async fn begin(&mut self, initial: Vec<ServiceStart>) {
         let snapshot = self.shared.snapshot();
-        for (service, first) in snapshot.services.iter().zip(firsts) {
-            sources::begin(service, first, &mut self.followers);
-        }
-        // It was checked a moment ago; whoever follows it says what is wrong now.
-        let digest = sources::digest_of_way(&self.config).await.ok().flatten();
-        self.followers.follow_cluster(&Way { said: self.config.kubernetes.clone(), digest }, &snapshot);
-        self.follow_the_rest(&snapshot);
+        let access = ClusterAccess::verified(&self.config).await;
+        self.watches.begin(initial, &access, &snapshot);
+        self.watches.follow(&self.shared, &self.config, &snapshot);
     }
 
-    /// Puts one configuration after the other in force, as they are given.
-    pub(crate) async fn follow(
-        &mut self,
-        requests: &mut mpsc::Receiver<ReloadRequest>,
-    ) -> Option<Infallible> {
+    /// Puts one configuration after the other in force, in the order of the requests; returns if no more can come.
+    pub(crate) async fn serve(&mut self, requests: &mut mpsc::Receiver<ReloadRequest>) -> Option<Infallible> {
         loop {
             tokio::select! {
                 request = requests.recv() => {
                     let ReloadRequest { config, outcome } = request?;
-                    if outcome.send(self.guarded(*config).await).is_err() {
-                        tracing::debug!("nobody waited for the reload");
+                    if outcome.send(self.catching_panics(*config).await).is_err() {
+                        tracing::debug!("the sender of the reload did not wait for its outcome");
                     }
                 }
-                () = self.pod_files.watch.changed() => {
+                () = self.upstream_tls_files.changed() => {
                     let config = self.config.clone();
-                    let done = self.guarded(config).await;
-                    self.tell_of_pod_files(&done);
+                    let outcome = self.catching_panics(config).await;
+                    self.report_upstream_tls(&outcome);
                 }
             }
         }
     }
 
-    /// Discovery, drains and the admin port are on this thread, too.
-    async fn guarded(&mut self, config: Config) -> Result<(), ReloadError> {
-        let done = AssertUnwindSafe(self.reload(config)).catch_unwind().await;
-        done.unwrap_or(Err(ReloadError::Panicked))
+    /// Reloads; a panic becomes an error, because discovery, drains and the admin port share this thread.
+    async fn catching_panics(&mut self, config: Config) -> Result<(), ReloadError> {
+        let outcome = AssertUnwindSafe(self.reload(config)).catch_unwind().await;
+        outcome.unwrap_or(Err(ReloadError::Panicked))
     }
 
-    fn tell_of_pod_files(&self, done: &Result<(), ReloadError>) {
-        let result = match done {
+    fn report_upstream_tls(&self, outcome: &Result<(), ReloadError>) {
+        let result = match outcome {
             Ok(()) => {
-                tracing::info!("the TLS to pods is read again");
-                "success"
+                tracing::info!("TLS to endpoints reloaded");
+                ReloadResult::Success
             }
             Err(error) => {
-                tracing::error!(%error, "the TLS to pods is not usable: the old one stays");
-                "failure"
+                tracing::error!(%error, "TLS to endpoints cannot be used: the previous one stays in force");
+                ReloadResult::Failure
             }
         };
-        self.shared.metrics.tls_reloads.with_label_values(&[result]).inc();
-    }
-
-    /// A refused configuration leaves nothing of its new services in the metrics.
-    fn forget_unborn(&self, config: &Config) {
-        let snapshot = self.shared.snapshot();
-        let unborn = config.services.iter().filter(|service| snapshot.service(&service.name).is_none());
-        unborn.for_each(|service| self.shared.metrics.forget_service(&service.name));
+        self.shared.metrics.process.tls_reloads.inc(result);
     }
 
     async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
         refuse_restart(&self.config, &config)?;
-        let digest = sources::digest_of_way(&config).await?;
-        let way = Way { said: config.kubernetes.clone(), digest };
-        if !self.followers.reaches_by(&way) {
-            check_cluster(&config).await?;
-        }
-        // Before anything is read, so that no change falls between.
-        let pod_files = self.pod_files.watch_other(&config);
-        // Some small files are read here and now: a thread for that would cost more memory than all the rest.
-        let read = Prepared::read(&config, &self.config, &self.shared);
-        let mut prepared = read.inspect_err(|_| self.forget_unborn(&config))?;
-        // Those that nobody is served by yet. What others are served by changes when all changes.
-        let before = self.shared.snapshot();
-        let is_new = |(service, _): &mut (Arc<ServiceState>, First)| before.counterpart(service).is_none();
-        let mut begun = Vec::new();
-        for (service, first) in prepared.firsts.extract_if(.., is_new) {
-            sources::begin(&service, first, &mut self.followers);
-            begun.push(service);
-        }
-        // A source that is given up says nothing any more, or two would speak for one service.
-        self.followers.forget_files(&prepared.snapshot);
-        self.followers.follow_cluster(&way, &prepared.snapshot);
-        warm(&begun, config.kubernetes.initial_list_timeout).await;
+        let access = ClusterAccess::checked(&config, self.watches.cluster_access()).await?;
+        // The watch begins before the files are read, so that no change falls between.
+        let upstream_tls_files = self.upstream_tls_files.for_next(&config);
+        let mut prepared = self.prepare(&config)?;
+        // No request is routed to the new services yet. Endpoints of the others change when the snapshot does.
+        let new = prepared.take_new(&self.shared.current());
+        let cold: Vec<_> = new.iter().map(|start| Arc::clone(&start.service)).collect();
+        self.watches.begin(new, &access, &prepared.snapshot);
+        warm(&cold, config.kubernetes.initial_list_timeout).await;
         self.publish(config, prepared);
-        if let Some(watch) = pod_files {
-            self.pod_files = watch;
+        if let Some(files) = upstream_tls_files {
+            self.upstream_tls_files = files;
         }
         Ok(())
     }
 
-    /// Puts the prepared snapshot in force, with one store.
+    fn prepare(&self, config: &Config) -> Result<Prepared, ReloadError> {
+        let snapshot = self.shared.snapshot();
+        let in_force = Some(InForce { config: &self.config, snapshot: &snapshot });
+        let (metrics, streams) = (&self.shared.metrics, &self.shared.streams);
+        // Some small files are read on this thread: another one would cost more memory than all the rest.
+        let prepared = Prepared::read(config, &Surroundings { in_force, metrics, streams });
+        if prepared.is_err() {
+            // A refused configuration leaves nothing of its new services in the metrics.
+            let is_new = |name: &str| snapshot.service(name).is_none();
+            let new = config.services.iter().filter(|service| is_new(&service.name));
+            new.for_each(|service| metrics.forget_service(&service.name));
+        }
+        Ok(prepared?)
+    }
+
+    /// Puts the prepared snapshot in force, with one store, and watches what is in force then.
     fn publish(&mut self, config: Config, prepared: Prepared) {
-        let Prepared { mut snapshot, keeps_keyring, loaded, firsts } = prepared;
-        for (service, first) in firsts {
-            sources::begin(&service, first, &mut self.followers);
+        let Prepared { mut snapshot, keyring, listener_tls, initial } = prepared;
+        initial.into_iter().for_each(|start| self.watches.begin_service(start));
+        let before = self.shared.snapshot();
+        if keyring == KeyringOrigin::InForce {
+            // The watch of the key files may have replaced it meanwhile.
+            snapshot.keyring = Arc::clone(&before.keyring);
         }
-        if keeps_keyring {
-            snapshot.keyring = Arc::clone(&self.shared.current().keyring);
-        }
-        let before = tls_in_use(&self.shared.current());
-        loaded.iter().for_each(|loaded| loaded.tell(&self.shared.metrics));
-        let current = tls_in_use(&snapshot);
-        let is_gone = |old: &&Arc<ServerTls>| !current.iter().any(|one| Arc::ptr_eq(one, old));
-        before.iter().filter(is_gone).for_each(|old| old.forget(&current, &self.shared.metrics));
+        certificates::show(&listener_tls, &before, &snapshot, &self.shared.metrics);
         let snapshot = Arc::new(snapshot);
         self.shared.replace(Arc::clone(&snapshot));
         self.config = config;
-        self.follow_the_rest(&snapshot);
-    }
-
-    /// What is followed without being read first.
-    fn follow_the_rest(&mut self, snapshot: &ConfigSnapshot) {
-        self.followers.follow_keys(&self.shared, &self.config.affinity_keys);
-        self.followers.follow_certificates(&self.shared, &tls_in_use(snapshot));
-        self.followers.check_health(snapshot);
+        self.watches.follow(&self.shared, &self.config, &snapshot);
     }
 }
 
-fn tls_in_use(snapshot: &ConfigSnapshot) -> Vec<Arc<ServerTls>> {
-    snapshot.listeners.iter().filter_map(|listener| listener.tls.clone()).collect()
-}
-
-impl Prepared {
-    fn read(config: &Config, old: &Config, shared: &Shared) -> Result<Prepared, ReloadError> {
-        let before = shared.snapshot();
-        // Those in force may be newer than their files were at the last look, or made here.
-        let keeps_keyring = old.affinity_keys == config.affinity_keys;
-        let keyring = match keeps_keyring {
-            true => Arc::clone(&before.keyring),
-            false => Arc::new(keys::load(&config.affinity_keys)?),
-        };
-        let mut loaded = Vec::new();
-        let mut listeners = Vec::with_capacity(before.listeners.len());
-        for known in before.listeners.iter() {
-            let mut named = config.listeners.iter().enumerate();
-            let Some((index, listener)) = named.find(|(_, listener)| *listener.name == *known.name) else {
-                continue;
-            };
-            let tls = tls::load((index, listener), known.tls.as_ref()).map_err(StartError::from)?;
-            listeners.push(Arc::new(ListenerSettings::new(listener, tls.as_ref().map(LoadedTls::tls))));
-            loaded.extend(tls);
-        }
-        let access_log = match keeps_log(&old.access_log, &config.access_log) {
-            true => before.access_log.clone(),
-            false => LogSink::open(&config.access_log).map_err(StartError::from)?.map(Arc::new),
-        };
-        let around =
-            Surroundings { before: Some(&before), metrics: &shared.metrics, streams: &shared.streams };
-        let snapshot = build::snapshot(config, Files { keyring, listeners, access_log }, &around)?;
-        let mut firsts = Vec::new();
-        for service in snapshot.services.iter() {
-            let known = before.counterpart(service);
-            let discovery = &service.configuration.discovery;
-            if known.is_none_or(|known| known.configuration.discovery != *discovery) {
-                firsts.push((Arc::clone(service), sources::read(discovery)?));
-            }
-        }
-        Ok(Prepared { snapshot, keeps_keyring, loaded, firsts })
-    }
-}
-
-/// What was bound stays as it is: whoever changes that must know that his change is not in force.
+/// Refuses a change of what is bound or counted once, at the start.
 fn refuse_restart(old: &Config, new: &Config) -> Result<(), ReloadError> {
-    let refuse = |what: String| Err(ReloadError::NeedsRestart(what));
+    let refuse = |change: String| Err(ReloadError::NeedsRestart(change));
     for listener in &new.listeners {
         match old.listeners.iter().find(|known| known.name == listener.name) {
             None => return refuse(format!("listeners: `{}` is new", listener.name)),
@@ -354,19 +222,7 @@ fn refuse_restart(old: &Config, new: &Config) -> Result<(), ReloadError> {
     Ok(())
 }
 
-/// A plugin for credentials may take its time: nobody on this thread waits for it.
-async fn check_cluster(config: &Config) -> Result<(), ReloadError> {
-    let config = config.clone();
-    let checked = tokio::task::spawn_blocking(move || sources::verify_cluster(&config)).await;
-    Ok(checked.map_err(|_| ReloadError::Panicked)??)
-}
-
-/// Whether lines go on to the same sink. A file is opened anew: a log rotation that moved it away relies on that.
-fn keeps_log(old: &LogTarget, new: &LogTarget) -> bool {
-    old == new && !matches!(new, LogTarget::File(_))
-}
-
-/// Waits until the cluster has said what endpoints the services have, or has taken too long.
+/// Waits until the cluster has listed the endpoints of all services, or `limit` is over.
 async fn warm(services: &[Arc<ServiceState>], limit: Duration) {
     let deadline = Instant::now() + limit;
     let is_cold = |service: &Arc<ServiceState>| {
@@ -377,5 +233,67 @@ async fn warm(services: &[Arc<ServiceState>], limit: Duration) {
     }
     for service in services.iter().filter(|service| is_cold(service)) {
         tracing::error!(service = %service.name, "in force without endpoints: no list from the cluster within kubernetes.initialListTimeout");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn what_is_bound_at_the_start_needs_a_restart() {
+        let old = fixture::config("{a: {discovery: {static: []}}}");
+        refuse_restart(&old, &old).unwrap();
+        let mut cases: Vec<(Config, &str)> = Vec::new();
+        let mut change = |what: fn(&mut Config), expected| {
+            let mut new = old.clone();
+            what(&mut new);
+            cases.push((new, expected));
+        };
+        change(|new| new.listeners[0].name = "other".to_owned(), "listeners: `other` is new");
+        change(
+            |new| new.listeners[0].address = "127.0.0.1:3".parse().unwrap(),
+            "the address of `http` changes",
+        );
+        change(|new| new.listeners.clear(), "listeners: `http` is gone");
+        change(|new| new.admin.address = "127.0.0.1:3".parse().unwrap(), "admin.address changes");
+        change(|new| new.workers = Some(7), "workers changes");
+        for (new, expected) in cases {
+            let error = refuse_restart(&old, &new).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.ends_with("that needs a restart"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reload_is_one_store_of_a_snapshot_with_all_of_it() {
+        let config = fixture::config("{a: {discovery: {static: []}}}");
+        let shared = fixture::started(&config);
+        let mut reload = Reload::new(config, Arc::clone(&shared));
+        let before = shared.snapshot();
+        let next = fixture::config(
+            "{a: {discovery: {static: [{name: p, address: \"127.0.0.1:9\"}]}}, b: {discovery: {static: []}}}",
+        );
+        reload.reload(next).await.unwrap();
+        let after = shared.snapshot();
+        assert_eq!((before.services.len(), after.services.len()), (1, 2));
+        assert!(after.services.iter().all(|one| one.view().snapshot.first_list_seen()));
+        assert_eq!(after.services[0].view().snapshot.endpoints().len(), 1);
+        assert!(Arc::ptr_eq(&before.keyring, &after.keyring), "ephemeral keys stay");
+    }
+
+    #[tokio::test]
+    async fn a_reload_that_is_refused_leaves_everything_as_it_was() {
+        let config = fixture::config("{a: {discovery: {static: []}}}");
+        let shared = fixture::started(&config);
+        let mut reload = Reload::new(config, Arc::clone(&shared));
+        let before = shared.snapshot();
+        let text = "{a: {discovery: {static: []}}, \
+                    b: {discovery: {static: []}, tls: {caFile: /nonexistent/ca.pem, serverName: b}}}";
+        let error = reload.reload(fixture::config(text)).await.unwrap_err();
+        assert!(error.position().is_some(), "{error}");
+        assert!(Arc::ptr_eq(&before, &shared.snapshot()));
+        let metrics = String::from_utf8(shared.metrics.render()).unwrap();
+        assert!(!metrics.contains("discovery_connected{service=\"b\"}"), "{metrics}");
     }
 }

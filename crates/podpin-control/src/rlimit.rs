@@ -1,11 +1,11 @@
-//! The process's file descriptors: raised as far as the system allows, and a word when that is not far enough.
+//! The limit of file descriptors: raised as far as the system allows, with a warning if that is not enough.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors for everything that is not a client or a pod: logs, watches, epoll, idle pool.
+/// Descriptors for everything but clients and their upstreams: logs, watches, epoll, idle pool.
 const OTHER_DESCRIPTORS: u64 = 512;
 
-/// Raises the soft limit to the hard one; gives what is in force. An event stream over HTTP/1.1 takes two.
+/// Raises the soft limit to the hard one; returns the limit in force.
 pub(crate) fn raise_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(u64::MAX);
@@ -18,10 +18,14 @@ pub(crate) fn raise_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Says so when `limits.connections` cannot be reached with this many descriptors.
+/// Returns the descriptors that `limits.connections` needs: an event stream over HTTP/1.1 takes two.
+fn needed(connections: usize) -> u64 {
+    u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHER_DESCRIPTORS)
+}
+
+/// Warns if `limits.connections` cannot be reached with this many descriptors.
 pub(crate) fn warn_if_short(limit: u64, connections: usize) {
-    let wanted =
-        u64::try_from(connections).unwrap_or(u64::MAX).saturating_mul(2).saturating_add(OTHER_DESCRIPTORS);
+    let wanted = needed(connections);
     if limit < wanted {
         tracing::warn!(
             limit,
@@ -30,5 +34,17 @@ pub(crate) fn warn_if_short(limit: u64, connections: usize) {
             "the file limit is too low for limits.connections: raise the hard limit (ulimit -Hn, LimitNOFILE=) \
              or lower limits.connections"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_needs_a_descriptor_on_either_side() {
+        assert_eq!(needed(1_000), 2_512);
+        assert_eq!(needed(usize::MAX), u64::MAX);
+        assert!(raise_limit() > 0);
     }
 }

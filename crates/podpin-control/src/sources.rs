@@ -1,187 +1,147 @@
-//! Runs the discovery of each service: what it says goes to the one writer of that service's endpoints.
+//! Endpoints that do not come from a cluster: lists of the configuration, and files, which are followed.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use podpin_config::{Config, Discovery};
-use podpin_discovery::{
-    FileEvent, FileSource, KubeError, KubeEvent, KubeService, KubeSettings, ReadError, static_endpoints,
-};
+use podpin_config::Discovery;
+use podpin_discovery::{FileEvent, FileSource, ReadError, static_endpoints};
 use podpin_endpoints::{Observed, Update};
+use podpin_proxy::balance::service::{ServiceState, TableWriter};
+use podpin_proxy::telemetry::labels::DiscoveryError;
 
 use crate::error::StartError;
-use crate::watchers::Followers;
-use podpin_proxy::balance::service::{ServiceState, TableWriter};
-use podpin_proxy::clock;
 
-/// What a source said when it was read first.
-pub(crate) enum First {
+/// The first list of endpoints of a service.
+pub(crate) enum InitialEndpoints {
+    /// A list of the configuration.
     Static(Update),
-    /// The error is one to wait out.
-    File(FileSource, PathBuf, Result<Vec<Observed>, ReadError>),
-    /// It is not waited for here.
+    /// A file with its list; the error is one to wait out.
+    File {
+        /// The file.
+        source: FileSource,
+        /// The list.
+        list: Result<Vec<Observed>, ReadError>,
+    },
+    /// A cluster, whose list comes later.
     Cluster,
 }
 
-/// Reads a source once, so that a good start is ready at once and a garbled file is refused at once.
-///
-/// # Errors
-/// [`StartError::Endpoints`] when a file is there and cannot be understood. A missing file is waited for.
-pub(crate) fn read(discovery: &Discovery) -> Result<First, StartError> {
-    match discovery {
-        Discovery::Static(endpoints) => Ok(First::Static(static_endpoints(endpoints))),
-        Discovery::File(path) => {
-            let source = FileSource::new(path.clone());
-            match source.read() {
-                Err(error @ ReadError::Garbled(_)) => Err(StartError::Endpoints(error.to_string())),
-                list => Ok(First::File(source, path.clone(), list)),
+/// A service with the first list of its endpoints.
+pub(crate) struct ServiceStart {
+    pub(crate) service: Arc<ServiceState>,
+    pub(crate) endpoints: InitialEndpoints,
+}
+
+impl InitialEndpoints {
+    /// Reads a source once, so that a good start is ready at once and a malformed file is refused at once.
+    ///
+    /// # Errors
+    /// [`StartError::Endpoints`] if a file exists and does not parse. A missing file is waited for.
+    pub(crate) fn read(discovery: &Discovery) -> Result<InitialEndpoints, StartError> {
+        match discovery {
+            Discovery::Static(endpoints) => Ok(InitialEndpoints::Static(static_endpoints(endpoints))),
+            Discovery::File(path) => {
+                let source = FileSource::new(path.clone());
+                match source.read() {
+                    Err(error @ ReadError::Garbled(_)) => Err(StartError::Endpoints(error.to_string())),
+                    list => Ok(InitialEndpoints::File { source, list }),
+                }
             }
+            Discovery::Kubernetes(_) => Ok(InitialEndpoints::Cluster),
         }
-        Discovery::Kubernetes(_) => Ok(First::Cluster),
+    }
+
+    /// Puts the list in force; returns the file to follow from now on, `None` if the source is no file.
+    pub(crate) fn apply(self, writer: &TableWriter) -> Option<FileSource> {
+        match self {
+            InitialEndpoints::Static(update) => {
+                connected(writer, update);
+                None
+            }
+            InitialEndpoints::File { source, list } => {
+                match list {
+                    Ok(observed) => connected(writer, Update::Replace(observed)),
+                    Err(error) => await_file(writer, &error),
+                }
+                Some(source)
+            }
+            InitialEndpoints::Cluster => None,
+        }
     }
 }
 
-/// Puts what was read in force, and follows what can change. The cluster is followed for all services together.
-pub(crate) fn begin(service: &Arc<ServiceState>, first: First, followers: &mut Followers) {
-    let writer = TableWriter::new(Arc::clone(service));
-    match first {
-        First::Static(update) => apply(&writer, update),
-        First::File(source, path, list) => {
-            match list {
-                Ok(observed) => replace(&writer, observed),
-                Err(error) => unreadable(&writer, &error),
-            }
-            followers.follow_file(writer, source, path);
-        }
-        First::Cluster => {}
-    }
-}
-
-/// Refuses an endpoints file that is there and cannot be understood.
-///
-/// # Errors
-/// [`StartError::Endpoints`].
-pub(crate) fn verify(discovery: &Discovery) -> Result<(), StartError> {
-    read(discovery).map(drop)
-}
-
-/// Follows a file for as long as the process runs.
+/// Follows an endpoints file for as long as the process runs.
 pub(crate) async fn follow_file(writer: TableWriter, source: FileSource) {
-    source
-        .watch(move |event| match event {
-            FileEvent::Endpoints(observed) => replace(&writer, observed),
-            FileEvent::Garbled(error) => {
-                let service = writer.service();
-                service.metrics.discovery_errors.inc("garbled");
-                service.metrics.discovery_connected.set(0);
-                service.discovery_failed(format!("endpoints file not understood: {error}").into());
-                tracing::error!(service = %service.name, %error, "endpoints file not understood: {}", kept(service));
-            }
-            FileEvent::Missing => {
-                let service = writer.service();
-                service.metrics.discovery_errors.inc("missing");
-                service.metrics.discovery_connected.set(0);
-                service.discovery_failed("endpoints file is missing".into());
-                tracing::warn!(service = %service.name, "endpoints file is missing: {}", kept(service));
-            }
-        })
-        .await;
+    source.watch(move |event| on_event(&writer, event)).await;
 }
 
-/// Returns the words for the endpoints of a service whose file cannot be read.
-fn kept(service: &ServiceState) -> &'static str {
-    if service.view().snapshot.first_list_seen() {
-        "the last good list is kept"
-    } else {
-        "no endpoints are known yet"
-    }
-}
-
-/// Whether any service is in the cluster.
-pub(crate) fn asks_cluster(config: &Config) -> bool {
-    config.services.iter().any(|service| matches!(service.discovery, Discovery::Kubernetes(_)))
-}
-
-/// What the way to the cluster is made of now, in files that the configuration names or leaves to be found; `None`: no
-/// service is there.
-///
-/// # Errors
-/// [`StartError::Cluster`] when they cannot be understood.
-pub(crate) async fn digest_of_way(config: &Config) -> Result<Option<u64>, StartError> {
-    if !asks_cluster(config) {
-        return Ok(None);
-    }
-    let digest = podpin_discovery::digest(&KubeSettings::from(&config.kubernetes)).await;
-    digest.map(Some).map_err(|error| StartError::Cluster(error.to_string()))
-}
-
-/// Refuses a configuration that needs a cluster where there is no way to one.
-///
-/// # Errors
-/// [`StartError::Cluster`].
-pub(crate) fn verify_cluster(config: &Config) -> Result<(), StartError> {
-    if !asks_cluster(config) {
-        return Ok(());
-    }
-    let settings = KubeSettings::from(&config.kubernetes);
-    // On a thread of its own: whoever starts or reloads the proxy is in an event loop already.
-    let check = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let checked = runtime.block_on(podpin_discovery::check(&settings));
-        checked.map_err(|error| StartError::Cluster(error.to_string()))
-    };
-    match std::thread::scope(|scope| scope.spawn(check).join()) {
-        Ok(checked) => checked,
-        Err(_) => Err(StartError::Cluster("the Kubernetes client cannot be set up".to_owned())),
-    }
-}
-
-/// Follows the EndpointSlices of all services of the cluster for as long as the process runs.
-///
-/// # Errors
-/// When there is no cluster to follow: that is the operator's to mend.
-pub(crate) async fn follow_cluster(
-    settings: KubeSettings,
-    services: Vec<(TableWriter, KubeService)>,
-) -> Result<std::convert::Infallible, KubeError> {
-    let settings = KubeSettings { moment_of: clock::moment_of, ..settings };
-    let (writers, services): (Vec<_>, Vec<_>) = services.into_iter().unzip();
-    podpin_discovery::follow(settings, services, move |event| hear(&writers, event)).await
-}
-
-fn hear(writers: &[TableWriter], event: KubeEvent) {
-    let (KubeEvent::Endpoints { service, .. }
-    | KubeEvent::Connected { service, .. }
-    | KubeEvent::Failed { service, .. }
-    | KubeEvent::Heard { service }
-    | KubeEvent::Relist { service, .. }
-    | KubeEvent::Malformed { service }
-    | KubeEvent::PodsFailed { service }) = &event;
-    let Some(writer) = writers.get(*service) else { return };
-    let metrics = &writer.service().metrics;
+fn on_event(writer: &TableWriter, event: FileEvent) {
+    let service = writer.service();
     match event {
-        KubeEvent::Endpoints { update, .. } => writer.apply(update),
-        KubeEvent::Connected { connected, .. } => metrics.discovery_connected.set(i64::from(connected)),
-        KubeEvent::Failed { reason, .. } => writer.service().discovery_failed(reason),
-        KubeEvent::Heard { .. } => writer.heard(),
-        KubeEvent::Relist { reason, .. } => metrics.discovery_relists.inc(reason.as_str()),
-        KubeEvent::Malformed { .. } => metrics.discovery_errors.inc("malformed"),
-        KubeEvent::PodsFailed { .. } => metrics.discovery_errors.inc("pods"),
+        FileEvent::Endpoints(observed) => connected(writer, Update::Replace(observed)),
+        FileEvent::Garbled(error) => {
+            disconnected(service, DiscoveryError::Garbled, format!("endpoints file not understood: {error}"));
+            tracing::error!(service = %service.name, %error, "endpoints file not understood: {}", kept(service));
+        }
+        FileEvent::Missing => {
+            disconnected(service, DiscoveryError::Missing, "endpoints file is missing".to_owned());
+            tracing::warn!(service = %service.name, "endpoints file is missing: {}", kept(service));
+        }
     }
 }
 
-fn replace(writer: &TableWriter, observed: Vec<Observed>) {
-    apply(writer, Update::Replace(observed));
-}
-
-fn apply(writer: &TableWriter, update: Update) {
+fn connected(writer: &TableWriter, update: Update) {
     writer.service().metrics.discovery_connected.set(1);
     writer.apply(update);
 }
 
-fn unreadable(writer: &TableWriter, error: &ReadError) {
+fn disconnected(service: &ServiceState, error: DiscoveryError, reason: String) {
+    service.metrics.discovery_errors.inc(error);
+    service.metrics.discovery_connected.set(0);
+    service.discovery_failed(reason.into());
+}
+
+/// Records that a file cannot be read yet.
+fn await_file(writer: &TableWriter, error: &ReadError) {
     let service = writer.service();
-    service.metrics.discovery_errors.inc("missing");
+    service.metrics.discovery_errors.inc(DiscoveryError::Missing);
     service.discovery_failed(error.to_string().into());
     tracing::warn!(service = %service.name, %error, "not ready: waiting for the endpoints file");
+}
+
+/// Returns the words for the endpoints of a service whose file cannot be read.
+fn kept(service: &ServiceState) -> &'static str {
+    match service.view().snapshot.first_list_seen() {
+        true => "the last good list is kept",
+        false => "no endpoints are known yet",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_file_that_fails_after_a_good_list_keeps_that_list_and_shows_the_failure() {
+        let shared = fixture::shared("{chat: {discovery: {static: []}}}");
+        let service = Arc::clone(&shared.snapshot().services[0]);
+        let writer = TableWriter::new(Arc::clone(&service));
+        assert_eq!(kept(&service), "no endpoints are known yet");
+        on_event(&writer, FileEvent::Endpoints(Vec::new()));
+        on_event(&writer, FileEvent::Missing);
+        assert_eq!(kept(&service), "the last good list is kept");
+        assert_eq!(service.discovery_failure().as_deref(), Some("endpoints file is missing"));
+        assert_eq!(service.metrics.discovery_connected.get(), 0);
+    }
+
+    #[test]
+    fn a_malformed_file_is_refused_and_a_missing_one_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("endpoints.yaml");
+        let discovery = Discovery::File(path.clone());
+        let initial = InitialEndpoints::read(&discovery).unwrap();
+        assert!(matches!(initial, InitialEndpoints::File { list: Err(_), .. }));
+        std::fs::write(&path, "endpoints: {").unwrap();
+        assert!(matches!(InitialEndpoints::read(&discovery), Err(StartError::Endpoints(_))));
+    }
 }

@@ -1,70 +1,153 @@
-//! The tasks of the control thread that follow what changes outside: files, the cluster, the health of endpoints.
+//! The tasks of the control thread that watch what changes outside: files, the cluster, the health of endpoints.
 //!
-//! A reload ends those whose subject is gone or new and starts others; the rest go on as they are, so that a reload which
-//! changes a limit does not list a cluster again.
+//! A reload ends the tasks whose subject is gone or new and starts others; the rest go on, so that a reload which changes a
+//! limit does not list a cluster again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use podpin_config::{AffinityKeys, Kubernetes, KubernetesService};
-use podpin_discovery::{FileSource, KubeService, KubeSettings};
-use tokio::task::{AbortHandle, JoinSet};
-
-use crate::certificates;
-use crate::health_checks;
-use crate::keys;
-use crate::sources;
+use podpin_config::{AffinityKeys, Config, KubernetesService};
+use podpin_discovery::KubeService;
 use podpin_proxy::balance::service::{ServiceState, TableWriter};
 use podpin_proxy::net::tls::ServerTls;
 use podpin_proxy::routing::snapshot::ConfigSnapshot;
 use podpin_proxy::shared::Shared;
+use tokio::task::{AbortHandle, JoinSet};
 
-/// What is followed now.
+use crate::certificates;
+use crate::cluster::{self, ClusterAccess, ClusterService};
+use crate::health_checks;
+use crate::keys;
+use crate::sources::{self, ServiceStart};
+
+/// The watches that run now.
 #[derive(Default)]
-pub(crate) struct Followers {
+pub(crate) struct WatchTasks {
     tasks: JoinSet<()>,
     keys: Option<Task<AffinityKeys>>,
     certificates: Vec<Task<Arc<ServerTls>>>,
-    files: Vec<Task<(Arc<str>, PathBuf)>>,
-    cluster: Option<Task<Cluster>>,
-    checks: Vec<Task<Arc<ServiceState>>>,
+    files: Vec<Task<EndpointsFile>>,
+    cluster: Option<Task<ClusterSubject>>,
+    health_checks: Vec<Task<Arc<ServiceState>>>,
 }
 
-/// A task, and what it follows.
+/// A task with its subject; aborted when dropped.
 struct Task<S> {
     subject: S,
     handle: AbortHandle,
 }
 
-/// How the cluster is reached: by what the configuration says, and by what was in the files behind it.
-#[derive(Clone, PartialEq)]
-pub(crate) struct Way {
-    pub(crate) said: Kubernetes,
-    pub(crate) digest: Option<u64>,
+impl<S> Drop for Task<S> {
+    fn drop(&mut self) {
+        self.handle.abort();
+    }
 }
 
-/// What of the cluster is followed, by which services.
-#[derive(Clone, PartialEq)]
-struct Cluster {
-    way: Way,
-    services: Vec<(Arc<str>, KubernetesService)>,
+/// The endpoints file of a service.
+struct EndpointsFile {
+    service: Arc<str>,
+    path: PathBuf,
 }
 
-impl Followers {
-    /// Follows the keys that the configuration names, if they are in files.
-    pub(crate) fn follow_keys(&mut self, shared: &Arc<Shared>, keys: &AffinityKeys) {
+/// The cluster, and the services that are discovered in it.
+#[derive(PartialEq)]
+struct ClusterSubject {
+    access: ClusterAccess,
+    services: Vec<ClusterSource>,
+}
+
+/// The place of a service in the cluster.
+#[derive(PartialEq)]
+struct ClusterSource {
+    service: Arc<str>,
+    source: KubernetesService,
+}
+
+impl WatchTasks {
+    /// Puts the first lists of services in force and watches the sources of all services of the snapshot.
+    ///
+    /// A service has one source at a time: the watches that the snapshot does not have end here.
+    pub(crate) fn begin(
+        &mut self,
+        initial: Vec<ServiceStart>,
+        access: &ClusterAccess,
+        snapshot: &ConfigSnapshot,
+    ) {
+        initial.into_iter().for_each(|start| self.begin_service(start));
+        self.retain_files(snapshot);
+        self.follow_cluster(access, snapshot);
+    }
+
+    /// Puts the first list of a service in force and watches its file, if it has one.
+    pub(crate) fn begin_service(&mut self, start: ServiceStart) {
+        let ServiceStart { service, endpoints } = start;
+        let writer = TableWriter::new(Arc::clone(&service));
+        let Some(file) = endpoints.apply(&writer) else { return };
+        let subject = EndpointsFile { service: Arc::clone(&service.name), path: file.path().to_owned() };
+        let handle = self.tasks.spawn(sources::follow_file(writer, file));
+        self.files.push(Task { subject, handle });
+    }
+
+    /// Ends the watches of endpoints files that no service of the snapshot has.
+    fn retain_files(&mut self, snapshot: &ConfigSnapshot) {
+        let is_current = |file: &EndpointsFile| {
+            let service = snapshot.service(&file.service);
+            service.is_some_and(|service| service.endpoints_file() == Some(&file.path))
+        };
+        self.files.retain(|task| is_current(&task.subject));
+    }
+
+    /// Returns how the cluster is reached now; `None` if it is not watched.
+    pub(crate) fn cluster_access(&self) -> Option<&ClusterAccess> {
+        self.cluster.as_ref().map(|task| &task.subject.access)
+    }
+
+    /// Watches the cluster for the services of the snapshot, anew if they or the access differ from before.
+    fn follow_cluster(&mut self, access: &ClusterAccess, snapshot: &ConfigSnapshot) {
+        let in_cluster: Vec<_> = snapshot
+            .services
+            .iter()
+            .filter_map(|service| Some((service, service.cluster_source()?)))
+            .collect();
+        let services = in_cluster.iter().map(|(service, source)| ClusterSource {
+            service: Arc::clone(&service.name),
+            source: (*source).clone(),
+        });
+        let wanted = ClusterSubject { access: access.clone(), services: services.collect() };
+        let runs = |task: &Task<ClusterSubject>| task.subject == wanted && !task.handle.is_finished();
+        if self.cluster.as_ref().is_some_and(runs) {
+            return;
+        }
+        // The task before ends first, or two would write one table.
+        self.cluster = None;
+        if in_cluster.is_empty() {
+            return;
+        }
+        let services = in_cluster.iter().map(|(service, source)| cluster_service(service, source));
+        let handle = self.tasks.spawn(cluster::follow(access.clone(), services.collect()));
+        self.cluster = Some(Task { subject: wanted, handle });
+    }
+
+    /// Watches what is in force without having been read first: key files, certificates, the health of endpoints.
+    pub(crate) fn follow(&mut self, shared: &Arc<Shared>, config: &Config, snapshot: &ConfigSnapshot) {
+        self.follow_keys(shared, &config.affinity_keys);
+        self.follow_certificates(shared, &certificates::in_use(snapshot));
+        self.check_health(snapshot);
+        // The results of ended tasks are kept until they are taken.
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    fn follow_keys(&mut self, shared: &Arc<Shared>, keys: &AffinityKeys) {
         if self.keys.as_ref().is_some_and(|task| task.subject == *keys) {
             return;
         }
-        self.keys.take().iter().for_each(Task::end);
         let handle = self.tasks.spawn(keys::follow(Arc::clone(shared), keys.clone()));
         self.keys = Some(Task { subject: keys.clone(), handle });
     }
 
-    /// Follows the certificates of these listeners and no others.
-    pub(crate) fn follow_certificates(&mut self, shared: &Arc<Shared>, listeners: &[Arc<ServerTls>]) {
+    fn follow_certificates(&mut self, shared: &Arc<Shared>, listeners: &[Arc<ServerTls>]) {
         let is_current = |tls: &Arc<ServerTls>| listeners.iter().any(|one| Arc::ptr_eq(one, tls));
-        self.certificates.retain(|task| is_current(&task.subject) || task.ended());
+        self.certificates.retain(|task| is_current(&task.subject));
         for one in listeners {
             if !self.certificates.iter().any(|task| Arc::ptr_eq(&task.subject, one)) {
                 let handle = self.tasks.spawn(certificates::follow(Arc::clone(shared), Arc::clone(one)));
@@ -73,96 +156,77 @@ impl Followers {
         }
     }
 
-    /// Ends to follow files that are no longer any service's.
-    pub(crate) fn forget_files(&mut self, snapshot: &ConfigSnapshot) {
-        let is_current = |(name, path): &(Arc<str>, PathBuf)| {
-            snapshot.service(name).is_some_and(|service| service.endpoints_file() == Some(path))
-        };
-        self.files.retain(|task| is_current(&task.subject) || task.ended());
-    }
-
-    /// Follows an endpoints file.
-    pub(crate) fn follow_file(&mut self, writer: TableWriter, source: FileSource, path: PathBuf) {
-        let subject = (Arc::clone(&writer.service().name), path);
-        let handle = self.tasks.spawn(sources::follow_file(writer, source));
-        self.files.push(Task { subject, handle });
-    }
-
-    /// Whether the cluster is followed in this way already.
-    pub(crate) fn reaches_by(&self, way: &Way) -> bool {
-        self.cluster.as_ref().is_some_and(|task| task.subject.way == *way)
-    }
-
-    /// Follows the cluster for the services of the snapshot, anew if they or the way to it are others than before.
-    pub(crate) fn follow_cluster(&mut self, way: &Way, snapshot: &ConfigSnapshot) {
-        let services = snapshot.services.iter();
-        let of_cluster = services.filter_map(|service| Some((service, service.cluster_source()?.clone())));
-        let of_cluster: Vec<_> = of_cluster.collect();
-        let names = of_cluster.iter().map(|(service, of)| (Arc::clone(&service.name), of.clone()));
-        let wanted = Cluster { way: way.clone(), services: names.collect() };
-        let runs = |task: &Task<Cluster>| task.subject == wanted && !task.handle.is_finished();
-        if self.cluster.as_ref().is_some_and(runs) {
-            return;
-        }
-        self.cluster.take().iter().for_each(Task::end);
-        if of_cluster.is_empty() {
-            return;
-        }
-        let writers = of_cluster
-            .iter()
-            .map(|(service, of)| (TableWriter::new(Arc::clone(service)), known_service(service, of)));
-        let handle = self.tasks.spawn(follow_cluster(KubeSettings::from(&way.said), writers.collect()));
-        self.cluster = Some(Task { subject: wanted, handle });
-    }
-
-    /// Checks the endpoints of the services that ask for it.
-    pub(crate) fn check_health(&mut self, snapshot: &ConfigSnapshot) {
+    fn check_health(&mut self, snapshot: &ConfigSnapshot) {
         let is_current =
             |state: &Arc<ServiceState>| snapshot.services.iter().any(|one| Arc::ptr_eq(one, state));
-        let (current, others) =
-            std::mem::take(&mut self.checks).into_iter().partition(|task| is_current(&task.subject));
-        self.checks = current;
-        for task in &others {
-            task.end();
+        for task in self.health_checks.extract_if(.., |task| !is_current(&task.subject)) {
             let next = snapshot.counterpart(&task.subject);
             if next.is_none_or(|next| next.configuration.health.active.is_none()) {
-                // Nobody would ever find them healthy again.
-                for endpoint in task.subject.view().snapshot.endpoints() {
-                    let _was_ejected = endpoint.load.checked(true);
-                }
+                health_checks::forget(&task.subject);
             }
         }
         for service in snapshot.services.iter() {
             let Some(settings) = &service.configuration.health.active else { continue };
-            if !self.checks.iter().any(|task| Arc::ptr_eq(&task.subject, service)) {
+            if !self.health_checks.iter().any(|task| Arc::ptr_eq(&task.subject, service)) {
                 let handle = self.tasks.spawn(health_checks::run(Arc::clone(service), settings.clone()));
-                self.checks.push(Task { subject: Arc::clone(service), handle });
+                self.health_checks.push(Task { subject: Arc::clone(service), handle });
             }
         }
-        // Those that have ended are kept until somebody asks.
-        while self.tasks.try_join_next().is_some() {}
     }
 }
 
-impl<S> Task<S> {
-    fn end(&self) {
-        self.handle.abort();
-    }
-
-    /// Ends it; false, to be left out by `retain`.
-    fn ended(&self) -> bool {
-        self.end();
-        false
-    }
-}
-
-async fn follow_cluster(settings: KubeSettings, services: Vec<(TableWriter, KubeService)>) {
-    let Err(error) = sources::follow_cluster(settings, services).await;
-    tracing::error!(%error, "the endpoints of the cluster cannot be followed");
-}
-
-/// Describes how a service is followed in the cluster, with what is known of it.
-fn known_service(service: &ServiceState, of: &KubernetesService) -> KubeService {
+fn cluster_service(service: &Arc<ServiceState>, source: &KubernetesService) -> ClusterService {
     let is_occupied = !service.view().snapshot.endpoints().is_empty();
-    KubeService { is_occupied, ..KubeService::from(of) }
+    ClusterService {
+        writer: TableWriter::new(Arc::clone(service)),
+        source: KubeService { is_occupied, ..KubeService::from(source) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podpin_config::Discovery;
+
+    use super::*;
+    use crate::fixture;
+    use crate::sources::InitialEndpoints;
+
+    fn begin(tasks: &mut WatchTasks, service: &Arc<ServiceState>) {
+        let endpoints = InitialEndpoints::read(&service.configuration.discovery).unwrap();
+        tasks.begin_service(ServiceStart { service: Arc::clone(service), endpoints });
+    }
+
+    #[tokio::test]
+    async fn only_files_are_watched_and_one_that_no_service_has_any_more_is_not() {
+        let shared = fixture::shared(
+            "{a: {discovery: {file: {path: /nonexistent/a.yaml}}}, b: {discovery: {static: []}}}",
+        );
+        let mut tasks = WatchTasks::default();
+        let snapshot = shared.snapshot();
+        snapshot.services.iter().for_each(|service| begin(&mut tasks, service));
+        assert_eq!(tasks.files.len(), 1);
+        tasks.retain_files(&snapshot);
+        assert_eq!(tasks.files.len(), 1);
+        tasks.retain_files(&fixture::shared("{b: {discovery: {static: []}}}").snapshot());
+        assert_eq!(tasks.files.len(), 0);
+        assert!(matches!(snapshot.services[0].configuration.discovery, Discovery::File(_)));
+    }
+
+    #[tokio::test]
+    async fn a_watch_goes_on_as_long_as_its_subject_is_the_same() {
+        let checked = "{a: {discovery: {static: []}, health: {active: {type: tcp}}}}";
+        let config = fixture::config(checked);
+        let shared = fixture::started(&config);
+        let mut tasks = WatchTasks::default();
+        let snapshot = shared.snapshot();
+        tasks.follow(&shared, &config, &snapshot);
+        let first = tasks.health_checks[0].handle.id();
+        tasks.follow(&shared, &config, &snapshot);
+        assert_eq!(tasks.health_checks[0].handle.id(), first);
+        let other = fixture::started(&config).snapshot();
+        tasks.follow(&shared, &config, &other);
+        assert_eq!(tasks.health_checks.len(), 1);
+        assert_ne!(tasks.health_checks[0].handle.id(), first, "another service of the same name");
+        assert!(tasks.cluster_access().is_none());
+    }
 }

@@ -13,30 +13,30 @@ use tokio::time::Sleep;
 
 static START: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
 
-/// Milliseconds since this process first asked.
+/// Returns the milliseconds since the first call in this process.
 pub fn now() -> Millis {
     Millis(duration_millis(START.0.elapsed()))
 }
 
-/// Seconds since 1970-01-01T00:00:00Z; 0 if the machine's clock is set before that.
+/// Returns the seconds since 1970-01-01T00:00:00Z; 0 if the machine's clock is set before that.
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The wall-clock time of a moment on the monotonic clock, as RFC 3339 with milliseconds.
+/// Returns the wall-clock time of a moment on the monotonic clock, as RFC 3339 with milliseconds.
 pub fn rfc3339(moment: Millis) -> String {
-    // From one reading of the wall clock, so that a moment is the same whenever it is asked for.
+    // By one reading of the wall clock, so that a moment is the same in every call.
     let at = START.1.checked_add(Duration::from_millis(moment.0)).unwrap_or(UNIX_EPOCH);
     jiff::Timestamp::try_from(at).map_or_else(|_| String::new(), |stamp| format!("{stamp:.3}"))
 }
 
-/// The moment on the monotonic clock at which the wall clock will say `at`, as the two stand now; a time in the past is
-/// the corresponding past, or 0.
+/// Returns the moment on the monotonic clock at which the wall clock will show `at`, as the two stand now; a time before this
+/// process is 0.
 pub fn moment_of(at: SystemTime) -> Millis {
     shifted(now(), SystemTime::now(), at)
 }
 
-/// The moment of `at` when `now` is the moment of `wall`.
+/// Returns the moment of `at` if `now` is the moment of `wall`.
 fn shifted(now: Millis, wall: SystemTime, at: SystemTime) -> Millis {
     match at.duration_since(wall) {
         Ok(ahead) => now.after(ahead),
@@ -44,17 +44,17 @@ fn shifted(now: Millis, wall: SystemTime, at: SystemTime) -> Millis {
     }
 }
 
-/// Whole milliseconds of a duration; anything past 584 million years is cut off.
+/// Returns the whole milliseconds of a duration; 584 million years at most.
 pub fn duration_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The moment `delay` from `from`.
+/// Returns the moment `delay` after `from`.
 pub fn after(from: Millis, delay: Duration) -> Millis {
     from.after(delay)
 }
 
-/// The same moment as the timer of the async runtime wants it.
+/// Returns the moment as an instant of the async runtime's timer.
 pub fn instant(moment: Millis) -> tokio::time::Instant {
     let start = tokio::time::Instant::from_std(START.0);
     start.checked_add(Duration::from_millis(moment.0)).unwrap_or(start)
@@ -75,7 +75,7 @@ pub fn poll_until(due: Millis, context: &mut Context<'_>, mut timer: Pin<&mut Sl
     }
 }
 
-/// Unix seconds as Prometheus wants them; exact to the second for some millions of years.
+/// Returns Unix seconds as a Prometheus gauge has them; `f64` is exact to the second for millions of years.
 pub fn unix_seconds_f64() -> f64 {
     let seconds = unix_seconds();
     u32::try_from(seconds).map_or(f64::from(u32::MAX), f64::from)

@@ -19,6 +19,8 @@ pub mod shared;
 mod stream;
 pub mod stream_registry;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 mod upgrade;
 mod upstream;
 pub mod worker;

@@ -11,11 +11,11 @@ use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
 
 use crate::clock;
+use crate::routing::route::Route;
 use crate::routing::snapshot::ConfigSnapshot;
-use crate::routing::table::Route;
 use crate::shared::Shared;
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::{method_label, protocol_name};
+use crate::telemetry::labels::{MethodLabel, protocol_name};
 
 /// A request with the configuration that it sees from beginning to end.
 pub(crate) struct RequestContext {
@@ -48,10 +48,8 @@ impl RequestContext {
     /// Counts the response to the request; status 0 if the client left before one.
     pub(crate) fn count(&self, route: Option<&Route>, status: u16) {
         let (service, route) = route.map_or(("", ""), |route| (&*route.service.name, &*route.name));
-        let code = http::StatusCode::from_u16(status).ok();
-        let code = code.as_ref().map_or("0", http::StatusCode::as_str);
-        let labels = [service, route, method_label(&self.head.method), code];
-        self.shared.metrics.requests.with_label_values(&labels).inc();
+        let method = MethodLabel::from(&self.head.method);
+        self.shared.metrics.requests.inc(service, route, method, status);
     }
 
     /// Returns the milliseconds since the head was complete.

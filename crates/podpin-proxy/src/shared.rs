@@ -18,15 +18,15 @@ use crate::telemetry::metrics::Metrics;
 /// State of the proxy that outlives a configuration, and the configuration in force.
 pub struct Shared {
     snapshot: ArcSwap<ConfigSnapshot>,
-    /// The metrics of the process.
+    /// Metrics of the process.
     pub metrics: Metrics,
     /// Open streams, and the times of their shutdown.
     pub streams: Arc<StreamRegistry>,
     /// Client connections that are open, and the limits on them.
     pub connections: Arc<ConnectionLimits>,
-    /// The phase of the process.
+    /// Phase of the process.
     pub lifecycle: Lifecycle,
-    /// Whether a service that a reload took away had a list of endpoints.
+    /// Whether a service that a reload removed had a list of endpoints.
     has_listed: AtomicBool,
 }
 
@@ -77,7 +77,7 @@ impl Shared {
         self.streams.wake().notify();
     }
 
-    /// Whether a service that a reload took away had a list of endpoints.
+    /// Returns whether a service that a reload removed had a list of endpoints.
     #[must_use]
     pub fn has_listed(&self) -> bool {
         self.has_listed.load(Ordering::Relaxed)
@@ -89,7 +89,7 @@ impl Shared {
         self.snapshot.store(Arc::new(next));
     }
 
-    /// Whether access log lines are read by anybody; if not, they need not be made.
+    /// Returns whether there is an access log; without one its lines need not be made.
     #[must_use]
     pub fn is_logging(&self) -> bool {
         self.current().access_log.is_some()
@@ -100,14 +100,14 @@ impl Shared {
         if let Some(sink) = &self.current().access_log
             && sink.write(record).is_err()
         {
-            self.metrics.access_log_dropped.inc();
+            self.metrics.process.access_log_dropped.inc();
         }
     }
 
     /// Turns readiness off, for good.
     pub fn begin_draining(&self) {
         self.lifecycle.begin_draining();
-        self.metrics.shutdown_in_progress.set(1);
+        self.metrics.process.shutdown_in_progress.set(1);
     }
 
     /// Closes listeners, idle connections and the wait queues.
@@ -116,7 +116,7 @@ impl Shared {
         self.current().services.iter().for_each(|service| service.queue.close());
     }
 
-    /// Whether neither a stream nor an ordinary request is open.
+    /// Returns whether neither a stream nor an ordinary request is open.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.streams.count() == 0 && self.lifecycle.requests() == 0
@@ -129,7 +129,7 @@ impl Shared {
     }
 }
 
-/// A request in flight, which a shutdown waits for.
+/// Request in flight, which a shutdown waits for.
 pub struct InFlight(Arc<Shared>);
 
 impl Drop for InFlight {

@@ -1,4 +1,4 @@
-//! Worker threads: each runs its own event loop, accepts for itself and keeps what it accepted.
+//! Worker threads: each runs its own event loop, accepts for itself and keeps the connections that it accepted.
 //!
 //! A connection, its event stream and the stream's upstream live on one thread from beginning to end, so an event
 //! crosses the proxy without waking another thread. All workers accept from the same sockets.
@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pingora::server::configuration::ServerConf;
-use pingora_proxy::http_proxy;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -24,10 +22,10 @@ use crate::connection::refusal::turn_away;
 use crate::http::reply::ErrorReply;
 use crate::net::socket_options::SocketOptions;
 use crate::shared::Shared;
-use crate::upgrade::pipeline::Pipeline;
+use crate::upgrade::pipeline;
 use crate::upstream::pool;
 
-/// Pause after `accept` failed for want of descriptors or memory: trying at once would only spin.
+/// The pause after `accept` failed for want of descriptors or memory: a retry at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A bound socket, and the place of its settings in the configuration snapshot.
@@ -42,16 +40,16 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
-    /// The same, for one more worker.
+    /// Duplicates the socket for one more worker.
     fn try_clone(&self) -> io::Result<BoundListener> {
         Ok(BoundListener { name: self.name.clone(), index: self.index, socket: self.socket.try_clone()? })
     }
 }
 
-/// Starts one worker; it ends when `stop` turns true, and whatever it still serves ends with it.
+/// Starts a worker. When `stop` turns true, the worker ends with every connection that it still serves.
 ///
 /// # Errors
-/// When the thread or its event loop cannot be made.
+/// If the thread or its event loop cannot be started.
 pub fn start(
     index: usize,
     shared: Arc<Shared>,
@@ -72,19 +70,18 @@ pub fn start(
 
 /// Serves on these sockets until `stop` turns true.
 pub async fn run(shared: Arc<Shared>, sockets: Vec<BoundListener>, mut stop: watch::Receiver<bool>) {
-    let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
-    let proxy = Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(&shared))));
+    let proxy = pipeline::for_worker(&shared);
     for BoundListener { name, index, socket } in sockets {
         let Some(settings) = shared.current().listeners.get(index).cloned() else { continue };
-        let (shared_too, proxy) = (Arc::clone(&shared), Arc::clone(&proxy));
-        let listener = Listener { name: name.into(), settings, shared: shared_too, proxy };
+        let listener =
+            Listener { name: name.into(), settings, shared: Arc::clone(&shared), proxy: Arc::clone(&proxy) };
         match TcpListener::from_std(socket) {
             Ok(socket) => drop(shared.lifecycle.tasks.spawn(accept(listener.into(), index, socket))),
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),
         }
     }
     shared.lifecycle.tasks.spawn(pool::sweep(shared.lifecycle.closing()));
-    // An error means that the other end is gone, which is the same.
+    // An error means that the sender is gone, which ends the worker as well.
     if stop.wait_for(|stop| *stop).await.is_err() {
         tracing::debug!("the proxy was dropped without being stopped");
     }
@@ -109,14 +106,16 @@ async fn accept(mut listener: Arc<Listener>, index: usize, socket: TcpListener) 
             Ok((tcp, peer)) => {
                 short = false;
                 match options.apply(&socket, &tcp, &listener.shared.current().limits) {
-                    Ok(()) => begin(&listener, tcp, peer),
-                    Err(error) => tracing::debug!(%error, "a client left before it was served"),
+                    Ok(()) => serve(&listener, tcp, peer),
+                    Err(error) => {
+                        tracing::debug!(%error, "a client closed its connection before it was served")
+                    }
                 }
             }
-            Err(error) if is_about_one_client(&error) => {}
+            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                listener.shared.metrics.accept_errors.with_label_values(&[&*listener.name]).inc();
-                // Once for as long as it lasts: it would fill the log at the worst of moments.
+                listener.shared.metrics.listeners.accept_errors.inc(&listener.name);
+                // Logged once for as long as it lasts: more would fill the log at the worst moment.
                 if !mem::replace(&mut short, true) {
                     tracing::warn!(%error, listener = %listener.name, "cannot accept");
                 }
@@ -127,7 +126,7 @@ async fn accept(mut listener: Arc<Listener>, index: usize, socket: TcpListener) 
 }
 
 /// Serves a connection in a task of its own, or turns it away.
-fn begin(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
+fn serve(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
     let connection = Connection::new(listener, peer);
     if connection.permit.is_none() {
         return turn_away(connection, tcp, None, ErrorReply::Connections);
@@ -136,7 +135,8 @@ fn begin(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
     drop(listener.shared.lifecycle.tasks.spawn(http1::serve(connection, tcp).instrument(span)));
 }
 
-fn is_about_one_client(error: &io::Error) -> bool {
+/// Returns whether an error of `accept` is that of one connection and not of the process.
+fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused

@@ -91,6 +91,32 @@ async fn a_terminating_pod_never_becomes_ready_again_but_its_successor_under_the
 }
 
 #[tokio::test]
+async fn a_ready_that_comes_too_late_is_logged_and_counted_once() {
+    let (cluster, proxy) = three().await;
+    let refused = ("podpin_discovery_refused_updates_total", [("service", "chat")]);
+    assert_eq!(proxy.metric(refused.0, &refused.1).await, 0.0);
+    cluster.api.put(&cluster.all_but(0, cluster.pod(0).terminating()));
+    proxy.wait_endpoints("chat", &[("pod-a", "draining"), ("pod-b", "ready"), ("pod-c", "ready")]).await;
+    cluster.api.put(&cluster.all_but(0, cluster.pod(0)));
+    proxy.wait_metric(refused.0, &refused.1, 1.0).await;
+    // The same list with another pod in it repeats the stale word, which is not news.
+    let marker = SlicePod::new("marker", [127, 0, 0, 99].into());
+    cluster.api.put(&cluster.all_but(0, cluster.pod(0)).pod(marker));
+    wait_for_some("the marker", async || {
+        let endpoints = proxy.endpoints("chat").await;
+        endpoints.iter().any(|one| one["uid"] == "uid-marker").then_some(())
+    })
+    .await;
+    assert_eq!(proxy.metric(refused.0, &refused.1).await, 1.0);
+    let is_about = |line: &String| line.contains("discovery update refused") && line.contains("pod-a");
+    let lines: Vec<String> = proxy.process.stderr().into_iter().filter(is_about).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["WARN", "chat", "draining", "ready"] {
+        assert!(lines[0].contains(part), "{part} is not in {lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_address_that_another_pod_took_over_is_another_endpoint() {
     let (cluster, proxy) = three().await;
     let mut pinned = proxy.pinned_to("pod-a").await;

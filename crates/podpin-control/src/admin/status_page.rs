@@ -1,10 +1,13 @@
-//! The status page of the admin port: one table a service, plain HTML that reloads itself.
+//! The status page of the admin port: one table for each service, plain HTML that reloads itself.
 
 use std::fmt::Write;
 
-use crate::admin::EndpointView;
+use podpin_proxy::clock;
+
+use crate::admin::views::EndpointView;
 use crate::readiness::Readiness;
 
+/// The head of the page, with its style.
 const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
 <meta name=\"viewport\" content=\"width=device-width\"><title>podpin</title><style>\
 :root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:64rem;padding:0 1rem}\
@@ -12,8 +15,8 @@ table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .
 td.n{text-align:right;font-variant-numeric:tabular-nums}.ready{color:#1a7f37}.draining,.ejected{color:#bc4c00}\
 .resting{color:#888}</style>";
 
-/// The page as of now.
-pub(crate) fn render(readiness: &Readiness) -> String {
+/// Renders the page as of now.
+pub(super) fn render(readiness: &Readiness) -> String {
     let shared = readiness.shared();
     let state = match (shared.lifecycle.is_draining(), readiness.is_ready()) {
         (true, _) => "leaving",
@@ -32,7 +35,7 @@ pub(crate) fn render(readiness: &Readiness) -> String {
             "<h2>{}</h2><table><tr><th>endpoint<th>address<th>state<th>since<th>streams</tr>",
             escape(&service.name)
         );
-        for endpoint in EndpointView::all(service) {
+        for endpoint in EndpointView::all(service, clock::now()) {
             let state = if endpoint.ejected { "ejected" } else { endpoint.state };
             let _infallible = write!(
                 page,
@@ -51,4 +54,27 @@ pub(crate) fn render(readiness: &Readiness) -> String {
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn the_page_names_every_endpoint() {
+        let shared = fixture::started(&fixture::config(
+            "{a: {discovery: {static: [{name: p, address: \"127.0.0.1:9\"}]}}}",
+        ));
+        let readiness = Readiness::new(shared, Duration::from_secs(9), clock::now());
+        let page = render(&readiness);
+        assert!(page.contains("podpin: ready") && page.contains("<td>p<td>127.0.0.1:9"), "{page}");
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        assert_eq!(escape("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+    }
 }

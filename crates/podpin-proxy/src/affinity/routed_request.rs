@@ -2,6 +2,7 @@
 //!
 //! All data paths come through here, so that a client's event stream and its ordinary requests land on one endpoint.
 
+use crate::telemetry::labels::AffinityDecision;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use crate::affinity::split;
 use crate::balance::client_limit::{ClientKey, ClientPermit};
 use crate::balance::service::{ServiceState, View};
 use crate::http::reply::ErrorReply;
+use crate::routing::route::{Backend, Destination, Route};
 use crate::routing::snapshot::ConfigSnapshot;
-use crate::routing::table::{Backend, Destination, Route};
 use crate::telemetry::access_log::Record;
 
 /// A request that has a route, with the identity of its client.
@@ -127,21 +128,21 @@ impl RoutedRequest {
         let metrics = &self.service().metrics;
         metrics.affinity_decisions.inc(self.decision(selected));
         if let Some(reason) = selected.and_then(|selected| selected.moved) {
-            metrics.affinity_repins.inc(reason.as_str());
+            metrics.affinity_repins.inc(reason);
         }
     }
 
-    /// Returns the affinity decision as metrics and the access log spell it.
-    pub(crate) fn decision(&self, selected: Option<&Selected>) -> &'static str {
+    /// Returns the affinity decision, for metrics and the access log.
+    pub(crate) fn decision(&self, selected: Option<&Selected>) -> AffinityDecision {
         let has_own = self.identity.pinned.is_some() || self.identity.source == IdentitySource::Chosen;
         match (self.identity.refused, has_own, selected) {
-            (Some(TokenError::Malformed), ..) => "malformed",
-            (Some(TokenError::UnknownKey), ..) => "unknown_key",
-            (Some(TokenError::Forged), ..) => "forged",
-            (Some(TokenError::Expired), ..) => "expired",
-            (None, false, _) => "new",
-            (None, true, Some(selected)) if !selected.is_pinned => "repinned",
-            (None, true, _) => "pinned",
+            (Some(TokenError::Malformed), ..) => AffinityDecision::Malformed,
+            (Some(TokenError::UnknownKey), ..) => AffinityDecision::UnknownKey,
+            (Some(TokenError::Forged), ..) => AffinityDecision::Forged,
+            (Some(TokenError::Expired), ..) => AffinityDecision::Expired,
+            (None, false, _) => AffinityDecision::New,
+            (None, true, Some(selected)) if !selected.is_pinned => AffinityDecision::Repinned,
+            (None, true, _) => AffinityDecision::Pinned,
         }
     }
 
@@ -161,7 +162,7 @@ impl RoutedRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::testing::{Scene, nowhere};
+    use crate::testing::{Scene, nowhere};
 
     #[test]
     fn a_decision_says_whether_the_client_stays() {
@@ -173,11 +174,11 @@ mod tests {
         let elsewhere = Selected::fixed(Arc::clone(&endpoint));
         let own = Selected { is_pinned: true, ..elsewhere.clone() };
         assert_eq!(request.home(&request.service().view()), Some(id));
-        assert_eq!(request.decision(Some(&own)), "pinned");
-        assert_eq!(request.decision(Some(&elsewhere)), "repinned");
+        assert_eq!(request.decision(Some(&own)), AffinityDecision::Pinned);
+        assert_eq!(request.decision(Some(&elsewhere)), AffinityDecision::Repinned);
         request.identity.refused = Some(TokenError::Expired);
-        assert_eq!(request.decision(Some(&elsewhere)), "expired");
+        assert_eq!(request.decision(Some(&elsewhere)), AffinityDecision::Expired);
         request.identity = ClientIdentity::begun(session, None);
-        assert_eq!((request.decision(Some(&own)), request.is_returning()), ("new", false));
+        assert_eq!((request.decision(Some(&own)), request.is_returning()), (AffinityDecision::New, false));
     }
 }

@@ -10,7 +10,7 @@ use podpin_endpoints::{
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
-use crate::balance::queue::Ahead;
+use crate::balance::queue::QueueDemand;
 use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::ErrorReply;
@@ -32,7 +32,7 @@ pub(crate) struct SelectionTerms<'a> {
     /// Endpoints that failed this request.
     tried: &'a [EndpointId],
     /// Demand of the requests that are served first.
-    pub ahead: Ahead,
+    pub ahead: QueueDemand,
     /// Whether the request rather waits for its own endpoint than takes another one.
     pub waits: bool,
 }
@@ -40,11 +40,11 @@ pub(crate) struct SelectionTerms<'a> {
 impl<'a> SelectionTerms<'a> {
     /// Returns terms that leave out `tried` only; a pinned endpoint that failed this very request is not waited for.
     pub(crate) fn after(tried: &'a [EndpointId]) -> SelectionTerms<'a> {
-        SelectionTerms { tried, ahead: Ahead::default(), waits: tried.is_empty() }
+        SelectionTerms { tried, ahead: QueueDemand::default(), waits: tried.is_empty() }
     }
 
     /// Returns terms for a request behind those that wait already.
-    pub(crate) fn behind(ahead: Ahead) -> SelectionTerms<'a> {
+    pub(crate) fn behind(ahead: QueueDemand) -> SelectionTerms<'a> {
         SelectionTerms { tried: &[], ahead, waits: true }
     }
 
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn demand_of_waiting_requests_is_left_out_but_not_a_clients_own_endpoint() {
         let [one, other, tried] = [1, 2, 3].map(|byte| EndpointId::from_bytes([byte; 16]));
-        let ahead = Ahead { any: false, endpoints: vec![one, other] };
+        let ahead = QueueDemand { any: false, endpoints: vec![one, other] };
         let terms = SelectionTerms { tried: &[tried], ahead, waits: true };
         assert_eq!(*terms.left_out(None), [tried, one, other]);
         assert_eq!(*terms.left_out(Some(one)), [tried, other]);

@@ -17,7 +17,7 @@ use podpin_affinity::{Keyring, TokenError, split};
 
 use crate::affinity::identify::{ClientIdentity, Evidence, IdentitySource, evidence, new_session};
 use crate::affinity::request_view::RequestView;
-use crate::routing::table::{Backend, Route};
+use crate::routing::route::{Backend, Route};
 
 /// The service of a request, and the identity of its client there.
 pub(crate) struct ChosenBackend {

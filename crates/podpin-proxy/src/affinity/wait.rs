@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::select::{SelectedStream, SelectionTerms, select, select_stream};
 use crate::affinity::selected::Selected;
-use crate::balance::queue::{Ahead, Want};
+use crate::balance::queue::{Demand, QueueDemand};
 use crate::balance::service::Kind;
 use crate::http::reply::ErrorReply;
 
@@ -106,7 +106,7 @@ async fn queue_up<S>(
             }
             Err(ErrorReply::NoEndpoint | ErrorReply::Full) => {
                 // The client's own endpoint may be gone meanwhile.
-                entry.wants(demand(request, kind));
+                entry.set_demand(demand(request, kind));
                 entry.pass_on();
             }
             other => return other,
@@ -116,22 +116,22 @@ async fn queue_up<S>(
 
 /// Returns the demand of the requests that are served before this one. An ordinary request takes no slot and passes by
 /// those that wait for one.
-fn ahead(request: &RoutedRequest, kind: Kind) -> Ahead {
+fn ahead(request: &RoutedRequest, kind: Kind) -> QueueDemand {
     match kind {
-        Kind::Stream => request.service().queue.ahead(),
-        Kind::Request => Ahead::default(),
+        Kind::Stream => request.service().queue.demand(),
+        Kind::Request => QueueDemand::default(),
     }
 }
 
-fn demand(request: &RoutedRequest, kind: Kind) -> Want {
+fn demand(request: &RoutedRequest, kind: Kind) -> Demand {
     let view = request.service().view();
     let own = request.home(&view).and_then(|id| view.snapshot.get(&id));
     match (kind, own) {
-        (Kind::Request, _) => Want::NoPlace,
+        (Kind::Request, _) => Demand::NoPlace,
         (Kind::Stream, Some(own)) if matches!(own.phase, Phase::Ready | Phase::NotReady) => {
-            Want::PlaceAt(own.id)
+            Demand::PlaceAt(own.id)
         }
         // An endpoint that drains or is gone is not waited for.
-        (Kind::Stream, _) => Want::AnyPlace,
+        (Kind::Stream, _) => Demand::AnyPlace,
     }
 }

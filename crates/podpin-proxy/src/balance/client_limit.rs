@@ -1,7 +1,7 @@
-//! `limits.streamsPerClient`: how many event streams each client has open.
+//! `limits.streamsPerClient`: the number of event streams that each client has open.
 //!
-//! A client is its session, as long as its token says so; one without a valid token is its address, or a thousand
-//! requests without cookies would be a thousand clients.
+//! A client is counted by its session if its token is valid, else by its address: a thousand requests without cookies are not
+//! a thousand clients.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,27 +10,30 @@ use podpin_affinity::SessionId;
 
 use crate::limits::keyed::KeyedLimit;
 
-/// Whom streams are counted for.
+/// The key that a client's streams are counted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ClientKey {
+    /// A session of a valid token.
     Session([u8; 16]),
+    /// The address of a client without one.
     Address(IpAddr),
 }
 
 impl ClientKey {
-    /// The session if the client proved it, else the address.
+    /// Returns the key of a client: its session if it proved one, else its address.
+    #[must_use]
     pub fn of(session: Option<SessionId>, address: IpAddr) -> ClientKey {
         session.map_or(ClientKey::Address(address), |session| ClientKey::Session(*session.as_bytes()))
     }
 }
 
-/// Open streams of each client of one service, of those that were opened while there was a limit.
+/// Open streams by client, for one service; only streams opened while there was a limit are counted.
 #[derive(Debug, Default)]
 pub struct ClientStreams {
     open: KeyedLimit<ClientKey>,
 }
 
-/// One stream of a client, counted as long as this lives.
+/// The permit of one stream, which counts for its client until this is dropped.
 #[derive(Debug)]
 pub struct ClientPermit {
     of: Arc<ClientStreams>,
@@ -38,7 +41,7 @@ pub struct ClientPermit {
 }
 
 impl ClientStreams {
-    /// Counts one more stream, or none when the client has `limit` already.
+    /// Counts one more stream; returns `None` if the client has `limit` already.
     pub fn try_open(self: &Arc<Self>, key: ClientKey, limit: u32) -> Option<ClientPermit> {
         self.open.take(key, limit).then(|| ClientPermit { of: Arc::clone(self), key })
     }

@@ -1,10 +1,9 @@
-//! One service at run time: its configuration, the newest view of its endpoints, its metrics.
+//! A service at run time: its configuration, the newest view of its endpoints, its metrics.
 //!
 //! Readers load an immutable view and never wait; one writer, the [`TableWriter`] that its discovery owns, publishes.
 //!
 //! A reload that changes a service makes a [`ServiceState::successor`]: a new configuration over the same endpoints,
-//! accounts and queue. Streams keep the one that they began with, so everything that outlives a configuration is
-//! shared.
+//! counts and queue. Streams keep the state that they began with, so everything that outlives a configuration is shared.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,60 +14,87 @@ use parking_lot::Mutex;
 use podpin_config::{Discovery, KubernetesService, Pinned, Service as Configuration, ZonePreference};
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
-    Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Snapshot, Table, Transition,
-    Update,
+    Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Refused, Snapshot, Table,
+    Transition, Update,
 };
 
 use crate::balance::client_limit::ClientStreams;
 use crate::balance::queue::Queue;
 use crate::balance::ring::KetamaRing;
 use crate::clock;
-use crate::net::tls::PodTls;
+use crate::net::tls::UpstreamTls;
 use crate::telemetry::labels::{RefusalKind, UpstreamErrorKind};
 use crate::telemetry::metrics::ServiceMetrics;
 
-/// Changes of state of one update that get a line each in the log.
+/// Transitions and refused updates that are logged one by one; more of them are summed up.
 const LINES_MAX: usize = 20;
 
-/// Whether a request counts as a stream of its endpoint.
+/// The kind of a client's request, which decides whether it counts as a stream of its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// An event stream: holds a permit of its endpoint, leaves when the endpoint drains.
     Stream,
+    /// An ordinary request or an upgraded connection.
     Request,
 }
 
-/// Endpoints as of now, with the ring over them.
+/// The endpoints of a service at one moment, with the ring over them.
 #[derive(Debug)]
 pub struct View {
+    /// The endpoints.
     pub snapshot: Arc<Snapshot>,
+    /// The consistent-hashing ring over all of them, whatever their state.
     pub ring: Arc<KetamaRing>,
 }
 
 /// A service that requests are routed to.
 pub struct ServiceState {
+    /// The name in the configuration.
     pub name: Arc<str>,
+    /// The configuration of the service.
     pub configuration: Configuration,
+    /// The metrics of the service.
     pub metrics: Arc<ServiceMetrics>,
     ejection: Option<EjectionPolicy>,
-    /// The zone that new clients are kept in, with `balance.zone: prefer`.
+    /// The zone that new clients are kept in, with `balance.zone: prefer`; `None` if any zone will do.
     pub near: Option<String>,
-    /// `affinity.header`.
+    /// The field of `affinity.header`.
     pub session_header: Option<HeaderName>,
-    /// `tls`, read.
-    pub tls: Option<Arc<PodTls>>,
-    /// Readiness waits for its first list of endpoints: it was there at the start.
-    pub is_awaited: bool,
-    /// For `limits.streamsPerClient`.
+    /// The TLS towards the endpoints.
+    pub tls: Option<Arc<UpstreamTls>>,
+    first_list: FirstList,
+    /// Open streams by client, for `limits.streamsPerClient`.
     pub client_streams: Arc<ClientStreams>,
-    /// For `affinity.onUnavailable: wait`.
+    /// Requests that wait for a place, for `affinity.onUnavailable: wait`.
     pub queue: Arc<Queue>,
-    /// Events for its drains, and counts of its streams; identifies the service over reloads.
+    /// Events for the drain of the service, and counts of its streams; identifies the service over reloads.
     pub drain: Arc<DrainInbox>,
-    /// Changed on the control thread only; the lock is never waited for by a request.
+    /// The table is changed on the control thread only; requests never take the lock.
     table: Arc<Mutex<Table>>,
     view: Arc<ArcSwap<View>>,
-    /// Why discovery failed last.
+    /// The reason of the last failure of discovery.
     discovery_failure: Arc<Mutex<Option<Arc<str>>>>,
+}
+
+/// Whether readiness waits for the first list of endpoints of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstList {
+    /// The service was configured when the process started.
+    Awaited,
+    /// A reload brought the service: it does not make a replica unready that serves others.
+    NotAwaited,
+}
+
+/// The parts that a new service is made of.
+pub struct ServiceParts {
+    /// The metrics of the service.
+    pub metrics: ServiceMetrics,
+    /// The inbox of its drain.
+    pub drain: DrainInbox,
+    /// The TLS towards its endpoints.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// Whether readiness waits for its first list of endpoints.
+    pub first_list: FirstList,
 }
 
 fn ejection(configuration: &Configuration) -> Option<EjectionPolicy> {
@@ -80,15 +106,17 @@ fn near(configuration: &Configuration, own_zone: Option<&str>) -> Option<String>
     own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer).map(str::to_owned)
 }
 
-/// The configuration has none that is no header's name.
+/// Returns the field of `affinity.header`; podpin-config refuses names that are no field names.
 fn session_header(configuration: &Configuration) -> Option<HeaderName> {
     configuration.affinity.header.as_deref().and_then(|name| name.parse().ok())
 }
 
-/// What an operator may do to an endpoint.
+/// An operation on an endpoint by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
+    /// The endpoint takes no new clients, and its streams leave.
     Drain,
+    /// The endpoint is again what discovery says.
     Undrain,
 }
 
@@ -99,13 +127,10 @@ impl std::fmt::Debug for ServiceState {
 }
 
 impl ServiceState {
-    /// The service without endpoints.
-    pub fn new(
-        configuration: Configuration,
-        metrics: ServiceMetrics,
-        own_zone: Option<&str>,
-        (drain, tls): (DrainInbox, Option<Arc<PodTls>>),
-    ) -> ServiceState {
+    /// Builds a service without endpoints, in a proxy that runs in `own_zone`.
+    #[must_use]
+    pub fn new(configuration: Configuration, own_zone: Option<&str>, parts: ServiceParts) -> ServiceState {
+        let ServiceParts { metrics, drain, tls, first_list } = parts;
         let table = Table::new();
         let snapshot = table.snapshot();
         let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
@@ -115,7 +140,7 @@ impl ServiceState {
             near: near(&configuration, own_zone),
             session_header: session_header(&configuration),
             tls,
-            is_awaited: true,
+            first_list,
             configuration,
             metrics: Arc::new(metrics),
             client_streams: Arc::default(),
@@ -127,12 +152,13 @@ impl ServiceState {
         }
     }
 
-    /// The same service as a new configuration wants it from now on.
+    /// Builds the same service under a new configuration, over the same endpoints and counts.
+    #[must_use]
     pub fn successor(
         &self,
         configuration: Configuration,
         own_zone: Option<&str>,
-        tls: Option<Arc<PodTls>>,
+        tls: Option<Arc<UpstreamTls>>,
     ) -> ServiceState {
         ServiceState {
             name: Arc::clone(&self.name),
@@ -140,7 +166,7 @@ impl ServiceState {
             near: near(&configuration, own_zone),
             session_header: session_header(&configuration),
             tls,
-            is_awaited: self.is_awaited,
+            first_list: self.first_list,
             configuration,
             metrics: Arc::clone(&self.metrics),
             client_streams: Arc::clone(&self.client_streams),
@@ -152,22 +178,31 @@ impl ServiceState {
         }
     }
 
-    /// Whether both are one service, under whatever configuration.
+    /// Returns whether both are one service, under whatever configuration.
+    #[must_use]
     pub fn is_same(&self, other: &ServiceState) -> bool {
         Arc::ptr_eq(&self.drain, &other.drain)
     }
 
-    /// The endpoints as of now.
+    /// Returns whether readiness waits for the first list of endpoints.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.first_list == FirstList::Awaited
+    }
+
+    /// Returns the endpoints as of now.
     pub fn view(&self) -> Guard<Arc<View>> {
         self.view.load()
     }
 
-    /// Its endpoints are told by Kubernetes.
+    /// Returns whether the endpoints are discovered in a Kubernetes cluster.
+    #[must_use]
     pub fn is_of_the_cluster(&self) -> bool {
         self.cluster_source().is_some()
     }
 
-    /// Where in the cluster its endpoints are, if they are there.
+    /// Returns the place of the service in the cluster; `None` if it is not discovered there.
+    #[must_use]
     pub fn cluster_source(&self) -> Option<&KubernetesService> {
         match &self.configuration.discovery {
             Discovery::Kubernetes(of) => Some(of),
@@ -175,7 +210,8 @@ impl ServiceState {
         }
     }
 
-    /// The file that lists its endpoints, if one does.
+    /// Returns the file that lists the endpoints; `None` if they are not in a file.
+    #[must_use]
     pub fn endpoints_file(&self) -> Option<&PathBuf> {
         match &self.configuration.discovery {
             Discovery::File(path) => Some(path),
@@ -183,24 +219,26 @@ impl ServiceState {
         }
     }
 
-    /// Keeps why discovery failed, for whoever wonders why there are no endpoints.
+    /// Records why discovery failed, for readiness and its log.
     pub fn discovery_failed(&self, reason: Arc<str>) {
         *self.discovery_failure.lock() = Some(reason);
     }
 
     /// Returns why discovery failed last; `None` if it never did.
+    #[must_use]
     pub fn discovery_failure(&self) -> Option<Arc<str>> {
         self.discovery_failure.lock().clone()
     }
 
-    /// Name of the affinity cookie, when there is one.
+    /// Returns the name of the affinity cookie; `None` if there is none.
+    #[must_use]
     pub fn cookie_name(&self) -> Option<&str> {
         self.configuration.affinity.cookie.as_ref().map(|cookie| cookie.name.as_str())
     }
 
-    /// Counts a failure of an endpoint, and ejects it when the policy says so.
+    /// Counts a failure of an endpoint, and ejects it if the policy says so.
     pub fn endpoint_failed(&self, endpoint: &Endpoint, kind: UpstreamErrorKind) {
-        self.metrics.upstream_errors.inc(kind.label());
+        self.metrics.upstream_errors.inc(kind);
         self.eject_if_due(endpoint);
     }
 
@@ -212,12 +250,12 @@ impl ServiceState {
         }
     }
 
-    /// Counts an answer that says the endpoint cannot serve (502, 503, 504), and ejects it when the policy says so.
+    /// Counts an answer that says the endpoint cannot serve (502, 503, 504), and ejects it if the policy says so.
     pub fn endpoint_unavailable(&self, endpoint: &Endpoint) {
         self.eject_if_due(endpoint);
     }
 
-    /// Counts a success, which ends a row of failures.
+    /// Counts a success, which ends a run of failures.
     pub fn endpoint_succeeded(&self, load: &Load) {
         if self.ejection.is_some() {
             load.succeeded();
@@ -226,21 +264,23 @@ impl ServiceState {
 
     /// Counts a request that nothing could serve.
     pub fn refused(&self, kind: RefusalKind) {
-        self.metrics.refusals.inc(kind.label());
+        self.metrics.refusals.inc(kind);
     }
 
-    /// How long drains of this service take.
+    /// Returns how long drains of this service take.
+    #[must_use]
     pub fn drain_times(&self) -> DrainTimes {
         let drain = &self.configuration.drain;
         DrainTimes { spread: drain.spread, timeout: drain.timeout, margin: drain.margin }
     }
 
-    /// Until when pinned clients stay on a draining endpoint, if they do.
+    /// Returns how long pinned clients stay on a draining endpoint; `None` if they do not.
+    #[must_use]
     pub fn keep(&self) -> Option<DrainTimes> {
         (self.configuration.drain.pinned == Pinned::Keep).then(|| self.drain_times())
     }
 
-    /// Drains an endpoint by hand, or takes that back. `None` when it is unknown.
+    /// Drains an endpoint by hand, or takes that back; returns the endpoint afterwards, `None` if it is unknown.
     pub fn operate(&self, id: &EndpointId, operation: Operation) -> Option<Arc<Endpoint>> {
         let mut table = self.table.lock();
         let applied = match operation {
@@ -251,9 +291,11 @@ impl ServiceState {
         self.endpoint(id)
     }
 
-    /// Makes an outcome known to everyone whom it concerns.
+    /// Publishes the outcome of an update: to readers, the log, the drain and waiting requests.
     fn publish(&self, applied: Applied) {
         log_transitions(&self.name, &applied.transitions);
+        log_refused(&self.name, &applied.refused);
+        self.metrics.discovery_refused_updates.inc_by(u64::try_from(applied.refused.len()).unwrap_or(0));
         let ring = if applied.members_changed {
             Arc::new(KetamaRing::new(applied.snapshot.endpoints()))
         } else {
@@ -264,34 +306,43 @@ impl ServiceState {
         self.queue.wake();
     }
 
-    /// An endpoint of the newest view.
+    /// Returns an endpoint of the newest view; `None` if it is not a member.
+    #[must_use]
     pub fn endpoint(&self, id: &EndpointId) -> Option<Arc<Endpoint>> {
         self.view.load().snapshot.get(id).cloned()
     }
 }
 
-/// The only one that changes a service's endpoints.
+/// The writer of a service's endpoints, owned by its discovery.
 pub struct TableWriter {
     service: Arc<ServiceState>,
 }
 
+impl std::fmt::Debug for TableWriter {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("TableWriter").field(&self.service.name).finish()
+    }
+}
+
 impl TableWriter {
-    /// There must be no other for the same service.
+    /// Builds the writer of a service; two for one service would overwrite each other's lists.
+    #[must_use]
     pub fn new(service: Arc<ServiceState>) -> TableWriter {
         TableWriter { service }
     }
 
-    /// The service written to.
+    /// Returns the service that is written to.
+    #[must_use]
     pub fn service(&self) -> &Arc<ServiceState> {
         &self.service
     }
 
-    /// Notes that the source was heard of, whether or not it said anything new.
+    /// Records a sign of life of the source, whether or not it says anything new.
     pub fn heard(&self) {
         self.service.metrics.discovery_last_event.set(clock::unix_seconds_f64());
     }
 
-    /// Applies what discovery said and publishes the outcome.
+    /// Applies an update of discovery and publishes the outcome.
     pub fn apply(&self, update: Update) {
         self.heard();
         let mut table = self.service.table.lock();
@@ -300,7 +351,7 @@ impl TableWriter {
     }
 }
 
-/// A line for each, or one for all when there are many: a cluster's first list may have ten thousand.
+/// Logs each transition, or a sum of many: the first list of a cluster may have ten thousand.
 fn log_transitions(service: &str, transitions: &[Transition]) {
     if transitions.len() <= LINES_MAX {
         return transitions.iter().for_each(|transition| log_transition(service, transition));
@@ -326,4 +377,95 @@ fn log_transition(service: &str, transition: &Transition) {
         to = transition.to.as_str(),
         "endpoint changed state"
     );
+}
+
+/// Logs each refused update, or a sum of many. A table reports each of them once, not with every list that repeats it.
+fn log_refused(service: &str, refused: &[Refused]) {
+    if refused.len() > LINES_MAX {
+        tracing::warn!(
+            service,
+            updates = refused.len(),
+            "many discovery updates refused: their endpoints terminate"
+        );
+        return;
+    }
+    for one in refused {
+        tracing::warn!(
+            service,
+            endpoint = %one.endpoint.name,
+            state = one.endpoint.phase.as_str(),
+            update = one.asked.as_str(),
+            "discovery update refused: an endpoint that terminates takes no clients again"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use podpin_config::Config;
+    use podpin_endpoints::{Condition, Observed};
+
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    fn service(metrics: &Metrics) -> Arc<ServiceState> {
+        let text = "listeners: [{name: http, address: 127.0.0.1:1}]\nadmin: {address: 127.0.0.1:2}\n\
+                    affinityKeys: ephemeral\nroutes: [{service: chat}]\n\
+                    services: {chat: {discovery: {static: []}}}\n";
+        let config = Config::parse(text, "test", Path::new("")).unwrap();
+        let parts = ServiceParts {
+            metrics: metrics.service("chat"),
+            drain: DrainInbox::new(Arc::default()),
+            tls: None,
+            first_list: FirstList::Awaited,
+        };
+        Arc::new(ServiceState::new(config.services[0].clone(), None, parts))
+    }
+
+    fn pod(condition: Condition) -> Observed {
+        Observed {
+            id: EndpointId::from_bytes([1; 16]),
+            name: "pod-a".into(),
+            uid: None,
+            address: "127.0.0.1:9".parse().unwrap(),
+            zone: None,
+            zone_hints: None,
+            node: None,
+            weight: 1,
+            condition,
+            reversible_drain: false,
+            deadline: None,
+        }
+    }
+
+    #[test]
+    fn an_update_that_cannot_be_true_is_counted_once_and_changes_nothing() {
+        let metrics = Metrics::new("0").unwrap();
+        let service = service(&metrics);
+        let writer = TableWriter::new(Arc::clone(&service));
+        writer.apply(Update::Replace(vec![pod(Condition::Draining { serving: true })]));
+        assert_eq!(service.metrics.discovery_refused_updates.get(), 0);
+        for _ in 0..3 {
+            writer.apply(Update::Replace(vec![pod(Condition::Ready)]));
+            assert_eq!(service.metrics.discovery_refused_updates.get(), 1);
+        }
+        assert_eq!(service.view().snapshot.endpoints()[0].phase, Phase::Draining);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(text.contains("podpin_discovery_refused_updates_total{service=\"chat\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn a_successor_shares_endpoints_and_counts_and_a_namesake_does_not() {
+        let metrics = Metrics::new("0").unwrap();
+        let (one, other) = (service(&metrics), service(&metrics));
+        let next = one.successor(one.configuration.clone(), Some("z"), None);
+        assert!(next.is_same(&one) && !next.is_same(&other) && next.near.is_none());
+        TableWriter::new(Arc::clone(&one)).apply(Update::Replace(vec![pod(Condition::Ready)]));
+        assert_eq!((next.view().snapshot.endpoints().len(), other.view().snapshot.endpoints().len()), (1, 0));
+        let id = next.view().snapshot.endpoints()[0].id;
+        next.operate(&id, Operation::Drain).unwrap();
+        assert_eq!(one.endpoint(&id).unwrap().phase, Phase::Draining);
+    }
 }

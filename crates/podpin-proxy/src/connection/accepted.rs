@@ -1,5 +1,6 @@
 //! An accepted connection: its client, its count, and what happens before its first request.
 
+use crate::telemetry::labels::{ConnectionProtocol, HandshakeError};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +47,7 @@ impl Connection {
     /// Counts a new connection; without a permit if `limits.connections` is reached.
     pub(crate) fn new(listener: &Arc<Listener>, peer: SocketAddr) -> Connection {
         let shared = &listener.shared;
-        let active = shared.metrics.connections_active.with_label_values(&[&*listener.name]);
+        let active = shared.metrics.listeners.connections_active.of(&listener.name);
         let permit = shared.connections.try_open(shared.current().limits.connections, active);
         Connection { listener: Arc::clone(listener), peer, requests: 0, permit }
     }
@@ -112,8 +113,7 @@ impl Connection {
         };
         if let Some(reason) = error.label() {
             tracing::debug!(peer = %self.peer, %error, "closed");
-            let errors = &shared.metrics.proxy_protocol_errors;
-            errors.with_label_values(&[&*self.listener.name, reason]).inc();
+            shared.metrics.listeners.proxy_protocol_errors.inc(&self.listener.name, reason);
         }
         None
     }
@@ -132,24 +132,24 @@ impl Connection {
             Ok(Ok((transport, is_http2))) => return Some(Secured { transport, is_http2 }),
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.peer, %error, "no TLS handshake");
-                "failed"
+                HandshakeError::Failed
             }
-            Err(_) => "timeout",
+            Err(_) => HandshakeError::Timeout,
         };
-        shared.metrics.tls_handshakes_failed.with_label_values(&[&*self.listener.name, reason]).inc();
+        shared.metrics.listeners.tls_handshakes_failed.inc(&self.listener.name, reason);
         None
     }
 
     /// Counts the connection by its protocol.
-    pub(crate) fn count_protocol(&self, protocol: &str) {
+    pub(crate) fn count_protocol(&self, protocol: ConnectionProtocol) {
         let listener = &self.listener;
-        listener.shared.metrics.connections_total.with_label_values(&[&*listener.name, protocol]).inc();
+        listener.shared.metrics.listeners.connections_total.inc(&listener.name, protocol);
     }
 
     /// Counts a request head that is refused.
     pub(crate) fn count_refused(&self, reply: ErrorReply) {
-        let code = reply.status().map_or(0, |status| status.as_u16()).to_string();
-        self.listener.shared.metrics.heads_refused.with_label_values(&[&*self.listener.name, &code]).inc();
+        let code = reply.status().map_or(0, |status| status.as_u16());
+        self.listener.shared.metrics.listeners.heads_refused.inc(&self.listener.name, code);
         tracing::debug!(peer = %self.peer, %reply, "request refused");
     }
 

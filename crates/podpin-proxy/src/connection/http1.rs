@@ -1,5 +1,6 @@
 //! The serve loop of one HTTP/1 connection, from its first byte to its end or to an event stream that takes its socket.
 
+use crate::telemetry::labels::ConnectionProtocol;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -40,7 +41,7 @@ pub(crate) async fn serve(mut connection: Connection, mut tcp: TcpStream) {
     let Some(Secured { transport, is_http2 }) = Box::pin(connection.handshake(tcp)).await else { return };
     let idle = IdleConnection { transport, ahead: BytesMut::new() };
     if is_http2 {
-        connection.count_protocol("h2");
+        connection.count_protocol(ConnectionProtocol::Http2);
         return Box::pin(http2::serve(connection, idle, None)).await;
     }
     serve_requests(connection, idle, true).await;
@@ -65,13 +66,13 @@ async fn serve_requests(mut connection: Connection, mut idle: IdleConnection, mu
             Next::Closed => return idle.transport.close(),
             Next::Refused(reply) => return refuse_head(&connection, idle.transport, reply).await,
             Next::Http2 => {
-                connection.count_protocol("h2");
+                connection.count_protocol(ConnectionProtocol::Http2);
                 return Box::pin(http2::serve(connection, idle, None)).await;
             }
             Next::Request(received) => received,
         };
         if is_first {
-            connection.count_protocol("h1");
+            connection.count_protocol(ConnectionProtocol::Http1);
         }
         // The one configuration that the request sees, from here to its end.
         let snapshot = connection.listener.shared.snapshot();

@@ -168,12 +168,7 @@ impl Http2Connection {
     fn count_cut(&self, flood: FloodKind) {
         let listener = &self.connection.listener;
         tracing::debug!(peer = %self.connection.peer, ?flood, "an HTTP/2 connection is cut");
-        listener
-            .shared
-            .metrics
-            .h2_connections_cut
-            .with_label_values(&[&*listener.name, flood.as_str()])
-            .inc();
+        listener.shared.metrics.listeners.http2_connections_cut.inc(&listener.name, flood);
     }
 
     /// Serves one request, or refuses one whose head is not `bounded`.

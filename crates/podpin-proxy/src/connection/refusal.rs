@@ -5,6 +5,7 @@
 //! there are few slots, each for a short time, and a client without one gets the 503 in one write, or over TLS, where that
 //! would cost a handshake, nothing at all.
 
+use crate::telemetry::labels::ConnectionLimit;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,8 +48,11 @@ pub(crate) fn turn_away(
 ) {
     connection.permit = None;
     let shared = Arc::clone(&connection.listener.shared);
-    let limit = if reply == ErrorReply::Connections { "connections" } else { "connections_per_client_ip" };
-    shared.metrics.connections_refused.with_label_values(&[&*connection.listener.name, limit]).inc();
+    let limit = match reply {
+        ErrorReply::Connections => ConnectionLimit::All,
+        _ => ConnectionLimit::Client,
+    };
+    shared.metrics.listeners.connections_refused.inc(&connection.listener.name, limit);
     match shared.connections.try_refuse() {
         Some(slot) => {
             let span = connection.span();

@@ -1,7 +1,7 @@
-//! Who holds how many places: streams of a client, connections of an address.
+//! Places by key: streams of a client, connections of an address.
 //!
-//! A key is known only while it holds one, so the table is never larger than what it counts. The limit comes with each
-//! question, because it may change while places are held.
+//! A key is in the table only while it holds a place, so the table is never larger than what it counts. The limit comes with
+//! each call, because it may change while places are held.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,7 +19,8 @@ impl<K> Default for KeyedLimit<K> {
 }
 
 impl<K: Eq + Hash> KeyedLimit<K> {
-    /// Takes one more place, unless `key` holds `limit` of them; whether it did.
+    /// Takes one more place, unless `key` holds `limit` of them; returns whether a place was taken.
+    #[must_use = "a place that was taken has to be given back"]
     pub fn take(&self, key: K, limit: u32) -> bool {
         let mut taken = self.0.lock();
         let count = taken.entry(key).or_default();
@@ -39,7 +40,7 @@ impl<K: Eq + Hash> KeyedLimit<K> {
         }
     }
 
-    /// How many keys hold a place.
+    /// Returns the number of keys that hold a place.
     #[cfg(test)]
     pub fn keys(&self) -> usize {
         self.0.lock().len()

@@ -6,11 +6,11 @@ use podpin_config::ProxyProtocol;
 
 use crate::net::tls::ServerTls;
 
-/// How clients of a listener are spoken to.
+/// The protocols of a listener.
 pub struct ListenerSettings {
     /// The name in the configuration.
     pub name: Arc<str>,
-    /// Whether HTTP/2 without TLS is taken.
+    /// Whether HTTP/2 without TLS is accepted.
     pub h2c: bool,
     /// The TLS of the listener; `None` if it has none.
     pub tls: Option<Arc<ServerTls>>,

@@ -1,12 +1,11 @@
-//! What the kernel is told about a client's socket as soon as it is accepted.
+//! Options of a client's socket, in force as soon as it is accepted.
 //!
-//! A client that vanishes without a word (a phone in a tunnel, a cut cable) is noticed in one of two ways. While
-//! something is sent to it, its acknowledgements are missing: the user timeout ends that, where the kernel alone would
-//! retransmit for some fifteen minutes. While nothing is sent, probes ask for them.
-
+//! A client that vanishes (a phone in a tunnel, a cut cable) is noticed in one of two ways. While something is sent to it, its
+//! acknowledgements are missing: the user timeout ends that, where the kernel alone would retransmit for some fifteen
+//! minutes. While nothing is sent, probes ask for them.
 //!
-//! The listening socket has these options, and the kernel hands them on to what is accepted, which saves six system calls a
-//! connection. Those that were in its queue when the options changed have them set one by one.
+//! The listening socket has these options, and accepted sockets inherit them from it, which saves six system calls a
+//! connection. Sockets that were in its queue when the options changed have them set one by one.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,35 +17,40 @@ use rustix::net::sockopt::{set_tcp_nodelay, set_tcp_user_timeout};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
-type Options = (Option<Duration>, Option<TcpKeepAlive>);
+/// The options of one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Options {
+    user_timeout: Option<Duration>,
+    keep_alive: Option<TcpKeepAlive>,
+}
 
-/// What the sockets that a listener accepts bring along.
+/// The options that accepted sockets inherit from their listening socket.
 #[derive(Debug, Default)]
 pub struct SocketOptions {
-    /// Set on the listening socket.
+    /// The options of the listening socket; `None` if none are set yet.
     set: Option<Options>,
-    /// Its queue was empty since.
+    /// Whether the queue was empty since, so that every socket from now on inherits them.
     is_inherited: bool,
 }
 
 impl SocketOptions {
-    /// Takes note of an attempt to accept.
+    /// Records an attempt to accept: if it is pending, the queue is empty.
     pub fn note<T>(&mut self, attempt: Poll<T>) -> Poll<T> {
         self.is_inherited |= attempt.is_pending() && self.set.is_some();
         attempt
     }
 
-    /// Sees to it that `tcp`, just accepted of `listener`, has what the limits of now say.
+    /// Applies the options of `limits` to `tcp`, which `listener` has just accepted.
     ///
     /// # Errors
-    /// When the client is gone already.
+    /// If the client is gone already.
     pub fn apply(
         &mut self,
         listener: &TcpListener,
         tcp: &TcpStream,
         limits: &ListenerLimits,
     ) -> io::Result<()> {
-        let wanted = (limits.tcp_user_timeout, limits.tcp_keep_alive);
+        let wanted = Options { user_timeout: limits.tcp_user_timeout, keep_alive: limits.tcp_keep_alive };
         if self.set != Some(wanted) {
             set(listener, wanted)?;
             *self = SocketOptions { set: Some(wanted), is_inherited: false };
@@ -55,12 +59,12 @@ impl SocketOptions {
     }
 }
 
-fn set(socket: &impl AsFd, (user_timeout, probes): Options) -> io::Result<()> {
+fn set(socket: &impl AsFd, options: Options) -> io::Result<()> {
     set_tcp_nodelay(socket, true)?;
-    // 0: as the kernel does by itself.
-    set_tcp_user_timeout(socket, user_timeout.map_or(0, millis))?;
+    // 0 is the kernel's default.
+    set_tcp_user_timeout(socket, options.user_timeout.map_or(0, millis))?;
     let socket = SockRef::from(socket);
-    let Some(probes) = probes else { return socket.set_keepalive(false) };
+    let Some(probes) = options.keep_alive else { return socket.set_keepalive(false) };
     let probes =
         TcpKeepalive::new().with_time(probes.idle).with_interval(probes.interval).with_retries(probes.count);
     socket.set_tcp_keepalive(&probes)
@@ -106,7 +110,7 @@ mod tests {
         }
     }
 
-    /// Accepts what is there, as the worker does.
+    /// Accepts a socket as the worker does.
     async fn accept(
         listener: &TcpListener,
         options: &mut SocketOptions,
@@ -125,7 +129,7 @@ mod tests {
         let mut options = SocketOptions::default();
         let mut clients = Vec::new();
         for limits in [limits(Some(1_500), Some(61)), limits(Some(900), None), limits(None, Some(30))] {
-            // Some that were in the queue before anything was known, and some that come later.
+            // Some are in the queue before the options are set, and some come later.
             for waiting in [3, 1, 1] {
                 for _ in 0..waiting {
                     clients.push(TcpStream::connect(address).await.unwrap());
@@ -134,11 +138,11 @@ mod tests {
                     assert_has(&accept(&listener, &mut options, &limits).await, &limits);
                 }
             }
-            // Nobody is there: from now on they bring along what they need.
-            let nobody = std::future::poll_fn(|context| {
+            // The queue is empty: sockets inherit the options from now on.
+            let is_empty = std::future::poll_fn(|context| {
                 Poll::Ready(options.note(listener.poll_accept(context)).is_pending())
             });
-            assert!(nobody.await && options.is_inherited);
+            assert!(is_empty.await && options.is_inherited);
             clients.push(TcpStream::connect(address).await.unwrap());
             assert_has(&accept(&listener, &mut options, &limits).await, &limits);
         }

@@ -1,7 +1,7 @@
 //! The bytes of one connection: a socket, or TLS over one.
 //!
 //! A plaintext connection costs its socket and nothing else; TLS is boxed, so that it does not make the others larger.
-//! What TLS needs beyond reading and writing is here: that its own buffer is empty, and how it says that it ends well.
+//! TLS needs more than reading and writing: whether its own buffer is empty, and the alert of a proper close.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,18 +13,21 @@ use tokio_rustls::TlsStream;
 
 use crate::net::tls::certificate;
 
-/// What a client that does not read may have waiting within TLS; one record more than that is never begun.
+/// Bytes that may wait within TLS for a client that does not read; no record is begun beyond them.
 pub const TLS_BUFFER_BYTES: usize = 16 * 1024;
 
 /// A connection to a client or to a pod.
 #[derive(Debug)]
 pub enum Transport {
+    /// A socket.
     Plain(TcpStream),
+    /// TLS over a socket.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Transport {
-    /// TLS after its handshake.
+    /// Builds the transport of a TLS connection after its handshake.
+    #[must_use]
     pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Transport {
         let mut stream = stream.into();
         match &mut stream {
@@ -34,7 +37,8 @@ impl Transport {
         Transport::Tls(Box::new(stream))
     }
 
-    /// The socket below.
+    /// Returns the socket below.
+    #[must_use]
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Transport::Plain(tcp) => tcp,
@@ -42,17 +46,21 @@ impl Transport {
         }
     }
 
+    /// Returns whether the connection is encrypted.
+    #[must_use]
     pub fn is_tls(&self) -> bool {
         matches!(self, Transport::Tls(_))
     }
 
-    /// The subject of the certificate that the other end has shown.
+    /// Returns the subject of the peer's certificate; `None` if it has shown none.
+    #[must_use]
     pub fn subject(&self) -> Option<String> {
         let Transport::Tls(stream) = self else { return None };
         stream.get_ref().1.peer_certificates()?.first().and_then(certificate::subject)
     }
 
-    /// Whether TLS holds bytes that the socket has not taken.
+    /// Returns whether TLS holds bytes that the socket has not taken.
+    #[must_use]
     pub fn holds_bytes(&self) -> bool {
         match self {
             Transport::Plain(_) => false,
@@ -60,13 +68,13 @@ impl Transport {
         }
     }
 
-    /// Closes at once; TLS says that this is the end and not an accident, when the socket takes that.
+    /// Closes at once; TLS sends its close alert if the socket takes it.
     pub fn close(self) {
         let Transport::Tls(mut stream) = self else { return };
         // One attempt: a client that takes nothing is not waited for.
         let mut context = Context::from_waker(Waker::noop());
         if let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_shutdown(&mut context) {
-            tracing::trace!(%error, "the other end was not told of the end");
+            tracing::trace!(%error, "no close alert was sent");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that a reload changes, as one immutable value: routes, services, limits, trusted proxies, keys, listeners, log.
 //!
-//! A request loads the snapshot once and keeps it, so it never sees half of a reload. What a new snapshot takes over from
-//! the one before it - endpoints, accounts, queues - is shared by the two, see [`ServiceState::successor`].
+//! A request loads the snapshot once and keeps it, so it never sees half of a reload. Endpoints, counts and queues outlive a
+//! snapshot: the next one shares them, see [`ServiceState::successor`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use podpin_config::{Cidr, ListenerLimits, Shutdown};
 
 use crate::balance::service::ServiceState;
 use crate::net::listener::ListenerSettings;
-use crate::routing::table::{Route, RouteTable};
+use crate::routing::route::Route;
+use crate::routing::table::RouteTable;
 use crate::telemetry::access_log::LogSink;
 
 /// The configuration in force, resolved.
@@ -26,11 +27,11 @@ pub struct ConfigSnapshot {
     pub services: Arc<[Arc<ServiceState>]>,
     /// Settings of the listeners, in the order in which they were bound.
     pub listeners: Arc<[Arc<ListenerSettings>]>,
-    /// Limits on what clients may cost.
+    /// Limits on connections and requests of clients.
     pub limits: ListenerLimits,
-    /// Times of the process's own end.
+    /// Times of a shutdown of the process.
     pub shutdown: Shutdown,
-    /// Peers whose word about their clients is taken.
+    /// Peers whose header fields about their clients are believed.
     pub trusted_proxies: Arc<[Cidr]>,
     /// Keys that sign and verify affinity tokens.
     pub keyring: Arc<Keyring>,

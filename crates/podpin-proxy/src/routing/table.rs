@@ -2,73 +2,20 @@
 //! prefix; then the match with the most headers, then the order of the file, as the Shared API has it.
 //!
 //! The table is built whole from the configuration and swapped whole. A look-up hashes each label of the host and each
-//! element of the path once, however many routes there are, and none beyond the longest that is configured; headers are looked at only where the path is one of
-//! a match that has some. Paths are compared as they were sent: decoding is left to the pods, so that what we route on is
-//! what they see.
+//! element of the path once, however many routes there are, and none beyond the longest that is configured; headers are
+//! looked at only if a match of the path has some. Paths are compared as they were sent: decoding is left to the endpoints,
+//! so that they see the path that was routed on.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::{HeaderMap, HeaderName};
 use podpin_config::{Host, PathMatch, RouteMatch, ValueMatch};
-
-use crate::balance::service::ServiceState;
-use crate::http::filters::RouteFilters;
 use podpin_wire::field;
 use podpin_wire::http1::request_head;
 
-/// A route with the service it leads to.
-#[derive(Debug)]
-pub struct Route {
-    pub name: Arc<str>,
-    pub service: Arc<ServiceState>,
-    pub filters: RouteFilters,
-    /// Shared with what reloads made of it, for as long as it leads to the same service.
-    pub withdrawn: Arc<AtomicBool>,
-}
+use crate::routing::route::Destination;
 
-impl Route {
-    /// A reload took it away: its streams leave.
-    pub fn is_withdrawn(&self) -> bool {
-        self.withdrawn.load(Ordering::SeqCst)
-    }
-
-    /// Whether a reload made the one of the other.
-    pub fn is_same(&self, other: &Route) -> bool {
-        self.name == other.name && self.service.is_same(&other.service)
-    }
-}
-
-/// Where the requests of a route go.
-#[derive(Clone, Debug)]
-pub enum Destination {
-    /// It has one service.
-    One(Arc<Route>),
-    /// It has several.
-    Several(Arc<[Backend]>),
-}
-
-/// One of the services of a route, and the route as it leads there.
-#[derive(Debug)]
-pub struct Backend {
-    /// Its share of new clients; with 0 it has none at all.
-    pub weight: u32,
-    pub route: Arc<Route>,
-}
-
-impl Destination {
-    /// The route as it leads to each of its services.
-    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        let (one, several) = match self {
-            Destination::One(route) => (Some(route), [].as_slice()),
-            Destination::Several(backends) => (None, &**backends),
-        };
-        one.into_iter().chain(several.iter().map(|backend| &backend.route))
-    }
-}
-
-/// Every route, ready for look-up. The value is generic only so that the property test needs no services.
+/// Every route, ready for look-up. The value is generic so that the property test needs no services.
 #[derive(Debug)]
 pub struct RouteTable<R = Destination> {
     exact_hosts: HashMap<String, Paths<R>>,
@@ -133,7 +80,7 @@ fn probe<'m, V>(map: &'m HashMap<String, V>, key: &str) -> Option<&'m V> {
     map.get(key)
 }
 
-/// What is left to compare where host and path are right. Those with the most headers come first.
+/// The header matches of a route whose host and path match. Rules with the most headers come first.
 #[derive(Debug)]
 struct Rule<R> {
     headers: Vec<(HeaderName, ValueMatch)>,
@@ -147,7 +94,7 @@ impl<R> Default for Paths<R> {
 }
 
 impl<R: Clone> RouteTable<R> {
-    /// A table of `(hosts, matches, route)`; no hosts means any. The first of two equal matches wins.
+    /// Builds a table of `(hosts, matches, route)`; no hosts means any. The first of two equal matches wins.
     pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Host], &'a [RouteMatch], R)>) -> Self {
         let mut table = RouteTable {
             exact_hosts: HashMap::new(),
@@ -173,7 +120,8 @@ impl<R: Clone> RouteTable<R> {
         table
     }
 
-    /// The route for an authority (host with or without port, any case), a path without its query, and header lines.
+    /// Returns the route for an authority (host with or without port, any case), a path without its query, and header fields;
+    /// `None` if no route matches.
     pub fn find(&self, authority: &str, path: &str, headers: &HeaderMap) -> Option<R> {
         if self.exact_hosts.is_empty() && self.wildcard_hosts.is_empty() {
             return self.any_host.find(path, headers);
@@ -196,7 +144,7 @@ impl<R: Clone> RouteTable<R> {
 impl<R: Clone> Paths<R> {
     fn add(&mut self, matches: &[RouteMatch], route: &R) {
         for RouteMatch { path, headers } in matches {
-            // The configuration has no name that is none of a header's.
+            // podpin-config refuses names that are no field names.
             let header = |one: &podpin_config::HeaderMatch| Some((one.name.parse().ok()?, one.value.clone()));
             let rule = Rule { headers: headers.iter().filter_map(header).collect(), route: route.clone() };
             let rules = match path {
@@ -223,7 +171,7 @@ fn elements(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').skip(1)
 }
 
-/// The first rule whose headers are all there.
+/// Returns the route of the first rule whose headers all match.
 fn first<R: Clone>(rules: &[Rule<R>], headers: &HeaderMap) -> Option<R> {
     let has = |(name, wanted): &(HeaderName, ValueMatch)| {
         field::value(headers, name).is_some_and(|value| wanted.matches(&value))
@@ -231,7 +179,7 @@ fn first<R: Clone>(rules: &[Rule<R>], headers: &HeaderMap) -> Option<R> {
     rules.iter().find(|rule| rule.headers.iter().all(has)).map(|rule| rule.route.clone())
 }
 
-/// The host of an authority: without port and trailing dot, in lower case.
+/// Returns the host of an authority: without port and trailing dot, in lower case.
 fn host_of(authority: &str) -> String {
     request_head::without_port(authority).trim_end_matches('.').to_ascii_lowercase()
 }
@@ -420,7 +368,7 @@ mod tests {
         }
     }
 
-    /// What the documentation says, one rule after the other, over a plain list.
+    /// The rules of the documentation, one after the other, over a plain list.
     fn reference(
         routes: &[(Option<Host>, RouteMatch)],
         (host, path): (&str, &str),

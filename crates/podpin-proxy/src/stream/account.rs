@@ -18,7 +18,7 @@ use crate::net::transport::Transport;
 use crate::shared::Shared;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::{CloseReason, DepartureKind, ReconnectOutcome, UpstreamErrorKind};
+use crate::telemetry::labels::{CloseReason, DepartureKind, Label, ReconnectOutcome, UpstreamErrorKind};
 
 /// Time that a client may take for the last events before the reset that shows a broken stream.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -167,21 +167,21 @@ impl Accounts {
         let (record, now) = (Arc::clone(&self.record), clock::now());
         let metrics = &record.route.service.metrics;
         let lost = self.shared.streams.close(&record, stream_end(record.kind, finished), now);
-        (0..lost).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost.label()));
+        (0..lost).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost));
         let lived = now.since(record.since);
         if record.kind == Kind::Stream {
-            metrics.streams_closed.inc(finished.reason.label());
+            metrics.streams_closed.inc(finished.reason);
             metrics.stream_duration.observe(lived.as_secs_f64());
             if finished.reason == CloseReason::Drain {
                 let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
-                metrics.drain_departures.inc(kind.label());
+                metrics.drain_departures.inc(kind);
             }
         } else {
             metrics.request_duration.observe(lived.as_secs_f64());
         }
         if finished.reason == CloseReason::UpstreamReset {
             let kind = if finished.protocol { UpstreamErrorKind::Protocol } else { UpstreamErrorKind::Reset };
-            metrics.upstream_errors.inc(kind.label());
+            metrics.upstream_errors.inc(kind);
         }
         if let Some(mut log) = self.log.take() {
             fill_in(&mut log, &record, finished, lived);

@@ -10,7 +10,7 @@ use crate::net::transport::Transport;
 
 /// Response body of one stream, with the bytes that the client has not taken.
 pub(crate) struct ClientWriter {
-    /// Response body; `None` once it is closed.
+    /// Response body; `None` if it is closed.
     downstream: Option<Downstream>,
     /// Framed bytes that the client has not taken.
     unsent: Vec<u8>,
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::downstream::http1::Http1Side;
-    use crate::stream::testing::connected;
+    use crate::testing::connected;
 
     async fn writer(preface: &[u8]) -> (ClientWriter, TcpStream) {
         let (client, proxy) = connected().await;

@@ -4,6 +4,7 @@
 //! is there, everything it needed is dropped and the stream goes on as a [`Relay`], detached from the connection that
 //! began it. Responses that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
 
+use crate::telemetry::labels::{OpenedStream, Resumption};
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -272,12 +273,9 @@ impl Opening<'_> {
         self.context.count(Some(&request.route), status.as_u16());
         if content.is_stream() {
             let is_resumed = self.context.head.headers.contains_key(LAST_EVENT_ID);
-            request.service().metrics.streams_opened.inc(match request.decision(Some(selected)) {
-                "pinned" => "pinned",
-                "repinned" => "repinned",
-                _ if is_resumed => "resumed",
-                _ => "new",
-            });
+            let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
+            let decision = request.decision(Some(selected));
+            request.service().metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
         }
     }
 

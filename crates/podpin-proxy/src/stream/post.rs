@@ -4,6 +4,7 @@
 //! is out of the question, and it may finish while its endpoint drains; at the end of that time `request/transfer.rs` cuts
 //! it.
 
+use crate::telemetry::labels::{OpenedStream, Resumption};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -75,11 +76,8 @@ impl PostStream {
         };
         let record = shared.streams.open(|id| opening.into_record(id));
         request.count_decision(Some(selected));
-        service.metrics.streams_opened.inc(match request.decision(Some(selected)) {
-            "pinned" => "pinned",
-            "repinned" => "repinned",
-            _ => "new",
-        });
+        let decision = request.decision(Some(selected));
+        service.metrics.streams_opened.inc(OpenedStream::of(decision, Resumption::Fresh));
         Ok(PostStream {
             accounts: Some(Accounts::new(Arc::clone(shared), Arc::clone(&record), None)),
             record,

@@ -386,9 +386,9 @@ impl Relay {
             match report.averts {
                 // The end of a stream that ends for it is counted by its account.
                 Some(Reason::UpstreamReset) => {
-                    metrics.upstream_errors.inc(UpstreamErrorKind::Reset.label());
+                    metrics.upstream_errors.inc(UpstreamErrorKind::Reset);
                 }
-                Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover.label()),
+                Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
                 _ => {}
             }
         }
@@ -438,8 +438,8 @@ mod tests {
     use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
     use crate::stream::successor::{ResumePlan, limits};
-    use crate::stream::testing::{Scene, connected, nowhere};
     use crate::telemetry::labels::CloseReason;
+    use crate::testing::{Scene, connected, nowhere};
 
     /// Relay on `a`, with the upstream's and the client's end.
     struct Line {

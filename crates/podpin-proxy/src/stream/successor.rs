@@ -17,8 +17,8 @@ use podpin_wire::http1::encode;
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::session_headers;
-use crate::net::tls::PodTls;
-use crate::routing::table::Route;
+use crate::net::tls::UpstreamTls;
+use crate::routing::route::Route;
 use crate::shared::Shared;
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
@@ -41,7 +41,7 @@ pub(crate) struct ResumePlan {
 pub(crate) struct SuccessorRequest {
     route: Arc<Route>,
     /// TLS as it is now: the stream may be older than the certificates.
-    tls: Option<Arc<PodTls>>,
+    tls: Option<Arc<UpstreamTls>>,
     session: SessionId,
     head: Vec<u8>,
     last_event_id: Vec<u8>,

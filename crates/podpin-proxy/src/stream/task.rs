@@ -11,7 +11,7 @@ use crate::stream::account::Accounts;
 use crate::stream::relay::Relay;
 use crate::stream_registry::StreamRecord;
 
-/// One detached stream. Written by hand because an async block would hold the relay twice.
+/// Detached stream. Written by hand because an async block would hold the relay twice.
 pub(crate) struct StreamTask {
     relay: Relay,
     accounts: Option<Accounts>,

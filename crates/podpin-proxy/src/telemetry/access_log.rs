@@ -1,4 +1,4 @@
-//! One JSON line for each request or stream, written when it ends.
+//! The access log: a JSON line for each request or stream, written when it ends.
 //!
 //! Lines go through a bounded queue to a thread of their own: a full disk or a stuck pipe costs lines (counted in
 //! `access_log_dropped_total`), never a stream.
@@ -14,47 +14,57 @@ use podpin_config::AccessLog as Target;
 use serde::Serialize;
 
 use crate::clock;
+use crate::telemetry::labels::AffinityDecision;
 
-/// Lines that may wait for a slow disk: about 2 MB of JSON. Full for long means that the log cannot keep up.
+/// Lines that may wait for a slow disk: about 2 MB of JSON. A queue that is full for long means that the log cannot keep up.
 const QUEUE_LINES: usize = 8192;
-/// How long the end of the process waits for a slow disk.
+/// The time that the end of the process waits for a slow disk.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// What happened to one request. Absent facts are left out of the line.
+/// A line about one request or stream. Absent facts are left out.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// When it began, RFC 3339.
+    /// The beginning of the request, RFC 3339.
     pub time: String,
     /// `request`, `upgrade` or `stream`.
     pub kind: &'static str,
+    /// The client's address; behind trusted proxies, as they say.
     pub client: Option<IpAddr>,
+    /// The request method.
     pub method: String,
+    /// The authority as the client sent it.
     pub host: String,
+    /// The request target.
     pub path: String,
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
     pub protocol: &'static str,
-    /// 0 when the client left before an answer.
+    /// The status code of the answer; 0 if the client left before.
     pub status: u16,
+    /// The route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
+    /// The service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The endpoint that served it last.
+    /// The last endpoint of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// Those that a stream went through before, by handover, in their order.
+    /// The endpoints before the last one, in the order of the handovers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub endpoints_before: Vec<String>,
-    /// `pinned`, `new`, `repinned`, `forged`, `expired`, `malformed` or `unknown_key`.
+    /// The worth of the affinity token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub affinity: Option<&'static str>,
-    /// Why a pinned client was moved.
+    pub affinity: Option<AffinityDecision>,
+    /// The reason for which a pinned client was moved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repinned: Option<&'static str>,
+    /// The session of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-    /// Why it ended: a reason of `streams_closed_total`, `complete`, `refused`, or an error.
+    /// The reason of the end: one of `streams_closed_total`, `complete`, `refused`, or an error.
     pub reason: &'static str,
+    /// The error in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Body bytes to the client.
@@ -62,21 +72,26 @@ pub struct Record {
     /// Events to the client (streams only).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<u64>,
+    /// The time from the request head to the end.
     pub duration_ms: u64,
+    /// The time from the request head to the first event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_event_ms: Option<u64>,
+    /// The time that the connection to the last endpoint took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_ms: Option<u64>,
+    /// The number of endpoints tried after the first.
     pub retries: u32,
+    /// The client's `User-Agent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
 }
 
-/// An open target of access log lines, with a thread that writes to it and ends when this is dropped.
+/// An open target of access log lines, with a thread that writes to the target and ends when this is dropped.
 #[derive(Debug)]
 pub struct LogSink(SyncSender<Entry>);
 
-/// A line that was dropped because the queue is full.
+/// The error of a line that was dropped because the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dropped;
 
@@ -112,15 +127,17 @@ impl LogSink {
     }
 }
 
-/// What the writing thread is given.
+/// An entry of the queue to the writing thread.
 enum Entry {
+    /// A line with its end.
     Line(Vec<u8>),
-    /// Everything before this is written once it is answered.
+    /// A mark that is answered when everything before it is written.
     Mark(SyncSender<()>),
 }
 
 impl Record {
-    /// A record of something that began at this moment.
+    /// Builds the record of a request or stream that began at this moment.
+    #[must_use]
     pub fn begun(kind: &'static str, at: podpin_time::Millis) -> Record {
         Record { time: clock::rfc3339(at), kind, ..Record::default() }
     }
@@ -161,8 +178,51 @@ fn drain(lines: &Receiver<Entry>, target: impl Write) {
             tracing::warn!(%error, "the access log cannot be written");
         }
         for mark in marks {
-            // Whoever asked may have given up waiting.
+            // The receiver may have given up waiting.
             let _answered = mark.try_send(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A target that keeps what is written.
+    #[derive(Clone, Default)]
+    struct Kept(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_flush_writes_every_line_with_only_the_facts_that_are_known() {
+        let kept = Kept::default();
+        let sink = start(kept.clone()).unwrap();
+        let affinity = Some(AffinityDecision::Repinned);
+        let record = Record { kind: "stream", reason: "drain", affinity, ..Record::default() };
+        sink.write(&record).unwrap();
+        sink.write(&Record { retries: 2, ..record }).unwrap();
+        sink.flush();
+        let text = String::from_utf8(kept.0.lock().clone()).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&lines[0]["affinity"], &lines[1]["retries"]), (&"repinned".into(), &2.into()));
+        assert!(lines[0].get("endpoint").is_none() && lines[0].get("session").is_none(), "{text}");
+    }
+
+    #[test]
+    fn a_target_that_is_off_has_no_sink_and_one_that_cannot_be_opened_names_its_file() {
+        assert!(LogSink::open(&Target::Off).unwrap().is_none());
+        let error = LogSink::open(&Target::File("/nonexistent/access.log".into())).unwrap_err();
+        assert!(error.to_string().starts_with("access log /nonexistent/access.log:"), "{error}");
     }
 }

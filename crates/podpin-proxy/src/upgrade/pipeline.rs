@@ -3,6 +3,8 @@
 //! Routing, attempts, header fields and replies are those of all other requests; Pingora contributes the framing, the retry
 //! loop, and the two directions once the protocol has changed.
 
+use pingora::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +64,12 @@ pub(crate) struct UpgradeRequest {
     reply: Option<ErrorReply>,
     /// Count of the request, until it is over in whatever way.
     _in_flight: InFlight,
+}
+
+/// Builds the pipeline of one worker.
+pub(crate) fn for_worker(shared: &Arc<Shared>) -> Arc<HttpProxy<Pipeline>> {
+    let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
+    Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(shared))))
 }
 
 impl Pipeline {

@@ -9,6 +9,7 @@
 //!   └── failed, rejected ◀────┘        until nothing is left to try
 //! ```
 
+use crate::telemetry::labels::RetryReason;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::affinity::wait::{await_request, await_stream};
 use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
 use crate::http::reply::ErrorReply;
-use crate::net::tls::PodTls;
+use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
 use crate::upstream::connect;
 use crate::upstream::error::{Evidence, UpstreamError};
@@ -65,7 +66,7 @@ pub(crate) struct Attempts {
 struct FailedAttempt {
     /// Reply to the client if no other endpoint can be selected.
     reply: ErrorReply,
-    reason: &'static str,
+    reason: RetryReason,
 }
 
 impl Attempts {
@@ -171,7 +172,7 @@ impl Attempts {
     pub(crate) async fn connect(
         &mut self,
         address: SocketAddr,
-        tls: Option<&PodTls>,
+        tls: Option<&UpstreamTls>,
         limit: Duration,
     ) -> Result<Transport, UpstreamError> {
         let began = clock::now();
@@ -205,7 +206,7 @@ impl Attempts {
     /// Notes that the endpoint's response does not help this request, as `answered` has counted it; returns whether
     /// another endpoint may be tried.
     pub(crate) fn rejected(&mut self, status: StatusCode) -> bool {
-        self.set_last(ErrorReply::UpstreamStatus(status.as_u16()), Some("status"))
+        self.set_last(ErrorReply::UpstreamStatus(status.as_u16()), Some(RetryReason::Status))
     }
 
     /// Counts a failure of the endpoint after its response has begun: no attempt follows.
@@ -215,14 +216,14 @@ impl Attempts {
         match error.evidence() {
             Evidence::Failure => self.service().endpoint_failed(endpoint, error.kind()),
             Evidence::Success | Evidence::Nothing => {
-                self.service().metrics.upstream_errors.inc(error.kind().label());
+                self.service().metrics.upstream_errors.inc(error.kind());
             }
         }
     }
 
     /// Counts a retry of the same endpoint on a fresh connection: the endpoint had closed the kept one.
     pub(crate) fn retry_stale(&mut self) {
-        self.count_retry("reset");
+        self.count_retry(RetryReason::Reset);
     }
 
     fn kind(&self) -> Kind {
@@ -241,7 +242,7 @@ impl Attempts {
         self.selected = Some(selected);
     }
 
-    fn set_last(&mut self, reply: ErrorReply, reason: Option<&'static str>) -> bool {
+    fn set_last(&mut self, reply: ErrorReply, reason: Option<RetryReason>) -> bool {
         self.tried.extend(self.selected.as_ref().map(|selected| selected.endpoint.id));
         self.failed.clone_from(&self.selected);
         self.last = reason.map(|reason| FailedAttempt { reply, reason });
@@ -252,7 +253,7 @@ impl Attempts {
         self.last.map_or(otherwise, |last| last.reply)
     }
 
-    fn count_retry(&mut self, reason: &'static str) {
+    fn count_retry(&mut self, reason: RetryReason) {
         self.retries += 1;
         // A handover has metrics of its own.
         if !matches!(self.purpose, Purpose::Successor { .. }) {
@@ -268,7 +269,7 @@ mod tests {
     use podpin_affinity::SessionId;
 
     use super::*;
-    use crate::stream::testing::{Scene, nowhere};
+    use crate::testing::{Scene, nowhere};
 
     const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 

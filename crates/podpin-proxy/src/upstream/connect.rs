@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::net::scratch::{self, Scratch};
-use crate::net::tls::PodTls;
+use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
 use crate::upstream::error::UpstreamError;
 
@@ -38,7 +38,7 @@ pub(crate) struct UpstreamResponse {
 /// [`UpstreamError::Connect`], [`UpstreamError::Local`], [`UpstreamError::ConnectTimeout`].
 pub(crate) async fn connect(
     address: SocketAddr,
-    tls: Option<&PodTls>,
+    tls: Option<&UpstreamTls>,
     limit: Duration,
 ) -> Result<Transport, UpstreamError> {
     let connected = async {

@@ -11,6 +11,7 @@
 //! | 502, 503, 504 to an event stream request                 | one more                    |
 //! | 502, 503, 504 to any other request                       | unchanged                   |
 
+use crate::telemetry::labels::RetryReason;
 use std::io;
 
 use http::StatusCode;
@@ -112,11 +113,11 @@ impl UpstreamError {
     }
 
     /// Returns why another endpoint may be tried, as `upstream_retries_total` spells it; `None` if none may.
-    pub(crate) fn retry_reason(&self, kind: Kind) -> Option<&'static str> {
+    pub(crate) fn retry_reason(&self, kind: Kind) -> Option<RetryReason> {
         match (self, kind) {
-            (UpstreamError::Connect(_) | UpstreamError::ConnectTimeout, _) => Some("connect"),
+            (UpstreamError::Connect(_) | UpstreamError::ConnectTimeout, _) => Some(RetryReason::Connect),
             // A GET may be sent twice (RFC 9110 section 9.2.2); another request may have had its effect.
-            (UpstreamError::Reset(_), Kind::Stream) => Some("reset"),
+            (UpstreamError::Reset(_), Kind::Stream) => Some(RetryReason::Reset),
             (UpstreamError::Reset(_), Kind::Request)
             | (UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Protocol(_), _) => {
                 None
@@ -165,8 +166,8 @@ mod tests {
 
     #[test]
     fn only_requests_that_do_no_harm_twice_are_tried_again() {
-        assert_eq!(UpstreamError::ConnectTimeout.retry_reason(Kind::Request), Some("connect"));
-        assert_eq!(reset().retry_reason(Kind::Stream), Some("reset"));
+        assert_eq!(UpstreamError::ConnectTimeout.retry_reason(Kind::Request), Some(RetryReason::Connect));
+        assert_eq!(reset().retry_reason(Kind::Stream), Some(RetryReason::Reset));
         assert_eq!(reset().retry_reason(Kind::Request), None);
         assert_eq!(UpstreamError::ResponseTimeout.retry_reason(Kind::Stream), None);
     }

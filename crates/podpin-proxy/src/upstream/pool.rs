@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::net::tls::PodTls;
+use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
 
 /// Time that a connection is kept for the next request; below the idle limits of common servers, from 60 s up.
@@ -54,8 +54,8 @@ struct Kept {
 
 impl Target {
     /// Returns the target of connections to `address`.
-    pub(crate) fn new(address: SocketAddr, tls: Option<&PodTls>) -> Target {
-        Target { address, group: tls.map_or(0, PodTls::group) }
+    pub(crate) fn new(address: SocketAddr, tls: Option<&UpstreamTls>) -> Target {
+        Target { address, group: tls.map_or(0, UpstreamTls::group) }
     }
 }
 

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::affinity::identify::ClientIdentity;
     use crate::clock;
-    use crate::stream::testing::{Scene, nowhere};
+    use crate::testing::{Scene, nowhere};
 
     fn context(scene: &Scene, authority: &str) -> RequestContext {
         let mut headers = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! One certificate with its key, out of two PEM files, checked.
+//! A certificate with its key, read from two PEM files and checked.
 
 use std::fs;
 use std::path::Path;
@@ -20,14 +20,32 @@ use crate::net::tls::error::TlsError;
 
 /// A usable certificate.
 pub struct Certificate {
+    /// The chain with its signing key.
     pub key: Arc<CertifiedKey>,
+    /// The private key.
     pub private: PrivateKeyDer<'static>,
-    /// What it is for, in lower case, wildcards included.
+    /// The names that the certificate is for, in lower case, wildcards included.
     pub dns_names: Vec<String>,
-    /// The first of them, or the file's name.
+    /// The first of the names, or that of the file if there is none.
     pub name: String,
-    /// Unix seconds.
+    /// The end of its validity in Unix seconds.
     pub not_after: i64,
+}
+
+/// The parts of a certificate that the proxy looks at.
+pub struct CertificateFacts {
+    /// The DNS names, in lower case.
+    pub dns_names: Vec<String>,
+    /// The end of its validity in Unix seconds.
+    pub not_after: i64,
+}
+
+/// Authorities of one file.
+pub struct Authorities {
+    /// The certificates as roots of trust.
+    pub roots: RootCertStore,
+    /// The certificates.
+    pub certificates: Vec<CertificateDer<'static>>,
 }
 
 /// Reads and checks a pair; `path` is its place in the configuration.
@@ -41,7 +59,7 @@ pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> R
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.map_err(|error| cert_fault(format!("not a certificate in PEM: {error}")))?;
     let Some(first) = chain.first() else { return Err(cert_fault("no certificate in it".to_owned())) };
-    let (dns_names, not_after) = facts(first).map_err(cert_fault)?;
+    let CertificateFacts { dns_names, not_after } = facts(first).map_err(cert_fault)?;
     let pem = fs::read(&pair.key_file.file).map_err(|error| key_fault(error.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|error| key_fault(format!("not a private key in PEM: {error}")))?;
@@ -57,8 +75,11 @@ pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> R
     Ok(Certificate { key: Arc::new(certified), private: key, dns_names, name, not_after })
 }
 
-/// Its DNS names, and when it expires.
-pub fn facts(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
+/// Parses a certificate.
+///
+/// # Errors
+/// Says why the bytes are no certificate.
+pub fn facts(der: &CertificateDer<'_>) -> Result<CertificateFacts, String> {
     let (_, certificate) =
         X509Certificate::from_der(der).map_err(|error| format!("not a certificate: {error}"))?;
     let alternatives = certificate.subject_alternative_name().ok().flatten();
@@ -67,10 +88,13 @@ pub fn facts(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         _ => None,
     });
-    Ok((dns_names.collect(), certificate.validity().not_after.timestamp()))
+    Ok(CertificateFacts {
+        dns_names: dns_names.collect(),
+        not_after: certificate.validity().not_after.timestamp(),
+    })
 }
 
-/// What checks the certificates of clients.
+/// Builds the verifier of client certificates.
 ///
 /// # Errors
 /// Names the file of the authorities.
@@ -80,7 +104,7 @@ pub fn verifier(
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let at_fault = |error: String| fault(path, "clientAuth.caFile", &auth.ca_file, &error);
-    let (roots, _) = authorities(path, "clientAuth.caFile", &auth.ca_file)?;
+    let roots = authorities(path, "clientAuth.caFile", &auth.ca_file)?.roots;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|error| at_fault(error.to_string()))
@@ -90,27 +114,27 @@ pub fn verifier(
 ///
 /// # Errors
 /// Names the file.
-pub fn authorities(
-    path: &str,
-    key: &str,
-    file: &FileAt,
-) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsError> {
+pub fn authorities(path: &str, key: &str, file: &FileAt) -> Result<Authorities, TlsError> {
     let at_fault = |error: String| fault(path, key, file, &error);
     let pem = fs::read(&file.file).map_err(|error| at_fault(error.to_string()))?;
-    let all: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let all = all.map_err(|error| at_fault(format!("not a certificate in PEM: {error}")))?;
-    if all.is_empty() {
+    let certificates: Result<Vec<CertificateDer<'static>>, _> =
+        CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates =
+        certificates.map_err(|error| at_fault(format!("not a certificate in PEM: {error}")))?;
+    if certificates.is_empty() {
         return Err(at_fault("no certificate in it".to_owned()));
     }
     let mut roots = RootCertStore::empty();
-    for certificate in &all {
+    for certificate in &certificates {
         roots.add(certificate.clone()).map_err(|error| at_fault(error.to_string()))?;
     }
-    Ok((roots, all))
+    Ok(Authorities { roots, certificates })
 }
 
-/// The subject of a client's certificate as RFC 4514 writes it, the most specific name first. Whatever could be taken
-/// for another part of it is escaped.
+/// Returns the subject of a client's certificate as RFC 4514 writes it, the most specific name first; `None` if it has none.
+///
+/// Letters that could be taken for the beginning of another part are escaped.
+#[must_use]
 pub fn subject(der: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let mut parts = Vec::new();
@@ -134,11 +158,31 @@ fn file_name(file: &Path) -> String {
     file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// What is wrong with one file.
+/// Returns the error of one file.
+#[must_use]
 pub fn fault(path: &str, key: &str, at: &FileAt, error: &str) -> TlsError {
     TlsError::File {
         at: at.at,
         path: format!("{path}.{key}"),
         error: format!("{}: {error}", at.file.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn facts_and_subject_of_a_certificate_are_escaped_and_in_lower_case() {
+        let mut params = CertificateParams::new(vec!["A.Example".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::OrganizationName, "a, CN=root");
+        params.distinguished_name.push(DnType::CommonName, "client");
+        let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        assert_eq!(facts(&der).unwrap().dns_names, ["a.example"]);
+        let subject = subject(&der).unwrap();
+        assert!(subject.contains(r"O=a\,\ CN\=root") && !subject.contains("CN=root"), "{subject}");
+        assert!(facts(&CertificateDer::from(vec![1, 2, 3])).is_err());
     }
 }

@@ -1,154 +1,109 @@
 //! The metrics of one service: labels resolved once, so that counting is an addition.
 
-use std::sync::Arc;
-
+use podpin_endpoints::MoveReason;
 use podpin_sse::session::{HandoverCause as Cause, Outcome};
-use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::Registry;
 
 use crate::telemetry::labels::{
-    CloseReason, DepartureKind, ReconnectOutcome, RefusalKind, UpstreamErrorKind, handover_cause,
-    handover_result,
+    AffinityDecision, CloseReason, DepartureKind, DiscoveryError, OpenedStream, ReconnectOutcome,
+    RefusalKind, RelistReason, RetryReason, UpstreamErrorKind,
 };
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::sharded::ShardedCounter;
+use crate::telemetry::metrics::family::{
+    Counters, CountersBy, CountersByPair, Family, Gauges, Histograms, Latency, Metric, PerService,
+    ReconnectGap, StreamLifetime, TimeGauges,
+};
+use crate::telemetry::metrics::sharded::ShardedFamily;
 
-impl Metrics {
-    /// The metrics of one service, labels resolved once.
-    #[expect(clippy::too_many_lines, reason = "one line a metric: a list, not a program")]
-    pub fn service(&self, name: &str) -> ServiceMetrics {
-        ServiceMetrics {
-            stream_events: self.stream_events.cell(name),
-            stream_bytes: self.stream_bytes.cell(name),
-            stream_keepalives: self.stream_keepalives.cell(name),
-            stream_duration: self.stream_duration.with_label_values(&[name]),
-            stream_first_event: self.stream_first_event.with_label_values(&[name]),
-            request_duration: self.request_duration.with_label_values(&[name]),
-            upstream_connect: self.upstream_connect.with_label_values(&[name]),
-            ejections: self.ejections.with_label_values(&[name]),
-            reconnect_gap: self.reconnect_gap.with_label_values(&[name]),
-            budget_exceeded: self.budget_exceeded.with_label_values(&[name]),
-            handover_duration: self.handover_duration.with_label_values(&[name]),
-            handover_duplicates: self.handover_duplicates.with_label_values(&[name]),
-            handovers: Handovers::new(&self.handovers, name),
-            discovery_last_event: self.discovery_last_event.with_label_values(&[name]),
-            discovery_connected: self.discovery_connected.with_label_values(&[name]),
-            streams_opened: Labelled::new(
-                &self.streams_opened,
-                name,
-                &["new", "pinned", "repinned", "resumed"],
-            ),
-            streams_closed: Labelled::new(
-                &self.streams_closed,
-                name,
-                &CloseReason::ALL.map(CloseReason::label),
-            ),
-            affinity_decisions: Labelled::new(
-                &self.affinity_decisions,
-                name,
-                &["pinned", "new", "repinned", "forged", "expired", "malformed", "unknown_key"],
-            ),
-            affinity_repins: Labelled::new(
-                &self.affinity_repins,
-                name,
-                &["draining", "gone", "unready", "ejected", "full"],
-            ),
-            upstream_retries: Labelled::new(&self.upstream_retries, name, &["connect", "reset", "status"]),
-            upstream_errors: Labelled::new(
-                &self.upstream_errors,
-                name,
-                &UpstreamErrorKind::ALL.map(UpstreamErrorKind::label),
-            ),
-            drain_departures: Labelled::new(
-                &self.drain_departures,
-                name,
-                &DepartureKind::ALL.map(DepartureKind::label),
-            ),
-            reconnects: Labelled::new(
-                &self.reconnects,
-                name,
-                &ReconnectOutcome::ALL.map(ReconnectOutcome::label),
-            ),
-            refusals: Labelled::new(&self.refusals, name, &RefusalKind::ALL.map(RefusalKind::label)),
-            discovery_relists: Labelled::new(
-                &self.discovery_relists,
-                name,
-                &["start", "expired", "error", "periodic", "malformed", "confirm"],
-            ),
-            discovery_errors: Labelled::new(
-                &self.discovery_errors,
-                name,
-                &["garbled", "missing", "malformed", "pods"],
-            ),
+/// Declares the families of all services and the handles of one in a single list, so that a metric is named once.
+macro_rules! service_metrics {
+    ($($field:ident: $family:ty = $name:literal, $help:literal;)*) => {
+        /// The families of metrics that have a `service` label.
+        pub(super) struct ServiceFamilies {
+            $(pub(super) $field: $family,)*
         }
-    }
+
+        impl ServiceFamilies {
+            /// Registers every family.
+            pub(super) fn register(registry: &Registry) -> prometheus::Result<ServiceFamilies> {
+                Ok(ServiceFamilies {
+                    $($field: {
+                        let metric = Metric { name: $name, help: $help, owner: "service" };
+                        Family::register(registry, &metric)?
+                    },)*
+                })
+            }
+
+            /// Resolves the series of one service.
+            pub(super) fn resolve(&self, service: &str) -> ServiceMetrics {
+                ServiceMetrics {
+                    $($field: self.$field.resolve(service),)*
+                }
+            }
+        }
+
+        /// The metrics of one service.
+        pub struct ServiceMetrics {
+            $(
+                #[doc = $help]
+                pub $field: <$family as PerService>::Handle,
+            )*
+        }
+    };
 }
 
-/// The counters of one family for one service. Resolved at the start, so that all of them show as 0 before they move.
-pub struct Labelled(Vec<(&'static str, IntCounter)>);
-
-impl Labelled {
-    fn new(family: &IntCounterVec, service: &str, labels: &[&'static str]) -> Labelled {
-        Labelled(labels.iter().map(|label| (*label, family.with_label_values(&[service, label]))).collect())
-    }
-
-    /// Adds one under this label; an unknown label is a bug and is not counted.
-    pub fn inc(&self, label: &'static str) {
-        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == label) {
-            counter.inc();
-        }
-    }
-}
-
-/// The counters of handovers of one service.
-pub struct Handovers(Vec<(Cause, Outcome, IntCounter)>);
-
-impl Handovers {
-    fn new(family: &IntCounterVec, service: &str) -> Handovers {
-        let outcomes = [Outcome::Ok, Outcome::Refused, Outcome::Timeout, Outcome::NoId, Outcome::Limit];
-        let counters = [Cause::Planned, Cause::Crash].into_iter().flat_map(|cause| {
-            outcomes.map(|outcome| {
-                let labels = [service, handover_cause(cause), handover_result(outcome)];
-                (cause, outcome, family.with_label_values(&labels))
-            })
-        });
-        Handovers(counters.collect())
-    }
-
-    /// Counts one with its final result.
-    pub fn inc(&self, cause: Cause, outcome: Outcome) {
-        let wanted = |counter: &&(Cause, Outcome, IntCounter)| (counter.0, counter.1) == (cause, outcome);
-        if let Some((_, _, counter)) = self.0.iter().find(wanted) {
-            counter.inc();
-        }
-    }
-}
-
-/// The metrics of one service.
-pub struct ServiceMetrics {
-    pub stream_events: Arc<ShardedCounter>,
-    pub stream_bytes: Arc<ShardedCounter>,
-    pub stream_keepalives: Arc<ShardedCounter>,
-    pub stream_duration: Histogram,
-    pub stream_first_event: Histogram,
-    pub request_duration: Histogram,
-    pub upstream_connect: Histogram,
-    pub ejections: IntCounter,
-    pub reconnect_gap: Histogram,
-    pub budget_exceeded: IntCounter,
-    pub drain_departures: Labelled,
-    pub handovers: Handovers,
-    pub handover_duration: Histogram,
-    pub handover_duplicates: IntCounter,
-    pub reconnects: Labelled,
-    pub discovery_last_event: Gauge,
-    pub discovery_connected: IntGauge,
-    pub streams_opened: Labelled,
-    pub streams_closed: Labelled,
-    pub affinity_decisions: Labelled,
-    pub affinity_repins: Labelled,
-    pub upstream_retries: Labelled,
-    pub upstream_errors: Labelled,
-    pub refusals: Labelled,
-    pub discovery_relists: Labelled,
-    pub discovery_errors: Labelled,
+service_metrics! {
+    request_duration: Histograms<Latency> = "request_duration_seconds",
+        "Time from the request head to the end of the response; event streams are not in it.";
+    streams_opened: CountersBy<OpenedStream> = "streams_opened_total",
+        "Event streams begun, by what the client had: new, pinned, repinned, or resumed (Last-Event-ID without a valid token).";
+    streams_closed: CountersBy<CloseReason> = "streams_closed_total",
+        "Event streams ended, by reason.";
+    stream_duration: Histograms<StreamLifetime> = "stream_duration_seconds",
+        "How long event streams lived.";
+    stream_first_event: Histograms<Latency> = "stream_first_event_seconds",
+        "Time from the request head to the first event to the client.";
+    stream_events: ShardedFamily = "stream_events_total",
+        "Events forwarded to clients.";
+    stream_bytes: ShardedFamily = "stream_bytes_total",
+        "Body bytes of event streams forwarded to clients.";
+    stream_keepalives: ShardedFamily = "stream_keepalives_total",
+        "Keep-alive comments written into silence.";
+    affinity_decisions: CountersBy<AffinityDecision> = "affinity_decisions_total",
+        "What the affinity token of a request was worth.";
+    affinity_repins: CountersBy<MoveReason> = "affinity_repins_total",
+        "Pinned clients moved to another endpoint, by what was wrong with theirs.";
+    upstream_connect: Histograms<Latency> = "upstream_connect_seconds",
+        "Time to connect to an endpoint.";
+    upstream_retries: CountersBy<RetryReason> = "upstream_retries_total",
+        "Requests tried again on another endpoint, by what failed.";
+    upstream_errors: CountersBy<UpstreamErrorKind> = "upstream_errors_total",
+        "Failures of endpoints: connect, timeout, reset, protocol.";
+    refusals: CountersBy<RefusalKind> = "refusals_total",
+        "Requests that nothing could serve, by what was missing.";
+    ejections: Counters = "endpoint_ejections_total",
+        "Endpoints taken out for a while after consecutive failures.";
+    discovery_errors: CountersBy<DiscoveryError> = "discovery_errors_total",
+        "What discovery could not use (garbled, missing, malformed, pods); the last good endpoints were kept.";
+    discovery_refused_updates: Counters = "discovery_refused_updates_total",
+        "Updates of discovery that cannot be true and were refused: a terminating endpoint that is said to be ready again.";
+    discovery_last_event: TimeGauges = "discovery_last_event_timestamp_seconds",
+        "When discovery last said something about the service, Unix seconds.";
+    discovery_connected: Gauges = "discovery_connected",
+        "1 while the source of the service's endpoints can be read.";
+    discovery_relists: CountersBy<RelistReason> = "discovery_relists_total",
+        "Whole lists asked of the Kubernetes API server, by why.";
+    drain_departures: CountersBy<DepartureKind> = "drain_departures_total",
+        "Event streams that left an endpoint because it drained: polite (retry: and a clean end between two events) or forced (cut at the deadline).";
+    reconnects: CountersBy<ReconnectOutcome> = "reconnects_total",
+        "Clients whose stream was ended or broken: returned within drain.returnWindow, or lost.";
+    reconnect_gap: Histograms<ReconnectGap> = "reconnect_gap_seconds",
+        "How long clients that returned were without their stream.";
+    budget_exceeded: Counters = "disconnect_budget_exceeded_total",
+        "Disconnects beyond drain.budget, because a deadline left no time for it.";
+    handovers: CountersByPair<Cause, Outcome> = "handovers_total",
+        "Streams that were to go on at another pod, by cause (planned: theirs leaves; crash: it died) and final result.";
+    handover_duration: Histograms<Latency> = "handover_seconds",
+        "Time from the beginning of a handover to its result; when it is planned, events flow meanwhile.";
+    handover_duplicates: Counters = "handover_duplicates_dropped_total",
+        "Events that a successor replayed although the client had them, and that were dropped.";
 }

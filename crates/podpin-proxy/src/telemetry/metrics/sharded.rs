@@ -1,4 +1,4 @@
-//! Counters that every worker adds to for each event, without fighting for a cache line.
+//! Counters that every worker adds to for each event, without contending for a cache line.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, Opts};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
-/// Power of two; more workers than this share cells, which only costs speed.
+use crate::telemetry::metrics::family::{Family, Metric, PerService, registered};
+
+/// The number of shards. Workers beyond it share cells, which only costs speed.
 const SHARDS: usize = 16;
 
 /// A counter that workers add to without sharing a cache line.
@@ -22,7 +24,7 @@ pub struct ShardedCounter {
 struct Shard(AtomicU64);
 
 impl ShardedCounter {
-    /// Adds in the calling thread's own cell.
+    /// Adds `amount` in the calling thread's own shard.
     pub fn add(&self, amount: u64) {
         if let Some(shard) = self.shards.get(shard_of_thread()) {
             shard.0.fetch_add(amount, Ordering::Relaxed);
@@ -42,28 +44,36 @@ fn shard_of_thread() -> usize {
     SHARD.with(|shard| *shard)
 }
 
-/// What is exported of a service, and what it is read from.
-type Cell = (IntCounter, Arc<ShardedCounter>);
+/// The counter of one service.
+struct Cell {
+    /// The sum at the last scrape.
+    exported: IntCounter,
+    counter: Arc<ShardedCounter>,
+}
 
-/// Sharded counters of one name, one for each service, as Prometheus wants them.
+/// Sharded counters, one for each service, summed up when Prometheus scrapes.
 #[derive(Clone)]
-pub(super) struct ShardedFamily {
+pub struct ShardedFamily {
     vec: IntCounterVec,
     cells: Arc<parking_lot::Mutex<BTreeMap<String, Cell>>>,
 }
 
-impl ShardedFamily {
-    pub(super) fn new(name: &str, help: &str) -> prometheus::Result<ShardedFamily> {
-        let vec = IntCounterVec::new(Opts::new(format!("podpin_{name}"), help), &["service"])?;
-        Ok(ShardedFamily { vec, cells: Arc::default() })
+impl Family for ShardedFamily {
+    fn register(registry: &Registry, metric: &Metric) -> prometheus::Result<ShardedFamily> {
+        let vec = IntCounterVec::new(Opts::new(metric.full_name(), metric.help), &[metric.owner])?;
+        registered(registry, Ok(ShardedFamily { vec, cells: Arc::default() }))
     }
+}
 
-    pub(super) fn cell(&self, service: &str) -> Arc<ShardedCounter> {
+impl PerService for ShardedFamily {
+    type Handle = Arc<ShardedCounter>;
+
+    fn resolve(&self, service: &str) -> Arc<ShardedCounter> {
         let mut cells = self.cells.lock();
         // A service that reloads take away and bring again goes on counting.
-        let new = || (self.vec.with_label_values(&[service]), Arc::default());
-        let (_, cell) = cells.entry(service.to_owned()).or_insert_with(new);
-        Arc::clone(cell)
+        let new = || Cell { exported: self.vec.with_label_values(&[service]), counter: Arc::default() };
+        let cell = cells.entry(service.to_owned()).or_insert_with(new);
+        Arc::clone(&cell.counter)
     }
 }
 
@@ -73,8 +83,8 @@ impl Collector for ShardedFamily {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        for (exported, cell) in self.cells.lock().values() {
-            exported.inc_by(cell.sum().saturating_sub(exported.get()));
+        for cell in self.cells.lock().values() {
+            cell.exported.inc_by(cell.counter.sum().saturating_sub(cell.exported.get()));
         }
         self.vec.collect()
     }

@@ -1,7 +1,7 @@
-//! TLS towards the pods of a service: whom to trust, by which name, and what to show.
+//! TLS towards the endpoints of a service: the authorities to trust, the name to verify, the certificate to show.
 //!
-//! Read and checked at the start, and again when a file changes. Event streams shake hands here; Pingora does for ordinary requests and health checks
-//! and is told the same.
+//! The files are read and checked at the start, and again when one changes. Our own connections shake hands here; Pingora's
+//! (upgrades, health checks) are given the same settings.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,71 +27,114 @@ use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::error::TlsError;
 use crate::net::transport::Transport;
 
-/// The TLS to the pods of one service.
-pub struct PodTls {
+/// The TLS to the endpoints of one service.
+pub struct UpstreamTls {
     config: Arc<ClientConfig>,
-    /// `None`: the pod's address, unchecked.
-    name: Option<(String, ServerName<'static>)>,
+    /// The name to verify; `None` if the endpoint's address is sent, unverified.
+    name: Option<UpstreamName>,
     verify: bool,
-    /// For Pingora; `None`: what the system trusts.
+    /// The authorities as Pingora has them; `None` if those of the system are trusted.
     authorities: Option<Arc<CaType>>,
+    /// Our certificate as Pingora has it.
     shown: Option<Arc<CertKey>>,
-    /// Tells its connections from those of services that trust others, among those that are kept.
+    /// The number that keeps idle connections apart from those of services that trust others.
     group: u64,
-    /// Of what the files held.
+    /// A digest of the files' contents.
     digest: u64,
 }
 
-/// The next `group`: no two are alike, whatever reloads bring.
+/// A server name, as text and parsed.
+struct UpstreamName {
+    text: String,
+    parsed: ServerName<'static>,
+}
+
+/// The certificates that verify an endpoint, for rustls and for Pingora.
+struct Trusted {
+    roots: RootCertStore,
+    /// `None` if those of the system are trusted.
+    authorities: Option<Arc<CaType>>,
+}
+
+/// The place of a service's TLS in the configuration, for errors.
+struct Place<'a> {
+    path: &'a str,
+    files: &'a Files,
+}
+
+impl Place<'_> {
+    /// Returns the error that names a key below the place, such as `.caFile`.
+    fn fault(&self, key: &str, error: impl Into<String>) -> TlsError {
+        TlsError::File { at: self.files.at, path: format!("{}{key}", self.path), error: error.into() }
+    }
+}
+
+impl std::fmt::Debug for UpstreamTls {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("UpstreamTls").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+/// The next `group`; none is used twice, whatever reloads bring.
 static GROUPS: AtomicU64 = AtomicU64::new(1);
 
-impl PodTls {
-    /// Reads the files of a service, if it has TLS.
+impl UpstreamTls {
+    /// Reads the files of a service; returns `None` if it has no TLS.
     ///
     /// # Errors
     /// Names the first file that cannot be used.
-    pub fn load(service: &Service) -> Result<Option<Arc<PodTls>>, TlsError> {
+    pub fn load(service: &Service) -> Result<Option<Arc<UpstreamTls>>, TlsError> {
         let Some(files) = &service.tls else { return Ok(None) };
         let path = format!("services.{}.tls", service.name);
         let (group, digest) = (GROUPS.fetch_add(1, Ordering::Relaxed), digest(files));
         let provider = Arc::new(ring::default_provider());
-        let name = files.server_name.as_ref().map(|name| server_name(&path, files, name)).transpose()?;
-        let (roots, authorities) = trusted(&path, files)?;
+        let place = Place { path: &path, files };
+        let name = files.server_name.as_ref().map(|name| server_name(&place, name)).transpose()?;
+        let Trusted { roots, authorities } = trusted(&place)?;
         let pair = files.certificate.as_ref();
         let pair = pair.map(|pair| certificate::read(&path, pair, &provider)).transpose()?;
-        let shown = pair.as_ref().map(|pair| cert_key(&path, files, pair)).transpose()?;
-        let config = client_config(&path, files, (roots, pair), provider)?;
-        let (config, shown) = (Arc::new(config), shown.map(Arc::new));
-        Ok(Some(Arc::new(PodTls { config, name, verify: files.verify, authorities, shown, group, digest })))
+        let shown = pair.as_ref().map(|pair| cert_key(&place, pair)).transpose()?.map(Arc::new);
+        let config = Arc::new(client_config(&place, roots, pair, provider)?);
+        Ok(Some(Arc::new(UpstreamTls {
+            config,
+            name,
+            verify: files.verify,
+            authorities,
+            shown,
+            group,
+            digest,
+        })))
     }
 
-    /// Whether the files still hold what was read from them.
+    /// Returns whether the files still have the contents that were read.
+    #[must_use]
     pub fn is_current(&self, files: &Files) -> bool {
         digest(files) == self.digest
     }
 
-    /// Tells connections that trust the same from others.
+    /// Returns the number of the group within which idle connections may be reused.
+    #[must_use]
     pub fn group(&self) -> u64 {
         self.group
     }
 
-    /// The handshake.
+    /// Performs the handshake.
     ///
     /// # Errors
-    /// When the pod leaves, speaks no TLS, or is not who it should be.
+    /// If the endpoint closes, speaks no TLS, or does not verify.
     pub async fn connect(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Transport> {
         let name = match &self.name {
-            Some((_, name)) => name.clone(),
+            Some(name) => name.parsed.clone(),
             None => ServerName::from(address.ip()),
         };
         let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await?;
         Ok(Transport::tls(stream))
     }
 
-    /// Tells Pingora; `otherwise` is the name when there is none to check.
+    /// Gives a peer of Pingora the same settings; `otherwise` is the name to send if there is none to verify.
     pub fn apply(&self, peer: &mut HttpPeer, otherwise: String) {
-        // Without a name Pingora checks nothing; the configuration has one wherever anything is checked.
-        peer.sni = self.name.as_ref().map_or(otherwise, |(name, _)| name.clone());
+        // Without a name Pingora verifies nothing; podpin-config requires one wherever `verify` is on.
+        peer.sni = self.name.as_ref().map_or(otherwise, |name| name.text.clone());
         peer.options.verify_cert = self.verify;
         peer.options.verify_hostname = self.verify;
         peer.options.ca.clone_from(&self.authorities);
@@ -100,79 +143,70 @@ impl PodTls {
     }
 }
 
-/// The files that a service's TLS is read from.
+/// Returns the files that a service's TLS is read from.
 pub fn files(tls: &Files) -> impl Iterator<Item = &PathBuf> {
     let pair = tls.certificate.iter().flat_map(|pair| [&pair.cert_file, &pair.key_file]);
     tls.ca_file.iter().chain(pair).map(|file| &file.file)
 }
 
-/// Of all that is in the files, in their order.
+/// Returns a digest of the contents of all files, in their order.
 fn digest(tls: &Files) -> u64 {
     let mut hasher = DefaultHasher::new();
-    // A file that cannot be read is told of by whoever needs what is in it.
+    // A file that cannot be read is an error where its contents are needed.
     files(tls).for_each(|file| fs::read(file).ok().hash(&mut hasher));
     hasher.finish()
 }
 
-fn fault(path: &str, files: &Files, key: &str, error: impl Into<String>) -> TlsError {
-    TlsError::File { at: files.at, path: format!("{path}{key}"), error: error.into() }
-}
-
-fn server_name(path: &str, files: &Files, name: &str) -> Result<(String, ServerName<'static>), TlsError> {
+fn server_name(place: &Place<'_>, name: &str) -> Result<UpstreamName, TlsError> {
     let parsed = ServerName::try_from(name.to_owned());
-    let parsed = parsed.map_err(|error| fault(path, files, ".serverName", format!("{name}: {error}")))?;
-    Ok((name.to_owned(), parsed))
+    let parsed = parsed.map_err(|error| place.fault(".serverName", format!("{name}: {error}")))?;
+    Ok(UpstreamName { text: name.to_owned(), parsed })
 }
 
-/// The authorities, for us and for Pingora.
-fn trusted(path: &str, files: &Files) -> Result<(RootCertStore, Option<Arc<CaType>>), TlsError> {
-    let Some(file) = &files.ca_file else {
+fn trusted(place: &Place<'_>) -> Result<Trusted, TlsError> {
+    let Some(file) = &place.files.ca_file else {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
-            return Err(fault(
-                path,
-                files,
-                ".caFile",
-                "missing, and this system has no authorities of its own",
-            ));
+            return Err(place.fault(".caFile", "missing, and this system has no authorities of its own"));
         }
-        return Ok((roots, None));
+        return Ok(Trusted { roots, authorities: None });
     };
-    let (roots, certificates) = certificate::authorities(path, "caFile", file)?;
+    let certificate::Authorities { roots, certificates } =
+        certificate::authorities(place.path, "caFile", file)?;
     let mut wrapped = Vec::with_capacity(certificates.len());
     for der in certificates {
-        // Pingora's own reading of it would panic.
-        certificate::facts(&der).map_err(|error| certificate::fault(path, "caFile", file, &error))?;
+        // Pingora's own parser panics on a malformed certificate.
+        certificate::facts(&der).map_err(|error| certificate::fault(place.path, "caFile", file, &error))?;
         wrapped.push(WrappedX509::new(der.to_vec(), parse_x509));
     }
-    Ok((roots, Some(Arc::from(wrapped))))
+    Ok(Trusted { roots, authorities: Some(Arc::from(wrapped)) })
 }
 
-/// Our certificate, for Pingora.
-fn cert_key(path: &str, files: &Files, pair: &Certificate) -> Result<CertKey, TlsError> {
+/// Returns our certificate as Pingora has it.
+fn cert_key(place: &Place<'_>, pair: &Certificate) -> Result<CertKey, TlsError> {
     let key = pair.private.secret_der().to_vec();
-    PrivateKeyDer::try_from(key.as_slice()).map_err(|error| fault(path, files, ".keyFile", error))?;
+    PrivateKeyDer::try_from(key.as_slice()).map_err(|error| place.fault(".keyFile", error))?;
     for der in &pair.key.cert {
-        certificate::facts(der).map_err(|error| fault(path, files, ".certFile", error))?;
+        certificate::facts(der).map_err(|error| place.fault(".certFile", error))?;
     }
     let chain = pair.key.cert.iter().map(|der| der.to_vec()).collect();
     Ok(CertKey::new(chain, key))
 }
 
 fn client_config(
-    path: &str,
-    files: &Files,
-    (roots, pair): (RootCertStore, Option<Certificate>),
+    place: &Place<'_>,
+    roots: RootCertStore,
+    pair: Option<Certificate>,
     provider: Arc<CryptoProvider>,
 ) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
-        .map_err(|error| fault(path, files, "", error.to_string()))?;
-    let builder = if files.verify {
+        .map_err(|error| place.fault("", error.to_string()))?;
+    let builder = if place.files.verify {
         builder.with_root_certificates(roots)
     } else {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     };
     let mut config = match pair {
         None => builder.with_no_client_auth(),
@@ -182,11 +216,11 @@ fn client_config(
     Ok(config)
 }
 
-/// `verify: false`: any certificate of any name. That the pod has its key is checked.
+/// The verifier of `verify: false`: any certificate of any name. The endpoint still has to prove that it has the key.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

@@ -12,11 +12,12 @@ use podpin_drain::{DrainController, DrainMember, DrainPolicy, DrainState, Mobili
 use podpin_endpoints::{Condition, DrainTimes, EndpointId, Observed, Update};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::balance::service::{Kind, Operation, ServiceState, TableWriter};
+use crate::balance::service::{FirstList, Kind, Operation, ServiceParts, ServiceState, TableWriter};
 use crate::clock;
 use crate::http::filters::RouteFilters;
+use crate::routing::route::Route;
 use crate::routing::snapshot::ConfigSnapshot;
-use crate::routing::table::{Route, RouteTable};
+use crate::routing::table::RouteTable;
 use crate::shared::Shared;
 use crate::stream_registry::{Opening, StreamRecord, StreamRegistry};
 use crate::telemetry::metrics::Metrics;
@@ -45,8 +46,14 @@ impl Scene {
                     drain: {handover: lastEventId}\n";
         let config = Config::parse(text, "test", Path::new("")).unwrap();
         let (registry, metrics) = (Arc::new(StreamRegistry::new()), Metrics::new("0").unwrap());
-        let (settings, parts) = (config.services[0].clone(), (registry.inbox(), None));
-        let service = Arc::new(ServiceState::new(settings, metrics.service("chat"), None, parts));
+        let settings = config.services[0].clone();
+        let parts = ServiceParts {
+            metrics: metrics.service("chat"),
+            drain: registry.inbox(),
+            tls: None,
+            first_list: FirstList::Awaited,
+        };
+        let service = Arc::new(ServiceState::new(settings, None, parts));
         let observed = endpoints.iter().map(|(name, address)| observed(name, *address)).collect();
         TableWriter::new(Arc::clone(&service)).apply(Update::Replace(observed));
         let policy = DrainPolicy::of(&service.configuration);
@@ -76,6 +83,12 @@ impl Scene {
     /// Begins to drain an endpoint, or takes that back.
     pub(crate) fn operate(&self, endpoint: &str, operation: Operation) {
         self.route.service.operate(&EndpointId::of_pod(endpoint, 80), operation).unwrap();
+    }
+
+    /// Removes an endpoint from the list.
+    pub(crate) fn remove(&self, endpoint: &str) {
+        let table = TableWriter::new(Arc::clone(&self.route.service));
+        table.apply(Update::Remove(vec![EndpointId::of_pod(endpoint, 80)]));
     }
 
     /// Turns the drains until this stream has its moment to leave.

@@ -1,0 +1,138 @@
+//! Endpoints and streams as the admin API shows them: plain values, made from state.
+
+use std::sync::atomic::Ordering;
+
+use podpin_endpoints::{Endpoint, Phase, Snapshot};
+use podpin_proxy::balance::service::ServiceState;
+use podpin_proxy::clock;
+use podpin_proxy::stream_registry::StreamRecord;
+use podpin_proxy::telemetry::labels::StreamState;
+use podpin_time::Millis;
+use serde::Serialize;
+
+/// An endpoint as the admin API shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EndpointView {
+    pub(super) name: String,
+    uid: Option<String>,
+    pub(super) address: String,
+    pub(super) state: &'static str,
+    pub(super) ejected: bool,
+    pub(super) since: String,
+    /// The time at which its pod will be killed; `None` if it does not terminate or the time is unknown.
+    deadline: Option<String>,
+    zone: Option<String>,
+    node: Option<String>,
+    weight: u32,
+    pub(super) streams: u32,
+}
+
+impl EndpointView {
+    /// Builds the view of an endpoint of `snapshot` at `now`.
+    pub(super) fn new(snapshot: &Snapshot, endpoint: &Endpoint, now: Millis) -> EndpointView {
+        EndpointView {
+            name: endpoint.name.to_string(),
+            uid: endpoint.uid.as_deref().map(str::to_owned),
+            address: endpoint.address.to_string(),
+            state: endpoint.phase.as_str(),
+            ejected: is_ejected(snapshot, endpoint, now),
+            since: clock::rfc3339(endpoint.phase_since),
+            deadline: endpoint.deadline.map(clock::rfc3339),
+            zone: endpoint.zone.as_deref().map(str::to_owned),
+            node: endpoint.node.as_deref().map(str::to_owned),
+            weight: endpoint.weight,
+            streams: endpoint.load.open_streams(),
+        }
+    }
+
+    /// Returns the endpoints of a service, in the order of its list.
+    pub(super) fn all(service: &ServiceState, now: Millis) -> Vec<EndpointView> {
+        let view = service.view();
+        let endpoints = view.snapshot.endpoints().iter();
+        endpoints.map(|endpoint| EndpointView::new(&view.snapshot, endpoint, now)).collect()
+    }
+}
+
+/// Returns whether picking leaves an endpoint out because of failures; if too many failed, it leaves none out.
+pub(super) fn is_ejected(snapshot: &Snapshot, endpoint: &Endpoint, now: Millis) -> bool {
+    endpoint.load.is_ejected(now) && snapshot.honours_ejection(now)
+}
+
+/// Returns the state of streams whose endpoint is in this phase.
+pub(super) fn stream_state(phase: Phase) -> StreamState {
+    match phase {
+        Phase::Ready | Phase::NotReady => StreamState::Active,
+        Phase::Draining | Phase::Gone => StreamState::Draining,
+    }
+}
+
+/// Returns the state of a stream.
+pub(super) fn state_of(record: &StreamRecord) -> StreamState {
+    let service = &record.route.service;
+    stream_state(service.endpoint(&record.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase))
+}
+
+/// A stream as the admin API shows it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StreamView {
+    id: u64,
+    service: String,
+    endpoint: String,
+    route: String,
+    client: String,
+    since: String,
+    events: u64,
+    bytes: u64,
+    last_event_id: Option<String>,
+    handovers: usize,
+    state: StreamState,
+}
+
+impl StreamView {
+    /// Builds the view of an open stream.
+    pub(super) fn new(record: &StreamRecord) -> StreamView {
+        let id = record.last_event_id();
+        StreamView {
+            id: record.id,
+            service: record.route.service.name.to_string(),
+            endpoint: record.endpoint().name.to_string(),
+            route: record.route.name.to_string(),
+            client: record.client.to_string(),
+            since: clock::rfc3339(record.since),
+            events: record.events.load(Ordering::Relaxed),
+            bytes: record.bytes.load(Ordering::Relaxed),
+            last_event_id: (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned()),
+            handovers: record.handovers(),
+            state: state_of(record),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn an_endpoint_shows_its_state_under_the_names_of_the_api() {
+        let shared = fixture::started(&fixture::config(
+            "{a: {discovery: {static: [{name: p, address: \"127.0.0.1:9\", weight: 3}]}}}",
+        ));
+        let views = EndpointView::all(&shared.snapshot().services[0], clock::now());
+        let json = serde_json::to_value(&views).unwrap();
+        assert_eq!(
+            (&json[0]["name"], &json[0]["address"], &json[0]["state"], &json[0]["weight"]),
+            (&"p".into(), &"127.0.0.1:9".into(), &"ready".into(), &3.into())
+        );
+        assert_eq!((&json[0]["ejected"], &json[0]["streams"]), (&false.into(), &0.into()));
+    }
+
+    #[test]
+    fn streams_of_endpoints_that_leave_are_draining() {
+        let states = [Phase::Ready, Phase::NotReady, Phase::Draining, Phase::Gone].map(stream_state);
+        use StreamState::{Active, Draining};
+        assert_eq!(states, [Active, Active, Draining, Draining]);
+    }
+}

@@ -1,0 +1,315 @@
+//! TLS of a listener: certificates from files, the right one for each name, read again when the files change.
+//!
+//! The whole TLS of a listener is one snapshot, built and checked before it is used: a file that is missing, a malformed
+//! certificate, a key of another certificate keep the one before in use. Connections keep the TLS that they began with.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use podpin_config::{Listener, ListenerTls, TlsVersion};
+use rustls::crypto::ring;
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, version};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::net::tls::certificate::{self, Certificate};
+use crate::net::tls::error::TlsError;
+use crate::net::transport::Transport;
+use crate::telemetry::metrics::Metrics;
+
+/// Protocols for ALPN (RFC 7301), the preferred one first.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The TLS of one listener.
+pub struct ServerTls {
+    /// The place in the configuration, for messages: `listeners[0].tls`.
+    path: String,
+    files: ListenerTls,
+    /// Lives as long as the process, so that a client that returns is spared a full handshake after a reload, too.
+    tickets: Arc<dyn ProducesTickets>,
+    inner: ArcSwap<ServerConfig>,
+    /// The names under which metrics show the certificates in use.
+    names: Mutex<Vec<String>>,
+}
+
+/// A configuration of rustls with the certificates in it.
+struct Built {
+    config: ServerConfig,
+    certificates: Vec<Certificate>,
+}
+
+impl ServerTls {
+    /// Returns the place of this TLS in the configuration, for messages.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Performs the handshake; returns whether the client chose HTTP/2.
+    ///
+    /// # Errors
+    /// If the client leaves, speaks no TLS, or none that is accepted; an alert has been sent then.
+    pub async fn accept(&self, tcp: TcpStream) -> io::Result<(Transport, bool)> {
+        let stream = TlsAcceptor::from(self.inner.load_full()).accept(tcp).await?;
+        let is_h2 = stream.get_ref().1.alpn_protocol() == ALPN.first().copied();
+        Ok((Transport::tls(stream), is_h2))
+    }
+
+    /// Returns the files that this TLS is read from.
+    pub fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let pairs = self.files.certificates.iter();
+        let pairs = pairs.flat_map(|pair| [pair.cert_file.file.clone(), pair.key_file.file.clone()]);
+        let authorities = self.files.client_auth.iter().map(|auth| auth.ca_file.file.clone());
+        pairs.chain(authorities)
+    }
+
+    /// Removes the certificates from the metrics: the TLS is no longer in use. Those that `next` has, too, stay.
+    pub fn forget(&self, next: &[Arc<ServerTls>], metrics: &Metrics) {
+        let others = next.iter().filter(|one| !std::ptr::eq(&***one, self));
+        let kept: Vec<String> = others.flat_map(|one| one.names.lock().clone()).collect();
+        for gone in self.names.lock().drain(..).filter(|name| !kept.contains(name)) {
+            metrics.certificates.not_after.remove(&gone);
+        }
+    }
+
+    /// Reads the files again; the TLS before stays in use if one of them cannot be used.
+    ///
+    /// # Errors
+    /// Names the first file that cannot be used.
+    pub fn reload(&self, metrics: &Metrics) -> Result<(), TlsError> {
+        let Built { config, certificates } = build(&self.path, &self.files, &self.tickets)?;
+        self.inner.store(Arc::new(config));
+        self.show(&certificates, metrics);
+        Ok(())
+    }
+
+    /// Shows the certificates in use in the metrics, and no others of this listener.
+    fn show(&self, certificates: &[Certificate], metrics: &Metrics) {
+        let mut names = self.names.lock();
+        let new: Vec<String> = certificates.iter().map(|one| one.name.clone()).collect();
+        for gone in names.iter().filter(|name| !new.contains(name)) {
+            metrics.certificates.not_after.remove(gone);
+        }
+        for certificate in certificates {
+            metrics.certificates.not_after.set(&certificate.name, certificate.not_after);
+        }
+        *names = new;
+    }
+}
+
+/// The TLS of one listener with certificates that are not shown in the metrics until it is in use.
+pub struct LoadedTls {
+    tls: Arc<ServerTls>,
+    /// `None` if the TLS was in use before.
+    certificates: Option<Vec<Certificate>>,
+}
+
+impl std::fmt::Debug for LoadedTls {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("LoadedTls").field("path", &self.tls.path).finish_non_exhaustive()
+    }
+}
+
+impl LoadedTls {
+    /// Returns the TLS.
+    #[must_use]
+    pub fn tls(&self) -> Arc<ServerTls> {
+        Arc::clone(&self.tls)
+    }
+
+    /// Shows the certificates in the metrics: the TLS is in use from now on.
+    pub fn show(&self, metrics: &Metrics) {
+        if let Some(certificates) = &self.certificates {
+            self.tls.show(certificates, metrics);
+        }
+    }
+}
+
+/// Reads the TLS files of a listener, the `index`th of the configuration; returns `None` if it has no TLS.
+///
+/// No file is read if the listener had the same TLS `before`. Session tickets of clients stay valid in any case.
+///
+/// # Errors
+/// Names the first file that cannot be used.
+pub fn load(
+    index: usize,
+    listener: &Listener,
+    before: Option<&Arc<ServerTls>>,
+) -> Result<Option<LoadedTls>, TlsError> {
+    let Some(files) = &listener.tls else { return Ok(None) };
+    if let Some(before) = before.filter(|before| before.files == *files) {
+        return Ok(Some(LoadedTls { tls: Arc::clone(before), certificates: None }));
+    }
+    let path = format!("listeners[{index}].tls");
+    let tickets = match before {
+        Some(before) => Arc::clone(&before.tickets),
+        None => ring::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
+    };
+    let Built { config, certificates } = build(&path, files, &tickets)?;
+    let inner = ArcSwap::from_pointee(config);
+    let tls = ServerTls { path, files: files.clone(), tickets, inner, names: Mutex::default() };
+    Ok(Some(LoadedTls { tls: Arc::new(tls), certificates: Some(certificates) }))
+}
+
+fn build(path: &str, files: &ListenerTls, tickets: &Arc<dyn ProducesTickets>) -> Result<Built, TlsError> {
+    let provider = Arc::new(ring::default_provider());
+    let mut certificates = Vec::with_capacity(files.certificates.len());
+    for (index, pair) in files.certificates.iter().enumerate() {
+        certificates.push(certificate::read(&format!("{path}.certificates[{index}]"), pair, &provider)?);
+    }
+    let versions: &[&'static rustls::SupportedProtocolVersion] = match files.min_version {
+        TlsVersion::V1_2 => &[&version::TLS13, &version::TLS12],
+        TlsVersion::V1_3 => &[&version::TLS13],
+    };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions);
+    let builder = builder.map_err(|error| TlsError::File {
+        at: files.at,
+        path: path.to_owned(),
+        error: error.to_string(),
+    })?;
+    let resolver = Arc::new(Resolver::new(&certificates));
+    let mut config = match &files.client_auth {
+        None => builder.with_no_client_auth(),
+        Some(auth) => builder.with_client_cert_verifier(certificate::verifier(path, auth, provider)?),
+    }
+    .with_cert_resolver(resolver);
+    config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
+    config.ticketer = match &files.client_auth {
+        None => Arc::clone(tickets),
+        // A client that is no longer trusted must not resume a session by an old ticket.
+        Some(_) => ring::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
+    };
+    Ok(Built { config, certificates })
+}
+
+/// The choice of a certificate by the name in the client's hello.
+#[derive(Debug)]
+struct Resolver {
+    /// By DNS name as certificates write it, wildcards included; in the configuration's order.
+    named: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    default: Option<Arc<CertifiedKey>>,
+}
+
+impl Resolver {
+    fn new(certificates: &[Certificate]) -> Resolver {
+        let mut named: HashMap<String, Vec<Arc<CertifiedKey>>> = HashMap::new();
+        for certificate in certificates {
+            for name in &certificate.dns_names {
+                named.entry(name.clone()).or_default().push(Arc::clone(&certificate.key));
+            }
+        }
+        Resolver { named, default: certificates.first().map(|one| Arc::clone(&one.key)) }
+    }
+
+    /// Returns the certificates for `name`: exact ones first, then those of the wildcard one label up (RFC 6125 section
+    /// 6.4.3).
+    fn matching(&self, name: &str) -> impl Iterator<Item = &Arc<CertifiedKey>> {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let wildcard = name.split_once('.').map(|(_, rest)| format!("*.{rest}"));
+        let exact = self.named.get(&name);
+        let wide = wildcard.and_then(|wildcard| self.named.get(&wildcard));
+        exact.into_iter().chain(wide).flatten()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let named = hello.server_name().and_then(|name| self.matching(name).find(usable));
+        named.or(self.default.as_ref()).map(Arc::clone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use podpin_config::Config;
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    /// Writes a certificate for `name` with its key.
+    fn write(directory: &Path, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        std::fs::write(directory.join("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
+    }
+
+    fn listener(directory: &Path) -> Listener {
+        let at = directory.display();
+        let text = format!(
+            "listeners:\n  - name: https\n    address: 127.0.0.1:1\n    tls: \
+             {{certificates: [{{certFile: {at}/cert.pem, keyFile: {at}/key.pem}}]}}\n\
+             admin: {{address: 127.0.0.1:2}}\naffinityKeys: ephemeral\nroutes: [{{service: a}}]\n\
+             services: {{a: {{discovery: {{static: []}}}}}}\n"
+        );
+        Config::parse(&text, "test", Path::new("")).unwrap().listeners.remove(0)
+    }
+
+    fn shown(metrics: &Metrics, name: &str) -> bool {
+        let text = String::from_utf8(metrics.render()).unwrap();
+        text.contains(&format!("podpin_tls_certificate_not_after_seconds{{name=\"{name}\"}}"))
+    }
+
+    #[test]
+    fn metrics_show_the_certificates_in_use_and_no_others() {
+        let (directory, metrics) = (tempfile::tempdir().unwrap(), Metrics::new("0").unwrap());
+        write(directory.path(), "one.example");
+        let listener = listener(directory.path());
+        let loaded = load(0, &listener, None).unwrap().unwrap();
+        assert!(!shown(&metrics, "one.example"), "not in use yet");
+        loaded.show(&metrics);
+        assert!(shown(&metrics, "one.example"));
+        write(directory.path(), "two.example");
+        loaded.tls().reload(&metrics).unwrap();
+        assert!(!shown(&metrics, "one.example") && shown(&metrics, "two.example"));
+        loaded.tls().forget(&[], &metrics);
+        assert!(!shown(&metrics, "two.example"));
+    }
+
+    #[test]
+    fn the_same_files_keep_the_tls_and_broken_ones_keep_it_in_use() {
+        let (directory, metrics) = (tempfile::tempdir().unwrap(), Metrics::new("0").unwrap());
+        write(directory.path(), "one.example");
+        let listener = listener(directory.path());
+        let tls = load(0, &listener, None).unwrap().unwrap().tls();
+        let again = load(0, &listener, Some(&tls)).unwrap().unwrap().tls();
+        assert!(Arc::ptr_eq(&tls, &again));
+        let in_use = tls.inner.load_full();
+        std::fs::write(directory.path().join("key.pem"), "no key").unwrap();
+        let error = tls.reload(&metrics).unwrap_err();
+        assert!(error.to_string().starts_with("listeners[0].tls.certificates[0].keyFile:"), "{error}");
+        assert!(Arc::ptr_eq(&in_use, &tls.inner.load_full()));
+    }
+
+    #[test]
+    fn an_exact_name_wins_over_a_wildcard_which_stands_for_one_label() {
+        let directory = tempfile::tempdir().unwrap();
+        let names = ["*.example", "a.example"];
+        let certificates: Vec<Certificate> = names
+            .iter()
+            .map(|name| {
+                write(directory.path(), name);
+                let listener = listener(directory.path());
+                let pair = &listener.tls.as_ref().unwrap().certificates[0];
+                certificate::read("tls", pair, &ring::default_provider()).unwrap()
+            })
+            .collect();
+        let resolver = Resolver::new(&certificates);
+        let found = |name: &str| -> Vec<usize> {
+            let keys = resolver.matching(name);
+            keys.map(|key| certificates.iter().position(|one| Arc::ptr_eq(&one.key, key)).unwrap()).collect()
+        };
+        assert_eq!(found("A.example."), [1, 0]);
+        assert_eq!(found("b.example"), [0]);
+        assert!(found("c.b.example").is_empty() && found("example").is_empty());
+    }
+}

@@ -52,11 +52,10 @@ pub(crate) async fn next(
     closing: &mut ShutdownWatch,
 ) -> Next {
     let limits = listener.shared.current().limits;
-    let look = Look { takes_http2: listener.settings.h2c, bytes_max: limits.request_header_bytes };
     let mut scanned = 0;
     // A pipelined request may be there already.
     if !connection.ahead.is_empty()
-        && let Some(next) = look.at(connection, &mut scanned)
+        && let Some(next) = Look::now(listener).at(connection, &mut scanned)
     {
         return next;
     }
@@ -81,7 +80,7 @@ pub(crate) async fn next(
         if before == 0 && !is_first {
             deadline = Instant::now() + limits.request_header_timeout;
         }
-        if let Some(next) = look.at(connection, &mut scanned) {
+        if let Some(next) = Look::now(listener).at(connection, &mut scanned) {
             return next;
         }
     }
@@ -95,6 +94,12 @@ struct Look {
 }
 
 impl Look {
+    /// Returns the settings in force: a reload may have come while the connection was idle.
+    fn now(listener: &Listener) -> Look {
+        let bytes_max = listener.shared.current().limits.request_header_bytes;
+        Look { takes_http2: listener.settings.h2c, bytes_max }
+    }
+
     /// Returns what the bytes so far amount to; `None` if more are needed.
     fn at(self, connection: &mut IdleConnection, scanned: &mut usize) -> Option<Next> {
         let bytes = &mut connection.ahead;

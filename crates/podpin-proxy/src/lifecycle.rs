@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 
 /// Phase of the process, with counts of what is under way.
 #[derive(Debug)]
@@ -63,6 +64,16 @@ impl Lifecycle {
     #[must_use]
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Spawns a task of a connection, which is awaited before the process ends. A span that is not recorded costs the task
+    /// no memory.
+    pub(crate) fn spawn_in(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
+        if span.is_disabled() {
+            drop(self.tasks.spawn(task));
+        } else {
+            drop(self.tasks.spawn(task.instrument(span)));
+        }
     }
 
     /// Counts an ordinary request that begins.

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tracing::Instrument;
 
 use crate::connection::accepted::Connection;
 use crate::connection::http1;
@@ -132,7 +131,7 @@ fn serve(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
         return turn_away(connection, tcp, None, ErrorReply::Connections);
     }
     let span = connection.span();
-    drop(listener.shared.lifecycle.tasks.spawn(http1::serve(connection, tcp).instrument(span)));
+    listener.shared.lifecycle.spawn_in(span, http1::serve(connection, tcp));
 }
 
 /// Returns whether an error of `accept` is that of one connection and not of the process.

@@ -55,7 +55,7 @@ pub(crate) async fn next(
     let mut scanned = 0;
     // A pipelined request may be there already.
     if !connection.ahead.is_empty()
-        && let Some(next) = Look::now(listener).at(connection, &mut scanned)
+        && let Some(next) = Look::of(listener).at(connection, &mut scanned)
     {
         return next;
     }
@@ -78,9 +78,10 @@ pub(crate) async fn next(
             _ = closing.changed(), if before == 0 => return Next::Closed,
         }
         if before == 0 && !is_first {
-            deadline = Instant::now() + limits.request_header_timeout;
+            deadline = Instant::now() + listener.shared.current().limits.request_header_timeout;
         }
-        if let Some(next) = Look::now(listener).at(connection, &mut scanned) {
+        // A reload may have come while the connection was idle: the limits in force now hold for this head.
+        if let Some(next) = Look::of(listener).at(connection, &mut scanned) {
             return next;
         }
     }
@@ -94,8 +95,8 @@ struct Look {
 }
 
 impl Look {
-    /// Returns the settings in force: a reload may have come while the connection was idle.
-    fn now(listener: &Listener) -> Look {
+    /// Returns the settings in force for a connection of this listener.
+    fn of(listener: &Listener) -> Look {
         let bytes_max = listener.shared.current().limits.request_header_bytes;
         Look { takes_http2: listener.settings.h2c, bytes_max }
     }

@@ -49,12 +49,12 @@ pub(crate) async fn serve(mut connection: Connection, mut tcp: TcpStream) {
 
 impl ResumeConnection for Listener {
     fn resume(self: Arc<Self>, lease: ConnectionLease, transport: Transport) {
-        let tasks = self.shared.lifecycle.tasks.clone();
+        let shared = Arc::clone(&self.shared);
         let ConnectionLease { peer, requests, permit, .. } = lease;
         let connection = Connection { listener: self, peer, requests, permit: Some(permit) };
         let span = connection.span();
         let idle = IdleConnection { transport, ahead: BytesMut::new() };
-        tasks.spawn(serve_requests(connection, idle, false).instrument(span));
+        shared.lifecycle.spawn_in(span, serve_requests(connection, idle, false));
     }
 }
 

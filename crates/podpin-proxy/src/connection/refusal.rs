@@ -13,7 +13,6 @@ use bytes::BytesMut;
 use podpin_wire::http1::body::BodyDecoder;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tracing::Instrument;
 
 use crate::connection::accepted::{Connection, Secured};
 use crate::connection::head_reader::{self, Next, ReceivedRequest};
@@ -57,7 +56,7 @@ pub(crate) fn turn_away(
         Some(slot) => {
             let span = connection.span();
             let refused = read_and_refuse(connection, slot, tcp, ahead, reply);
-            drop(shared.lifecycle.tasks.spawn(refused.instrument(span)));
+            shared.lifecycle.spawn_in(span, refused);
         }
         None if connection.listener.tls().is_some() => {}
         None => refuse_at_once(&tcp, reply),

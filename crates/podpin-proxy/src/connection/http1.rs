@@ -80,7 +80,7 @@ async fn serve_requests(mut connection: Connection, mut idle: IdleConnection, mu
         if received.framing.event_stream {
             return Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
         }
-        match serve_request(&connection, idle, *received, snapshot, &closing).await {
+        match serve_request(&connection, idle, received, snapshot, &closing).await {
             Some(next) => idle = next,
             None => return,
         }
@@ -106,7 +106,8 @@ async fn serve_event_stream(
 async fn serve_request(
     connection: &Connection,
     idle: IdleConnection,
-    received: ReceivedRequest,
+    // Boxed still: every idle connection has room for the arguments of this.
+    received: Box<ReceivedRequest>,
     snapshot: Arc<ConfigSnapshot>,
     closing: &ShutdownWatch,
 ) -> Option<IdleConnection> {
@@ -115,11 +116,11 @@ async fn serve_request(
         RequestBody::Length(length) => BodyDecoder::Length(length),
         RequestBody::Chunked => BodyDecoder::Chunked(FIRST_CHUNK),
         RequestBody::Upgrade => {
-            Box::pin(upgrade(connection, idle, received, snapshot, closing)).await;
+            Box::pin(upgrade(connection, idle, *received, snapshot, closing)).await;
             return None;
         }
     };
-    let ReceivedRequest { head, framing, .. } = received;
+    let ReceivedRequest { head, framing, .. } = *received;
     let terms = terms(&head, &framing, body);
     let context = connection.request_context(snapshot, head, idle.transport.subject());
     Box::pin(serve::serve(context, PendingResponse::http1(idle, terms, None))).await

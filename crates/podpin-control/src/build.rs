@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use podpin_affinity::Keyring;
 use podpin_config::{Config, Route as RouteConfig, Service};
 use podpin_proxy::balance::service::{FirstList, ServiceParts, ServiceState};
-use podpin_proxy::http::filters::Treatment;
+use podpin_proxy::http::filters::RouteFilters;
 use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::net::tls::UpstreamTls;
 use podpin_proxy::routing::route::{Backend, Destination, Route};
@@ -159,7 +159,7 @@ impl RouteResolver<'_> {
         let mut resolved = Route {
             name: route.name.as_str().into(),
             service: Arc::clone(service),
-            treatment: Treatment::new(route),
+            filters: RouteFilters::new(route),
             withdrawn: Arc::new(AtomicBool::new(false)),
         };
         if let Some(known) = self.before.and_then(|before| before.route(&resolved)) {

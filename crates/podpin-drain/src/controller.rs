@@ -179,7 +179,7 @@ impl<M: DrainMember> DrainController<M> {
     }
 
     /// Returns whether nothing is left to do for a service that a reload removed. Requests that still hold the service may
-    /// become streams: the caller drops the controller when nobody else holds the inbox.
+    /// become streams: the caller drops the controller when nothing else holds the inbox.
     #[must_use]
     pub fn is_over(&self) -> bool {
         let is_empty = self.inbox.open_streams() == 0 && self.inbox.reconnects().away() == 0;

@@ -1,4 +1,4 @@
-//! Who leaves when? Drains of endpoints, withdrawn routes, shutdown and rebalancing, and the one state of a stream that may
+//! Order and moments in which streams leave: drains of endpoints, withdrawn routes, shutdown and rebalancing, and the one state of a stream that may
 //! have to leave.
 //!
 //! ```text
@@ -16,7 +16,7 @@
 //! - [`DrainController`] decides for one service, in turns. It returns facts: logs and metrics are the caller's.
 //! - [`DrainMember`] is all that is known of a stream here. [`Pacer`] and [`plan_rebalance`] know of numbers only.
 //!
-//! Pure: time is a [`Millis`](podpin_time::Millis) argument, chance is an `rng` argument. Who blocks whom: the lock of a
+//! Pure: time is a [`Millis`](podpin_time::Millis) argument, chance is an `rng` argument. Locks: the one of a
 //! stream's state is held for one transition; the lock of a group's account is taken within it. Neither is held while a
 //! task is woken, and the task of an idle stream takes neither.
 //!

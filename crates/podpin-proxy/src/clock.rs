@@ -3,10 +3,13 @@
 //! The pure crates take time as an argument; this is where it is read. Milliseconds in a `u64` keep a stream's
 //! deadlines at eight bytes each.
 
+use std::pin::Pin;
 use std::sync::LazyLock;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use podpin_time::Millis;
+use tokio::time::Sleep;
 
 static START: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
 
@@ -55,6 +58,21 @@ pub fn after(from: Millis, delay: Duration) -> Millis {
 pub fn instant(moment: Millis) -> tokio::time::Instant {
     let start = tokio::time::Instant::from_std(START.0);
     start.checked_add(Duration::from_millis(moment.0)).unwrap_or(start)
+}
+
+/// Polls for the moment `due`; one timer serves all deadlines of a task.
+pub fn poll_until(due: Millis, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
+    let at = instant(due);
+    loop {
+        if due <= now() {
+            return Poll::Ready(());
+        }
+        // A timer that is set for earlier goes off once for nothing, which costs less than setting it anew each time.
+        if timer.is_elapsed() || timer.deadline() > at {
+            timer.as_mut().reset(at);
+        }
+        ready!(timer.as_mut().poll(context));
+    }
 }
 
 /// Returns Unix seconds as a Prometheus gauge has them; `f64` is exact to the second for millions of years.

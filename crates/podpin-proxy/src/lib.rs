@@ -13,11 +13,14 @@ pub mod lifecycle;
 pub mod limits;
 pub mod net;
 mod request;
+mod request_context;
 pub mod routing;
 pub mod shared;
 mod stream;
 pub mod stream_registry;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 mod upgrade;
 mod upstream;
 pub mod worker;

@@ -1,4 +1,4 @@
-//! Whether the proxy runs, drains or closes, and what a shutdown still waits for.
+//! Phase of the process: running, draining or closing, with counts of what a shutdown waits for.
 //!
 //! ```text
 //! running ── SIGTERM ──▶ draining (readiness off, still accepting) ── announce ──▶ closing (no listeners) ──▶ ended
@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument, Span};
 
-/// The phase of the process, with counts of what is under way.
+/// Phase of the process, with counts of what is under way.
 #[derive(Debug)]
 pub struct Lifecycle {
     draining: AtomicBool,
     closing: watch::Sender<bool>,
     requests: AtomicUsize,
-    /// The owner of every connection and stream of the workers.
+    /// Owner of every connection and stream of the workers.
     pub tasks: TaskTracker,
 }
 
@@ -31,7 +32,7 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// Whether SIGTERM has come.
+    /// Returns whether SIGTERM has come.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
@@ -47,7 +48,7 @@ impl Lifecycle {
         self.closing.send_replace(true);
     }
 
-    /// Whether listeners are closed.
+    /// Returns whether listeners are closed.
     #[must_use]
     pub fn is_closing(&self) -> bool {
         *self.closing.borrow()
@@ -65,11 +66,48 @@ impl Lifecycle {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// Spawns a task of a connection, which is awaited before the process ends. A span that is not recorded costs the task
+    /// no memory.
+    pub(crate) fn spawn_in(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
+        if span.is_disabled() {
+            drop(self.tasks.spawn(task));
+        } else {
+            drop(self.tasks.spawn(task.instrument(span)));
+        }
+    }
+
+    /// Counts an ordinary request that begins.
     pub fn begin_request(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts an ordinary request that has ended.
     pub fn end_request(&self) {
         self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_goes_before_the_listeners_do() {
+        let lifecycle = Lifecycle::default();
+        let closing = lifecycle.closing();
+        assert!(!lifecycle.is_draining() && !lifecycle.is_closing());
+        lifecycle.begin_draining();
+        assert!(lifecycle.is_draining() && !lifecycle.is_closing() && !*closing.borrow());
+        lifecycle.close();
+        assert!(lifecycle.is_closing() && *closing.borrow());
+    }
+
+    #[test]
+    fn requests_are_counted_while_they_are_in_flight() {
+        let lifecycle = Lifecycle::default();
+        lifecycle.begin_request();
+        lifecycle.begin_request();
+        lifecycle.end_request();
+        assert_eq!(lifecycle.requests(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Ordinary requests.
+//! Ordinary requests: served by an endpoint, transferred both ways, accounted for.
 
 pub(crate) mod account;
 pub(crate) mod serve;

@@ -18,15 +18,15 @@ use crate::telemetry::metrics::Metrics;
 /// State of the proxy that outlives a configuration, and the configuration in force.
 pub struct Shared {
     snapshot: ArcSwap<ConfigSnapshot>,
-    /// The metrics of the process.
+    /// Metrics of the process.
     pub metrics: Metrics,
     /// Open streams, and the times of their shutdown.
     pub streams: Arc<StreamRegistry>,
     /// Client connections that are open, and the limits on them.
-    pub connections: ConnectionLimits,
-    /// The phase of the process.
+    pub connections: Arc<ConnectionLimits>,
+    /// Phase of the process.
     pub lifecycle: Lifecycle,
-    /// Whether a service that a reload took away had a list of endpoints.
+    /// Whether a service that a reload removed had a list of endpoints.
     has_listed: AtomicBool,
 }
 
@@ -44,7 +44,7 @@ impl Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics,
             streams,
-            connections: ConnectionLimits::default(),
+            connections: Arc::default(),
             lifecycle: Lifecycle::default(),
             has_listed: AtomicBool::new(false),
         }
@@ -77,7 +77,7 @@ impl Shared {
         self.streams.wake().notify();
     }
 
-    /// Whether a service that a reload took away had a list of endpoints.
+    /// Returns whether a service that a reload removed had a list of endpoints.
     #[must_use]
     pub fn has_listed(&self) -> bool {
         self.has_listed.load(Ordering::Relaxed)
@@ -89,7 +89,7 @@ impl Shared {
         self.snapshot.store(Arc::new(next));
     }
 
-    /// Whether access log lines are read by anybody; if not, they need not be made.
+    /// Returns whether there is an access log; without one its lines need not be made.
     #[must_use]
     pub fn is_logging(&self) -> bool {
         self.current().access_log.is_some()
@@ -116,7 +116,7 @@ impl Shared {
         self.current().services.iter().for_each(|service| service.queue.close());
     }
 
-    /// Whether neither a stream nor an ordinary request is open.
+    /// Returns whether neither a stream nor an ordinary request is open.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.streams.count() == 0 && self.lifecycle.requests() == 0
@@ -129,7 +129,7 @@ impl Shared {
     }
 }
 
-/// A request in flight, which a shutdown waits for.
+/// Request in flight, which a shutdown waits for.
 pub struct InFlight(Arc<Shared>);
 
 impl Drop for InFlight {

@@ -10,7 +10,5 @@ mod refuse;
 mod relay;
 mod successor;
 mod task;
-#[cfg(test)]
-mod testing;
 mod timer;
 mod upstream_reader;

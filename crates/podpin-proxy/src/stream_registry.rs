@@ -22,7 +22,7 @@ const ENDPOINTS_REMEMBERED: usize = 64;
 /// All open streams of the process.
 pub type StreamRegistry = DrainRegistry<StreamRecord>;
 
-/// One open stream, as the rest of the process sees it.
+/// Open stream, as the rest of the process sees it.
 #[derive(Debug)]
 pub struct StreamRecord {
     /// Number of the stream, unique in the process.
@@ -192,5 +192,63 @@ impl DrainMember for StreamRecord {
 
     fn last_event(&self) -> Millis {
         Millis(self.last_event.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use podpin_drain::DrainState;
+
+    use super::*;
+    use crate::balance::service::Operation;
+    use crate::testing::{Scene, nowhere};
+
+    fn scene() -> Scene {
+        Scene::new(&[("a", nowhere()), ("b", nowhere())])
+    }
+
+    #[test]
+    fn a_stream_that_moves_remembers_where_it_was() {
+        let scene = scene();
+        let record = scene.open("a", Mobility::Leaves);
+        let other = scene.open("b", Mobility::Leaves);
+        let from = record.move_to(other.endpoint());
+        assert_eq!(scene.shared.streams.moved(&record, from, Millis(0)), None, "it belonged to no drain");
+        assert_eq!((record.endpoint().id, from), (other.endpoint().id, EndpointId::of_pod("a", 80)));
+        assert_eq!((record.handovers(), &*record.endpoints_before()[0]), (1, "a"));
+        for _ in 0..2 * ENDPOINTS_REMEMBERED {
+            record.move_to(other.endpoint());
+        }
+        assert_eq!(record.handovers(), ENDPOINTS_REMEMBERED, "the names are bounded");
+    }
+
+    #[test]
+    fn a_stream_that_begins_on_a_draining_endpoint_leaves_with_the_others() {
+        let mut scene = scene();
+        scene.operate("a", Operation::Drain);
+        let (late, other) = (scene.open("a", Mobility::Leaves), scene.open("b", Mobility::Leaves));
+        scene.order_to_leave(&late);
+        assert_eq!(other.drain().state(), DrainState::Staying);
+        assert_eq!((late.endpoint_phase(), other.endpoint_phase()), (Phase::Draining, Phase::Ready));
+    }
+
+    #[test]
+    fn a_stream_on_an_endpoint_that_left_the_list_is_on_one_that_is_gone() {
+        let scene = scene();
+        let record = scene.open("a", Mobility::Leaves);
+        scene.remove("a");
+        assert_eq!(record.endpoint_phase(), Phase::Gone);
+    }
+
+    #[test]
+    fn an_id_is_replaced_by_the_next() {
+        let record = scene().open("a", Mobility::Leaves);
+        for id in [&b"1"[..], b"22", b""] {
+            record.set_last_event_id(id);
+            assert_eq!(record.last_event_id(), id);
+        }
+        assert_eq!(record.last_event(), record.since);
+        record.set_last_event(Millis(7_000_000));
+        assert_eq!(record.last_event(), Millis(7_000_000));
     }
 }

@@ -1,4 +1,4 @@
-//! Protocol upgrades, through Pingora.
+//! Requests that offer another protocol, and everything else that goes through Pingora's types.
 
 pub(crate) mod client_stream;
 pub(crate) mod pipeline;

@@ -1,5 +1,7 @@
-//! The endpoint side: connections, their pool, and the headers that are sent and forwarded.
+//! The upstream side: attempts at endpoints, connections, and the header fields that cross the proxy.
 
+pub(crate) mod attempts;
 pub(crate) mod connect;
+pub(crate) mod error;
 pub(crate) mod pool;
 pub(crate) mod rewrite;

@@ -14,8 +14,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::connection::{Connection, Listener};
-use crate::http::reply::Failure;
+use crate::connection::accepted::Connection;
+use crate::connection::http1;
+use crate::connection::listener::Listener;
+use crate::connection::refusal::turn_away;
+use crate::http::reply::ErrorReply;
 use crate::net::socket_options::SocketOptions;
 use crate::shared::Shared;
 use crate::upgrade::pipeline;
@@ -121,12 +124,14 @@ async fn accept(mut listener: Arc<Listener>, index: usize, socket: TcpListener) 
     }
 }
 
-/// Serves a connection, or refuses it if a limit is reached.
+/// Serves a connection in a task of its own, or turns it away.
 fn serve(listener: &Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
-    match Connection::admit(listener, peer) {
-        Ok(connection) => drop(listener.shared.lifecycle.tasks.spawn(connection.serve(tcp))),
-        Err(refused) => refused.turn_away(tcp, None, Failure::Connections),
+    let connection = Connection::new(listener, peer);
+    if connection.permit.is_none() {
+        return turn_away(connection, tcp, None, ErrorReply::Connections);
     }
+    let span = connection.span();
+    listener.shared.lifecycle.spawn_in(span, http1::serve(connection, tcp));
 }
 
 /// Returns whether an error of `accept` is that of one connection and not of the process.

@@ -28,7 +28,7 @@
 //! in the same bytes, or if as many were forwarded since the successor was told where to resume (make before break on
 //! a stream that is faster than the ring is wide). Nothing is held back, so there is no bound of bytes.
 //!
-//! Blocks and bytes are `frame.rs`; when to arm is decided by `handover.rs` and the proxy.
+//! Blocks and bytes are `frame.rs`; when to arm is decided by `session.rs` and the proxy.
 
 use std::hash::{DefaultHasher, Hasher};
 

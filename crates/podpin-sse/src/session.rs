@@ -38,8 +38,9 @@
 
 mod action;
 mod flow;
+mod handovers;
 mod input;
-mod limits;
+mod settings;
 mod state;
 
 #[cfg(test)]
@@ -55,13 +56,13 @@ pub use self::action::{
     Action, Close, Farewell, HandoverCause, Outcome, Reason, Report, ResponseBody, Step, Target,
 };
 pub use self::input::{
-    Answer, Client, Content, Eligibility, Fault, LeaveCause, LeaveOrder, Position, ResumePoint, RetryRange,
-    Settings, Standing, Upstream, UpstreamEnd,
+    Answer, Client, Eligibility, Fault, LeaveCause, LeaveOrder, Position, ResumePoint, Standing, Upstream,
+    UpstreamEnd,
 };
-pub use self::limits::Limits;
+pub use self::settings::{Content, Limits, RetryRange, Settings};
 
 use self::flow::{Flow, NEVER};
-use self::limits::Handovers;
+use self::handovers::Handovers;
 use self::state::{Attempt, State};
 
 /// Time that a client has at least for a goodbye that comes late: instead of a handover, or at the proxy's own end.
@@ -203,13 +204,13 @@ impl Session {
             return self.pass_on(end, now);
         }
         let order = self.state.order();
-        let averts = Some(end.reason_unless_moved());
+        let averts = Some(Reason::unless_moved(end));
         let (attempt, begun, action) = match self.state.attempt() {
             Some(attempt) if upstream.resume == ResumePoint::Known => (attempt, Ok(()), Action::Continue),
             Some(attempt) => (attempt, Err(Outcome::NoId), Action::Continue),
             None => {
-                let cause = end.handover_cause();
-                let target = order.map_or(Target::Chosen, |order| order.cause.target());
+                let cause = HandoverCause::of(end);
+                let target = order.map_or(Target::Chosen, |order| Target::of(order.cause));
                 let begun = self.handovers.begin(upstream.resume, now);
                 (Attempt { cause, from: now, averts }, begun, Action::Open { cause, target })
             }
@@ -218,7 +219,7 @@ impl Session {
         if let Err(outcome) = begun {
             let step = match end {
                 UpstreamEnd::Broken(fault) if fault != Fault::Silent => self.break_off(fault, now),
-                _ => self.late_goodbye(end.reason_unless_moved(), now),
+                _ => self.late_goodbye(Reason::unless_moved(end), now),
             };
             return Step { report: attempt.report(outcome, now), ..step };
         }
@@ -383,7 +384,7 @@ impl Session {
         match self.handovers.begin(resume, now) {
             Ok(()) => {
                 self.state = State::Opening { attempt, order };
-                Step::of(Action::Open { cause: attempt.cause, target: order.cause.target() })
+                Step::of(Action::Open { cause: attempt.cause, target: Target::of(order.cause) })
             }
             // A rebalancing that cannot begin is none, and not reported.
             Err(_) if averts.is_none() => self.stay(),

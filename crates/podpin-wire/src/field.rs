@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderName};
 
-/// The lines of the field as one value, in their order; `None` when there is none. Nothing is copied for a single line.
+/// Returns the lines of the field as one value, in their order; `None` if there is none. A single line is not copied.
 ///
 /// Lines are joined by a comma; those of `Cookie`, which HTTP/2 may split (RFC 9113 section 8.2.3), by a semicolon.
 pub fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {

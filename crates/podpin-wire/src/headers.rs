@@ -1,22 +1,23 @@
-//! Which header lines cross the proxy, and what it says about the client itself (RFC 9110 section 7.6, RFC 7239).
+//! Header fields that cross the proxy, and fields that it adds about the client (RFC 9110 section 7.6, RFC 7239).
 //!
-//! One set of rules for both data paths and both directions: hop-by-hop lines and whatever `Connection` nominates
-//! stay here, forwarding lines are ours, `X-Podpin-*` never crosses from outside to inside or back.
+//! One set of rules for all data paths and both directions: hop-by-hop fields and those that `Connection` nominates
+//! end here, forwarding fields are the proxy's own, `X-Podpin-*` never crosses from outside to inside or back.
 
 use std::collections::HashSet;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::client::Client;
 
-/// Tells the pod which session to restore; stable over re-pins.
+/// Session that the endpoint should restore; stable over re-pins.
 pub const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
-/// Tells the pod why a client that was pinned elsewhere comes here.
+/// Reason why a client that was pinned elsewhere comes to this endpoint.
 pub const REPINNED: HeaderName = HeaderName::from_static("x-podpin-repinned");
-/// Tells the pod whose certificate the client has shown.
+/// Subject of the client's certificate.
 const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-podpin-client-subject");
 const OURS: &str = "x-podpin-";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
@@ -39,8 +40,8 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-status")
 }
 
-/// Names that `Connection` nominates (RFC 9110 section 7.6.1), as a set: a head of 32 KiB can nominate 16,000. Never the length: whoever the message goes to finds its end
-/// by it.
+/// Returns the names that `Connection` nominates (RFC 9110 section 7.6.1), as a set: a head of 32 KiB can nominate
+/// 16,000. The length is left out: the recipient finds the end of the message by it.
 fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
     let lists = headers.get_all(header::CONNECTION).iter();
     lists
@@ -50,10 +51,11 @@ fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
         .collect()
 }
 
-/// The end-to-end lines of a request, for an upstream request of our own.
+/// Returns the end-to-end fields of a request, for an upstream request of the proxy's own.
 ///
-/// Leaves out `Host` and `Content-Length`: the caller writes its own or none.
-pub fn request_lines(headers: &HeaderMap, client: &Client) -> HeaderMap {
+/// `Host` and `Content-Length` are left out: the caller writes its own or none.
+#[must_use]
+pub fn request_headers(headers: &HeaderMap, client: &Client) -> HeaderMap {
     let nominated = nominated(headers);
     let mut passed = HeaderMap::with_capacity(headers.len() + 8);
     for (name, value) in headers {
@@ -65,12 +67,7 @@ pub fn request_lines(headers: &HeaderMap, client: &Client) -> HeaderMap {
     passed
 }
 
-/// Strips what [`request_lines`] would not have passed, for Pingora's own forwarding, which strips hop-by-hop itself.
-pub fn claimed_lines(headers: &HeaderMap, client: &Client) -> Vec<HeaderName> {
-    headers.keys().filter(|name| is_claimed(name, client)).cloned().collect()
-}
-
-/// Lines that only we may write: nobody outside may say who the client is or which session it has.
+/// Whether only the proxy may write a field: clients cannot choose their address or their session.
 fn is_claimed(name: &HeaderName, client: &Client) -> bool {
     let text = name.as_str();
     let rewritten = *name == FORWARDED_FOR
@@ -81,38 +78,39 @@ fn is_claimed(name: &HeaderName, client: &Client) -> bool {
     text.starts_with(OURS) || rewritten || (!client.trusted && text.starts_with(FORWARDED_PREFIX))
 }
 
-/// What we say about the client: `X-Forwarded-For/-Proto/-Host`, `X-Real-IP` and `Forwarded`, appended to what a
-/// trusted proxy said, replacing what anybody else said. `asked` are the lines as they came.
-pub fn forwarding_lines(
-    asked: &HeaderMap,
+/// Returns the fields about the client: `X-Forwarded-For/-Proto/-Host`, `X-Real-IP` and `Forwarded`, appended to the
+/// values of a trusted proxy, in the place of anybody else's. `received` are the fields as they came.
+#[must_use]
+pub fn forwarding_headers(
+    received: &HeaderMap,
     client: &Client,
     authority: &str,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let told = |name: &HeaderName| asked.get_all(name).iter().filter(|_| client.trusted);
+    let before = |name: &HeaderName| received.get_all(name).iter().filter(|_| client.trusted);
     let scheme = if client.secure { "https" } else { "http" };
-    let mut lines = Lines::default();
-    lines.list(FORWARDED_FOR, told(&FORWARDED_FOR), format_args!("{}", client.peer));
-    lines.first(FORWARDED_PROTO, told(&FORWARDED_PROTO), scheme);
-    lines.first(FORWARDED_HOST, told(&FORWARDED_HOST), authority);
-    lines.list(REAL_IP, [], format_args!("{}", client.address));
-    lines.list(
+    let mut fields = SharedValues::default();
+    fields.list(FORWARDED_FOR, before(&FORWARDED_FOR), format_args!("{}", client.peer));
+    fields.first(FORWARDED_PROTO, before(&FORWARDED_PROTO), scheme);
+    fields.first(FORWARDED_HOST, before(&FORWARDED_HOST), authority);
+    fields.list(REAL_IP, [], format_args!("{}", client.address));
+    fields.list(
         header::FORWARDED,
-        told(&header::FORWARDED),
+        before(&header::FORWARDED),
         format_args!("{}", ForwardedElement { peer: client.peer, authority, scheme }),
     );
-    lines.first(CLIENT_SUBJECT, [], client.subject.as_deref().unwrap_or_default());
-    lines.finish()
+    fields.first(CLIENT_SUBJECT, [], client.subject.as_deref().unwrap_or_default());
+    fields.finish()
 }
 
-/// Header lines whose values share one piece of memory.
+/// Header fields whose values share one piece of memory.
 #[derive(Default)]
-struct Lines {
+struct SharedValues {
     text: String,
     ends: Vec<(HeaderName, usize)>,
 }
 
-impl Lines {
-    /// A list: what was said before, and one item more.
+impl SharedValues {
+    /// Adds a list: the items before, and one more.
     fn list<'a>(
         &mut self,
         name: HeaderName,
@@ -123,12 +121,12 @@ impl Lines {
         if self.is_begun() {
             self.text.push_str(", ");
         }
-        // A string takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _taken = self.text.write_fmt(item);
         self.ends.push((name, self.text.len()));
     }
 
-    /// What was said before, or this.
+    /// Adds the values before, or else `otherwise`.
     fn first<'a>(
         &mut self,
         name: HeaderName,
@@ -159,19 +157,19 @@ impl Lines {
         self.text.len() > self.start()
     }
 
-    /// The lines, without those that say nothing.
+    /// Returns the fields, without empty ones.
     fn finish(self) -> Vec<(HeaderName, HeaderValue)> {
         let text = Bytes::from(self.text);
         let mut start = 0;
-        let mut lines = Vec::with_capacity(self.ends.len());
+        let mut fields = Vec::with_capacity(self.ends.len());
         for (name, end) in self.ends {
             if end > start {
                 let value = HeaderValue::from_maybe_shared(text.slice(start..end));
-                lines.extend(value.ok().map(|value| (name, value)));
+                fields.extend(value.ok().map(|value| (name, value)));
             }
             start = end;
         }
-        lines
+        fields
     }
 }
 
@@ -200,36 +198,50 @@ impl fmt::Display for ForwardedElement<'_> {
     }
 }
 
-/// The end-to-end lines of a response: without hop-by-hop and nominated ones, our own names, and any attempt of the
-/// pod to write a cookie of ours.
-pub fn response_lines(mut headers: HeaderMap, sets_ours: impl Fn(&HeaderValue) -> bool) -> HeaderMap {
+/// Returns the end-to-end fields of a response: without hop-by-hop and nominated ones, `X-Podpin-*`, and `Set-Cookie`
+/// fields for which `sets_ours` holds.
+#[must_use]
+pub fn response_headers(mut headers: HeaderMap, sets_ours: impl Fn(&HeaderValue) -> bool) -> HeaderMap {
     let nominated = nominated(&headers);
-    let stays = |name: &&HeaderName| {
+    let ends_here = |name: &&HeaderName| {
         name.as_str().starts_with(OURS) || is_hop_by_hop(name) || nominated.contains(*name)
     };
-    let gone: Vec<HeaderName> = headers.keys().filter(stays).cloned().collect();
+    let gone: Vec<HeaderName> = headers.keys().filter(ends_here).cloned().collect();
     for name in gone {
         headers.remove(name);
     }
     if headers.get_all(header::SET_COOKIE).iter().any(&sets_ours) {
-        let lines: Vec<_> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+        let cookies: Vec<_> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
         headers.remove(header::SET_COOKIE);
-        for line in lines.into_iter().filter(|line| !sets_ours(line)) {
-            headers.append(header::SET_COOKIE, line);
+        for cookie in cookies.into_iter().filter(|cookie| !sets_ours(cookie)) {
+            headers.append(header::SET_COOKIE, cookie);
         }
     }
     headers
 }
 
-/// Whether a `Set-Cookie` value sets the cookie of this name.
+/// Leaves one `Content-Length` where a response has equal ones, and none with 204 (RFC 9110 section 8.6).
+pub fn single_length(status: StatusCode, headers: &mut HeaderMap) {
+    if status == StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH);
+        return;
+    }
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if let Some(length) = headers.get(header::CONTENT_LENGTH).filter(|_| lengths > 1).cloned() {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+}
+
+/// Returns whether a `Set-Cookie` value sets the cookie called `name`.
+#[must_use]
 pub fn sets_cookie(value: &HeaderValue, name: &str) -> bool {
     let pair = value.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
     pair.trim_ascii() == name.as_bytes()
 }
 
-/// `Cache-Control` for a response that carries our cookie: never stored by a shared cache (RFC 9111 section 5.2.2).
-///
-/// `None`: what the pod says is private enough already.
+/// Returns `Cache-Control` for a response that carries the affinity cookie: no shared cache stores it (RFC 9111 section
+/// 5.2.2). `None` if the endpoint's own value is private already.
+#[must_use]
 pub fn private_cache_control(headers: &HeaderMap) -> Option<HeaderValue> {
     let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let directives: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
@@ -286,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_cannot_pass_hop_by_hop_nominated_or_claimed_lines() {
+    fn a_stranger_cannot_pass_hop_by_hop_nominated_or_claimed_fields() {
         let lines = [
             ("connection", "close, X-Secret"),
             ("x-secret", "1"),
@@ -300,20 +312,20 @@ mod tests {
             ("cookie", "a=b"),
             ("last-event-id", "7"),
         ];
-        let passed = request_lines(&map(&lines), &client("203.0.113.1", &lines, &[]));
+        let passed = request_headers(&map(&lines), &client("203.0.113.1", &lines, &[]));
         let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["accept-encoding", "cookie", "last-event-id"]);
     }
 
     #[test]
-    fn forwarding_lines_are_replaced_for_strangers_and_appended_for_trusted_peers() {
+    fn forwarding_fields_are_replaced_for_strangers_and_appended_for_trusted_peers() {
         let lines = [
             ("x-forwarded-for", "198.51.100.7"),
             ("forwarded", "for=198.51.100.7"),
             ("x-forwarded-host", "o"),
         ];
         let text = |trusted: &[&str]| {
-            let told = forwarding_lines(&map(&lines), &client("10.0.0.1", &lines, trusted), "h:8080");
+            let told = forwarding_headers(&map(&lines), &client("10.0.0.1", &lines, trusted), "h:8080");
             told.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -339,6 +351,15 @@ mod tests {
     }
 
     #[test]
+    fn equal_lengths_become_one_and_204_has_none() {
+        let mut lengths = map(&[("content-length", "3"), ("content-length", "3")]);
+        single_length(StatusCode::OK, &mut lengths);
+        assert_eq!(lengths.get_all(header::CONTENT_LENGTH).iter().count(), 1);
+        single_length(StatusCode::NO_CONTENT, &mut lengths);
+        assert!(lengths.is_empty());
+    }
+
+    #[test]
     fn a_pod_cannot_write_our_cookie_or_our_headers() {
         let lines = [
             ("set-cookie", "podpin-chat=evil; Path=/"),
@@ -346,7 +367,7 @@ mod tests {
             ("x-podpin-session", "x"),
             ("transfer-encoding", "chunked"),
         ];
-        let passed = response_lines(map(&lines), |line| sets_cookie(line, "podpin-chat"));
+        let passed = response_headers(map(&lines), |line| sets_cookie(line, "podpin-chat"));
         let values: Vec<_> = passed.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
         assert_eq!(values, [("set-cookie", "podpin-chats=fine")]);
     }

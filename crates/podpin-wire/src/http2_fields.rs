@@ -10,7 +10,7 @@ const PRIORITY_BYTES: usize = 5;
 
 /// The header block that is passing by, over HEADERS and CONTINUATION.
 #[derive(Debug, Default)]
-pub struct FieldCounter {
+pub(crate) struct FieldCounter {
     fields: usize,
     point: Point,
     /// The frame's first byte is the length of its padding.
@@ -38,7 +38,7 @@ enum Point {
 
 impl FieldCounter {
     /// Begins a block with a HEADERS frame.
-    pub fn begin(&mut self, flags: u8, payload_bytes: usize) {
+    pub(crate) fn begin(&mut self, flags: u8, payload_bytes: usize) {
         let priority_left = if flags & PRIORITY == 0 { 0 } else { PRIORITY_BYTES };
         let pad_length_next = flags & PADDED != 0;
         *self = FieldCounter {
@@ -50,12 +50,12 @@ impl FieldCounter {
     }
 
     /// Continues the block with a CONTINUATION frame.
-    pub fn resume(&mut self, payload_bytes: usize) {
+    pub(crate) fn resume(&mut self, payload_bytes: usize) {
         (self.pad_length_next, self.priority_left, self.block_left) = (false, 0, payload_bytes);
     }
 
     /// Takes payload of the frame; returns the number of fields that have begun in the block.
-    pub fn push(&mut self, payload: &[u8]) -> usize {
+    pub(crate) fn push(&mut self, payload: &[u8]) -> usize {
         let mut rest = payload;
         if self.pad_length_next
             && let Some((padding, behind)) = rest.split_first()

@@ -6,7 +6,7 @@
 //! life of a connection, which a proxy in front of us may use for all of its clients and for weeks. Here each such
 //! frame takes from a budget that fills again with time and with requests. Only frame heads are looked at (RFC 9113
 //! section 4.1), on their way to and from the library; what a frame means is its business, as is the size of a head.
-//! Only the fields of trailers are counted besides (`fields.rs`).
+//! Only the fields of trailers are counted besides (`http2_fields.rs`).
 
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -46,9 +46,9 @@ const END_HEADERS: u8 = 0x4;
 const REFUSED: u8 = 7;
 const CLIENT_ERRORS: [u8; 5] = [1, 3, 5, 6, 9];
 
-/// Why a connection is cut.
+/// The reason why a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Excess {
+pub enum FloodKind {
     /// The client reset more streams than [`RESETS`] explains.
     Resets,
     /// It made us reset more than [`PROVOKED`] explains.
@@ -61,46 +61,49 @@ pub enum Excess {
     Trailers,
 }
 
-impl Excess {
-    /// As the label of a metric.
+impl FloodKind {
+    /// Returns the label of the metric.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Excess::Resets => "resets",
-            Excess::Provoked => "provoked",
-            Excess::Frames => "frames",
-            Excess::Unfinished => "unfinished",
-            Excess::Trailers => "trailers",
+            FloodKind::Resets => "resets",
+            FloodKind::Provoked => "provoked",
+            FloodKind::Frames => "frames",
+            FloodKind::Unfinished => "unfinished",
+            FloodKind::Trailers => "trailers",
         }
     }
 }
 
-/// Where whoever owns the connection hears that it has to be cut.
+/// Signal to the owner of a connection that it has to be cut.
 #[derive(Debug, Default)]
-pub struct Alarm {
-    excess: OnceLock<Excess>,
+pub struct FloodAlarm {
+    excess: OnceLock<FloodKind>,
     waker: AtomicWaker,
 }
 
-impl Alarm {
-    /// Says it once.
-    pub fn raise(&self, excess: Excess) {
+impl FloodAlarm {
+    /// Raises the alarm; only the first reason is kept.
+    pub fn raise(&self, excess: FloodKind) {
         if self.excess.set(excess).is_ok() {
             self.waker.wake();
         }
     }
 
-    /// Whether it was raised.
+    /// Returns whether the alarm was raised.
+    #[must_use]
     pub fn is_raised(&self) -> bool {
         self.excess().is_some()
     }
 
-    /// Why it was raised.
-    pub fn excess(&self) -> Option<Excess> {
+    /// Returns the reason; `None` if the alarm was not raised.
+    #[must_use]
+    pub fn excess(&self) -> Option<FloodKind> {
         self.excess.get().copied()
     }
 
-    /// Resolves with the reason when the alarm is raised; wakes the one task that polled it last.
-    pub fn poll_raised(&self, context: &Context<'_>) -> Poll<Excess> {
+    /// Polls for the reason: ready when the alarm is raised; wakes the one task that polled it last.
+    pub fn poll_raised(&self, context: &Context<'_>) -> Poll<FloodKind> {
         self.waker.register(context.waker());
         self.excess().map_or(Poll::Pending, Poll::Ready)
     }
@@ -126,12 +129,13 @@ pub struct FrameWatch {
     provoked: Budget,
     idle: Budget,
     window_updates: u64,
-    pub alarm: Arc<Alarm>,
+    /// FloodAlarm that is raised once the connection has to end.
+    pub alarm: Arc<FloodAlarm>,
 }
 
 impl FrameWatch {
     /// For a connection that begins `now`, each of whose heads may take `head_timeout`.
-    pub fn new(alarm: Arc<Alarm>, head_timeout: Duration, now: Millis) -> FrameWatch {
+    pub fn new(alarm: Arc<FloodAlarm>, head_timeout: Duration, now: Millis) -> FrameWatch {
         FrameWatch {
             preface_left: PREFACE_BYTES,
             inbound: Cursor::default(),
@@ -171,7 +175,7 @@ impl FrameWatch {
             }
         }
         if self.deadline().is_some_and(|due| due <= now) {
-            self.alarm.raise(Excess::Unfinished);
+            self.alarm.raise(FloodKind::Unfinished);
         }
     }
 
@@ -189,7 +193,7 @@ impl FrameWatch {
         if code == REFUSED {
             self.count_idle(now);
         } else if CLIENT_ERRORS.contains(&code) && !self.provoked.take(now) {
-            self.alarm.raise(Excess::Provoked);
+            self.alarm.raise(FloodKind::Provoked);
         }
     }
 
@@ -225,7 +229,7 @@ impl FrameWatch {
             }
             Kind::RST_STREAM => {
                 if !self.resets.take(now) {
-                    self.alarm.raise(Excess::Resets);
+                    self.alarm.raise(FloodKind::Resets);
                 }
             }
             Kind::WINDOW_UPDATE if self.window_updates >= BYTES_PER_WINDOW_UPDATE => {
@@ -242,14 +246,14 @@ impl FrameWatch {
             self.counts_trailers = false;
             self.long_trailers += 1;
             if self.long_trailers > LONG_TRAILERS_MAX {
-                self.alarm.raise(Excess::Trailers);
+                self.alarm.raise(FloodKind::Trailers);
             }
         }
     }
 
     fn count_idle(&mut self, now: Millis) {
         if !self.idle.take(now) {
-            self.alarm.raise(Excess::Frames);
+            self.alarm.raise(FloodKind::Frames);
         }
     }
 
@@ -392,7 +396,7 @@ mod tests {
     }
 
     /// How many of these frames in a row, each after `pause`, are let through; at most 5,000.
-    fn let_through(frame: &[u8], pause: u64, chunk: usize) -> (usize, Option<Excess>) {
+    fn let_through(frame: &[u8], pause: u64, chunk: usize) -> (usize, Option<FloodKind>) {
         let mut watch = watch();
         for count in 0..5_000 {
             let now = Millis(count * pause);
@@ -410,10 +414,10 @@ mod tests {
             for (kind, flags, payload) in [(SETTINGS, 0, 6), (PING, 0, 8), (2, 0, 5), (0, 0, 0), (0x10, 0, 9)]
             {
                 let bytes = frame(kind, flags, payload);
-                assert_eq!(let_through(&bytes, 0, chunk), (1000, Some(Excess::Frames)), "type {kind}");
+                assert_eq!(let_through(&bytes, 0, chunk), (1000, Some(FloodKind::Frames)), "type {kind}");
                 assert_eq!(let_through(&bytes, 10, chunk), (5_000, None), "100 a second of type {kind}");
             }
-            assert_eq!(let_through(&frame(3, 0, 4), 0, chunk), (200, Some(Excess::Resets)));
+            assert_eq!(let_through(&frame(3, 0, 4), 0, chunk), (200, Some(FloodKind::Resets)));
             assert_eq!(let_through(&frame(3, 0, 4), 50, chunk), (5_000, None), "20 resets a second");
             assert_eq!(let_through(&frame(0, 0, 100), 0, chunk), (5_000, None), "a body");
             assert_eq!(let_through(&frame(1, END_HEADERS, 30), 0, chunk), (5_000, None), "requests");
@@ -423,7 +427,7 @@ mod tests {
     #[test]
     fn windows_may_move_as_often_as_they_are_used() {
         let update = frame(Kind::WINDOW_UPDATE, 0, 4);
-        assert_eq!(let_through(&update, 0, 1000), (1000, Some(Excess::Frames)), "nothing was sent");
+        assert_eq!(let_through(&update, 0, 1000), (1000, Some(FloodKind::Frames)), "nothing was sent");
         let mut watch = watch();
         for _ in 0..20_000 {
             watch.wrote(&frame(Kind::DATA, 0, 1), Millis(0));
@@ -434,7 +438,7 @@ mod tests {
     }
 
     /// How many requests, each followed by this frame of ours, are let through at once; at most 5,000.
-    fn answered_with(code: u8) -> (u64, Option<Excess>) {
+    fn answered_with(code: u8) -> (u64, Option<FloodKind>) {
         let mut watch = watch();
         let reset = [frame(Kind::RST_STREAM, 0, 3), vec![code]].concat();
         let reset = [&[0, 0, 4], &reset[3..]].concat();
@@ -451,7 +455,7 @@ mod tests {
     #[test]
     fn resets_that_the_client_provokes_are_bounded_and_others_are_not() {
         for code in CLIENT_ERRORS {
-            assert_eq!(answered_with(code), (111, Some(Excess::Provoked)), "code {code}");
+            assert_eq!(answered_with(code), (111, Some(FloodKind::Provoked)), "code {code}");
         }
         for code in [0, 2, 8, REFUSED] {
             assert_eq!(answered_with(code), (5_000, None), "code {code}");
@@ -479,7 +483,7 @@ mod tests {
             for left in (0..LONG_TRAILERS_MAX).rev() {
                 assert_eq!(read(fields(FIELDS_MAX + 1, 1)), None, "{left} more");
             }
-            assert_eq!(read(fields(FIELDS_MAX + 1, 1)), Some(Excess::Trailers));
+            assert_eq!(read(fields(FIELDS_MAX + 1, 1)), Some(FloodKind::Trailers));
         }
     }
 
@@ -514,6 +518,6 @@ mod tests {
         watch.read(&frame(PING, 0, 8)[..12], Millis(11));
         assert_eq!(watch.deadline(), Some(Millis(111)));
         watch.read(&[0], Millis(111));
-        assert_eq!(watch.alarm.excess(), Some(Excess::Unfinished));
+        assert_eq!(watch.alarm.excess(), Some(FloodKind::Unfinished));
     }
 }

@@ -1,7 +1,7 @@
-//! What HTTP/1 and the PROXY protocol look like on the wire, without sockets and clocks.
+//! Wire formats of HTTP/1 and the PROXY protocol, without sockets and clocks.
 //!
 //! Parsers of heads and bodies, the rules for header fields that cross a proxy, the flood guard over HTTP/2 frames. Each
-//! of them takes bytes and returns facts; reading, writing and timing belong to `podpin-proxy`. Every length that a peer
+//! of them takes bytes and returns facts; sockets and deadlines belong to `podpin-proxy`. Every length that a peer
 //! could stretch has a limit here.
 
 pub mod client;

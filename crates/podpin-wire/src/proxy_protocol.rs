@@ -15,7 +15,7 @@
 //! Addresses of TCP are taken; for every other family the connection speaks for itself, as the document allows.
 //! Extensions (TLVs) are skipped, their checksum with them: a peer that is trusted with addresses can compute one, and
 //! TCP has its own against accidents. [`parse`] is pure: the same bytes say the same in whatever pieces they come.
-//! Who is believed, and how the bytes are read, is in `introduction.rs`.
+//! Trust, and the reading of the bytes, are left to the caller.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -36,7 +36,12 @@ pub enum Parsed {
     /// What may become a header.
     Partial,
     /// A header of so many bytes; without a client, the connection speaks for itself.
-    Header { length: usize, client: Option<SocketAddr> },
+    Header {
+        /// Bytes of the header.
+        length: usize,
+        /// Address of the client; `None` if the header names none.
+        client: Option<SocketAddr>,
+    },
 }
 
 /// Why what begins as a header is none.

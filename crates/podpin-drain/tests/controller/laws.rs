@@ -161,7 +161,7 @@ impl Run {
         }
     }
 
-    /// A second after the last event: whoever has no reason to leave stays.
+    /// A second after the last event: a stream without a reason to leave stays.
     fn check_at_rest(&self) {
         for stream in &self.world.streams {
             let has_to =
@@ -174,7 +174,7 @@ impl Run {
 
     /// All endpoints drain: nothing is left, and everything was counted once.
     fn end(mut self) {
-        // Whoever was moved to another endpoint has to leave that one, too.
+        // A stream that moved to another endpoint has to leave that one, too.
         self.world.heirs = None;
         (0..ENDPOINTS).for_each(|number| self.world.drain(number));
         self.world.run_for(120_000);
@@ -212,8 +212,8 @@ impl Run {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Each stream is counted once in the report of the group that it belonged to when it ended or moved; nobody leaves
-    /// before his moment or without a reason, and nobody stays beyond the deadline; the budget holds; counters return to
+    /// Each stream is counted once in the report of the group that it belonged to when it ended or moved; no stream leaves
+    /// before its moment or without a reason, and none stays beyond the deadline; the budget holds; counters return to
     /// zero.
     #[test]
     fn each_stream_is_accounted_once(

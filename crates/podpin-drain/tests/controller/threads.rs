@@ -14,7 +14,7 @@ use crate::world::{Opener, World, id, moment, observed};
 const THREADS: usize = 4;
 const STREAMS: usize = 2_000;
 
-/// One worker: opens streams and ends or moves each at once, or when it is asked to leave.
+/// Worker that opens streams and ends or moves each at once, or when it is asked to leave.
 fn work(opener: &Opener, registry: &DrainRegistry<crate::world::Stream>, seed: usize) {
     let end = |kind| StreamEnd { kind, is_awaited: false };
     for number in 0..STREAMS {

@@ -102,7 +102,7 @@ pub(crate) struct Opening {
 
 pub(crate) const OPENING: Opening = Opening { mobility: Mobility::Leaves, session: None, route: 0 };
 
-/// One turn of the controller.
+/// Takes a turn of the controller.
 #[derive(Clone, Debug)]
 pub(crate) struct TurnRecord {
     pub(crate) at: Millis,
@@ -120,9 +120,9 @@ pub(crate) struct World {
     pub(crate) streams: Vec<Arc<Stream>>,
     pub(crate) facts: Vec<Fact>,
     pub(crate) turns: Vec<TurnRecord>,
-    /// What the streams counted themselves, of groups that a report is written of.
+    /// Counts of the streams themselves, of groups that a report is written of.
     pub(crate) counted: DrainReport,
-    /// Endpoints that take a stream which has to leave; `None` for goodbyes.
+    /// Endpoints that take a stream which has to leave; `None` if they end with goodbyes.
     pub(crate) heirs: Option<usize>,
     routes: Vec<Arc<AtomicBool>>,
     turn_due: Millis,
@@ -366,7 +366,7 @@ pub(crate) fn moment(stream: &Stream) -> Option<Millis> {
     stream.drain.poll(&Context::from_waker(Waker::noop()))
 }
 
-/// Nobody leaves before his moment was decided, nor after the deadline while turns are taken.
+/// No stream leaves before its moment was decided, nor after the deadline while turns are taken.
 fn check_order(order: &LeaveOrder, now: Millis) {
     assert!(order.at >= now, "{order:?} at {now:?}");
     assert!(order.by >= order.at && order.deadline >= order.at, "{order:?}");

@@ -1,171 +1,190 @@
-//! Who is asking? The session of a request, by the first of header, query parameter, cookie and address that tells one.
+//! The identity of a request's client: its session, by the first of header, query parameter, cookie and address that has
+//! one.
 //!
-//! A token of ours (in the cookie, or in the header around a pod's own session id) names the session and its endpoint. A
-//! value that the client chose is hashed into a session that has no endpoint of its own: it goes where the ring says.
-//! Where a route has several services, `backend.rs` asks this of each.
+//! A token of the proxy (in the cookie, or in the header around an endpoint's own session id) names the session and its
+//! endpoint. A value that the client chose is hashed into a session without an endpoint of its own: the ring decides.
+//! Where a route has several services, `split.rs` reads the evidence for each.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use podpin_affinity::{Bound, Claim, Lifetime, SessionId, Source, TokenError, Verified};
+use podpin_affinity::{Bound, Claim, Keyring, Lifetime, SessionId, Source, TokenError, Verified};
 use podpin_config::ClientIp;
 use podpin_endpoints::EndpointId;
 
-use crate::affinity::select::Asked;
+use crate::affinity::request_view::RequestView;
 use crate::balance::service::ServiceState;
 use crate::clock;
-use crate::shared::Shared;
+use podpin_wire::client::masked;
 use podpin_wire::field;
 
-/// Session ids for which the operating system is asked once.
+/// Session ids that one call to the operating system draws.
 const DRAWN_AT_ONCE: usize = 16;
 
-/// A request's client, as far as it is known.
+/// The identity of a request's client.
 #[derive(Debug)]
-pub(crate) struct Recognition {
+pub(crate) struct ClientIdentity {
+    /// Session, known or new.
     pub session: SessionId,
-    /// Unix seconds of the session's start; a re-pin keeps it.
+    /// Start of the session in Unix seconds; a re-pin keeps it.
     pub started_seconds: u64,
+    /// Endpoint that the token names; `None` if there is no token.
     pub pinned: Option<EndpointId>,
-    /// The token is to be written again whatever the endpoint: there was none, or it was signed by an older key.
+    /// Whether the token is written again whatever the endpoint: there was none, or an older key has signed it.
     pub reissue: bool,
+    /// The reason why a token was refused; `None` if none was.
     pub refused: Option<TokenError>,
-    pub by: By,
-    /// Its session comes from another service of the route, to which nobody is sent any more.
-    pub displaced: bool,
+    /// The source of the session.
+    pub source: IdentitySource,
+    /// Whether the session was issued by a backend whose weight is now 0.
+    pub is_displaced: bool,
 }
 
-/// What a request shows of its client to a service.
-pub(crate) enum Shown<'a> {
-    /// A token of the service that is right.
-    Pin(Verified, By),
-    /// A value of the client's own, and why it is no token of ours where it reads like one.
-    Own(Source, Cow<'a, [u8]>, Option<TokenError>),
+/// Evidence of the client's identity in a request, for one service.
+pub(crate) enum Evidence<'a> {
+    /// A token of the service, verified.
+    Token(Verified, IdentitySource),
+    /// A value of the client's own, and the reason why it is no token if it reads like one.
+    Chosen(Source, Cow<'a, [u8]>, Option<TokenError>),
     /// Nothing, or a token that was refused.
     Nothing(Option<TokenError>),
 }
 
-/// What told the session.
+/// The source of a session.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum By {
+pub(crate) enum IdentitySource {
     /// The cookie; or nothing, and the client gets one.
     Cookie,
-    /// A value of the client's own.
-    Choice,
-    /// A session id of the pod's, which is this to it.
+    /// A value that the client chose.
+    Chosen,
+    /// A session id that the endpoint issued, in its own spelling.
     Bound(HeaderValue),
 }
 
-impl Recognition {
-    /// The client that a request shows to its only service.
-    pub(crate) fn of(shared: &Shared, service: &ServiceState, asked: &Asked<'_>) -> Recognition {
-        Recognition::new(service, show(shared, service, asked))
-    }
+/// Identifies the client of a request to a route's only service.
+pub(crate) fn identify(
+    keyring: &Keyring,
+    service: &ServiceState,
+    request: &RequestView<'_>,
+) -> ClientIdentity {
+    ClientIdentity::new(service, evidence(keyring, service, request))
+}
 
-    pub(crate) fn new(service: &ServiceState, shown: Shown<'_>) -> Recognition {
-        match shown {
-            Shown::Pin(verified, by) => pinned(service, verified, by),
-            Shown::Own(source, value, refused) => chosen(service, source, &value, refused),
-            Shown::Nothing(refused) => Recognition::begun(new_session(), refused),
+impl ClientIdentity {
+    /// Returns the identity that the evidence for a service proves.
+    pub(crate) fn new(service: &ServiceState, evidence: Evidence<'_>) -> ClientIdentity {
+        match evidence {
+            Evidence::Token(verified, source) => pinned(service, verified, source),
+            Evidence::Chosen(source, value, refused) => chosen(service, source, &value, refused),
+            Evidence::Nothing(refused) => ClientIdentity::begun(new_session(), refused),
         }
     }
 
-    /// A new client.
-    pub(crate) fn begun(session: SessionId, refused: Option<TokenError>) -> Recognition {
-        Recognition {
+    /// Returns the identity of a new client.
+    pub(crate) fn begun(session: SessionId, refused: Option<TokenError>) -> ClientIdentity {
+        ClientIdentity {
             session,
             started_seconds: clock::unix_seconds(),
             pinned: None,
             reissue: true,
             refused,
-            by: By::Cookie,
-            displaced: false,
+            source: IdentitySource::Cookie,
+            is_displaced: false,
         }
     }
 
-    /// A new client that had this session elsewhere; it lives as long as any that begins here now.
-    pub(crate) fn displaced(session: SessionId, by: By) -> Recognition {
-        Recognition { by, displaced: true, ..Recognition::begun(session, None) }
+    /// Returns the identity of a client with a session of another backend; the session starts anew here.
+    pub(crate) fn displaced(session: SessionId, source: IdentitySource) -> ClientIdentity {
+        ClientIdentity { source, is_displaced: true, ..ClientIdentity::begun(session, None) }
     }
 
-    /// A stream in flight whose client is pinned to `endpoint`.
-    pub(crate) fn of_stream(session: SessionId, endpoint: EndpointId) -> Recognition {
-        Recognition {
+    /// Returns the identity of the client of a stream in flight, pinned to `endpoint`.
+    pub(crate) fn of_stream(session: SessionId, endpoint: EndpointId) -> ClientIdentity {
+        ClientIdentity {
             session,
             started_seconds: 0,
             pinned: Some(endpoint),
             reissue: false,
             refused: None,
-            by: By::Cookie,
-            displaced: false,
+            source: IdentitySource::Cookie,
+            is_displaced: false,
         }
     }
 }
 
-/// Reads what a request shows of its client to a service.
-pub(crate) fn show<'a>(shared: &Shared, service: &ServiceState, asked: &Asked<'a>) -> Shown<'a> {
+/// Reads the evidence of the client's identity for a service.
+pub(crate) fn evidence<'a>(
+    keyring: &Keyring,
+    service: &ServiceState,
+    request: &RequestView<'a>,
+) -> Evidence<'a> {
     let by_header = service.session_header.as_ref();
-    if let Some(value) = by_header.and_then(|name| value_of(asked.headers, name)) {
-        return show_value(shared, service, value);
+    if let Some(value) = by_header.and_then(|name| value_of(request.headers, name)) {
+        return header_evidence(keyring, service, value);
     }
     let affinity = &service.configuration.affinity;
     let by_query = affinity.query.as_deref();
-    if let Some(value) = by_query.and_then(|name| parameter(asked.query?, name)) {
-        return Shown::Own(Source::Query, value.into(), None);
+    if let Some(value) = by_query.and_then(|name| parameter(request.query?, name)) {
+        return Evidence::Chosen(Source::Query, value.into(), None);
     }
-    let refused = match claim(shared, service, asked.headers) {
-        Claim::Pinned(verified) => return Shown::Pin(verified, By::Cookie),
+    let refused = match claim(keyring, service, request.headers) {
+        Claim::Pinned(verified) => return Evidence::Token(verified, IdentitySource::Cookie),
         Claim::Refused(error) => Some(error),
         Claim::None => None,
     };
     match affinity.client_ip {
         Some(prefixes) => {
-            Shown::Own(Source::Address, network(asked.client.address, prefixes).into(), refused)
+            Evidence::Chosen(Source::Address, address_bytes(request.client.address, prefixes).into(), refused)
         }
-        None => Shown::Nothing(refused),
+        None => Evidence::Nothing(refused),
     }
 }
 
-fn pinned(service: &ServiceState, verified: Verified, by: By) -> Recognition {
+fn pinned(service: &ServiceState, verified: Verified, source: IdentitySource) -> ClientIdentity {
     let token = verified.token;
     let shown = EndpointId::from_bytes(token.endpoint);
     let pin = service.drain.moved_pins().correct(token.session.as_bytes(), shown);
-    Recognition {
+    ClientIdentity {
         session: token.session,
         started_seconds: token.started_seconds,
         pinned: Some(pin),
         reissue: !verified.signed_by_first_key || pin != shown,
         refused: None,
-        by,
-        displaced: false,
+        source,
+        is_displaced: false,
     }
 }
 
-fn chosen(service: &ServiceState, source: Source, value: &[u8], refused: Option<TokenError>) -> Recognition {
-    Recognition {
+fn chosen(
+    service: &ServiceState,
+    source: Source,
+    value: &[u8],
+    refused: Option<TokenError>,
+) -> ClientIdentity {
+    ClientIdentity {
         session: SessionId::chosen(&service.name, source, value),
         started_seconds: clock::unix_seconds(),
         pinned: None,
         reissue: false,
         refused,
-        by: By::Choice,
-        displaced: false,
+        source: IdentitySource::Chosen,
+        is_displaced: false,
     }
 }
 
-/// A value in the header: ours, around a pod's own, or whatever the client likes.
-fn show_value<'a>(shared: &Shared, service: &ServiceState, value: Cow<'a, [u8]>) -> Shown<'a> {
-    match shared.current().keyring.unbind(&service.name, &value, lifetime(service)) {
+/// Reads a value in the header: a bound session id, or a value that the client chose.
+fn header_evidence<'a>(keyring: &Keyring, service: &ServiceState, value: Cow<'a, [u8]>) -> Evidence<'a> {
+    match keyring.unbind(&service.name, &value, lifetime(service)) {
         Ok(Bound { verified, value: own }) => match HeaderValue::from_bytes(&own) {
-            Ok(own) => Shown::Pin(verified, By::Bound(own)),
-            // It was a header's value when it was signed.
-            Err(_) => Shown::Own(Source::Header, value, Some(TokenError::Malformed)),
+            Ok(own) => Evidence::Token(verified, IdentitySource::Bound(own)),
+            // The value was a header field's when it was signed.
+            Err(_) => Evidence::Chosen(Source::Header, value, Some(TokenError::Malformed)),
         },
-        // Every value that was never ours reads like this.
-        Err(TokenError::Malformed) => Shown::Own(Source::Header, value, None),
-        Err(error) => Shown::Own(Source::Header, value, Some(error)),
+        // A value that the proxy never issued reads like this.
+        Err(TokenError::Malformed) => Evidence::Chosen(Source::Header, value, None),
+        Err(error) => Evidence::Chosen(Source::Header, value, Some(error)),
     }
 }
 
@@ -176,21 +195,19 @@ fn lifetime(service: &ServiceState) -> Lifetime {
     }
 }
 
-fn claim(shared: &Shared, service: &ServiceState, headers: &HeaderMap) -> Claim {
+fn claim(keyring: &Keyring, service: &ServiceState, headers: &HeaderMap) -> Claim {
     let Some(name) = service.cookie_name() else { return Claim::None };
     let lines = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
     let lifetime = lifetime(service);
-    podpin_affinity::claim(lines, name, |value| {
-        shared.current().keyring.verify(&service.name, value, lifetime)
-    })
+    podpin_affinity::claim(lines, name, |value| keyring.verify(&service.name, value, lifetime))
 }
 
-/// The value of the header, unless it is empty.
+/// Returns the value of the header; `None` if it is empty or missing.
 fn value_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
     field::value(headers, name).filter(|value| !value.is_empty())
 }
 
-/// The value of the first parameter of this name, unless it is empty (WHATWG URL, section 5.1).
+/// Returns the value of the first parameter called `name` (WHATWG URL, section 5.1); `None` if it is empty or missing.
 fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values =
@@ -198,29 +215,21 @@ fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
     values.next().filter(|value| !value.is_empty())
 }
 
-/// Returns the text without percent-encoding and `+` (WHATWG URL, section 5.1). What is no encoding stays as it is.
+/// Returns the text without percent-encoding and `+` (WHATWG URL, section 5.1). Broken encodings stay as they are.
 fn decoded(text: &str) -> Vec<u8> {
     let spaced = if text.contains('+') { Cow::from(text.replace('+', " ")) } else { Cow::from(text) };
     percent_encoding::percent_decode_str(&spaced).collect()
 }
 
-/// The part of an address that counts.
-fn network(address: IpAddr, prefixes: ClientIp) -> Vec<u8> {
-    match address.to_canonical() {
-        IpAddr::V4(ip) => {
-            let shift = 32_u32.saturating_sub(u32::from(prefixes.ipv4_prefix_bits));
-            let mask = u32::MAX.checked_shl(shift).unwrap_or(0);
-            (ip.to_bits() & mask).to_be_bytes().to_vec()
-        }
-        IpAddr::V6(ip) => {
-            let shift = 128_u32.saturating_sub(u32::from(prefixes.ipv6_prefix_bits));
-            let mask = u128::MAX.checked_shl(shift).unwrap_or(0);
-            (ip.to_bits() & mask).to_be_bytes().to_vec()
-        }
+/// Returns the bytes of an address that count, by `affinity.clientIP`.
+fn address_bytes(address: IpAddr, prefixes: ClientIp) -> Vec<u8> {
+    match masked(address, prefixes.ipv4_prefix_bits, prefixes.ipv6_prefix_bits) {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
     }
 }
 
-/// 128 random bits from the operating system: a session id is a name that must not be guessed. Asked for by the dozen.
+/// Returns 128 random bits from the operating system: a session id must not be guessed. Drawn by the dozen.
 pub(crate) fn new_session() -> SessionId {
     thread_local! {
         static DRAWN: RefCell<Vec<[u8; 16]>> = const { RefCell::new(Vec::new()) };
@@ -272,7 +281,7 @@ mod tests {
     #[test]
     fn an_address_counts_as_far_as_its_prefix() {
         let prefixes = |ipv4_prefix_bits, ipv6_prefix_bits| ClientIp { ipv4_prefix_bits, ipv6_prefix_bits };
-        let of = |text: &str, prefixes| network(text.parse().unwrap(), prefixes);
+        let of = |text: &str, prefixes| address_bytes(text.parse().unwrap(), prefixes);
         assert_eq!(of("10.1.2.3", prefixes(32, 64)), [10, 1, 2, 3]);
         assert_eq!(of("10.1.2.3", prefixes(24, 64)), [10, 1, 2, 0]);
         assert_eq!(of("::ffff:10.1.2.3", prefixes(24, 64)), [10, 1, 2, 0]);

@@ -1,47 +1,53 @@
-//! Which of a route's services gets a request, where it has several.
+//! The service of a route with several that gets a request.
 //!
-//! The one that the client is pinned to, for as long as the route sends anybody there. Who has no such pin goes where the
-//! weights say, by a hash of what the client calls itself, else of its session: so replicas agree without a word, and the
-//! parallel requests of a client whose service has no weight any more meet at one other. What counts, in this order:
+//! A client stays with the service that it is pinned to, as long as that has a weight. Other clients go by weight, by a
+//! hash of the value that they chose, else of their session: replicas agree without talking, and the parallel requests of
+//! a client whose service lost its weight meet at one other. The evidence that counts, in this order:
 //!
-//! 1. a session id that a pod issued, bound by a service with a weight, then the cookie of one: of several, the first in
+//! 1. a session id that an endpoint issued, bound by a service with a weight, then the cookie of one: of several, the first in
 //!    the order of the route;
 //! 2. a session id bound by a service without weight;
-//! 3. a value of the client's own;
+//! 3. a value that the client chose;
 //! 4. the cookie of a service without weight;
 //! 5. nothing: the client is new.
 
 use std::sync::Arc;
 
-use podpin_affinity::{TokenError, split};
+use podpin_affinity::{Keyring, TokenError, split};
 
-use crate::affinity::identify::{By, Recognition, Shown, new_session, show};
-use crate::affinity::select::Asked;
+use crate::affinity::identify::{ClientIdentity, Evidence, IdentitySource, evidence, new_session};
+use crate::affinity::request_view::RequestView;
 use crate::routing::route::{Backend, Route};
-use crate::shared::Shared;
 
-/// The route as it leads to the service, and the client as that service knows it. `None` when no service has a weight,
-/// which the configuration does not let happen.
+/// The service of a request, and the identity of its client there.
+pub(crate) struct ChosenBackend {
+    /// The route as it leads to the service.
+    pub route: Arc<Route>,
+    /// The client as the service knows it.
+    pub identity: ClientIdentity,
+}
+
+/// Chooses the service of a request; `None` if no service has a weight, which the configuration rules out.
 pub(crate) fn choose(
-    shared: &Shared,
+    keyring: &Keyring,
     backends: &[Backend],
-    asked: &Asked<'_>,
-) -> Option<(Arc<Route>, Recognition)> {
-    let shown = backends.iter().map(|backend| show(shared, &backend.route.service, asked));
-    let mut table = Table { backends, shown: shown.collect() };
-    let (at, known) = table.decide()?;
-    Some((Arc::clone(&backends.get(at)?.route), known))
+    request: &RequestView<'_>,
+) -> Option<ChosenBackend> {
+    let all = backends.iter().map(|backend| evidence(keyring, &backend.route.service, request));
+    let mut table = EvidenceTable { backends, evidence: all.collect() };
+    let (at, identity) = table.decide()?;
+    Some(ChosenBackend { route: Arc::clone(&backends.get(at)?.route), identity })
 }
 
-/// The services of a route, and what the request shows to each.
-struct Table<'a> {
+/// The services of a route, with the request's evidence for each.
+struct EvidenceTable<'a> {
     backends: &'a [Backend],
-    shown: Vec<Shown<'a>>,
+    evidence: Vec<Evidence<'a>>,
 }
 
-impl Table<'_> {
-    /// The place of the service, and the client as it knows it.
-    fn decide(&mut self) -> Option<(usize, Recognition)> {
+impl EvidenceTable<'_> {
+    /// Returns the index of the service, and the client as the service knows it.
+    fn decide(&mut self) -> Option<(usize, ClientIdentity)> {
         let pin = self.pinned(true, true).or_else(|| self.pinned(true, false));
         if let Some(at) = pin {
             return self.known(at, None);
@@ -58,23 +64,22 @@ impl Table<'_> {
         }
         let session = new_session();
         let at = self.by_weight(session.as_bytes())?;
-        Some((at, Recognition::begun(session, refused)))
+        Some((at, ClientIdentity::begun(session, refused)))
     }
 
-    /// The first service that the client shows a pin of; one with a weight, or one without.
+    /// Returns the first service, with or without a weight, that the client has a token of, bound or in a cookie.
     fn pinned(&self, has_weight: bool, is_bound: bool) -> Option<usize> {
-        let is_such =
-            |shown: &Shown<'_>| matches!(shown, Shown::Pin(_, by) if (*by != By::Cookie) == is_bound);
-        let mut all = self.backends.iter().zip(&self.shown);
-        all.position(|(backend, shown)| (backend.weight > 0) == has_weight && is_such(shown))
+        let is_such = |evidence: &Evidence<'_>| matches!(evidence, Evidence::Token(_, source) if (*source != IdentitySource::Cookie) == is_bound);
+        let mut all = self.backends.iter().zip(&self.evidence);
+        all.position(|(backend, evidence)| (backend.weight > 0) == has_weight && is_such(evidence))
     }
 
-    /// What the client calls itself, for the first service that asks for it.
+    /// Returns the value that the client chose, for the first service that accepts one.
     fn own_value(&self) -> Option<&[u8]> {
-        let all = self.backends.iter().zip(&self.shown);
-        all.filter(|(backend, _)| backend.weight > 0).find_map(|(_, shown)| match shown {
-            Shown::Own(_, value, _) => Some(&**value),
-            Shown::Pin(..) | Shown::Nothing(_) => None,
+        let all = self.backends.iter().zip(&self.evidence);
+        all.filter(|(backend, _)| backend.weight > 0).find_map(|(_, evidence)| match evidence {
+            Evidence::Chosen(_, value, _) => Some(&**value),
+            Evidence::Token(..) | Evidence::Nothing(_) => None,
         })
     }
 
@@ -82,29 +87,29 @@ impl Table<'_> {
         split(self.backends.iter().map(|one| (&*one.route.service.name, one.weight)), client)
     }
 
-    /// Why a token was refused: to be expired is to be ours.
+    /// Returns the reason why a token was refused; an expired one is at least genuine and counts first.
     fn refused(&self) -> Option<TokenError> {
         let reasons = || {
-            self.shown.iter().filter_map(|shown| match shown {
-                Shown::Own(_, _, refused) | Shown::Nothing(refused) => *refused,
-                Shown::Pin(..) => None,
+            self.evidence.iter().filter_map(|evidence| match evidence {
+                Evidence::Chosen(_, _, refused) | Evidence::Nothing(refused) => *refused,
+                Evidence::Token(..) => None,
             })
         };
         reasons().find(|reason| *reason == TokenError::Expired).or_else(|| reasons().next())
     }
 
-    /// The client as a service knows it; `refused` when it has no pin.
-    fn known(&mut self, at: usize, refused: Option<TokenError>) -> Option<(usize, Recognition)> {
+    /// Returns the client as a service knows it; `refused` if it has no token.
+    fn known(&mut self, at: usize, refused: Option<TokenError>) -> Option<(usize, ClientIdentity)> {
         let service = &self.backends.get(at)?.route.service;
-        let shown = std::mem::replace(self.shown.get_mut(at)?, Shown::Nothing(None));
-        Some((at, Recognition { refused, ..Recognition::new(service, shown) }))
+        let evidence = std::mem::replace(self.evidence.get_mut(at)?, Evidence::Nothing(None));
+        Some((at, ClientIdentity { refused, ..ClientIdentity::new(service, evidence) }))
     }
 
-    /// The client of a service that nobody is sent to any more, at another one.
-    fn displaced(&mut self, from: usize) -> Option<(usize, Recognition)> {
-        let shown = std::mem::replace(self.shown.get_mut(from)?, Shown::Nothing(None));
-        let Shown::Pin(verified, by) = shown else { return None };
+    /// Returns the client of a service without weight at another one.
+    fn displaced(&mut self, from: usize) -> Option<(usize, ClientIdentity)> {
+        let evidence = std::mem::replace(self.evidence.get_mut(from)?, Evidence::Nothing(None));
+        let Evidence::Token(verified, source) = evidence else { return None };
         let session = verified.token.session;
-        Some((self.by_weight(session.as_bytes())?, Recognition::displaced(session, by)))
+        Some((self.by_weight(session.as_bytes())?, ClientIdentity::displaced(session, source)))
     }
 }

@@ -1,165 +1,137 @@
-//! `affinity.onUnavailable: wait`: who is served at once, who waits, and who is turned away.
+//! `affinity.onUnavailable: wait`: requests that are served at once, that wait, and that are turned away.
 //!
-//! As HAProxy's users know it, where a request with a persistent server waits for that server and any other for whichever
-//! is free first, and where a full queue means another server:
+//! The rules are HAProxy's, where a request with a persistent server waits for that server and any other for the first
+//! free one, and where a full queue means another server:
 //!
-//! * Whoever needs nothing that somebody waits for already is served at once, however long the queue is.
-//! * Others wait, first come, first served among those who wait for the same.
-//! * When the queue is full, a client that would wait for its own endpoint is moved to another one with a place, as
+//! * A request that takes nothing from a waiting one is served at once, however long the queue is.
+//! * Others wait, first come, first served among requests with the same demand.
+//! * If the queue is full, a client that would wait for its own endpoint moves to another one with a free slot, as
 //!   `repin` does; without one it is refused.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
-use podpin_config::OnUnavailable;
-use podpin_endpoints::{EndpointId, Permit, Phase};
+use podpin_config::{OnUnavailable, WaitQueue};
+use podpin_endpoints::{EndpointId, Phase};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::affinity::select::{Admission, Placement};
+use crate::affinity::routed_request::RoutedRequest;
+use crate::affinity::select::{SelectedStream, SelectionTerms, select, select_stream};
+use crate::affinity::selected::Selected;
 use crate::balance::queue::{Demand, QueueDemand};
 use crate::balance::service::Kind;
-use crate::http::reply::Failure;
+use crate::http::reply::ErrorReply;
 
-/// How often a request that waits for a place looks without being told to.
+/// Interval at which a waiting request looks for a slot without being woken.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// What a request may be given.
-pub(crate) struct Terms<'a> {
-    /// It has tried these in vain.
-    tried: &'a [EndpointId],
-    /// Those who are to be served before it.
-    pub ahead: QueueDemand,
-    /// It would rather wait for its own endpoint than have another one.
-    pub waits: bool,
+/// Selects an endpoint for a stream as [`select_stream`] does, and waits for a slot if the service has a queue.
+///
+/// # Errors
+/// [`ErrorReply::QueueTimeout`] too.
+pub(crate) async fn await_stream(
+    request: &RoutedRequest,
+    tried: &[EndpointId],
+) -> Result<SelectedStream, ErrorReply> {
+    await_slot(request, Kind::Stream, tried, |terms| select_stream(request, terms)).await
 }
 
-impl<'a> Terms<'a> {
-    /// Whatever there is; a pin that failed this very request is not waited for.
-    pub(crate) fn after(tried: &'a [EndpointId]) -> Terms<'a> {
-        Terms { tried, ahead: QueueDemand::default(), waits: tried.is_empty() }
+/// Selects an endpoint for an ordinary request as [`select`] does, and waits for it if the service has a queue.
+///
+/// A request that can only be answered with an event stream is not sent to an endpoint without a free slot: the endpoint
+/// would do all of the work before the client is refused. The slot itself is taken with the response.
+///
+/// # Errors
+/// [`ErrorReply::QueueTimeout`] and [`ErrorReply::ClientLimit`] too.
+pub(crate) async fn await_request(
+    request: &RoutedRequest,
+    tried: &[EndpointId],
+) -> Result<Selected, ErrorReply> {
+    let mut kind = Kind::Request;
+    if let Some(client) = request.only_streams_to {
+        drop(request.client_permit(client)?);
+        kind = Kind::Stream;
     }
+    await_slot(request, kind, tried, |terms| select(request, kind, terms)).await
+}
 
-    /// Endpoints that are not to be chosen. A client's own is: why it is not to be had is its reason to move.
-    pub(crate) fn left_out(&self, own: Option<EndpointId>) -> Cow<'a, [EndpointId]> {
-        if self.ahead.endpoints.is_empty() {
-            return Cow::Borrowed(self.tried);
+async fn await_slot<S>(
+    request: &RoutedRequest,
+    kind: Kind,
+    tried: &[EndpointId],
+    attempt: impl Fn(&SelectionTerms<'_>) -> Result<S, ErrorReply>,
+) -> Result<S, ErrorReply> {
+    match request.service().configuration.affinity.on_unavailable {
+        // After a failure the request takes what there is now, or nothing.
+        OnUnavailable::Wait(limits) if tried.is_empty() => queue_up(request, kind, limits, attempt).await,
+        OnUnavailable::Wait(_) | OnUnavailable::Repin | OnUnavailable::Strict => {
+            attempt(&SelectionTerms::after(tried))
         }
-        let wanted = self.ahead.endpoints.iter().filter(|id| Some(**id) != own);
-        Cow::Owned(self.tried.iter().chain(wanted).copied().collect())
     }
 }
 
-impl Admission {
-    /// As [`Admission::place_stream`], waiting for a place where the service has a queue.
-    ///
-    /// # Errors
-    /// [`Failure::QueueTimeout`] too.
-    pub(crate) async fn await_stream(&self, tried: &[EndpointId]) -> Result<(Placement, Permit), Failure> {
-        self.await_place(Kind::Stream, tried, |terms| self.place_stream_on(terms)).await
+async fn queue_up<S>(
+    request: &RoutedRequest,
+    kind: Kind,
+    limits: WaitQueue,
+    attempt: impl Fn(&SelectionTerms<'_>) -> Result<S, ErrorReply>,
+) -> Result<S, ErrorReply> {
+    let queue = &request.service().queue;
+    let mut terms = SelectionTerms::behind(ahead(request, kind));
+    match attempt(&terms) {
+        Err(ErrorReply::NoEndpoint | ErrorReply::Full) => {}
+        other => return other,
     }
-
-    /// As [`Admission::place`] for an ordinary request, waiting for a place where the service has a queue.
-    ///
-    /// One that can only be answered with an event stream is not sent where there is no place for one: the pod would do
-    /// all of the work before its client is refused. The place itself is taken when the answer has come.
-    ///
-    /// # Errors
-    /// [`Failure::QueueTimeout`] and [`Failure::ClientLimit`] too.
-    pub(crate) async fn await_request(&self, tried: &[EndpointId]) -> Result<Placement, Failure> {
-        let mut kind = Kind::Request;
-        if let Some(client) = self.only_streams_to {
-            drop(self.client_permit_at(client)?);
-            kind = Kind::Stream;
+    let Some(entry) = queue.join(limits.length, demand(request, kind)) else {
+        if queue.is_closed() {
+            return Err(ErrorReply::QueueTimeout);
         }
-        self.await_place(kind, tried, |terms| self.place_on(kind, terms)).await
-    }
-
-    pub(crate) async fn await_place<P>(
-        &self,
-        kind: Kind,
-        tried: &[EndpointId],
-        attempt: impl Fn(&Terms<'_>) -> Result<P, Failure>,
-    ) -> Result<P, Failure> {
-        let service = self.service();
-        let OnUnavailable::Wait(limits) = service.configuration.affinity.on_unavailable else {
-            return attempt(&Terms::after(tried));
-        };
-        // What is left after a failure is tried at once or not at all.
-        if !tried.is_empty() {
-            return attempt(&Terms::after(tried));
+        terms.waits = false;
+        return attempt(&terms).map_err(|_| ErrorReply::QueueTimeout);
+    };
+    let deadline = Instant::now() + limits.timeout;
+    loop {
+        tokio::select! {
+            biased;
+            () = entry.turn() => {}
+            () = sleep_until(deadline) => return Err(ErrorReply::QueueTimeout),
+            // The end of an ejection wakes no entry.
+            () = sleep(LOOK_AGAIN) => {
+                queue.wake();
+                continue;
+            }
         }
-        let queue = &service.queue;
-        let mut terms = Terms { tried, ahead: self.ahead(kind), waits: true };
-        match attempt(&terms) {
-            Err(Failure::NoEndpoint | Failure::Full) => {}
+        match attempt(&SelectionTerms::after(&[])) {
+            Err(ErrorReply::NoEndpoint | ErrorReply::Full) if queue.is_closed() => {
+                return Err(ErrorReply::QueueTimeout);
+            }
+            Err(ErrorReply::NoEndpoint | ErrorReply::Full) => {
+                // The client's own endpoint may be gone meanwhile.
+                entry.set_demand(demand(request, kind));
+                entry.pass_on();
+            }
             other => return other,
         }
-        let Some(ticket) = queue.join(limits.length, self.want(kind)) else {
-            if queue.is_closed() {
-                return Err(Failure::QueueTimeout);
-            }
-            terms.waits = false;
-            return attempt(&terms).map_err(|_| Failure::QueueTimeout);
-        };
-        let deadline = Instant::now() + limits.timeout;
-        loop {
-            tokio::select! {
-                biased;
-                () = ticket.turn() => {}
-                () = sleep_until(deadline) => return Err(Failure::QueueTimeout),
-                // What ends by itself, as an ejection does, tells nobody.
-                () = sleep(LOOK_AGAIN) => {
-                    queue.wake();
-                    continue;
-                }
-            }
-            match attempt(&Terms::after(&[])) {
-                Err(Failure::NoEndpoint | Failure::Full) if queue.is_closed() => {
-                    return Err(Failure::QueueTimeout);
-                }
-                Err(Failure::NoEndpoint | Failure::Full) => {
-                    // Its own endpoint may be gone meanwhile.
-                    ticket.set_demand(self.want(kind));
-                    ticket.pass_on();
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// An ordinary request takes no place: whoever can be served passes by those who wait for one.
-    pub(crate) fn ahead(&self, kind: Kind) -> QueueDemand {
-        match kind {
-            Kind::Stream => self.service().queue.demand(),
-            Kind::Request => QueueDemand::default(),
-        }
-    }
-
-    pub(crate) fn want(&self, kind: Kind) -> Demand {
-        let view = self.service().view();
-        let own = self.home(&view).and_then(|id| view.snapshot.get(&id));
-        match (kind, own) {
-            (Kind::Request, _) => Demand::NoPlace,
-            (Kind::Stream, Some(own)) if matches!(own.phase, Phase::Ready | Phase::NotReady) => {
-                Demand::PlaceAt(own.id)
-            }
-            // One that drains or is gone is not waited for.
-            (Kind::Stream, _) => Demand::AnyPlace,
-        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Returns the demand of the requests that are served before this one. An ordinary request takes no slot and passes by
+/// those that wait for one.
+fn ahead(request: &RoutedRequest, kind: Kind) -> QueueDemand {
+    match kind {
+        Kind::Stream => request.service().queue.demand(),
+        Kind::Request => QueueDemand::default(),
+    }
+}
 
-    #[test]
-    fn what_others_wait_for_is_left_out_but_not_a_clients_own() {
-        let [one, other, tried] = [1, 2, 3].map(|byte| EndpointId::from_bytes([byte; 16]));
-        let ahead = QueueDemand { any: false, endpoints: vec![one, other] };
-        let terms = Terms { tried: &[tried], ahead, waits: true };
-        assert_eq!(*terms.left_out(None), [tried, one, other]);
-        assert_eq!(*terms.left_out(Some(one)), [tried, other]);
-        assert_eq!(*Terms::after(&[tried]).left_out(Some(tried)), [tried], "it has failed this request");
+fn demand(request: &RoutedRequest, kind: Kind) -> Demand {
+    let view = request.service().view();
+    let own = request.home(&view).and_then(|id| view.snapshot.get(&id));
+    match (kind, own) {
+        (Kind::Request, _) => Demand::NoPlace,
+        (Kind::Stream, Some(own)) if matches!(own.phase, Phase::Ready | Phase::NotReady) => {
+            Demand::PlaceAt(own.id)
+        }
+        // An endpoint that drains or is gone is not waited for.
+        (Kind::Stream, _) => Demand::AnyPlace,
     }
 }

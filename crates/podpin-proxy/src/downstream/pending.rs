@@ -1,182 +1,518 @@
-//! One request of an event stream client, before its answer: who asked, over what, and how to answer.
+//! A client that has sent a request: its body comes from here, its response goes here.
+//!
+//! An ordinary request keeps this until its response is complete, and gives an HTTP/1 connection back for the next request.
+//! An event stream turns it into a [`StartedResponse`], which lives on in a task of its own.
 
-use podpin_wire::http1::encode::{Framing, Persistence, h1_head};
 use std::future::poll_fn;
-use std::net::Shutdown;
+use std::io;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::header::HeaderMap;
-use http::{StatusCode, Version};
-use pingora::http::ResponseHeader;
-use pingora::protocols::http::v2::server::HttpSession as SessionV2;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use bytes::{Buf, BytesMut};
+use http::{HeaderMap, StatusCode};
+use podpin_wire::http1::body::{BodyDecoder, ChunkError, Piece};
+use podpin_wire::http1::encode::{Framing, Persistence, write_response_head};
+use podpin_wire::http1::request_head::HeadError;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
-use crate::connection::{Connection, StreamGuard};
 use crate::downstream::body::Downstream;
-use crate::http::reply::{Answer, Body, Failure};
+use crate::downstream::gone::Gone;
+use crate::downstream::http1::{Http1Side, write_and_linger};
+use crate::downstream::http2::{Http2Request, Http2Side};
+use crate::downstream::lease::{ConnectionLease, ConnectionReturn, StreamLease};
+use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
+use crate::net::scratch::{self, Scratch};
 use crate::net::transport::Transport;
 
-/// How long a refused client may take to read the answer before its connection is closed under it.
-const LINGER: Duration = Duration::from_secs(1);
-/// What a refused client may still send meanwhile: a reset would destroy the answer before it is read.
-const LINGER_BYTES: usize = 256 * 1024;
+/// Bytes of a request body that one read takes.
+const BODY_READ_BYTES: usize = 16 * 1024;
+/// Time that a client has for the rest of a response that is cut short.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+/// Time for reading the rest of a request body after its response, nginx's default.
+const DISCARD_LIMIT: Duration = Duration::from_secs(30);
+/// Pause within that rest after which it is given up.
+const DISCARD_PAUSE: Duration = Duration::from_secs(1);
 
-/// A client waiting for its answer.
-pub(crate) enum Exchange {
-    /// HTTP/1.0 or 1.1, with the connection that may go on afterwards.
-    H1 { tcp: Transport, connection: Connection, keep_alive: bool },
-    /// One stream of an HTTP/2 connection, counted there.
-    H2(Box<SessionV2>, StreamGuard),
+/// A client that has sent a request and waits for the response, or takes it.
+pub(crate) enum PendingResponse {
+    /// A whole HTTP/1.0 or 1.1 connection, for one request.
+    H1(Http1Pending),
+    /// A stream of an HTTP/2 connection.
+    H2(Http2Pending),
 }
 
-/// What a stream holds of its client's connection.
-pub(crate) enum After {
-    /// HTTP/1: the connection itself, which may carry another request.
-    H1 { connection: Connection, goes_on: bool },
-    /// HTTP/2: its place among the connection's streams.
-    H2 { _guard: StreamGuard },
+/// An HTTP/1 connection with a request whose head was read.
+pub(crate) struct Http1Pending {
+    side: Http1Side,
+    /// Bytes that were read already: body, then later requests.
+    ahead: BytesMut,
+    body: BodyDecoder,
+    is_http10: bool,
+    keep_alive: bool,
+    /// Whether the client sends no body before an interim response (`Expect`).
+    expects_continue: bool,
+    /// The connection, if it is lent to a stream.
+    lease: Option<ConnectionLease>,
 }
 
-/// An answer that has begun.
-pub(crate) struct Begun {
+/// An HTTP/2 stream with a request whose head was read.
+pub(crate) struct Http2Pending {
+    request: Http2Request,
+    /// The sending half once the response has begun; `None` before, and for a response without a body.
+    response: Option<Http2Side>,
+    is_body_read: bool,
+    stream: StreamLease,
+}
+
+/// The facts of a request over HTTP/1, besides the socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Http1Terms {
+    /// Framing of the request body.
+    pub body: BodyDecoder,
+    /// Whether the client speaks HTTP/1.0.
+    pub is_http10: bool,
+    /// Whether the connection may carry another request.
+    pub keep_alive: bool,
+    /// Whether the client sends no body before an interim response (`Expect`).
+    pub expects_continue: bool,
+}
+
+/// An HTTP/1 connection between two requests.
+pub(crate) struct IdleConnection {
+    /// The connection itself.
+    pub transport: Transport,
+    /// Bytes of the next request that were read already.
+    pub ahead: BytesMut,
+}
+
+/// The length of a response body, as its head says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyLength {
+    /// No body.
+    Zero,
+    /// The length that the head has.
+    Known,
+    /// Unknown until the body ends.
+    Unknown,
+}
+
+impl BodyLength {
+    /// Returns the length that a framing tells.
+    pub(crate) fn of(body: &BodyDecoder) -> BodyLength {
+        match body {
+            BodyDecoder::Done => BodyLength::Zero,
+            BodyDecoder::Length(_) => BodyLength::Known,
+            BodyDecoder::Chunked(_) | BodyDecoder::UntilClose => BodyLength::Unknown,
+        }
+    }
+}
+
+/// Whether a connection may carry another request after a response of the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// The connection goes on if client and request allow it.
+    Allowed,
+    /// The connection is closed.
+    Refused,
+}
+
+/// A response that has begun and goes on in a task of its own.
+pub(crate) struct StartedResponse {
+    /// The client side of the body.
     pub downstream: Downstream,
     /// The head, still to be written (HTTP/1).
     pub head: Vec<u8>,
-    /// What the stream keeps alive and counted as long as it runs.
-    pub after: After,
+    /// The connection, kept alive and counted as long as the stream runs.
+    pub connection: ConnectionReturn,
 }
 
-impl Exchange {
-    /// Resolves when the client leaves while it waits.
-    pub(crate) async fn gone(&mut self) {
+impl PendingResponse {
+    /// Returns the client of a request that came over HTTP/1; a stream takes the `lease` with it.
+    pub(crate) fn http1(
+        connection: IdleConnection,
+        terms: Http1Terms,
+        lease: Option<ConnectionLease>,
+    ) -> PendingResponse {
+        let Http1Terms { body, is_http10, keep_alive, expects_continue } = terms;
+        let IdleConnection { transport, ahead } = connection;
+        let side = Http1Side::new(transport);
+        PendingResponse::H1(Http1Pending {
+            side,
+            ahead,
+            body,
+            is_http10,
+            keep_alive,
+            expects_continue,
+            lease,
+        })
+    }
+
+    /// Returns the client of a request that came over HTTP/2.
+    pub(crate) fn http2(request: Http2Request, stream: StreamLease) -> PendingResponse {
+        let is_body_read = request.is_body_empty();
+        PendingResponse::H2(Http2Pending { request, response: None, is_body_read, stream })
+    }
+
+    /// Whether the whole request body was read.
+    pub(crate) fn is_body_read(&self) -> bool {
         match self {
-            Exchange::H2(session, _) => {
-                // Both outcomes mean the same: the stream was reset, or its connection is gone.
-                session.idle().await.map_or_else(drop, drop);
-            }
-            Exchange::H1 { tcp, keep_alive, .. } => {
-                poll_fn(|context| {
-                    loop {
-                        let mut bytes = [0; 512];
-                        let mut buffer = ReadBuf::new(&mut bytes);
-                        let read = ready!(Pin::new(&mut *tcp).poll_read(context, &mut buffer));
-                        if read.is_err() || buffer.filled().is_empty() {
-                            return Poll::Ready(());
-                        }
-                        // A pipelined request: dropped, so the connection cannot go on after this one.
-                        *keep_alive = false;
-                    }
-                })
-                .await
+            PendingResponse::H1(client) => client.body == BodyDecoder::Done,
+            PendingResponse::H2(client) => client.is_body_read,
+        }
+    }
+
+    /// Whether interim responses can be passed on to the client (RFC 9110 section 15.2).
+    pub(crate) fn takes_interim(&self) -> bool {
+        match self {
+            PendingResponse::H1(client) => !client.is_http10,
+            // The library sends none.
+            PendingResponse::H2(_) => false,
+        }
+    }
+
+    /// Appends bytes of the request body, at least one, or notes its end.
+    pub(crate) fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<(), ErrorReply>> {
+        match self {
+            PendingResponse::H1(client) => client.poll_body(context, out),
+            PendingResponse::H2(client) => {
+                client.is_body_read = !ready!(client.request.poll_body(context, out))?;
+                Poll::Ready(Ok(()))
             }
         }
     }
 
-    /// Begins the answer; `length` is the body's, when it is known. `None` when the client is gone.
+    /// Appends the bytes of the request body that were read already.
+    pub(crate) fn body_at_hand(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorReply> {
+        match self {
+            PendingResponse::H1(client) => client.take_ahead(out),
+            PendingResponse::H2(_) => Ok(()),
+        }
+    }
+
+    /// Polls for the client's leaving. Bytes of later requests are kept for them.
+    pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
+        match self {
+            PendingResponse::H1(client) => client.side.poll_gone(context, Some(&mut client.ahead)),
+            PendingResponse::H2(client) => match &mut client.response {
+                Some(response) => response.poll_gone(context),
+                None => client.request.poll_gone(context),
+            },
+        }
+    }
+
+    /// Resolves when the client has left.
+    pub(crate) async fn gone(&mut self) -> Gone {
+        poll_fn(|context| self.poll_gone(context)).await
+    }
+
+    /// Begins the response, and appends to `out` what has to be written for that.
     pub(crate) fn begin(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        length: BodyLength,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Gone> {
+        match self {
+            PendingResponse::H1(client) => client.begin(status, headers, length, out),
+            PendingResponse::H2(client) if length == BodyLength::Zero => {
+                client.request.write_head(status, headers)?;
+            }
+            PendingResponse::H2(client) => client.response = Some(client.request.begin(status, headers)?),
+        }
+        Ok(())
+    }
+
+    /// Begins a response that goes on in a task of its own; `None` if the client is gone.
+    pub(crate) fn start(
         self,
         status: StatusCode,
-        lines: &HeaderMap,
-        version: Version,
-        length: Option<u64>,
-    ) -> Option<Begun> {
+        headers: &HeaderMap,
+        length: BodyLength,
+    ) -> Option<StartedResponse> {
         match self {
-            Exchange::H1 { tcp, connection, keep_alive } => {
-                let http10 = version == Version::HTTP_10;
-                let framing = if length.is_some() || http10 { Framing::Plain } else { Framing::Chunked };
-                let goes_on = keep_alive && (length.is_some() || !http10);
+            PendingResponse::H1(mut client) => {
                 let mut head = Vec::with_capacity(512);
-                h1_head(&mut head, (status, lines), framing, Persistence::of(goes_on, http10));
-                Some(Begun {
-                    downstream: Downstream::h1(tcp, framing),
-                    head,
-                    after: After::H1 { connection, goes_on },
-                })
+                client.begin(status, headers, length, &mut head);
+                // The stream drops what comes of later requests, so the connection cannot go on behind them.
+                let goes_on = client.keep_alive && client.ahead.is_empty();
+                let connection = ConnectionReturn::H1 { lease: client.lease?, goes_on };
+                Some(StartedResponse { downstream: Downstream::H1(client.side), head, connection })
             }
-            Exchange::H2(session, guard) => begin_h2((*session, guard), status, lines),
+            PendingResponse::H2(mut client) => {
+                let side = client.request.begin(status, headers).ok()?;
+                let connection = ConnectionReturn::H2 { _stream: client.stream };
+                Some(StartedResponse { downstream: Downstream::H2(side), head: Vec::new(), connection })
+            }
         }
     }
 
-    /// Answers with a failure of ours.
-    pub(crate) async fn refuse(self, failure: Failure) {
-        if let Some(answer) = failure.answer() {
-            self.answer(answer).await;
-        }
-    }
-
-    /// Gives an answer of ours.
-    pub(crate) async fn answer(self, answer: Answer) {
+    /// Appends body bytes as they are framed for the client.
+    pub(crate) fn frame(&self, data: &[u8], out: &mut Vec<u8>) {
         match self {
-            Exchange::H1 { tcp, .. } => answer_h1(tcp, &answer).await,
-            Exchange::H2(session, _guard) => answer_h2(*session, answer, Body::Whole).await,
+            PendingResponse::H1(client) => client.side.frame_into(data, out),
+            PendingResponse::H2(_) => out.extend_from_slice(data),
         }
     }
-}
 
-/// A response head for HTTP/2.
-pub(crate) fn h2_head(status: StatusCode, lines: &HeaderMap) -> pingora::Result<Box<ResponseHeader>> {
-    let mut head = ResponseHeader::build(status, Some(lines.len()))?;
-    for (name, value) in lines {
-        head.append_header(name.clone(), value.clone())?;
+    /// Returns the bytes that a clean end still needs.
+    pub(crate) fn last_bytes(&self) -> &'static [u8] {
+        match self {
+            PendingResponse::H1(client) => client.side.last_bytes(),
+            PendingResponse::H2(_) => b"",
+        }
     }
-    Ok(Box::new(head))
-}
 
-fn begin_h2(
-    (mut session, guard): (SessionV2, StreamGuard),
-    status: StatusCode,
-    lines: &HeaderMap,
-) -> Option<Begun> {
-    session.write_response_header(h2_head(status, lines).ok()?, false).ok()?;
-    let stream = session.take_response_body_writer()?;
-    Some(Begun { downstream: Downstream::h2(stream), head: Vec::new(), after: After::H2 { _guard: guard } })
-}
+    /// Writes what the client takes now; returns how much, at least one byte.
+    pub(crate) fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<Result<usize, Gone>> {
+        match self {
+            PendingResponse::H1(client) => client.side.poll_write(context, bytes),
+            PendingResponse::H2(client) => match &mut client.response {
+                Some(response) => response.poll_write(context, bytes),
+                None => Poll::Ready(Err(Gone)),
+            },
+        }
+    }
 
-/// Writes the answer to a request with or without a body and closes, so that the client can read it.
-pub(crate) async fn answer_h1(tcp: Transport, answer: &Answer) {
-    say_and_linger(tcp, &answer.h1(Persistence::Close, Body::Whole)).await;
-}
+    /// Polls until nothing waits within TLS.
+    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        match self {
+            PendingResponse::H1(client) if client.side.transport.holds_bytes() => {
+                client.side.poll_flush(context)
+            }
+            PendingResponse::H1(_) | PendingResponse::H2(_) => Poll::Ready(Ok(())),
+        }
+    }
 
-/// Writes the last that is said on a connection and closes it, so that the client can read that.
-pub(crate) async fn say_and_linger(mut tcp: Transport, words: &[u8]) {
-    let said = async {
-        tcp.write_all(words).await?;
-        tcp.shutdown().await?;
-        let mut left = LINGER_BYTES;
-        let mut bytes = [0; 1024];
-        loop {
-            let count = tcp.read(&mut bytes).await?;
-            left = left.saturating_sub(count);
-            if count == 0 || left == 0 {
-                return std::io::Result::Ok(());
+    /// Ends well, after [`PendingResponse::last_bytes`]; returns the connection if it may carry another request.
+    pub(crate) async fn finish(self) -> Option<IdleConnection> {
+        match self {
+            PendingResponse::H1(mut client) => {
+                let is_read = client.body == BodyDecoder::Done || Box::pin(client.discard_body()).await;
+                match (is_read, client.keep_alive) {
+                    (true, true) => return Some(client.into_idle()),
+                    (true, false) => client.side.transport.close(),
+                    (false, _) => write_and_linger(client.side.transport, b"").await,
+                }
+                None
+            }
+            PendingResponse::H2(client) => {
+                // Without a sending half the head was all of the response.
+                if let Some(response) = client.response {
+                    response.finish();
+                }
+                None
             }
         }
-    };
-    if let Ok(Err(error)) = tokio::time::timeout(LINGER, Box::pin(said)).await {
-        tracing::trace!(%error, "the client did not read its answer");
     }
-    // Whatever is left unread is thrown away with the connection.
-    if let Err(error) = socket2::SockRef::from(tcp.tcp()).shutdown(Shutdown::Both) {
-        tracing::trace!(%error, "the client closed first");
+
+    /// Ends so that the client can tell the response is not complete; `unsent` is what it has not taken of it.
+    pub(crate) async fn cut(self, unsent: &[u8]) {
+        match self {
+            PendingResponse::H1(mut client) => {
+                let needs_reset = client.side.framing == Framing::Plain && client.is_http10;
+                let last = async { client.side.transport.write_all(unsent).await };
+                if tokio::time::timeout(CUT_GRACE, last).await.is_err() {
+                    tracing::debug!("a client did not take the end of its response");
+                }
+                if needs_reset {
+                    client.side.reset();
+                } else {
+                    client.side.transport.close();
+                }
+            }
+            PendingResponse::H2(client) => {
+                if let Some(response) = client.response {
+                    response.abort().reset(CUT_GRACE).await;
+                }
+            }
+        }
+    }
+
+    /// Sends a response of the proxy; returns the connection if it may carry another request.
+    pub(crate) async fn answer(
+        self,
+        response: LocalResponse,
+        body: ResponseBody,
+        reuse: Reuse,
+    ) -> Option<IdleConnection> {
+        match self {
+            PendingResponse::H1(client) => client.answer(&response, body, reuse).await,
+            PendingResponse::H2(client) => {
+                let Http2Pending { request, stream: _stream, .. } = client;
+                request.answer(response, body).await;
+                None
+            }
+        }
     }
 }
 
-/// Gives an answer of ours over HTTP/2.
-pub(crate) async fn answer_h2(mut session: SessionV2, answer: Answer, body: Body) {
-    let answered = async {
-        let mut lines = answer.own_lines();
-        lines.extend(answer.lines);
-        let ends = body == Body::Omitted || answer.body.is_empty();
-        session.write_response_header(h2_head(answer.status, &lines)?, ends)?;
-        if ends {
-            return Ok(());
+impl Http1Pending {
+    async fn answer(
+        mut self,
+        response: &LocalResponse,
+        body: ResponseBody,
+        reuse: Reuse,
+    ) -> Option<IdleConnection> {
+        // A body of which all was read with the head costs nothing to discard.
+        let is_discarded = self.take_ahead(&mut Vec::new()).is_ok();
+        let may_go_on = reuse == Reuse::Allowed && is_discarded;
+        let goes_on = may_go_on && self.keep_alive && self.body == BodyDecoder::Done;
+        let mut bytes = response.http1(Persistence::of(goes_on, self.is_http10), body);
+        if goes_on {
+            // Only a client that pipelines requests and never reads can run into this timeout.
+            tokio::time::timeout(CUT_GRACE, self.write(&bytes)).await.ok()?.ok()?;
+            return Some(self.into_idle());
         }
-        session.set_write_timeout(Some(LINGER));
-        session.write_body(answer.body.into(), true).await
-    };
-    if let Err(error) = answered.await {
-        tracing::debug!(%error, "the client left before its answer");
+        if may_go_on && self.body != BodyDecoder::Done {
+            // A close under an upload would destroy the response that the client has not read yet.
+            tokio::time::timeout(CUT_GRACE, self.write(&bytes)).await.ok()?.ok()?;
+            Box::pin(self.discard_body()).await;
+            bytes.clear();
+        }
+        write_and_linger(self.side.transport, &bytes).await;
+        None
+    }
+
+    fn into_idle(self) -> IdleConnection {
+        IdleConnection { transport: self.side.transport, ahead: self.ahead }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.side.transport.write_all(bytes).await?;
+        self.side.transport.flush().await
+    }
+
+    fn poll_body(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<(), ErrorReply>> {
+        if !self.ahead.is_empty() {
+            return Poll::Ready(self.take_ahead(out));
+        }
+        scratch::with(|Scratch { read, .. }| {
+            let mut buffer = ReadBuf::new(read.get_mut(..BODY_READ_BYTES).unwrap_or_default());
+            match ready!(Pin::new(&mut self.side.transport).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    let behind = decode(&mut self.body, buffer.filled(), out)?;
+                    self.ahead.extend_from_slice(behind);
+                    Poll::Ready(Ok(()))
+                }
+                Ok(()) | Err(_) => Poll::Ready(Err(ErrorReply::ClientGone)),
+            }
+        })
+    }
+
+    /// Reads the rest of a body that no endpoint needs any more: closed under their upload, many clients lose the response
+    /// that they have not read yet. Returns whether all of it came.
+    async fn discard_body(&mut self) -> bool {
+        // After `Expect` the body may never come, and a next request must not be taken for it.
+        if self.expects_continue {
+            return false;
+        }
+        let mut discarded = Vec::new();
+        let all = async {
+            while self.body != BodyDecoder::Done {
+                discarded.clear();
+                let read = poll_fn(|context| self.poll_body(context, &mut discarded));
+                if !matches!(tokio::time::timeout(DISCARD_PAUSE, read).await, Ok(Ok(()))) {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(DISCARD_LIMIT, all).await.unwrap_or(false)
+    }
+
+    fn take_ahead(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorReply> {
+        let left = decode(&mut self.body, &self.ahead, out)?.len();
+        self.ahead.advance(self.ahead.len().saturating_sub(left));
+        Ok(())
+    }
+
+    fn begin(&mut self, status: StatusCode, headers: &HeaderMap, length: BodyLength, out: &mut Vec<u8>) {
+        self.side.framing = match length {
+            BodyLength::Unknown if !self.is_http10 => Framing::Chunked,
+            BodyLength::Unknown | BodyLength::Zero | BodyLength::Known => Framing::Plain,
+        };
+        // A client that expected an interim response has the final one, and may never send the body (RFC 9110 section
+        // 10.1.1).
+        self.keep_alive &= self.body == BodyDecoder::Done || !self.expects_continue;
+        // In HTTP/1.0 the end of the connection is the end of a body without a length.
+        self.keep_alive &= !(self.is_http10 && length == BodyLength::Unknown);
+        let persistence = Persistence::of(self.keep_alive, self.is_http10);
+        write_response_head(out, status, headers, self.side.framing, persistence);
+    }
+}
+
+/// Appends body bytes of the input; returns what is behind the body.
+fn decode<'a>(
+    body: &mut BodyDecoder,
+    mut input: &'a [u8],
+    out: &mut Vec<u8>,
+) -> Result<&'a [u8], ErrorReply> {
+    loop {
+        match body.decode(&mut input) {
+            Ok(Piece::Data(data)) => out.extend_from_slice(data),
+            Ok(Piece::More | Piece::End) => return Ok(input),
+            Err(ChunkError::TOO_MANY_FIELDS) => return Err(HeadError::TooLarge.into()),
+            Err(_) => return Err(ErrorReply::Body),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn client_of(terms: Http1Terms, ahead: &[u8]) -> (TcpStream, PendingResponse) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, client) = tokio::join!(listener.accept(), client);
+        let transport = Transport::Plain(accepted.unwrap().0);
+        let connection = IdleConnection { transport, ahead: BytesMut::from(ahead) };
+        (client.unwrap(), PendingResponse::http1(connection, terms, None))
+    }
+
+    fn terms(body: BodyDecoder) -> Http1Terms {
+        Http1Terms { body, is_http10: false, keep_alive: true, expects_continue: false }
+    }
+
+    #[tokio::test]
+    async fn a_refused_request_leaves_its_connection_to_the_next() {
+        let (mut client, pending) = client_of(terms(BodyDecoder::Length(2)), b"okGET /next").await;
+        let response = ErrorReply::NoRoute.response().unwrap();
+        let idle = pending.answer(response, ResponseBody::Whole, Reuse::Allowed).await.unwrap();
+        assert_eq!(&idle.ahead[..], b"GET /next", "the body is discarded");
+        drop(idle);
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(
+            text.starts_with("HTTP/1.1 404 Not Found\r\n") && !text.contains("Connection: close"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_length_ends_the_connection_of_an_http10_client() {
+        for (is_http10, length, goes_on) in [
+            (false, BodyLength::Unknown, true),
+            (true, BodyLength::Unknown, false),
+            (true, BodyLength::Known, true),
+        ] {
+            let terms = Http1Terms { is_http10, ..terms(BodyDecoder::Done) };
+            let (_client, mut pending) = client_of(terms, b"").await;
+            pending.begin(StatusCode::OK, &HeaderMap::new(), length, &mut Vec::new()).unwrap();
+            assert_eq!(pending.finish().await.is_some(), goes_on, "{is_http10} {length:?}");
+        }
     }
 }

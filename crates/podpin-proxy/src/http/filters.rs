@@ -1,30 +1,24 @@
-//! What a route does with requests and responses besides placing them, on both data paths alike: redirect to https,
-//! header edits, rewrite (Shared API's `ReplacePrefixMatch`), CORS (WHATWG Fetch, section 3.3).
+//! Filters of a route, on all data paths alike: redirect to https, header edits, rewrite (Gateway API's
+//! `ReplacePrefixMatch`), CORS (WHATWG Fetch, section 3.3).
 //!
-//! Built once from what podpin-config has checked; the answers that it gives itself are `reply.rs`'s.
+//! Built once from the checked configuration; responses of the filters themselves are [`LocalResponse`]s.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use podpin_config as config;
 
-use crate::http::reply::Answer;
+use crate::http::reply::LocalResponse;
+use podpin_wire::http1::request_head::{self, RequestHead};
 
-/// What one route changes.
+/// The filters of one route.
 #[derive(Debug, Default)]
-pub struct Treatment {
+pub struct RouteFilters {
     redirect: Option<StatusCode>,
     request: Edits,
     response: Edits,
     prefix: Option<Prefix>,
     hostname: Option<HeaderValue>,
     cors: Option<Cors>,
-}
-
-/// Which way a head goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Request,
-    Response,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +28,7 @@ struct Edits {
     add: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// A path prefix and what stands in its place; neither ends with a slash.
+/// A path prefix and its replacement; neither ends with a slash.
 #[derive(Debug)]
 struct Prefix {
     matched: String,
@@ -43,15 +37,16 @@ struct Prefix {
 
 #[derive(Debug)]
 struct Cors {
-    /// `None`: everybody.
+    /// Origins that may read responses; `None` if all may.
     origins: Option<Vec<HeaderValue>>,
     credentials: bool,
     preflight: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Treatment {
-    /// What the configuration of a route says.
-    pub fn new(route: &config::Route) -> Treatment {
+impl RouteFilters {
+    /// Builds the filters that the configuration of a route describes.
+    #[must_use]
+    pub fn new(route: &config::Route) -> RouteFilters {
         let said = &route.filters;
         let prefix = said.path_prefix.clone().zip(match route.matches.as_slice() {
             [config::RouteMatch { path: config::PathMatch::Prefix(matched), .. }] => {
@@ -59,7 +54,7 @@ impl Treatment {
             }
             _ => None,
         });
-        Treatment {
+        RouteFilters {
             redirect: said.redirect_to_https.and_then(|code| StatusCode::from_u16(code).ok()),
             request: Edits::new(&said.request_headers),
             response: Edits::new(&said.response_headers),
@@ -69,70 +64,59 @@ impl Treatment {
         }
     }
 
-    /// The answer to a request that needs no pod: a preflight, or somebody who should come over TLS.
-    pub fn answer(
-        &self,
-        (method, authority, target): (&Method, &str, &str),
-        headers: &HeaderMap,
-        secure: bool,
-    ) -> Option<Answer> {
-        if let Some(cors) = self.cors.as_ref().filter(|_| is_preflight(method, headers)) {
-            return Some(Answer::empty(StatusCode::NO_CONTENT, cors.preflight_lines(headers)));
+    /// Returns the response to a request that needs no endpoint: a preflight, or a redirect to https. `None` if an endpoint
+    /// has to answer. `is_secure` if the client's connection is encrypted.
+    #[must_use]
+    pub fn local_response(&self, head: &RequestHead, is_secure: bool) -> Option<LocalResponse> {
+        let RequestHead { method, target, authority, headers: received, .. } = head;
+        if let Some(cors) = self.cors.as_ref().filter(|_| is_preflight(method, received)) {
+            return Some(LocalResponse::empty(StatusCode::NO_CONTENT, cors.preflight_headers(received)));
         }
-        let status = self.redirect.filter(|_| !secure && !authority.is_empty())?;
-        let location = HeaderValue::try_from(format!("https://{}{target}", without_port(authority))).ok()?;
-        let mut lines = HeaderMap::new();
-        lines.insert(header::LOCATION, location);
-        self.cross_origin(headers, &mut lines);
-        Some(Answer::empty(status, lines))
+        let status = self.redirect.filter(|_| !is_secure && !authority.is_empty())?;
+        let host = request_head::without_port(authority);
+        let location = HeaderValue::try_from(format!("https://{host}{target}")).ok()?;
+        let mut headers = HeaderMap::new();
+        headers.insert(header::LOCATION, location);
+        self.cross_origin(received, &mut headers);
+        Some(LocalResponse::empty(status, headers))
     }
 
-    /// Changes the lines of a request to the pod.
-    pub fn edit_request(&self, lines: &mut HeaderMap) {
-        self.request.make(lines);
+    /// Edits the fields of a request to an endpoint.
+    pub fn edit_request(&self, headers: &mut HeaderMap) {
+        self.request.apply(headers);
     }
 
-    /// Names whose lines may be changed.
-    pub fn edited(&self, side: Side) -> impl Iterator<Item = &HeaderName> {
-        let edits = if side == Side::Request { &self.request } else { &self.response };
-        let written = edits.set.iter().chain(&edits.add).map(|(name, _)| name);
-        let cors = CORS_LINES.iter().filter(move |_| side == Side::Response && self.cors.is_some());
-        edits.remove.iter().chain(written).chain(cors)
+    /// Edits the fields of an endpoint's response to a request with the fields `received`.
+    pub fn edit_response(&self, received: &HeaderMap, headers: &mut HeaderMap) {
+        self.response.apply(headers);
+        self.cross_origin(received, headers);
     }
 
-    /// Changes the lines of a pod's response to a request with the lines `asked`.
-    pub fn edit_response(&self, asked: &HeaderMap, lines: &mut HeaderMap) {
-        self.response.make(lines);
-        self.cross_origin(asked, lines);
-    }
-
-    /// Says whether the page that asked may see a response, the pod's or ours.
-    pub fn cross_origin(&self, asked: &HeaderMap, lines: &mut HeaderMap) {
+    /// Writes whether the page that sent a request may read its response, an endpoint's or the proxy's.
+    pub fn cross_origin(&self, received: &HeaderMap, headers: &mut HeaderMap) {
         if let Some(cors) = &self.cors {
-            cors.write(asked, lines);
+            cors.write(received, headers);
         }
     }
 
-    /// Path and query for the pod; `None`: as the client said.
-    pub fn target(&self, asked: &str) -> Option<String> {
+    /// Returns path and query for the endpoint; `None` if they stay as they are.
+    #[must_use]
+    pub fn target(&self, received: &str) -> Option<String> {
         let prefix = self.prefix.as_ref()?;
-        let rest = asked.strip_prefix(prefix.matched.as_str())?;
+        let rest = received.strip_prefix(prefix.matched.as_str())?;
         if !prefix.replacement.is_empty() {
             return Some(format!("{}{rest}", prefix.replacement));
         }
-        // Two slashes at the beginning would be read as a host by whoever redirects to it.
+        // An application that redirects to two slashes would name a host.
         Some(format!("/{}", rest.trim_start_matches('/')))
     }
 
-    /// `Host` for the pod; `None`: as the client said.
+    /// Returns `Host` for the endpoint; `None` if it stays as it is.
+    #[must_use]
     pub fn hostname(&self) -> Option<&HeaderValue> {
         self.hostname.as_ref()
     }
 }
-
-/// Lines of responses that [`Cors::write`] may change.
-static CORS_LINES: [HeaderName; 3] =
-    [header::ACCESS_CONTROL_ALLOW_ORIGIN, header::ACCESS_CONTROL_ALLOW_CREDENTIALS, header::VARY];
 
 fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS
@@ -140,36 +124,29 @@ fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
         && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-fn without_port(authority: &str) -> &str {
-    match authority.rfind(':') {
-        Some(colon) if !authority.ends_with(']') => authority.get(..colon).unwrap_or(authority),
-        _ => authority,
-    }
-}
-
 impl Edits {
     fn new(said: &config::HeaderEdits) -> Edits {
-        let lines = |list: &[(String, String)]| {
+        let parsed = |list: &[(String, String)]| {
             list.iter()
                 .filter_map(|(name, value)| Some((name.parse().ok()?, HeaderValue::from_str(value).ok()?)))
                 .collect()
         };
         Edits {
             remove: said.remove.iter().filter_map(|name| name.parse().ok()).collect(),
-            set: lines(&said.set),
-            add: lines(&said.add),
+            set: parsed(&said.set),
+            add: parsed(&said.add),
         }
     }
 
-    fn make(&self, lines: &mut HeaderMap) {
+    fn apply(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
-            lines.remove(name);
+            headers.remove(name);
         }
         for (name, value) in &self.set {
-            lines.insert(name, value.clone());
+            headers.insert(name, value.clone());
         }
         for (name, value) in &self.add {
-            lines.append(name, value.clone());
+            headers.append(name, value.clone());
         }
     }
 }
@@ -196,44 +173,44 @@ impl Cors {
         }
     }
 
-    /// What `Access-Control-Allow-Origin` says to who asks; `None`: nothing.
-    fn allowed(&self, asked: &HeaderMap) -> Option<HeaderValue> {
-        let origin = asked.get(header::ORIGIN)?;
+    /// Returns `Access-Control-Allow-Origin` for a request; `None` if its origin may not read the response.
+    fn allowed(&self, received: &HeaderMap) -> Option<HeaderValue> {
+        let origin = received.get(header::ORIGIN)?;
         match &self.origins {
             None => Some(HeaderValue::from_static("*")),
             Some(list) => list.contains(origin).then(|| origin.clone()),
         }
     }
 
-    fn preflight_lines(&self, asked: &HeaderMap) -> HeaderMap {
-        let mut lines = HeaderMap::new();
-        self.write(asked, &mut lines);
-        if lines.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
-            lines.extend(self.preflight.iter().cloned());
+    fn preflight_headers(&self, received: &HeaderMap) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        self.write(received, &mut headers);
+        if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+            headers.extend(self.preflight.iter().cloned());
         }
-        lines
+        headers
     }
 
-    /// What the pod says of it itself is replaced: two answers would be none to a browser.
-    fn write(&self, asked: &HeaderMap, lines: &mut HeaderMap) {
-        lines.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
-        lines.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
-        if let Some(origin) = self.allowed(asked) {
-            lines.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    /// Writes the fields of CORS in the place of the endpoint's own: a browser refuses two values.
+    fn write(&self, received: &HeaderMap, headers: &mut HeaderMap) {
+        headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        if let Some(origin) = self.allowed(received) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             if self.credentials {
-                lines.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             }
         }
         // A cache must not give one origin's answer to another, nor an answer without an origin.
-        if self.origins.is_some() && !varies_by_origin(lines) {
-            lines.append(header::VARY, HeaderValue::from_static("Origin"));
+        if self.origins.is_some() && !varies_by_origin(headers) {
+            headers.append(header::VARY, HeaderValue::from_static("Origin"));
         }
     }
 }
 
-fn varies_by_origin(lines: &HeaderMap) -> bool {
+fn varies_by_origin(headers: &HeaderMap) -> bool {
     let named = |name: &[u8]| name.trim_ascii() == b"*" || name.trim_ascii().eq_ignore_ascii_case(b"origin");
-    lines
+    headers
         .get_all(header::VARY)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
@@ -259,17 +236,8 @@ mod tests {
         ];
         for (asked, matched, replacement, expected) in cases {
             let prefix = Prefix { matched: matched.to_owned(), replacement: replacement.to_owned() };
-            let treatment = Treatment { prefix: Some(prefix), ..Treatment::default() };
-            assert_eq!(treatment.target(asked).as_deref(), Some(expected), "{asked} {matched} {replacement}");
-        }
-    }
-
-    #[test]
-    fn the_port_of_an_authority_is_dropped_and_an_address_is_not_cut() {
-        for (authority, host) in
-            [("a.b:8080", "a.b"), ("a.b", "a.b"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")]
-        {
-            assert_eq!(without_port(authority), host);
+            let filters = RouteFilters { prefix: Some(prefix), ..RouteFilters::default() };
+            assert_eq!(filters.target(asked).as_deref(), Some(expected), "{asked} {matched} {replacement}");
         }
     }
 }

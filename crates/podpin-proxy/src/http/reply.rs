@@ -1,7 +1,7 @@
-//! Every failure that a client can see: status, body, `Retry-After`, and the metric that counts it.
+//! Replies of the proxy itself: status, body, `Retry-After` of every error that a client can see, and its metric.
 //!
-//! Nothing else in the proxy invents a status code. The match is exhaustive on purpose: a new failure must say here
-//! what it is on the wire.
+//! Nothing else in the proxy invents a status code. The matches are exhaustive on purpose: a new error needs its form on
+//! the wire here.
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -10,43 +10,43 @@ use podpin_wire::http1::encode::{self, Persistence};
 use crate::telemetry::labels::RefusalKind;
 use podpin_wire::http1::request_head::HeadError;
 
-/// Why a client gets an answer of ours instead of a pod's.
+/// The reason why a client gets a reply of the proxy instead of an endpoint's response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// The request head is refused.
+pub enum ErrorReply {
+    /// Refused request head.
     #[error("{0}")]
     Head(#[from] HeadError),
-    /// The request head did not come within `limits.requestHeaderTimeout`.
+    /// Request head that did not come within `limits.requestHeaderTimeout`.
     #[error("the request head took too long")]
     HeadTimeout,
-    /// The request body stalled for `limits.requestBodyTimeout`.
+    /// Request body that stalled for `limits.requestBodyTimeout`.
     #[error("the request body took too long")]
     BodyTimeout,
-    /// The request body breaks its framing.
+    /// Request body that breaks its framing.
     #[error("malformed request body")]
     Body,
-    /// `limits.connections` is reached.
+    /// Connection beyond `limits.connections`.
     #[error("too many connections")]
     Connections,
-    /// `limits.connectionsPerClientIP` is reached.
+    /// Connection beyond `limits.connectionsPerClientIP`.
     #[error("too many connections of this client")]
     ClientConnections,
-    /// No route matches host and path.
+    /// No route for host and path.
     #[error("no route matches host and path")]
     NoRoute,
-    /// The service has no endpoint that may be used.
+    /// No endpoint of the service that may be used.
     #[error("no endpoint is available")]
     NoEndpoint,
-    /// Every usable endpoint is at `limits.streamsPerEndpoint`.
+    /// All usable endpoints at `limits.streamsPerEndpoint`.
     #[error("every endpoint is at its limit")]
     Full,
-    /// The client is at `limits.streamsPerClient`.
+    /// Stream beyond the client's `limits.streamsPerClient`.
     #[error("too many streams of this client")]
     ClientLimit,
-    /// No place became free within `affinity.queue.timeout`, or too many were waiting.
+    /// No free slot within `affinity.queue.timeout`, or a full queue.
     #[error("no place became free in time")]
     QueueTimeout,
-    /// Every endpoint that was asked for an event stream answered 502, 503 or 504.
+    /// 502, 503 or 504 of every endpoint that was tried for an event stream.
     #[error("the endpoints answer {0}")]
     UpstreamStatus(u16),
     /// No connection to an endpoint within `retries`.
@@ -55,222 +55,229 @@ pub enum Failure {
     /// No response head within `timeouts.responseHeader`.
     #[error("the endpoint did not answer in time")]
     UpstreamTimeout,
-    /// The endpoint closed before its response head was complete.
+    /// Connection that the endpoint closed before its response head was complete.
     #[error("the endpoint closed the connection")]
     UpstreamReset,
-    /// The endpoint's response is not HTTP.
+    /// Response of the endpoint that is not HTTP.
     #[error("the endpoint's answer is malformed")]
     UpstreamProtocol,
-    /// The client is gone: nobody is there to answer.
+    /// Client that is gone: there is no reply.
     #[error("the client went away")]
     ClientGone,
-    /// A state that should not be; logged as an error.
+    /// State that should not be; logged as an error.
     #[error("internal error")]
     Internal,
 }
 
-/// Seconds after which a client may ask again when nothing can serve it: about what a pod takes to become ready.
+/// Seconds after which a client may retry if nothing can serve it: about the time that an endpoint takes to become ready.
 const RETRY_AFTER_SECONDS: u32 = 5;
 
-impl Failure {
-    /// The status on the wire; `None` when nobody is there to read it.
+impl ErrorReply {
+    /// Returns the status on the wire; `None` if the client is gone.
     pub fn status(self) -> Option<StatusCode> {
         Some(match self {
-            Failure::Head(HeadError::Malformed(_)) | Failure::Body => StatusCode::BAD_REQUEST,
-            Failure::Head(HeadError::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Failure::Head(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
-            Failure::Head(HeadError::Connect) => StatusCode::METHOD_NOT_ALLOWED,
-            Failure::Head(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Failure::HeadTimeout | Failure::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Failure::NoRoute => StatusCode::NOT_FOUND,
-            Failure::Connections
-            | Failure::ClientConnections
-            | Failure::NoEndpoint
-            | Failure::Full
-            | Failure::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
-            Failure::UpstreamStatus(code) => {
+            ErrorReply::Head(HeadError::Malformed(_)) | ErrorReply::Body => StatusCode::BAD_REQUEST,
+            ErrorReply::Head(HeadError::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            ErrorReply::Head(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
+            ErrorReply::Head(HeadError::Connect) => StatusCode::METHOD_NOT_ALLOWED,
+            ErrorReply::Head(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            ErrorReply::HeadTimeout | ErrorReply::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            ErrorReply::NoRoute => StatusCode::NOT_FOUND,
+            ErrorReply::Connections
+            | ErrorReply::ClientConnections
+            | ErrorReply::NoEndpoint
+            | ErrorReply::Full
+            | ErrorReply::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorReply::UpstreamStatus(code) => {
                 StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
-            Failure::ClientLimit => StatusCode::TOO_MANY_REQUESTS,
-            Failure::UpstreamConnect | Failure::UpstreamReset | Failure::UpstreamProtocol => {
+            ErrorReply::ClientLimit => StatusCode::TOO_MANY_REQUESTS,
+            ErrorReply::UpstreamConnect | ErrorReply::UpstreamReset | ErrorReply::UpstreamProtocol => {
                 StatusCode::BAD_GATEWAY
             }
-            Failure::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Failure::ClientGone => return None,
+            ErrorReply::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            ErrorReply::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorReply::ClientGone => return None,
         })
     }
 
-    /// Seconds for `Retry-After` (RFC 9110 section 10.2.3), where asking again makes sense.
+    /// Returns the seconds of `Retry-After` (RFC 9110 section 10.2.3); `None` if a retry makes no sense.
     pub fn retry_after_seconds(self) -> Option<u32> {
         match self {
-            Failure::Connections
-            | Failure::ClientConnections
-            | Failure::NoEndpoint
-            | Failure::Full
-            | Failure::ClientLimit
-            | Failure::QueueTimeout
-            | Failure::UpstreamStatus(_) => Some(RETRY_AFTER_SECONDS),
-            Failure::Head(_)
-            | Failure::HeadTimeout
-            | Failure::BodyTimeout
-            | Failure::Body
-            | Failure::NoRoute
-            | Failure::UpstreamConnect
-            | Failure::UpstreamTimeout
-            | Failure::UpstreamReset
-            | Failure::UpstreamProtocol
-            | Failure::ClientGone
-            | Failure::Internal => None,
+            ErrorReply::Connections
+            | ErrorReply::ClientConnections
+            | ErrorReply::NoEndpoint
+            | ErrorReply::Full
+            | ErrorReply::ClientLimit
+            | ErrorReply::QueueTimeout
+            | ErrorReply::UpstreamStatus(_) => Some(RETRY_AFTER_SECONDS),
+            ErrorReply::Head(_)
+            | ErrorReply::HeadTimeout
+            | ErrorReply::BodyTimeout
+            | ErrorReply::Body
+            | ErrorReply::NoRoute
+            | ErrorReply::UpstreamConnect
+            | ErrorReply::UpstreamTimeout
+            | ErrorReply::UpstreamReset
+            | ErrorReply::UpstreamProtocol
+            | ErrorReply::ClientGone
+            | ErrorReply::Internal => None,
         }
     }
 
-    /// Which `refusals_total` counts it.
+    /// Returns the kind of `refusals_total`; `None` if the error is no refusal.
     pub fn refusal(self) -> Option<RefusalKind> {
         match self {
-            Failure::NoEndpoint => Some(RefusalKind::NoEndpoint),
-            Failure::Full => Some(RefusalKind::Full),
-            Failure::ClientLimit => Some(RefusalKind::ClientLimit),
-            Failure::QueueTimeout => Some(RefusalKind::QueueTimeout),
-            Failure::Connections | Failure::ClientConnections => Some(RefusalKind::Connections),
-            Failure::Head(_)
-            | Failure::HeadTimeout
-            | Failure::BodyTimeout
-            | Failure::Body
-            | Failure::NoRoute
-            | Failure::UpstreamConnect
-            | Failure::UpstreamTimeout
-            | Failure::UpstreamReset
-            | Failure::UpstreamProtocol
-            | Failure::UpstreamStatus(_)
-            | Failure::ClientGone
-            | Failure::Internal => None,
+            ErrorReply::NoEndpoint => Some(RefusalKind::NoEndpoint),
+            ErrorReply::Full => Some(RefusalKind::Full),
+            ErrorReply::ClientLimit => Some(RefusalKind::ClientLimit),
+            ErrorReply::QueueTimeout => Some(RefusalKind::QueueTimeout),
+            ErrorReply::Connections | ErrorReply::ClientConnections => Some(RefusalKind::Connections),
+            ErrorReply::Head(_)
+            | ErrorReply::HeadTimeout
+            | ErrorReply::BodyTimeout
+            | ErrorReply::Body
+            | ErrorReply::NoRoute
+            | ErrorReply::UpstreamConnect
+            | ErrorReply::UpstreamTimeout
+            | ErrorReply::UpstreamReset
+            | ErrorReply::UpstreamProtocol
+            | ErrorReply::UpstreamStatus(_)
+            | ErrorReply::ClientGone
+            | ErrorReply::Internal => None,
         }
     }
 
-    /// Whether an event stream client had better come back than be told a status: a browser's `EventSource` gives up for
-    /// good on anything but 200 (WHATWG HTML, section 9.2.3). Gives the kind of refusal that is counted then.
-    pub fn passing(self) -> Option<RefusalKind> {
+    /// Returns the kind of refusal if an event stream client should come back instead of seeing a status: a browser's
+    /// `EventSource` gives up for good on anything but 200 (WHATWG HTML, section 9.2.3). `None` if it should see it.
+    pub fn transient_refusal(self) -> Option<RefusalKind> {
         match self {
-            Failure::UpstreamConnect
-            | Failure::UpstreamTimeout
-            | Failure::UpstreamReset
-            | Failure::UpstreamProtocol
-            | Failure::UpstreamStatus(_) => Some(RefusalKind::Upstream),
+            ErrorReply::UpstreamConnect
+            | ErrorReply::UpstreamTimeout
+            | ErrorReply::UpstreamReset
+            | ErrorReply::UpstreamProtocol
+            | ErrorReply::UpstreamStatus(_) => Some(RefusalKind::Upstream),
             other => other.refusal(),
         }
     }
 
-    /// The reason as the access log spells it.
+    /// Returns the reason as the access log spells it.
     pub fn log_reason(self) -> &'static str {
         match self {
-            Failure::ClientGone => "client",
-            Failure::NoRoute
-            | Failure::NoEndpoint
-            | Failure::Full
-            | Failure::ClientLimit
-            | Failure::QueueTimeout
-            | Failure::Connections
-            | Failure::ClientConnections => "refused",
-            Failure::Head(_)
-            | Failure::HeadTimeout
-            | Failure::BodyTimeout
-            | Failure::Body
-            | Failure::UpstreamConnect
-            | Failure::UpstreamTimeout
-            | Failure::UpstreamReset
-            | Failure::UpstreamProtocol
-            | Failure::UpstreamStatus(_)
-            | Failure::Internal => "error",
+            ErrorReply::ClientGone => "client",
+            ErrorReply::NoRoute
+            | ErrorReply::NoEndpoint
+            | ErrorReply::Full
+            | ErrorReply::ClientLimit
+            | ErrorReply::QueueTimeout
+            | ErrorReply::Connections
+            | ErrorReply::ClientConnections => "refused",
+            ErrorReply::Head(_)
+            | ErrorReply::HeadTimeout
+            | ErrorReply::BodyTimeout
+            | ErrorReply::Body
+            | ErrorReply::UpstreamConnect
+            | ErrorReply::UpstreamTimeout
+            | ErrorReply::UpstreamReset
+            | ErrorReply::UpstreamProtocol
+            | ErrorReply::UpstreamStatus(_)
+            | ErrorReply::Internal => "error",
         }
     }
 
-    /// The body: one line of text that says why.
+    /// Returns the body: one line of text with the reason.
     pub fn body(self) -> String {
         format!("podpin: {self}\n")
     }
 
-    /// The answer that says what is wrong; `None` when nobody is there to read it.
-    pub fn answer(self) -> Option<Answer> {
-        Some(Answer {
+    /// Returns the reply with its reason; `None` if the client is gone.
+    pub fn response(self) -> Option<LocalResponse> {
+        Some(LocalResponse {
             status: self.status()?,
             content_type: "text/plain; charset=utf-8",
             retry_after_seconds: self.retry_after_seconds(),
             body: self.body(),
-            lines: HeaderMap::new(),
+            headers: HeaderMap::new(),
         })
     }
 
-    /// The answer to an event stream client that asks it to come back after so long: an event stream that says why in a
-    /// comment, and is over.
-    pub fn invitation(self, retry_millis: u64) -> Answer {
-        Answer {
+    /// Returns a reply that makes an event stream client come back after `retry_millis`: an event stream with the reason
+    /// in a comment, and nothing else.
+    pub fn retry_stream(self, retry_millis: u64) -> LocalResponse {
+        LocalResponse {
             status: StatusCode::OK,
             content_type: "text/event-stream",
             retry_after_seconds: None,
             body: format!("{}: podpin: {self}\n\n", podpin_sse::retry_line(retry_millis)),
-            lines: HeaderMap::new(),
+            headers: HeaderMap::new(),
         }
     }
 
-    /// The whole answer in HTTP/1.1, for a connection that is closed after it. Empty when nobody is there to read it.
-    pub fn h1_close(self) -> Vec<u8> {
-        self.answer().map(|answer| answer.h1(Persistence::Close, Body::Whole)).unwrap_or_default()
+    /// Returns the reply in HTTP/1.1, for a connection that is closed after it; empty if the client is gone.
+    pub fn http1_close(self) -> Vec<u8> {
+        let response = self.response();
+        response.map(|response| response.http1(Persistence::Close, ResponseBody::Whole)).unwrap_or_default()
     }
 }
 
-/// An answer of ours, complete.
+/// A response of the proxy itself, complete.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct LocalResponse {
+    /// Status on the wire.
     pub status: StatusCode,
+    /// `Content-Type` of the body.
     pub content_type: &'static str,
+    /// Seconds of `Retry-After`; `None` if there is no such field.
     pub retry_after_seconds: Option<u32>,
+    /// Body; empty if there is none.
     pub body: String,
-    /// Beside those that every answer has.
-    pub lines: HeaderMap,
+    /// Fields beside those that every response has.
+    pub headers: HeaderMap,
 }
 
-impl Answer {
-    /// An answer that its head is all of.
-    pub fn empty(status: StatusCode, lines: HeaderMap) -> Answer {
+impl LocalResponse {
+    /// Returns a response without a body.
+    pub fn empty(status: StatusCode, headers: HeaderMap) -> LocalResponse {
         let content_type = "text/plain; charset=utf-8";
-        Answer { status, content_type, retry_after_seconds: None, body: String::new(), lines }
+        LocalResponse { status, content_type, retry_after_seconds: None, body: String::new(), headers }
     }
 
-    /// The lines that every answer has, before [`Answer::lines`].
-    pub fn own_lines(&self) -> HeaderMap {
-        let mut lines = HeaderMap::with_capacity(4 + self.lines.len());
+    /// Returns the fields that every response has, before [`LocalResponse::headers`].
+    pub fn standard_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(4 + self.headers.len());
         // RFC 9110 section 8.6: no length with 204.
         if self.status != StatusCode::NO_CONTENT {
-            lines.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
-            lines.insert(header::CONTENT_LENGTH, self.body.len().into());
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+            headers.insert(header::CONTENT_LENGTH, self.body.len().into());
         }
-        lines.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after_seconds {
-            lines.insert(header::RETRY_AFTER, seconds.into());
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        lines
+        headers
     }
 
-    /// All of it in HTTP/1.1.
-    pub fn h1(&self, persistence: Persistence, body: Body) -> Vec<u8> {
+    /// Returns the response in HTTP/1.1.
+    pub fn http1(&self, persistence: Persistence, body: ResponseBody) -> Vec<u8> {
         let reason = self.status.canonical_reason().unwrap_or("Error");
         let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_u16()).into_bytes();
-        encode::write_lines(&mut bytes, &self.own_lines());
-        encode::write_lines(&mut bytes, &self.lines);
+        encode::write_headers(&mut bytes, &self.standard_headers());
+        encode::write_headers(&mut bytes, &self.headers);
         bytes.extend_from_slice(persistence.line());
         bytes.extend_from_slice(b"\r\n");
-        if body == Body::Whole {
+        if body == ResponseBody::Whole {
             bytes.extend_from_slice(self.body.as_bytes());
         }
         bytes
     }
 }
 
-/// Whether an answer of ours has its body, or is one to HEAD.
+/// Whether a response of the proxy has its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
+pub enum ResponseBody {
+    /// Body, as the length says.
     Whole,
+    /// No body: the response is one to HEAD.
     Omitted,
 }
 
@@ -279,19 +286,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_of_ours_is_complete_and_closes() {
-        let text = String::from_utf8(Failure::NoEndpoint.h1_close()).unwrap();
+    fn a_reply_is_complete_and_closes() {
+        let text = String::from_utf8(ErrorReply::NoEndpoint.http1_close()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
         assert!(head.contains("\r\nRetry-After: 5\r\n") && head.ends_with("Connection: close"), "{head}");
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
-        assert!(Failure::ClientGone.h1_close().is_empty());
+        assert!(ErrorReply::ClientGone.http1_close().is_empty());
     }
 
     #[test]
-    fn an_invitation_is_an_event_stream_without_an_event() {
-        let text =
-            String::from_utf8(Failure::Full.invitation(1_234).h1(Persistence::Close, Body::Whole)).unwrap();
+    fn a_retry_stream_is_an_event_stream_without_an_event() {
+        let text = String::from_utf8(
+            ErrorReply::Full.retry_stream(1_234).http1(Persistence::Close, ResponseBody::Whole),
+        )
+        .unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
         assert_eq!(body, "retry: 1234\n\n: podpin: every endpoint is at its limit\n\n");

@@ -1,343 +1,330 @@
-//! Ordinary requests: pick an endpoint, pass the request on, pass its answer back.
+//! Ordinary requests: select an endpoint, pass the request on, pass the response back.
 //!
-//! Decisions are the same as for event streams (`admission.rs`, `lines.rs`, `reply.rs`), and so is the care for bytes that
-//! are not taken. What is different: connections to pods are kept (`pool.rs`), there is a body to send (`transfer.rs`), and
-//! a request that may have reached a pod is asked again elsewhere only when asking twice does no harm. Whatever wants to
-//! become another protocol is left to Pingora (`pipeline.rs`).
+//! Routing, selection, header fields and replies are the same as for event streams. The differences: connections to
+//! endpoints are kept (`upstream/pool.rs`), there is a body to send (`transfer.rs`), and a request that may have reached an
+//! endpoint is sent again only if it does no harm twice. Requests that offer another protocol are left to Pingora
+//! (`upgrade/`).
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap};
 use http::{Method, Version};
-use podpin_endpoints::EndpointId;
-use podpin_time::Millis;
-use tokio::time::Sleep;
-
-use crate::affinity::select::{Admission, Asked, Placement};
-use crate::balance::service::Kind;
-use crate::clock;
-pub(crate) use crate::downstream::response::{ClientSide, Idle};
-use crate::http::reply::Failure;
-use crate::net::transport::Transport;
-use crate::request::account::Outcome;
-use crate::request::transfer::{Times, Transfer, Trouble};
-use crate::request::upload::{Framing, Upload};
-use crate::shared::Shared;
-use crate::stream::open::count_failure;
-use crate::stream::post::PostStream;
-use crate::telemetry::labels::{RetryReason, UpstreamErrorKind};
-use crate::upstream::connect::{self, UpstreamError};
-use crate::upstream::pool::{self, Target};
-use crate::upstream::rewrite;
-use podpin_wire::client::Client;
+use podpin_wire::http1::encode::Framing;
 use podpin_wire::http1::request_head::RequestHead;
 use podpin_wire::http1::response_head::ResponseHead;
+use tokio::time::Sleep;
+use tracing::{Instrument, Span};
 
-/// Until a deadline is known; no request waits that long.
-const SOME_DAY: Duration = Duration::from_secs(86_400);
+use crate::affinity::request_view::RequestView;
+use crate::affinity::routed_request::RoutedRequest;
+use crate::affinity::session_headers;
+use crate::downstream::pending::{IdleConnection, PendingResponse};
+use crate::http::reply::ErrorReply;
+use crate::net::transport::Transport;
+use crate::request::account::{self, Delivered, Ending};
+use crate::request::transfer::{Transfer, TransferError, TransferLimits};
+use crate::request::upload::Upload;
+use crate::request_context::RequestContext;
+use crate::stream::post::PostStream;
+use crate::upstream::attempts::{Attempts, Purpose};
+use crate::upstream::error::UpstreamError;
+use crate::upstream::pool::{self, Target};
+use crate::upstream::rewrite;
 
-/// A request on its way, and what is known of it at its end.
-pub(crate) struct Request<'a> {
-    pub shared: &'a Arc<Shared>,
-    pub head: &'a RequestHead,
-    pub client: &'a Client,
-    pub began: Millis,
-    pub placement: Option<Placement>,
-    pub tried: Vec<EndpointId>,
-    pub retries: u32,
-    pub connect_millis: Option<u64>,
-    /// A pod's response head was there.
-    pub answered: bool,
-    pub carried: Carried,
+/// Deadline of the timer before one is known; no request waits that long.
+const FAR_FUTURE: Duration = Duration::from_secs(86_400);
+
+/// How a request went on.
+enum Outcome {
+    /// A response whose head has begun; with the bytes that the client has not taken of it.
+    Answered { status: http::StatusCode, ending: Ending, unsent: Vec<u8> },
+    /// No response that could be passed on.
+    Refused(ErrorReply),
 }
 
-/// What went to the client of a response body.
-#[derive(Default)]
-pub(crate) struct Carried {
-    pub bytes: u64,
-    /// Present when the answer is an event stream.
-    pub stream: Option<PostStream>,
+/// An ordinary request on its way.
+struct Exchange<'a> {
+    context: &'a RequestContext,
+    attempts: Attempts,
+    delivered: Delivered,
+    /// Whether the response head of an endpoint was there.
+    answered: bool,
 }
 
-impl Carried {
-    pub(crate) fn carry(&mut self, bytes: &[u8]) {
-        self.bytes += u64::try_from(bytes.len()).unwrap_or(0);
-        if let Some(stream) = &mut self.stream {
-            stream.carry(bytes);
-        }
-    }
+/// A connection for the current attempt.
+struct Reached {
+    transport: Transport,
+    target: Target,
+    /// Whether the connection has carried requests before, and may be closed by now.
+    is_kept: bool,
 }
 
-/// Serves one request; gives the connection back when it may carry another.
-pub(crate) async fn serve(
-    shared: Arc<Shared>,
-    head: RequestHead,
-    client: Client,
-    mut side: ClientSide,
-) -> Option<Idle> {
-    let _in_flight = shared.in_flight();
-    let mut request = Request::new(&shared, &head, &client);
-    let admission = match Admission::new(&shared, &Asked::of(&head, &client)) {
-        Ok(admission) => admission,
-        Err(failure) => return request.refuse(None, failure, side).await,
+/// The framing of a request body for the endpoint, with the field that says so (RFC 9112 section 6).
+struct BodyFraming {
+    framing: Framing,
+    field: String,
+}
+
+/// Serves one request; returns the connection if it may carry another.
+pub(crate) async fn serve(context: RequestContext, client: PendingResponse) -> Option<IdleConnection> {
+    let span = tracing::debug_span!(
+        "request",
+        host = %context.head.authority,
+        path = context.head.path(),
+        client = %context.client.address,
+        service = tracing::field::Empty,
+        endpoint = tracing::field::Empty,
+    );
+    serve_in_span(context, client).instrument(span).await
+}
+
+async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> Option<IdleConnection> {
+    let _in_flight = context.shared.in_flight();
+    let view = RequestView::new(&context.head, &context.client);
+    let request = match RoutedRequest::new(&context.snapshot, &view) {
+        Ok(request) => request,
+        Err(reply) => return account::refuse_unrouted(&context, reply, client).await,
     };
-    let asked = (&head.method, &*head.authority, &*head.target);
-    if let Some(answer) = admission.route.treatment.answer(asked, &head.headers, client.secure) {
-        return request.tell(&admission, answer, side).await;
+    Span::current().record("service", &*request.service().name);
+    if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
+        return account::respond_locally(&context, &request, response, client).await;
     }
-    match request.pass(&admission, &mut side).await {
-        Outcome::Failed(failure) => request.refuse(Some(&admission), failure, side).await,
-        Outcome::Whole(status) => {
-            request.settle(&admission, (status, None));
-            side.finish().await
-        }
-        Outcome::Cut(status, trouble, unsent) => {
-            request.settle(&admission, (status, Some(trouble)));
-            side.cut(&unsent).await;
+    let attempts = Attempts::new(request, Purpose::Request);
+    let mut exchange =
+        Exchange { context: &context, attempts, delivered: Delivered::default(), answered: false };
+    let outcome = exchange.run(&mut client).await;
+    let Exchange { attempts, delivered, answered, .. } = exchange;
+    match outcome {
+        Outcome::Refused(reply) => account::refuse(&context, &attempts, answered, reply, client).await,
+        Outcome::Answered { status, ending, unsent } => {
+            account::settle(&context, &attempts, delivered, status, &ending);
+            if let Ending::Complete = ending {
+                return client.finish().await;
+            }
+            client.cut(&unsent).await;
             None
         }
     }
 }
 
-impl<'a> Request<'a> {
-    pub(crate) fn new(shared: &'a Arc<Shared>, head: &'a RequestHead, client: &'a Client) -> Request<'a> {
-        Request {
-            shared,
-            head,
-            client,
-            began: clock::now(),
-            placement: None,
-            tried: Vec::new(),
-            retries: 0,
-            connect_millis: None,
-            answered: false,
-            carried: Carried::default(),
-        }
-    }
-
-    /// Asks endpoints until one answers, within `retries`, and passes its answer on.
-    pub(crate) async fn pass(&mut self, admission: &Admission, side: &mut ClientSide) -> Outcome {
-        let mut timer = pin!(tokio::time::sleep(SOME_DAY));
-        let mut lines = self.lines(admission, side);
-        let (framing, length) = self.framing(side);
+impl Exchange<'_> {
+    /// Tries endpoints until one answers, and passes its response on.
+    async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
+        let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
+        let mut fields = self.fields(client);
+        let body = body_framing(&self.context.head, client.is_body_read());
+        // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
         loop {
-            let (target, pod, kept) = match self.reach(admission, side, before.is_some()).await {
+            let Reached { transport, target, is_kept } = match self.reach(client, before.is_some()).await {
                 Ok(Some(reached)) => reached,
                 Ok(None) => continue,
-                Err(failure) => return Outcome::Failed(failure),
+                Err(reply) => return Outcome::Refused(reply),
             };
-            let head = self.upstream_head(admission, &mut lines, &length);
+            let head = self.upstream_head(&mut fields, &body);
             let upload = match before.take() {
-                None => Some(Upload::new(head, framing)),
+                None => Some(Upload::new(head, body.framing)),
                 Some(before) => before.again(head),
             };
-            let Some(upload) = upload else { return Outcome::Failed(Failure::UpstreamReset) };
-            let may_repeat = kept && self.head.method.is_idempotent() && self.may_retry(admission);
-            let upload = if may_repeat { upload.remember() } else { upload };
-            let times = self.times(admission);
-            let mut transfer = Transfer::new(side, pod, (upload, self.head.method.clone()), times);
+            let Some(mut upload) = upload else { return Outcome::Refused(ErrorReply::UpstreamReset) };
+            let may_repeat = is_kept && self.context.head.method.is_idempotent() && self.attempts.may_retry();
+            if may_repeat {
+                upload.remember();
+            }
+            let method = self.context.head.method.clone();
+            let mut transfer = Transfer::new(client, transport, upload, method, self.limits());
             match poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await {
-                Ok(head) => return self.answer(admission, (target, transfer, head), timer.as_mut()).await,
-                // A kept connection that the pod closed meanwhile is no failure of the pod: ask again on a fresh one.
-                Err(Trouble::Pod(UpstreamError::Reset(_))) if may_repeat && transfer.may_be_repeated() => {
-                    self.retry(admission, RetryReason::Reset);
-                    before = Some(transfer.into_rest().1);
+                Ok(head) => return self.answer(target, transfer, head, timer.as_mut()).await,
+                // A kept connection that the endpoint closed meanwhile is not its failure: a fresh one is tried.
+                Err(TransferError::Upstream(UpstreamError::Reset(_)))
+                    if may_repeat && transfer.may_be_repeated() =>
+                {
+                    self.attempts.retry_stale();
+                    before = Some(transfer.into_rest().upload);
                 }
-                Err(trouble) => {
-                    let failure = self.failure(admission, trouble);
-                    let may_be_told = !transfer.is_within_interim();
-                    return Outcome::Failed(if may_be_told { failure } else { Failure::ClientGone });
+                Err(error) => {
+                    // Behind a part of an interim response the client would take any reply for its rest.
+                    let may_reply = !transfer.is_within_interim();
+                    let reply = self.reply(error);
+                    return Outcome::Refused(if may_reply { reply } else { ErrorReply::ClientGone });
                 }
             }
         }
     }
 
-    /// A connection to the endpoint that the request belongs to, and whether it was kept. `None`: that one cannot be
-    /// reached, and another one may be.
-    pub(crate) async fn reach(
+    /// Selects an endpoint and connects to it, or takes a kept connection unless it has to be `fresh`; `None` if it cannot
+    /// be reached and another one may be.
+    async fn reach(
         &mut self,
-        admission: &Admission,
-        side: &mut ClientSide,
+        client: &mut PendingResponse,
         fresh: bool,
-    ) -> Result<Option<(Target, Transport, bool)>, Failure> {
-        let placement = self.place(admission, side).await?;
-        let endpoint = Arc::clone(&placement.endpoint);
-        self.placement = Some(placement);
-        let service = admission.service();
-        let target = Target::new(endpoint.address, service.tls.as_deref());
-        if !fresh && let Some(pod) = pool::take(&target) {
-            return Ok(Some((target, pod, true)));
+    ) -> Result<Option<Reached>, ErrorReply> {
+        tokio::select! {
+            biased;
+            // Ready at once, as a rule.
+            selected = self.attempts.select_request() => selected?,
+            _ = client.gone() => return Err(ErrorReply::ClientGone),
         }
-        let asked = clock::now();
+        let Some(endpoint) = self.attempts.endpoint() else { return Err(ErrorReply::Internal) };
+        Span::current().record("endpoint", &*endpoint.name);
+        let address = endpoint.address;
+        let service = Arc::clone(self.attempts.service());
+        let tls = service.tls.as_deref();
+        let target = Target::new(address, tls);
+        if !fresh && let Some(transport) = pool::take(&target) {
+            return Ok(Some(Reached { transport, target, is_kept: true }));
+        }
         let limit = service.configuration.timeouts.connect;
-        let connecting = connect::connect(endpoint.address, service.tls.as_deref(), limit);
         let connected = tokio::select! {
             biased;
-            _ = poll_fn(|context| side.poll_gone(context)) => return Err(Failure::ClientGone),
-            connected = connecting => connected,
+            _ = client.gone() => return Err(ErrorReply::ClientGone),
+            connected = self.attempts.connect(address, tls, limit) => connected,
         };
         match connected {
-            Ok(pod) => {
-                let took = clock::now().since(asked);
-                service.metrics.upstream_connect.observe(took.as_secs_f64());
-                self.connect_millis = Some(clock::duration_millis(took));
-                Ok(Some((target, pod, false)))
-            }
-            Err(error) => {
-                tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
-                let failure = count_failure(service, &endpoint, &error);
-                self.tried.push(endpoint.id);
-                // Only if there is another one to ask.
-                if self.may_retry(admission) && admission.place(Kind::Request, &self.tried).is_ok() {
-                    self.retry(admission, RetryReason::Connect);
-                    return Ok(None);
-                }
-                Err(failure)
-            }
+            Ok(transport) => Ok(Some(Reached { transport, target, is_kept: false })),
+            Err(error) if self.attempts.failed(&error) => Ok(None),
+            Err(error) => Err(error.reply()),
         }
     }
 
-    pub(crate) async fn place(
-        &self,
-        admission: &Admission,
-        side: &mut ClientSide,
-    ) -> Result<Placement, Failure> {
-        let placed = tokio::select! {
-            biased;
-            // At once, as a rule.
-            placed = admission.await_request(&self.tried) => placed,
-            _ = poll_fn(|context| side.poll_gone(context)) => Err(Failure::ClientGone),
-        };
-        match placed {
-            Err(failure) if failure != Failure::ClientGone && !self.tried.is_empty() => {
-                Err(Failure::UpstreamConnect)
-            }
-            placed => placed,
-        }
-    }
-
-    /// Passes on an answer that has begun.
-    pub(crate) async fn answer(
+    /// Passes on a response whose head was read.
+    async fn answer(
         &mut self,
-        admission: &Admission,
-        (target, mut transfer, mut head): (Target, Transfer<'_>, ResponseHead),
-        mut timer: std::pin::Pin<&mut Sleep>,
+        target: Target,
+        mut transfer: Transfer<'_>,
+        mut head: ResponseHead,
+        mut timer: Pin<&mut Sleep>,
     ) -> Outcome {
-        let Some(placement) = &self.placement else { return Outcome::Failed(Failure::Internal) };
         self.answered = true;
-        admission.service().endpoint_succeeded(&placement.endpoint.load);
-        if self.head.method != Method::HEAD && head.is_event_stream() {
-            match PostStream::open(self, admission, placement) {
-                Ok(stream) => self.carried.stream = Some(stream),
-                Err(failure) => return Outcome::Failed(failure),
+        self.attempts.answered(head.status);
+        let Some(selected) = self.attempts.selected() else {
+            return Outcome::Refused(ErrorReply::Internal);
+        };
+        let (context, request) = (self.context, &self.attempts.request);
+        if context.head.method != Method::HEAD && head.is_event_stream() {
+            match PostStream::open(context, request, selected) {
+                Ok(stream) => self.delivered.stream = Some(stream),
+                Err(reply) => return Outcome::Refused(reply),
             }
         }
-        self.begin(admission, head.status);
-        let asked = (self.head, self.client);
-        let lines = rewrite::to_client(
-            self.shared,
-            (admission, placement),
-            asked,
-            (head.status, std::mem::take(&mut head.headers)),
-        );
-        let carried = &mut self.carried;
-        let mut passed = transfer.begin(&head, &lines, carried);
+        account::count_response(context, &self.attempts, head.status, &self.delivered);
+        let received = std::mem::take(&mut head.headers);
+        let fields = rewrite::client_headers(context, request, selected, head.status, received);
+        let delivered = &mut self.delivered;
+        let mut passed = transfer.begin(&head, &fields, delivered);
         if passed.is_ok() {
-            passed = poll_fn(|context| transfer.poll_body(context, timer.as_mut(), carried)).await;
+            passed = poll_fn(|context| transfer.poll_body(context, timer.as_mut(), delivered)).await;
         }
         match passed {
             Ok(()) => {
-                if let Some(pod) = transfer.into_kept() {
-                    pool::keep(target, pod);
+                if let Some(transport) = transfer.into_kept() {
+                    pool::keep(target, transport);
                 }
-                Outcome::Whole(head.status)
+                Outcome::Answered { status: head.status, ending: Ending::Complete, unsent: Vec::new() }
             }
-            Err(trouble) => Outcome::Cut(head.status, trouble, transfer.into_rest().0),
+            Err(error) => Outcome::Answered {
+                status: head.status,
+                ending: Ending::Cut(error),
+                unsent: transfer.into_rest().unsent,
+            },
         }
     }
 
-    /// What the client is told of trouble before its answer has begun.
-    pub(crate) fn failure(&self, admission: &Admission, trouble: Trouble) -> Failure {
-        match (trouble, &self.placement) {
-            (Trouble::Client(failure), _) => failure,
-            (Trouble::Pod(error), Some(placement)) => {
-                tracing::debug!(endpoint = %placement.endpoint.name, %error, "an endpoint failed");
-                count_failure(admission.service(), &placement.endpoint, &error)
+    /// Counts a failure before the response has begun; returns the reply to the client.
+    fn reply(&mut self, error: TransferError) -> ErrorReply {
+        match error {
+            TransferError::Client(reply) => reply,
+            TransferError::Upstream(error) => {
+                self.attempts.count_failure(&error);
+                error.reply()
             }
-            _ => Failure::Internal,
+            TransferError::Broken
+            | TransferError::Malformed
+            | TransferError::Idle
+            | TransferError::SlowClient
+            | TransferError::Drained => ErrorReply::Internal,
         }
     }
 
-    pub(crate) fn may_retry(&self, admission: &Admission) -> bool {
-        self.retries < admission.service().configuration.retries.attempts
-    }
-
-    pub(crate) fn retry(&mut self, admission: &Admission, reason: RetryReason) {
-        self.retries += 1;
-        admission.service().metrics.upstream_retries.inc(reason);
-    }
-
-    pub(crate) fn times(&self, admission: &Admission) -> Times {
-        let times = &admission.service().configuration.timeouts;
-        Times {
-            request_body: self.shared.current().limits.request_body_timeout,
+    fn limits(&self) -> TransferLimits {
+        let times = &self.attempts.service().configuration.timeouts;
+        TransferLimits {
+            request_body: self.context.snapshot.limits.request_body_timeout,
             response_header: times.response_header,
             upstream_idle: times.upstream_idle,
             client_write: times.client_write,
         }
     }
 
-    /// The lines that every pod would be sent.
-    pub(crate) fn lines(&self, admission: &Admission, side: &ClientSide) -> HeaderMap {
-        let mut lines = rewrite::to_pod(admission, self.head, self.client);
-        // Whom an interim response cannot be passed on to waits for none.
-        if !side.takes_interim() {
-            lines.remove(header::EXPECT);
+    /// Returns the fields that are the same for every endpoint.
+    fn fields(&self, client: &PendingResponse) -> HeaderMap {
+        let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
+        // A client that takes no interim response must not wait for one.
+        if !client.takes_interim() {
+            fields.remove(header::EXPECT);
         }
-        lines
+        fields
     }
 
-    pub(crate) fn upstream_head(
-        &self,
-        admission: &Admission,
-        lines: &mut HeaderMap,
-        length: &str,
-    ) -> Vec<u8> {
-        let address = self.placement.as_ref().map(|placement| placement.endpoint.address);
-        if let Some(placement) = &self.placement {
-            admission.session_lines(lines, placement);
-        }
-        let pod = || address.map(|address| address.to_string()).unwrap_or_default();
-        let mut head = rewrite::request_head(admission, self.head, lines, pod);
-        head.extend_from_slice(length.as_bytes());
+    /// Returns the whole head for the endpoint of the current attempt.
+    fn upstream_head(&self, fields: &mut HeaderMap, body: &BodyFraming) -> Vec<u8> {
+        let Some(selected) = self.attempts.selected() else { return Vec::new() };
+        let request = &self.attempts.request;
+        session_headers::write_session(request, selected, fields);
+        let mut head = rewrite::request_head(request, &self.context.head, fields, selected.endpoint.address);
+        head.extend_from_slice(body.field.as_bytes());
         head.extend_from_slice(b"\r\n");
         head
     }
+}
 
-    /// How the body is framed for the pod, and the line that says so (RFC 9112 section 6).
-    pub(crate) fn framing(&self, side: &ClientSide) -> (Framing, String) {
-        let length = self.head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        // HTTP/2 may say the same number several times in one line.
-        let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
-        let expects_one = matches!(self.head.method, Method::POST | Method::PUT | Method::PATCH);
-        match length {
-            Some(length) => (Framing::Plain, format!("Content-Length: {length}\r\n")),
-            None if !side.is_body_read() => (Framing::Chunked, "Transfer-Encoding: chunked\r\n".to_owned()),
-            None if expects_one && self.head.version == Version::HTTP_2 => {
-                (Framing::Plain, "Content-Length: 0\r\n".to_owned())
-            }
-            None => (Framing::Plain, String::new()),
+/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
+fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
+    let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    // HTTP/2 may repeat the same number in one field.
+    let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
+    let expects_one = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    let (framing, field) = match length {
+        Some(length) => (Framing::Plain, format!("Content-Length: {length}\r\n")),
+        None if !is_read => (Framing::Chunked, "Transfer-Encoding: chunked\r\n".to_owned()),
+        None if expects_one && head.version == Version::HTTP_2 => {
+            (Framing::Plain, "Content-Length: 0\r\n".to_owned())
         }
+        None => (Framing::Plain, String::new()),
+    };
+    BodyFraming { framing, field }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn head(method: Method, version: Version, length: Option<&str>) -> RequestHead {
+        let mut headers = HeaderMap::new();
+        if let Some(length) = length {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_str(length).unwrap());
+        }
+        RequestHead { method, target: "/".into(), version, headers, authority: "x".into() }
     }
 
-    /// Counts a failure of the endpoint within its answer.
-    pub(crate) fn endpoint_failed(&self, admission: &Admission, kind: UpstreamErrorKind) {
-        if let Some(placement) = &self.placement {
-            admission.service().endpoint_failed(&placement.endpoint, kind);
+    #[test]
+    fn a_body_is_framed_by_its_length_or_in_chunks() {
+        let cases = [
+            (head(Method::POST, Version::HTTP_11, Some("3")), false, "Content-Length: 3\r\n"),
+            (head(Method::POST, Version::HTTP_2, Some("3, 3")), false, "Content-Length: 3\r\n"),
+            (head(Method::POST, Version::HTTP_2, None), false, "Transfer-Encoding: chunked\r\n"),
+            (head(Method::POST, Version::HTTP_2, None), true, "Content-Length: 0\r\n"),
+            (head(Method::GET, Version::HTTP_11, None), true, ""),
+        ];
+        for (head, is_read, expected) in cases {
+            let body = body_framing(&head, is_read);
+            assert_eq!(body.field, expected);
+            assert_eq!(body.framing == Framing::Chunked, expected.starts_with("Transfer"), "{expected}");
         }
     }
 }

@@ -1,122 +1,141 @@
-//! One request on its way between a client and a pod: the body one way, the response the other, both at once.
+//! One request on its way between a client and an endpoint: the body one way, the response the other, both at once.
 //!
-//! Driven by polls, so that whatever can move moves and a request that waits costs one timer. What a read brings is
-//! written on at once from the buffers of the thread; only what the other side does not take is kept, and nothing more is
-//! read from this side until it has been: a slow client holds back its pod, a slow pod its client, and neither our memory.
+//! Driven by polls, so that both directions move independently and a request that waits costs one timer. Bytes that are
+//! read are written at once from the buffers of the thread; only those that the other side does not take are kept, and
+//! nothing more is read from this side until they are gone: a slow client holds back its endpoint, a slow endpoint its
+//! client, and neither the proxy's memory.
 
-use podpin_wire::http1::encode::h1_interim;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, StatusCode, header};
+use http::Method;
 use podpin_time::Millis;
+use podpin_wire::http1::body::{BodyDecoder, Piece};
+use podpin_wire::http1::encode::write_interim_response;
+use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, ResponseHead, ResponseHeadReader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::clock;
-use crate::downstream::body::Gone;
-use crate::downstream::response::{ClientSide, Follows};
-use crate::request::serve::Carried;
-use crate::request::upload::Upload;
-use podpin_wire::http1::body::{BodyDecoder, Piece};
-
-use crate::http::reply::Failure;
+use crate::downstream::gone::Gone;
+use crate::downstream::pending::{BodyLength, PendingResponse};
+use crate::http::reply::ErrorReply;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::net::transport::Transport;
-use crate::upstream::connect::UpstreamError;
-use podpin_wire::headers;
-use podpin_wire::http1::response_head::{
-    HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, ResponseHead, is_worth_parsing, parse_head,
-};
+use crate::request::upload::Upload;
+use crate::upstream::connect;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::rewrite;
 
-/// Reads in one turn before others of the worker get theirs.
-const READS_A_TURN: usize = 4;
-/// Why a transfer ends before its response does.
-#[derive(Debug)]
-pub(crate) enum Trouble {
-    /// The client's doing: it left, or its body is none.
-    Client(Failure),
-    /// The pod's, before its response head was complete.
-    Pod(UpstreamError),
-    /// The pod's connection ended or broke within the response body.
-    Broken,
-    /// The pod broke the framing of its response body.
-    Malformed,
-    /// The pod was silent within the response body for `timeouts.upstreamIdle`.
-    Idle,
-    /// The client took nothing of the response for `timeouts.clientWrite`.
-    SlowClient,
-    /// It is an event stream, and had to leave.
-    Told,
+/// Reads in one turn before other requests of the worker get theirs.
+const READS_PER_TURN: usize = 4;
+
+/// The receiver of the body bytes that go to the client.
+pub(crate) trait ResponseSink {
+    /// Takes note of decoded body bytes.
+    fn deliver(&mut self, bytes: &[u8]);
+
+    /// Whether the response has to end now; registers the task for the moment when it has.
+    fn has_to_leave(&self, context: &Context<'_>) -> bool;
 }
 
-impl From<Gone> for Trouble {
-    fn from(Gone: Gone) -> Trouble {
-        Trouble::Client(Failure::ClientGone)
+/// The reason why a transfer ends before its response does.
+#[derive(Debug)]
+pub(crate) enum TransferError {
+    /// Client that left, or whose body is broken.
+    Client(ErrorReply),
+    /// ErrorReply of the endpoint before its response head was complete.
+    Upstream(UpstreamError),
+    /// Connection to the endpoint that ended or broke within the response body.
+    Broken,
+    /// Response body that breaks its framing.
+    Malformed,
+    /// Endpoint that was silent within the response body for `timeouts.upstreamIdle`.
+    Idle,
+    /// Client that took nothing of the response for `timeouts.clientWrite`.
+    SlowClient,
+    /// Event stream that had to leave.
+    Drained,
+}
+
+impl From<Gone> for TransferError {
+    fn from(Gone: Gone) -> TransferError {
+        TransferError::Client(ErrorReply::ClientGone)
     }
 }
 
-/// How long each side may take.
+/// Time limits of both sides.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub(crate) struct TransferLimits {
+    /// `limits.requestBodyTimeout`.
     pub request_body: Duration,
+    /// `timeouts.responseHeader`; `None` if there is no limit.
     pub response_header: Option<Duration>,
+    /// `timeouts.upstreamIdle`; `None` if there is no limit.
     pub upstream_idle: Option<Duration>,
+    /// `timeouts.clientWrite`; `None` if there is no limit.
     pub client_write: Option<Duration>,
 }
 
-/// Whom a request body waits for.
+/// The side that the upload is blocked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WaitsFor {
-    Nobody,
+enum BlockedOn {
+    /// Neither: the upload has ended.
+    Neither,
+    /// Client that sends no more for now.
     Client,
-    Pod,
+    /// Endpoint that takes no more for now.
+    Upstream,
 }
 
-/// A request that is being served by a pod.
+/// A request that is served by an endpoint.
 pub(crate) struct Transfer<'a> {
-    client: &'a mut ClientSide,
-    pod: Transport,
-    pub upload: Upload,
-    times: Times,
-    asked: Method,
-    /// When something of the request last moved; the pod's time for its head counts from there.
+    client: &'a mut PendingResponse,
+    upstream: Transport,
+    upload: Upload,
+    limits: TransferLimits,
+    reader: ResponseHeadReader,
+    /// Moment at which something of the request last moved; the limit of the response head counts from there.
     moved: Millis,
-    /// An incomplete response head.
-    incoming: Vec<u8>,
-    interim: usize,
     decoder: BodyDecoder,
     /// Bytes of the body that came with the head.
     early: Vec<u8>,
-    /// The connection may be kept: its response was whole, and nothing came behind it.
+    /// Whether the connection may be kept: the response was complete, and nothing came behind it.
     is_reusable: bool,
     ended: bool,
     /// Framed bytes that the client has not taken.
-    pub unsent: Vec<u8>,
+    unsent: Vec<u8>,
     unsent_from: usize,
     received: Millis,
     written: Millis,
 }
 
+/// The rest of a transfer that ended early.
+pub(crate) struct TransferRest {
+    /// Bytes of the response that the client has not taken.
+    pub unsent: Vec<u8>,
+    /// The upload, for another attempt.
+    pub upload: Upload,
+}
+
 impl<'a> Transfer<'a> {
+    /// Returns the transfer of a request with `method` before anything of it is sent.
     pub(crate) fn new(
-        client: &'a mut ClientSide,
-        pod: Transport,
-        (upload, asked): (Upload, Method),
-        times: Times,
+        client: &'a mut PendingResponse,
+        upstream: Transport,
+        upload: Upload,
+        method: Method,
+        limits: TransferLimits,
     ) -> Transfer<'a> {
         let now = clock::now();
         Transfer {
             client,
-            pod,
+            upstream,
             upload,
-            times,
-            asked,
+            limits,
+            reader: ResponseHeadReader::new(method),
             moved: now,
-            incoming: Vec::new(),
-            interim: 0,
             decoder: BodyDecoder::Done,
             early: Vec::new(),
             is_reusable: false,
@@ -133,145 +152,155 @@ impl<'a> Transfer<'a> {
         &mut self,
         context: &mut Context<'_>,
         timer: Pin<&mut Sleep>,
-    ) -> Poll<Result<ResponseHead, Trouble>> {
-        let waits = self.poll_upload(context)?;
+    ) -> Poll<Result<ResponseHead, TransferError>> {
+        let blocked_on = self.poll_upload(context)?;
         let blocked = self.poll_send(context)?.is_pending();
         if !blocked && let Poll::Ready(head) = self.poll_read_head(context)? {
             return Poll::Ready(Ok(head));
         }
-        if waits != WaitsFor::Client && self.client.poll_gone(context).is_ready() {
+        // While the client's body is read, that read notices its leaving.
+        if blocked_on != BlockedOn::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
-        let due = if waits == WaitsFor::Client {
-            Some((self.times.request_body, Trouble::Client(Failure::BodyTimeout)))
+        let due = if blocked_on == BlockedOn::Client {
+            Some((self.limits.request_body, TransferError::Client(ErrorReply::BodyTimeout)))
         } else {
-            self.times.response_header.map(|limit| (limit, Trouble::Pod(UpstreamError::ResponseTimeout)))
+            self.limits
+                .response_header
+                .map(|limit| (limit, TransferError::Upstream(UpstreamError::ResponseTimeout)))
         };
-        let Some((limit, trouble)) = due else { return Poll::Pending };
-        ready!(poll_until(self.moved.after(limit), context, timer));
-        Poll::Ready(Err(trouble))
+        let Some((limit, error)) = due else { return Poll::Pending };
+        ready!(clock::poll_until(self.moved.after(limit), context, timer));
+        Poll::Ready(Err(error))
     }
 
-    /// Begins the answer that `head` was read for; the lines are the client's.
+    /// Begins the response that `head` was read of, with the `fields` for the client.
     pub(crate) fn begin(
         &mut self,
         head: &ResponseHead,
-        lines: &http::HeaderMap,
-        carried: &mut Carried,
-    ) -> Result<(), Trouble> {
-        let follows = match self.decoder {
-            BodyDecoder::Done => Follows::Nothing,
-            BodyDecoder::Length(_) => Follows::Length,
-            BodyDecoder::Chunked(_) | BodyDecoder::UntilClose => Follows::Unknown,
-        };
+        fields: &http::HeaderMap,
+        sink: &mut impl ResponseSink,
+    ) -> Result<(), TransferError> {
         self.is_reusable = head.keep_alive && self.decoder != BodyDecoder::UntilClose;
         self.received = clock::now();
         self.written = self.received;
-        self.client.begin(head.status, lines, follows, &mut self.unsent)?;
+        self.unsent.reserve(1024);
+        self.client.begin(head.status, fields, BodyLength::of(&self.decoder), &mut self.unsent)?;
         let early = std::mem::take(&mut self.early);
         let mut unsent = std::mem::take(&mut self.unsent);
-        let absorbed = self.absorb(&early, &mut unsent, carried);
+        let absorbed = self.absorb(&early, &mut unsent, sink);
         self.unsent = unsent;
         absorbed
     }
 
-    /// Passes the response body on, and what is left of the request's.
+    /// Passes the response body on, and the rest of the request's.
     pub(crate) fn poll_body(
         &mut self,
         context: &mut Context<'_>,
         timer: Pin<&mut Sleep>,
-        carried: &mut Carried,
-    ) -> Poll<Result<(), Trouble>> {
-        let mut waits = WaitsFor::Nobody;
+        sink: &mut impl ResponseSink,
+    ) -> Poll<Result<(), TransferError>> {
+        let mut blocked_on = BlockedOn::Neither;
         let mut blocked = false;
-        for turn in 0..=READS_A_TURN {
+        for turn in 0..=READS_PER_TURN {
             blocked = self.poll_send(context)?.is_pending();
             if !blocked && self.ended {
                 return Poll::Ready(Ok(()));
             }
-            waits = self.poll_upload(context)?;
-            if blocked || self.poll_pod(context, carried)?.is_pending() {
+            blocked_on = self.poll_upload(context)?;
+            if blocked || self.poll_upstream(context, sink)?.is_pending() {
                 break;
             }
-            if turn == READS_A_TURN {
+            if turn == READS_PER_TURN {
                 context.waker().wake_by_ref();
             }
         }
-        if waits != WaitsFor::Client && self.client.poll_gone(context).is_ready() {
+        if blocked_on != BlockedOn::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
-        if carried.stream.as_ref().is_some_and(|stream| stream.has_to_leave(context)) {
-            return Poll::Ready(Err(Trouble::Told));
+        if sink.has_to_leave(context) {
+            return Poll::Ready(Err(TransferError::Drained));
         }
-        let client_due = self.times.client_write.filter(|_| blocked);
-        let pod_due = self.times.upstream_idle.filter(|_| !blocked);
-        let body_due = Some(self.times.request_body).filter(|_| waits == WaitsFor::Client);
+        self.poll_due(context, timer, blocked, blocked_on)
+    }
+
+    /// Polls for the first time limit that passes. `blocked` if the client does not take the response.
+    fn poll_due(
+        &self,
+        context: &mut Context<'_>,
+        timer: Pin<&mut Sleep>,
+        blocked: bool,
+        blocked_on: BlockedOn,
+    ) -> Poll<Result<(), TransferError>> {
+        let client_due = self.limits.client_write.filter(|_| blocked);
+        let upstream_due = self.limits.upstream_idle.filter(|_| !blocked);
+        let body_due = Some(self.limits.request_body).filter(|_| blocked_on == BlockedOn::Client);
         let dues = [
-            client_due.map(|limit| (self.written.after(limit), Trouble::SlowClient)),
-            pod_due.map(|limit| (self.received.after(limit), Trouble::Idle)),
-            body_due.map(|limit| (self.moved.after(limit), Trouble::Client(Failure::BodyTimeout))),
+            client_due.map(|limit| (self.written.after(limit), TransferError::SlowClient)),
+            upstream_due.map(|limit| (self.received.after(limit), TransferError::Idle)),
+            body_due.map(|limit| (self.moved.after(limit), TransferError::Client(ErrorReply::BodyTimeout))),
         ];
         let first = dues.into_iter().flatten().min_by_key(|(due, _)| *due);
-        let Some((due, trouble)) = first else { return Poll::Pending };
-        ready!(poll_until(due, context, timer));
-        Poll::Ready(Err(trouble))
+        let Some((due, error)) = first else { return Poll::Pending };
+        ready!(clock::poll_until(due, context, timer));
+        Poll::Ready(Err(error))
     }
 
-    /// Nothing of a response has come, and all of the request is still there.
+    /// Whether nothing of a response has come, and all of the request is still there.
     pub(crate) fn may_be_repeated(&self) -> bool {
-        self.interim == 0 && self.incoming.is_empty() && self.upload.may_be_repeated()
+        self.reader.is_untouched() && self.upload.may_be_repeated()
     }
 
-    /// The client has taken a part of an interim response, and cannot be told anything else now.
+    /// Whether the client has taken a part of an interim response, so that no reply can follow.
     pub(crate) fn is_within_interim(&self) -> bool {
         self.unsent_from > 0
     }
 
-    /// The pod's connection, when it may carry another request.
+    /// Returns the connection to the endpoint; `None` if it may not carry another request.
     pub(crate) fn into_kept(self) -> Option<Transport> {
-        let is_sent = self.upload.is_sent() && !self.pod.holds_bytes();
+        let is_sent = self.upload.is_sent() && !self.upstream.holds_bytes();
         let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && is_sent;
-        is_whole.then_some(self.pod)
+        is_whole.then_some(self.upstream)
     }
 
-    /// What the client has not taken of a response that is cut short, and what there is of the request for another try.
-    pub(crate) fn into_rest(self) -> (Vec<u8>, Upload) {
+    /// Returns what is left of a transfer that ended early.
+    pub(crate) fn into_rest(self) -> TransferRest {
         let mut unsent = self.unsent;
         unsent.drain(..self.unsent_from.min(unsent.len()));
-        (unsent, self.upload)
+        TransferRest { unsent, upload: self.upload }
     }
 
-    /// Sends what there is of the request.
-    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<WaitsFor, Trouble> {
+    /// Sends what there is of the request; returns the side that the rest waits for.
+    fn poll_upload(&mut self, context: &mut Context<'_>) -> Result<BlockedOn, TransferError> {
         if self.upload.refused {
-            return Ok(WaitsFor::Nobody);
+            return Ok(BlockedOn::Neither);
         }
         if !self.upload.begun && !self.upload.ended && self.upload.unsent_from == 0 {
-            // What came with the head goes with the head.
+            // Body bytes that came with the head go on with the head, in one write.
             self.take_body_at_hand()?;
         }
         loop {
-            if self.poll_write_pod(context).is_pending() {
-                return Ok(WaitsFor::Pod);
+            if self.poll_write_upstream(context).is_pending() {
+                return Ok(BlockedOn::Upstream);
             }
             if self.upload.ended || self.upload.refused {
-                return Ok(WaitsFor::Nobody);
+                return Ok(BlockedOn::Neither);
             }
             let start = self.upload.unsent.len();
             match self.client.poll_body(context, &mut self.upload.unsent) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(failure)) => return Err(Trouble::Client(failure)),
-                Poll::Pending => return Ok(WaitsFor::Client),
+                Poll::Ready(Err(reply)) => return Err(TransferError::Client(reply)),
+                Poll::Pending => return Ok(BlockedOn::Client),
             }
             self.moved = clock::now();
             self.took(start);
         }
     }
 
-    fn take_body_at_hand(&mut self) -> Result<(), Trouble> {
+    fn take_body_at_hand(&mut self) -> Result<(), TransferError> {
         let start = self.upload.unsent.len();
         if !self.client.is_body_read() {
-            self.client.body_at_hand(&mut self.upload.unsent).map_err(Trouble::Client)?;
+            self.client.body_at_hand(&mut self.upload.unsent).map_err(TransferError::Client)?;
         }
         self.took(start);
         Ok(())
@@ -284,11 +313,12 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Writes to the pod. Ready when it has taken everything, or takes nothing any more: its answer may be there still.
-    fn poll_write_pod(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Writes to the endpoint. Ready when it has taken everything, or takes nothing any more: its response may be there
+    /// still.
+    fn poll_write_upstream(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let upload = &mut self.upload;
         while let Some(rest) = upload.unsent.get(upload.unsent_from..).filter(|rest| !rest.is_empty()) {
-            match ready!(Pin::new(&mut self.pod).poll_write(context, rest)) {
+            match ready!(Pin::new(&mut self.upstream).poll_write(context, rest)) {
                 Ok(count) if count > 0 => {
                     upload.unsent_from += count;
                     self.moved = clock::now();
@@ -301,29 +331,28 @@ impl<'a> Transfer<'a> {
         }
         upload.unsent.clear();
         upload.unsent_from = 0;
-        if self.pod.holds_bytes() && ready!(Pin::new(&mut self.pod).poll_flush(context)).is_err() {
+        if self.upstream.holds_bytes() && ready!(Pin::new(&mut self.upstream).poll_flush(context)).is_err() {
             upload.refused = true;
         }
         Poll::Ready(())
     }
 
-    /// Reads the response head; interim ones are passed on.
-    fn poll_read_head(&mut self, context: &mut Context<'_>) -> Result<Poll<ResponseHead>, Trouble> {
+    /// Reads the response head; interim responses are passed on.
+    fn poll_read_head(&mut self, context: &mut Context<'_>) -> Result<Poll<ResponseHead>, TransferError> {
         loop {
-            let read = scratch::with(|Scratch { read, .. }| {
-                let mut buffer = ReadBuf::new(read);
-                match Pin::new(&mut self.pod).poll_read(context, &mut buffer) {
-                    Poll::Pending => Ok(Poll::Pending),
-                    Poll::Ready(Err(error)) => Err(UpstreamError::Reset(error)),
-                    Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                        Err(UpstreamError::Reset(io::ErrorKind::UnexpectedEof.into()))
-                    }
-                    Poll::Ready(Ok(())) => self.look(buffer.filled()).map(Poll::Ready),
+            let (takes_interim, unsent) = (self.client.takes_interim(), &mut self.unsent);
+            let read = connect::poll_head(&mut self.upstream, context, &mut self.reader, |interim| {
+                if takes_interim {
+                    let fields = rewrite::interim_headers(interim.headers);
+                    write_interim_response(unsent, interim.status, &fields);
                 }
             });
-            match read.map_err(Trouble::Pod)? {
+            match read.map_err(TransferError::Upstream)? {
                 Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(Some(head)) => return Ok(Poll::Ready(head)),
+                Poll::Ready(Some(start)) => {
+                    (self.decoder, self.early) = (start.body, start.rest);
+                    return Ok(Poll::Ready(start.head));
+                }
                 // An interim response goes out before anything else is waited for.
                 Poll::Ready(None) if self.poll_send(context)?.is_pending() => return Ok(Poll::Pending),
                 Poll::Ready(None) => {}
@@ -331,47 +360,8 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Looks for the final head in what came before and now.
-    fn look(&mut self, bytes: &[u8]) -> Result<Option<ResponseHead>, UpstreamError> {
-        let joined;
-        let mut bytes = bytes;
-        if !self.incoming.is_empty() {
-            let parsed = self.incoming.len();
-            self.incoming.extend_from_slice(bytes);
-            if self.incoming.len() < HEAD_BYTES_MAX && !is_worth_parsing(&self.incoming, parsed) {
-                return Ok(None);
-            }
-            joined = std::mem::take(&mut self.incoming);
-            bytes = &joined;
-        }
-        while let Some((length, head, decoder)) = parse_head(bytes, &self.asked)? {
-            bytes = bytes.get(length..).unwrap_or_default();
-            if !head.status.is_informational() {
-                self.decoder = decoder;
-                self.early = bytes.to_vec();
-                return Ok(Some(head));
-            }
-            self.interim += 1;
-            if self.interim > INTERIM_RESPONSES_MAX || head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Err(UpstreamError::Protocol("unexpected interim responses"));
-            }
-            if self.client.takes_interim() {
-                // No cookie is set by what is not the answer yet.
-                let mut lines = headers::response_lines(head.headers, |_| true);
-                // RFC 9110 section 8.6: it has no body, and some would wait for one.
-                lines.remove(header::CONTENT_LENGTH);
-                h1_interim(&mut self.unsent, head.status, &lines);
-            }
-        }
-        if bytes.len() >= HEAD_BYTES_MAX {
-            return Err(UpstreamError::Protocol("the response head is too large"));
-        }
-        self.incoming = bytes.to_vec();
-        Ok(None)
-    }
-
-    /// Writes to the client what it has not taken.
-    fn poll_send(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, Trouble> {
+    /// Writes the kept bytes to the client.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, TransferError> {
         while let Some(rest) = self.unsent.get(self.unsent_from..).filter(|rest| !rest.is_empty()) {
             match self.client.poll_write(context, rest)? {
                 Poll::Ready(count) => {
@@ -388,49 +378,58 @@ impl<'a> Transfer<'a> {
         Ok(self.client.poll_flush(context)?)
     }
 
-    /// Reads once from the pod and passes on what came.
-    fn poll_pod(&mut self, context: &mut Context<'_>, carried: &mut Carried) -> Result<Poll<()>, Trouble> {
+    /// Reads once from the endpoint and passes the bytes on.
+    fn poll_upstream(
+        &mut self,
+        context: &mut Context<'_>,
+        sink: &mut impl ResponseSink,
+    ) -> Result<Poll<()>, TransferError> {
         scratch::with(|Scratch { read, write }| {
             let mut buffer = ReadBuf::new(read);
-            match Pin::new(&mut self.pod).poll_read(context, &mut buffer) {
+            match Pin::new(&mut self.upstream).poll_read(context, &mut buffer) {
                 Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(Err(_)) => return Err(Trouble::Broken),
+                Poll::Ready(Err(_)) => return Err(TransferError::Broken),
                 Poll::Ready(Ok(())) => {}
             }
             self.received = clock::now();
             write.clear();
             if buffer.filled().is_empty() {
                 if !self.decoder.ends_at_close() {
-                    return Err(Trouble::Broken);
+                    return Err(TransferError::Broken);
                 }
                 self.decoder = BodyDecoder::Done;
                 self.end(write);
             }
-            let absorbed = self.absorb(buffer.filled(), write, carried);
+            let absorbed = self.absorb(buffer.filled(), write, sink);
             self.pass_on(context, write)?;
             absorbed.map(Poll::Ready)
         })
     }
 
-    /// Decodes what the pod sent, and frames it for the client.
-    fn absorb(&mut self, mut bytes: &[u8], out: &mut Vec<u8>, carried: &mut Carried) -> Result<(), Trouble> {
+    /// Decodes bytes of the endpoint, and frames them for the client.
+    fn absorb(
+        &mut self,
+        mut bytes: &[u8],
+        out: &mut Vec<u8>,
+        sink: &mut impl ResponseSink,
+    ) -> Result<(), TransferError> {
         if self.ended {
             return Ok(());
         }
         loop {
             match self.decoder.decode(&mut bytes) {
                 Ok(Piece::Data(data)) => {
-                    carried.carry(data);
+                    sink.deliver(data);
                     self.client.frame(data, out);
                 }
                 Ok(Piece::More) => break,
                 Ok(Piece::End) => {
-                    // Bytes behind a response are nobody's.
+                    // Bytes behind a response belong to no request.
                     self.is_reusable &= bytes.is_empty();
                     self.end(out);
                     break;
                 }
-                Err(_) => return Err(Trouble::Malformed),
+                Err(_) => return Err(TransferError::Malformed),
             }
         }
         Ok(())
@@ -441,8 +440,8 @@ impl<'a> Transfer<'a> {
         out.extend_from_slice(self.client.last_bytes());
     }
 
-    /// Writes to the client, and keeps what it does not take at once.
-    fn pass_on(&mut self, context: &mut Context<'_>, out: &[u8]) -> Result<(), Trouble> {
+    /// Writes to the client, and keeps the bytes that it does not take at once.
+    fn pass_on(&mut self, context: &mut Context<'_>, out: &[u8]) -> Result<(), TransferError> {
         let mut from = 0;
         self.written = self.received;
         while let Some(rest) = out.get(from..).filter(|rest| !rest.is_empty()) {
@@ -458,19 +457,114 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// Ready at that moment; one timer serves whichever deadline comes next.
-fn poll_until(due: Millis, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<()> {
-    let at = clock::instant(due);
-    loop {
-        if due <= clock::now() {
-            return Poll::Ready(());
+const _: () = assert!(READ_BYTES <= HEAD_BYTES_MAX, "one read brings no more than a head may have");
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use bytes::BytesMut;
+    use http::HeaderMap;
+    use podpin_wire::http1::encode::Framing;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::downstream::pending::{Http1Terms, IdleConnection};
+
+    #[derive(Default)]
+    struct Sink {
+        bytes: Vec<u8>,
+        has_to_leave: bool,
+    }
+
+    impl ResponseSink for Sink {
+        fn deliver(&mut self, bytes: &[u8]) {
+            self.bytes.extend_from_slice(bytes);
         }
-        // One that is set for earlier goes off once for nothing, which costs less than setting it anew each time.
-        if timer.is_elapsed() || timer.deadline() > at {
-            timer.as_mut().reset(at);
+
+        fn has_to_leave(&self, _context: &Context<'_>) -> bool {
+            self.has_to_leave
         }
-        ready!(timer.as_mut().poll(context));
+    }
+
+    const LIMITS: TransferLimits = TransferLimits {
+        request_body: Duration::from_secs(5),
+        response_header: None,
+        upstream_idle: None,
+        client_write: None,
+    };
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(listener.accept(), far);
+        (near.unwrap().0, far.unwrap())
+    }
+
+    /// Runs a transfer whose endpoint sends `response` once it has the request head; returns what became of it.
+    async fn run(response: &[u8], sink: &mut Sink, limits: TransferLimits) -> Result<bool, TransferError> {
+        let (near_client, _client) = pair().await;
+        let (near_upstream, mut upstream) = pair().await;
+        let connection =
+            IdleConnection { transport: Transport::Plain(near_client), ahead: BytesMut::from(&b"body"[..]) };
+        let body = BodyDecoder::Length(4);
+        let terms = Http1Terms { body, is_http10: false, keep_alive: true, expects_continue: false };
+        let mut client = PendingResponse::http1(connection, terms, None);
+        let upload = Upload::new(b"POST / HTTP/1.1\r\n\r\n".to_vec(), Framing::Plain);
+        let transport = Transport::Plain(near_upstream);
+        let mut transfer = Transfer::new(&mut client, transport, upload, Method::POST, limits);
+        let endpoint = async {
+            let mut request = [0; 23];
+            upstream.read_exact(&mut request).await.unwrap();
+            assert_eq!(&request, b"POST / HTTP/1.1\r\n\r\nbody", "head and body go in one write");
+            upstream.write_all(response).await.unwrap();
+            if !response.ends_with(b"\r\n\r\n") {
+                upstream.shutdown().await.unwrap();
+            }
+            upstream
+        };
+        let proxy = async {
+            let mut timer = pin!(tokio::time::sleep(Duration::from_secs(60)));
+            let head = poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await?;
+            transfer.begin(&head, &HeaderMap::new(), sink)?;
+            poll_fn(|context| transfer.poll_body(context, timer.as_mut(), sink)).await?;
+            Ok(transfer.into_kept().is_some())
+        };
+        tokio::join!(endpoint, proxy).1
+    }
+
+    #[tokio::test]
+    async fn a_response_passes_and_its_connection_is_kept() {
+        let mut sink = Sink::default();
+        let response = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+            5\r\nhello\r\n0\r\n\r\n";
+        assert!(run(response, &mut sink, LIMITS).await.unwrap());
+        assert_eq!(sink.bytes, b"hello");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_with_its_connection_is_whole_and_one_with_a_length_is_not() {
+        let mut sink = Sink::default();
+        assert!(!run(b"HTTP/1.1 200 OK\r\n\r\nall of it", &mut sink, LIMITS).await.unwrap());
+        assert_eq!(sink.bytes, b"all of it");
+        let short = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort";
+        let result = run(short, &mut Sink::default(), LIMITS).await;
+        assert!(matches!(result, Err(TransferError::Broken)), "{result:?}");
+        let malformed = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz";
+        let result = run(malformed, &mut Sink::default(), LIMITS).await;
+        assert!(matches!(result, Err(TransferError::Malformed)), "{result:?}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_endpoint_and_a_drain_end_a_response() {
+        let silent = TransferLimits { upstream_idle: Some(Duration::from_millis(1)), ..LIMITS };
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n";
+        let result = run(head, &mut Sink::default(), silent).await;
+        assert!(matches!(result, Err(TransferError::Idle)), "{result:?}");
+        let mut sink = Sink { has_to_leave: true, ..Sink::default() };
+        let result = run(head, &mut sink, LIMITS).await;
+        assert!(matches!(result, Err(TransferError::Drained)), "{result:?}");
     }
 }
-
-const _: () = assert!(READ_BYTES <= HEAD_BYTES_MAX, "one read brings no more than a head may have");

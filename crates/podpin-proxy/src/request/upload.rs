@@ -1,36 +1,29 @@
-//! The body of a request on its way to a pod, and what is kept of it for another try.
+//! The body of a request on its way to an endpoint, and the copy of it for another attempt.
 
-use podpin_wire::http1::encode::push_chunk;
+use podpin_wire::http1::encode::{Framing, LAST_CHUNK, push_chunk};
 
-/// Of a request body, what is kept for a second try on a fresh connection.
+/// Bytes of a request body that are kept for a second attempt on a fresh connection.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
-
-/// How the request body is framed for the pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
-    /// There is none, or it has a length.
-    Plain,
-    Chunked,
-}
 
 /// The body of a request, as far as it was sent.
 pub(crate) struct Upload {
     framing: Framing,
-    /// Framed bytes that the pod has not taken, the request head before them.
+    /// Framed bytes that the endpoint has not taken, behind the request head.
     pub unsent: Vec<u8>,
+    /// Offset of the first byte of `unsent` that is still to be written.
     pub unsent_from: usize,
-    /// All of the body that went to the pod so far, while it may be needed again.
+    /// All of the body that was sent so far; `None` if it is not needed again.
     replay: Option<Vec<u8>>,
-    /// Some of the body went to the pod.
+    /// Whether some of the body was sent.
     pub begun: bool,
-    /// The pod takes no more of it.
+    /// Whether the endpoint takes no more of it.
     pub refused: bool,
-    /// All of the body is in `unsent`, or was.
+    /// Whether all of the body is in `unsent`, or was.
     pub ended: bool,
 }
 
 impl Upload {
-    /// A request whose `head` is still to be sent.
+    /// Returns the upload of a request whose `head` is still to be sent.
     pub(crate) fn new(head: Vec<u8>, framing: Framing) -> Upload {
         Upload {
             framing,
@@ -43,13 +36,12 @@ impl Upload {
         }
     }
 
-    /// Keeps what is sent of the body, for another try.
-    pub(crate) fn remember(mut self) -> Upload {
+    /// Keeps what is sent of the body from now on, for another attempt.
+    pub(crate) fn remember(&mut self) {
         self.replay = Some(Vec::new());
-        self
     }
 
-    /// The same for another connection, if all of the body is still there.
+    /// Returns the upload for another connection; `None` if the body is not kept.
     pub(crate) fn again(self, head: Vec<u8>) -> Option<Upload> {
         let mut again = Upload::new(head, self.framing);
         if self.begun {
@@ -63,12 +55,12 @@ impl Upload {
         Some(again)
     }
 
-    /// Whether [`Upload::again`] would give one.
+    /// Whether [`Upload::again`] would return one.
     pub(crate) fn may_be_repeated(&self) -> bool {
         !self.begun || self.replay.is_some()
     }
 
-    /// Everything that was to be sent was taken by the pod.
+    /// Whether the endpoint has taken all of the request.
     pub(crate) fn is_sent(&self) -> bool {
         self.ended && !self.refused && self.unsent_from == self.unsent.len()
     }
@@ -80,15 +72,15 @@ impl Upload {
         }
     }
 
-    /// All of the body is here.
+    /// Notes the end of the body.
     pub(crate) fn end(&mut self) {
         self.ended = true;
         if self.framing == Framing::Chunked {
-            self.unsent.extend_from_slice(b"0\r\n\r\n");
+            self.unsent.extend_from_slice(LAST_CHUNK);
         }
     }
 
-    /// Takes what the client sent: everything from `start` on.
+    /// Frames the bytes of the client that were appended to `unsent` from `start` on.
     pub(crate) fn took(&mut self, start: usize) {
         let data = self.unsent.get(start..).unwrap_or_default();
         if data.is_empty() {
@@ -103,5 +95,51 @@ impl Upload {
             let data = self.unsent.split_off(start);
             push_chunk(&mut self.unsent, &data);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upload(framing: Framing, pieces: &[&str]) -> Upload {
+        let mut upload = Upload::new(b"HEAD\r\n\r\n".to_vec(), framing);
+        upload.remember();
+        for piece in pieces {
+            let start = upload.unsent.len();
+            upload.unsent.extend_from_slice(piece.as_bytes());
+            upload.took(start);
+        }
+        upload.end();
+        upload
+    }
+
+    #[test]
+    fn a_body_is_sent_again_behind_another_head() {
+        for (framing, expected) in [(Framing::Plain, "hello"), (Framing::Chunked, "5\r\nhello\r\n0\r\n\r\n")]
+        {
+            let again = upload(framing, &["hel", "lo"]).again(b"AGAIN\r\n\r\n".to_vec()).unwrap();
+            let text = String::from_utf8(again.unsent).unwrap();
+            assert_eq!(text, format!("AGAIN\r\n\r\n{expected}"));
+        }
+        let unsent = upload(Framing::Chunked, &["hel", "lo"]).unsent;
+        assert!(unsent.ends_with(b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_long_body_is_not_kept() {
+        let long = "x".repeat(REPLAY_BYTES_MAX + 1);
+        let upload = upload(Framing::Plain, &[&long]);
+        assert!(!upload.may_be_repeated() && upload.again(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_request_is_sent_once_the_endpoint_has_taken_all() {
+        let mut upload = upload(Framing::Plain, &["hello"]);
+        assert!(!upload.is_sent());
+        upload.unsent_from = upload.unsent.len();
+        assert!(upload.is_sent());
+        upload.refused = true;
+        assert!(!upload.is_sent());
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::balance::service::ServiceState;
-use crate::http::filters::Treatment;
+use crate::http::filters::RouteFilters;
 
 /// A route with the service that it leads to.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Route {
     /// The service.
     pub service: Arc<ServiceState>,
     /// The filters of the route.
-    pub treatment: Treatment,
+    pub filters: RouteFilters,
     /// Whether a reload took the route away; shared by all of its versions that lead to the same service.
     pub withdrawn: Arc<AtomicBool>,
 }

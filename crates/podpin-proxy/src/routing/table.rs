@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use http::header::{HeaderMap, HeaderName};
 use podpin_config::{Host, PathMatch, RouteMatch, ValueMatch};
 use podpin_wire::field;
+use podpin_wire::http1::request_head;
 
 use crate::routing::route::Destination;
 
@@ -194,11 +195,7 @@ fn first<R: Clone>(rules: &[Rule<R>], headers: &HeaderMap) -> Option<R> {
 
 /// Returns the host of an authority: without port and trailing dot, in lower case.
 fn host_of(authority: &str) -> String {
-    let host = match authority.rfind(':') {
-        Some(colon) if !authority.ends_with(']') => authority.get(..colon).unwrap_or(authority),
-        _ => authority,
-    };
-    host.trim_end_matches('.').to_ascii_lowercase()
+    request_head::without_port(authority).trim_end_matches('.').to_ascii_lowercase()
 }
 
 #[cfg(test)]

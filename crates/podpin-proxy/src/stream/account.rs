@@ -13,7 +13,7 @@ use crate::balance::client_limit::ClientPermit;
 use crate::balance::queue::Queue;
 use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
-use crate::downstream::body::Dying;
+use crate::downstream::body::DelayedReset;
 use crate::net::transport::Transport;
 use crate::shared::Shared;
 use crate::stream_registry::StreamRecord;
@@ -69,7 +69,7 @@ pub(crate) struct Finished {
     /// Whether a stream that had to leave was cut: within an event, or before the client took its goodbye.
     pub forced: bool,
     /// HTTP/2 stream whose reset waits for the bytes queued before it.
-    pub dying: Option<Dying>,
+    pub dying: Option<DelayedReset>,
     /// Socket of the client, if it may carry another request.
     pub tcp: Option<Transport>,
 }

@@ -5,12 +5,12 @@ use std::task::{Context, Poll};
 use podpin_sse::session::{Client, ResponseBody};
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
-use crate::downstream::body::{Downstream, Dying, Gone};
+use crate::downstream::body::{DelayedReset, Downstream, Gone};
 use crate::net::transport::Transport;
 
 /// Response body of one stream, with the bytes that the client has not taken.
 pub(crate) struct ClientWriter {
-    /// Response body; `None` once it is closed.
+    /// Response body; `None` if it is closed.
     downstream: Option<Downstream>,
     /// Framed bytes that the client has not taken.
     unsent: Vec<u8>,
@@ -33,7 +33,7 @@ pub(crate) struct Closed {
     /// Socket that may carry another request.
     pub tcp: Option<Transport>,
     /// HTTP/2 stream that is still to be reset.
-    pub dying: Option<Dying>,
+    pub dying: Option<DelayedReset>,
 }
 
 impl ClientWriter {
@@ -145,11 +145,14 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::stream::testing::connected;
+    use crate::downstream::http1::Http1Side;
+    use crate::testing::connected;
 
     async fn writer(preface: &[u8]) -> (ClientWriter, TcpStream) {
         let (client, proxy) = connected().await;
-        let downstream = Downstream::h1(Transport::Plain(proxy), Framing::Chunked);
+        let mut side = Http1Side::new(Transport::Plain(proxy));
+        side.framing = Framing::Chunked;
+        let downstream = Downstream::H1(side);
         (ClientWriter::new(downstream, b"HEAD\r\n\r\n".to_vec(), preface), client)
     }
 

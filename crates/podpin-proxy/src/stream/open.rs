@@ -1,354 +1,307 @@
-//! A GET that accepts `text/event-stream`: pick an endpoint, open it, answer, and hand over to a relay of its own.
+//! Event stream requests: select an endpoint, open it, answer, and hand the stream to a relay of its own.
 //!
 //! Opening may take several endpoints and several seconds and is an ordinary async function; once the response head
 //! is there, everything it needed is dropped and the stream goes on as a [`Relay`], detached from the connection that
-//! began it. Answers that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
+//! began it. Responses that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
 
+use crate::telemetry::labels::{OpenedStream, Resumption};
 use std::sync::Arc;
 
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{StatusCode, Version};
 use podpin_config::{Handover, Unavailable};
 use podpin_drain::Mobility;
-use podpin_endpoints::{Endpoint, EndpointId, MoveReason};
+use podpin_endpoints::MoveReason;
 use podpin_sse::session::{RetryRange, Settings};
 use podpin_sse::{Framer, retry_line};
-use podpin_time::Millis;
+use podpin_wire::http1::response_head::ResponseStart;
+use tracing::{Instrument, Span};
 
-use crate::affinity::select::{Admission, Asked, Placement};
+use crate::affinity::request_view::RequestView;
+use crate::affinity::routed_request::RoutedRequest;
+use crate::affinity::selected::Selected;
+use crate::affinity::session_headers;
+use crate::balance::client_limit::ClientPermit;
 use crate::balance::service::Kind;
-use crate::balance::service::ServiceState;
 use crate::clock;
-use crate::downstream::pending::Exchange;
-use crate::http::reply::Failure;
-use crate::shared::Shared;
+use crate::downstream::pending::{BodyLength, PendingResponse};
+use crate::http::reply::ErrorReply;
+use crate::request_context::RequestContext;
 use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream::body::Body;
 use crate::stream::handover::HandoverDriver;
-use crate::stream::refuse;
-use crate::stream::refuse::refuse;
-pub(crate) use crate::stream::refuse::request_record;
+use crate::stream::refuse::{self, Refused, refuse};
 use crate::stream::relay::{Relay, Start};
-use crate::stream::successor::{LAST_EVENT_ID, ResumePlan, limits, may_go_on_elsewhere};
+use crate::stream::successor::{LAST_EVENT_ID, ResumePlan, allows_handover, limits};
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry;
-use crate::telemetry::labels::{MethodLabel, OpenedStream, Resumption, RetryReason, UpstreamErrorKind};
-use crate::upstream::connect::{self, UpstreamError};
+use crate::upstream::attempts::{Attempts, Purpose};
+use crate::upstream::connect::{self, UpstreamResponse};
+use crate::upstream::error::{UpstreamError, is_unavailable};
 use crate::upstream::rewrite;
-use podpin_wire::client::Client;
-use podpin_wire::http1::request_head::RequestHead;
 
-/// A request on its way to a pod.
-pub(crate) struct Opening<'a> {
-    pub shared: &'a Arc<Shared>,
-    pub head: &'a RequestHead,
-    pub client: &'a Client,
-    pub admission: &'a Admission,
-    pub began: Millis,
-    pub retries: u32,
-    pub connect_millis: u64,
-    /// The endpoint that failed last.
-    pub asked: Option<Placement>,
+/// An event stream request on its way to an endpoint.
+struct Opening<'a> {
+    context: &'a RequestContext,
+    attempts: Attempts,
 }
 
-/// A pod that answered.
+/// An endpoint that answered, with the slots for the stream.
 struct Opened {
-    placement: Placement,
+    response: UpstreamResponse,
     permits: Permits,
-    answer: connect::Answer,
 }
 
-/// An endpoint that did not help.
-struct Attempt {
-    failure: Failure,
-    /// Why another one may be asked, if it may.
-    again: Option<RetryReason>,
-    /// It did answer: 502, 503 or 504.
-    answered: Option<Box<Opened>>,
+/// Whether a response is an event stream that the relay can frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// `text/event-stream`, not encoded.
+    Events,
+    /// Anything else.
+    Opaque,
 }
 
-impl Attempt {
-    fn answered(opened: Opened) -> Attempt {
-        Attempt {
-            failure: Failure::UpstreamStatus(opened.answer.head.status.as_u16()),
-            again: Some(RetryReason::Status),
-            answered: Some(Box::new(opened)),
-        }
+impl Content {
+    fn of(start: &ResponseStart) -> Content {
+        if start.head.is_plain_event_stream() { Content::Events } else { Content::Opaque }
+    }
+
+    fn is_stream(self) -> bool {
+        self == Content::Events
     }
 }
 
-/// An endpoint that says it cannot serve now; another one may.
-pub(crate) fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
-/// Refuses an event stream request that there is no room for, whatever its pods could do.
-pub(crate) async fn turn_away(
-    shared: Arc<Shared>,
-    head: RequestHead,
-    client: Client,
-    (failure, exchange): (Failure, Exchange),
-) {
-    let began = clock::now();
-    // Without a route there is nobody who says how.
-    let admission = Admission::new(&shared, &Asked::of(&head, &client)).ok();
-    let who = (&shared, &head, &client);
-    let opening = admission.as_ref().map(|admission| Opening::new(who, admission, began));
-    refuse(who, opening.as_ref(), (failure, began), exchange).await;
+/// Refuses an event stream request that there is no room for, whatever its endpoints could do.
+pub(crate) async fn turn_away(context: RequestContext, reply: ErrorReply, client: PendingResponse) {
+    // Without a route there is no service that wants its clients back.
+    let request = route(&context).ok();
+    let refused = request.as_ref().map(|request| Refused { request, failed: None, retries: 0 });
+    refuse(&context, refused, reply, client).await;
 }
 
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
-pub(crate) async fn serve(shared: Arc<Shared>, head: RequestHead, client: Client, mut exchange: Exchange) {
-    let _in_flight = shared.in_flight();
-    let began = clock::now();
-    let admission = match Admission::new(&shared, &Asked::of(&head, &client)) {
-        Ok(admission) => admission,
-        Err(failure) => return refuse((&shared, &head, &client), None, (failure, began), exchange).await,
+pub(crate) async fn serve(context: RequestContext, client: PendingResponse) {
+    let span = tracing::debug_span!(
+        "stream",
+        host = %context.head.authority,
+        path = context.head.path(),
+        client = %context.client.address,
+        service = tracing::field::Empty,
+        endpoint = tracing::field::Empty,
+    );
+    serve_in_span(context, client).instrument(span).await;
+}
+
+async fn serve_in_span(context: RequestContext, mut client: PendingResponse) {
+    let _in_flight = context.shared.in_flight();
+    let request = match route(&context) {
+        Ok(request) => request,
+        Err(reply) => return refuse(&context, None, reply, client).await,
     };
-    let asked = (&head.method, &*head.authority, &*head.target);
-    if let Some(answer) = admission.route.treatment.answer(asked, &head.headers, client.secure) {
-        return refuse::tell((&shared, &head, &client), &admission, (answer, began), exchange).await;
+    Span::current().record("service", &*request.service().name);
+    if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
+        return refuse::respond_locally(&context, &request, response, client).await;
     }
-    let mut opening = Opening::new((&shared, &head, &client), &admission, began);
+    let mut opening = Opening { context: &context, attempts: Attempts::new(request, Purpose::Stream) };
     let opened = tokio::select! {
         biased;
-        () = exchange.gone() => Err(Failure::ClientGone),
+        _ = client.gone() => Err(ErrorReply::ClientGone),
         opened = opening.open() => opened,
     };
     match opened {
-        Ok(opened) => opening.begin(opened, exchange),
-        Err(failure) => {
-            refuse((&shared, &head, &client), Some(&opening), (failure, began), exchange).await;
+        Ok(opened) => opening.begin(opened, client),
+        Err(reply) => {
+            let Attempts { request, .. } = &opening.attempts;
+            let (failed, retries) = (opening.attempts.failed_endpoint(), opening.attempts.retries());
+            refuse(&context, Some(Refused { request, failed, retries }), reply, client).await;
         }
     }
 }
 
-impl<'a> Opening<'a> {
-    pub(crate) fn new(
-        (shared, head, client): (&'a Arc<Shared>, &'a RequestHead, &'a Client),
-        admission: &'a Admission,
-        began: Millis,
-    ) -> Opening<'a> {
-        Opening { shared, head, client, admission, began, retries: 0, connect_millis: 0, asked: None }
-    }
+fn route(context: &RequestContext) -> Result<RoutedRequest, ErrorReply> {
+    RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client))
+}
 
+impl Opening<'_> {
     /// Tries endpoints until one answers, within `retries`.
-    pub(crate) async fn open(&mut self) -> Result<Opened, Failure> {
-        let attempts = self.admission.service().configuration.retries.attempts;
-        let mut of_client = self.admission.client_permit(self.client)?;
-        let mut tried: Vec<EndpointId> = Vec::new();
-        let mut last: Option<Attempt> = None;
+    async fn open(&mut self) -> Result<Opened, ErrorReply> {
+        let mut of_client: Option<ClientPermit> =
+            self.attempts.request.client_permit(self.context.client.address)?;
+        // The last response of 502, 503 or 504, for a client that gets it if no other endpoint can be tried.
+        let mut unavailable: Option<Opened> = None;
         loop {
-            let (placement, permit) = match Box::pin(self.admission.await_stream(&tried)).await {
-                Ok(placed) => placed,
-                // Nothing is left to try: the client is told what the last endpoint did.
-                Err(failure) => return last.map_or(Err(failure), |last| self.give_up(last)),
+            let permit = match self.attempts.select_stream().await {
+                Ok(permit) => permit,
+                Err(reply) => return self.give_up(unavailable, reply),
             };
-            if let Some(reason) = last.take().and_then(|last| last.again) {
-                self.admission.service().metrics.upstream_retries.inc(reason);
-                self.retries += 1;
+            // The client's slot goes with the newest attempt.
+            if let Some(mut before) = unavailable.take() {
+                of_client = of_client.or_else(|| before.permits.take_client());
             }
-            let endpoint = Arc::clone(&placement.endpoint);
-            let service = self.admission.service();
-            let attempt = match self.ask(&placement).await {
-                Ok(answer) => {
-                    let opened = Opened {
-                        placement,
-                        permits: Permits::new(permit, of_client.take(), service),
-                        answer,
-                    };
-                    let status = opened.answer.head.status;
-                    if !is_unavailable(status) {
-                        service.endpoint_succeeded(&endpoint.load);
-                        return Ok(opened);
-                    }
-                    service.endpoint_unavailable(&endpoint);
-                    Attempt::answered(opened)
-                }
-                Err(error) => {
-                    tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
-                    self.asked = Some(placement);
-                    self.failed(&endpoint, &error)
-                }
+            let response = match self.exchange().await {
+                Ok(response) => response,
+                Err(error) if self.attempts.failed(&error) => continue,
+                Err(error) => return Err(error.reply()),
             };
-            if attempt.again.is_none() || self.retries >= attempts {
-                return self.give_up(attempt);
+            let status = response.start.head.status;
+            self.attempts.answered(status);
+            let permits = Permits::new(permit, of_client.take(), self.attempts.service());
+            let opened = Opened { response, permits };
+            if !is_unavailable(status) {
+                return Ok(opened);
             }
-            tried.push(endpoint.id);
-            let mut attempt = attempt;
-            // The client's place goes with the next attempt.
-            of_client =
-                of_client.or_else(|| attempt.answered.as_mut().and_then(|it| it.permits.take_client()));
-            last = Some(attempt);
+            if !self.attempts.rejected(status) {
+                return self.give_up(Some(opened), ErrorReply::UpstreamStatus(status.as_u16()));
+            }
+            unavailable = Some(opened);
         }
     }
 
-    /// Counts what an endpoint did wrong, and says whether another one may be asked.
-    pub(crate) fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> Attempt {
-        let failure = count_failure(self.admission.service(), endpoint, error);
-        let again = match error {
-            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Some(RetryReason::Connect),
-            // A GET may be asked again (RFC 9110 section 9.2.2).
-            UpstreamError::Reset(_) => Some(RetryReason::Reset),
-            UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Protocol(_) => None,
+    /// Returns the endpoint's own response if there is one, unless it would stop a browser for good.
+    fn give_up(&self, unavailable: Option<Opened>, reply: ErrorReply) -> Result<Opened, ErrorReply> {
+        let passes = self.attempts.service().configuration.sse.unavailable == Unavailable::Status;
+        unavailable.filter(|_| passes).ok_or(reply)
+    }
+
+    /// Connects to the endpoint of the current attempt, sends the request and reads the response head.
+    async fn exchange(&mut self) -> Result<UpstreamResponse, UpstreamError> {
+        let Some(endpoint) = self.attempts.endpoint() else {
+            return Err(UpstreamError::Protocol("no endpoint was selected"));
         };
-        Attempt { failure, again, answered: None }
-    }
-
-    /// What the client is told when no other endpoint can be asked: the answer that there is, unless that would stop a
-    /// browser for good.
-    pub(crate) fn give_up(&mut self, last: Attempt) -> Result<Opened, Failure> {
-        let passes = self.admission.service().configuration.sse.unavailable == Unavailable::Status;
-        match last.answered {
-            Some(opened) if passes => Ok(*opened),
-            Some(opened) => {
-                self.asked = Some(opened.placement);
-                Err(last.failure)
-            }
-            None => Err(last.failure),
-        }
-    }
-
-    pub(crate) async fn ask(&mut self, placement: &Placement) -> Result<connect::Answer, UpstreamError> {
-        let service = self.admission.service();
+        Span::current().record("endpoint", &*endpoint.name);
+        let address = endpoint.address;
+        let service = Arc::clone(self.attempts.service());
         let times = &service.configuration.timeouts;
-        let asked = clock::now();
-        let address = placement.endpoint.address;
-        let transport = connect::connect(address, service.tls.as_deref(), times.connect).await?;
-        let took = clock::now().since(asked);
-        service.metrics.upstream_connect.observe(took.as_secs_f64());
-        self.connect_millis = clock::duration_millis(took);
-        connect::exchange(transport, &self.request(placement), times.response_header).await
+        let transport = self.attempts.connect(address, service.tls.as_deref(), times.connect).await?;
+        connect::exchange(transport, &self.request(), times.response_header).await
     }
 
-    /// The upstream request head, from end-to-end lines and our own.
-    pub(crate) fn request(&self, placement: &Placement) -> Vec<u8> {
-        let mut lines = self.lines();
-        self.admission.session_lines(&mut lines, placement);
-        let mut request = self.head(&lines, &placement.endpoint);
+    /// Returns the whole request head for the endpoint of the current attempt.
+    fn request(&self) -> Vec<u8> {
+        let Some(selected) = self.attempts.selected() else { return Vec::new() };
+        let mut fields = self.fields();
+        session_headers::write_session(&self.attempts.request, selected, &mut fields);
+        let mut request = self.head(&fields, selected);
         request.extend_from_slice(b"\r\n");
         request
     }
 
-    /// What of it is the same for every pod; without the last event id, which changes.
-    pub(crate) fn plan(&self, endpoint: &Endpoint) -> ResumePlan {
-        let mut lines = self.lines();
-        lines.remove(LAST_EVENT_ID);
-        ResumePlan::new(Arc::clone(self.shared), self.admission.session, self.head(&lines, endpoint))
+    /// Returns the parts of the request that are the same for every endpoint, for a successor; the last event id changes.
+    fn plan(&self, selected: &Selected) -> ResumePlan {
+        let mut fields = self.fields();
+        fields.remove(LAST_EVENT_ID);
+        let head = self.head(&fields, selected);
+        ResumePlan::new(Arc::clone(&self.context.shared), self.attempts.request.session, head)
     }
 
-    pub(crate) fn lines(&self) -> HeaderMap {
-        let mut lines = rewrite::to_pod(self.admission, self.head, self.client);
-        lines.remove(header::EXPECT);
-        lines.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        lines
+    fn fields(&self) -> HeaderMap {
+        let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
+        fields.remove(header::EXPECT);
+        fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        fields
     }
 
-    /// Request line and header lines, without the empty one at the end.
-    pub(crate) fn head(&self, lines: &HeaderMap, endpoint: &Endpoint) -> Vec<u8> {
-        rewrite::request_head(self.admission, self.head, lines, || endpoint.address.to_string())
+    /// Returns request line and header fields, without the empty line at the end.
+    fn head(&self, fields: &HeaderMap, selected: &Selected) -> Vec<u8> {
+        let address = selected.endpoint.address;
+        rewrite::request_head(&self.attempts.request, &self.context.head, fields, address)
     }
 
     /// Answers the client and starts the relay.
-    pub(crate) fn begin(self, opened: Opened, exchange: Exchange) {
-        let Opened { placement, permits, answer } = opened;
-        let streams = is_event_stream(&answer);
-        let status = answer.head.status;
-        let length = answer.body.known_length().filter(|_| !streams);
-        let lines = self.response_lines(&answer, &placement, streams);
-        self.count(&placement, status, streams);
-        let handover = self.handover(&answer, &placement, streams);
-        let accounts = self.accounts(&placement, status, (streams, handover.is_some()));
-        if streams {
+    fn begin(self, opened: Opened, client: PendingResponse) {
+        let Opened { response: UpstreamResponse { start, transport }, permits } = opened;
+        let Some(selected) = self.attempts.selected() else { return };
+        let content = Content::of(&start);
+        let length = if content.is_stream() { BodyLength::Unknown } else { BodyLength::of(&start.body) };
+        let fields = self.response_fields(&start, selected, content);
+        self.count(selected, start.head.status, content);
+        let handover = self.handover(&start, selected, content);
+        let goes_on = handover.is_some();
+        let accounts = self.accounts(selected, start.head.status, content, goes_on);
+        if content.is_stream() {
             accounts.record().note_return(clock::now());
         }
-        let Some(begun) = exchange.begin(status, &lines, self.head.version, length) else {
+        let Some(started) = client.start(start.head.status, &fields, length) else {
             accounts.settle(Finished::client_gone());
             return;
         };
-        // Only event streams take a place of their endpoint.
-        let permits = Some(permits).filter(|_| streams);
-        let body = self.body(streams, handover.is_some());
+        // Only event streams hold a slot of their endpoint.
+        let permits = Some(permits).filter(|_| content.is_stream());
+        let body = self.body(content, goes_on);
         let relay = Relay::new(Start {
-            downstream: begun.downstream,
-            head: begun.head,
-            preface: self.preface(streams),
-            upstream: UpstreamReader::new(answer.transport, answer.body, answer.rest),
-            settings: self.settings(&body, handover.is_some()),
+            downstream: started.downstream,
+            head: started.head,
+            preface: self.preface(content),
+            upstream: UpstreamReader::new(transport, start.body, start.rest),
+            settings: self.settings(&body, goes_on),
             body,
-            streams: Arc::clone(&self.shared.streams),
+            streams: Arc::clone(&self.context.shared.streams),
             record: Arc::clone(accounts.record()),
             permits,
             handover,
         });
-        self.shared.lifecycle.tasks.spawn(StreamTask::new(relay, accounts, begun.after));
+        let task = StreamTask::new(relay, accounts, started.connection);
+        self.context.shared.lifecycle.tasks.spawn(task);
     }
 
     /// Returns the driver of the stream's handovers; `None` if it stays at its endpoint.
     fn handover(
         &self,
-        answer: &connect::Answer,
-        placement: &Placement,
-        streams: bool,
+        start: &ResponseStart,
+        selected: &Selected,
+        content: Content,
     ) -> Option<Box<HandoverDriver>> {
-        let wanted = self.admission.service().configuration.drain.handover == Handover::LastEventId;
-        let may = streams && wanted && may_go_on_elsewhere(&answer.head.headers);
-        may.then(|| Box::new(HandoverDriver::new(self.plan(&placement.endpoint))))
+        let is_wanted = self.attempts.service().configuration.drain.handover == Handover::LastEventId;
+        let may = content.is_stream() && is_wanted && allows_handover(&start.head.headers);
+        may.then(|| Box::new(HandoverDriver::new(self.plan(selected))))
     }
 
-    pub(crate) fn response_lines(
-        &self,
-        answer: &connect::Answer,
-        placement: &Placement,
-        streams: bool,
-    ) -> HeaderMap {
-        let answered = (answer.head.status, answer.head.headers.clone());
-        let placed = (self.admission, placement);
-        let mut lines = rewrite::to_client(self.shared, placed, (self.head, self.client), answered);
-        if streams {
-            lines.remove(header::CONTENT_LENGTH);
+    fn response_fields(&self, start: &ResponseStart, selected: &Selected, content: Content) -> HeaderMap {
+        let (status, received) = (start.head.status, start.head.headers.clone());
+        let request = &self.attempts.request;
+        let mut fields = rewrite::client_headers(self.context, request, selected, status, received);
+        if content.is_stream() {
+            fields.remove(header::CONTENT_LENGTH);
         }
-        lines
+        fields
     }
 
-    pub(crate) fn count(&self, placement: &Placement, status: StatusCode, streams: bool) {
-        let service = self.admission.service();
-        self.admission.count(Some(placement));
-        let requests = &self.shared.metrics.requests;
-        requests.inc(&service.name, &self.admission.route.name, MethodLabel::Get, status.as_u16());
-        if streams {
-            let resumption = match self.head.headers.contains_key(LAST_EVENT_ID) {
-                true => Resumption::Resumed,
-                false => Resumption::Fresh,
-            };
-            let decision = self.admission.decision(Some(placement));
-            service.metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
+    fn count(&self, selected: &Selected, status: StatusCode, content: Content) {
+        let request = &self.attempts.request;
+        request.count_decision(Some(selected));
+        self.context.count(Some(&request.route), status.as_u16());
+        if content.is_stream() {
+            let is_resumed = self.context.head.headers.contains_key(LAST_EVENT_ID);
+            let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
+            let decision = request.decision(Some(selected));
+            request.service().metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
         }
     }
 
-    /// `retry:` for a client that comes back: a goodbye may have told it another.
-    pub(crate) fn preface(&self, streams: bool) -> Vec<u8> {
-        let returning = self.admission.returning() || self.head.headers.contains_key(LAST_EVENT_ID);
-        let normal = self.admission.service().configuration.sse.retry.normal;
-        match normal.filter(|_| streams && returning) {
+    /// Returns `retry:` for a client that comes back: a goodbye may have set another; empty if none is needed.
+    fn preface(&self, content: Content) -> Vec<u8> {
+        let request = &self.attempts.request;
+        let is_back = request.is_returning() || self.context.head.headers.contains_key(LAST_EVENT_ID);
+        let normal = request.service().configuration.sse.retry.normal;
+        match normal.filter(|_| content.is_stream() && is_back) {
             Some(retry) => retry_line(clock::duration_millis(retry)).into_bytes(),
             None => Vec::new(),
         }
     }
 
-    pub(crate) fn body(&self, streams: bool, goes_on: bool) -> Body {
-        let max = self.admission.service().configuration.sse.event_bytes_max;
-        match (streams, goes_on) {
-            (true, true) => Body::Events(Framer::with_cursor(max)),
-            (true, false) => Body::Events(Framer::new(max)),
-            (false, _) => Body::Opaque,
+    fn body(&self, content: Content, goes_on: bool) -> Body {
+        let max = self.attempts.service().configuration.sse.event_bytes_max;
+        match (content, goes_on) {
+            (Content::Events, true) => Body::Events(Framer::with_cursor(max)),
+            (Content::Events, false) => Body::Events(Framer::new(max)),
+            (Content::Opaque, _) => Body::Opaque,
         }
     }
 
-    /// Returns the timeouts and limits of the stream, as the configuration has them now.
+    /// Returns the timeouts and limits of the stream, as the request's configuration has them.
     fn settings(&self, body: &Body, goes_on: bool) -> Settings {
-        let service = &self.admission.service().configuration;
+        let service = &self.attempts.service().configuration;
         let retry = &service.sse.retry;
         Settings {
             content: body.content(),
@@ -361,80 +314,61 @@ impl<'a> Opening<'a> {
         }
     }
 
-    pub(crate) fn accounts(
-        &self,
-        placement: &Placement,
-        status: StatusCode,
-        (streams, goes_on): (bool, bool),
-    ) -> Accounts {
-        let shared = self.shared;
-        let kind = if streams { Kind::Stream } else { Kind::Request };
-        let session = self.admission.is_recognised().then(|| *self.admission.session.as_bytes());
+    /// Registers the stream, and begins its line of the access log.
+    fn accounts(&self, selected: &Selected, status: StatusCode, content: Content, goes_on: bool) -> Accounts {
+        let (context, request) = (self.context, &self.attempts.request);
+        let session = request.is_recognised().then(|| *request.session.as_bytes());
+        let may_move = goes_on && request.may_be_rebalanced();
         let opening = stream_registry::Opening {
-            kind,
-            route: Arc::clone(&self.admission.route),
-            endpoint: Arc::clone(&placement.endpoint),
-            client: self.client.address,
+            kind: if content.is_stream() { Kind::Stream } else { Kind::Request },
+            route: Arc::clone(&request.route),
+            endpoint: Arc::clone(&selected.endpoint),
+            client: context.client.address,
             session,
-            since: self.began,
-            mobility: if goes_on && self.admission.may_be_rebalanced() {
-                Mobility::Rebalances
-            } else {
-                Mobility::Leaves
-            },
+            since: context.began,
+            mobility: if may_move { Mobility::Rebalances } else { Mobility::Leaves },
         };
-        let record = shared.streams.open(|id| opening.into_record(id));
-        let log = shared.is_logging().then(|| {
-            let mut log = request_record(self.head, self.client, self.began);
-            log.kind = if streams { "stream" } else { "request" };
+        let record = context.shared.streams.open(|id| opening.into_record(id));
+        let log = context.shared.is_logging().then(|| {
+            let mut log = context.record(if content.is_stream() { "stream" } else { "request" });
             log.status = status.as_u16();
-            log.affinity = Some(self.admission.decision(Some(placement)));
-            log.repinned = placement.moved.map(MoveReason::as_str);
-            log.session = Some(self.admission.session.to_string());
-            log.connect_ms = Some(self.connect_millis);
-            log.retries = self.retries;
+            log.affinity = Some(request.decision(Some(selected)));
+            log.repinned = selected.moved.map(MoveReason::as_str);
+            log.session = Some(request.session.to_string());
+            log.connect_ms = Some(self.attempts.connect_millis().unwrap_or(0));
+            log.retries = self.attempts.retries();
             Box::new(log)
         });
-        Accounts::new(Arc::clone(shared), record, log)
+        Accounts::new(Arc::clone(&context.shared), record, log)
     }
 }
 
-/// The protocol as the access log spells it.
-pub(crate) fn protocol_name(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_2 => "HTTP/2",
-        Version::HTTP_10 => "HTTP/1.0",
-        _ => "HTTP/1.1",
-    }
-}
+#[cfg(test)]
+mod tests {
+    use podpin_wire::http1::response_head::ResponseHeadReader;
 
-/// Counts what an endpoint did wrong; gives what a client is told of it.
-pub(crate) fn count_failure(service: &ServiceState, endpoint: &Endpoint, error: &UpstreamError) -> Failure {
-    let (kind, failure) = classify(error);
-    match error {
-        UpstreamError::Local(_) => service.metrics.upstream_errors.inc(kind),
-        _ => service.endpoint_failed(endpoint, kind),
-    }
-    failure
-}
+    use super::*;
 
-fn classify(error: &UpstreamError) -> (UpstreamErrorKind, Failure) {
-    match error {
-        UpstreamError::Local(_) | UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => {
-            (UpstreamErrorKind::Connect, Failure::UpstreamConnect)
+    #[test]
+    fn an_encoded_event_stream_is_relayed_as_it_is() {
+        let cases = [
+            ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", Content::Events),
+            ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n", Content::Events),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: identity\r\n\r\n",
+                Content::Events,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n",
+                Content::Opaque,
+            ),
+            ("HTTP/1.1 503 Down\r\nContent-Type: text/event-stream\r\n\r\n", Content::Opaque),
+            ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n", Content::Opaque),
+        ];
+        for (text, expected) in cases {
+            let mut reader = ResponseHeadReader::new(http::Method::GET);
+            let start = reader.push(text.as_bytes(), drop).unwrap().unwrap();
+            assert_eq!(Content::of(&start), expected, "{text}");
         }
-        UpstreamError::Reset(_) => (UpstreamErrorKind::Reset, Failure::UpstreamReset),
-        UpstreamError::ResponseTimeout => (UpstreamErrorKind::Timeout, Failure::UpstreamTimeout),
-        UpstreamError::Protocol(_) => (UpstreamErrorKind::Protocol, Failure::UpstreamProtocol),
     }
-}
-
-/// 200 and `text/event-stream`, not encoded: its framing can be read.
-pub(crate) fn is_event_stream(answer: &connect::Answer) -> bool {
-    let headers = &answer.head.headers;
-    let encoded = headers
-        .get_all(header::CONTENT_ENCODING)
-        .iter()
-        .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"));
-    answer.head.is_event_stream() && !encoded
 }

@@ -1,9 +1,10 @@
-//! An event stream that is the answer to something else than an event stream request: an LLM's completion, most often to
-//! a POST, which cannot be asked for again elsewhere.
+//! Event streams in response to ordinary requests: an LLM's completion, most often to a POST, which cannot be sent twice.
 //!
-//! Its bytes pass as they come, like any answer's. Here it is counted as a stream and takes the places of one. It is never
-//! handed over, and is left to finish while its pod drains; at the end of that time `transfer.rs` cuts it.
+//! The bytes pass as they come, like any response's. Here such a stream is counted and takes the slots of one. A handover
+//! is out of the question, and it may finish while its endpoint drains; at the end of that time `request/transfer.rs` cuts
+//! it.
 
+use crate::telemetry::labels::{OpenedStream, Resumption};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -11,32 +12,33 @@ use std::task::Context;
 use podpin_drain::{Cause, DrainMember, Mobility};
 use podpin_time::Millis;
 
-use crate::affinity::select::{Admission, Placement};
+use crate::affinity::routed_request::RoutedRequest;
+use crate::affinity::selected::Selected;
 use crate::balance::service::Kind;
 use crate::clock;
-use crate::http::reply::Failure;
-use crate::request::serve::Request;
+use crate::http::reply::ErrorReply;
+use crate::request_context::RequestContext;
 use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::{CloseReason, OpenedStream, Resumption};
+use crate::telemetry::labels::CloseReason;
 
-/// A stream that is open.
+/// An open event stream in response to an ordinary request.
 pub(crate) struct PostStream {
-    pub accounts: Option<Accounts>,
-    pub record: Arc<StreamRecord>,
-    pub events: Events,
-    pub first_event: Option<Millis>,
-    pub _permits: Permits,
+    accounts: Option<Accounts>,
+    record: Arc<StreamRecord>,
+    events: Events,
+    first_event: Option<Millis>,
+    _permits: Permits,
 }
 
-/// Counts events in bytes as they come: every empty line behind one that says something (WHATWG HTML, section 9.2.6).
+/// A counter of events in bytes as they come: an empty line behind a field ends one (WHATWG HTML, section 9.2.6).
 #[derive(Debug, Default)]
 struct Events {
     after_return: bool,
     line: Line,
-    /// The event so far has a field.
-    says_something: bool,
+    /// Whether the event so far has a field.
+    has_field: bool,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -48,30 +50,33 @@ enum Line {
 }
 
 impl PostStream {
-    /// Takes a place for the stream that `request` turns out to be.
+    /// Takes the slots of a stream for a response that turns out to be one.
+    ///
+    /// # Errors
+    /// [`ErrorReply::ClientLimit`] or [`ErrorReply::Full`].
     pub(crate) fn open(
-        request: &Request<'_>,
-        admission: &Admission,
-        placement: &Placement,
-    ) -> Result<PostStream, Failure> {
-        let (shared, client) = (request.shared, request.client);
-        let service = admission.service();
-        let of_client = admission.client_permit(client)?;
+        context: &RequestContext,
+        request: &RoutedRequest,
+        selected: &Selected,
+    ) -> Result<PostStream, ErrorReply> {
+        let shared = &context.shared;
+        let service = request.service();
+        let of_client = request.client_permit(context.client.address)?;
         let limit = service.configuration.limits.streams_per_endpoint;
-        let permit = placement.endpoint.load.try_open(limit).ok_or(Failure::Full)?;
+        let permit = selected.endpoint.load.try_open(limit).ok_or(ErrorReply::Full)?;
         let opening = Opening {
             kind: Kind::Stream,
-            route: Arc::clone(&admission.route),
-            endpoint: Arc::clone(&placement.endpoint),
-            client: client.address,
-            // Nobody comes back for the rest of it.
+            route: Arc::clone(&request.route),
+            endpoint: Arc::clone(&selected.endpoint),
+            client: context.client.address,
+            // No client comes back for the rest of it.
             session: None,
-            since: request.began,
+            since: context.began,
             mobility: Mobility::Finishes,
         };
         let record = shared.streams.open(|id| opening.into_record(id));
-        admission.count(Some(placement));
-        let decision = admission.decision(Some(placement));
+        request.count_decision(Some(selected));
+        let decision = request.decision(Some(selected));
         service.metrics.streams_opened.inc(OpenedStream::of(decision, Resumption::Fresh));
         Ok(PostStream {
             accounts: Some(Accounts::new(Arc::clone(shared), Arc::clone(&record), None)),
@@ -82,8 +87,8 @@ impl PostStream {
         })
     }
 
-    /// Counts what goes to the client.
-    pub(crate) fn carry(&mut self, bytes: &[u8]) {
+    /// Counts bytes that go to the client.
+    pub(crate) fn deliver(&mut self, bytes: &[u8]) {
         let count = u64::try_from(bytes.len()).unwrap_or(0);
         let events = self.events.count(bytes);
         self.record.bytes.fetch_add(count, Ordering::Relaxed);
@@ -102,33 +107,31 @@ impl PostStream {
         }
     }
 
-    /// It has to leave now.
+    /// Whether the stream has to leave now; registers the task for the moment when it has.
     pub(crate) fn has_to_leave(&self, context: &Context<'_>) -> bool {
         self.record.drain().poll(context).is_some()
     }
 
-    /// Accounts for its end, which came for this reason if it was not told to leave.
+    /// Accounts for the end of the stream, for `reason` unless it had to leave.
     pub(crate) fn settle(mut self, reason: CloseReason, log: Option<Record>) {
-        let reason = self.cut_for().unwrap_or(reason);
-        let finished = self.finished(reason);
+        let reason = self.drain_reason().unwrap_or(reason);
+        let forced = matches!(reason, CloseReason::Drain | CloseReason::Shutdown);
+        let first_event = self.first_event;
+        let finished = Finished { reason, forced, first_event, ..Finished::client_gone() };
         if let Some(mut accounts) = self.accounts.take() {
             accounts.set_log(log);
             accounts.settle(finished);
         }
     }
 
-    pub(crate) fn cut_for(&self) -> Option<CloseReason> {
+    /// Returns why the stream had to leave; `None` if it had not.
+    fn drain_reason(&self) -> Option<CloseReason> {
         let order = self.record.drain().order()?;
         Some(match order.cause {
             Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
             Cause::Shutdown => CloseReason::Shutdown,
             Cause::Rebalance => CloseReason::Rebalance,
         })
-    }
-
-    pub(crate) fn finished(&self, reason: CloseReason) -> Finished {
-        let forced = matches!(reason, CloseReason::Drain | CloseReason::Shutdown);
-        Finished { reason, forced, first_event: self.first_event, ..Finished::client_gone() }
     }
 }
 
@@ -144,9 +147,9 @@ impl Events {
                 continue;
             }
             match (is_end, &self.line) {
-                (true, Line::Empty) => events += u64::from(std::mem::take(&mut self.says_something)),
+                (true, Line::Empty) => events += u64::from(std::mem::take(&mut self.has_field)),
                 (true, line) => {
-                    self.says_something |= *line == Line::Field;
+                    self.has_field |= *line == Line::Field;
                     self.line = Line::Empty;
                 }
                 (false, Line::Empty) => self.line = if *byte == b':' { Line::Comment } else { Line::Field },

@@ -1,105 +1,97 @@
-//! An event stream request that no pod will serve: what its client is told, and what is counted and logged of it.
+//! Replies of the proxy to event stream requests, with their metrics and log lines.
 
-use std::sync::Arc;
-
-use http::header;
 use podpin_config::Unavailable;
-use podpin_time::Millis;
 
-use crate::affinity::select::Admission;
+use crate::affinity::routed_request::RoutedRequest;
+use crate::affinity::selected::Selected;
 use crate::clock;
-use crate::downstream::pending::Exchange;
-use crate::http::reply::{self, Failure};
-use crate::shared::Shared;
-use crate::stream::open::{Opening, protocol_name};
-use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::{MethodLabel, RefusalKind};
-use podpin_wire::client::Client;
-use podpin_wire::http1::request_head::RequestHead;
+use crate::downstream::pending::{PendingResponse, Reuse};
+use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
+use crate::request_context::RequestContext;
+use crate::telemetry::labels::RefusalKind;
 
-/// Answers a request that no pod will, and accounts for it.
+/// A request that has a route, as far as it came before it was refused.
+pub(crate) struct Refused<'a> {
+    /// The request with its route.
+    pub request: &'a RoutedRequest,
+    /// Endpoint that failed last; `None` if none was tried.
+    pub failed: Option<&'a Selected>,
+    /// Number of retries.
+    pub retries: u32,
+}
+
+/// An event stream that makes its client come back, and the kind of refusal that it is counted as.
+struct RetryStream {
+    kind: RefusalKind,
+    response: LocalResponse,
+}
+
+/// Refuses an event stream request, and accounts for it; `refused` is `None` if it has no route.
 pub(crate) async fn refuse(
-    (shared, head, client): (&Arc<Shared>, &RequestHead, &Client),
-    opening: Option<&Opening<'_>>,
-    (failure, began): (Failure, Millis),
-    exchange: Exchange,
+    context: &RequestContext,
+    refused: Option<Refused<'_>>,
+    reply: ErrorReply,
+    client: PendingResponse,
 ) {
-    let admission = opening.map(|opening| opening.admission);
-    let invitation = admission.and_then(|admission| invitation(admission, failure));
-    let mut answer = invitation.as_ref().map(|(_, answer)| answer.clone()).or_else(|| failure.answer());
-    if let (Some(answer), Some(admission)) = (&mut answer, admission) {
-        admission.route.treatment.cross_origin(&head.headers, &mut answer.lines);
+    let request = refused.as_ref().map(|refused| refused.request);
+    let retry = request.and_then(|request| retry_stream(request, reply));
+    let retry_kind = retry.as_ref().map(|retry| retry.kind);
+    let mut response = retry.map(|retry| retry.response).or_else(|| reply.response());
+    if let (Some(response), Some(request)) = (&mut response, request) {
+        request.route.filters.cross_origin(&context.head.headers, &mut response.headers);
     }
-    let code = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
-    let (service, route) = admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
-    shared.metrics.requests.inc(service, route, MethodLabel::Get, code);
-    if let Some(admission) = admission {
-        admission.count(None);
-        let invited = invitation.as_ref().map(|(kind, _)| *kind);
-        if let Some(kind) = invited.or_else(|| failure.refusal()) {
-            admission.service().refused(kind);
+    let status = response.as_ref().map_or(0, |response| response.status.as_u16());
+    context.count(request.map(|request| &*request.route), status);
+    if let Some(request) = request {
+        request.count_decision(None);
+        if let Some(kind) = retry_kind.or_else(|| reply.refusal()) {
+            request.service().refused(kind);
         }
     }
-    if shared.is_logging() {
-        let mut log = request_record(head, client, began);
-        log.kind = "stream";
-        log.status = code;
-        log.route = admission.map(|known| known.route.name.to_string());
-        log.service = admission.map(|known| known.service().name.to_string());
-        log.affinity = admission.map(|known| known.decision(None));
-        log.session = admission.map(|known| known.session.to_string());
-        log.endpoint =
-            opening.and_then(|opening| opening.asked.as_ref()).map(|placed| placed.endpoint.name.to_string());
-        log.retries = opening.map_or(0, |opening| opening.retries);
-        log.reason = if invitation.is_some() { "refused" } else { failure.log_reason() };
-        log.error = Some(failure.to_string());
-        log.duration_ms = clock::duration_millis(clock::now().since(began));
-        shared.log(&log);
+    if context.shared.is_logging() {
+        let mut log = context.record("stream");
+        log.status = status;
+        if let Some(Refused { request, failed, retries }) = refused {
+            request.describe(None, false, &mut log);
+            log.endpoint = failed.map(|failed| failed.endpoint.name.to_string());
+            log.retries = retries;
+        }
+        log.reason = if retry_kind.is_some() { "refused" } else { reply.log_reason() };
+        log.error = Some(reply.to_string());
+        log.duration_ms = context.elapsed_millis();
+        context.shared.log(&log);
     }
-    if let Some(answer) = answer {
-        exchange.answer(answer).await;
+    if let Some(response) = response {
+        client.answer(response, ResponseBody::Whole, Reuse::Refused).await;
     }
 }
 
-/// Gives the answer that a route has for a request by itself, and accounts for it.
-pub(crate) async fn tell(
-    (shared, head, client): (&Arc<Shared>, &RequestHead, &Client),
-    admission: &Admission,
-    (answer, began): (reply::Answer, Millis),
-    exchange: Exchange,
+/// Sends a response that the route has without an endpoint, and accounts for it.
+pub(crate) async fn respond_locally(
+    context: &RequestContext,
+    request: &RoutedRequest,
+    response: LocalResponse,
+    client: PendingResponse,
 ) {
-    let (service, route) = (&*admission.service().name, &*admission.route.name);
-    shared.metrics.requests.inc(service, route, MethodLabel::Get, answer.status.as_u16());
-    if shared.is_logging() {
-        let mut log = request_record(head, client, began);
-        log.kind = "request";
-        log.status = answer.status.as_u16();
-        log.route = Some(route.to_owned());
-        log.service = Some(service.to_owned());
+    context.count(Some(&request.route), response.status.as_u16());
+    if context.shared.is_logging() {
+        let mut log = context.record("request");
+        log.status = response.status.as_u16();
+        log.route = Some(request.route.name.to_string());
+        log.service = Some(request.service().name.to_string());
         log.reason = "complete";
-        log.duration_ms = clock::duration_millis(clock::now().since(began));
-        shared.log(&log);
+        log.duration_ms = context.elapsed_millis();
+        context.shared.log(&log);
     }
-    exchange.answer(answer).await;
+    client.answer(response, ResponseBody::Whole, Reuse::Refused).await;
 }
 
-/// The answer that brings an event stream client back, where the service wants that and it may help.
-fn invitation(admission: &Admission, failure: Failure) -> Option<(RefusalKind, reply::Answer)> {
-    let sse = &admission.service().configuration.sse;
-    let kind = failure.passing().filter(|_| sse.unavailable == Unavailable::Retry)?;
+/// Returns the response that brings an event stream client back; `None` if the service does not want that, or it is no
+/// help.
+fn retry_stream(request: &RoutedRequest, reply: ErrorReply) -> Option<RetryStream> {
+    let sse = &request.service().configuration.sse;
+    let kind = reply.transient_refusal().filter(|_| sse.unavailable == Unavailable::Retry)?;
     let retry = &sse.retry;
     let (min, max) = (clock::duration_millis(retry.drain_min), clock::duration_millis(retry.drain_max));
-    Some((kind, failure.invitation(fastrand::u64(min..=max.max(min)))))
-}
-
-pub(crate) fn request_record(head: &RequestHead, client: &Client, began: Millis) -> Record {
-    let mut log = Record::begun("stream", began);
-    log.client = Some(client.address);
-    log.method = head.method.to_string();
-    log.host.clone_from(&head.authority);
-    log.path.clone_from(&head.target);
-    log.protocol = protocol_name(head.version);
-    log.user_agent =
-        head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    log
+    Some(RetryStream { kind, response: reply.retry_stream(fastrand::u64(min..=max.max(min))) })
 }

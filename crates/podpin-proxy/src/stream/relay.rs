@@ -32,6 +32,8 @@ use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
+use podpin_wire::http1::response_head::ResponseStart;
+
 use crate::clock;
 use crate::downstream::body::Downstream;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
@@ -361,12 +363,13 @@ impl Relay {
         let Some(successor) = self.handover.as_mut().and_then(|handover| handover.take_successor()) else {
             return;
         };
-        let (answer, endpoint) = (successor.answer, successor.endpoint);
+        let (response, endpoint) = (successor.response, successor.endpoint);
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         tracing::Span::current().record("endpoint", &*endpoint.name);
         self.body.adopt();
         self.upstream.close();
-        self.upstream = UpstreamReader::new(answer.transport, answer.body, answer.rest);
+        let ResponseStart { body, rest, .. } = response.start;
+        self.upstream = UpstreamReader::new(response.transport, body, rest);
         if let Some(permits) = &mut self.permits {
             permits.move_to(successor.permit);
         }
@@ -432,10 +435,11 @@ mod tests {
 
     use super::*;
     use crate::balance::service::Operation;
+    use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
     use crate::stream::successor::{ResumePlan, limits};
-    use crate::stream::testing::{Scene, connected, nowhere};
     use crate::telemetry::labels::CloseReason;
+    use crate::testing::{Scene, connected, nowhere};
 
     /// Relay on `a`, with the upstream's and the client's end.
     struct Line {
@@ -456,8 +460,10 @@ mod tests {
                 handover: moves.then(|| limits(&scene.route.service.configuration)),
                 ..Settings::default()
             };
+            let mut side = Http1Side::new(Transport::Plain(to));
+            side.framing = Framing::Chunked;
             let relay = Relay::new(Start {
-                downstream: Downstream::h1(Transport::Plain(to), Framing::Chunked),
+                downstream: Downstream::H1(side),
                 head: b"HEAD\r\n\r\n".to_vec(),
                 preface: Vec::new(),
                 upstream: UpstreamReader::new(Transport::Plain(from), decoder, Vec::new()),

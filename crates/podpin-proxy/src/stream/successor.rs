@@ -1,10 +1,10 @@
-//! The pod that a stream in flight goes on at: which one, and asking it for what follows the last event id.
+//! The endpoint that a stream in flight goes on at: its selection, and the request for what follows the last event id.
 //!
-//! It is what `pick` says for the session, so that the stream and all other requests of its client meet at one pod. The
-//! request is the client's own, kept as bytes since the beginning of the stream, with `Last-Event-ID` and what we tell
-//! every pod of the session. When to ask, and what an answer means for the stream, is decided by `podpin_sse::session`.
+//! The endpoint is the one that `select` returns for the session, so that the stream and all other requests of its client
+//! meet at one. The request is the client's own, kept as bytes since the beginning of the stream, with `Last-Event-ID` and
+//! the session fields. When to ask, and what the result means for the stream, is decided by
+//! `podpin_sse::session`.
 
-use podpin_wire::http1::encode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,38 +13,41 @@ use podpin_affinity::SessionId;
 use podpin_config::Service;
 use podpin_endpoints::{Endpoint, EndpointId, Permit};
 use podpin_sse::session::Limits;
+use podpin_wire::http1::encode;
 
-use crate::affinity::select::{Admission, Placement};
-use crate::clock;
+use crate::affinity::routed_request::RoutedRequest;
+use crate::affinity::session_headers;
 use crate::net::tls::UpstreamTls;
 use crate::routing::route::Route;
 use crate::shared::Shared;
-use crate::stream::open::{count_failure, is_event_stream, is_unavailable};
-use crate::upstream::connect::{self, UpstreamError};
+use crate::upstream::attempts::{Attempts, Purpose};
+use crate::upstream::connect::{self, UpstreamResponse};
+use crate::upstream::error::UpstreamError;
 
+/// Field in which an event stream client names the last event it has seen.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// What an application says of a stream that must stay where it is.
-const KEEP_HERE: HeaderName = HeaderName::from_static("x-podpin-handover");
+/// Field by which an application forbids the handover of a stream.
+const HANDOVER: HeaderName = HeaderName::from_static("x-podpin-handover");
 
-/// What a stream keeps to be asked for again.
+/// The part of a stream's request that is kept to resume it elsewhere.
 pub(crate) struct ResumePlan {
     shared: Arc<Shared>,
     session: SessionId,
-    /// The upstream request head without its last lines: those that differ from pod to pod, and the empty one.
+    /// Upstream request head without the fields that differ from endpoint to endpoint, and without the empty line.
     head: Box<[u8]>,
 }
 
-/// One attempt to find a successor.
+/// A request for a successor.
 pub(crate) struct SuccessorRequest {
     route: Arc<Route>,
-    /// As it is now: the stream may be older than the certificates.
+    /// TLS as it is now: the stream may be older than the certificates.
     tls: Option<Arc<UpstreamTls>>,
     session: SessionId,
     head: Vec<u8>,
     last_event_id: Vec<u8>,
 }
 
-/// What came of asking.
+/// The result of a request for a successor.
 pub(crate) enum SuccessorResult {
     /// An event stream that follows.
     Stream(Box<Successor>),
@@ -52,32 +55,35 @@ pub(crate) enum SuccessorResult {
     NoContent,
     /// Any other response.
     Refused,
-    /// No response, or no endpoint to request.
+    /// No response, or no endpoint to try.
     Failed,
 }
 
-/// A pod that has answered with an event stream.
+/// An endpoint that has answered with an event stream.
 pub(crate) struct Successor {
+    /// The endpoint itself.
     pub endpoint: Arc<Endpoint>,
+    /// The slot for the stream.
     pub permit: Permit,
-    pub answer: connect::Answer,
+    /// The response, with its connection.
+    pub response: UpstreamResponse,
 }
 
-/// Where to go.
+/// The endpoint that a successor is looked for at.
 pub(crate) enum SuccessorTarget {
-    /// Where all requests of the client go that are pinned to this endpoint.
+    /// The endpoint for all requests of a client that is pinned to this one.
     PinnedTo(EndpointId),
-    /// To this endpoint and no other.
+    /// This endpoint and no other.
     Endpoint(Arc<Endpoint>),
 }
 
 impl ResumePlan {
-    /// Keeps a stream's request head, whose `Last-Event-ID` and session lines are left out.
+    /// Keeps a stream's request head, without `Last-Event-ID` and session fields.
     pub(crate) fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> ResumePlan {
         ResumePlan { shared, session, head: head.into_boxed_slice() }
     }
 
-    /// Asks for what follows `last_event_id`.
+    /// Returns a request for what follows `last_event_id`.
     pub(crate) fn request(&self, route: &Arc<Route>, last_event_id: Vec<u8>) -> SuccessorRequest {
         let snapshot = self.shared.snapshot();
         let tls = snapshot.counterpart(&route.service).unwrap_or(&route.service).tls.clone();
@@ -86,7 +92,7 @@ impl ResumePlan {
     }
 }
 
-/// How often and how long streams of a service are handed over.
+/// Returns the limits on handovers of the service's streams.
 pub(crate) fn limits(service: &Service) -> Limits {
     let (per_stream, each) = (service.drain.handovers_per_stream, service.drain.handover_timeout);
     let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
@@ -98,95 +104,116 @@ pub(crate) fn limits(service: &Service) -> Limits {
 }
 
 impl SuccessorRequest {
-    /// Asks one endpoint after the other, within `retries`.
+    /// Tries endpoints until one answers with an event stream, within `retries`.
     pub(crate) async fn send(self, target: SuccessorTarget) -> SuccessorResult {
-        let from = match target {
-            SuccessorTarget::Endpoint(endpoint) => return self.ask_this(endpoint).await,
-            SuccessorTarget::PinnedTo(id) => id,
-        };
-        let service = &self.route.service;
-        let admission = Admission::of_stream(Arc::clone(&self.route), self.session, from);
-        let mut tried: Vec<EndpointId> = Vec::new();
+        match target {
+            SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
+            SuccessorTarget::PinnedTo(from) => self.try_endpoints(from).await,
+        }
+    }
+
+    async fn try_endpoints(&self, from: EndpointId) -> SuccessorResult {
+        let mut attempts = self.attempts(from);
         let mut outcome = SuccessorResult::Failed;
-        let mut left = service.configuration.retries.attempts.saturating_add(1);
-        while left > 0 {
-            let Ok((placement, permit)) = admission.place_stream(&tried) else { break };
-            // The pod that just broke is asked again while it is said to be well, which is no try of another one.
-            left -= u32::from(placement.endpoint.id != from);
-            match self.ask_one(&admission, &placement, permit).await {
+        while attempts.may_retry() {
+            let Ok(permit) = attempts.select_successor() else { break };
+            match self.attempt(&mut attempts, permit).await {
                 result @ (SuccessorResult::Refused | SuccessorResult::Failed) => outcome = result,
                 decided => return decided,
             }
-            tried.push(placement.endpoint.id);
         }
         outcome
     }
 
-    async fn ask_this(&self, endpoint: Arc<Endpoint>) -> SuccessorResult {
+    async fn send_to(&self, endpoint: Arc<Endpoint>) -> SuccessorResult {
         let limit = self.route.service.configuration.limits.streams_per_endpoint;
-        let Some(permit) = endpoint.load.try_open(limit) else { return SuccessorResult::Failed };
-        let admission = Admission::of_stream(Arc::clone(&self.route), self.session, endpoint.id);
-        let placement = Placement::at(endpoint);
-        self.ask_one(&admission, &placement, permit).await
+        let Some(permit) = endpoint.load.try_open(limit) else {
+            return SuccessorResult::Failed;
+        };
+        let mut attempts = self.attempts(endpoint.id);
+        attempts.select_fixed(endpoint);
+        self.attempt(&mut attempts, permit).await
     }
 
-    async fn ask_one(&self, admission: &Admission, placement: &Placement, permit: Permit) -> SuccessorResult {
-        let service = &self.route.service;
-        let request = self.request(admission, placement);
-        let limit = service.configuration.drain.handover_timeout;
-        let answered = async {
-            let connect = service.configuration.timeouts.connect.min(limit);
-            let asked = clock::now();
-            let address = placement.endpoint.address;
-            let transport = connect::connect(address, self.tls.as_deref(), connect).await?;
-            service.metrics.upstream_connect.observe(clock::now().since(asked).as_secs_f64());
-            connect::exchange(transport, &request, Some(limit)).await
+    fn attempts(&self, from: EndpointId) -> Attempts {
+        let request = RoutedRequest::of_stream(Arc::clone(&self.route), self.session, from);
+        Attempts::new(request, Purpose::Successor { from })
+    }
+
+    async fn attempt(&self, attempts: &mut Attempts, permit: Permit) -> SuccessorResult {
+        let Some(endpoint) = attempts.endpoint().map(Arc::clone) else {
+            return SuccessorResult::Failed;
         };
-        let answer = match tokio::time::timeout(limit, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return self.failed(&placement.endpoint, &error),
-            Err(_) => return self.failed(&placement.endpoint, &UpstreamError::ResponseTimeout),
+        let limit = self.route.service.configuration.drain.handover_timeout;
+        let response = match tokio::time::timeout(limit, self.exchange(attempts, &endpoint)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return self.failed(attempts, &error),
+            Err(_) => return self.failed(attempts, &UpstreamError::ResponseTimeout),
         };
-        if is_unavailable(answer.head.status) {
-            service.endpoint_unavailable(&placement.endpoint);
-        } else {
-            service.endpoint_succeeded(&placement.endpoint.load);
-        }
-        if answer.head.status == http::StatusCode::NO_CONTENT {
+        let status = response.start.head.status;
+        attempts.answered(status);
+        if status == http::StatusCode::NO_CONTENT {
             return SuccessorResult::NoContent;
         }
-        if !is_event_stream(&answer) {
-            tracing::debug!(endpoint = %placement.endpoint.name, status = %answer.head.status, "no successor");
+        if !response.start.head.is_plain_event_stream() {
+            tracing::debug!(endpoint = %endpoint.name, %status, "no successor");
+            attempts.rejected(status);
             return SuccessorResult::Refused;
         }
-        SuccessorResult::Stream(Box::new(Successor {
-            endpoint: Arc::clone(&placement.endpoint),
-            permit,
-            answer,
-        }))
+        SuccessorResult::Stream(Box::new(Successor { endpoint, permit, response }))
     }
 
-    fn failed(&self, endpoint: &Endpoint, error: &UpstreamError) -> SuccessorResult {
-        tracing::debug!(endpoint = %endpoint.name, %error, "no successor");
-        count_failure(&self.route.service, endpoint, error);
+    async fn exchange(
+        &self,
+        attempts: &mut Attempts,
+        endpoint: &Endpoint,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let configuration = &self.route.service.configuration;
+        let limit = configuration.drain.handover_timeout;
+        let request = self.head(attempts);
+        let connect_limit = configuration.timeouts.connect.min(limit);
+        let transport = attempts.connect(endpoint.address, self.tls.as_deref(), connect_limit).await?;
+        connect::exchange(transport, &request, Some(limit)).await
+    }
+
+    fn failed(&self, attempts: &mut Attempts, error: &UpstreamError) -> SuccessorResult {
+        attempts.failed(error);
         SuccessorResult::Failed
     }
 
-    fn request(&self, admission: &Admission, placement: &Placement) -> Vec<u8> {
-        let mut lines = HeaderMap::with_capacity(3);
-        admission.session_lines(&mut lines, placement);
-        if let Ok(id) = HeaderValue::from_bytes(&self.last_event_id) {
-            lines.insert(LAST_EVENT_ID, id);
+    /// Returns the whole request head for the endpoint of the current attempt.
+    fn head(&self, attempts: &Attempts) -> Vec<u8> {
+        let mut fields = HeaderMap::with_capacity(3);
+        if let Some(selected) = attempts.selected() {
+            session_headers::write_session(&attempts.request, selected, &mut fields);
         }
-        let mut request = self.head.clone();
-        encode::write_lines(&mut request, &lines);
-        request.extend_from_slice(b"\r\n");
-        request
+        if let Ok(id) = HeaderValue::from_bytes(&self.last_event_id) {
+            fields.insert(LAST_EVENT_ID, id);
+        }
+        let mut head = self.head.clone();
+        encode::write_headers(&mut head, &fields);
+        head.extend_from_slice(b"\r\n");
+        head
     }
 }
 
 /// Whether the application lets a stream be handed over.
-pub(crate) fn may_go_on_elsewhere(headers: &HeaderMap) -> bool {
-    let says_no = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no");
-    !headers.get_all(KEEP_HERE).iter().any(says_no)
+pub(crate) fn allows_handover(headers: &HeaderMap) -> bool {
+    let is_no = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"no");
+    !headers.get_all(HANDOVER).iter().any(is_no)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_can_forbid_the_handover_of_a_stream() {
+        for (value, allowed) in [("no", false), (" No ", false), ("yes", true), ("", true)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HANDOVER, HeaderValue::from_str(value).unwrap());
+            assert_eq!(allows_handover(&headers), allowed, "{value:?}");
+        }
+        assert!(allows_handover(&HeaderMap::new()));
+    }
 }

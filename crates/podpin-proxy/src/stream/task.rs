@@ -6,24 +6,24 @@ use std::task::{Context, Poll, ready};
 
 use tracing::Span;
 
-use crate::downstream::pending::After;
+use crate::downstream::lease::ConnectionReturn;
 use crate::stream::account::Accounts;
 use crate::stream::relay::Relay;
 use crate::stream_registry::StreamRecord;
 
-/// One detached stream. Written by hand because an async block would hold the relay twice.
+/// Detached stream. Written by hand because an async block would hold the relay twice.
 pub(crate) struct StreamTask {
     relay: Relay,
     accounts: Option<Accounts>,
-    after: Option<After>,
+    connection: Option<ConnectionReturn>,
     span: Span,
 }
 
 impl StreamTask {
     /// Returns the task of a stream whose response has begun.
-    pub(crate) fn new(relay: Relay, accounts: Accounts, after: After) -> StreamTask {
+    pub(crate) fn new(relay: Relay, accounts: Accounts, connection: ConnectionReturn) -> StreamTask {
         let span = span(accounts.record());
-        StreamTask { relay, accounts: Some(accounts), after: Some(after), span }
+        StreamTask { relay, accounts: Some(accounts), connection: Some(connection), span }
     }
 }
 
@@ -48,10 +48,8 @@ impl Future for StreamTask {
         // A request that waits for a place may have it before the account is settled.
         drop(task.relay.take_permits());
         let tcp = task.accounts.take().and_then(|accounts| accounts.settle(finished));
-        match (tcp, task.after.take()) {
-            (Some(tcp), Some(After::H1 { connection, goes_on: true })) => connection.go_on(tcp),
-            (Some(tcp), _) => tcp.close(),
-            (None, _) => {}
+        if let (Some(tcp), Some(connection)) = (tcp, task.connection.take()) {
+            connection.give_back(tcp);
         }
         Poll::Ready(())
     }

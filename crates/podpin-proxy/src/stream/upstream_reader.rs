@@ -11,7 +11,7 @@ use crate::net::transport::Transport;
 
 /// Connection to the upstream, from the beginning of the response body on.
 pub(crate) struct UpstreamReader {
-    /// Connection; `None` while a successor is awaited, and once the stream ends.
+    /// Connection; `None` if a successor is awaited or the stream ends.
     transport: Option<Transport>,
     /// Position in the framing of the body.
     pub decoder: BodyDecoder,
@@ -81,7 +81,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::stream::testing::connected;
+    use crate::testing::connected;
 
     async fn reader(decoder: BodyDecoder) -> (UpstreamReader, TcpStream) {
         let (upstream, proxy) = connected().await;

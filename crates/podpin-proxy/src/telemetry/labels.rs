@@ -4,10 +4,10 @@
 //! Labels with open values (service, route, listener, endpoint) stay strings: they come from the configuration or the
 //! cluster, never from a client.
 
-use http::Method;
+use http::{Method, Version};
 use podpin_endpoints::MoveReason;
 use podpin_sse::session::{HandoverCause as Cause, Outcome};
-use podpin_wire::http2_flood::Excess;
+use podpin_wire::http2_flood::FloodKind;
 
 /// A metric label with a fixed set of values.
 pub trait Label: Copy + Eq + 'static {
@@ -79,6 +79,15 @@ labels! {
         Options => "OPTIONS",
         /// Any other method.
         Other => "other",
+    }
+}
+
+/// Returns the protocol as the access log spells it.
+pub fn protocol_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
     }
 }
 
@@ -380,7 +389,7 @@ impl_label!(Outcome, "result", {
     Limit => "limit",
 });
 
-impl_label!(Excess, "reason", {
+impl_label!(FloodKind, "reason", {
     Resets => "resets",
     Provoked => "provoked",
     Frames => "frames",

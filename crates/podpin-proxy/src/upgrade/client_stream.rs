@@ -1,7 +1,7 @@
-//! A client's socket as Pingora wants it: what was read already comes first, and small writes are gathered.
+//! A client's socket in the shape of Pingora's streams: bytes that were read already come first, small writes are gathered.
 //!
-//! For a connection that may become another protocol, and for all of HTTP/2. While Pingora waits for a pod's answer to an
-//! upgrade it watches the client by reading from here, which is where the deadline of `timeouts.responseHeader` is kept:
+//! For a connection that may become another protocol, and for all of HTTP/2. While Pingora waits for an endpoint's response
+//! to an upgrade it watches the client by reading from here, so the deadline of `timeouts.responseHeader` is kept here:
 //! Pingora's own read timeout would also cut an upgraded connection that is silent.
 
 use std::fmt;
@@ -29,14 +29,14 @@ use tokio::time::Sleep;
 
 use crate::clock;
 use crate::net::transport::Transport;
-use podpin_wire::http2_flood::{Excess, FrameWatch};
+use podpin_wire::http2_flood::{FloodKind, FrameWatch};
 
 /// Enough for a response head and a small body in one packet.
 const WRITE_BUFFER_BYTES: usize = 4096;
-/// One read; the memory is zeroed first, so it is not as large as Pingora's buffers.
+/// Bytes of one read; the memory is zeroed first, so it is smaller than Pingora's buffers.
 const READ_BYTES_MAX: usize = 16 * 1024;
 
-/// How far a request has come with its pod; written by the pipeline, watched by the client's stream.
+/// The progress of a request at its endpoint; written by the pipeline, watched by the client's stream.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     limit: AtomicU64,
@@ -45,23 +45,23 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// The pod has so long for its response head, from now on.
+    /// Gives the endpoint this time for its response head, from now on.
     pub(crate) fn await_answer(&self, limit: Option<Duration>) {
         self.touch();
         self.limit.store(limit.map_or(0, clock::duration_millis), Ordering::Relaxed);
     }
 
-    /// The request itself moved: the pod's time begins anew.
+    /// Notes that the request itself moved: the endpoint's time begins anew.
     pub(crate) fn touch(&self) {
         self.since.store(clock::now().0, Ordering::Relaxed);
     }
 
-    /// The response head is there.
+    /// Notes that the response head is there.
     pub(crate) fn answered(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
 
-    /// When the pod's time is up.
+    /// Returns when the endpoint's time is up; `None` if nothing is awaited.
     fn deadline(&self) -> Option<Millis> {
         let limit = self.limit.load(Ordering::Relaxed);
         let waits = limit > 0 && !self.answered.load(Ordering::Relaxed);
@@ -71,29 +71,30 @@ impl Progress {
 
 /// A client connection while Pingora serves it.
 pub(crate) struct ClientStream {
-    /// Read already and not handed out yet.
+    /// Bytes that were read already and not handed out yet.
     ahead: BytesMut,
     tcp: BufWriter<Transport>,
     digest: Arc<SocketDigest>,
     progress: Arc<Progress>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Over HTTP/2: what the client sends.
+    /// Guard over the client's frames; `None` over HTTP/1.
     frames: Option<FrameWatch>,
 }
 
 impl ClientStream {
-    /// A whole connection of HTTP/2, beginning with `ahead`; the watch raises its alarm when the connection has to end, and
-    /// from then on nothing more of it is read.
+    /// Returns the stream of a whole HTTP/2 connection, which begins with `ahead`. Once the watch has raised its alarm,
+    /// nothing more of it is read.
     pub(crate) fn http2(
-        (tcp, peer): (Transport, SocketAddr),
+        tcp: Transport,
+        peer: SocketAddr,
         ahead: BytesMut,
         frames: FrameWatch,
     ) -> ClientStream {
-        ClientStream { frames: Some(frames), ..ClientStream::upgrade((tcp, peer), ahead) }
+        ClientStream { frames: Some(frames), ..ClientStream::upgrade(tcp, peer, ahead) }
     }
 
-    /// A connection that may become another protocol with its next request, which `ahead` begins with.
-    pub(crate) fn upgrade((tcp, peer): (Transport, SocketAddr), ahead: BytesMut) -> ClientStream {
+    /// Returns the stream of a connection that may become another protocol with the request that `ahead` begins with.
+    pub(crate) fn upgrade(tcp: Transport, peer: SocketAddr, ahead: BytesMut) -> ClientStream {
         let digest = SocketDigest::from_raw_fd(tcp.tcp().as_raw_fd());
         // A fresh cell takes the value; it spares a system call a request.
         let _fresh = digest.peer_addr.set(Some(PingoraAddress::Inet(peer)));
@@ -107,7 +108,7 @@ impl ClientStream {
         }
     }
 
-    /// Where the pipeline notes how far the request has come.
+    /// Returns the progress for the pipeline to write.
     pub(crate) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
@@ -127,17 +128,14 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready at that moment; one timer serves whichever deadline comes next.
+    /// Polls for the moment `due`.
     fn poll_until(&mut self, due: Millis, context: &mut Context<'_>) -> Poll<()> {
         let at = clock::instant(due);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        if timer.deadline() != at {
-            timer.as_mut().reset(at);
-        }
-        timer.as_mut().poll(context)
+        clock::poll_until(due, context, timer.as_mut())
     }
 
-    /// An error when the pod has been silent for too long.
+    /// Polls for the endpoint's deadline, which is an error.
     fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(due) = self.progress.deadline() {
             if due <= clock::now() {
@@ -149,16 +147,16 @@ impl ClientStream {
     }
 }
 
-/// What is watched over HTTP/2.
+/// The guard over HTTP/2.
 impl ClientStream {
-    /// Takes note of what was read; false when the connection has to end.
+    /// Shows bytes that were read to the guard; returns whether the connection may go on.
     fn goes_on(&mut self, read: &[u8]) -> bool {
         let Some(watch) = &mut self.frames else { return true };
         watch.read(read, clock::now());
         !watch.alarm.is_raised()
     }
 
-    /// Takes note of what was written, the first `count` bytes of these; gives the count back.
+    /// Shows the first `count` bytes of what was written to the guard; returns `count`.
     fn wrote<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>, count: usize) -> usize {
         if let Some(watch) = &mut self.frames {
             let (mut left, now) = (count, clock::now());
@@ -171,13 +169,13 @@ impl ClientStream {
         count
     }
 
-    /// Raises the alarm when a head is not finished in time, and wakes for that.
+    /// Raises the alarm if a head is not finished in time, and registers the task for that moment.
     fn poll_head_deadline(&mut self, context: &mut Context<'_>) {
         while let Some(watch) = &self.frames
             && let Some(due) = watch.deadline()
         {
             if due <= clock::now() {
-                return watch.alarm.raise(Excess::Unfinished);
+                return watch.alarm.raise(FloodKind::Unfinished);
             }
             if self.poll_until(due, context).is_pending() {
                 return;
@@ -261,8 +259,8 @@ impl UniqueID for ClientStream {
 }
 
 impl Ssl for ClientStream {
-    /// Tells Pingora and `pipeline.rs` that the client came over TLS, and with whose certificate: `organization` is the whole
-    /// subject, for want of a better place.
+    /// Returns that the client came over TLS, with the subject of its certificate: `organization` is the whole subject, for
+    /// want of a better field.
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         let Transport::Tls(_) = self.tcp.get_ref() else { return None };
         Some(Arc::new(SslDigest::new("", "", self.tcp.get_ref().subject(), None, Vec::new())))
@@ -293,10 +291,50 @@ impl GetSocketDigest for ClientStream {
 
 #[async_trait]
 impl Peek for ClientStream {
-    /// Answers from what was read already: that is where the HTTP/2 preface is.
+    /// Peeks into the bytes that were read already: the HTTP/2 preface is there.
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let Some(start) = self.ahead.get(..buffer.len()) else { return Ok(false) };
         buffer.copy_from_slice(start);
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn stream(ahead: &[u8]) -> (TcpStream, ClientStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, client) = tokio::join!(listener.accept(), client);
+        let (tcp, peer) = accepted.unwrap();
+        (client.unwrap(), ClientStream::upgrade(Transport::Plain(tcp), peer, BytesMut::from(ahead)))
+    }
+
+    #[tokio::test]
+    async fn bytes_that_were_read_already_come_first() {
+        let (mut client, mut stream) = stream(b"GET / HTTP/1.1\r\n").await;
+        let mut peeked = [0; 3];
+        assert!(stream.try_peek(&mut peeked).await.unwrap() && peeked == *b"GET");
+        client.write_all(b"Host: x").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "GET / HTTP/1.1\r\nHost: x");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_late_is_an_error_until_it_has_answered() {
+        let (mut client, mut stream) = stream(b"").await;
+        let progress = stream.progress();
+        progress.await_answer(Some(Duration::from_millis(1)));
+        let error = stream.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        progress.answered();
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x', "an upgraded connection has no deadline");
     }
 }

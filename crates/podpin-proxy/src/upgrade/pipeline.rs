@@ -1,129 +1,135 @@
-//! Requests that want to become another protocol, WebSocket most often: Pingora's phases in their order, one short method
-//! each.
+//! Requests that offer another protocol, WebSocket most often: Pingora's phases in their order, one short method each.
 //!
-//! Decisions are the same as for all other requests (`admission.rs`, `forward.rs`, `reply.rs`); only the bytes are
-//! Pingora's business here: its framing, its retry loop, and the two directions once the protocol has changed.
+//! Routing, attempts, header fields and replies are those of all other requests; Pingora contributes the framing, the retry
+//! loop, and the two directions once the protocol has changed.
 
+use pingora::server::configuration::ServerConf;
+use pingora_proxy::{HttpProxy, http_proxy};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::Version;
 use http::header;
+use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::protocols::Digest;
-use pingora::server::configuration::ServerConf;
-use pingora_proxy::{FailToProxy, HttpProxy, ProxyWarnLogContext, http_proxy};
-use podpin_endpoints::EndpointId;
+use pingora_proxy::{FailToProxy, ProxyWarnLogContext};
 use podpin_time::Millis;
-
-use crate::affinity::select::{Admission, Asked, Placement};
-use crate::balance::service::Kind;
-use crate::clock;
-use crate::http::reply::Failure;
-use crate::shared::{InFlight, Shared};
-use crate::telemetry::labels::{MethodLabel, RetryReason, UpstreamErrorKind};
-use crate::upgrade::client_stream::Progress;
-use crate::upgrade::response::{
-    authority, downstream_failure, is_overdue, own_answer, record, strip_response, treat_request,
-    treat_response, write_affinity, write_answer, write_failure,
-};
-use crate::upstream::pool;
-use podpin_wire::client::Client;
-use podpin_wire::headers;
 use podpin_wire::http1::request_head::FIELDS_MAX;
 
-/// How long a client may take for what was left of a response that is cut short.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+use crate::affinity::request_view::RequestView;
+use crate::affinity::routed_request::RoutedRequest;
+use crate::clock;
+use crate::http::reply::ErrorReply;
+use crate::request_context::RequestContext;
+use crate::shared::{InFlight, Shared};
+use crate::telemetry::access_log::Record;
+use crate::upgrade::client_stream::Progress;
+use crate::upgrade::response::{
+    connect_error, downstream_reply, is_overdue, rewrite_request, rewrite_response, upstream_error,
+    write_response,
+};
+use crate::upstream::attempts::{Attempts, Purpose};
+use crate::upstream::error::UpstreamError;
+use crate::upstream::pool;
 
-/// Our part in Pingora's forwarding.
+/// Time that a client has for the rest of a response that is cut short.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
+/// The proxy's part in Pingora's forwarding.
 pub(crate) struct Pipeline {
     shared: Arc<Shared>,
 }
 
-/// Builds Pingora's proxy over this pipeline, for one worker.
+/// The state of an upgrade request when Pingora takes it over.
+pub(crate) struct UpgradeStart {
+    /// The request with the configuration that it sees.
+    pub context: RequestContext,
+    /// Progress of the request, watched by the client's stream, which keeps the deadline of the response head.
+    pub progress: Arc<Progress>,
+}
+
+/// The state of one request between Pingora's phases.
+pub(crate) struct UpgradeRequest {
+    /// Start of the request; `None` before Pingora hands it over.
+    start: Option<UpgradeStart>,
+    /// Attempts; `None` without a route.
+    attempts: Option<Attempts>,
+    connect_began: Millis,
+    /// Whether an endpoint has answered.
+    answered: bool,
+    /// Whether the route had a response without an endpoint.
+    responded_locally: bool,
+    reply: Option<ErrorReply>,
+    /// Count of the request, until it is over in whatever way.
+    _in_flight: InFlight,
+}
+
+/// Builds the pipeline of one worker.
 pub(crate) fn for_worker(shared: &Arc<Shared>) -> Arc<HttpProxy<Pipeline>> {
     let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
     Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(shared))))
 }
 
 impl Pipeline {
+    /// Returns the pipeline over the state of the process.
     pub(crate) fn new(shared: Arc<Shared>) -> Pipeline {
         Pipeline { shared }
     }
 }
 
-/// What is known of one request.
-pub(crate) struct Request {
-    pub began: Millis,
-    pub client: Option<Client>,
-    pub admission: Option<Admission>,
-    pub placement: Option<Placement>,
-    pub tried: Vec<EndpointId>,
-    pub retries: u32,
-    pub connect_asked: Millis,
-    pub connect_millis: Option<u64>,
-    pub answered: bool,
-    /// Shared with whoever keeps the deadline: the client's side of the request (`io.rs`).
-    pub progress: Option<Arc<Progress>>,
-    pub failure: Option<Failure>,
-    /// Its route had an answer by itself.
-    pub told: bool,
-    /// Counts the request as in flight until it is over, whatever happens.
-    pub _in_flight: InFlight,
+impl UpgradeRequest {
+    fn fail(&mut self, reply: ErrorReply) -> Box<Error> {
+        self.reply = Some(reply);
+        Error::new(ErrorType::HTTPStatus(reply.status().map_or(499, |status| status.as_u16())))
+    }
+
+    /// Counts a failure of the endpoint after which no other is tried.
+    fn endpoint_failed(&mut self, error: &UpstreamError) {
+        self.reply = Some(error.reply());
+        if let Some(attempts) = &self.attempts {
+            attempts.count_failure(error);
+        }
+    }
+
+    fn record(&self, context: &RequestContext, session: &Session, error: Option<&Error>) -> Record {
+        let mut log = context.record(if session.was_upgraded() { "upgrade" } else { "request" });
+        log.status = written_status(session);
+        if let Some(attempts) = &self.attempts {
+            attempts.request.describe(attempts.selected(), self.answered, &mut log);
+            log.connect_ms = attempts.connect_millis();
+            log.retries = attempts.retries();
+        }
+        log.reason = match (error.is_some(), self.reply) {
+            (false, _) => "complete",
+            (true, reply) => reply.map_or("error", ErrorReply::log_reason),
+        };
+        log.error = error.and(self.reply).map(|reply| reply.to_string());
+        log.bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(0);
+        log.duration_ms = context.elapsed_millis();
+        log
+    }
 }
 
-impl Request {
-    pub(crate) fn fail(&mut self, failure: Failure) -> Box<Error> {
-        self.failure = Some(failure);
-        Error::new(ErrorType::HTTPStatus(failure.status().map_or(499, |status| status.as_u16())))
-    }
-
-    /// Counts a failure of the endpoint and says what the client is told if nothing else helps.
-    pub(crate) fn endpoint_failed(&mut self, kind: UpstreamErrorKind) {
-        self.failure = Some(match kind {
-            UpstreamErrorKind::Connect => Failure::UpstreamConnect,
-            UpstreamErrorKind::Timeout => Failure::UpstreamTimeout,
-            UpstreamErrorKind::Reset => Failure::UpstreamReset,
-            UpstreamErrorKind::Protocol => Failure::UpstreamProtocol,
-        });
-        if let (Some(admission), Some(placement)) = (&self.admission, &self.placement) {
-            admission.service().endpoint_failed(&placement.endpoint, kind);
-        }
-    }
-
-    pub(crate) fn may_retry(&self) -> bool {
-        let attempts = self.admission.as_ref().map(|known| known.service().configuration.retries.attempts);
-        attempts.is_some_and(|attempts| self.retries < attempts)
-    }
-
-    pub(crate) fn retry(&mut self, reason: RetryReason) {
-        self.retries += 1;
-        if let Some(admission) = &self.admission {
-            admission.service().metrics.upstream_retries.inc(reason);
-        }
-    }
+/// Returns the status that the client was sent; 0 if there was none.
+fn written_status(session: &Session) -> u16 {
+    let is_final = |head: &&ResponseHeader| !head.status.is_informational() || session.was_upgraded();
+    session.response_written().filter(is_final).map_or(0, |head| head.status.as_u16())
 }
 
 #[async_trait]
 impl ProxyHttp for Pipeline {
-    type CTX = Request;
+    type CTX = UpgradeRequest;
 
-    fn new_ctx(&self) -> Request {
-        Request {
-            began: clock::now(),
-            client: None,
-            admission: None,
-            placement: None,
-            tried: Vec::new(),
-            retries: 0,
-            connect_asked: Millis(0),
-            connect_millis: None,
+    fn new_ctx(&self) -> UpgradeRequest {
+        UpgradeRequest {
+            start: None,
+            attempts: None,
+            connect_began: Millis(0),
             answered: false,
-            progress: None,
-            failure: None,
-            told: false,
+            responded_locally: false,
+            reply: None,
             _in_flight: self.shared.in_flight(),
         }
     }
@@ -131,62 +137,50 @@ impl ProxyHttp for Pipeline {
     fn on_connection_reuse(
         &self,
         _session: &mut Session,
-        request: &mut Request,
-        context: Box<dyn std::any::Any + Send + Sync>,
+        request: &mut UpgradeRequest,
+        start: Box<dyn std::any::Any + Send + Sync>,
     ) {
-        request.progress = context.downcast::<Arc<Progress>>().ok().map(|progress| *progress);
+        request.start = start.downcast::<UpgradeStart>().ok().map(|start| *start);
     }
 
-    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> Result<bool> {
-        session.set_read_timeout(Some(self.shared.current().limits.request_body_timeout));
+    async fn request_filter(&self, session: &mut Session, request: &mut UpgradeRequest) -> Result<bool> {
+        let Some(UpgradeStart { context, .. }) = &request.start else {
+            return Err(request.fail(ErrorReply::Internal));
+        };
+        session.set_read_timeout(Some(context.snapshot.limits.request_body_timeout));
         // RFC 9110 section 15.2: no interim responses for HTTP/1.0.
-        let http10 = session.req_header().version == Version::HTTP_10;
-        session.set_ignore_info_resp(http10);
-        let head = session.req_header();
-        let peer = session.client_addr().and_then(|address| address.as_inet()).map(std::net::SocketAddr::ip);
-        let Some(peer) = peer else { return Err(request.fail(Failure::Internal)) };
-        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
-        let mut client =
-            Client::of(peer, tls.is_some(), &head.headers, &self.shared.current().trusted_proxies);
-        client.subject = tls.and_then(|tls| tls.organization.clone());
-        let secure = client.secure;
-        let asked = Asked {
-            authority: authority(head),
-            path: head.uri.path(),
-            query: head.uri.query(),
-            headers: &head.headers,
-            client: &client,
+        session.set_ignore_info_resp(context.head.version == Version::HTTP_10);
+        let view = RequestView::new(&context.head, &context.client);
+        let routed = match RoutedRequest::new(&context.snapshot, &view) {
+            Ok(routed) => routed,
+            Err(reply) => return Err(request.fail(reply)),
         };
-        let admitted = Admission::new(&self.shared, &asked);
-        request.client = Some(client);
-        match admitted {
-            Ok(admission) => {
-                let answer = own_answer(&admission, session, secure);
-                session.set_write_timeout(admission.service().configuration.timeouts.client_write);
-                request.admission = Some(admission);
-                let Some(answer) = answer else { return Ok(false) };
-                request.told = true;
-                if !session.as_downstream_mut().is_body_empty() {
-                    // Nobody reads the body that comes behind the answer.
-                    session.set_keepalive(None);
-                }
-                write_answer(session, answer).await?;
-                Ok(true)
-            }
-            Err(failure) => Err(request.fail(failure)),
+        let response = routed.route.filters.local_response(&context.head, context.client.secure);
+        session.set_write_timeout(routed.service().configuration.timeouts.client_write);
+        request.attempts = Some(Attempts::new(routed, Purpose::Request));
+        let Some(response) = response else { return Ok(false) };
+        request.responded_locally = true;
+        if !session.as_downstream_mut().is_body_empty() {
+            // The body behind the response is not read.
+            session.set_keepalive(None);
         }
+        write_response(session, response).await?;
+        Ok(true)
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, request: &mut Request) -> Result<Box<HttpPeer>> {
-        let Some(admission) = &request.admission else { return Err(request.fail(Failure::Internal)) };
-        let placement = match Box::pin(admission.await_request(&request.tried)).await {
-            Ok(placement) => placement,
-            Err(_) if !request.tried.is_empty() => return Err(request.fail(Failure::UpstreamConnect)),
-            Err(failure) => return Err(request.fail(failure)),
-        };
-        let service = admission.service();
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        request: &mut UpgradeRequest,
+    ) -> Result<Box<HttpPeer>> {
+        let Some(attempts) = &mut request.attempts else { return Err(request.fail(ErrorReply::Internal)) };
+        if let Err(reply) = Box::pin(attempts.select_request()).await {
+            return Err(request.fail(reply));
+        }
+        let Some(endpoint) = attempts.endpoint() else { return Err(request.fail(ErrorReply::Internal)) };
+        let service = attempts.service();
         let times = &service.configuration.timeouts;
-        let address = placement.endpoint.address;
+        let address = endpoint.address;
         let mut peer = HttpPeer::new(address, service.tls.is_some(), String::new());
         if let Some(tls) = &service.tls {
             tls.apply(&mut peer, address.ip().to_string());
@@ -194,17 +188,16 @@ impl ProxyHttp for Pipeline {
         peer.options.connection_timeout = Some(times.connect);
         peer.options.total_connection_timeout = Some(times.connect);
         // Pingora's is a limit between two reads; the deadline of the head is kept where `Progress` is watched.
-        peer.options.read_timeout = match &request.progress {
-            Some(progress) => {
-                progress.await_answer(times.response_header);
+        peer.options.read_timeout = match &request.start {
+            Some(start) => {
+                start.progress.await_answer(times.response_header);
                 None
             }
             None => times.response_header,
         };
         peer.options.write_timeout = times.response_header;
         peer.options.idle_timeout = Some(pool::IDLE_MAX);
-        request.placement = Some(placement);
-        request.connect_asked = clock::now();
+        request.connect_began = clock::now();
         Ok(Box::new(peer))
     }
 
@@ -213,10 +206,10 @@ impl ProxyHttp for Pipeline {
         _session: &mut Session,
         _body: &mut Option<bytes::Bytes>,
         _end: bool,
-        request: &mut Request,
+        request: &mut UpgradeRequest,
     ) -> Result<()> {
-        if let Some(progress) = &request.progress {
-            progress.touch();
+        if let Some(start) = &request.start {
+            start.progress.touch();
         }
         Ok(())
     }
@@ -228,79 +221,47 @@ impl ProxyHttp for Pipeline {
         _peer: &HttpPeer,
         _fd: std::os::fd::RawFd,
         _digest: Option<&Digest>,
-        request: &mut Request,
+        request: &mut UpgradeRequest,
     ) -> Result<()> {
-        if !reused && let Some(admission) = &request.admission {
-            let took = clock::now().since(request.connect_asked);
-            admission.service().metrics.upstream_connect.observe(took.as_secs_f64());
-            request.connect_millis = Some(clock::duration_millis(took));
+        if !reused && let Some(attempts) = &mut request.attempts {
+            attempts.connected(clock::now().since(request.connect_began));
         }
         Ok(())
     }
 
     async fn upstream_request_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         upstream: &mut RequestHeader,
-        request: &mut Request,
+        request: &mut UpgradeRequest,
     ) -> Result<()> {
-        let (Some(client), Some(admission), Some(placement)) =
-            (&request.client, &request.admission, &request.placement)
-        else {
-            return Err(request.fail(Failure::Internal));
+        let (Some(start), Some(attempts)) = (&request.start, &request.attempts) else {
+            return Err(request.fail(ErrorReply::Internal));
         };
-        for name in headers::claimed_lines(&upstream.headers, client) {
-            upstream.remove_header(&name);
-        }
-        let mut lines = http::HeaderMap::new();
-        for value in upstream.headers.get_all(header::COOKIE) {
-            lines.append(header::COOKIE, value.clone());
-        }
-        upstream.remove_header(&header::COOKIE);
-        admission.strip_cookies(&mut lines);
-        if let Some((name, own)) = admission.own_session_id() {
-            upstream.insert_header(name, own)?;
-        }
-        let asked = session.req_header();
-        treat_request(&admission.route.treatment, asked, upstream, &mut lines)?;
-        admission.session_lines(&mut lines, placement);
-        for (name, value) in headers::forwarding_lines(&asked.headers, client, authority(asked)) {
-            lines.insert(name, value);
-        }
-        if !upstream.headers.contains_key(header::HOST) && asked.uri.authority().is_none() {
-            upstream.insert_header(header::HOST, placement.endpoint.address.to_string())?;
-        }
-        for (name, value) in &lines {
-            upstream.append_header(name.clone(), value.clone())?;
-        }
-        Ok(())
+        rewrite_request(&start.context, attempts, upstream)
     }
 
     async fn response_filter(
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        request: &mut Request,
+        request: &mut UpgradeRequest,
     ) -> Result<()> {
-        let (Some(client), Some(admission), Some(placement)) =
-            (&request.client, &request.admission, &request.placement)
-        else {
-            return Err(request.fail(Failure::Internal));
-        };
         if response.headers.len() > FIELDS_MAX {
-            request.endpoint_failed(UpstreamErrorKind::Protocol);
-            return Err(request.fail(Failure::UpstreamProtocol));
+            request.endpoint_failed(&UpstreamError::Protocol("too many header fields"));
+            return Err(request.fail(ErrorReply::UpstreamProtocol));
         }
-        let upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
-        if !request.answered && (upgrade || !response.status.is_informational()) {
+        let (Some(start), Some(attempts)) = (&request.start, &request.attempts) else {
+            return Err(request.fail(ErrorReply::Internal));
+        };
+        let is_switch = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if !request.answered && (is_switch || !response.status.is_informational()) {
             request.answered = true;
-            admission.service().endpoint_succeeded(&placement.endpoint.load);
-            if let Some(progress) = &request.progress {
-                progress.answered();
-            }
+            attempts.answered(response.status);
+            start.progress.answered();
         }
-        if upgrade {
-            // An upgraded connection may be silent for as long as it likes.
+        if is_switch {
+            // An upgraded connection may be silent for any time.
             session.set_read_timeout(None);
         }
         if session.req_header().version == Version::HTTP_10 {
@@ -310,32 +271,23 @@ impl ProxyHttp for Pipeline {
                 session.set_keepalive(None);
             }
         }
-        strip_response(response, upgrade, |line| admission.sets_pin(line))?;
-        if upgrade || !response.status.is_informational() {
-            treat_response(&admission.route.treatment, &session.req_header().headers, response)?;
-            write_affinity(&self.shared, ((admission, placement), client), response)?;
-        }
-        Ok(())
+        rewrite_response(&start.context, attempts, response)
     }
 
     fn fail_to_connect(
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        request: &mut Request,
+        request: &mut UpgradeRequest,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        request.endpoint_failed(UpstreamErrorKind::Connect);
-        if let Some(placement) = &request.placement {
-            request.tried.push(placement.endpoint.id);
-        }
-        // Only if there is another one to ask.
-        let elsewhere =
-            request.admission.as_ref().map(|known| known.place(Kind::Request, &request.tried).is_ok());
-        let again = request.may_retry() && elsewhere == Some(true);
-        if again {
-            request.retry(RetryReason::Connect);
-        }
+        let failure = connect_error(&error);
+        request.reply = Some(failure.reply());
+        // A retry only if there is another endpoint.
+        let again = request
+            .attempts
+            .as_mut()
+            .is_some_and(|attempts| attempts.failed(&failure) && attempts.has_next());
         error.set_retry(again);
         error
     }
@@ -345,29 +297,27 @@ impl ProxyHttp for Pipeline {
         _peer: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        request: &mut Request,
+        request: &mut UpgradeRequest,
         client_reused: bool,
     ) -> Box<Error> {
+        error.set_retry(false);
         if *error.esource() != ErrorSource::Upstream {
-            error.set_retry(false);
             return error;
         }
-        // A kept connection that the pod closed meanwhile is no failure of the pod: ask again on a fresh one, if
-        // asking twice does no harm and the body is still there.
-        let harmless =
+        // A kept connection that the endpoint closed meanwhile is not its failure: a fresh one is tried, if sending twice
+        // does no harm and the body is still there.
+        let is_harmless =
             session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated();
-        let stale = client_reused && !request.answered;
-        if stale && harmless && request.may_retry() {
-            request.retry(RetryReason::Reset);
+        let is_stale = client_reused && !request.answered;
+        if is_stale
+            && is_harmless
+            && let Some(attempts) = request.attempts.as_mut().filter(|attempts| attempts.may_retry())
+        {
+            attempts.retry_stale();
             error.set_retry(true);
             return error;
         }
-        request.endpoint_failed(match error.etype() {
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamErrorKind::Timeout,
-            ErrorType::InvalidHTTPHeader | ErrorType::H1Error => UpstreamErrorKind::Protocol,
-            _ => UpstreamErrorKind::Reset,
-        });
-        error.set_retry(false);
+        request.endpoint_failed(&upstream_error(&error));
         error
     }
 
@@ -375,56 +325,53 @@ impl ProxyHttp for Pipeline {
         &self,
         session: &mut Session,
         error: &Error,
-        request: &mut Request,
+        request: &mut UpgradeRequest,
     ) -> FailToProxy {
-        if is_overdue(error) && request.failure.is_none() {
-            request.endpoint_failed(UpstreamErrorKind::Timeout);
+        if is_overdue(error) && request.reply.is_none() {
+            request.endpoint_failed(&UpstreamError::ResponseTimeout);
         }
-        let failure = request.failure.unwrap_or_else(|| downstream_failure(error));
-        request.failure = Some(failure);
-        let code = failure.status().map_or(0, |status| status.as_u16());
-        let begun = session.response_written().is_some_and(|head| !head.status.is_informational());
-        if !begun && code > 0 {
-            session.set_keepalive(None);
-            if let Err(error) = write_failure(session, failure, request.admission.as_ref()).await {
-                tracing::debug!(%error, "the client left before its answer");
-            }
-        }
-        if begun {
-            // What was gathered of the response goes out before the connection that cuts it short.
-            if tokio::time::timeout(LAST_WORDS, session.shutdown()).await.is_err() {
+        let reply = request.reply.unwrap_or_else(|| downstream_reply(error));
+        request.reply = Some(reply);
+        let has_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let response = reply.response();
+        let code = response.as_ref().map_or(0, |response| response.status.as_u16());
+        if has_begun {
+            // The gathered bytes of the response go out before the connection that cuts it short.
+            if tokio::time::timeout(CUT_GRACE, session.shutdown()).await.is_err() {
                 tracing::debug!("a client did not take the end of its response");
+            }
+        } else if let Some(mut response) = response {
+            session.set_keepalive(None);
+            if let Some(attempts) = &request.attempts {
+                let received = &session.req_header().headers;
+                attempts.request.route.filters.cross_origin(received, &mut response.headers);
+            }
+            if let Err(error) = write_response(session, response).await {
+                tracing::debug!(%error, "the client left before its response");
             }
         }
         FailToProxy { error_code: code, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
-        let written = session
-            .response_written()
-            .filter(|head| !head.status.is_informational() || session.was_upgraded());
-        let status = written.map_or(0, |head| head.status.as_u16());
-        let admission = request.admission.as_ref();
-        let (service, route) =
-            admission.map_or(("", ""), |known| (&*known.service().name, &*known.route.name));
-        let method = MethodLabel::from(&session.req_header().method);
-        self.shared.metrics.requests.inc(service, route, method, status);
-        if let Some(admission) = admission.filter(|_| !request.told) {
-            let placement = request.placement.as_ref().filter(|_| request.answered);
-            let service = admission.service();
-            admission.count(placement);
-            let took = clock::now().since(request.began);
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut UpgradeRequest) {
+        let Some(UpgradeStart { context, .. }) = &request.start else { return };
+        let routed = request.attempts.as_ref().map(|attempts| &attempts.request);
+        context.count(routed.map(|routed| &*routed.route), written_status(session));
+        if let Some(attempts) = request.attempts.as_ref().filter(|_| !request.responded_locally) {
+            attempts.request.count_decision(attempts.selected().filter(|_| request.answered));
+            let service = attempts.service();
+            let took = clock::now().since(context.began);
             service.metrics.request_duration.observe(took.as_secs_f64());
-            if let Some(kind) = request.failure.and_then(Failure::refusal) {
+            if let Some(kind) = request.reply.and_then(ErrorReply::refusal) {
                 service.refused(kind);
             }
         }
         if self.shared.is_logging() {
-            self.shared.log(&record(session, error, request, status));
+            self.shared.log(&request.record(context, session, error));
         }
     }
 
-    fn suppress_error_log(&self, _session: &Session, _request: &Request, error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _request: &UpgradeRequest, error: &Error) -> bool {
         tracing::debug!(%error, "a request failed");
         true
     }
@@ -432,7 +379,7 @@ impl ProxyHttp for Pipeline {
     fn suppress_proxy_warn_log(
         &self,
         _session: &Session,
-        _request: &Request,
+        _request: &UpgradeRequest,
         _error: &Error,
         _context: ProxyWarnLogContext,
     ) -> bool {

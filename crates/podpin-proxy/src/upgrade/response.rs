@@ -1,218 +1,169 @@
-//! What comes of a request for another protocol: the pod's answer made ours, our own answer to a failure, the line in the log.
+//! Pingora's heads and errors in the words of the other data paths, and replies of the proxy over Pingora's session.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::borrow::Cow;
+use std::io;
+
+use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 
-use crate::affinity::select::{Admission, Placement};
-use crate::clock;
-use crate::http::filters::{Side, Treatment};
-use crate::http::reply::{Answer, Failure};
-use crate::shared::Shared;
-use crate::stream::open::protocol_name;
-use crate::telemetry::access_log::Record;
-use crate::upgrade::pipeline::Request;
-use crate::upstream::rewrite::{self, Affinity};
-use podpin_wire::client::Client;
-use podpin_wire::headers;
+use crate::affinity::session_headers;
+use crate::http::reply::{ErrorReply, LocalResponse};
+use crate::request_context::RequestContext;
+use crate::upstream::attempts::Attempts;
+use crate::upstream::connect::is_local;
+use crate::upstream::error::UpstreamError;
+use crate::upstream::rewrite;
 
-/// Takes out of a response what only means something between the pod and us, and what only we may say.
-pub(crate) fn strip_response(
-    response: &mut ResponseHeader,
-    upgrade: bool,
-    sets_ours: impl Fn(&HeaderValue) -> bool,
+/// Fields that frame an upgrade request; Pingora writes the body by them.
+const REQUEST_FRAMING: [HeaderName; 4] =
+    [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
+/// Fields that frame a response which switches protocols.
+const SWITCH_FRAMING: [HeaderName; 3] = [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING];
+/// Fields that frame any other response, beside its length.
+const RESPONSE_FRAMING: [HeaderName; 1] = [header::TRANSFER_ENCODING];
+
+/// Gives an upstream request the fields, target and `Host` that every other data path would give it.
+pub(crate) fn rewrite_request(
+    context: &RequestContext,
+    attempts: &Attempts,
+    upstream: &mut RequestHeader,
 ) -> Result<()> {
-    let framing = |name: &HeaderName| *name == header::TRANSFER_ENCODING || *name == header::CONTENT_LENGTH;
-    let kept = headers::response_lines(response.headers.clone(), sets_ours);
-    let gone: Vec<HeaderName> = response
-        .headers
-        .keys()
-        .filter(|name| !kept.contains_key(*name) && !framing(name))
-        .filter(|name| !(upgrade && matches!(**name, header::CONNECTION | header::UPGRADE)))
-        .cloned()
-        .collect();
-    for name in gone {
+    let Some(selected) = attempts.selected() else { return Ok(()) };
+    let request = &attempts.request;
+    let mut fields = rewrite::upstream_headers(context, request);
+    session_headers::write_session(request, selected, &mut fields);
+    for name in replaced(&upstream.headers, &REQUEST_FRAMING) {
+        upstream.remove_header(&name);
+    }
+    for (name, value) in &fields {
+        // The connection's own fields stay as the client sent them: they are the offer.
+        if !REQUEST_FRAMING.contains(name) {
+            upstream.append_header(name.clone(), value.clone())?;
+        }
+    }
+    let host = rewrite::upstream_host(request, &context.head, selected.endpoint.address);
+    upstream.insert_header(header::HOST, &*host)?;
+    match rewrite::upstream_target(request, &context.head) {
+        Cow::Owned(target) => upstream.set_raw_path(target.as_bytes()),
+        Cow::Borrowed(_) => Ok(()),
+    }
+}
+
+/// Gives a response, interim or final, the fields that every other data path would give it.
+pub(crate) fn rewrite_response(
+    context: &RequestContext,
+    attempts: &Attempts,
+    response: &mut ResponseHeader,
+) -> Result<()> {
+    let Some(selected) = attempts.selected() else { return Ok(()) };
+    let (status, received) = (response.status, response.headers.clone());
+    let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
+    let fields = if status.is_informational() && !is_switch {
+        rewrite::interim_headers(received)
+    } else {
+        rewrite::client_headers(context, &attempts.request, selected, status, received)
+    };
+    let framing: &[HeaderName] = if is_switch { &SWITCH_FRAMING } else { &RESPONSE_FRAMING };
+    for name in replaced(&response.headers, framing) {
         response.remove_header(&name);
     }
-    single_length(response)?;
-    response.remove_header(&header::SET_COOKIE);
-    for line in kept.get_all(header::SET_COOKIE) {
-        response.append_header(header::SET_COOKIE, line.clone())?;
+    for (name, value) in fields.iter().filter(|(name, _)| !framing.contains(name)) {
+        response.append_header(name.clone(), value.clone())?;
     }
     Ok(())
 }
 
-/// Tells the client where it belongs: by the cookie, and by the session id that the pod gave it.
-pub(crate) fn write_affinity(
-    shared: &Shared,
-    (known, client): ((&Admission, &Placement), &Client),
-    response: &mut ResponseHeader,
-) -> Result<()> {
-    let Affinity { replaced, cookie } = rewrite::affinity(shared, known, client, &response.headers);
-    for (name, value) in replaced {
-        response.insert_header(name, value)?;
-    }
-    if let Some(cookie) = cookie {
-        response.append_header(header::SET_COOKIE, cookie)?;
-    }
-    Ok(())
+/// Returns the names of all fields but those of the framing.
+fn replaced(headers: &HeaderMap, framing: &[HeaderName]) -> Vec<HeaderName> {
+    headers.keys().filter(|name| !framing.contains(name)).cloned().collect()
 }
 
-/// One `Content-Length` at most, and none with 204 (RFC 9110 section 8.6).
-fn single_length(response: &mut ResponseHeader) -> Result<()> {
-    let lengths: Vec<_> = response.headers.get_all(header::CONTENT_LENGTH).iter().cloned().collect();
-    if response.status == StatusCode::NO_CONTENT {
-        response.remove_header(&header::CONTENT_LENGTH);
-    } else if let [first, _, ..] = lengths.as_slice() {
-        response.insert_header(header::CONTENT_LENGTH, first.clone())?;
+/// Returns the failure to connect that Pingora reports.
+pub(crate) fn connect_error(error: &Error) -> UpstreamError {
+    match (error.etype(), io_cause(error)) {
+        (ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout, _) => UpstreamError::ConnectTimeout,
+        (_, Some(cause)) if is_local(cause) => UpstreamError::Local(io::Error::other(error.to_string())),
+        _ => UpstreamError::Connect(io::Error::other(error.to_string())),
     }
-    Ok(())
 }
 
-/// Host and port as the client asked for them.
-pub(crate) fn authority(head: &RequestHeader) -> &str {
-    let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
-    head.uri.authority().map(http::uri::Authority::as_str).or_else(host).unwrap_or_default()
+/// Returns the failure of an endpoint after the connection that Pingora reports.
+pub(crate) fn upstream_error(error: &Error) -> UpstreamError {
+    match error.etype() {
+        ErrorType::ReadTimedout | ErrorType::WriteTimedout => UpstreamError::ResponseTimeout,
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error => UpstreamError::Protocol("not HTTP/1.1"),
+        _ => UpstreamError::Reset(io::Error::other(error.to_string())),
+    }
 }
 
-/// What an error that is not the pod's means for the client.
-pub(crate) fn downstream_failure(error: &Error) -> Failure {
+/// Returns the reply to an error that is not the endpoint's.
+pub(crate) fn downstream_reply(error: &Error) -> ErrorReply {
     match (error.esource(), error.etype()) {
-        (ErrorSource::Downstream, ErrorType::ReadTimedout) => Failure::BodyTimeout,
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => ErrorReply::BodyTimeout,
         (
             ErrorSource::Downstream,
             ErrorType::ReadError
             | ErrorType::WriteError
             | ErrorType::ConnectionClosed
             | ErrorType::WriteTimedout,
-        ) => Failure::ClientGone,
-        (ErrorSource::Downstream, _) => Failure::Body,
-        (ErrorSource::Upstream, _) => Failure::UpstreamReset,
-        (ErrorSource::Internal | ErrorSource::Unset, _) => Failure::Internal,
+        ) => ErrorReply::ClientGone,
+        (ErrorSource::Downstream, _) => ErrorReply::Body,
+        (ErrorSource::Upstream, _) => ErrorReply::UpstreamReset,
+        (ErrorSource::Internal | ErrorSource::Unset, _) => ErrorReply::Internal,
     }
 }
 
-/// Whether `io.rs` says through Pingora that the pod took too long.
+/// Whether the client's stream reports through Pingora that the endpoint took too long.
 pub(crate) fn is_overdue(error: &Error) -> bool {
-    let cause = error.cause.as_deref().and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut)
+    io_cause(error).is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
-/// The answer to a request that its route has by itself.
-pub(crate) fn own_answer(admission: &Admission, session: &Session, secure: bool) -> Option<Answer> {
-    let head = session.req_header();
-    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    admission.route.treatment.answer((&head.method, authority(head), target), &head.headers, secure)
+fn io_cause(error: &Error) -> Option<&io::Error> {
+    error.cause.as_deref().and_then(|cause| cause.downcast_ref::<io::Error>())
 }
 
-/// What the route changes of a request; `cookies` are its cookie lines, which are written later.
-pub(crate) fn treat_request(
-    treatment: &Treatment,
-    asked: &RequestHeader,
-    upstream: &mut RequestHeader,
-    cookies: &mut HeaderMap,
-) -> Result<()> {
-    let named: Vec<HeaderName> = treatment.edited(Side::Request).cloned().collect();
-    let mut lines = taken(&named, &upstream.headers);
-    lines.extend(std::mem::take(cookies));
-    treatment.edit_request(&mut lines);
-    for name in &named {
-        upstream.remove_header(name);
-    }
-    for (name, value) in &lines {
-        if *name == header::COOKIE {
-            cookies.append(name.clone(), value.clone());
-        } else {
-            upstream.append_header(name.clone(), value.clone())?;
-        }
-    }
-    if let Some(host) = treatment.hostname() {
-        upstream.insert_header(header::HOST, host.clone())?;
-    }
-    let target = asked.uri.path_and_query().and_then(|target| treatment.target(target.as_str()));
-    target.map_or(Ok(()), |target| upstream.set_raw_path(target.as_bytes()))
-}
-
-/// What the route changes of a pod's response.
-pub(crate) fn treat_response(
-    treatment: &Treatment,
-    asked: &HeaderMap,
-    response: &mut ResponseHeader,
-) -> Result<()> {
-    let named: Vec<HeaderName> = treatment.edited(Side::Response).cloned().collect();
-    let mut lines = taken(&named, &response.headers);
-    treatment.edit_response(asked, &mut lines);
-    for name in &named {
-        response.remove_header(name);
-    }
-    for (name, value) in &lines {
-        response.append_header(name.clone(), value.clone())?;
-    }
-    Ok(())
-}
-
-/// The lines of these names.
-fn taken(names: &[HeaderName], of: &HeaderMap) -> HeaderMap {
-    let lines = of.iter().filter(|(name, _)| names.contains(name));
-    lines.map(|(name, value)| (name.clone(), value.clone())).fold(
-        HeaderMap::new(),
-        |mut map, (name, value)| {
-            map.append(name, value);
-            map
-        },
-    )
-}
-
-/// Answers with a failure of ours.
-pub(crate) async fn write_failure(
-    session: &mut Session,
-    failure: Failure,
-    admission: Option<&Admission>,
-) -> Result<()> {
-    let Some(mut answer) = failure.answer() else { return Ok(()) };
-    if let Some(admission) = admission {
-        admission.route.treatment.cross_origin(&session.req_header().headers, &mut answer.lines);
-    }
-    write_answer(session, answer).await
-}
-
-/// Gives an answer of ours.
-pub(crate) async fn write_answer(session: &mut Session, answer: Answer) -> Result<()> {
-    let mut head = ResponseHeader::build(answer.status, Some(5 + answer.lines.len()))?;
-    for (name, value) in answer.own_lines().iter().chain(&answer.lines) {
+/// Sends a response of the proxy.
+pub(crate) async fn write_response(session: &mut Session, response: LocalResponse) -> Result<()> {
+    let mut head = ResponseHeader::build(response.status, Some(5 + response.headers.len()))?;
+    for (name, value) in response.standard_headers().iter().chain(&response.headers) {
         head.append_header(name.clone(), value.clone())?;
     }
-    let with_body = session.req_header().method != Method::HEAD && !answer.body.is_empty();
+    let with_body = session.req_header().method != Method::HEAD && !response.body.is_empty();
     session.write_response_header(Box::new(head), !with_body).await?;
     if with_body {
-        session.write_response_body(Some(answer.body.into()), true).await?;
+        session.write_response_body(Some(response.body.into()), true).await?;
     }
     Ok(())
 }
 
-pub(crate) fn record(session: &Session, error: Option<&Error>, request: &Request, status: u16) -> Record {
-    let head = session.req_header();
-    let kind = if session.was_upgraded() { "upgrade" } else { "request" };
-    let mut log = Record::begun(kind, request.began);
-    log.client = request.client.as_ref().map(|client| client.address);
-    log.method = head.method.to_string();
-    log.host = authority(head).to_owned();
-    log.path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    log.protocol = protocol_name(head.version);
-    log.status = status;
-    log.user_agent = head.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).map(str::to_owned);
-    if let Some(admission) = &request.admission {
-        admission.write_down(request.placement.as_ref(), request.answered, &mut log);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_the_clients_or_the_endpoints() {
+        let cases = [
+            (ErrorType::ReadTimedout, ErrorReply::BodyTimeout),
+            (ErrorType::WriteError, ErrorReply::ClientGone),
+            (ErrorType::InvalidHTTPHeader, ErrorReply::Body),
+        ];
+        for (kind, expected) in cases {
+            assert_eq!(downstream_reply(&Error::new_down(kind.clone())), expected, "{kind:?}");
+        }
+        assert_eq!(downstream_reply(&Error::new_in(ErrorType::InternalError)), ErrorReply::Internal);
     }
-    log.reason = match (error.is_some(), request.failure) {
-        (false, _) => "complete",
-        (true, failure) => failure.map_or("error", Failure::log_reason),
-    };
-    log.error = error.and(request.failure).map(|failure| failure.to_string());
-    log.bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(0);
-    log.duration_ms = clock::duration_millis(clock::now().since(request.began));
-    log.connect_ms = request.connect_millis;
-    log.retries = request.retries;
-    log
+
+    #[test]
+    fn a_failure_of_an_endpoint_is_named_as_on_the_other_data_paths() {
+        let late = connect_error(&Error::new_up(ErrorType::ConnectTimedout));
+        assert!(matches!(late, UpstreamError::ConnectTimeout));
+        let refused = connect_error(&Error::new_up(ErrorType::ConnectRefused));
+        assert!(matches!(refused, UpstreamError::Connect(_)));
+        let silent = upstream_error(&Error::new_up(ErrorType::ReadTimedout));
+        assert!(matches!(silent, UpstreamError::ResponseTimeout));
+        let closed = upstream_error(&Error::new_up(ErrorType::ConnectionClosed));
+        assert!(matches!(closed, UpstreamError::Reset(_)));
+    }
 }

@@ -1,65 +1,35 @@
-//! A small HTTP/1.1 client: connects to pods, reads the heads of their responses.
+//! Connections to endpoints, and the exchange of a request head for a response head.
 //!
-//! For event streams it does both in one go and keeps no buffer while nothing comes; ordinary requests (`request/`)
-//! read heads while they write bodies, over connections that `pool.rs` keeps. Every length that a pod could stretch has a
-//! limit. Framing follows RFC 9112 section 6; what is ambiguous there (`Content-Length` beside `Transfer-Encoding`,
-//! differing lengths) is refused.
+//! Event streams and ordinary requests connect here; kept connections are in `pool.rs`, an upload beside the response in
+//! `request/transfer.rs`.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::Method;
+use podpin_wire::http1::response_head::{ResponseHead, ResponseHeadReader, ResponseStart};
 use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::net::scratch::{self, Scratch};
 use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
-use podpin_wire::http1::body::BodyDecoder;
-use podpin_wire::http1::response_head::{
-    HEAD_BYTES_MAX, INTERIM_RESPONSES_MAX, ResponseError, ResponseHead, is_worth_parsing, parse_head,
-};
+use crate::upstream::error::UpstreamError;
 
-/// What went wrong between us and an endpoint.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpstreamError {
-    /// No connection: nothing was sent.
-    #[error("cannot connect: {0}")]
-    Connect(io::Error),
-    /// No connection for want of something of our own (descriptors, ports, memory): the endpoint is not to blame.
-    #[error("cannot connect from here: {0}")]
-    Local(io::Error),
-    /// No connection within `timeouts.connect`: nothing was sent.
-    #[error("no connection in time")]
-    ConnectTimeout,
-    /// The connection broke before the response head was complete.
-    #[error("the connection broke before the response: {0}")]
-    Reset(io::Error),
-    /// No response head within `timeouts.responseHeader`.
-    #[error("no response in time")]
-    ResponseTimeout,
-    /// What came is not an HTTP/1.1 response that we may forward.
-    #[error("malformed response: {0}")]
-    Protocol(&'static str),
-}
-
-impl From<ResponseError> for UpstreamError {
-    fn from(ResponseError(what): ResponseError) -> UpstreamError {
-        UpstreamError::Protocol(what)
-    }
-}
-
-/// An answered request: the head, and all that is needed to read the body.
+/// A response whose head was read, with its connection.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub head: ResponseHead,
+pub(crate) struct UpstreamResponse {
+    /// Response head, framing, and the first bytes of the body.
+    pub start: ResponseStart,
+    /// Connection that the rest of the body comes over.
     pub transport: Transport,
-    pub body: BodyDecoder,
-    /// Bytes of the body that came with the head.
-    pub rest: Vec<u8>,
 }
 
 /// Connects to an endpoint, with `tls` up to the end of its handshake.
@@ -76,7 +46,7 @@ pub(crate) async fn connect(
         tcp.set_nodelay(true).and_then(|()| keep_alive(&tcp))?;
         match tls {
             None => Ok(Transport::Plain(tcp)),
-            // Its handshake is much larger than all else that a request waits for.
+            // Boxed: the handshake is much larger than all else that a request waits for.
             Some(tls) => Box::pin(tls.connect(tcp, address)).await,
         }
     };
@@ -94,12 +64,12 @@ pub(crate) fn is_local(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|code| local.contains(&code))
 }
 
-/// Has the kernel look after a connection that may be silent for hours: a peer that vanished without a word is
-/// noticed within a minute and a half.
+/// Turns keep-alive probes on for a connection that may be silent for hours: a peer that vanished is noticed within a
+/// minute and a half.
 ///
 /// # Errors
-/// When the socket is closed already.
-pub(crate) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+/// If the socket is closed already.
+fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(Duration::from_secs(60))
         .with_interval(Duration::from_secs(10))
@@ -107,7 +77,7 @@ pub(crate) fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
     SockRef::from(tcp).set_tcp_keepalive(&probes)
 }
 
-/// Sends a request head and reads the response head.
+/// Sends a GET request head and reads the response head.
 ///
 /// # Errors
 /// All but the two about connecting.
@@ -115,43 +85,57 @@ pub(crate) async fn exchange(
     mut transport: Transport,
     request: &[u8],
     limit: Option<Duration>,
-) -> Result<Answer, UpstreamError> {
+) -> Result<UpstreamResponse, UpstreamError> {
     let answered = async {
         transport.write_all(request).await.map_err(UpstreamError::Reset)?;
         transport.flush().await.map_err(UpstreamError::Reset)?;
-        read_head(&mut transport).await
+        let mut reader = ResponseHeadReader::new(Method::GET);
+        loop {
+            // The client of an event stream request receives no interim responses.
+            let read = poll_fn(|context| poll_head(&mut transport, context, &mut reader, drop));
+            if let Some(start) = read.await? {
+                return Ok::<_, UpstreamError>(start);
+            }
+        }
     };
-    let (head, body, rest) = match limit {
+    let start = match limit {
         Some(limit) => timeout(limit, answered).await.map_err(|_| UpstreamError::ResponseTimeout)??,
         None => answered.await?,
     };
-    Ok(Answer { head, transport, body, rest })
+    Ok(UpstreamResponse { start, transport })
 }
 
-async fn read_head(transport: &mut Transport) -> Result<(ResponseHead, BodyDecoder, Vec<u8>), UpstreamError> {
-    let mut buffer = Vec::with_capacity(2048);
-    let (mut interim, mut parsed) = (0, 0);
-    loop {
-        while is_worth_parsing(&buffer, parsed)
-            && let Some((length, head, body)) = parse_head(&buffer, &Method::GET)?
-        {
-            let rest = buffer.split_off(length);
-            if !head.status.is_informational() {
-                return Ok((head, body, rest));
-            }
-            interim += 1;
-            if interim > INTERIM_RESPONSES_MAX || head.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Err(UpstreamError::Protocol("unexpected interim responses"));
-            }
-            (buffer, parsed) = (rest, 0);
+/// Reads once and gives the bytes to `reader`; `None` while the final head is incomplete. Interim responses go to `interim`.
+///
+/// # Errors
+/// If the connection breaks or ends, or the head is malformed or too large.
+pub(crate) fn poll_head(
+    transport: &mut Transport,
+    context: &mut Context<'_>,
+    reader: &mut ResponseHeadReader,
+    interim: impl FnMut(ResponseHead),
+) -> Poll<Result<Option<ResponseStart>, UpstreamError>> {
+    scratch::with(|Scratch { read, .. }| {
+        let mut buffer = ReadBuf::new(read);
+        let filled = match ready!(Pin::new(transport).poll_read(context, &mut buffer)) {
+            Ok(()) => buffer.filled(),
+            Err(error) => return Poll::Ready(Err(UpstreamError::Reset(error))),
+        };
+        if filled.is_empty() {
+            return Poll::Ready(Err(UpstreamError::Reset(io::ErrorKind::UnexpectedEof.into())));
         }
-        parsed = buffer.len();
-        if buffer.len() >= HEAD_BYTES_MAX {
-            return Err(UpstreamError::Protocol("the response head is too large"));
-        }
-        let count = transport.read_buf(&mut buffer).await.map_err(UpstreamError::Reset)?;
-        if count == 0 {
-            return Err(UpstreamError::Reset(io::ErrorKind::UnexpectedEof.into()));
-        }
+        Poll::Ready(reader.push(filled, interim).map_err(UpstreamError::from))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_on_this_machine_is_not_the_endpoints_failure() {
+        let error = |code: Errno| io::Error::from(code);
+        assert!(is_local(&error(Errno::MFILE)) && is_local(&error(Errno::ADDRNOTAVAIL)));
+        assert!(!is_local(&error(Errno::CONNREFUSED)) && !is_local(&error(Errno::HOSTUNREACH)));
     }
 }

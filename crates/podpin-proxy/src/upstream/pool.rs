@@ -1,8 +1,8 @@
-//! Connections to pods that wait for their next request, those of one worker thread.
+//! Idle connections to endpoints of one worker thread, kept for their next request.
 //!
-//! A connection stays on the thread that made it, so nothing here is shared and nothing waits. Nobody watches a
-//! connection that waits: the reactor notes that its pod has closed it, and it is looked at before it is used, and every
-//! second by [`sweep`].
+//! A connection stays on the thread that made it, so nothing here is shared and nothing waits. No task watches an idle
+//! connection: the reactor notes that the endpoint has closed it, and it is checked before use, and every second by
+//! [`sweep`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,24 +20,24 @@ use crate::clock;
 use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
 
-/// How long a connection is kept for the next request; below the idle limits of common servers, from 60 s up.
+/// Time that a connection is kept for the next request; below the idle limits of common servers, from 60 s up.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(55);
-/// For one pod: more than most pods serve at a time.
+/// Connections kept to one endpoint: more than most serve at a time.
 const OF_POD_MAX: usize = 128;
-/// Of a worker, whatever the pods; they take descriptors that streams could have.
+/// Connections kept by a worker; they take descriptors that streams could have.
 const ALL_MAX: usize = 1024;
-/// How long a connection that its pod has closed may still hold a descriptor.
+/// Time that a connection which the endpoint has closed may still hold a descriptor.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 thread_local! {
     static POOL: RefCell<Pool> = RefCell::default();
 }
 
-/// A pod, and how it is spoken to.
+/// An endpoint's address and TLS; connections are only reused for the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Target {
     address: SocketAddr,
-    /// Of its TLS; 0 for none.
+    /// Group of the TLS settings; 0 without TLS.
     group: u64,
 }
 
@@ -53,26 +53,27 @@ struct Kept {
 }
 
 impl Target {
+    /// Returns the target of connections to `address`.
     pub(crate) fn new(address: SocketAddr, tls: Option<&UpstreamTls>) -> Target {
         Target { address, group: tls.map_or(0, UpstreamTls::group) }
     }
 }
 
-/// Takes the connection to this pod that was used last.
+/// Takes the connection to the target that was used last; `None` if there is none.
 pub(crate) fn take(target: &Target) -> Option<Transport> {
     POOL.with_borrow_mut(|pool| pool.take(target))
 }
 
-/// Keeps a connection on which everything was answered.
+/// Keeps a connection whose last response is complete.
 pub(crate) fn keep(target: Target, transport: Transport) {
     POOL.with_borrow_mut(|pool| pool.keep(target, transport));
 }
 
-/// Closes what its pod has closed and what waited for too long, until `closing`, and then everything.
+/// Closes connections that the endpoint has closed or that are idle for too long, until `closing`, and then all.
 pub(crate) async fn sweep(mut closing: watch::Receiver<bool>) {
     loop {
         tokio::select! {
-            // An error means that nobody is left to say it.
+            // An error means that the sender is gone, as after a shutdown.
             _ = closing.wait_for(|closing| *closing) => break,
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
@@ -111,11 +112,11 @@ impl Pool {
     }
 }
 
-/// Whether a connection on which nothing is to come has nothing to read: neither its end, nor bytes that nobody asked for.
+/// Whether an idle connection is reusable: no EOF and no unsolicited bytes.
 fn is_silent(transport: &mut Transport) -> bool {
     let mut byte = [0; 1];
     let read = poll_fn(|context| Pin::new(&mut *transport).poll_read(context, &mut ReadBuf::new(&mut byte)));
-    // A task that has had its share of this turn is told `Pending` whatever there is.
+    // Unconstrained: a task that has used its budget of this turn would see `Pending` in any case.
     let read = pin!(tokio::task::unconstrained(read));
     read.poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_that_nobody_asked_for_are_seen_at_the_end_of_a_turn_as_well() {
+    async fn unsolicited_bytes_are_seen_at_the_end_of_a_turn_as_well() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connected = TcpStream::connect(address);

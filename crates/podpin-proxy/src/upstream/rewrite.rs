@@ -1,106 +1,150 @@
-//! The head of a request to a pod, and the lines of its answer to the client: what the rules of `forward.rs`, the route's
-//! treatment and the client's affinity make of them together.
+//! The header fields that an endpoint and a client receive: the rules of `podpin_wire::headers`, the route's filters and
+//! the client's affinity, applied in one order for all data paths.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
 
 use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use podpin_wire::http1::encode;
-
-use crate::affinity::select::{Admission, Placement};
-use crate::shared::Shared;
-use podpin_wire::client::Client;
+use http::header::HeaderMap;
 use podpin_wire::headers;
+use podpin_wire::http1::encode;
 use podpin_wire::http1::request_head::RequestHead;
 
-/// The lines of a request that every pod would be sent; what is said about the session depends on the pod, and is added
-/// later.
-pub(crate) fn to_pod(admission: &Admission, asked: &RequestHead, client: &Client) -> HeaderMap {
-    let mut lines = headers::request_lines(&asked.headers, client);
-    admission.strip_cookies(&mut lines);
-    if let Some((name, own)) = admission.own_session_id() {
-        lines.insert(name, own);
+use crate::affinity::routed_request::RoutedRequest;
+use crate::affinity::selected::Selected;
+use crate::affinity::session_headers;
+use crate::request_context::RequestContext;
+
+/// Returns the fields of a request that are the same for every endpoint; the session fields are added by
+/// [`session_headers::write_session`].
+pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest) -> HeaderMap {
+    let RequestContext { head, client, .. } = context;
+    let mut fields = headers::request_headers(&head.headers, client);
+    session_headers::strip_cookies(request, &mut fields);
+    session_headers::unbind_session_id(request, &mut fields);
+    request.route.filters.edit_request(&mut fields);
+    // Last, so that no filter can change the client's address.
+    for (name, value) in headers::forwarding_headers(&head.headers, client, &head.authority) {
+        fields.insert(name, value);
     }
-    admission.route.treatment.edit_request(&mut lines);
-    for (name, value) in headers::forwarding_lines(&asked.headers, client, &asked.authority) {
-        lines.insert(name, value);
-    }
-    lines
+    fields
 }
 
-/// Request line and header lines in HTTP/1.1, without the empty line at the end. `pod` names the pod for a client that
-/// named no host.
+/// Returns path and query for the endpoint, by the route's rewrite.
+pub(crate) fn upstream_target<'a>(request: &RoutedRequest, head: &'a RequestHead) -> Cow<'a, str> {
+    let rewritten = request.route.filters.target(&head.target);
+    rewritten.map_or(Cow::Borrowed(&head.target), Cow::Owned)
+}
+
+/// Returns `Host` for the endpoint: the route's, the client's, or the address of the endpoint if neither has one.
+pub(crate) fn upstream_host<'a>(
+    request: &'a RoutedRequest,
+    head: &'a RequestHead,
+    address: SocketAddr,
+) -> Cow<'a, str> {
+    let fixed = request.route.filters.hostname().and_then(|host| host.to_str().ok());
+    match fixed.unwrap_or(&head.authority) {
+        "" => Cow::Owned(address.to_string()),
+        host => Cow::Borrowed(host),
+    }
+}
+
+/// Returns request line and header fields in HTTP/1.1, without the empty line at the end.
 pub(crate) fn request_head(
-    admission: &Admission,
-    asked: &RequestHead,
-    lines: &HeaderMap,
-    pod: impl FnOnce() -> String,
+    request: &RoutedRequest,
+    head: &RequestHead,
+    fields: &HeaderMap,
+    address: SocketAddr,
 ) -> Vec<u8> {
-    let treatment = &admission.route.treatment;
-    let rewritten = treatment.target(&asked.target);
-    let target = rewritten.as_deref().unwrap_or(&asked.target);
-    let named = treatment.hostname().and_then(|host| host.to_str().ok());
-    let host = named.unwrap_or(&asked.authority);
-    let fallback = if host.is_empty() { pod() } else { String::new() };
-    let mut head = Vec::with_capacity(1024);
-    for part in [asked.method.as_str(), " ", target, " HTTP/1.1\r\nHost: ", host, &fallback, "\r\n"] {
-        head.extend_from_slice(part.as_bytes());
+    let target = upstream_target(request, head);
+    let host = upstream_host(request, head, address);
+    let mut bytes = Vec::with_capacity(1024);
+    for part in [head.method.as_str(), " ", &target, " HTTP/1.1\r\nHost: ", &host, "\r\n"] {
+        bytes.extend_from_slice(part.as_bytes());
     }
-    encode::write_lines(&mut head, lines);
-    head
+    encode::write_headers(&mut bytes, fields);
+    bytes
 }
 
-/// The lines of a pod's answer for the client, which is told where it belongs by the cookie, or by the session id that the
-/// pod gave it.
-pub(crate) fn to_client(
-    shared: &Shared,
-    (admission, placement): (&Admission, &Placement),
-    (asked, client): (&RequestHead, &Client),
-    (status, answered): (StatusCode, HeaderMap),
+/// Returns the fields of an endpoint's response for the client, with those that pin it.
+pub(crate) fn client_headers(
+    context: &RequestContext,
+    request: &RoutedRequest,
+    selected: &Selected,
+    status: StatusCode,
+    received: HeaderMap,
 ) -> HeaderMap {
-    let mut lines = headers::response_lines(answered, |line| admission.sets_pin(line));
-    single_length(status, &mut lines);
-    admission.route.treatment.edit_response(&asked.headers, &mut lines);
-    let Affinity { replaced, cookie } = affinity(shared, (admission, placement), client, &lines);
-    for (name, value) in replaced {
-        lines.insert(name, value);
-    }
-    if let Some(cookie) = cookie {
-        lines.append(header::SET_COOKIE, cookie);
-    }
-    lines
+    let sets_ours = |value: &_| session_headers::sets_affinity_cookie(request, value);
+    let mut fields = headers::response_headers(received, sets_ours);
+    headers::single_length(status, &mut fields);
+    request.route.filters.edit_response(&context.head.headers, &mut fields);
+    let keyring = &context.snapshot.keyring;
+    session_headers::write_affinity(keyring, request, selected.endpoint.id, &context.client, &mut fields);
+    fields
 }
 
-/// What tells a client where it belongs.
-pub(crate) struct Affinity {
-    /// Lines in the place of those that a pod's answer has.
-    pub replaced: Vec<(HeaderName, HeaderValue)>,
-    /// A `Set-Cookie` beside the others.
-    pub cookie: Option<HeaderValue>,
+/// Returns the fields of an interim response for the client.
+pub(crate) fn interim_headers(received: HeaderMap) -> HeaderMap {
+    // No cookie is set before the final response.
+    let mut fields = headers::response_headers(received, |_| true);
+    // RFC 9110 section 8.6: an interim response has no body, and some clients would wait for one.
+    fields.remove(http::header::CONTENT_LENGTH);
+    fields
 }
 
-/// What a pod's answer with these lines has to tell the client about where it belongs; nobody else may store that.
-pub(crate) fn affinity(
-    shared: &Shared,
-    (admission, placement): (&Admission, &Placement),
-    client: &Client,
-    lines: &HeaderMap,
-) -> Affinity {
-    let endpoint = placement.endpoint.id;
-    let cookie = admission.set_cookie(shared, endpoint, client);
-    let bound = admission.bound_session_id(shared, (endpoint, lines));
-    let is_told = cookie.is_some() || bound.is_some();
-    let private = is_told.then(|| headers::private_cache_control(lines)).flatten();
-    let private = private.map(|value| (header::CACHE_CONTROL, value));
-    Affinity { replaced: private.into_iter().chain(bound).collect(), cookie }
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
 
-/// One length where the pod said it twice, and none with 204 (RFC 9110 section 8.6).
-fn single_length(status: StatusCode, lines: &mut HeaderMap) {
-    if status == StatusCode::NO_CONTENT {
-        lines.remove(header::CONTENT_LENGTH);
-        return;
+    use http::header::{self, HeaderValue};
+    use http::{Method, Version};
+    use podpin_affinity::SessionId;
+    use podpin_endpoints::EndpointId;
+    use podpin_wire::client::Client;
+
+    use super::*;
+    use crate::affinity::identify::ClientIdentity;
+    use crate::clock;
+    use crate::testing::{Scene, nowhere};
+
+    fn context(scene: &Scene, authority: &str) -> RequestContext {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, HeaderValue::from_static("podpin-chat=x; a=1"));
+        headers.insert("x-podpin-session", HeaderValue::from_static("forged"));
+        let client = Client::of([192, 0, 2, 7].into(), false, &headers, &[]);
+        let authority = authority.to_owned();
+        let head = RequestHead {
+            method: Method::GET,
+            target: "/a?b".to_owned(),
+            version: Version::HTTP_11,
+            headers,
+            authority,
+        };
+        let shared = Arc::clone(&scene.shared);
+        RequestContext { snapshot: shared.snapshot(), shared, head, client, began: clock::now() }
     }
-    let lengths = lines.get_all(header::CONTENT_LENGTH).iter().count();
-    if let Some(length) = lines.get(header::CONTENT_LENGTH).filter(|_| lengths > 1).cloned() {
-        lines.insert(header::CONTENT_LENGTH, length);
+
+    #[test]
+    fn an_endpoint_is_told_of_the_client_and_the_client_of_its_endpoint() {
+        let scene = Scene::new(&[("a", nowhere())]);
+        let (id, session) = (EndpointId::of_pod("a", 80), SessionId::from_bytes([1; 16]));
+        let mut request = RoutedRequest::of_stream(Arc::clone(&scene.route), session, id);
+        request.identity = ClientIdentity::begun(session, None);
+        let context = context(&scene, "");
+        let mut fields = upstream_headers(&context, &request);
+        assert_eq!(fields.get("x-real-ip").unwrap(), "192.0.2.7");
+        assert!(!fields.contains_key("x-podpin-session"), "the client cannot choose it");
+        let selected = Selected::fixed(request.service().endpoint(&id).unwrap());
+        session_headers::write_session(&request, &selected, &mut fields);
+        let head = request_head(&request, &context.head, &fields, nowhere());
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:1\r\n"), "{head}");
+        assert!(head.contains(&format!("X-Podpin-Session: {session}\r\n")), "{head}");
+
+        let received = HeaderMap::from_iter([(header::CONTENT_LENGTH, HeaderValue::from_static("1"))]);
+        let fields = client_headers(&context, &request, &selected, StatusCode::NO_CONTENT, received);
+        let has_cookie = request.service().cookie_name().is_some();
+        assert_eq!(fields.contains_key(header::SET_COOKIE), has_cookie);
+        assert!(!fields.contains_key(header::CONTENT_LENGTH));
     }
 }

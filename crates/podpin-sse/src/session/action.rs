@@ -1,6 +1,6 @@
 //! Orders of a session to the relay that owns the sockets, and facts to be counted.
 
-use super::input::Fault;
+use super::input::{Fault, LeaveCause, UpstreamEnd};
 
 /// Result of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,16 @@ pub enum Target {
     Chosen,
     /// The one that the order names.
     Ordered,
+}
+
+impl Target {
+    /// Returns the target of a handover for this reason.
+    pub(super) fn of(cause: LeaveCause) -> Self {
+        match cause {
+            LeaveCause::Rebalance => Self::Ordered,
+            LeaveCause::Drain | LeaveCause::Withdrawn | LeaveCause::Shutdown => Self::Chosen,
+        }
+    }
 }
 
 /// Last bytes of a stream.
@@ -124,6 +134,18 @@ pub enum Reason {
     MaxDuration,
 }
 
+impl Reason {
+    /// Returns the reason of a stream that ends because of this and is not handed over. A clean end is meant that is
+    /// the endpoint's and not the stream's.
+    pub(super) fn unless_moved(end: UpstreamEnd) -> Self {
+        match end {
+            UpstreamEnd::Clean => Self::Drain,
+            UpstreamEnd::Broken(Fault::Silent) => Self::Idle,
+            UpstreamEnd::Broken(Fault::Truncated | Fault::Reset | Fault::Malformed) => Self::UpstreamReset,
+        }
+    }
+}
+
 /// Reason for a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandoverCause {
@@ -131,6 +153,16 @@ pub enum HandoverCause {
     Planned,
     /// The upstream died.
     Crash,
+}
+
+impl HandoverCause {
+    /// Returns the reason of a handover after this end.
+    pub(super) fn of(end: UpstreamEnd) -> Self {
+        match end {
+            UpstreamEnd::Clean => Self::Planned,
+            UpstreamEnd::Broken(_) => Self::Crash,
+        }
+    }
 }
 
 /// A handover that is over. Each that begins, or was due and could not begin, has exactly one report, with two

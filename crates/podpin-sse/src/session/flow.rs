@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use podpin_time::Millis;
 
-use super::input::{Client, Content, Position, Settings};
+use super::input::{Client, Position};
+use super::settings::{Content, Settings, whole_millis};
 
 /// Longest wait for the end of an event that passes through once `sse.maxDuration` is over; then the stream ends within it.
 const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
@@ -102,11 +103,6 @@ impl Timeout {
     }
 }
 
-/// Returns whole milliseconds; longer than 49 days counts as that.
-pub(super) fn whole_millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).min(u32::MAX - 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,11 +127,5 @@ mod tests {
                 assert_eq!(dues, [NEVER; 4]);
             }
         }
-    }
-
-    #[test]
-    fn a_very_long_timeout_is_not_off() {
-        assert_eq!(whole_millis(Duration::MAX), u32::MAX - 1);
-        assert_eq!(whole_millis(Duration::from_millis(7)), 7);
     }
 }

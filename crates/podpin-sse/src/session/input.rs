@@ -1,60 +1,6 @@
-//! Facts that a session is given: its settings when it begins, then events as they happen.
-
-use std::time::Duration;
+//! Facts that a session is given as they happen.
 
 use podpin_time::Millis;
-
-use super::action::{HandoverCause, Reason, Target};
-use super::flow::whole_millis;
-use super::limits::Limits;
-
-/// Settings of a stream, copied from the configuration it began with.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Settings {
-    /// Kind of the response body.
-    pub content: Content,
-    /// Silence towards the client after which a comment is sent, `sse.keepAlive`; `None` if it is off.
-    pub keep_alive: Option<Duration>,
-    /// Silence of the upstream after which it counts as dead, `timeouts.upstreamIdle`; `None` if it is off.
-    pub upstream_idle: Option<Duration>,
-    /// Time that a blocked client has for the next byte, `timeouts.clientWrite`; `None` if it is off.
-    pub client_write: Option<Duration>,
-    /// Longest life of the stream before jitter, `sse.maxDuration`; `None` if it is off.
-    pub max_duration: Option<Duration>,
-    /// Bounds of the `retry:` of a goodbye, `sse.retry.drain`.
-    pub goodbye_retry: RetryRange,
-    /// Limits of the stream's handovers; `None` if it stays at one endpoint.
-    pub handover: Option<Limits>,
-}
-
-/// Bounds of a drawn reconnection time, both inclusive.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RetryRange {
-    min_ms: u32,
-    max_ms: u32,
-}
-
-impl RetryRange {
-    /// Returns the range from `min` to `max`, in whole milliseconds of at most 49 days.
-    pub fn new(min: Duration, max: Duration) -> Self {
-        Self { min_ms: whole_millis(min), max_ms: whole_millis(max.max(min)) }
-    }
-
-    pub(super) fn pick(self, draw: u64) -> u64 {
-        let values = u64::from(self.max_ms - self.min_ms) + 1;
-        u64::from(self.min_ms) + draw % values
-    }
-}
-
-/// Kind of the body that a stream carries.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Content {
-    /// `text/event-stream` that a framer cuts into whole events.
-    #[default]
-    Events,
-    /// Anything else, forwarded as it comes: nothing may be inserted, and only a broken end shows that something is missing.
-    Opaque,
-}
 
 /// Place in the event stream after the bytes that were forwarded last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,15 +85,6 @@ pub enum LeaveCause {
     Rebalance,
 }
 
-impl LeaveCause {
-    pub(super) fn target(self) -> Target {
-        match self {
-            Self::Rebalance => Target::Ordered,
-            Self::Drain | Self::Withdrawn | Self::Shutdown => Target::Chosen,
-        }
-    }
-}
-
 /// End of an upstream's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamEnd {
@@ -155,25 +92,6 @@ pub enum UpstreamEnd {
     Clean,
     /// Any other end.
     Broken(Fault),
-}
-
-impl UpstreamEnd {
-    /// Returns the reason of a stream that ends because of this and is not handed over. A clean end is meant that is
-    /// the endpoint's and not the stream's.
-    pub(super) fn reason_unless_moved(self) -> Reason {
-        match self {
-            Self::Clean => Reason::Drain,
-            Self::Broken(Fault::Silent) => Reason::Idle,
-            Self::Broken(Fault::Truncated | Fault::Reset | Fault::Malformed) => Reason::UpstreamReset,
-        }
-    }
-
-    pub(super) fn handover_cause(self) -> HandoverCause {
-        match self {
-            Self::Clean => HandoverCause::Planned,
-            Self::Broken(_) => HandoverCause::Crash,
-        }
-    }
 }
 
 /// Fault of an upstream.

@@ -28,21 +28,51 @@ pub enum BodyDecoder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chunk {
     /// In the hexadecimal size; so many digits seen.
-    Size { value: u64, digits: u8 },
+    Size {
+        /// Value of the digits so far.
+        value: u64,
+        /// Number of digits so far.
+        digits: u8,
+    },
     /// Behind the size, until the end of the line.
-    Extension { value: u64, seen: u16 },
+    Extension {
+        /// Size of the chunk.
+        value: u64,
+        /// Bytes of the extension so far.
+        seen: u16,
+    },
     /// The LF of the size line.
-    SizeLf { value: u64 },
+    SizeLf {
+        /// Size of the chunk.
+        value: u64,
+    },
     /// In the data; so much is left.
-    Data { left: u64 },
+    Data {
+        /// Bytes of the chunk that are still to come.
+        left: u64,
+    },
     /// The CR after the data.
     DataCr,
     /// The LF after the data.
     DataLf,
-    /// In the trailer section; `line` bytes in this line, behind so many fields.
-    Trailer { seen: u16, line: u16, fields: u8 },
+    /// In the trailer section.
+    Trailer {
+        /// Bytes of the section so far.
+        seen: u16,
+        /// Bytes of this line so far.
+        line: u16,
+        /// Fields before this line.
+        fields: u8,
+    },
     /// The LF of a trailer line.
-    TrailerLf { seen: u16, line: u16, fields: u8 },
+    TrailerLf {
+        /// Bytes of the section so far.
+        seen: u16,
+        /// Bytes of the line that ends.
+        line: u16,
+        /// Fields before this line.
+        fields: u8,
+    },
 }
 
 /// Where a chunked body begins.

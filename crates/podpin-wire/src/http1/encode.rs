@@ -4,27 +4,32 @@ use http::{HeaderMap, StatusCode};
 
 /// Room in front of a body piece for its chunk size: 8 hexadecimal digits and CRLF.
 pub const CHUNK_PREFIX_BYTES: usize = 10;
-/// How the body is framed for the client.
+/// Last chunk of a chunked body, without trailer fields.
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// The framing of a body that the proxy writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// HTTP/1.1 chunks.
     Chunked,
-    /// As it comes: the head said a length, or the end of the connection is the end.
+    /// Body bytes as they come: the head has a length, or the connection's end is the body's end.
     Plain,
 }
 
-/// What an HTTP/1 response says of its connection (RFC 9112 section 9.3).
+/// Connection field of an HTTP/1 response (RFC 9112 section 9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
     /// `Connection: close`.
     Close,
-    /// To an HTTP/1.0 client, which expects the end otherwise.
+    /// `Connection: keep-alive`, for an HTTP/1.0 client, which expects the end otherwise.
     KeepAlive,
-    /// It goes on, as HTTP/1.1 does.
+    /// No field: an HTTP/1.1 connection goes on by default.
     Implied,
 }
 
 impl Persistence {
+    /// Returns the field for a connection that goes on, or does not, with a client of HTTP/1.0 or 1.1.
+    #[must_use]
     pub fn of(goes_on: bool, http10: bool) -> Persistence {
         match (goes_on, http10) {
             (false, _) => Persistence::Close,
@@ -33,6 +38,8 @@ impl Persistence {
         }
     }
 
+    /// Returns the field with its line end; nothing if it is implied.
+    #[must_use]
     pub fn line(self) -> &'static [u8] {
         match self {
             Persistence::Close => b"Connection: close\r\n",
@@ -42,15 +49,16 @@ impl Persistence {
     }
 }
 
-/// A response head in HTTP/1.1.
-pub fn h1_head(
+/// Writes a response head in HTTP/1.1.
+pub fn write_response_head(
     out: &mut Vec<u8>,
-    (status, lines): (StatusCode, &HeaderMap),
+    status: StatusCode,
+    headers: &HeaderMap,
     framing: Framing,
     persistence: Persistence,
 ) {
-    status_line(out, status);
-    write_lines(out, lines);
+    write_status_line(out, status);
+    write_headers(out, headers);
     if framing == Framing::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
@@ -58,23 +66,23 @@ pub fn h1_head(
     out.extend_from_slice(b"\r\n");
 }
 
-/// An interim response in HTTP/1.1, whole.
-pub fn h1_interim(out: &mut Vec<u8>, status: StatusCode, lines: &HeaderMap) {
-    status_line(out, status);
-    write_lines(out, lines);
+/// Writes an interim response in HTTP/1.1, which is a head alone.
+pub fn write_interim_response(out: &mut Vec<u8>, status: StatusCode, headers: &HeaderMap) {
+    write_status_line(out, status);
+    write_headers(out, headers);
     out.extend_from_slice(b"\r\n");
 }
 
-fn status_line(out: &mut Vec<u8>, status: StatusCode) {
+fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
     let reason = status.canonical_reason().unwrap_or_default();
     for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
 }
 
-/// Writes header lines in HTTP/1.1, with the capitals that people are used to.
-pub fn write_lines(out: &mut Vec<u8>, lines: &HeaderMap) {
-    for (name, value) in lines {
+/// Writes header fields in HTTP/1.1, with the customary capitals.
+pub fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
+    for (name, value) in headers {
         let mut starts = true;
         for byte in name.as_str().bytes() {
             out.push(if starts { byte.to_ascii_uppercase() } else { byte });
@@ -86,7 +94,7 @@ pub fn write_lines(out: &mut Vec<u8>, lines: &HeaderMap) {
     }
 }
 
-/// Writes the chunk size in front of the data and CRLF behind it.
+/// Writes the chunk size in front of `piece[CHUNK_PREFIX_BYTES..]` and CRLF behind; returns the offset of the chunk.
 pub fn seal_chunk(piece: &mut Vec<u8>) -> usize {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut left = piece.len().saturating_sub(CHUNK_PREFIX_BYTES);
@@ -125,7 +133,28 @@ pub fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+    use http::header::CONTENT_TYPE;
+
     use super::*;
+
+    #[test]
+    fn a_head_says_how_its_body_and_its_connection_end() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        let cases = [
+            (Framing::Chunked, Persistence::of(true, false), "Transfer-Encoding: chunked\r\n"),
+            (Framing::Plain, Persistence::of(true, true), "Connection: keep-alive\r\n"),
+            (Framing::Plain, Persistence::of(false, false), "Connection: close\r\n"),
+            (Framing::Plain, Persistence::of(true, false), ""),
+        ];
+        for (framing, persistence, last) in cases {
+            let mut out = Vec::new();
+            write_response_head(&mut out, StatusCode::OK, &headers, framing, persistence);
+            let expected = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n{last}\r\n");
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
 
     #[test]
     fn a_chunk_is_sealed_in_place() {

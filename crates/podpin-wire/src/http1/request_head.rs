@@ -1,8 +1,8 @@
 //! The head of an HTTP/1.1 request, read strictly before anyone routes on it (RFC 9112).
 //!
-//! Whatever two parsers could read differently is refused here, once, for both data paths: bare LF, folded lines,
+//! Shapes that two parsers could read differently are refused here, once, for all data paths: bare LF, folded lines,
 //! several or malformed `Content-Length`s, `Content-Length` beside `Transfer-Encoding`, codings other than a single
-//! `chunked`, several `Host`s. What passes is handed to Pingora or to the event stream path byte for byte.
+//! `chunked`, several `Host`s. Requests that pass are served from the parsed head; only an offer of another protocol goes on byte for byte.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
@@ -15,7 +15,7 @@ pub const FIELDS_MAX: usize = 128;
 /// Bytes of a host without its port; a name in the DNS has 253 at most (RFC 1035 section 2.3.4).
 const HOST_BYTES_MAX: usize = 255;
 
-/// Why a request head is refused; `reply.rs` says what that is on the wire.
+/// The reason why a request head is refused; the proxy's replies say what that is on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     /// Not the grammar of RFC 9112, or a shape that parsers disagree about.
@@ -73,9 +73,9 @@ pub enum RequestBody {
     Upgrade,
 }
 
-/// What the connection must know to choose a data path.
+/// The end of a request on its connection, and the data path that it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct RequestFraming {
     /// Where the request ends on the connection.
     pub body: RequestBody,
     /// A GET without a body that accepts `text/event-stream`.
@@ -84,13 +84,16 @@ pub struct Facts {
     pub keep_alive: bool,
 }
 
-/// A parsed head, for the data paths that are ours.
+/// A request head that was read and checked.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
+    /// Method of the request.
     pub method: Method,
     /// Path and query in origin form.
     pub target: String,
+    /// Version of the protocol: 1.0, 1.1 or 2.
     pub version: Version,
+    /// Header fields, as they came.
     pub headers: HeaderMap,
     /// Host and port as the client wrote them; empty when it did not (HTTP/1.0).
     pub authority: String,
@@ -108,9 +111,9 @@ impl RequestHead {
     }
 }
 
-/// Checks and parses a complete head (as [`scan`] measured it). The values of its lines share its memory.
-pub fn read(head: &Bytes) -> Result<(Facts, RequestHead), HeadError> {
-    with_parsed(head, |request| Ok((facts(request)?, build(head, request)?)))
+/// Checks and parses a complete head (as [`scan`] measured it). The values of its fields share its memory.
+pub fn read(head: &Bytes) -> Result<(RequestFraming, RequestHead), HeadError> {
+    with_parsed(head, |request| Ok((framing(request)?, build(head, request)?)))
 }
 
 fn with_parsed<T>(
@@ -148,16 +151,16 @@ fn version_error(head: &[u8]) -> HeadError {
     }
 }
 
-fn facts(request: &httparse::Request<'_, '_>) -> Result<Facts, HeadError> {
+fn framing(request: &httparse::Request<'_, '_>) -> Result<RequestFraming, HeadError> {
     let minor = request.version.unwrap_or(0);
     let method = request.method.unwrap_or_default();
     if method == "CONNECT" {
         return Err(HeadError::Connect);
     }
     check_target(method, request.path.unwrap_or_default())?;
-    let framing = Framing::of(request)?;
+    let framing = FramingFields::of(request)?;
     framing.check(minor)?;
-    Ok(Facts {
+    Ok(RequestFraming {
         event_stream: method == "GET" && framing.accepts_events && framing.body() == RequestBody::Length(0),
         body: framing.body(),
         keep_alive: if minor == 0 { framing.keep_alive && !framing.close } else { !framing.close },
@@ -189,9 +192,18 @@ pub fn check_authority(authority: &str) -> Result<(), HeadError> {
     }
 }
 
-/// What the header lines say about where the request ends and where it goes.
+/// Returns the host of an authority, without its port.
+#[must_use]
+pub fn without_port(authority: &str) -> &str {
+    match authority.rfind(':') {
+        Some(colon) if !authority.ends_with(']') => authority.get(..colon).unwrap_or(authority),
+        _ => authority,
+    }
+}
+
+/// Header fields that say where the request ends and where it goes.
 #[derive(Default)]
-struct Framing {
+struct FramingFields {
     hosts: usize,
     content_lengths: usize,
     transfer_encodings: usize,
@@ -203,9 +215,9 @@ struct Framing {
     accepts_events: bool,
 }
 
-impl Framing {
-    fn of(request: &httparse::Request<'_, '_>) -> Result<Framing, HeadError> {
-        let mut framing = Framing::default();
+impl FramingFields {
+    fn of(request: &httparse::Request<'_, '_>) -> Result<FramingFields, HeadError> {
+        let mut framing = FramingFields::default();
         for line in request.headers.iter() {
             framing.line(line.name, line.value)?;
         }
@@ -373,7 +385,16 @@ fn split_target(target: &str) -> (Option<&str>, String) {
 mod tests {
     use super::*;
 
-    fn verdict(head: &str) -> Result<Facts, HeadError> {
+    #[test]
+    fn the_port_of_an_authority_is_dropped_and_an_address_is_not_cut() {
+        for (authority, host) in
+            [("a.b:8080", "a.b"), ("a.b", "a.b"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]")]
+        {
+            assert_eq!(without_port(authority), host);
+        }
+    }
+
+    fn verdict(head: &str) -> Result<RequestFraming, HeadError> {
         match scan(head.as_bytes(), 0)? {
             Scan::Complete(end) if end == head.len() => {
                 read(&Bytes::copy_from_slice(head.as_bytes())).map(|(facts, _)| facts)

@@ -4,12 +4,12 @@
 //! lengths) is refused.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::http1::body::{BodyDecoder, FIRST_CHUNK};
 use crate::http1::request_head::{self, FIELDS_MAX};
 
-/// Bytes that are no HTTP/1 response which may be forwarded.
+/// The reason why bytes are no HTTP/1 response that may be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed response: {0}")]
 pub struct ResponseError(pub &'static str);
@@ -21,37 +21,134 @@ const EMPTY_BYTES_MAX: usize = 8;
 /// Interim responses (100, 103) before the final one.
 pub const INTERIM_RESPONSES_MAX: usize = 8;
 
-/// The head of the final response.
+/// The head of a response.
 #[derive(Debug)]
 pub struct ResponseHead {
+    /// Status of the response.
     pub status: StatusCode,
+    /// Header fields, as they came.
     pub headers: HeaderMap,
     /// The connection may carry another request afterwards (RFC 9112 section 9.3).
     pub keep_alive: bool,
 }
 
 impl ResponseHead {
-    /// 200 and `text/event-stream`, encoded or not.
+    /// Returns whether this is 200 and `text/event-stream`, encoded or not.
     pub fn is_event_stream(&self) -> bool {
         let kind = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
         self.status == StatusCode::OK && essence.eq_ignore_ascii_case("text/event-stream")
     }
+
+    /// Returns whether this is an event stream whose framing can be read: not encoded.
+    #[must_use]
+    pub fn is_plain_event_stream(&self) -> bool {
+        let is_identity =
+            |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
+        self.is_event_stream() && self.headers.get_all(header::CONTENT_ENCODING).iter().all(is_identity)
+    }
 }
 
-/// Whether a head that was incomplete in the first `parsed` bytes should be parsed again: an empty line has come, or twice
-/// as many bytes are there, which may be malformed. So a head that comes byte by byte costs linear time.
+/// A response head that is complete.
+#[derive(Debug)]
+pub struct ParsedHead {
+    /// Bytes of the head, its empty line included.
+    pub length: usize,
+    /// The head itself.
+    pub head: ResponseHead,
+    /// The framing of the body behind it.
+    pub body: BodyDecoder,
+}
+
+/// The final response, as far as it was read with its head.
+#[derive(Debug)]
+pub struct ResponseStart {
+    /// The head itself.
+    pub head: ResponseHead,
+    /// The framing of the body.
+    pub body: BodyDecoder,
+    /// Bytes of the body that came with the head.
+    pub rest: Vec<u8>,
+}
+
+/// Reads the final response head out of any chunking, past a bounded number of interim responses.
+///
+/// Nothing is held while a head is in one piece, which is the rule.
+#[derive(Debug)]
+pub struct ResponseHeadReader {
+    method: Method,
+    /// Bytes of an incomplete head.
+    incoming: Vec<u8>,
+    interim: usize,
+}
+
+impl ResponseHeadReader {
+    /// Returns a reader of the response to a request with `method`.
+    #[must_use]
+    pub fn new(method: Method) -> ResponseHeadReader {
+        ResponseHeadReader { method, incoming: Vec::new(), interim: 0 }
+    }
+
+    /// Returns whether no byte of a response has come.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.interim == 0 && self.incoming.is_empty()
+    }
+
+    /// Takes bytes as they come; `None` while the final head is incomplete. Interim responses go to `interim`.
+    ///
+    /// # Errors
+    /// If a head is malformed or larger than [`HEAD_BYTES_MAX`], there are more than [`INTERIM_RESPONSES_MAX`] interim
+    /// responses, or the protocol is switched without an offer.
+    pub fn push(
+        &mut self,
+        bytes: &[u8],
+        mut interim: impl FnMut(ResponseHead),
+    ) -> Result<Option<ResponseStart>, ResponseError> {
+        let joined;
+        let mut bytes = bytes;
+        if !self.incoming.is_empty() {
+            let parsed = self.incoming.len();
+            self.incoming.extend_from_slice(bytes);
+            if self.incoming.len() < HEAD_BYTES_MAX && !is_worth_parsing(&self.incoming, parsed) {
+                return Ok(None);
+            }
+            joined = std::mem::take(&mut self.incoming);
+            bytes = &joined;
+        }
+        while let Some(ParsedHead { length, head, body }) = parse_head(bytes, &self.method)? {
+            bytes = bytes.get(length..).unwrap_or_default();
+            if !head.status.is_informational() {
+                return Ok(Some(ResponseStart { head, body, rest: bytes.to_vec() }));
+            }
+            self.interim += 1;
+            if self.interim > INTERIM_RESPONSES_MAX || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Err(ResponseError("unexpected interim responses"));
+            }
+            interim(head);
+        }
+        if bytes.len() >= HEAD_BYTES_MAX {
+            return Err(ResponseError("the response head is too large"));
+        }
+        self.incoming = bytes.to_vec();
+        Ok(None)
+    }
+}
+
+/// Returns whether a head that was incomplete in the first `parsed` bytes should be parsed again: an empty line has come,
+/// or twice as many bytes are there, which may be malformed. So a head that comes byte by byte costs linear time.
+#[must_use]
 pub fn is_worth_parsing(buffer: &[u8], parsed: usize) -> bool {
     let new = buffer.get(parsed.saturating_sub(2)..).unwrap_or_default();
     let has_doubled = buffer.len().checked_ilog2() > parsed.checked_ilog2();
     has_doubled || new.windows(2).any(|two| two == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n")
 }
 
-/// Length of the head of a response to `asked`, the head, and how its body is framed; `None` while it is incomplete.
-pub fn parse_head(
-    buffer: &[u8],
-    asked: &Method,
-) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, ResponseError> {
+/// Parses the head of a response to a request with `method`; `None` while it is incomplete.
+///
+/// # Errors
+/// If it is malformed, or its body has no clear end.
+pub fn parse_head(buffer: &[u8], method: &Method) -> Result<Option<ParsedHead>, ResponseError> {
     let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut lines);
     // Each empty line would bring another look.
@@ -77,9 +174,9 @@ pub fn parse_head(
         headers.append(name, value);
     }
     let minor = response.version.unwrap_or(0);
-    let body = framing((status, minor), asked, &headers)?;
+    let body = framing(status, minor, method, &headers)?;
     let keep_alive = keeps_alive(minor, &headers);
-    Ok(Some((length, ResponseHead { status, headers, keep_alive }, body)))
+    Ok(Some(ParsedHead { length, head: ResponseHead { status, headers, keep_alive }, body }))
 }
 
 fn keeps_alive(minor: u8, headers: &HeaderMap) -> bool {
@@ -92,8 +189,9 @@ fn keeps_alive(minor: u8, headers: &HeaderMap) -> bool {
 
 /// How the body of a response is framed (RFC 9112 section 6.3).
 fn framing(
-    (status, minor): (StatusCode, u8),
-    asked: &Method,
+    status: StatusCode,
+    minor: u8,
+    method: &Method,
     headers: &HeaderMap,
 ) -> Result<BodyDecoder, ResponseError> {
     if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
@@ -108,7 +206,11 @@ fn framing(
         if lengths.iter().next().is_some() {
             return Err(ResponseError("Content-Length beside Transfer-Encoding"));
         }
-        return Ok(if asked == Method::HEAD { BodyDecoder::Done } else { BodyDecoder::Chunked(FIRST_CHUNK) });
+        return Ok(if method == Method::HEAD {
+            BodyDecoder::Done
+        } else {
+            BodyDecoder::Chunked(FIRST_CHUNK)
+        });
     }
     let mut length = None;
     for value in lengths {
@@ -120,7 +222,7 @@ fn framing(
         length = number;
     }
     Ok(match length {
-        _ if asked == Method::HEAD => BodyDecoder::Done,
+        _ if method == Method::HEAD => BodyDecoder::Done,
         Some(0) => BodyDecoder::Done,
         Some(left) => BodyDecoder::Length(left),
         None => BodyDecoder::UntilClose,
@@ -133,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    fn head(text: &str) -> Result<Option<(usize, ResponseHead, BodyDecoder)>, ResponseError> {
+    fn head(text: &str) -> Result<Option<ParsedHead>, ResponseError> {
         parse_head(text.as_bytes(), &Method::GET)
     }
 
@@ -163,11 +265,12 @@ mod tests {
             ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", BodyDecoder::Done),
         ];
         for (text, expected) in cases {
-            assert_eq!(head(text).unwrap().unwrap().2, expected, "{text:?}");
+            assert_eq!(head(text).unwrap().unwrap().body, expected, "{text:?}");
         }
         for framing in ["Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", ""] {
             let text = format!("HTTP/1.1 200 OK\r\n{framing}\r\n");
-            assert_eq!(parse_head(text.as_bytes(), &Method::HEAD).unwrap().unwrap().2, BodyDecoder::Done);
+            let parsed = parse_head(text.as_bytes(), &Method::HEAD).unwrap().unwrap();
+            assert_eq!(parsed.body, BodyDecoder::Done);
         }
         assert!(head("HTTP/1.1 200 OK\r\nA: b\r\n").unwrap().is_none());
         assert!(head("SIP/2.0 200 OK\r\n\r\n").is_err());
@@ -182,8 +285,40 @@ mod tests {
             ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", true),
         ];
         for (text, expected) in cases {
-            assert_eq!(head(text).unwrap().unwrap().1.keep_alive, expected, "{text:?}");
+            assert_eq!(head(text).unwrap().unwrap().head.keep_alive, expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_final_head_is_found_behind_interim_ones_in_any_pieces() {
+        let text = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
+            HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab";
+        for step in [1, 7, text.len()] {
+            let mut reader = ResponseHeadReader::new(Method::GET);
+            let mut interim = Vec::new();
+            let mut pieces = text.chunks(step);
+            let start = pieces
+                .by_ref()
+                .find_map(|piece| reader.push(piece, |head| interim.push(head.status.as_u16())).unwrap());
+            let start = start.unwrap();
+            let body = [start.rest, pieces.flatten().copied().collect()].concat();
+            assert_eq!((interim, start.body, body), (vec![100, 103], BodyDecoder::Length(3), b"ab".to_vec()));
+        }
+    }
+
+    #[test]
+    fn interim_responses_and_the_bytes_of_a_head_are_bounded() {
+        let mut reader = ResponseHeadReader::new(Method::GET);
+        assert!(reader.is_untouched());
+        let interim = "HTTP/1.1 102 Processing\r\n\r\n".repeat(INTERIM_RESPONSES_MAX);
+        assert!(reader.push(interim.as_bytes(), drop).unwrap().is_none() && !reader.is_untouched());
+        assert!(reader.push(b"HTTP/1.1 102 Processing\r\n\r\n", drop).is_err());
+        let switched = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+        assert!(ResponseHeadReader::new(Method::GET).push(switched, drop).is_err(), "nothing was offered");
+        let mut long = ResponseHeadReader::new(Method::GET);
+        let line = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(HEAD_BYTES_MAX / 2));
+        assert!(long.push(line.as_bytes(), drop).unwrap().is_none());
+        assert!(long.push(line.as_bytes(), drop).is_err());
     }
 
     /// The final head in pieces of one byte, and the bytes that were parsed for it.
@@ -195,7 +330,7 @@ mod tests {
                 work += end;
                 match parse_head(buffer, &Method::GET) {
                     Ok(None) => {}
-                    Ok(Some((length, ..))) => return (Ok(Some(length)), work),
+                    Ok(Some(parsed)) => return (Ok(Some(parsed.length)), work),
                     Err(_) => return (Err(()), work),
                 }
             }

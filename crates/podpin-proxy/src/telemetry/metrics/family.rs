@@ -250,6 +250,12 @@ impl Family for ReloadCounters {
 pub struct Gauges(IntGaugeVec);
 
 impl Gauges {
+    /// Returns the gauge of `owner`, for a guard that gives back what it counted.
+    #[must_use]
+    pub fn of(&self, owner: &str) -> IntGauge {
+        self.0.with_label_values(&[owner])
+    }
+
     /// Adds one to the gauge of `owner`.
     pub fn inc(&self, owner: &str) {
         self.0.with_label_values(&[owner]).inc();

@@ -1,4 +1,4 @@
-//! Limits of the handovers of one stream, so that two failing endpoints cannot pass it to and fro.
+//! Count of the handovers of one stream, so that two failing endpoints cannot pass it to and fro.
 
 use std::time::Duration;
 
@@ -6,26 +6,7 @@ use podpin_time::Millis;
 
 use super::action::Outcome;
 use super::input::{Eligibility, ResumePoint};
-
-/// Limits of the handovers of one stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Handovers that may begin within `window_ms`. Zero: none.
-    pub handovers: u16,
-    /// Milliseconds that `handovers` are counted for, from the first of them on.
-    pub window_ms: u32,
-    /// Milliseconds from the beginning of a handover until it is given up, over all successors that are tried.
-    pub handover_ms: u32,
-}
-
-impl Default for Limits {
-    /// Five in a minute: a rolling update moves a stream once or twice, three times when it meets endpoints that are
-    /// next. Ten seconds for each: three successors with two seconds to connect and some to answer; a client that waits
-    /// longer had better choose anew. If they are too small, `limit` and `timeout` are counted while endpoints are well.
-    fn default() -> Self {
-        Self { handovers: 5, window_ms: 60_000, handover_ms: 10_000 }
-    }
-}
+use super::settings::Limits;
 
 /// Handovers of one stream: whether one may begin.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::balance::service::{FirstList, Kind, Operation, ServiceParts, ServiceState, TableWriter};
 use crate::clock;
-use crate::http::filters::Treatment;
+use crate::http::filters::RouteFilters;
 use crate::routing::route::Route;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::routing::table::RouteTable;
@@ -63,7 +63,7 @@ impl Scene {
         let route = Arc::new(Route {
             name: "chat".into(),
             service: Arc::clone(&service),
-            treatment: Treatment::new(&config.routes[0]),
+            filters: RouteFilters::new(&config.routes[0]),
             withdrawn: Arc::new(AtomicBool::new(false)),
         });
         let snapshot = ConfigSnapshot {
@@ -83,6 +83,12 @@ impl Scene {
     /// Begins to drain an endpoint, or takes that back.
     pub(crate) fn operate(&self, endpoint: &str, operation: Operation) {
         self.route.service.operate(&EndpointId::of_pod(endpoint, 80), operation).unwrap();
+    }
+
+    /// Removes an endpoint from the list.
+    pub(crate) fn remove(&self, endpoint: &str) {
+        let table = TableWriter::new(Arc::clone(&self.route.service));
+        table.apply(Update::Remove(vec![EndpointId::of_pod(endpoint, 80)]));
     }
 
     /// Turns the drains until this stream has its moment to leave.

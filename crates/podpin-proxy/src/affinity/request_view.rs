@@ -1,0 +1,33 @@
+//! The parts of a request that decide its route and its client's session.
+
+use http::header::HeaderMap;
+use podpin_wire::client::Client;
+use podpin_wire::http1::request_head::RequestHead;
+
+/// The parts of a request that routing and identification read.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestView<'a> {
+    /// Host and port as the client wrote them.
+    pub authority: &'a str,
+    /// Path without its query.
+    pub path: &'a str,
+    /// Query without the question mark; `None` if there is none.
+    pub query: Option<&'a str>,
+    /// Header fields as they came.
+    pub headers: &'a HeaderMap,
+    /// The client that sent it.
+    pub client: &'a Client,
+}
+
+impl<'a> RequestView<'a> {
+    /// Returns the view of a request head.
+    pub(crate) fn new(head: &'a RequestHead, client: &'a Client) -> RequestView<'a> {
+        RequestView {
+            authority: &head.authority,
+            path: head.path(),
+            query: head.query(),
+            headers: &head.headers,
+            client,
+        }
+    }
+}

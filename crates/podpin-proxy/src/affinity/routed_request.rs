@@ -1,0 +1,184 @@
+//! A request with its route and its client's identity.
+//!
+//! All data paths come through here, so that a client's event stream and its ordinary requests land on one endpoint.
+
+use crate::telemetry::labels::AffinityDecision;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podpin_affinity::{SessionId, TokenError};
+use podpin_endpoints::{EndpointId, MoveReason, Phase, Ring as _};
+use podpin_wire::http1::request_head;
+
+use crate::affinity::identify::{ClientIdentity, IdentitySource, identify};
+use crate::affinity::request_view::RequestView;
+use crate::affinity::selected::Selected;
+use crate::affinity::split;
+use crate::balance::client_limit::{ClientKey, ClientPermit};
+use crate::balance::service::{ServiceState, View};
+use crate::http::reply::ErrorReply;
+use crate::routing::route::{Backend, Destination, Route};
+use crate::routing::snapshot::ConfigSnapshot;
+use crate::telemetry::access_log::Record;
+
+/// A request that has a route, with the identity of its client.
+#[derive(Debug)]
+pub(crate) struct RoutedRequest {
+    /// The route as it leads to the service of this request.
+    pub route: Arc<Route>,
+    /// The route as it leads to all of its services; `None` if it has one only.
+    pub backends: Option<Arc<[Backend]>>,
+    /// Session of the client, known or new.
+    pub session: SessionId,
+    /// Identity of the client.
+    pub identity: ClientIdentity,
+    /// Whether the request may wait for its pinned endpoint; a stream in flight may not.
+    pub may_wait: bool,
+    /// Address of the client if nothing but an event stream will do as the response.
+    pub only_streams_to: Option<IpAddr>,
+}
+
+impl RoutedRequest {
+    /// Routes a request and reads its token.
+    ///
+    /// # Errors
+    /// [`ErrorReply::NoRoute`]; a client with a bad token is a new client.
+    pub(crate) fn new(
+        snapshot: &ConfigSnapshot,
+        request: &RequestView<'_>,
+    ) -> Result<RoutedRequest, ErrorReply> {
+        let keyring = &snapshot.keyring;
+        let destination = snapshot.table.find(request.authority, request.path, request.headers);
+        let (route, identity, backends) = match destination.ok_or(ErrorReply::NoRoute)? {
+            Destination::One(route) => {
+                let identity = identify(keyring, &route.service, request);
+                (route, identity, None)
+            }
+            Destination::Several(backends) => {
+                let chosen = split::choose(keyring, &backends, request).ok_or(ErrorReply::NoRoute)?;
+                (chosen.route, chosen.identity, Some(backends))
+            }
+        };
+        let only_streams = request_head::accepts_only_event_streams(request.headers);
+        let only_streams_to = only_streams.then_some(request.client.address);
+        let session = identity.session;
+        Ok(RoutedRequest { route, backends, session, identity, may_wait: true, only_streams_to })
+    }
+
+    /// Returns the request of a stream in flight whose client is pinned to `endpoint`.
+    pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> RoutedRequest {
+        let identity = ClientIdentity::of_stream(session, endpoint);
+        RoutedRequest { route, backends: None, session, identity, may_wait: false, only_streams_to: None }
+    }
+
+    /// Returns the service that the request is for.
+    pub(crate) fn service(&self) -> &Arc<ServiceState> {
+        &self.route.service
+    }
+
+    /// Returns the services of the route: a client may have a cookie of each.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
+        let backends = self.backends.as_deref().unwrap_or_default();
+        let only = backends.is_empty().then_some(&self.route);
+        only.into_iter().chain(backends.iter().map(|backend| &backend.route)).map(|route| &route.service)
+    }
+
+    /// Whether the client has shown a valid token.
+    pub(crate) fn is_returning(&self) -> bool {
+        self.identity.pinned.is_some()
+    }
+
+    /// Whether the client is expected to come back with this session.
+    pub(crate) fn is_recognised(&self) -> bool {
+        self.identity.source != IdentitySource::Cookie || self.service().cookie_name().is_some()
+    }
+
+    /// Whether the client learns that its stream goes on at an endpoint that the ring would not choose.
+    pub(crate) fn may_be_rebalanced(&self) -> bool {
+        self.identity.source == IdentitySource::Cookie
+    }
+
+    /// Returns the client's own endpoint, so that its requests meet at one: that of its token; for a client that names
+    /// itself, the first on the ring; for one that comes from another service, the first ready one on the ring.
+    pub(crate) fn home(&self, view: &View) -> Option<EndpointId> {
+        let is_ready =
+            |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| endpoint.phase == Phase::Ready);
+        match self.identity.source {
+            _ if self.identity.is_displaced => {
+                view.ring.first(self.session.as_bytes(), &mut |id| is_ready(id))
+            }
+            IdentitySource::Chosen => view.ring.first(self.session.as_bytes(), &mut |_| true),
+            IdentitySource::Cookie | IdentitySource::Bound(_) => self.identity.pinned,
+        }
+    }
+
+    /// Counts a stream of this client; `None` if clients have no limit.
+    ///
+    /// # Errors
+    /// [`ErrorReply::ClientLimit`].
+    pub(crate) fn client_permit(&self, address: IpAddr) -> Result<Option<ClientPermit>, ErrorReply> {
+        let service = self.service();
+        let Some(limit) = service.configuration.limits.streams_per_client else { return Ok(None) };
+        let key = ClientKey::of(self.is_returning().then_some(self.session), address);
+        service.client_streams.try_open(key, limit).map(Some).ok_or(ErrorReply::ClientLimit)
+    }
+
+    /// Counts the affinity decision, once an endpoint is selected or the request is refused.
+    pub(crate) fn count_decision(&self, selected: Option<&Selected>) {
+        let metrics = &self.service().metrics;
+        metrics.affinity_decisions.inc(self.decision(selected));
+        if let Some(reason) = selected.and_then(|selected| selected.moved) {
+            metrics.affinity_repins.inc(reason);
+        }
+    }
+
+    /// Returns the affinity decision, for metrics and the access log.
+    pub(crate) fn decision(&self, selected: Option<&Selected>) -> AffinityDecision {
+        let has_own = self.identity.pinned.is_some() || self.identity.source == IdentitySource::Chosen;
+        match (self.identity.refused, has_own, selected) {
+            (Some(TokenError::Malformed), ..) => AffinityDecision::Malformed,
+            (Some(TokenError::UnknownKey), ..) => AffinityDecision::UnknownKey,
+            (Some(TokenError::Forged), ..) => AffinityDecision::Forged,
+            (Some(TokenError::Expired), ..) => AffinityDecision::Expired,
+            (None, false, _) => AffinityDecision::New,
+            (None, true, Some(selected)) if !selected.is_pinned => AffinityDecision::Repinned,
+            (None, true, _) => AffinityDecision::Pinned,
+        }
+    }
+
+    /// Writes route, session and endpoint into a line of the access log.
+    pub(crate) fn describe(&self, selected: Option<&Selected>, answered: bool, log: &mut Record) {
+        log.route = Some(self.route.name.to_string());
+        log.service = Some(self.service().name.to_string());
+        log.affinity = Some(self.decision(selected.filter(|_| answered)));
+        log.session = Some(self.session.to_string());
+        if let Some(selected) = selected {
+            log.endpoint = Some(selected.endpoint.name.to_string());
+            log.repinned = selected.moved.map(MoveReason::as_str);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Scene, nowhere};
+
+    #[test]
+    fn a_decision_says_whether_the_client_stays() {
+        let scene = Scene::new(&[("a", nowhere()), ("b", nowhere())]);
+        let id = EndpointId::of_pod("a", 80);
+        let session = SessionId::from_bytes([1; 16]);
+        let mut request = RoutedRequest::of_stream(Arc::clone(&scene.route), session, id);
+        let endpoint = request.service().endpoint(&id).unwrap();
+        let elsewhere = Selected::fixed(Arc::clone(&endpoint));
+        let own = Selected { is_pinned: true, ..elsewhere.clone() };
+        assert_eq!(request.home(&request.service().view()), Some(id));
+        assert_eq!(request.decision(Some(&own)), AffinityDecision::Pinned);
+        assert_eq!(request.decision(Some(&elsewhere)), AffinityDecision::Repinned);
+        request.identity.refused = Some(TokenError::Expired);
+        assert_eq!(request.decision(Some(&elsewhere)), AffinityDecision::Expired);
+        request.identity = ClientIdentity::begun(session, None);
+        assert_eq!((request.decision(Some(&own)), request.is_returning()), (AffinityDecision::New, false));
+    }
+}

@@ -1,0 +1,182 @@
+//! An accepted connection: its client, its count, and what happens before its first request.
+
+use crate::telemetry::labels::{ConnectionProtocol, HandshakeError};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::BytesMut;
+use podpin_config::ProxyProtocol;
+use podpin_wire::client::Client;
+use podpin_wire::http1::request_head::RequestHead;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::Span;
+
+use crate::clock;
+use crate::connection::listener::Listener;
+use crate::downstream::lease::ConnectionLease;
+use crate::http::reply::ErrorReply;
+use crate::limits::connections::ConnectionPermit;
+use crate::net::proxy_protocol::{Unheard, introduction};
+use crate::net::transport::Transport;
+use crate::request_context::RequestContext;
+use crate::routing::snapshot::ConfigSnapshot;
+
+/// An accepted connection without its socket.
+pub(crate) struct Connection {
+    /// Listener that accepted it.
+    pub listener: Arc<Listener>,
+    /// Address of the client: the other end, or the one that a trusted peer names in its PROXY header.
+    pub peer: SocketAddr,
+    /// Number of requests that it has carried.
+    pub requests: u32,
+    /// Count of the connection; `None` if it is refused.
+    pub permit: Option<ConnectionPermit>,
+}
+
+/// A connection after its TLS handshake.
+pub(crate) struct Secured {
+    /// The encrypted connection.
+    pub transport: Transport,
+    /// Whether the client chose HTTP/2.
+    pub is_http2: bool,
+}
+
+impl Connection {
+    /// Counts a new connection; without a permit if `limits.connections` is reached.
+    pub(crate) fn new(listener: &Arc<Listener>, peer: SocketAddr) -> Connection {
+        let shared = &listener.shared;
+        let active = shared.metrics.listeners.connections_active.of(&listener.name);
+        let permit = shared.connections.try_open(shared.current().limits.connections, active);
+        Connection { listener: Arc::clone(listener), peer, requests: 0, permit }
+    }
+
+    /// Returns the span of the connection's debug lines.
+    pub(crate) fn span(&self) -> Span {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        tracing::debug_span!(
+            "connection",
+            id = IDS.fetch_add(1, Ordering::Relaxed),
+            peer = %self.peer,
+            listener = %self.listener.name,
+        )
+    }
+
+    /// Counts the connection among those of its client's network; false if there are too many. A trusted proxy stands for
+    /// many clients and has no limit.
+    pub(crate) fn limit_network(&mut self) -> bool {
+        let snapshot = self.listener.shared.current();
+        let address = self.peer.ip();
+        match (snapshot.limits.connections_per_client_ip, &mut self.permit) {
+            (Some(limit), Some(permit)) if !snapshot.trusts(address) => {
+                permit.try_limit_network(address, limit)
+            }
+            _ => true,
+        }
+    }
+
+    /// Reads the PROXY header, if the listener has them; returns the client's own bytes that were read with it. `None` if
+    /// the connection has ended.
+    pub(crate) async fn read_proxy_header(&mut self, tcp: &mut TcpStream) -> Option<BytesMut> {
+        match self.listener.settings.proxy_protocol {
+            ProxyProtocol::Off => Some(BytesMut::new()),
+            header => Box::pin(self.read_header_of_proxy(tcp, header)).await,
+        }
+    }
+
+    /// Lets a trusted peer name the client, within the time limit of a request head.
+    async fn read_header_of_proxy(&mut self, tcp: &mut TcpStream, header: ProxyProtocol) -> Option<BytesMut> {
+        let shared = &self.listener.shared;
+        let snapshot = shared.snapshot();
+        let mut closing = shared.lifecycle.closing();
+        let error = if snapshot.trusts(self.peer.ip()) {
+            let limit = snapshot.limits.request_header_timeout;
+            let read = tokio::select! {
+                read = timeout(limit, introduction(tcp, header)) => read,
+                _ = closing.wait_for(|closing| *closing) => Ok(Err(Unheard::Closed)),
+            };
+            match read {
+                // Nothing of TLS begins like a header, so bytes that did are neither.
+                Ok(Ok(read)) if self.listener.tls().is_some() && !read.ahead.is_empty() => Unheard::Missing,
+                Ok(Ok(read)) => {
+                    self.peer = read.client.unwrap_or(self.peer);
+                    return Some(read.ahead);
+                }
+                Ok(Err(error)) => error,
+                Err(_) => Unheard::Timeout,
+            }
+        } else if header == ProxyProtocol::Optional {
+            return Some(BytesMut::new());
+        } else {
+            Unheard::Untrusted
+        };
+        if let Some(reason) = error.label() {
+            tracing::debug!(peer = %self.peer, %error, "closed");
+            shared.metrics.listeners.proxy_protocol_errors.inc(&self.listener.name, reason);
+        }
+        None
+    }
+
+    /// Makes the TLS handshake within the time limit of a request head; `None` if the connection has ended.
+    pub(crate) async fn handshake(&self, tcp: TcpStream) -> Option<Secured> {
+        let tls = self.listener.tls()?;
+        let shared = &self.listener.shared;
+        let mut closing = shared.lifecycle.closing();
+        let limit = shared.current().limits.request_header_timeout;
+        let shaken = tokio::select! {
+            shaken = timeout(limit, tls.accept(tcp)) => shaken,
+            _ = closing.wait_for(|closing| *closing) => return None,
+        };
+        let reason = match shaken {
+            Ok(Ok((transport, is_http2))) => return Some(Secured { transport, is_http2 }),
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %self.peer, %error, "no TLS handshake");
+                HandshakeError::Failed
+            }
+            Err(_) => HandshakeError::Timeout,
+        };
+        shared.metrics.listeners.tls_handshakes_failed.inc(&self.listener.name, reason);
+        None
+    }
+
+    /// Counts the connection by its protocol.
+    pub(crate) fn count_protocol(&self, protocol: ConnectionProtocol) {
+        let listener = &self.listener;
+        listener.shared.metrics.listeners.connections_total.inc(&listener.name, protocol);
+    }
+
+    /// Counts a request head that is refused.
+    pub(crate) fn count_refused(&self, reply: ErrorReply) {
+        let code = reply.status().map_or(0, |status| status.as_u16());
+        self.listener.shared.metrics.listeners.heads_refused.inc(&self.listener.name, code);
+        tracing::debug!(peer = %self.peer, %reply, "request refused");
+    }
+
+    /// Counts a request; returns whether it is the last one that the connection may carry.
+    pub(crate) fn is_last_request(&mut self, snapshot: &ConfigSnapshot) -> bool {
+        self.requests = self.requests.saturating_add(1);
+        snapshot.limits.requests_per_connection.is_some_and(|limit| self.requests >= limit)
+    }
+
+    /// Returns a request of the connection with the configuration that it sees; `subject` is that of the client's
+    /// certificate.
+    pub(crate) fn request_context(
+        &self,
+        snapshot: Arc<ConfigSnapshot>,
+        head: RequestHead,
+        subject: Option<String>,
+    ) -> RequestContext {
+        let is_tls = self.listener.tls().is_some();
+        let mut client = Client::of(self.peer.ip(), is_tls, &head.headers, &snapshot.trusted_proxies);
+        client.subject = subject;
+        let shared = Arc::clone(&self.listener.shared);
+        RequestContext { shared, snapshot, head, client, began: clock::now() }
+    }
+
+    /// Lends the connection to a stream; `None` if it is refused.
+    pub(crate) fn into_lease(self) -> Option<ConnectionLease> {
+        let Connection { listener, peer, requests, permit } = self;
+        Some(ConnectionLease { listener, peer, requests, permit: permit? })
+    }
+}

@@ -1,0 +1,161 @@
+//! The serve loop of one HTTP/1 connection, from its first byte to its end or to an event stream that takes its socket.
+
+use crate::telemetry::labels::ConnectionProtocol;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use http::{Version, header};
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
+use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
+use podpin_wire::http1::request_head::{RequestBody, RequestFraming, RequestHead};
+use tokio::net::TcpStream;
+use tracing::Instrument;
+
+use crate::connection::accepted::{Connection, Secured};
+use crate::connection::head_reader::{self, Next, ReceivedRequest};
+use crate::connection::http2;
+use crate::connection::listener::Listener;
+use crate::connection::refusal::{refuse_head, turn_away};
+use crate::downstream::lease::{ConnectionLease, ResumeConnection};
+use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse};
+use crate::http::reply::ErrorReply;
+use crate::net::transport::Transport;
+use crate::request::serve;
+use crate::routing::snapshot::ConfigSnapshot;
+use crate::stream::open;
+use crate::upgrade::client_stream::ClientStream;
+use crate::upgrade::pipeline::UpgradeStart;
+
+/// Serves a connection to its end, or until an event stream takes the socket.
+pub(crate) async fn serve(mut connection: Connection, mut tcp: TcpStream) {
+    let Some(ahead) = connection.read_proxy_header(&mut tcp).await else { return };
+    if !connection.limit_network() {
+        return turn_away(connection, tcp, Some(ahead), ErrorReply::ClientConnections);
+    }
+    if connection.listener.tls().is_none() {
+        let idle = IdleConnection { transport: Transport::Plain(tcp), ahead };
+        return serve_requests(connection, idle, true).await;
+    }
+    let Some(Secured { transport, is_http2 }) = Box::pin(connection.handshake(tcp)).await else { return };
+    let idle = IdleConnection { transport, ahead: BytesMut::new() };
+    if is_http2 {
+        connection.count_protocol(ConnectionProtocol::Http2);
+        return Box::pin(http2::serve(connection, idle, None)).await;
+    }
+    serve_requests(connection, idle, true).await;
+}
+
+impl ResumeConnection for Listener {
+    fn resume(self: Arc<Self>, lease: ConnectionLease, transport: Transport) {
+        let shared = Arc::clone(&self.shared);
+        let ConnectionLease { peer, requests, permit, .. } = lease;
+        let connection = Connection { listener: self, peer, requests, permit: Some(permit) };
+        let span = connection.span();
+        let idle = IdleConnection { transport, ahead: BytesMut::new() };
+        shared.lifecycle.spawn_in(span, serve_requests(connection, idle, false));
+    }
+}
+
+async fn serve_requests(mut connection: Connection, mut idle: IdleConnection, mut is_first: bool) {
+    let mut closing = connection.listener.shared.lifecycle.closing();
+    loop {
+        let next = head_reader::next(&connection.listener, &mut idle, is_first, &mut closing).await;
+        let mut received = match next {
+            Next::Closed => return idle.transport.close(),
+            Next::Refused(reply) => return refuse_head(&connection, idle.transport, reply).await,
+            Next::Http2 => {
+                connection.count_protocol(ConnectionProtocol::Http2);
+                return Box::pin(http2::serve(connection, idle, None)).await;
+            }
+            Next::Request(received) => received,
+        };
+        if is_first {
+            connection.count_protocol(ConnectionProtocol::Http1);
+        }
+        // The one configuration that the request sees, from here to its end.
+        let snapshot = connection.listener.shared.snapshot();
+        received.framing.keep_alive &= !connection.is_last_request(&snapshot) && !*closing.borrow();
+        if received.framing.event_stream {
+            return Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
+        }
+        match serve_request(&connection, idle, *received, snapshot, &closing).await {
+            Some(next) => idle = next,
+            None => return,
+        }
+        is_first = false;
+    }
+}
+
+/// Opens an event stream, which takes the socket and the connection with it.
+async fn serve_event_stream(
+    connection: Connection,
+    idle: IdleConnection,
+    received: ReceivedRequest,
+    snapshot: Arc<ConfigSnapshot>,
+) {
+    let ReceivedRequest { head, framing, .. } = received;
+    let terms = terms(&head, &framing, BodyDecoder::Done);
+    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    let client = PendingResponse::http1(idle, terms, connection.into_lease());
+    open::serve(context, client).await;
+}
+
+/// Serves one request that is no event stream's; returns the socket if it may carry another.
+async fn serve_request(
+    connection: &Connection,
+    idle: IdleConnection,
+    received: ReceivedRequest,
+    snapshot: Arc<ConfigSnapshot>,
+    closing: &ShutdownWatch,
+) -> Option<IdleConnection> {
+    let body = match received.framing.body {
+        RequestBody::Length(0) => BodyDecoder::Done,
+        RequestBody::Length(length) => BodyDecoder::Length(length),
+        RequestBody::Chunked => BodyDecoder::Chunked(FIRST_CHUNK),
+        RequestBody::Upgrade => {
+            Box::pin(upgrade(connection, idle, received, snapshot, closing)).await;
+            return None;
+        }
+    };
+    let ReceivedRequest { head, framing, .. } = received;
+    let terms = terms(&head, &framing, body);
+    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    Box::pin(serve::serve(context, PendingResponse::http1(idle, terms, None))).await
+}
+
+/// Lets Pingora serve a request that offers another protocol; the socket does not come back.
+async fn upgrade(
+    connection: &Connection,
+    idle: IdleConnection,
+    received: ReceivedRequest,
+    snapshot: Arc<ConfigSnapshot>,
+    closing: &ShutdownWatch,
+) {
+    let ReceivedRequest { head, bytes, .. } = received;
+    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    let span = tracing::debug_span!(
+        "upgrade",
+        host = %context.head.authority,
+        path = context.head.path(),
+        client = %context.client.address,
+    );
+    let mut ahead = BytesMut::from(bytes);
+    ahead.unsplit(idle.ahead);
+    let stream = ClientStream::upgrade(idle.transport, connection.peer, ahead);
+    let start = UpgradeStart { context, progress: stream.progress() };
+    let mut session = ServerSession::new_http1(Box::new(stream));
+    session.set_connection_user_context(Some(Box::new(start)));
+    session.set_keepalive(None);
+    let _not_reused = connection.listener.proxy.process_new_http(session, closing).instrument(span).await;
+}
+
+fn terms(head: &RequestHead, framing: &RequestFraming, body: BodyDecoder) -> Http1Terms {
+    Http1Terms {
+        body,
+        is_http10: head.version == Version::HTTP_10,
+        keep_alive: framing.keep_alive,
+        expects_continue: head.headers.contains_key(header::EXPECT),
+    }
+}

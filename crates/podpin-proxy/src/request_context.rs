@@ -1,0 +1,59 @@
+//! Everything that a request is made of: its head, its client, its beginning, and the configuration that it sees.
+//!
+//! The snapshot is loaded once, when the head is complete, and passed down from here: a reload in between changes
+//! nothing for the request.
+
+use std::sync::Arc;
+
+use http::header;
+use podpin_time::Millis;
+use podpin_wire::client::Client;
+use podpin_wire::http1::request_head::RequestHead;
+
+use crate::clock;
+use crate::routing::route::Route;
+use crate::routing::snapshot::ConfigSnapshot;
+use crate::shared::Shared;
+use crate::telemetry::access_log::Record;
+use crate::telemetry::labels::{MethodLabel, protocol_name};
+
+/// A request with the configuration that it sees from beginning to end.
+pub(crate) struct RequestContext {
+    /// State of the process.
+    pub shared: Arc<Shared>,
+    /// Configuration in force when the head was complete.
+    pub snapshot: Arc<ConfigSnapshot>,
+    /// Request head.
+    pub head: RequestHead,
+    /// Client of the request.
+    pub client: Client,
+    /// Moment at which the head was complete.
+    pub began: Millis,
+}
+
+impl RequestContext {
+    /// Returns a line of the access log with all that is known of the request itself.
+    pub(crate) fn record(&self, kind: &'static str) -> Record {
+        let mut log = Record::begun(kind, self.began);
+        log.client = Some(self.client.address);
+        log.method = self.head.method.to_string();
+        log.host.clone_from(&self.head.authority);
+        log.path.clone_from(&self.head.target);
+        log.protocol = protocol_name(self.head.version);
+        let agent = self.head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        log.user_agent = agent.map(str::to_owned);
+        log
+    }
+
+    /// Counts the response to the request; status 0 if the client left before one.
+    pub(crate) fn count(&self, route: Option<&Route>, status: u16) {
+        let (service, route) = route.map_or(("", ""), |route| (&*route.service.name, &*route.name));
+        let method = MethodLabel::from(&self.head.method);
+        self.shared.metrics.requests.inc(service, route, method, status);
+    }
+
+    /// Returns the milliseconds since the head was complete.
+    pub(crate) fn elapsed_millis(&self) -> u64 {
+        clock::duration_millis(clock::now().since(self.began))
+    }
+}

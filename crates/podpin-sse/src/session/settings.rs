@@ -1,0 +1,87 @@
+//! Settings of a session, copied out of the configuration when its stream begins.
+
+use std::time::Duration;
+
+/// Settings of a stream, copied from the configuration it began with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// Kind of the response body.
+    pub content: Content,
+    /// Silence towards the client after which a comment is sent, `sse.keepAlive`; `None` if it is off.
+    pub keep_alive: Option<Duration>,
+    /// Silence of the upstream after which it counts as dead, `timeouts.upstreamIdle`; `None` if it is off.
+    pub upstream_idle: Option<Duration>,
+    /// Time that a blocked client has for the next byte, `timeouts.clientWrite`; `None` if it is off.
+    pub client_write: Option<Duration>,
+    /// Longest life of the stream before jitter, `sse.maxDuration`; `None` if it is off.
+    pub max_duration: Option<Duration>,
+    /// Bounds of the `retry:` of a goodbye, `sse.retry.drain`.
+    pub goodbye_retry: RetryRange,
+    /// Limits of the stream's handovers; `None` if it stays at one endpoint.
+    pub handover: Option<Limits>,
+}
+
+/// Bounds of a drawn reconnection time, both inclusive.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RetryRange {
+    min_ms: u32,
+    max_ms: u32,
+}
+
+impl RetryRange {
+    /// Returns the range from `min` to `max`, in whole milliseconds of at most 49 days.
+    pub fn new(min: Duration, max: Duration) -> Self {
+        Self { min_ms: whole_millis(min), max_ms: whole_millis(max.max(min)) }
+    }
+
+    pub(super) fn pick(self, draw: u64) -> u64 {
+        let values = u64::from(self.max_ms - self.min_ms) + 1;
+        u64::from(self.min_ms) + draw % values
+    }
+}
+
+/// Kind of the body that a stream carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Content {
+    /// `text/event-stream` that a framer cuts into whole events.
+    #[default]
+    Events,
+    /// Anything else, forwarded as it comes: nothing may be inserted, and only a broken end shows that something is missing.
+    Opaque,
+}
+
+/// Limits of the handovers of one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Handovers that may begin within `window_ms`. Zero: none.
+    pub handovers: u16,
+    /// Milliseconds that `handovers` are counted for, from the first of them on.
+    pub window_ms: u32,
+    /// Milliseconds from the beginning of a handover until it is given up, over all successors that are tried.
+    pub handover_ms: u32,
+}
+
+impl Default for Limits {
+    /// Five in a minute: a rolling update moves a stream once or twice, three times when it meets endpoints that are
+    /// next. Ten seconds for each: three successors with two seconds to connect and some to answer; a client that waits
+    /// longer had better choose anew. If they are too small, `limit` and `timeout` are counted while endpoints are well.
+    fn default() -> Self {
+        Self { handovers: 5, window_ms: 60_000, handover_ms: 10_000 }
+    }
+}
+
+/// Returns whole milliseconds; longer than 49 days counts as that.
+pub(super) fn whole_millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).min(u32::MAX - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_very_long_timeout_is_not_off() {
+        assert_eq!(whole_millis(Duration::MAX), u32::MAX - 1);
+        assert_eq!(whole_millis(Duration::from_millis(7)), 7);
+    }
+}

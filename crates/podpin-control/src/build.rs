@@ -11,7 +11,7 @@ use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::net::tls::UpstreamTls;
 use podpin_proxy::routing::route::{Backend, Destination, Route};
 use podpin_proxy::routing::snapshot::ConfigSnapshot;
-use podpin_proxy::routing::table::RouteTable;
+use podpin_proxy::routing::table::{RouteEntry, RouteTable};
 use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::telemetry::access_log::LogSink;
 use podpin_proxy::telemetry::metrics::Metrics;
@@ -64,8 +64,12 @@ pub(crate) fn snapshot(
     let services = services.collect::<Result<Vec<_>, _>>()?;
     let resolver = RouteResolver { services: &services, before: around.before() };
     let destinations: Vec<_> = config.routes.iter().map(|route| resolver.destination(route)).collect();
-    let routes = config.routes.iter().zip(&destinations);
-    let table = RouteTable::new(routes.map(|(route, to)| (&*route.hosts, &*route.matches, to.clone())));
+    let entries = config.routes.iter().zip(&destinations).map(|(route, destination)| RouteEntry {
+        hosts: &route.hosts,
+        matches: &route.matches,
+        route: destination.clone(),
+    });
+    let table = RouteTable::new(entries);
     Ok(ConfigSnapshot {
         table: Arc::new(table),
         routes: destinations.iter().flat_map(Destination::routes).cloned().collect(),

@@ -46,7 +46,11 @@ impl Readiness {
             is_seen: service.view().snapshot.first_list_seen(),
             is_awaited: service.is_awaited() && !(overdue && service.is_of_the_cluster()),
         });
-        !self.shared.lifecycle.is_draining() && may_serve(lists, self.shared.has_listed())
+        let earlier = match self.shared.has_listed() {
+            true => EarlierLists::Seen,
+            false => EarlierLists::Unseen,
+        };
+        !self.shared.lifecycle.is_draining() && may_serve(lists, earlier)
     }
 
     /// Returns the services that never had a list of endpoints.
@@ -92,10 +96,20 @@ struct FirstList {
     is_awaited: bool,
 }
 
-/// Returns whether a replica with these services may serve; `has_listed` if one that a reload took away ever had a list.
-fn may_serve(lists: impl Iterator<Item = FirstList>, has_listed: bool) -> bool {
+/// Lists of services that a reload took away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EarlierLists {
+    /// None of them ever had a list.
+    Unseen,
+    /// At least one had a list.
+    Seen,
+}
+
+/// Returns whether a replica with these services may serve.
+fn may_serve(lists: impl Iterator<Item = FirstList>, earlier: EarlierLists) -> bool {
     let lists: Vec<FirstList> = lists.collect();
-    let knows_any = has_listed || lists.is_empty() || lists.iter().any(|list| list.is_seen);
+    let knows_any =
+        earlier == EarlierLists::Seen || lists.is_empty() || lists.iter().any(|list| list.is_seen);
     knows_any && lists.iter().all(|list| list.is_seen || !list.is_awaited)
 }
 
@@ -112,19 +126,19 @@ mod tests {
         let seen = FirstList { is_seen: true, is_awaited: true };
         let awaited = FirstList { is_seen: false, is_awaited: true };
         let overdue = FirstList { is_seen: false, is_awaited: false };
-        let table: [(&[FirstList], bool, bool); 9] = [
-            (&[], false, true),
-            (&[seen], false, true),
-            (&[awaited], false, false),
-            (&[overdue], false, false),
-            (&[overdue, overdue], false, false),
-            (&[overdue, seen], false, true),
-            (&[awaited, seen], false, false),
-            (&[overdue], true, true),
-            (&[awaited], true, false),
+        let table: [(&[FirstList], EarlierLists, bool); 9] = [
+            (&[], EarlierLists::Unseen, true),
+            (&[seen], EarlierLists::Unseen, true),
+            (&[awaited], EarlierLists::Unseen, false),
+            (&[overdue], EarlierLists::Unseen, false),
+            (&[overdue, overdue], EarlierLists::Unseen, false),
+            (&[overdue, seen], EarlierLists::Unseen, true),
+            (&[awaited, seen], EarlierLists::Unseen, false),
+            (&[overdue], EarlierLists::Seen, true),
+            (&[awaited], EarlierLists::Seen, false),
         ];
-        for (lists, has_listed, expected) in table {
-            assert_eq!(may_serve(lists.iter().copied(), has_listed), expected, "{lists:?} {has_listed}");
+        for (lists, earlier, expected) in table {
+            assert_eq!(may_serve(lists.iter().copied(), earlier), expected, "{lists:?} {earlier:?}");
         }
     }
 

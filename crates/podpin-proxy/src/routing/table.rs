@@ -15,6 +15,17 @@ use podpin_wire::http1::request_head;
 
 use crate::routing::route::Destination;
 
+/// A route with the hosts and matches that lead to it.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteEntry<'a, R> {
+    /// The hosts; empty if any host will do.
+    pub hosts: &'a [Host],
+    /// The matches, of which one is enough.
+    pub matches: &'a [RouteMatch],
+    /// The route.
+    pub route: R,
+}
+
 /// Every route, ready for look-up. The value is generic so that the property test needs no services.
 #[derive(Debug)]
 pub struct RouteTable<R = Destination> {
@@ -94,14 +105,17 @@ impl<R> Default for Paths<R> {
 }
 
 impl<R: Clone> RouteTable<R> {
-    /// Builds a table of `(hosts, matches, route)`; no hosts means any. The first of two equal matches wins.
-    pub fn new<'a>(routes: impl IntoIterator<Item = (&'a [Host], &'a [RouteMatch], R)>) -> Self {
+    /// Builds a table; the first of two equal matches wins.
+    pub fn new<'a>(routes: impl IntoIterator<Item = RouteEntry<'a, R>>) -> Self
+    where
+        R: 'a,
+    {
         let mut table = RouteTable {
             exact_hosts: HashMap::new(),
             wildcard_hosts: Tree::default(),
             any_host: Paths::default(),
         };
-        for (hosts, matches, route) in routes {
+        for RouteEntry { hosts, matches, route } in routes {
             if hosts.is_empty() {
                 table.any_host.add(matches, &route);
             }
@@ -205,7 +219,8 @@ mod tests {
     }
 
     fn table_of(routes: &[(Vec<Host>, Vec<RouteMatch>)]) -> RouteTable<usize> {
-        RouteTable::new(routes.iter().enumerate().map(|(at, (h, m))| (h.as_slice(), m.as_slice(), at)))
+        let entries = routes.iter().enumerate();
+        RouteTable::new(entries.map(|(route, (hosts, matches))| RouteEntry { hosts, matches, route }))
     }
 
     fn headers(pairs: &[(String, String)]) -> Vec<HeaderMatch> {

@@ -1,4 +1,4 @@
-//! The cost of a request, an event and a megabyte: `cargo run --release -p podpin-h2 --example throughput`.
+//! The cost of a request, an event and a megabyte: `cargo run --release -p podpin-h2 --example h2_throughput`.
 //!
 //! Give a name (`requests`, `events`, `download`, `upload`) and a number of rounds to run one of them alone, as under
 //! `valgrind --tool=callgrind`, which counts instructions.

@@ -49,15 +49,15 @@ const CLIENT_ERRORS: [u8; 5] = [1, 3, 5, 6, 9];
 /// The reason why a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloodKind {
-    /// The client reset more streams than [`RESETS`] explains.
+    /// The client reset more streams than `RESETS` explains.
     Resets,
-    /// The client made us reset more streams than [`PROVOKED`] explains.
+    /// The client made us reset more streams than `PROVOKED` explains.
     Provoked,
-    /// More frames said nothing than [`IDLE`] explains.
+    /// More frames said nothing than `IDLE` explains.
     Frames,
     /// A frame, or a head of several, was begun and not finished in time.
     Unfinished,
-    /// More than [`LONG_TRAILERS_MAX`] trailer sections had too many fields.
+    /// More than `LONG_TRAILERS_MAX` trailer sections had too many fields.
     Trailers,
 }
 

@@ -13,9 +13,8 @@ use crate::imports::{Module, Modules};
 /// The layers of a crate, the top one first, its modules separated by spaces.
 type Layers = &'static [&'static str];
 
-/// The crates and their layers. `lib.rs` or `main.rs` is the roof of each and stands in none of them. podpin-proxy,
-/// podpin-wire is not in the list as long as their modules are being moved.
-const CRATES: [(&str, Layers); 11] = [
+/// The crates and their layers. `lib.rs` or `main.rs` is the roof of each and stands in none of them.
+const CRATES: [(&str, Layers); 14] = [
     ("podpin-time", &[]),
     (
         "podpin-affinity",
@@ -58,6 +57,50 @@ const CRATES: [(&str, Layers); 11] = [
             "fact handle reconnects",
             "policy report",
             "pacer rebalance_plan wake",
+        ],
+    ),
+    (
+        "podpin-wire",
+        // Rules over requests and frames; the client and the bytes.
+        &["headers http2_flood", "client field http1 http2_fields proxy_protocol"],
+    ),
+    (
+        "podpin-h2",
+        // The connection; what it receives and sends; its streams and their turns; frames, windows, heads; HPACK, budgets.
+        &[
+            "connection",
+            "receive",
+            "body",
+            "message respond",
+            "state",
+            "block event schedule streams",
+            "stream",
+            "deadline flow frame head",
+            "settings",
+            "error",
+            "hpack",
+            "budget work",
+        ],
+    ),
+    (
+        "podpin-proxy",
+        // The floors of the data plane, as ARCHITECTURE.md lists them: accept loops; connections; ordinary requests; event
+        // streams and upgrades; the endpoint side; the request; shared state; selection and the registry of streams;
+        // routes; services and the client side; filters and sockets; metrics and log; clock, phase of the process, limits.
+        &[
+            "worker",
+            "connection",
+            "request",
+            "stream upgrade",
+            "upstream",
+            "request_context",
+            "shared",
+            "affinity stream_registry",
+            "routing",
+            "balance downstream",
+            "http net",
+            "telemetry",
+            "clock lifecycle limits",
         ],
     ),
     (

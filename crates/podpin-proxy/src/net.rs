@@ -4,5 +4,6 @@ pub mod listener;
 pub mod proxy_protocol;
 pub mod scratch;
 pub mod socket_options;
+pub mod subject;
 pub mod tls;
 pub mod transport;

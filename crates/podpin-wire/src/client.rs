@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::HeaderMap;
+use http::header::{HeaderMap, HeaderName};
 use podpin_config::Cidr;
 
-use crate::headers::{FORWARDED_FOR, FORWARDED_PROTO};
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The client of a connection or request, as far as its peer may be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]

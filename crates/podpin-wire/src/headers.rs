@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::client::Client;
+use crate::client::{Client, FORWARDED_FOR, FORWARDED_PROTO};
 
 /// Session that the endpoint should restore; stable over re-pins.
 pub const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
@@ -21,8 +21,6 @@ pub const REPINNED: HeaderName = HeaderName::from_static("x-podpin-repinned");
 const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-podpin-client-subject");
 const OURS: &str = "x-podpin-";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
-pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::net::tls::certificate;
+use crate::net::subject::subject;
 
 /// Bytes that may wait within TLS for a client that does not read; no record is begun beyond them.
 pub const TLS_BUFFER_BYTES: usize = 16 * 1024;
@@ -56,7 +56,7 @@ impl Transport {
     #[must_use]
     pub fn subject(&self) -> Option<String> {
         let Transport::Tls(stream) = self else { return None };
-        stream.get_ref().1.peer_certificates()?.first().and_then(certificate::subject)
+        stream.get_ref().1.peer_certificates()?.first().and_then(subject)
     }
 
     /// Returns whether TLS holds bytes that the socket has not taken.

@@ -13,7 +13,6 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
-use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::net::tls::error::TlsError;
@@ -131,29 +130,6 @@ pub fn authorities(path: &str, key: &str, file: &FileAt) -> Result<Authorities, 
     Ok(Authorities { roots, certificates })
 }
 
-/// Returns the subject of a client's certificate as RFC 4514 writes it, the most specific name first; `None` if it has none.
-///
-/// Letters that could be taken for the beginning of another part are escaped.
-#[must_use]
-pub fn subject(der: &CertificateDer<'_>) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    let mut parts = Vec::new();
-    for attribute in certificate.subject().iter_attributes() {
-        let kind = oid2abbrev(attribute.attr_type(), oid_registry())
-            .map_or_else(|_| attribute.attr_type().to_id_string(), str::to_owned);
-        let mut part = format!("{kind}=");
-        for letter in attribute.as_str().ok()?.chars() {
-            if matches!(letter, ',' | '+' | '"' | '\\' | '<' | '>' | ';' | '=' | '#' | ' ') {
-                part.push('\\');
-            }
-            part.push(letter);
-        }
-        parts.push(part);
-    }
-    parts.reverse();
-    Some(parts.join(",")).filter(|subject| !subject.is_empty())
-}
-
 fn file_name(file: &Path) -> String {
     file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned()
 }
@@ -173,6 +149,7 @@ mod tests {
     use rcgen::{CertificateParams, DnType, KeyPair};
 
     use super::*;
+    use crate::net::subject::subject;
 
     #[test]
     fn facts_and_subject_of_a_certificate_are_escaped_and_in_lower_case() {

@@ -226,9 +226,12 @@ impl<M: DrainMember> DrainController<M> {
         }
         let mut group = self.withdrawal(now.moment);
         withdrawn.into_iter().for_each(|member| group.join(member));
-        group.put_in_order(self.policy.order, now.moment, now.rng);
-        self.facts.push(group.began());
-        self.withdrawn.push(group);
+        // After another reload, those of the last one may still be leaving: they have a group.
+        if group.has_streams() {
+            group.put_in_order(self.policy.order, now.moment, now.rng);
+            self.facts.push(group.began());
+            self.withdrawn.push(group);
+        }
     }
 
     /// Returns a group for streams of withdrawn routes. They may go on nowhere, so each of them is a disconnect.

@@ -200,6 +200,19 @@ fn streams_of_a_withdrawn_route_leave_and_none_goes_on_elsewhere() {
 }
 
 #[test]
+fn another_reload_begins_no_second_drain_of_the_routes_that_the_last_one_withdrew() {
+    let mut world = World::new(policy(), 1);
+    let leaves: Vec<_> = (0..5).map(|_| world.open(0, Opening { route: 1, ..OPENING }).unwrap()).collect();
+    world.reload(policy(), Some(1));
+    world.run_for(0);
+    world.reload(policy(), None);
+    world.run_for(30_000);
+    assert_eq!(states(&leaves, DrainState::Ended), 5);
+    let began = world.facts.iter().filter(|fact| matches!(fact, Fact::Began { .. })).count();
+    assert_eq!((began, world.reports().len()), (1, 1));
+}
+
+#[test]
 fn a_handover_leaves_the_drain_and_the_budget_alone() {
     let budget = Some(Budget { per_second: Some(1), percent: None });
     let mut world = World::new(DrainPolicy { handover: Handover::LastEventId, budget, ..policy() }, 2);

@@ -45,7 +45,7 @@ pub(crate) trait ResponseSink {
 pub(crate) enum TransferError {
     /// Client that left, or whose body is broken.
     Client(ErrorReply),
-    /// ErrorReply of the endpoint before its response head was complete.
+    /// Failure of the endpoint before its response head was complete.
     Upstream(UpstreamError),
     /// Connection to the endpoint that ended or broke within the response body.
     Broken,

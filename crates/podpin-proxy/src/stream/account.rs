@@ -194,14 +194,18 @@ impl Drop for Accounts {
     /// Settles a stream whose task was dropped: at the shutdown's deadline, or by a bug.
     fn drop(&mut self) {
         if !self.settled {
-            let leaving = self.shared.lifecycle.is_draining();
-            let reason = if leaving { CloseReason::Shutdown } else { CloseReason::Error };
-            self.write_down(&Finished {
-                reason,
-                error: Some("cut in the middle"),
-                ..Finished::client_gone()
-            });
+            self.write_down(&cut_in_the_middle(self.shared.lifecycle.is_draining()));
         }
+    }
+}
+
+/// Returns the end of a stream whose task was dropped. A stream that the shutdown's deadline cuts did not leave gracefully.
+fn cut_in_the_middle(is_draining: bool) -> Finished {
+    Finished {
+        reason: if is_draining { CloseReason::Shutdown } else { CloseReason::Error },
+        error: Some("cut in the middle"),
+        forced: is_draining,
+        ..Finished::client_gone()
     }
 }
 
@@ -278,6 +282,12 @@ mod tests {
             let end = stream_end(Kind::Stream, &finished(reason, forced));
             assert_eq!(end, StreamEnd { kind, is_awaited }, "{reason:?}");
         }
+    }
+
+    #[test]
+    fn a_stream_that_the_shutdown_cuts_in_the_middle_is_a_forced_end() {
+        let kind = |is_draining| stream_end(Kind::Stream, &cut_in_the_middle(is_draining)).kind;
+        assert_eq!((kind(true), kind(false)), (EndKind::Forced, EndKind::Left));
     }
 
     #[test]

@@ -101,6 +101,7 @@ impl ChunkError {
 
 impl BodyDecoder {
     /// The body's length where the head says it.
+    #[inline]
     pub fn known_length(&self) -> Option<u64> {
         match self {
             BodyDecoder::Done => Some(0),
@@ -110,6 +111,7 @@ impl BodyDecoder {
     }
 
     /// Whether the end of the connection is the proper end of the body now.
+    #[inline]
     pub fn ends_at_close(&self) -> bool {
         matches!(self, BodyDecoder::Done | BodyDecoder::UntilClose)
     }
@@ -118,6 +120,7 @@ impl BodyDecoder {
     ///
     /// # Errors
     /// When a chunk is malformed; the decoder is of no use then.
+    #[inline]
     pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, ChunkError> {
         match self {
             BodyDecoder::Done => Ok(Piece::End),
@@ -142,6 +145,7 @@ impl BodyDecoder {
     }
 }
 
+#[inline]
 fn take_data<'a>(input: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
     let count = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
     let (data, rest) = input.split_at_checked(count).unwrap_or((input, &[]));
@@ -151,6 +155,7 @@ fn take_data<'a>(input: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
 }
 
 impl Chunk {
+    #[inline]
     fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, ChunkError> {
         loop {
             if let Chunk::Data { left } = self {
@@ -177,6 +182,7 @@ impl Chunk {
 
     /// The usual way to the next data in one step: CRLF behind the last, some digits, CRLF, all at hand. Whatever looks
     /// otherwise is left to [`Chunk::step`].
+    #[inline]
     fn leap(&mut self, input: &mut &[u8]) -> bool {
         let line = match self {
             Chunk::DataCr => input.strip_prefix(b"\r\n"),
@@ -202,6 +208,7 @@ impl Chunk {
     }
 
     /// The point after one byte of the grammar around the data; `None` at the end of the body.
+    #[inline]
     fn step(self, byte: u8) -> Result<Option<Chunk>, ChunkError> {
         let next = match (self, byte) {
             (Chunk::Size { value, digits }, _) => return size_step(value, digits, byte).map(Some),
@@ -234,6 +241,7 @@ impl Chunk {
     }
 }
 
+#[inline]
 fn size_step(value: u64, digits: u8, byte: u8) -> Result<Chunk, ChunkError> {
     match (char::from(byte).to_digit(16), byte) {
         (Some(_), _) if digits == 15 => Err(ChunkError("the size is too large")),
@@ -245,6 +253,7 @@ fn size_step(value: u64, digits: u8, byte: u8) -> Result<Chunk, ChunkError> {
     }
 }
 
+#[inline]
 fn one_more(seen: u16) -> Result<u16, ChunkError> {
     if seen >= CHUNK_LINE_BYTES_MAX {
         Err(ChunkError("an extension or trailer section is too long"))

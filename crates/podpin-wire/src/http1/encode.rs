@@ -95,6 +95,7 @@ pub fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
 }
 
 /// Writes the chunk size in front of `piece[CHUNK_PREFIX_BYTES..]` and CRLF behind; returns the offset of the chunk.
+#[inline]
 pub fn seal_chunk(piece: &mut Vec<u8>) -> usize {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut left = piece.len().saturating_sub(CHUNK_PREFIX_BYTES);
@@ -117,6 +118,7 @@ pub fn seal_chunk(piece: &mut Vec<u8>) -> usize {
 }
 
 /// Appends one chunk; nothing for no data, which would be the last one.
+#[inline]
 pub fn push_chunk(out: &mut Vec<u8>, data: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     if data.is_empty() {

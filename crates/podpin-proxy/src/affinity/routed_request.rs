@@ -2,7 +2,6 @@
 //!
 //! All data paths come through here, so that a client's event stream and its ordinary requests land on one endpoint.
 
-use crate::telemetry::labels::AffinityDecision;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use crate::http::reply::ErrorReply;
 use crate::routing::route::{Backend, Destination, Route};
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::telemetry::access_log::Record;
+use crate::telemetry::labels::AffinityDecision;
 
 /// A request that has a route, with the identity of its client.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! An accepted connection: its client, its count, and what happens before its first request.
 
-use crate::telemetry::labels::{ConnectionProtocol, HandshakeError};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +21,7 @@ use crate::net::proxy_protocol::{Unheard, introduction};
 use crate::net::transport::Transport;
 use crate::request_context::RequestContext;
 use crate::routing::snapshot::ConfigSnapshot;
+use crate::telemetry::labels::{ConnectionProtocol, HandshakeError};
 
 /// An accepted connection without its socket.
 pub(crate) struct Connection {

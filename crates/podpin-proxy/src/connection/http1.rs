@@ -1,6 +1,5 @@
 //! The serve loop of one HTTP/1 connection, from its first byte to its end or to an event stream that takes its socket.
 
-use crate::telemetry::labels::ConnectionProtocol;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -25,6 +24,7 @@ use crate::net::transport::Transport;
 use crate::request::serve;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::stream::open;
+use crate::telemetry::labels::ConnectionProtocol;
 use crate::upgrade::client_stream::ClientStream;
 use crate::upgrade::pipeline::UpgradeStart;
 

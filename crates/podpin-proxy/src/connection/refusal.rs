@@ -5,7 +5,6 @@
 //! there are few slots, each for a short time, and a client without one gets the 503 in one write, or over TLS, where that
 //! would cost a handshake, nothing at all.
 
-use crate::telemetry::labels::ConnectionLimit;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use crate::http::reply::ErrorReply;
 use crate::limits::connections::RefusalSlot;
 use crate::net::transport::Transport;
 use crate::stream::open;
+use crate::telemetry::labels::ConnectionLimit;
 
 /// Time in which the request of a refused client is read: it comes right behind the connection, one round trip is enough.
 const READ_LIMIT: Duration = Duration::from_secs(1);

@@ -4,7 +4,6 @@
 //! is there, everything it needed is dropped and the stream goes on as a [`Relay`], detached from the connection that
 //! began it. Responses that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
 
-use crate::telemetry::labels::{OpenedStream, Resumption};
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -36,6 +35,7 @@ use crate::stream::successor::{LAST_EVENT_ID, ResumePlan, allows_handover, limit
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry;
+use crate::telemetry::labels::{OpenedStream, Resumption};
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
 use crate::upstream::error::{UpstreamError, is_unavailable};

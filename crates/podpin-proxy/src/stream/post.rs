@@ -4,7 +4,6 @@
 //! is out of the question, and it may finish while its endpoint drains; at the end of that time `request/transfer.rs` cuts
 //! it.
 
-use crate::telemetry::labels::{OpenedStream, Resumption};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -22,6 +21,7 @@ use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::CloseReason;
+use crate::telemetry::labels::{OpenedStream, Resumption};
 
 /// An open event stream in response to an ordinary request.
 pub(crate) struct PostStream {

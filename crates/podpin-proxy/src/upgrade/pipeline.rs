@@ -3,8 +3,6 @@
 //! Routing, attempts, header fields and replies are those of all other requests; Pingora contributes the framing, the retry
 //! loop, and the two directions once the protocol has changed.
 
-use pingora::server::configuration::ServerConf;
-use pingora_proxy::{HttpProxy, http_proxy};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +12,9 @@ use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::protocols::Digest;
+use pingora::server::configuration::ServerConf;
 use pingora_proxy::{FailToProxy, ProxyWarnLogContext};
+use pingora_proxy::{HttpProxy, http_proxy};
 use podpin_time::Millis;
 use podpin_wire::http1::request_head::FIELDS_MAX;
 

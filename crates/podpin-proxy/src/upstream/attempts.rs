@@ -9,7 +9,6 @@
 //!   └── failed, rejected ◀────┘        until nothing is left to try
 //! ```
 
-use crate::telemetry::labels::RetryReason;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use crate::clock;
 use crate::http::reply::ErrorReply;
 use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
+use crate::telemetry::labels::RetryReason;
 use crate::upstream::connect;
 use crate::upstream::error::{Evidence, UpstreamError};
 

@@ -11,7 +11,6 @@
 //! | 502, 503, 504 to an event stream request                 | one more                    |
 //! | 502, 503, 504 to any other request                       | unchanged                   |
 
-use crate::telemetry::labels::RetryReason;
 use std::io;
 
 use http::StatusCode;
@@ -19,6 +18,7 @@ use podpin_wire::http1::response_head::ResponseError;
 
 use crate::balance::service::Kind;
 use crate::http::reply::ErrorReply;
+use crate::telemetry::labels::RetryReason;
 use crate::telemetry::labels::UpstreamErrorKind;
 
 /// The failure of an attempt at an endpoint.

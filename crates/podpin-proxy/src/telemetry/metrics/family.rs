@@ -256,16 +256,6 @@ impl Gauges {
         self.0.with_label_values(&[owner])
     }
 
-    /// Adds one to the gauge of `owner`.
-    pub fn inc(&self, owner: &str) {
-        self.0.with_label_values(&[owner]).inc();
-    }
-
-    /// Takes one from the gauge of `owner`.
-    pub fn dec(&self, owner: &str) {
-        self.0.with_label_values(&[owner]).dec();
-    }
-
     /// Sets the gauge of `owner`.
     pub fn set(&self, owner: &str, value: i64) {
         self.0.with_label_values(&[owner]).set(value);

@@ -40,6 +40,11 @@ impl Receiver {
         }
     }
 
+    /// Takes the bounds of another configuration.
+    pub(crate) fn reconfigure(&mut self, config: &Config) {
+        self.decoder.hold_at_most(config.head_bytes_max);
+    }
+
     /// Whether DATA is awaited.
     pub(crate) fn is_within_body(&self) -> bool {
         self.reader.is_within_body()

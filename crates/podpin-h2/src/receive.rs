@@ -151,7 +151,7 @@ impl Receiver {
                     Some(Incoming::Open) if ends => Outcome::Trailers,
                     Some(Incoming::Open) => Outcome::Reset(ErrorCode::PROTOCOL_ERROR),
                     Some(Incoming::Ended) => Outcome::Reset(ErrorCode::STREAM_CLOSED),
-                    Some(Incoming::Discarded) | None => Outcome::Ignored,
+                    Some(Incoming::Discarded | Incoming::Malformed) | None => Outcome::Ignored,
                 },
                 Place::Recent => Outcome::Ignored,
                 Place::Closed if state.streams.has_gaps() => {

@@ -79,7 +79,12 @@ impl Http2Stream {
     }
 
     /// Writes the response head, which is all of the response with [`End::Yes`].
-    pub(crate) fn write_head(&mut self, status: StatusCode, headers: &HeaderMap, end: End) -> Result<(), Gone> {
+    pub(crate) fn write_head(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        end: End,
+    ) -> Result<(), Gone> {
         let mut connection = self.connection.lock();
         sent(connection.send(self.id, |stream| stream.head(status.as_u16(), fields(headers), end)))?;
         if end == End::Yes

@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::clock;
-use crate::downstream::http2::Http2Stream;
 use crate::http::reply::ErrorReply;
 use crate::net::scratch::{self, Scratch};
 use crate::net::transport::Transport;
@@ -30,8 +29,8 @@ pub(crate) struct Http2Connection(Mutex<State>);
 
 /// A request that a client has opened a stream for.
 pub(crate) struct Arrival {
-    /// Stream that carries the response.
-    pub stream: Http2Stream,
+    /// Stream that carries the response; it is open until an `Http2Stream` of this number is dropped.
+    pub stream: StreamId,
     /// Request head, or the reason why it is refused.
     pub head: Result<Box<Head>, HeadError>,
 }
@@ -153,7 +152,7 @@ impl Http2Connection {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match state.poll_read(context, self, &mut arrivals) {
+            match state.poll_read(context, &mut arrivals) {
                 Poll::Ready(Ok(())) if arrivals.is_empty() => reads += 1,
                 Poll::Ready(Ok(())) => return Poll::Ready(Progress::Arrivals(arrivals)),
                 Poll::Ready(Err(_)) => {
@@ -292,7 +291,6 @@ impl State {
     fn poll_read(
         &mut self,
         context: &mut Context<'_>,
-        connection: &Arc<Http2Connection>,
         arrivals: &mut Vec<Arrival>,
     ) -> Poll<std::io::Result<()>> {
         if !self.protocol.wants_input(self.output.len()) {
@@ -300,7 +298,7 @@ impl State {
         }
         let ahead = std::mem::take(&mut self.ahead);
         if !ahead.is_empty() {
-            self.receive(&ahead, connection, arrivals);
+            self.receive(&ahead, arrivals);
             return Poll::Ready(Ok(()));
         }
         scratch::with(|Scratch { read, .. }| {
@@ -310,13 +308,13 @@ impl State {
             if buffer.filled().is_empty() {
                 return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
             }
-            self.receive(buffer.filled(), connection, arrivals);
+            self.receive(buffer.filled(), arrivals);
             Poll::Ready(Ok(()))
         })
     }
 
     /// Takes input: new requests go to `arrivals`, everything else to its stream.
-    fn receive(&mut self, mut input: &[u8], connection: &Arc<Http2Connection>, arrivals: &mut Vec<Arrival>) {
+    fn receive(&mut self, mut input: &[u8], arrivals: &mut Vec<Arrival>) {
         self.borrow_output();
         let now = clock::now();
         while let Some(event) = self.protocol.receive(now, &mut input, &mut self.output) {
@@ -324,7 +322,6 @@ impl State {
                 Event::Request { stream, head, ends } => {
                     let request = if ends { RequestProgress::Complete } else { RequestProgress::Open };
                     self.streams.push(StreamState::new(stream, request));
-                    let stream = Http2Stream::new(Arc::clone(connection), stream);
                     arrivals.push(Arrival { stream, head: Ok(head) });
                 }
                 Event::Refused { stream, refusal } => match self.stream_state(stream) {
@@ -334,7 +331,6 @@ impl State {
                     }
                     None => {
                         self.streams.push(StreamState::new(stream, RequestProgress::Complete));
-                        let stream = Http2Stream::new(Arc::clone(connection), stream);
                         arrivals.push(Arrival { stream, head: Err(head_refusal(refusal)) });
                     }
                 },

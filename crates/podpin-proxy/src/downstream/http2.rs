@@ -13,6 +13,9 @@ use crate::downstream::gone::{Gone, LINGER};
 use crate::downstream::http2_connection::{Http2Connection, RequestProgress};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 
+/// Bytes beyond which a piece is written from where it stands; less is gathered with what other streams send in this turn.
+const LARGE: usize = 4 * 1024;
+
 /// A stream of an HTTP/2 connection. Dropped before its response is complete, it is reset.
 pub(crate) struct Http2Stream {
     connection: Arc<Http2Connection>,
@@ -102,10 +105,15 @@ impl Http2Stream {
         bytes: &[u8],
     ) -> Poll<Result<usize, Gone>> {
         let mut connection = self.connection.lock();
-        match connection.send(self.id, |stream| stream.data(bytes, End::No)) {
-            Some(Ok(0)) => {}
-            Some(Ok(count)) => return Poll::Ready(Ok(count)),
-            Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
+        let sent = if bytes.len() > LARGE {
+            connection.send_large(self.id, bytes)
+        } else {
+            connection.send(self.id, |stream| stream.data(bytes, End::No).ok()).flatten()
+        };
+        match sent {
+            Some(0) => {}
+            Some(count) => return Poll::Ready(Ok(count)),
+            None => return Poll::Ready(Err(Gone)),
         }
         match connection.stream_state(self.id) {
             Some(stream) => {

@@ -5,13 +5,16 @@
 //! all streams appended in one turn: one write, one TLS record. An idle connection owns no buffer: input is read into the
 //! thread's, and output is lent by the thread while it is not empty.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
-use podpin_h2::{Closed, Config, Connection, ErrorCode, Event, Head, Refusal, StreamId, StreamMut, Trust};
+use podpin_h2::{
+    Closed, Config, Connection, End, ErrorCode, Event, FRAME_HEAD_BYTES, Head, Refusal, StreamId, StreamMut, Trust,
+};
 use podpin_wire::http1::request_head::HeadError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -23,6 +26,9 @@ use crate::net::transport::Transport;
 
 /// Number of reads in one turn before other tasks of the worker get theirs.
 const READS_A_TURN: usize = 4;
+
+/// Number of frames in one write of a large piece: four make 64 KiB, which is what one read brings.
+const FRAMES_A_WRITE: usize = 4;
 
 /// An HTTP/2 connection, shared by the task that drives it and the tasks of its streams.
 pub(crate) struct Http2Connection(Mutex<State>);
@@ -215,6 +221,65 @@ impl State {
             self.wake_driver();
         }
         Some(sent)
+    }
+
+    /// Sends what goes now of a large piece of a body, straight from where it stands: one write of the output before it,
+    /// the heads of its frames, and the frames. Returns how much went; `None` if the stream is gone.
+    pub(crate) fn send_large(&mut self, id: StreamId, bytes: &[u8]) -> Option<usize> {
+        let mut heads = [[0; FRAME_HEAD_BYTES]; FRAMES_A_WRITE];
+        let mut lengths = [0; FRAMES_A_WRITE];
+        let (mut framed, mut frames) = (0, 0);
+        while let (Some(head), Some(length)) = (heads.get_mut(frames), lengths.get_mut(frames))
+            && let Some(rest) = bytes.get(framed..).filter(|rest| !rest.is_empty())
+        {
+            let mut stream = self.protocol.stream(id, clock::now(), &mut self.output)?;
+            let frame = stream.frame(rest.len(), End::No).ok()?;
+            if frame.payload == 0 {
+                break;
+            }
+            (*head, *length) = (frame.head, frame.payload);
+            framed += frame.payload;
+            frames += 1;
+        }
+        let mut payload = bytes.get(..framed).unwrap_or_default();
+        let mut pieces = Vec::with_capacity(2 * frames);
+        for (head, length) in heads.iter().zip(lengths).take(frames) {
+            let (frame, rest) = payload.split_at_checked(length)?;
+            pieces.extend([&head[..], frame]);
+            payload = rest;
+        }
+        self.write_through(&pieces);
+        Some(framed)
+    }
+
+    /// Writes the output and these pieces behind it; the output keeps what the socket does not take.
+    fn write_through(&mut self, pieces: &[&[u8]]) {
+        let output = std::mem::take(&mut self.output);
+        let mut slices = [IoSlice::new(&[]); 1 + 2 * FRAMES_A_WRITE];
+        for (slice, piece) in slices.iter_mut().zip([&output[..]].iter().chain(pieces)) {
+            *slice = IoSlice::new(piece);
+        }
+        let mut left = slices.get_mut(..=pieces.len()).unwrap_or_default();
+        let waker = self.driver.as_ref().unwrap_or(Waker::noop());
+        let mut context = Context::from_waker(waker);
+        if let Some(transport) = &mut self.transport {
+            // An error is left to the driver, which meets it as well.
+            while !left.is_empty()
+                && let Poll::Ready(Ok(count)) =
+                    Pin::new(&mut *transport).poll_write_vectored(&mut context, left)
+                && count > 0
+            {
+                IoSlice::advance_slices(&mut left, count);
+            }
+        }
+        if !left.is_empty() {
+            self.output = scratch::buffer();
+            left.iter().for_each(|slice| self.output.extend_from_slice(slice));
+        }
+        scratch::give_back(output);
+        if !self.output.is_empty() || self.transport.as_ref().is_some_and(Transport::holds_bytes) {
+            self.wake_driver();
+        }
     }
 
     /// Forgets the task of a stream. One that is still open is reset: behind a complete response the client need not send

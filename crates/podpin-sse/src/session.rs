@@ -61,7 +61,7 @@ pub use self::input::{
 };
 pub use self::settings::{Content, Limits, RetryRange, Settings};
 
-use self::flow::{Flow, NEVER};
+use self::flow::{BOUNDARY_WAIT, Flow, NEVER};
 use self::handovers::Handovers;
 use self::state::{Attempt, State};
 
@@ -186,7 +186,8 @@ impl Session {
 
     /// Adds an order to leave. Ignored if there is one already (see [`Session::takes_orders`]).
     pub fn on_order(&mut self, order: LeaveOrder) {
-        self.state.add_order(LeaveOrder { by: order.by.max(order.at), ..order });
+        let by = order.by.min(order.at.after(BOUNDARY_WAIT)).max(order.at);
+        self.state.add_order(LeaveOrder { by, ..order });
     }
 
     /// Limits handovers by the proxy's own shutdown: one under way at `ends` is given up for a goodbye.
@@ -212,10 +213,10 @@ impl Session {
                 let cause = HandoverCause::of(end);
                 let target = order.map_or(Target::Chosen, |order| Target::of(order.cause));
                 let begun = self.handovers.begin(upstream.resume, now);
-                (Attempt { cause, from: now, averts }, begun, Action::Open { cause, target })
+                (Attempt { cause, from: now, averts, fault: None }, begun, Action::Open { cause, target })
             }
         };
-        let attempt = Attempt { averts, ..attempt };
+        let attempt = Attempt { averts, fault: end.fault(), ..attempt };
         if let Err(outcome) = begun {
             let step = match end {
                 UpstreamEnd::Broken(fault) if fault != Fault::Silent => self.break_off(fault, now),
@@ -380,7 +381,7 @@ impl Session {
 
     fn make_before_break(&mut self, order: LeaveOrder, resume: ResumePoint, now: Millis) -> Step {
         let averts = (order.cause == LeaveCause::Drain).then_some(Reason::Drain);
-        let attempt = Attempt { cause: HandoverCause::Planned, from: now, averts };
+        let attempt = Attempt { cause: HandoverCause::Planned, from: now, averts, fault: None };
         match self.handovers.begin(resume, now) {
             Ok(()) => {
                 self.state = State::Opening { attempt, order };
@@ -423,14 +424,14 @@ impl Session {
         }
     }
 
-    /// Says goodbye instead of a handover: the time that the order gave was spent on the attempt, and no disconnect was
-    /// expected.
+    /// Says goodbye instead of a handover: the time that the order gave was spent on the attempt, and of an order that is
+    /// free no disconnect was expected.
     fn late_goodbye(&mut self, reason: Reason, now: Millis) -> Step {
         let order = self.state.order();
         let step = self.goodbye(reason, now);
         let Some(order) = order else { return step };
         self.state.set_cut_at(order.by.max(now.after(LATE_GOODBYE)));
-        Step { charges_budget: true, ..step }
+        Step { charges_budget: order.is_free, ..step }
     }
 
     /// Says goodbye where that is possible, and ends the body.
@@ -469,10 +470,8 @@ impl Session {
 
     /// Closes; an end that was decided keeps its fault.
     fn close(&mut self, reason: Reason, body: ResponseBody) -> Close {
-        let (fault, is_forced) = match self.state {
-            State::Finishing { ending, .. } => (ending.fault, ending.is_forced),
-            _ => (None, false),
-        };
+        let fault = self.state.fault();
+        let is_forced = matches!(self.state, State::Finishing { ending, .. } if ending.is_forced);
         self.state = State::Closed;
         self.flow.client = Client::Gone;
         Close { reason, body, fault, is_forced }

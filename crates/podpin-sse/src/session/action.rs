@@ -93,7 +93,8 @@ pub struct Close {
 
 impl Close {
     pub(super) fn clean(reason: Reason) -> Self {
-        Self { reason, body: ResponseBody::Clean, fault: None, is_forced: false }
+        let fault = (reason == Reason::Idle).then_some(Fault::Silent);
+        Self { reason, body: ResponseBody::Clean, fault, is_forced: false }
     }
 
     pub(super) fn broken(fault: Fault) -> Self {
@@ -177,6 +178,8 @@ pub struct Report {
     pub took_ms: u64,
     /// End that a handover averts, or fails to avert; `None` if the stream could have stayed.
     pub averts: Option<Reason>,
+    /// Fault that the old upstream ended with; `None` if it was still there, or ended cleanly.
+    pub fault: Option<Fault>,
 }
 
 /// Result of a handover.

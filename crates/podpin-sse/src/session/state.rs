@@ -4,7 +4,7 @@ use podpin_time::Millis;
 
 use super::action::{Close, HandoverCause, Outcome, Reason, Report};
 use super::flow::NEVER;
-use super::input::{LeaveCause, LeaveOrder};
+use super::input::{Fault, LeaveCause, LeaveOrder};
 
 /// State of a stream, named by what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,12 +30,15 @@ pub(super) struct Attempt {
     pub(super) from: Millis,
     /// End of the stream if no successor takes it; `None` if it then stays.
     pub(super) averts: Option<Reason>,
+    /// Fault of the old upstream; `None` while it flows, or if it ended cleanly.
+    pub(super) fault: Option<Fault>,
 }
 
 impl Attempt {
     pub(super) fn report(self, outcome: Outcome, now: Millis) -> Option<Report> {
         let took_ms = now.0.saturating_sub(self.from.0);
-        Some(Report { cause: self.cause, outcome, took_ms, averts: self.averts })
+        let Attempt { cause, averts, fault, .. } = self;
+        Some(Report { cause, outcome, took_ms, averts, fault })
     }
 }
 
@@ -65,6 +68,15 @@ impl State {
             State::Leaving(order) | State::Opening { order, .. } => Some(*order),
             State::Broken { order, .. } => *order,
             State::Streaming | State::Finishing { .. } | State::Closed => None,
+        }
+    }
+
+    /// Returns the fault that the upstream ended with; `None` if there was none.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match self {
+            State::Broken { attempt, .. } => attempt.fault,
+            State::Finishing { ending, .. } => ending.fault,
+            State::Streaming | State::Leaving(_) | State::Opening { .. } | State::Closed => None,
         }
     }
 
@@ -101,8 +113,10 @@ impl State {
         }
     }
 
-    /// Waits for the client from here on, at most until the last moment of an order.
+    /// Waits for the client from here on, at most until the last moment of an order. An end keeps the fault that a
+    /// handover could not make good.
     pub(super) fn finish(&mut self, ending: Close) {
+        let ending = Close { fault: ending.fault.or(self.fault()), ..ending };
         let cut_at = self.order().map_or(NEVER, |order| order.by);
         *self = State::Finishing { ending, cut_at };
     }

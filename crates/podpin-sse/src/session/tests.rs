@@ -88,7 +88,12 @@ fn farewell(farewell: Farewell) -> Step {
 
 /// Step that ends a handover that was to avert `averts`.
 fn done(action: Action, cause: HandoverCause, (outcome, took_ms): (Outcome, u64), averts: Reason) -> Step {
-    let report = Some(Report { cause, outcome, took_ms, averts: Some(averts) });
+    let fault = match averts {
+        Reason::UpstreamReset => Some(Fault::Reset),
+        Reason::Idle => Some(Fault::Silent),
+        _ => None,
+    };
+    let report = Some(Report { cause, outcome, took_ms, averts: Some(averts), fault });
     Step { report, ..Step::of(action) }
 }
 
@@ -168,7 +173,7 @@ fn a_rebalanced_stream_stays_when_it_cannot_be_handed_over() {
         session
     };
     let stays = |outcome, took_ms| {
-        let report = Some(Report { cause: PLANNED, outcome, took_ms, averts: None });
+        let report = Some(Report { cause: PLANNED, outcome, took_ms, averts: None, fault: None });
         Step { report, ..Step::of(Action::Stay) }
     };
     let known = ResumePoint::Known;
@@ -451,7 +456,8 @@ fn a_handover_gives_up_when_the_proxy_shuts_down() {
         assert_eq!(session.due(), Some(Millis(50)));
         assert_eq!(feed(&mut session, Time, ResumePoint::Known, 50), farewell(Farewell::Goodbye));
         assert_eq!(session.due(), Some(Millis(350)));
-        assert_eq!(session.on_client(Client::Ready), Some(Close::clean(Reason::Shutdown)));
+        let close = session.on_client(Client::Ready).unwrap();
+        assert_eq!((close.reason, close.body), (Reason::Shutdown, ResponseBody::Clean));
     }
     let mut idle = eligible();
     idle.on_shutdown(Millis(50));
@@ -512,7 +518,8 @@ fn a_client_that_takes_nothing_is_cut_in_any_state() {
         }
         assert!(!session.reads_upstream());
         assert_eq!(session.due(), Some(Millis(21_000)), "{inputs:?}");
-        let close = Close { body: ResponseBody::Cut, ..Close::clean(Reason::SlowClient) };
+        let fault = session.state.fault();
+        let close = Close { body: ResponseBody::Cut, fault, ..Close::clean(Reason::SlowClient) };
         assert_eq!(session.on_time(SERVING, Millis(21_000)), Step::of(Action::Close(close)));
     }
 }
@@ -547,7 +554,8 @@ fn a_client_that_is_gone_ends_any_state() {
         for input in inputs {
             let _ = feed(&mut session, *input, ResumePoint::Known, 5);
         }
-        let gone = Close { body: ResponseBody::Cut, ..Close::clean(Reason::ClientGone) };
+        let fault = session.state.fault();
+        let gone = Close { body: ResponseBody::Cut, fault, ..Close::clean(Reason::ClientGone) };
         assert_eq!(session.on_client(Client::Gone), Some(gone));
         assert_eq!((session.on_client(Client::Gone), session.due()), (None, None));
         assert!(!session.has_upstream() && !session.is_opening() && !session.takes_orders());
@@ -593,6 +601,75 @@ fn a_retry_is_drawn_from_its_range() {
         let session = session(&Settings { goodbye_retry: range, ..settings() });
         assert_eq!([0, 1, 2, 3].map(|draw| session.retry_ms(draw)), drawn);
     }
+}
+
+#[test]
+fn a_goodbye_instead_of_a_failed_handover_keeps_the_fault() {
+    let faults = [Fault::Truncated, Fault::Reset, Fault::Malformed, Fault::Silent];
+    let ends: [(Input, u64, Reason); 4] = [
+        (A(Answer::Failed), 6, Reason::UpstreamReset),
+        (A(Answer::NoContent), 6, Reason::UpstreamEnd),
+        (Time, 105, Reason::UpstreamReset),
+        (Time, 80, Reason::Shutdown),
+    ];
+    for fault in faults {
+        for (input, now, expected) in ends {
+            let mut session = eligible();
+            let _ =
+                feed(&mut session, E(UpstreamEnd::Broken(fault), Standing::Serving), ResumePoint::Known, 5);
+            if expected == Reason::Shutdown {
+                session.on_shutdown(Millis(80));
+            }
+            let _ = feed(&mut session, input, ResumePoint::Known, now);
+            let close = session.on_client(Client::Ready).unwrap();
+            let is_silent = fault == Fault::Silent && expected == Reason::UpstreamReset;
+            let reason = if is_silent { Reason::Idle } else { expected };
+            assert_eq!((close.reason, close.fault), (reason, Some(fault)), "{input:?}");
+        }
+        // So does a client that leaves while it waits for a successor.
+        let mut left = eligible();
+        let _ = feed(&mut left, E(UpstreamEnd::Broken(fault), Standing::Serving), ResumePoint::Known, 5);
+        assert_eq!(left.on_client(Client::Gone).map(|close| close.fault), Some(Some(fault)));
+    }
+}
+
+#[test]
+fn a_disconnect_that_the_budget_has_paid_for_is_charged_once() {
+    let clean = E(UpstreamEnd::Clean, Standing::Leaving);
+    for is_free in [true, false] {
+        let paid = |cause| LeaveOrder { is_free, ..order(cause, 5) };
+        // The handover fails; the endpoint ends before the moment; the endpoint died first.
+        let mut opening = eligible();
+        opening.on_order(paid(LeaveCause::Drain));
+        assert_eq!(opening.on_time(LEAVING, Millis(5)), open(PLANNED, Target::Chosen));
+        let failed = feed(&mut opening, A(Answer::Failed), ResumePoint::Known, 6);
+        let mut early = eligible();
+        early.on_order(paid(LeaveCause::Drain));
+        let ended = feed(&mut early, clean, ResumePoint::Unknown, 4);
+        let mut broken = eligible();
+        let _ = feed(&mut broken, DEAD, ResumePoint::Known, 4);
+        broken.on_order(paid(LeaveCause::Drain));
+        let dead = feed(&mut broken, A(Answer::Failed), ResumePoint::Known, 6);
+        for (name, step) in [("failed", failed), ("ended", ended), ("dead", dead)] {
+            assert_eq!((step.action, step.charges_budget), (GOODBYE, is_free), "{name}");
+        }
+    }
+}
+
+#[test]
+fn no_order_waits_for_a_boundary_without_end() {
+    let patient = |cause| LeaveOrder { by: NEVER, ..order(cause, 100) };
+    let mut moved = eligible();
+    moved.on_forwarded(0, Position::WithinEvent, Millis(1));
+    moved.on_order(patient(LeaveCause::Rebalance));
+    assert_eq!(moved.due(), Some(Millis(5_100)));
+    let step = feed(&mut moved, Time, ResumePoint::Unknown, 5_100);
+    assert_eq!(step, Step::of(Action::Stay), "so that a drain can have the stream");
+    let mut drained = eligible();
+    drained.on_forwarded(0, Position::WithinEvent, Millis(1));
+    drained.on_order(patient(LeaveCause::Withdrawn));
+    assert_eq!(feed(&mut drained, Time, ResumePoint::Known, 5_099), Step::CONTINUE);
+    assert_eq!(feed(&mut drained, Time, ResumePoint::Known, 5_100).action, CLEAN);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Metrics and access log of ordinary requests, and the replies of the proxy to them.
 
 use http::{Method, StatusCode};
+use podpin_sse::session::Fault;
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::clock;
@@ -8,7 +9,8 @@ use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 use crate::request::transfer::{ResponseSink, TransferError};
 use crate::request_context::RequestContext;
-use crate::stream::post::PostStream;
+use crate::stream::account::Failure;
+use crate::stream::post::{PostEnd, PostStream};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::CloseReason;
 use crate::upstream::attempts::Attempts;
@@ -130,50 +132,48 @@ pub(crate) fn count_response(
 pub(crate) fn settle(
     context: &RequestContext,
     attempts: &Attempts,
-    mut delivered: Delivered,
+    delivered: Delivered,
     status: StatusCode,
     ending: &Ending,
 ) {
-    let stream = delivered.stream.take();
-    if stream.is_none() {
-        observe_duration(context, &attempts.request);
+    if let Some(stream) = delivered.stream {
+        let log = context.shared.is_logging().then(|| {
+            let mut log = context.record("stream");
+            log.status = status.as_u16();
+            attempts.describe(true, &mut log);
+            log
+        });
+        return stream.settle(stream_end(ending), log);
     }
+    observe_duration(context, &attempts.request);
     let reply = match ending {
         Ending::Complete => None,
-        Ending::Cut(error) => Some(count_cut(attempts, error, stream.is_some())),
+        Ending::Cut(error) => Some(count_cut(attempts, error)),
     };
-    let log = context.shared.is_logging().then(|| {
+    if context.shared.is_logging() {
         let mut log = attempts_record(context, attempts, true, status.as_u16());
-        log.kind = if stream.is_some() { "stream" } else { "request" };
         log.bytes = delivered.bytes;
         if let Some(reply) = reply {
             log.reason = reply.log_reason();
             log.error = Some(reply.to_string());
         }
-        log
-    });
-    match (stream, log) {
-        (Some(stream), log) => stream.settle(close_reason(ending), log),
-        (None, Some(log)) => context.shared.log(&log),
-        (None, None) => {}
+        context.shared.log(&log);
     }
 }
 
-/// Counts a failure of the endpoint within its response; returns its form in the log. A stream counts by itself.
-fn count_cut(attempts: &Attempts, error: &TransferError, is_stream: bool) -> ErrorReply {
+/// Counts a failure of the endpoint within its response; returns its form in the log.
+fn count_cut(attempts: &Attempts, error: &TransferError) -> ErrorReply {
     let error = match error {
         TransferError::Client(reply) => return *reply,
         TransferError::SlowClient | TransferError::Drained => return ErrorReply::ClientGone,
         // A response that pauses for too long is cut; the endpoint did answer.
         TransferError::Idle => return ErrorReply::UpstreamReset,
-        TransferError::Malformed => UpstreamError::Protocol("the response body"),
-        TransferError::Broken | TransferError::Upstream(_) => {
+        TransferError::Broken(Fault::Malformed) => UpstreamError::Protocol("the response body"),
+        TransferError::Broken(_) | TransferError::Upstream(_) => {
             UpstreamError::Reset(std::io::ErrorKind::UnexpectedEof.into())
         }
     };
-    if !is_stream {
-        attempts.count_failure(&error);
-    }
+    attempts.count_failure(&error);
     error.reply()
 }
 
@@ -192,9 +192,7 @@ fn record(context: &RequestContext, status: u16) -> Record {
 
 fn attempts_record(context: &RequestContext, attempts: &Attempts, answered: bool, status: u16) -> Record {
     let mut log = record(context, status);
-    attempts.request.describe(attempts.selected(), answered, &mut log);
-    log.connect_ms = attempts.connect_millis();
-    log.retries = attempts.retries();
+    attempts.describe(answered, &mut log);
     log
 }
 
@@ -206,17 +204,21 @@ fn reuse_after(reply: ErrorReply) -> Reuse {
     }
 }
 
-/// Returns why an event stream ended, unless it had to leave.
-fn close_reason(ending: &Ending) -> CloseReason {
-    match ending {
-        Ending::Complete => CloseReason::UpstreamEnd,
-        Ending::Cut(TransferError::Idle) => CloseReason::Idle,
-        Ending::Cut(TransferError::Broken | TransferError::Malformed | TransferError::Upstream(_)) => {
-            CloseReason::UpstreamReset
+/// Returns the end of an event stream that a transfer carried.
+fn stream_end(ending: &Ending) -> PostEnd {
+    let (reason, failure) = match ending {
+        Ending::Complete => (CloseReason::UpstreamEnd, None),
+        Ending::Cut(TransferError::Drained) => return PostEnd::Drained,
+        Ending::Cut(TransferError::Idle) => (CloseReason::Idle, Some(Failure::Upstream(Fault::Silent))),
+        Ending::Cut(TransferError::Broken(fault)) => {
+            (CloseReason::UpstreamReset, Some(Failure::Upstream(*fault)))
         }
-        Ending::Cut(TransferError::SlowClient) => CloseReason::SlowClient,
-        Ending::Cut(TransferError::Client(_) | TransferError::Drained) => CloseReason::Client,
-    }
+        Ending::Cut(TransferError::Upstream(_)) => (CloseReason::UpstreamReset, None),
+        Ending::Cut(TransferError::SlowClient) => (CloseReason::SlowClient, None),
+        Ending::Cut(TransferError::Client(ErrorReply::ClientGone)) => (CloseReason::Client, None),
+        Ending::Cut(TransferError::Client(reply)) => (CloseReason::Client, Some(Failure::Request(*reply))),
+    };
+    PostEnd::Ended { reason, failure }
 }
 
 #[cfg(test)]
@@ -225,16 +227,24 @@ mod tests {
 
     #[test]
     fn a_stream_ends_for_the_side_that_ended_it() {
+        let upstream = |fault| Some(Failure::Upstream(fault));
         let cut = [
-            (TransferError::Idle, CloseReason::Idle),
-            (TransferError::Broken, CloseReason::UpstreamReset),
-            (TransferError::Malformed, CloseReason::UpstreamReset),
-            (TransferError::SlowClient, CloseReason::SlowClient),
-            (TransferError::Client(ErrorReply::ClientGone), CloseReason::Client),
+            (TransferError::Idle, CloseReason::Idle, upstream(Fault::Silent)),
+            (TransferError::Broken(Fault::Reset), CloseReason::UpstreamReset, upstream(Fault::Reset)),
+            (TransferError::Broken(Fault::Malformed), CloseReason::UpstreamReset, upstream(Fault::Malformed)),
+            (TransferError::SlowClient, CloseReason::SlowClient, None),
+            (TransferError::Client(ErrorReply::ClientGone), CloseReason::Client, None),
+            (
+                TransferError::Client(ErrorReply::Body),
+                CloseReason::Client,
+                Some(Failure::Request(ErrorReply::Body)),
+            ),
         ];
-        assert_eq!(close_reason(&Ending::Complete), CloseReason::UpstreamEnd);
-        for (error, expected) in cut {
-            assert_eq!(close_reason(&Ending::Cut(error)), expected);
+        let whole = PostEnd::Ended { reason: CloseReason::UpstreamEnd, failure: None };
+        assert_eq!(stream_end(&Ending::Complete), whole);
+        assert_eq!(stream_end(&Ending::Cut(TransferError::Drained)), PostEnd::Drained);
+        for (error, reason, failure) in cut {
+            assert_eq!(stream_end(&Ending::Cut(error)), PostEnd::Ended { reason, failure });
         }
     }
 

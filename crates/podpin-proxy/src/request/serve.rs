@@ -241,8 +241,7 @@ impl Exchange<'_> {
                 self.attempts.count_failure(&error);
                 error.reply()
             }
-            TransferError::Broken
-            | TransferError::Malformed
+            TransferError::Broken(_)
             | TransferError::Idle
             | TransferError::SlowClient
             | TransferError::Drained => ErrorReply::Internal,

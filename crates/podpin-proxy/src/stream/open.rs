@@ -10,7 +10,6 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use podpin_config::{Handover, Unavailable};
 use podpin_drain::Mobility;
-use podpin_endpoints::MoveReason;
 use podpin_sse::session::{RetryRange, Settings};
 use podpin_sse::{Framer, retry_line};
 use podpin_wire::http1::response_head::ResponseStart;
@@ -332,11 +331,7 @@ impl Opening<'_> {
         let log = context.shared.is_logging().then(|| {
             let mut log = context.record(if content.is_stream() { "stream" } else { "request" });
             log.status = status.as_u16();
-            log.affinity = Some(request.decision(Some(selected)));
-            log.repinned = selected.moved.map(MoveReason::as_str);
-            log.session = Some(request.session.to_string());
-            log.connect_ms = Some(self.attempts.connect_millis().unwrap_or(0));
-            log.retries = self.attempts.retries();
+            self.attempts.describe(true, &mut log);
             Box::new(log)
         });
         Accounts::new(Arc::clone(&context.shared), record, log)

@@ -37,7 +37,7 @@ use podpin_wire::http1::response_head::ResponseStart;
 use crate::clock;
 use crate::downstream::body::Downstream;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::stream::account::{Finished, Permits};
+use crate::stream::account::{Finished, Permits, upstream_error_kind};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
 use crate::stream::handover::HandoverDriver;
@@ -45,7 +45,7 @@ use crate::stream::successor::SuccessorTarget;
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
-use crate::telemetry::labels::{DepartureKind, UpstreamErrorKind};
+use crate::telemetry::labels::DepartureKind;
 
 /// Number of reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
@@ -385,9 +385,7 @@ impl Relay {
         if report.outcome == Outcome::Ok {
             match report.averts {
                 // The end of a stream that ends for it is counted by its account.
-                Some(Reason::UpstreamReset) => {
-                    metrics.upstream_errors.inc(UpstreamErrorKind::Reset);
-                }
+                Some(Reason::UpstreamReset) => metrics.upstream_errors.inc(upstream_error_kind(report.fault)),
                 Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
                 _ => {}
             }
@@ -428,6 +426,7 @@ mod tests {
     use podpin_affinity::SessionId;
     use podpin_drain::{DrainState, Mobility};
     use podpin_sse::Framer;
+    use podpin_sse::session::Fault;
     use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -437,6 +436,7 @@ mod tests {
     use crate::balance::service::Operation;
     use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
+    use crate::stream::account::Failure;
     use crate::stream::successor::{ResumePlan, limits};
     use crate::telemetry::labels::CloseReason;
     use crate::testing::{Scene, connected, nowhere};
@@ -518,7 +518,7 @@ mod tests {
         line.upstream.write_all(&chunk("id: 1\ndata: a\n\n")).await.unwrap();
         line.upstream.write_all(b"0\r\n\r\n").await.unwrap();
         let (finished, read) = line.finish().await;
-        assert_eq!((finished.reason, finished.error), (CloseReason::UpstreamEnd, None));
+        assert_eq!((finished.reason, finished.failure), (CloseReason::UpstreamEnd, None));
         assert!(finished.first_event.is_some());
         assert!(read.starts_with("HEAD\r\n\r\n") && read.contains("data: a\n\n"), "{read}");
         assert!(read.ends_with("0\r\n\r\n"), "{read}");
@@ -533,7 +533,7 @@ mod tests {
         line.upstream.shutdown().await.unwrap();
         let (finished, read) = line.finish().await;
         assert_eq!(finished.reason, CloseReason::UpstreamReset);
-        assert_eq!(finished.error, Some("the connection ended within the body"));
+        assert_eq!(finished.failure, Some(Failure::Upstream(Fault::Truncated)));
         assert!(read.contains("half") && !read.ends_with("0\r\n\r\n"), "{read}");
     }
 

@@ -25,6 +25,7 @@ use crate::clock;
 use crate::http::reply::ErrorReply;
 use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
+use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::RetryReason;
 use crate::upstream::connect;
 use crate::upstream::error::{Evidence, UpstreamError};
@@ -111,9 +112,12 @@ impl Attempts {
         self.retries
     }
 
-    /// Returns how long the last new connection took; `None` if there was none.
-    pub(crate) fn connect_millis(&self) -> Option<u64> {
-        self.connect_millis
+    /// Writes route, session, endpoint, connect time and retries into a line of the access log; `answered` if the endpoint's
+    /// response was there.
+    pub(crate) fn describe(&self, answered: bool, log: &mut Record) {
+        self.request.describe(self.selected(), answered, log);
+        log.connect_ms = self.connect_millis;
+        log.retries = self.retries;
     }
 
     /// Whether `retries` allows another attempt.

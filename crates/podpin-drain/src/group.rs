@@ -17,9 +17,6 @@ use crate::report::{Cause, GroupAccount, LeavingCount};
 /// Time between two turns while streams leave. Moments are laid out within it, so it only bounds how late the controller
 /// notices a change.
 pub(crate) const TURN: Duration = Duration::from_millis(50);
-/// Time that an event beyond `sse.eventBytesMax` may delay a goodbye before the stream is cut within it, where the deadline
-/// allows.
-const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
 /// Least time of a handover that begins at the very end of a drain: most take milliseconds, and disconnect no client.
 const HANDOVER_LEAST: Duration = Duration::from_millis(500);
 /// Time after `shutdown.spread` that a client may take for its goodbye, or an event for its end.
@@ -134,16 +131,12 @@ impl<M: DrainMember> DrainGroup<M> {
         let at = Millis(now.0 + turn * place / due).min(deadline.max(now));
         // Until the beginning the endpoint keeps its clients.
         let at = at.max(self.schedule.begins().min(deadline));
-        let latest = match self.account.cause() {
+        let by = match self.account.cause() {
             Cause::Drain | Cause::Withdrawn | Cause::Rebalance => deadline.max(at),
             // The process waits for the last of them.
             Cause::Shutdown => self.schedule.ends().max(at).after(SHUTDOWN_LAG),
         };
-        LeaveTimes {
-            at,
-            by: at.after(BOUNDARY_WAIT).min(latest),
-            deadline: deadline.max(at.after(HANDOVER_LEAST)),
-        }
+        LeaveTimes { at, by, deadline: deadline.max(at.after(HANDOVER_LEAST)) }
     }
 
     /// Returns the warning that the budget is too small, once.

@@ -65,12 +65,10 @@ pub struct LeaveOrder {
     pub cause: Cause,
     /// Moment of the departure, at the next event boundary.
     pub at: Millis,
-    /// Moment by which the stream is gone even within an event.
+    /// Last moment of the stream, even within an event; never for one that may stay.
     pub by: Millis,
     /// End of the group's drain, also for a stream that is moving to another endpoint.
     pub deadline: Millis,
-    /// Endpoint to go on at; any if `None`.
-    pub target: Option<Arc<Endpoint>>,
     /// Effect on the budget so far. A planned handover is [`BudgetUse::Free`]: if it ends in a disconnect, that is charged
     /// with [`DrainInbox::charge`](crate::DrainInbox::charge).
     pub budget_use: BudgetUse,
@@ -202,9 +200,17 @@ impl DrainHandle {
                 at: departure.times.at,
                 by: departure.times.by,
                 deadline: departure.times.deadline,
-                target: departure.target.clone(),
                 budget_use: departure.group.budget_use(),
             }),
+            State::Staying { .. } | State::Queued { .. } | State::Ended => None,
+        }
+    }
+
+    /// Takes the endpoint that the order names, to go on there; `None` if any will do, or it was taken before. The caller
+    /// opens its stream there at once: from now on the endpoint's own count has it.
+    pub fn take_target(&self) -> Option<Arc<Endpoint>> {
+        match &mut self.inner.lock().state {
+            State::Leaving { departure, .. } => departure.target.take(),
             State::Staying { .. } | State::Queued { .. } | State::Ended => None,
         }
     }
@@ -330,6 +336,11 @@ impl DrainHandle {
             State::Leaving { departure, .. } => Arc::ptr_eq(&departure.group, group),
             State::Staying { .. } | State::Ended => false,
         }
+    }
+
+    /// Returns whether the stream has an order with an endpoint to go on at, and has not begun to.
+    pub(crate) fn has_target(&self) -> bool {
+        matches!(&self.inner.lock().state, State::Leaving { departure, .. } if departure.target.is_some())
     }
 
     /// Returns whether the stream waits in this group for its moment.
@@ -536,7 +547,10 @@ mod tests {
         let scene = Scene::at(DrainState::Staying, Mobility::Rebalances);
         assert!(scene.handle.rebalance(&scene.own, &endpoint("b"), NOW));
         let order = scene.handle.order().unwrap();
-        assert_eq!((&*order.target.unwrap().name, order.at, order.deadline), ("b", NOW, Millis(u64::MAX)));
+        assert_eq!((order.at, order.deadline), (NOW, Millis(u64::MAX)));
+        assert!(scene.handle.has_target());
+        assert_eq!(scene.handle.take_target().map(|target| target.name.clone()).as_deref(), Some("b"));
+        assert!(!scene.handle.has_target() && scene.handle.take_target().is_none(), "it is taken once");
     }
 
     #[test]

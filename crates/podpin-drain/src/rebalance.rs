@@ -63,7 +63,7 @@ impl<M: DrainMember> Rebalancer<M> {
             tokens: 0,
             looked: now,
             under_way: Vec::new(),
-            account: GroupAccount::new(Cause::Rebalance, BudgetUse::Charged, leaving),
+            account: GroupAccount::new(Cause::Rebalance, BudgetUse::Free, leaving),
         }
     }
 
@@ -99,11 +99,13 @@ impl<M: DrainMember> Rebalancer<M> {
 
     /// Returns the load of an endpoint when all streams under way have arrived.
     fn share(&self, endpoint: &Endpoint) -> EndpointShare {
-        let count = |place: fn(&UnderWay<M>) -> EndpointId| {
-            let streams = self.under_way.iter().filter(|one| place(one) == endpoint.id).count();
+        let count = |wanted: &dyn Fn(&UnderWay<M>) -> bool| {
+            let streams = self.under_way.iter().filter(|one| wanted(one)).count();
             u32::try_from(streams).unwrap_or(u32::MAX)
         };
-        let (leaving, coming) = (count(|one| one.from), count(|one| one.to));
+        let leaving = count(&|one| one.from == endpoint.id);
+        // A stream that has begun to go on there is open at both.
+        let coming = count(&|one| one.to == endpoint.id && one.member.drain().has_target());
         let streams = endpoint.load.open_streams().saturating_sub(leaving).saturating_add(coming);
         EndpointShare { streams, weight: endpoint.weight }
     }

@@ -338,8 +338,8 @@ impl World {
     fn depart(&mut self, stream: &Arc<Stream>) {
         let Some(order) = self.registry.depart(stream) else { return };
         let is_final = stream.is_withdrawn() || matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
-        let target = match (&order.target, self.heirs) {
-            (Some(target), _) => Some(Arc::clone(target)),
+        let target = match (stream.drain.take_target(), self.heirs) {
+            (Some(target), _) => Some(target),
             (None, Some(heir)) if !is_final => self.snapshot().get(&id(heir)).cloned(),
             (None, _) => None,
         };

@@ -348,7 +348,7 @@ impl Relay {
     fn open_successor(&mut self, target: Target) {
         let Some(handover) = &mut self.handover else { return };
         let ordered = match target {
-            Target::Ordered => self.record.drain().order().and_then(|order| order.target),
+            Target::Ordered => self.record.drain().take_target(),
             Target::Chosen => None,
         };
         let target = match ordered {

@@ -272,12 +272,17 @@ impl<M: DrainMember> DrainController<M> {
     /// Releases the streams of an endpoint that stays after all. Streams that have their moment check the endpoint again
     /// when it comes.
     fn take_back(&mut self, endpoint: Arc<Endpoint>, now: &mut Now<'_>) {
-        let Some(mut group) = self.endpoints.remove(&endpoint.id) else { return };
+        let id = endpoint.id;
+        let Some(mut group) = self.endpoints.remove(&id) else { return };
         group.release();
         self.awaited.push(group);
         self.facts.push(Fact::TakenBack { endpoint });
-        // Streams of a route that is gone leave all the same.
+        // Streams of a route that is gone leave all the same, and all of them when the proxy shuts down.
         self.withdraw(now);
+        if let Some(group) = &mut self.shutdown {
+            let streams = self.registry.streams_of(&self.inbox, |member| member.endpoint().id == id);
+            streams.into_iter().for_each(|member| group.join(member));
+        }
     }
 
     /// Begins to drain all streams that are open on an endpoint.

@@ -231,10 +231,11 @@ async fn read_to_end(stream: &mut TcpStream) -> &'static str {
 #[tokio::test]
 async fn a_client_that_does_not_read_our_answers_is_let_go() {
     let pod = Pod::start("pod-a").await;
-    let proxy = Setup::chat(&[&pod]).route("{name: app, hostnames: [app], service: chat}");
-    let proxy = proxy.top("limits: {requestsPerConnection: off}").start().await;
+    // Each answer carries its request's target back: a few hundred of them fill what the kernel buffers.
+    let setup = Setup::chat(&[&pod]).route("{name: all, service: chat, redirect: {scheme: https}}");
+    let proxy = setup.top("limits: {requestsPerConnection: off}").start().await;
     let mut connection = Connection::open_with_receive_buffer(proxy.address, 4096).await;
-    let asked = "GET / HTTP/1.1\r\nHost: unknown\r\n\r\n".repeat(10_000);
+    let asked = format!("GET /{} HTTP/1.1\r\nHost: app\r\n\r\n", "x".repeat(15_000)).repeat(50);
     in_time("the end of the connection", async { while connection.try_send(&asked).await {} }).await;
     proxy.wait_metric("podpin_connections_active", &[("listener", "http")], 0.0).await;
 }

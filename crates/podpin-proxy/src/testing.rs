@@ -77,6 +77,7 @@ impl Scene {
             routes: Arc::new([Arc::clone(&route)]),
             services: Arc::new([service]),
             listeners: Arc::new([]),
+            http2: crate::limits::http2::config(&config.limits),
             limits: config.limits,
             shutdown: config.shutdown,
             trusted_proxies: Arc::new([]),

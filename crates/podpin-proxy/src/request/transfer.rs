@@ -13,7 +13,6 @@ use http::Method;
 use podpin_sse::session::Fault;
 use podpin_time::Millis;
 use podpin_wire::http1::body::{BodyDecoder, Piece};
-use podpin_wire::http1::encode::write_interim_response;
 use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, ResponseHead, ResponseHeadReader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -341,13 +340,15 @@ impl<'a> Transfer<'a> {
     /// Reads the response head; interim responses are passed on.
     fn poll_read_head(&mut self, context: &mut Context<'_>) -> Result<Poll<ResponseHead>, TransferError> {
         loop {
-            let (takes_interim, unsent) = (self.client.takes_interim(), &mut self.unsent);
+            let (client, unsent) = (&mut *self.client, &mut self.unsent);
+            let mut passed = Ok(());
             let read = connect::poll_head(&mut self.upstream, context, &mut self.reader, |interim| {
-                if takes_interim {
+                if client.takes_interim() {
                     let fields = rewrite::interim_headers(interim.headers);
-                    write_interim_response(unsent, interim.status, &fields);
+                    passed = client.interim(interim.status, &fields, unsent);
                 }
             });
+            passed?;
             match read.map_err(TransferError::Upstream)? {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Some(start)) => {

@@ -13,16 +13,12 @@ use crate::balance::client_limit::ClientPermit;
 use crate::balance::queue::Queue;
 use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
-use crate::downstream::body::DelayedReset;
 use crate::http::reply::ErrorReply;
 use crate::net::transport::Transport;
 use crate::shared::Shared;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{CloseReason, DepartureKind, Label, ReconnectOutcome, UpstreamErrorKind};
-
-/// Time that a client may take for the last events before the reset that shows a broken stream.
-const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Permits of a stream, returned when it ends.
 pub(crate) struct Permits {
@@ -81,8 +77,6 @@ pub(crate) struct Finished {
     pub first_event: Option<Millis>,
     /// Whether a stream that had to leave was cut: within an event, or before the client took its goodbye.
     pub forced: bool,
-    /// HTTP/2 stream whose reset waits for the bytes queued before it.
-    pub dying: Option<DelayedReset>,
     /// Socket of the client, if it may carry another request.
     pub tcp: Option<Transport>,
 }
@@ -95,7 +89,6 @@ impl Finished {
             failure: None,
             forced: false,
             first_event: None,
-            dying: None,
             tcp: None,
         }
     }
@@ -175,14 +168,8 @@ impl Accounts {
         self.log = log.map(Box::new);
     }
 
-    /// Counts and logs the end of the stream, and resets what is left of an HTTP/2 stream. Returns the client's socket;
-    /// `None` if it cannot carry another request.
-    pub(crate) fn settle(mut self, mut finished: Finished) -> Option<Transport> {
-        if let Some(dying) = finished.dying.take() {
-            // A client that reads nothing is not waited for.
-            let limit = if finished.reason == CloseReason::SlowClient { Duration::ZERO } else { LAST_EVENTS };
-            self.shared.lifecycle.tasks.spawn(dying.reset(limit));
-        }
+    /// Counts and logs the end of the stream. Returns the client's socket; `None` if it cannot carry another request.
+    pub(crate) fn settle(mut self, finished: Finished) -> Option<Transport> {
         self.write_down(&finished);
         finished.tcp
     }

@@ -406,9 +406,8 @@ impl Relay {
     /// Closes both sides.
     fn close(&mut self, close: Close) -> Finished {
         self.upstream.close();
-        let closed = self.client.close(close.body);
-        let finished = Finished::of(close, self.session.first_event());
-        Finished { dying: closed.dying, tcp: closed.tcp, ..finished }
+        let tcp = self.client.close(close.body);
+        Finished { tcp, ..Finished::of(close, self.session.first_event()) }
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!                  queue                        leave
-//!    ┌─────────┐ ────────▶ ┌────────┐ ───────────────────────────▶ ┌─────────┐ ──┐ leave:
-//!    │ Staying │           │ Queued │                              │ Leaving │   │ new times
-//!    └─────────┘ ◀──────── └────────┘                              └─────────┘ ◀─┘
+//!    ┌─────────┐ ────────▶ ┌────────┐ ───────────────────────────▶ ┌─────────┐
+//!    │ Staying │           │ Queued │                              │ Leaving │
+//!    └─────────┘ ◀──────── └────────┘                              └─────────┘
 //!      │  ▲ │  release, moved, stay │                                 │ │
 //!      │  │ └──────────── rebalance ┼─────────────────────────────────▶ │
 //!      │  └──────────── moved, stay ┼─────────────────────────────────┘ │
@@ -243,23 +243,18 @@ impl DrainHandle {
         }
     }
 
-    /// `Queued` → `Leaving`, or other times for a stream that is leaving. Wakes the task; false if the stream does not
-    /// belong to the group any more.
+    /// `Queued` → `Leaving`. Wakes the task; false if the stream does not wait in the group any more.
     pub(crate) fn leave(&self, group: &Arc<GroupAccount>, times: LeaveTimes) -> bool {
         let mut inner = self.inner.lock();
-        match &mut inner.state {
-            State::Queued { mobility, group: own } if Arc::ptr_eq(own, group) => {
-                let departure = Departure { group: Arc::clone(group), times, target: None };
-                group.notified();
-                inner.state = State::Leaving { mobility: *mobility, departure: Box::new(departure) };
-            }
-            State::Leaving { departure, .. } if Arc::ptr_eq(&departure.group, group) => {
-                departure.times = times;
-            }
+        let mobility = match &inner.state {
+            State::Queued { mobility, group: own } if Arc::ptr_eq(own, group) => *mobility,
             State::Staying { .. } | State::Queued { .. } | State::Leaving { .. } | State::Ended => {
                 return false;
             }
-        }
+        };
+        group.notified();
+        let departure = Departure { group: Arc::clone(group), times, target: None };
+        inner.state = State::Leaving { mobility, departure: Box::new(departure) };
         let waker = self.changed(&inner);
         drop(inner);
         waker.into_iter().for_each(Waker::wake);
@@ -535,15 +530,15 @@ mod tests {
     }
 
     #[test]
-    fn an_order_says_why_and_until_when_and_later_times_replace_earlier_ones() {
+    fn an_order_says_why_and_until_when_and_stands() {
         let scene = Scene::at(DrainState::Leaving, Mobility::Leaves);
         let order = scene.handle.order().unwrap();
         assert_eq!(
             (order.cause, order.at, order.by, order.deadline),
             (Cause::Drain, TIMES.at, TIMES.by, TIMES.deadline)
         );
-        assert!(scene.handle.leave(&scene.own, LeaveTimes { at: NOW, ..TIMES }));
-        assert_eq!(scene.handle.order().unwrap().at, NOW);
+        assert!(!scene.handle.leave(&scene.own, LeaveTimes { at: NOW, ..TIMES }));
+        assert_eq!(scene.handle.order().unwrap().at, TIMES.at);
         let scene = Scene::at(DrainState::Staying, Mobility::Rebalances);
         assert!(scene.handle.rebalance(&scene.own, &endpoint("b"), NOW));
         let order = scene.handle.order().unwrap();

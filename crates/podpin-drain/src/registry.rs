@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use podpin_endpoints::{EndpointId, Phase};
 use podpin_time::Millis;
 
-use crate::handle::{Ending, LeaveOrder};
+use crate::handle::Ending;
 use crate::inbox::DrainInbox;
 use crate::member::DrainMember;
 use crate::report::{Cause, StreamEnd};
@@ -108,20 +108,6 @@ impl<M: DrainMember> DrainRegistry<M> {
     pub fn stayed(&self, member: &M) {
         member.drain().stay();
         member.inbox().report_late(member.id());
-    }
-
-    /// Returns what is due for a stream whose moment has come; `None` if it stays, because its drain was taken back or it
-    /// has no moment any more.
-    pub fn depart(&self, member: &M) -> Option<LeaveOrder> {
-        let order = member.drain().order()?;
-        let is_taken_back = order.cause == Cause::Drain
-            && !member.is_withdrawn()
-            && member.endpoint_phase() < Phase::Draining;
-        if is_taken_back {
-            self.stayed(member);
-            return None;
-        }
-        Some(order)
     }
 
     /// Removes a stream that ended, and accounts for it; a second call does nothing. Returns how many clients were given up

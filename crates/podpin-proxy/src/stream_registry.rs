@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use podpin_drain::{DrainHandle, DrainInbox, DrainMember, DrainRegistry, Mobility, Session};
+use podpin_drain::{Cause, DrainHandle, DrainInbox, DrainMember, DrainRegistry, Mobility, Session};
 use podpin_endpoints::{Endpoint, EndpointId, Phase};
+use podpin_sse::session::LeaveCause;
 use podpin_time::Millis;
 
 use crate::balance::service::Kind;
@@ -134,6 +135,17 @@ impl StreamRecord {
             place.before.push(Arc::clone(&old.name));
         }
         old.id
+    }
+
+    /// Returns what an order to leave for this cause means now. A stream whose route was removed meanwhile goes nowhere else.
+    pub fn leave_cause(&self, cause: Cause) -> LeaveCause {
+        match cause {
+            Cause::Shutdown => LeaveCause::Shutdown,
+            Cause::Withdrawn => LeaveCause::Withdrawn,
+            Cause::Drain | Cause::Rebalance if self.is_withdrawn() => LeaveCause::Withdrawn,
+            Cause::Drain => LeaveCause::Drain,
+            Cause::Rebalance => LeaveCause::Rebalance,
+        }
     }
 
     /// Stores that an event went to the client at this moment.

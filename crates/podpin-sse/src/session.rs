@@ -100,7 +100,7 @@ const LATE_GOODBYE: Duration = Duration::from_millis(300);
 /// });
 /// assert_eq!(session.due(), Some(Millis(20_000)));
 /// let step = session.on_time(upstream, Millis(20_000));
-/// assert_eq!(step.action, Action::Open { cause: HandoverCause::Planned, target: Target::Chosen });
+/// assert_eq!(step.action, Action::Open { target: Target::Chosen });
 /// assert!(session.has_upstream());
 ///
 /// // The successor answers with an event stream, and the client notices nothing.
@@ -112,7 +112,7 @@ const LATE_GOODBYE: Duration = Duration::from_millis(300);
 /// // The new upstream dies and no other takes the stream: a goodbye, and the end once the client took it.
 /// let reset = UpstreamEnd::Broken(Fault::Reset);
 /// let step = session.on_upstream_end(reset, upstream, Millis(21_000));
-/// assert_eq!(step.action, Action::Open { cause: HandoverCause::Crash, target: Target::Chosen });
+/// assert_eq!(step.action, Action::Open { target: Target::Chosen });
 /// let step = session.on_answer(Answer::Failed, ResumePoint::Known, Millis(21_500));
 /// assert_eq!(step.action, Action::Finish(Farewell::Goodbye));
 /// let close = session.on_client(Client::Ready).unwrap();
@@ -213,7 +213,7 @@ impl Session {
                 let cause = HandoverCause::of(end);
                 let target = order.map_or(Target::Chosen, |order| Target::of(order.cause));
                 let begun = self.handovers.begin(upstream.resume, now);
-                (Attempt { cause, from: now, averts, fault: None }, begun, Action::Open { cause, target })
+                (Attempt { cause, from: now, averts, fault: None }, begun, Action::Open { target })
             }
         };
         let attempt = Attempt { averts, fault: end.fault(), ..attempt };
@@ -249,7 +249,7 @@ impl Session {
                 Step { report, ..self.end(Reason::UpstreamEnd, now) }
             }
             Answer::Refused | Answer::Failed if self.state.forget_target() => {
-                Step::of(Action::Open { cause: attempt.cause, target: Target::Chosen })
+                Step::of(Action::Open { target: Target::Chosen })
             }
             Answer::NoContent | Answer::Refused | Answer::Failed => {
                 self.give_up(attempt, Outcome::Refused, now)
@@ -369,11 +369,10 @@ impl Session {
     fn leave(&mut self, order: LeaveOrder, upstream: Upstream, now: Millis) -> Step {
         let is_movable = self.handovers.is_eligible();
         match order.cause {
-            LeaveCause::Withdrawn => self.leave_for_good(Reason::Drain, order, now),
-            LeaveCause::Shutdown => self.leave_for_good(Reason::Shutdown, order, now),
+            LeaveCause::Withdrawn | LeaveCause::Shutdown => self.leave_for_good(order, now),
             // The drain was taken back after the order was given.
             LeaveCause::Drain if upstream.standing == Standing::Serving => self.stay(),
-            LeaveCause::Drain if !is_movable => self.leave_for_good(Reason::Drain, order, now),
+            LeaveCause::Drain if !is_movable => self.leave_for_good(order, now),
             LeaveCause::Rebalance if !is_movable => self.stay(),
             LeaveCause::Drain | LeaveCause::Rebalance => self.make_before_break(order, upstream.resume, now),
         }
@@ -385,7 +384,7 @@ impl Session {
         match self.handovers.begin(resume, now) {
             Ok(()) => {
                 self.state = State::Opening { attempt, order };
-                Step::of(Action::Open { cause: attempt.cause, target: Target::of(order.cause) })
+                Step::of(Action::Open { target: Target::of(order.cause) })
             }
             // A rebalancing that cannot begin is none, and not reported.
             Err(_) if averts.is_none() => self.stay(),
@@ -393,8 +392,8 @@ impl Session {
         }
     }
 
-    fn leave_for_good(&mut self, reason: Reason, order: LeaveOrder, now: Millis) -> Step {
-        Step { charges_budget: order.is_free, ..self.goodbye(reason, now) }
+    fn leave_for_good(&mut self, order: LeaveOrder, now: Millis) -> Step {
+        Step { charges_budget: order.is_free, ..self.goodbye(Reason::of(order.cause), now) }
     }
 
     fn stay(&mut self) -> Step {

@@ -82,6 +82,17 @@ impl Stream {
         *self.place.lock().unwrap() = (endpoint, permit);
     }
 
+    /// Returns the order to leave; `None` if the stream stays, because its drain was taken back.
+    pub(crate) fn order(&self, registry: &DrainRegistry<Stream>) -> Option<LeaveOrder> {
+        let order = self.drain.order()?;
+        let is_serving = self.endpoint_phase() < Phase::Draining;
+        if order.cause == Cause::Drain && is_serving && !self.is_withdrawn() {
+            registry.stayed(self);
+            return None;
+        }
+        Some(order)
+    }
+
     /// The group that it belongs to is one that a report is written of.
     fn is_reported(&self) -> bool {
         match self.drain.state() {
@@ -336,7 +347,7 @@ impl World {
 
     /// A stream does as its order says.
     fn depart(&mut self, stream: &Arc<Stream>) {
-        let Some(order) = self.registry.depart(stream) else { return };
+        let Some(order) = stream.order(&self.registry) else { return };
         let is_final = stream.is_withdrawn() || matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
         let target = match (stream.drain.take_target(), self.heirs) {
             (Some(target), _) => Some(target),

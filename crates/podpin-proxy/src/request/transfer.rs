@@ -470,10 +470,10 @@ mod tests {
     use http::HeaderMap;
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::downstream::pending::{Http1Terms, IdleConnection};
+    use crate::testing::connected;
 
     #[derive(Default)]
     struct Sink {
@@ -500,17 +500,9 @@ mod tests {
         client_write: None,
     };
 
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let far = TcpStream::connect(listener.local_addr().unwrap());
-        let (near, far) = tokio::join!(listener.accept(), far);
-        (near.unwrap().0, far.unwrap())
-    }
-
     /// Runs a transfer whose endpoint sends `response` once it has the request head; returns what became of it.
     async fn run(response: &[u8], sink: &mut Sink, limits: TransferLimits) -> Result<bool, TransferError> {
-        let (near_client, _client) = pair().await;
-        let (near_upstream, mut upstream) = pair().await;
+        let ((_client, near_client), (mut upstream, near_upstream)) = (connected().await, connected().await);
         let connection =
             IdleConnection { transport: Transport::Plain(near_client), ahead: BytesMut::from(&b"body"[..]) };
         let body = BodyDecoder::Length(4);

@@ -84,13 +84,7 @@ pub(crate) struct Finished {
 impl Finished {
     /// Returns the end of a stream whose client left before it began.
     pub(crate) fn client_gone() -> Finished {
-        Finished {
-            reason: CloseReason::Client,
-            failure: None,
-            forced: false,
-            first_event: None,
-            tcp: None,
-        }
+        Finished { reason: CloseReason::Client, failure: None, forced: false, first_event: None, tcp: None }
     }
 
     /// Returns the end that a session decided.
@@ -113,7 +107,7 @@ impl Finished {
 }
 
 /// Returns the label of a session's reason.
-fn close_reason(reason: Reason) -> CloseReason {
+pub(crate) fn close_reason(reason: Reason) -> CloseReason {
     match reason {
         Reason::ClientGone => CloseReason::Client,
         Reason::SlowClient => CloseReason::SlowClient,

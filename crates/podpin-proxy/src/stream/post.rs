@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
-use podpin_drain::{Cause, DrainMember, Mobility};
+use podpin_drain::{DrainMember, Mobility};
+use podpin_sse::session::{LeaveCause, Reason};
 use podpin_time::Millis;
 
 use crate::affinity::routed_request::RoutedRequest;
@@ -17,7 +18,7 @@ use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::ErrorReply;
 use crate::request_context::RequestContext;
-use crate::stream::account::{Accounts, Failure, Finished, Permits};
+use crate::stream::account::{Accounts, Failure, Finished, Permits, close_reason};
 use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::CloseReason;
@@ -158,10 +159,9 @@ impl PostStream {
 
     /// Returns why the stream had to leave.
     fn drain_reason(&self) -> CloseReason {
-        match self.record.drain().order().map(|order| order.cause) {
-            Some(Cause::Shutdown) => CloseReason::Shutdown,
-            Some(Cause::Drain | Cause::Withdrawn | Cause::Rebalance) | None => CloseReason::Drain,
-        }
+        let order = self.record.drain().order();
+        let cause = order.map_or(LeaveCause::Drain, |order| self.record.leave_cause(order.cause));
+        close_reason(Reason::of(cause))
     }
 }
 
@@ -223,7 +223,7 @@ mod tests {
             (": ping\n\n\n\n", 0),
             (": ping\ndata\n\ndata: x", 1),
             ("id: 1\ndata: a\ndata: b\n\n", 1),
-            // A block without data is dispatched to nobody.
+            // A block without data is no event.
             ("id: 1\n\nretry: 5\n\nevent: x\n\n", 0),
             ("database: 1\n\ndat\n\n data: a\n\n", 0),
             ("data\n\ndata:\r\rdata: data\n\n", 3),

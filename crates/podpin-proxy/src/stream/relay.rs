@@ -22,11 +22,11 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use podpin_drain::{BudgetUse, Cause, DrainMember};
+use podpin_drain::{BudgetUse, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Client, Close, Farewell, HandoverCause, LeaveCause, LeaveOrder, Outcome, Reason, Report,
-    ResumePoint, Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
+    Action, Client, Close, Farewell, HandoverCause, LeaveOrder, Outcome, Reason, Report, ResumePoint,
+    Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
 };
 use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
@@ -148,13 +148,7 @@ impl Relay {
             && self.session.takes_orders()
             && let Some(order) = self.record.drain().order()
         {
-            let cause = match order.cause {
-                Cause::Shutdown => LeaveCause::Shutdown,
-                Cause::Withdrawn => LeaveCause::Withdrawn,
-                Cause::Drain | Cause::Rebalance if self.record.is_withdrawn() => LeaveCause::Withdrawn,
-                Cause::Drain => LeaveCause::Drain,
-                Cause::Rebalance => LeaveCause::Rebalance,
-            };
+            let cause = self.record.leave_cause(order.cause);
             let (at, by, deadline) = (order.at, order.by, order.deadline);
             let is_free = order.budget_use == BudgetUse::Free;
             self.session.on_order(LeaveOrder { at, by, deadline, cause, is_free });
@@ -306,7 +300,7 @@ impl Relay {
         match step.action {
             // The two that need the task's context come from `Session::on_time` only, see `poll_time`.
             Action::Continue | Action::KeepAlive | Action::Close(_) => {}
-            Action::Open { target, .. } => self.open_successor(target),
+            Action::Open { target } => self.open_successor(target),
             Action::Swap => self.swap(now),
             Action::Stay => self.streams.stayed(&self.record),
             Action::Finish(farewell) => self.finish(farewell),

@@ -57,8 +57,6 @@ pub(crate) struct Attempts {
     connect_millis: Option<u64>,
     /// Endpoint of the current attempt, or of the last one.
     selected: Option<Selected>,
-    /// Endpoint of the last attempt that failed.
-    failed: Option<Selected>,
     last: Option<FailedAttempt>,
 }
 
@@ -82,7 +80,6 @@ impl Attempts {
             retries: 0,
             connect_millis: None,
             selected: None,
-            failed: None,
             last: None,
         }
     }
@@ -100,16 +97,6 @@ impl Attempts {
     /// Returns the endpoint of the current attempt; `None` if there was no attempt yet.
     pub(crate) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         self.selected.as_ref().map(|selected| &selected.endpoint)
-    }
-
-    /// Returns the endpoint of the last attempt that failed; `None` if none did.
-    pub(crate) fn failed_endpoint(&self) -> Option<&Selected> {
-        self.failed.as_ref()
-    }
-
-    /// Returns the number of retries so far.
-    pub(crate) fn retries(&self) -> u32 {
-        self.retries
     }
 
     /// Writes route, session, endpoint, connect time and retries into a line of the access log; `answered` if the endpoint's
@@ -248,7 +235,6 @@ impl Attempts {
 
     fn set_last(&mut self, reply: ErrorReply, reason: Option<RetryReason>) -> bool {
         self.tried.extend(self.selected.as_ref().map(|selected| selected.endpoint.id));
-        self.failed.clone_from(&self.selected);
         self.last = reason.map(|reason| FailedAttempt { reply, reason });
         self.last.is_some() && self.may_retry()
     }
@@ -296,8 +282,7 @@ mod tests {
                 break;
             }
         }
-        assert_eq!((attempts.retries(), tried.len()), (limit, usize::try_from(limit).unwrap() + 1));
-        assert!(attempts.failed_endpoint().is_some());
+        assert_eq!((attempts.retries, tried.len()), (limit, usize::try_from(limit).unwrap() + 1));
     }
 
     #[tokio::test]
@@ -307,7 +292,7 @@ mod tests {
         drop(attempts.select_stream().await.unwrap());
         assert!(attempts.rejected(StatusCode::SERVICE_UNAVAILABLE) && !attempts.has_next());
         assert_eq!(attempts.select_stream().await.err(), Some(ErrorReply::UpstreamStatus(503)));
-        assert_eq!(attempts.retries(), 0, "nothing was tried again");
+        assert_eq!(attempts.retries, 0, "nothing was tried again");
     }
 
     #[tokio::test]
@@ -318,7 +303,7 @@ mod tests {
         let first = attempts.endpoint().unwrap().id;
         attempts.retry_stale();
         attempts.select_request().await.unwrap();
-        assert_eq!((attempts.endpoint().unwrap().id, attempts.retries()), (first, 1), "the same one");
+        assert_eq!((attempts.endpoint().unwrap().id, attempts.retries), (first, 1), "the same one");
         assert!(!attempts.failed(&UpstreamError::ResponseTimeout));
     }
 

@@ -33,8 +33,6 @@ pub enum Action {
     /// Successor to be opened with the last event id; its answer goes to
     /// [`Session::on_answer`](super::Session::on_answer).
     Open {
-        /// Reason of the handover, for logs.
-        cause: HandoverCause,
         /// Endpoint to be asked.
         target: Target,
     },
@@ -136,6 +134,14 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Returns the reason of a stream that ends by an order to leave.
+    pub fn of(cause: LeaveCause) -> Self {
+        match cause {
+            LeaveCause::Drain | LeaveCause::Withdrawn | LeaveCause::Rebalance => Self::Drain,
+            LeaveCause::Shutdown => Self::Shutdown,
+        }
+    }
+
     /// Returns the reason of a stream that ends because of this and is not handed over. A clean end is meant that is
     /// the endpoint's and not the stream's.
     pub(super) fn unless_moved(end: UpstreamEnd) -> Self {

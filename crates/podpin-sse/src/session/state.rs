@@ -30,7 +30,7 @@ pub(super) struct Attempt {
     pub(super) from: Millis,
     /// End of the stream if no successor takes it; `None` if it then stays.
     pub(super) averts: Option<Reason>,
-    /// Fault of the old upstream; `None` while it flows, or if it ended cleanly.
+    /// Fault of the old upstream; `None` if it still flows, or ended cleanly.
     pub(super) fault: Option<Fault>,
 }
 

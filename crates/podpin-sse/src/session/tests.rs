@@ -78,8 +78,8 @@ fn feed(session: &mut Session, input: Input, resume: ResumePoint, now: u64) -> S
     }
 }
 
-fn open(cause: HandoverCause, target: Target) -> Step {
-    Step::of(Action::Open { cause, target })
+fn open(target: Target) -> Step {
+    Step::of(Action::Open { target })
 }
 
 fn farewell(farewell: Farewell) -> Step {
@@ -121,7 +121,7 @@ fn swap(cause: HandoverCause, took_ms: u64, averts: Reason) -> Step {
 
 #[test]
 fn an_endpoint_that_drains_is_replaced_before_it_is_let_go() {
-    let begun = (DRAIN, 5, open(PLANNED, Target::Chosen));
+    let begun = (DRAIN, 5, open(Target::Chosen));
     let timeout = done(GOODBYE, PLANNED, (Outcome::Timeout, 100), Reason::Drain);
     let refused = done(GOODBYE, PLANNED, (Outcome::Refused, 1), Reason::Drain);
     let refused = (A(Answer::Refused), 6, charged(refused));
@@ -144,23 +144,23 @@ fn an_endpoint_that_drains_is_replaced_before_it_is_let_go() {
 
 #[test]
 fn a_dead_upstream_is_replaced_in_time_or_the_client_gets_a_goodbye() {
-    let begun = (DEAD, 5, open(CRASH, Target::Chosen));
+    let begun = (DEAD, 5, open(Target::Chosen));
     let reset = Reason::UpstreamReset;
     let failed = (A(Answer::Failed), 6, done(GOODBYE, CRASH, (Outcome::Refused, 1), reset));
     let no_content = (A(Answer::NoContent), 6, done(CLEAN, CRASH, (Outcome::Refused, 1), reset));
-    let left = (E(UpstreamEnd::Clean, Standing::Leaving), 5, open(PLANNED, Target::Chosen));
+    let left = (E(UpstreamEnd::Clean, Standing::Leaving), 5, open(Target::Chosen));
     let nothing = Step::CONTINUE;
     check("break before make", &[begun, (MADE, 15, swap(CRASH, 10, reset))], true);
     check("nothing flows", &[begun, (DRAIN, 6, nothing)], false);
     check("a leaving upstream ends", &[left, (MADE, 6, swap(PLANNED, 1, Reason::Drain))], true);
-    check("a leaving upstream dies", &[(E(RESET, Standing::Leaving), 5, open(CRASH, Target::Chosen))], false);
-    let silent = (E(SILENT, Standing::Serving), 5, open(CRASH, Target::Chosen));
+    check("a leaving upstream dies", &[(E(RESET, Standing::Leaving), 5, open(Target::Chosen))], false);
+    let silent = (E(SILENT, Standing::Serving), 5, open(Target::Chosen));
     check("a silent upstream", &[silent, (MADE, 6, swap(CRASH, 1, Reason::Idle))], true);
     let own = (E(UpstreamEnd::Clean, Standing::Serving), 5, farewell(Farewell::Clean));
     check("a serving upstream ends", &[own], false);
     check("failed", &[begun, failed, (Time, 500, nothing)], false);
     check("the successor says that the stream is over", &[begun, no_content], false);
-    let again = (DEAD, 16, open(CRASH, Target::Chosen));
+    let again = (DEAD, 16, open(Target::Chosen));
     check("the successor dies, too", &[begun, (MADE, 15, swap(CRASH, 10, reset)), again], false);
 }
 
@@ -169,7 +169,7 @@ fn a_rebalanced_stream_stays_when_it_cannot_be_handed_over() {
     let begun = |now| {
         let mut session = eligible();
         let step = feed(&mut session, REBALANCE, ResumePoint::Known, now);
-        assert_eq!(step, open(PLANNED, Target::Ordered));
+        assert_eq!(step, open(Target::Ordered));
         session
     };
     let stays = |outcome, took_ms| {
@@ -192,7 +192,7 @@ fn a_rebalanced_stream_stays_when_it_cannot_be_handed_over() {
     assert_eq!(feed(&mut ineligible(), REBALANCE, known, 1), stays);
     let mut often = eligible();
     for now in [1, 2] {
-        assert_eq!(feed(&mut often, REBALANCE, known, now), open(PLANNED, Target::Ordered));
+        assert_eq!(feed(&mut often, REBALANCE, known, now), open(Target::Ordered));
         assert_eq!(feed(&mut often, REBALANCE, known, now), Step::CONTINUE);
         assert_eq!(feed(&mut often, MADE, known, now).action, Action::Swap);
     }
@@ -205,17 +205,17 @@ fn a_rebalanced_stream_that_loses_its_upstream_goes_anywhere() {
     let known = ResumePoint::Known;
     // Opened for balance, or waiting for the moment of that.
     let mut opening = eligible();
-    assert_eq!(feed(&mut opening, REBALANCE, known, 5), open(PLANNED, Target::Ordered));
+    assert_eq!(feed(&mut opening, REBALANCE, known, 5), open(Target::Ordered));
     assert_eq!(feed(&mut opening, DEAD, known, 6), Step::CONTINUE);
     let mut waiting = eligible();
     waiting.on_order(order(LeaveCause::Rebalance, 500));
-    assert_eq!(feed(&mut waiting, DEAD, known, 5), open(CRASH, Target::Ordered));
+    assert_eq!(feed(&mut waiting, DEAD, known, 5), open(Target::Ordered));
     // An order that arrives while the successor is opened makes for one more attempt.
     let mut broken = eligible();
-    assert_eq!(feed(&mut broken, DEAD, known, 5), open(CRASH, Target::Chosen));
+    assert_eq!(feed(&mut broken, DEAD, known, 5), open(Target::Chosen));
     broken.on_order(order(LeaveCause::Rebalance, 6));
     for (mut session, cause, took) in [(opening, PLANNED, 3), (waiting, CRASH, 3), (broken, CRASH, 3)] {
-        assert_eq!(feed(&mut session, A(Answer::Failed), known, 7), open(cause, Target::Chosen));
+        assert_eq!(feed(&mut session, A(Answer::Failed), known, 7), open(Target::Chosen));
         let over = done(GOODBYE, cause, (Outcome::Refused, took), Reason::UpstreamReset);
         assert_eq!(feed(&mut session, A(Answer::Refused), known, 8), charged(over));
     }
@@ -258,7 +258,7 @@ fn an_id_that_is_lost_while_opening_ends_the_handover() {
     for (input, expected) in table {
         let mut session = eligible();
         let step = feed(&mut session, DRAIN, ResumePoint::Known, 5);
-        assert_eq!(step, open(PLANNED, Target::Chosen));
+        assert_eq!(step, open(Target::Chosen));
         assert_eq!(feed(&mut session, input, ResumePoint::Unknown, 7), expected, "{input:?}");
     }
 }
@@ -267,7 +267,7 @@ fn an_id_that_is_lost_while_opening_ends_the_handover() {
 fn two_failing_upstreams_cannot_pass_a_stream_to_and_fro() {
     let mut session = eligible();
     for now in [5, 10] {
-        assert_eq!(feed(&mut session, DEAD, ResumePoint::Known, now), open(CRASH, Target::Chosen));
+        assert_eq!(feed(&mut session, DEAD, ResumePoint::Known, now), open(Target::Chosen));
         assert_eq!(feed(&mut session, MADE, ResumePoint::Known, now).action, Action::Swap);
     }
     let limited = done(BROKEN, CRASH, (Outcome::Limit, 0), Reason::UpstreamReset);
@@ -287,7 +287,7 @@ fn the_limit_is_forgotten_after_its_window() {
     let mut session = eligible();
     for now in [5, 1_004, 1_005, 2_004] {
         let step = feed(&mut session, DRAIN, ResumePoint::Known, now);
-        assert_eq!(step, open(PLANNED, Target::Chosen), "{now}");
+        assert_eq!(step, open(Target::Chosen), "{now}");
         assert_eq!(feed(&mut session, MADE, ResumePoint::Known, now).action, Action::Swap, "{now}");
     }
     assert_eq!(feed(&mut session, DRAIN, ResumePoint::Known, 2_004).action, GOODBYE);
@@ -434,7 +434,7 @@ fn a_handover_gives_up_for_the_deadline_of_the_drain_while_the_old_upstream_flow
     let early = LeaveOrder { deadline: Millis(80), ..order(LeaveCause::Drain, 5) };
     let mut session = eligible();
     session.on_order(early);
-    assert_eq!(session.on_time(LEAVING, Millis(5)), open(PLANNED, Target::Chosen));
+    assert_eq!(session.on_time(LEAVING, Millis(5)), open(Target::Chosen));
     assert_eq!(session.due(), Some(Millis(80)));
     let timeout = done(GOODBYE, PLANNED, (Outcome::Timeout, 75), Reason::Drain);
     assert_eq!(session.on_time(LEAVING, Millis(80)), charged(timeout));
@@ -492,7 +492,7 @@ fn a_silent_upstream_counts_as_dead() {
     let idle = Settings { upstream_idle: seconds(30), ..settings() };
     let due = Millis(30_000);
     let mut moved = session(&idle);
-    assert_eq!(moved.on_time(SERVING, due), open(CRASH, Target::Chosen));
+    assert_eq!(moved.on_time(SERVING, due), open(Target::Chosen));
     let mut fixed = session(&Settings { handover: None, ..idle });
     assert_eq!(fixed.on_time(SERVING, due), farewell(Farewell::Goodbye));
     assert_eq!(fixed.on_client(Client::Ready), Some(Close::clean(Reason::Idle)));
@@ -641,7 +641,7 @@ fn a_disconnect_that_the_budget_has_paid_for_is_charged_once() {
         // The handover fails; the endpoint ends before the moment; the endpoint died first.
         let mut opening = eligible();
         opening.on_order(paid(LeaveCause::Drain));
-        assert_eq!(opening.on_time(LEAVING, Millis(5)), open(PLANNED, Target::Chosen));
+        assert_eq!(opening.on_time(LEAVING, Millis(5)), open(Target::Chosen));
         let failed = feed(&mut opening, A(Answer::Failed), ResumePoint::Known, 6);
         let mut early = eligible();
         early.on_order(paid(LeaveCause::Drain));

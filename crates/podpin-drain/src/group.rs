@@ -34,7 +34,7 @@ pub(crate) struct DrainGroup<M> {
     /// Streams without a moment, the next one first.
     queue: VecDeque<Arc<M>>,
     /// Streams that may finish until the deadline.
-    finishing: VecDeque<Arc<M>>,
+    cut_at_deadline: VecDeque<Arc<M>>,
     account: Arc<GroupAccount>,
     pub(crate) began: Millis,
     ordered: Millis,
@@ -61,7 +61,7 @@ impl<M: DrainMember> DrainGroup<M> {
             policy,
             schedule,
             queue: VecDeque::new(),
-            finishing: VecDeque::new(),
+            cut_at_deadline: VecDeque::new(),
             account: GroupAccount::new(cause, schedule.budget_use(), leaving),
             began: now,
             ordered: now,
@@ -72,15 +72,15 @@ impl<M: DrainMember> DrainGroup<M> {
     /// Queues a stream, unless it belongs to a group already or has ended.
     pub(crate) fn join(&mut self, member: Arc<M>) {
         match member.drain().queue(&self.account) {
-            Some(Mobility::Finishes) => self.finishing.push_back(member),
-            Some(Mobility::Rebalances | Mobility::Leaves) => self.queue.push_back(member),
+            Some(Mobility::CutAtDeadline) => self.cut_at_deadline.push_back(member),
+            Some(Mobility::Rebalances | Mobility::DrainOnly) => self.queue.push_back(member),
             None => {}
         }
     }
 
     /// Lets all streams without a moment go.
     pub(crate) fn release(&mut self) {
-        let members = self.queue.drain(..).chain(self.finishing.drain(..));
+        let members = self.queue.drain(..).chain(self.cut_at_deadline.drain(..));
         members.for_each(|member| member.drain().release(&self.account));
     }
 
@@ -88,7 +88,7 @@ impl<M: DrainMember> DrainGroup<M> {
     pub(crate) fn prepare(&mut self, order: Order, now: Millis, rng: &mut dyn FnMut(u64) -> u64) {
         if now >= self.schedule.deadline() {
             let times = LeaveTimes { at: now, by: now, deadline: now };
-            self.finishing.drain(..).for_each(|member| {
+            self.cut_at_deadline.drain(..).for_each(|member| {
                 member.drain().leave(&self.account, times);
             });
         }

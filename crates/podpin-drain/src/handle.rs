@@ -40,9 +40,9 @@ pub enum Mobility {
     /// Stream that leaves when its endpoint does, and that rebalancing may move.
     Rebalances,
     /// Stream that leaves when its endpoint does.
-    Leaves,
+    DrainOnly,
     /// Stream that cannot be requested again elsewhere: it may finish, and is cut at the deadline.
-    Finishes,
+    CutAtDeadline,
 }
 
 /// State of a stream, as others see it.
@@ -101,7 +101,7 @@ pub(crate) enum Ending {
 /// use std::task::{Context, Waker};
 /// use podpin_drain::{DrainHandle, DrainState, Mobility};
 ///
-/// let handle = DrainHandle::new(Mobility::Leaves);
+/// let handle = DrainHandle::new(Mobility::DrainOnly);
 /// // Each poll of the stream's task begins with this.
 /// let moment = handle.poll(&Context::from_waker(Waker::noop()));
 /// assert_eq!((moment, handle.state()), (None, DrainState::Staying));
@@ -238,7 +238,7 @@ impl DrainHandle {
         if let State::Queued { mobility, group: own } = &inner.state
             && Arc::ptr_eq(own, group)
         {
-            group.stayed();
+            group.unjoin();
             inner.state = State::Staying { mobility: *mobility };
         }
     }
@@ -294,14 +294,14 @@ impl DrainHandle {
             State::Staying { mobility } => *mobility,
             State::Queued { .. } | State::Leaving { .. } => {
                 let Some((mobility, group)) = inner.state.leave_group() else { return };
-                group.stayed();
+                group.unjoin();
                 mobility
             }
             State::Ended => return,
         };
         let mobility = match mobility {
-            Mobility::Rebalances | Mobility::Leaves => Mobility::Leaves,
-            Mobility::Finishes => Mobility::Finishes,
+            Mobility::Rebalances | Mobility::DrainOnly => Mobility::DrainOnly,
+            Mobility::CutAtDeadline => Mobility::CutAtDeadline,
         };
         inner.state = State::Staying { mobility };
     }
@@ -508,7 +508,7 @@ mod tests {
             (Ended, "end", (0, 0, 0)),
         ];
         for (from, name, expected) in table {
-            let scene = Scene::at(from, Mobility::Leaves);
+            let scene = Scene::at(from, Mobility::DrainOnly);
             let (_, transition) = TRANSITIONS.into_iter().find(|one| one.0 == name).unwrap();
             transition(&scene);
             assert_eq!(scene.counts(), expected, "{from:?} --{name}-->");
@@ -517,12 +517,12 @@ mod tests {
 
     #[test]
     fn mobility_outlives_a_move_and_rebalancing_gives_up_on_a_stream_that_stayed() {
-        for mobility in [Mobility::Rebalances, Mobility::Leaves, Mobility::Finishes] {
+        for mobility in [Mobility::Rebalances, Mobility::DrainOnly, Mobility::CutAtDeadline] {
             let scene = Scene::at(DrainState::Leaving, mobility);
             scene.handle.moved(NOW);
             assert_eq!(scene.handle.queue(&scene.own), Some(mobility));
             scene.handle.stay();
-            let stayed = if mobility == Mobility::Finishes { mobility } else { Mobility::Leaves };
+            let stayed = if mobility == Mobility::CutAtDeadline { mobility } else { Mobility::DrainOnly };
             assert!(!scene.handle.may_be_rebalanced());
             assert!(!scene.handle.rebalance(&scene.own, &endpoint("b"), NOW));
             assert_eq!(scene.handle.queue(&scene.own), Some(stayed));
@@ -531,7 +531,7 @@ mod tests {
 
     #[test]
     fn an_order_says_why_and_until_when_and_stands() {
-        let scene = Scene::at(DrainState::Leaving, Mobility::Leaves);
+        let scene = Scene::at(DrainState::Leaving, Mobility::DrainOnly);
         let order = scene.handle.order().unwrap();
         assert_eq!(
             (order.cause, order.at, order.by, order.deadline),
@@ -550,7 +550,7 @@ mod tests {
 
     #[test]
     fn a_task_is_woken_when_it_gets_its_moment_whichever_comes_first() {
-        let (scene, wakes) = (Scene::at(DrainState::Queued, Mobility::Leaves), Arc::new(Wakes::default()));
+        let (scene, wakes) = (Scene::at(DrainState::Queued, Mobility::DrainOnly), Arc::new(Wakes::default()));
         let waker = Waker::from(Arc::clone(&wakes));
         let context = Context::from_waker(&waker);
         assert_eq!((scene.handle.poll(&context), scene.handle.poll(&context)), (None, None));
@@ -561,7 +561,7 @@ mod tests {
         scene.handle.moved(NOW);
         assert_eq!(scene.handle.poll(&context), None);
         // Another task polls from now on.
-        let (later, other) = (Arc::new(Wakes::default()), Scene::at(DrainState::Queued, Mobility::Leaves));
+        let (later, other) = (Arc::new(Wakes::default()), Scene::at(DrainState::Queued, Mobility::DrainOnly));
         assert_eq!(other.handle.poll(&context), None);
         assert_eq!(other.handle.poll(&Context::from_waker(&Waker::from(Arc::clone(&later)))), None);
         assert!(other.handle.leave(&other.own, TIMES));
@@ -571,7 +571,7 @@ mod tests {
     #[test]
     fn the_poll_of_an_idle_stream_takes_no_lock() {
         for state in [DrainState::Staying, DrainState::Queued] {
-            let scene = Scene::at(state, Mobility::Leaves);
+            let scene = Scene::at(state, Mobility::DrainOnly);
             let waker = Waker::from(Arc::new(Wakes::default()));
             let context = Context::from_waker(&waker);
             assert_eq!(scene.handle.poll(&context), None);
@@ -582,7 +582,8 @@ mod tests {
 
     #[test]
     fn an_ended_stream_holds_no_waker() {
-        let (scene, wakes) = (Scene::at(DrainState::Leaving, Mobility::Leaves), Arc::new(Wakes::default()));
+        let (scene, wakes) =
+            (Scene::at(DrainState::Leaving, Mobility::DrainOnly), Arc::new(Wakes::default()));
         let waker = Waker::from(Arc::clone(&wakes));
         assert!(scene.handle.poll(&Context::from_waker(&waker)).is_some());
         assert_eq!(Arc::strong_count(&wakes), 3);

@@ -71,7 +71,7 @@ impl ReconnectTracker {
             lost += awaited.lose(&oldest);
         }
         awaited.forget_returned();
-        self.note(&awaited);
+        self.publish_count(&awaited);
         lost
     }
 
@@ -85,7 +85,7 @@ impl ReconnectTracker {
         let to = Ticket { session, departure: u64::MAX, at: Millis(u64::MAX) };
         let first = awaited.clients.range(from..=to).next().map(|(ticket, _)| *ticket)?;
         let pending = awaited.clients.remove(&first)?;
-        self.note(&awaited);
+        self.publish_count(&awaited);
         drop(awaited);
         let gap = now.since(pending.at);
         if let Some(group) = pending.group {
@@ -106,7 +106,7 @@ impl ReconnectTracker {
             awaited.order.pop_front();
             lost += awaited.lose(&ticket);
         }
-        self.note(&awaited);
+        self.publish_count(&awaited);
         lost
     }
 
@@ -117,7 +117,7 @@ impl ReconnectTracker {
     }
 
     /// Publishes the number of awaited clients.
-    fn note(&self, awaited: &Awaited) {
+    fn publish_count(&self, awaited: &Awaited) {
         self.away.store(u32::try_from(awaited.clients.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }

@@ -83,7 +83,7 @@ impl<M: DrainMember> DrainRegistry<M> {
             shard.lock().insert(id, Arc::clone(&member));
         }
         if member.is_stream() {
-            self.leave_with_the_others(&member);
+            self.report_if_endpoint_leaving(&member);
         }
         member
     }
@@ -99,7 +99,7 @@ impl<M: DrainMember> DrainRegistry<M> {
             (Some(session), _) => pins.follow(session, to),
             (None, _) => {}
         }
-        self.leave_with_the_others(member);
+        self.report_if_endpoint_leaving(member);
         cause
     }
 
@@ -179,7 +179,7 @@ impl<M: DrainMember> DrainRegistry<M> {
 
     /// Reports a stream that a group may have missed. The order matters: the stream is registered, or has moved, before
     /// the phase of its endpoint is looked at.
-    fn leave_with_the_others(&self, member: &M) {
+    fn report_if_endpoint_leaving(&self, member: &M) {
         if self.shutdown.get().is_some()
             || member.is_withdrawn()
             || member.endpoint_phase() >= Phase::Draining

@@ -157,7 +157,7 @@ fn a_stream_that_begins_on_an_endpoint_that_is_gone_has_a_drain_of_its_own() {
 #[test]
 fn a_stream_that_may_finish_is_cut_at_the_deadline() {
     let mut world = World::new(policy(), 1);
-    let upload = world.open(0, Opening { mobility: Mobility::Finishes, ..OPENING }).unwrap();
+    let upload = world.open(0, Opening { mobility: Mobility::CutAtDeadline, ..OPENING }).unwrap();
     world.drain(0);
     world.run_for(29_900);
     assert_eq!((upload.drain.state(), moment(&upload)), (DrainState::Queued, None));
@@ -308,7 +308,7 @@ fn rebalancing_moves_streams_that_may_move_and_remembers_their_sessions() {
     let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 100 });
     let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
     for number in 0..20_u8 {
-        let mobility = if number < 15 { Mobility::Rebalances } else { Mobility::Leaves };
+        let mobility = if number < 15 { Mobility::Rebalances } else { Mobility::DrainOnly };
         world.open(0, Opening { mobility, session: Some([number; 16]), ..OPENING }).unwrap();
     }
     world.run_for(2_000);

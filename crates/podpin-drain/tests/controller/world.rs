@@ -111,7 +111,7 @@ pub(crate) struct Opening {
     pub(crate) route: usize,
 }
 
-pub(crate) const OPENING: Opening = Opening { mobility: Mobility::Leaves, session: None, route: 0 };
+pub(crate) const OPENING: Opening = Opening { mobility: Mobility::DrainOnly, session: None, route: 0 };
 
 /// Takes a turn of the controller.
 #[derive(Clone, Debug)]
@@ -330,7 +330,7 @@ impl World {
         for (stream, had_moment) in self.streams.iter().zip(before) {
             let Some(order) = stream.drain.order().filter(|_| !had_moment) else { continue };
             check_order(&order, self.now);
-            let is_paced = order.cause != Cause::Rebalance && stream.mobility != Mobility::Finishes;
+            let is_paced = order.cause != Cause::Rebalance && stream.mobility != Mobility::CutAtDeadline;
             let is_charged = is_paced && order.budget_use == podpin_drain::BudgetUse::Charged;
             record.charged += u32::from(is_charged);
         }
@@ -355,7 +355,7 @@ impl World {
             (None, _) => None,
         };
         match target.filter(|endpoint| endpoint.id != stream.endpoint().id) {
-            _ if stream.mobility == Mobility::Finishes => self.close(stream, EndKind::Forced),
+            _ if stream.mobility == Mobility::CutAtDeadline => self.close(stream, EndKind::Forced),
             Some(endpoint) => self.move_to(stream, endpoint),
             None if order.cause == Cause::Rebalance => self.registry.stayed(stream),
             None => self.close(stream, EndKind::Graceful),

@@ -293,7 +293,7 @@ impl<'a> Transfer<'a> {
                 Poll::Pending => return Ok(BlockedOn::Client),
             }
             self.moved = clock::now();
-            self.took(start);
+            self.frame_appended(start);
         }
     }
 
@@ -302,12 +302,12 @@ impl<'a> Transfer<'a> {
         if !self.client.is_body_read() {
             self.client.body_at_hand(&mut self.upload.unsent).map_err(TransferError::Client)?;
         }
-        self.took(start);
+        self.frame_appended(start);
         Ok(())
     }
 
-    fn took(&mut self, start: usize) {
-        self.upload.took(start);
+    fn frame_appended(&mut self, start: usize) {
+        self.upload.frame_appended(start);
         if self.client.is_body_read() {
             self.upload.end();
         }

@@ -297,7 +297,7 @@ mod tests {
             (Fault::Truncated, "kind=\"reset\"", "the connection ended within the body"),
         ] {
             let scene = Scene::new(&[("a", nowhere())]);
-            let record = scene.open("a", Mobility::Leaves);
+            let record = scene.open("a", Mobility::DrainOnly);
             let failure = Some(Failure::Upstream(fault));
             let finished = Finished { failure, ..finished(CloseReason::UpstreamReset, false) };
             let mut log = Record::default();

@@ -199,8 +199,8 @@ impl Opening<'_> {
         let fields = self.response_fields(&start, selected, content);
         self.count(selected, start.head.status, content);
         let handover = self.handover(&start, selected, content);
-        let goes_on = handover.is_some();
-        let accounts = self.accounts(selected, start.head.status, content, goes_on);
+        let handover_enabled = handover.is_some();
+        let accounts = self.accounts(selected, start.head.status, content, handover_enabled);
         if content == Content::Events {
             accounts.record().note_return(clock::now());
         }
@@ -210,13 +210,13 @@ impl Opening<'_> {
         };
         // Only event streams hold a slot of their endpoint.
         let permits = Some(permits).filter(|_| content == Content::Events);
-        let body = self.body(content, goes_on);
+        let body = self.body(content, handover_enabled);
         let relay = Relay::new(Start {
             downstream: started.downstream,
             head: started.head,
             preface: self.preface(content),
             upstream: UpstreamReader::new(transport, start.body, start.rest),
-            settings: self.settings(&body, goes_on),
+            settings: self.settings(&body, handover_enabled),
             body,
             streams: Arc::clone(&self.context.shared.streams),
             record: Arc::clone(accounts.record()),
@@ -272,9 +272,9 @@ impl Opening<'_> {
         }
     }
 
-    fn body(&self, content: Content, goes_on: bool) -> Body {
+    fn body(&self, content: Content, handover_enabled: bool) -> Body {
         let max = self.attempts.service().configuration.sse.event_bytes_max;
-        match (content, goes_on) {
+        match (content, handover_enabled) {
             (Content::Events, true) => Body::Events(Framer::with_cursor(max)),
             (Content::Events, false) => Body::Events(Framer::new(max)),
             (Content::Opaque, _) => Body::Opaque,
@@ -282,7 +282,7 @@ impl Opening<'_> {
     }
 
     /// Returns the timeouts and limits of the stream, as the request's configuration has them.
-    fn settings(&self, body: &Body, goes_on: bool) -> Settings {
+    fn settings(&self, body: &Body, handover_enabled: bool) -> Settings {
         let service = &self.attempts.service().configuration;
         let retry = &service.sse.retry;
         Settings {
@@ -292,15 +292,21 @@ impl Opening<'_> {
             client_write: service.timeouts.client_write,
             max_duration: service.sse.max_duration,
             goodbye_retry: RetryRange::new(retry.drain_min, retry.drain_max),
-            handover: goes_on.then(|| limits(service)),
+            handover: handover_enabled.then(|| limits(service)),
         }
     }
 
     /// Registers the stream, and begins its line of the access log.
-    fn accounts(&self, selected: &Selected, status: StatusCode, content: Content, goes_on: bool) -> Accounts {
+    fn accounts(
+        &self,
+        selected: &Selected,
+        status: StatusCode,
+        content: Content,
+        handover_enabled: bool,
+    ) -> Accounts {
         let (context, request) = (self.context, &self.attempts.request);
         let session = request.is_recognised().then(|| *request.session.as_bytes());
-        let may_move = goes_on && request.may_be_rebalanced();
+        let may_move = handover_enabled && request.may_be_rebalanced();
         let opening = stream_registry::Opening {
             kind: if content == Content::Events { Kind::Stream } else { Kind::Request },
             route: Arc::clone(&request.route),
@@ -308,7 +314,7 @@ impl Opening<'_> {
             client: context.client.address,
             session,
             since: context.began,
-            mobility: if may_move { Mobility::Rebalances } else { Mobility::Leaves },
+            mobility: if may_move { Mobility::Rebalances } else { Mobility::DrainOnly },
         };
         let record = context.shared.streams.open(|id| opening.into_record(id));
         let log = context.shared.is_logging().then(|| {

@@ -103,7 +103,7 @@ impl PostStream {
             // No client comes back for the rest of it.
             session: None,
             since: context.began,
-            mobility: Mobility::Finishes,
+            mobility: Mobility::CutAtDeadline,
         };
         let record = shared.streams.open(|id| opening.into_record(id));
         request.count_decision(Some(selected));

@@ -150,8 +150,8 @@ impl Relay {
         {
             let cause = self.record.leave_cause(order.cause);
             let (at, by, deadline) = (order.at, order.by, order.deadline);
-            let is_free = order.budget_use == BudgetUse::Free;
-            self.session.on_order(LeaveOrder { at, by, deadline, cause, is_free });
+            let already_charged = order.budget_use == BudgetUse::Charged;
+            self.session.on_order(LeaveOrder { at, by, deadline, cause, already_charged });
         }
         if let Some(times) = self.streams.shutdown_times() {
             self.session.on_shutdown(times.begins.after(times.spread).min(times.deadline));
@@ -377,7 +377,7 @@ impl Relay {
         let metrics = &self.record.route.service.metrics;
         metrics.handovers.inc(report.cause, report.outcome);
         if report.outcome == Outcome::Ok {
-            match report.averts {
+            match report.otherwise_ends_with {
                 // The end of a stream that ends for it is counted by its account.
                 Some(Reason::UpstreamReset) => metrics.upstream_errors.inc(upstream_error_kind(report.fault)),
                 Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),

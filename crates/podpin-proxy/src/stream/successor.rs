@@ -2,7 +2,7 @@
 //!
 //! The endpoint is the one that `select` returns for the session, so that the stream and all other requests of its client
 //! meet at one. The request is the client's own, kept as bytes since the beginning of the stream, with `Last-Event-ID` and
-//! the session fields. When to ask, and what the result means for the stream, is decided by
+//! the session fields. When to send one, and what the result means for the stream, is decided by
 //! `podpin_sse::session`.
 
 use std::sync::Arc;
@@ -110,12 +110,12 @@ impl SuccessorRequest {
     pub(crate) async fn send(self, target: SuccessorTarget) -> SuccessorResult {
         match target {
             SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
-            SuccessorTarget::PinnedTo(from) => self.try_endpoints(from).await,
+            SuccessorTarget::PinnedTo(pinned_to) => self.try_endpoints(pinned_to).await,
         }
     }
 
-    async fn try_endpoints(&self, from: EndpointId) -> SuccessorResult {
-        let mut attempts = self.attempts(from);
+    async fn try_endpoints(&self, pinned_to: EndpointId) -> SuccessorResult {
+        let mut attempts = self.attempts(pinned_to);
         let mut outcome = SuccessorResult::Failed;
         while attempts.may_retry() {
             let Ok(permit) = attempts.select_successor() else { break };
@@ -137,9 +137,9 @@ impl SuccessorRequest {
         self.attempt(&mut attempts, permit).await
     }
 
-    fn attempts(&self, from: EndpointId) -> Attempts {
-        let request = RoutedRequest::of_stream(Arc::clone(&self.route), self.session, from);
-        Attempts::new(request, Purpose::Successor { from })
+    fn attempts(&self, pinned_to: EndpointId) -> Attempts {
+        let request = RoutedRequest::of_stream(Arc::clone(&self.route), self.session, pinned_to);
+        Attempts::new(request, Purpose::Successor { pinned_to })
     }
 
     async fn attempt(&self, attempts: &mut Attempts, permit: Permit) -> SuccessorResult {

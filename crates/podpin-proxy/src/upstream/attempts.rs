@@ -37,11 +37,11 @@ pub(crate) enum Purpose {
     Request,
     /// An event stream.
     Stream,
-    /// The successor of an event stream in flight. Retrying the endpoint `from` that just failed does not consume a retry:
+    /// The successor of an event stream in flight. Retrying the endpoint `pinned_to` that just failed does not consume a retry:
     /// discovery may still list it as ready.
     Successor {
-        /// Endpoint that the stream ran on.
-        from: EndpointId,
+        /// Endpoint that the stream ran on, or the only one to try.
+        pinned_to: EndpointId,
     },
 }
 
@@ -228,7 +228,7 @@ impl Attempts {
         if let Some(last) = self.last.take() {
             self.count_retry(last.reason);
         }
-        let is_free = self.purpose == Purpose::Successor { from: selected.endpoint.id };
+        let is_free = self.purpose == Purpose::Successor { pinned_to: selected.endpoint.id };
         self.left = self.left.saturating_sub(u32::from(!is_free));
         self.selected = Some(selected);
     }
@@ -312,7 +312,7 @@ mod tests {
         let scene = Scene::new(&NAMES.map(|name| (name, nowhere())));
         let limit = scene.route.service.configuration.retries.attempts;
         let from = EndpointId::of_pod("a", 80);
-        let mut attempts = attempts(&scene, Purpose::Successor { from });
+        let mut attempts = attempts(&scene, Purpose::Successor { pinned_to: from });
         let mut count = 0;
         while attempts.may_retry() {
             drop(attempts.select_successor().unwrap());

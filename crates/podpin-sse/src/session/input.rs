@@ -69,8 +69,8 @@ pub struct LeaveOrder {
     pub deadline: Millis,
     /// Reason of the order.
     pub cause: LeaveCause,
-    /// Whether no budget of disconnects was charged, because a handover was expected.
-    pub is_free: bool,
+    /// Whether the budget of disconnects was charged; false if a handover was expected.
+    pub already_charged: bool,
 }
 
 /// Reason of a [`LeaveOrder`], which decides what the stream does.

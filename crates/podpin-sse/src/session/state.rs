@@ -16,7 +16,7 @@ pub(super) enum State {
     /// A successor; the upstream flows.
     Opening { attempt: Attempt, order: LeaveOrder },
     /// A successor; no upstream flows.
-    Broken { attempt: Attempt, order: Option<LeaveOrder> },
+    AwaitingSuccessor { attempt: Attempt, order: Option<LeaveOrder> },
     /// The client, to take the last bytes; `cut_at` is the last moment for that.
     Finishing { ending: Close, cut_at: Millis },
     /// Nothing.
@@ -29,7 +29,7 @@ pub(super) struct Attempt {
     pub(super) cause: HandoverCause,
     pub(super) from: Millis,
     /// End of the stream if no successor takes it; `None` if it then stays.
-    pub(super) averts: Option<Reason>,
+    pub(super) otherwise_ends_with: Option<Reason>,
     /// Fault of the old upstream; `None` if it still flows, or ended cleanly.
     pub(super) fault: Option<Fault>,
 }
@@ -37,8 +37,8 @@ pub(super) struct Attempt {
 impl Attempt {
     pub(super) fn report(self, outcome: Outcome, now: Millis) -> Option<Report> {
         let took_ms = now.0.saturating_sub(self.from.0);
-        let Attempt { cause, averts, fault, .. } = self;
-        Some(Report { cause, outcome, took_ms, averts, fault })
+        let Attempt { cause, otherwise_ends_with, fault, .. } = self;
+        Some(Report { cause, outcome, took_ms, otherwise_ends_with, fault })
     }
 }
 
@@ -57,7 +57,7 @@ impl State {
     #[inline]
     pub(super) fn attempt(&self) -> Option<Attempt> {
         match self {
-            State::Opening { attempt, .. } | State::Broken { attempt, .. } => Some(*attempt),
+            State::Opening { attempt, .. } | State::AwaitingSuccessor { attempt, .. } => Some(*attempt),
             State::Streaming | State::Leaving(_) | State::Finishing { .. } | State::Closed => None,
         }
     }
@@ -66,7 +66,7 @@ impl State {
     pub(super) fn order(&self) -> Option<LeaveOrder> {
         match self {
             State::Leaving(order) | State::Opening { order, .. } => Some(*order),
-            State::Broken { order, .. } => *order,
+            State::AwaitingSuccessor { order, .. } => *order,
             State::Streaming | State::Finishing { .. } | State::Closed => None,
         }
     }
@@ -74,7 +74,7 @@ impl State {
     /// Returns the fault that the upstream ended with; `None` if there was none.
     pub(super) fn fault(&self) -> Option<Fault> {
         match self {
-            State::Broken { attempt, .. } => attempt.fault,
+            State::AwaitingSuccessor { attempt, .. } => attempt.fault,
             State::Finishing { ending, .. } => ending.fault,
             State::Streaming | State::Leaving(_) | State::Opening { .. } | State::Closed => None,
         }
@@ -83,20 +83,22 @@ impl State {
     #[inline]
     pub(super) fn takes_orders(&self) -> bool {
         match self {
-            State::Streaming | State::Broken { order: None, .. } => true,
+            State::Streaming | State::AwaitingSuccessor { order: None, .. } => true,
             State::Finishing { cut_at, .. } => *cut_at == NEVER,
-            State::Leaving(_) | State::Opening { .. } | State::Broken { .. } | State::Closed => false,
+            State::Leaving(_) | State::Opening { .. } | State::AwaitingSuccessor { .. } | State::Closed => {
+                false
+            }
         }
     }
 
     pub(super) fn add_order(&mut self, order: LeaveOrder) {
         match self {
             State::Streaming => *self = State::Leaving(order),
-            State::Broken { order: none @ None, .. } => *none = Some(order),
+            State::AwaitingSuccessor { order: none @ None, .. } => *none = Some(order),
             State::Finishing { cut_at, .. } if *cut_at == NEVER => *cut_at = order.by,
             State::Leaving(_)
             | State::Opening { .. }
-            | State::Broken { .. }
+            | State::AwaitingSuccessor { .. }
             | State::Finishing { .. }
             | State::Closed => {}
         }
@@ -105,7 +107,7 @@ impl State {
     /// Lets a stream go anywhere that was to go to one endpoint only, and lost its own meanwhile. True the first time.
     pub(super) fn forget_target(&mut self) -> bool {
         match self {
-            State::Broken { order: Some(order), .. } if order.cause == LeaveCause::Rebalance => {
+            State::AwaitingSuccessor { order: Some(order), .. } if order.cause == LeaveCause::Rebalance => {
                 order.cause = LeaveCause::Drain;
                 true
             }

@@ -42,7 +42,7 @@ fn ineligible() -> Session {
 
 /// Order to leave at `at`; its last moment comes 50 milliseconds later, its deadline never.
 fn order(cause: LeaveCause, at: u64) -> LeaveOrder {
-    LeaveOrder { at: Millis(at), by: Millis(at + 50), deadline: NEVER, cause, is_free: true }
+    LeaveOrder { at: Millis(at), by: Millis(at + 50), deadline: NEVER, cause, already_charged: false }
 }
 
 /// Input of a session.
@@ -86,14 +86,20 @@ fn farewell(farewell: Farewell) -> Step {
     Step::of(Action::Finish(farewell))
 }
 
-/// Step that ends a handover that was to avert `averts`.
-fn done(action: Action, cause: HandoverCause, (outcome, took_ms): (Outcome, u64), averts: Reason) -> Step {
-    let fault = match averts {
+/// Step that ends a handover that was to avert `otherwise_ends_with`.
+fn done(
+    action: Action,
+    cause: HandoverCause,
+    (outcome, took_ms): (Outcome, u64),
+    otherwise_ends_with: Reason,
+) -> Step {
+    let fault = match otherwise_ends_with {
         Reason::UpstreamReset => Some(Fault::Reset),
         Reason::Idle => Some(Fault::Silent),
         _ => None,
     };
-    let report = Some(Report { cause, outcome, took_ms, averts: Some(averts), fault });
+    let report =
+        Some(Report { cause, outcome, took_ms, otherwise_ends_with: Some(otherwise_ends_with), fault });
     Step { report, ..Step::of(action) }
 }
 
@@ -115,8 +121,8 @@ fn check(name: &str, inputs: &[(Input, u64, Step)], flows: bool) {
     assert_eq!(session.has_upstream(), flows, "{name}");
 }
 
-fn swap(cause: HandoverCause, took_ms: u64, averts: Reason) -> Step {
-    done(Action::Swap, cause, (Outcome::Ok, took_ms), averts)
+fn swap(cause: HandoverCause, took_ms: u64, otherwise_ends_with: Reason) -> Step {
+    done(Action::Swap, cause, (Outcome::Ok, took_ms), otherwise_ends_with)
 }
 
 #[test]
@@ -173,7 +179,8 @@ fn a_rebalanced_stream_stays_when_it_cannot_be_handed_over() {
         session
     };
     let stays = |outcome, took_ms| {
-        let report = Some(Report { cause: PLANNED, outcome, took_ms, averts: None, fault: None });
+        let report =
+            Some(Report { cause: PLANNED, outcome, took_ms, otherwise_ends_with: None, fault: None });
         Step { report, ..Step::of(Action::Stay) }
     };
     let known = ResumePoint::Known;
@@ -227,7 +234,8 @@ fn a_rebalanced_stream_that_loses_its_upstream_goes_anywhere() {
 
 #[test]
 fn a_stream_that_cannot_be_handed_over_ends_as_it_must() {
-    let no_id = |action, cause, averts| done(action, cause, (Outcome::NoId, 0), averts);
+    let no_id =
+        |action, cause, otherwise_ends_with| done(action, cause, (Outcome::NoId, 0), otherwise_ends_with);
     let (drain, reset) = (Reason::Drain, Reason::UpstreamReset);
     let clean = UpstreamEnd::Clean;
     let (serving, leaving) = (Standing::Serving, Standing::Leaving);
@@ -248,7 +256,7 @@ fn a_stream_that_cannot_be_handed_over_ends_as_it_must() {
 
 #[test]
 fn an_id_that_is_lost_while_opening_ends_the_handover() {
-    let lost = |action, averts| done(action, PLANNED, (Outcome::NoId, 2), averts);
+    let lost = |action, otherwise_ends_with| done(action, PLANNED, (Outcome::NoId, 2), otherwise_ends_with);
     let table = [
         (MADE, charged(lost(GOODBYE, Reason::Drain))),
         (E(RESET, Standing::Leaving), lost(BROKEN, Reason::UpstreamReset)),
@@ -369,7 +377,7 @@ fn an_order_is_obeyed_at_its_moment_and_at_a_boundary() {
         let expected = Step { charges_budget, ..Step::of(action) };
         assert_eq!(session.on_time(upstream, Millis(500)), expected, "{cause:?}");
         let mut paid = ineligible();
-        paid.on_order(LeaveOrder { is_free: false, ..order(cause, 500) });
+        paid.on_order(LeaveOrder { already_charged: true, ..order(cause, 500) });
         assert_eq!(paid.on_time(upstream, Millis(500)), Step::of(action), "{cause:?}");
     }
 }
@@ -636,8 +644,8 @@ fn a_goodbye_instead_of_a_failed_handover_keeps_the_fault() {
 #[test]
 fn a_disconnect_that_the_budget_has_paid_for_is_charged_once() {
     let clean = E(UpstreamEnd::Clean, Standing::Leaving);
-    for is_free in [true, false] {
-        let paid = |cause| LeaveOrder { is_free, ..order(cause, 5) };
+    for already_charged in [false, true] {
+        let paid = |cause| LeaveOrder { already_charged, ..order(cause, 5) };
         // The handover fails; the endpoint ends before the moment; the endpoint died first.
         let mut opening = eligible();
         opening.on_order(paid(LeaveCause::Drain));
@@ -651,7 +659,7 @@ fn a_disconnect_that_the_budget_has_paid_for_is_charged_once() {
         broken.on_order(paid(LeaveCause::Drain));
         let dead = feed(&mut broken, A(Answer::Failed), ResumePoint::Known, 6);
         for (name, step) in [("failed", failed), ("ended", ended), ("dead", dead)] {
-            assert_eq!((step.action, step.charges_budget), (GOODBYE, is_free), "{name}");
+            assert_eq!((step.action, step.charges_budget), (GOODBYE, !already_charged), "{name}");
         }
     }
 }

@@ -13,7 +13,8 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
 use podpin_h2::{
-    Closed, Config, Connection, End, ErrorCode, Event, FRAME_HEAD_BYTES, Head, Refusal, StreamId, StreamMut, Trust,
+    Closed, Config, Connection, End, ErrorCode, Event, FRAME_HEAD_BYTES, Head, Refusal, StreamId, StreamMut,
+    Trust,
 };
 use podpin_wire::http1::request_head::HeadError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};

@@ -1,5 +1,7 @@
 //! CPU for each event that a client received, with many streams at a steady rate.
 
+use std::time::Duration;
+
 use anyhow::Context;
 
 use super::{Scene, each, progress};
@@ -47,13 +49,18 @@ pub(crate) async fn measure(
     Ok(())
 }
 
+/// The first event after that of the opening comes within two periods (`ticks` in `pod.rs`).
+fn until_all_flow(rate: u32) -> Duration {
+    Duration::from_secs(2) / rate.max(1)
+}
+
 /// CPU in ns and events within the window, and the share of the events that the rate promises. A share far below one
 /// says that the machine was too busy for the load, not that events were lost.
 pub(super) async fn read(scene: &Scene<'_>, peer: &Peer, load: Load) -> anyhow::Result<(u64, u64, f64)> {
     let Load { protocol, streams: count, rate, on_a_connection } = load;
     let target = scene.target(peer, protocol, Visit::First)?;
     let streams = Streams::open(Wanted { on_a_connection, ..Wanted::new(target, count, rate) }).await?;
-    tokio::time::sleep(scene.plan.warm_up).await;
+    tokio::time::sleep(scene.plan.warm_up.max(until_all_flow(rate))).await;
     let (events, cpu_ns) = (streams.events(), peer.cpu_ns()?);
     let began = std::time::Instant::now();
     tokio::time::sleep(scene.plan.events_window).await;

@@ -109,13 +109,13 @@ fn request_cases(arguments: &Http2Args) -> Vec<RequestCase> {
     cases.collect()
 }
 
-/// Sixteen connections of HTTP/1.1; over HTTP/2 the same number of requests in flight.
+/// Sixteen connections of HTTP/1.1; over HTTP/2 four, each with as many requests in flight as a page in a browser has.
 fn lanes(protocol: Protocol, kind: requests::Kind) -> Lanes {
-    let var = |name: &str, or: u32| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(or);
-    match (protocol.is_h2(), kind) {
-        (true, requests::Kind::Small) => Lanes { connections: var("CC", 16), on_each: var("MM", 1) },
-        _ => Lanes { connections: 16, on_each: 1 },
+    if !protocol.is_h2() {
+        return Lanes { connections: 16, on_each: 1 };
     }
+    let is_large = matches!(kind, requests::Kind::Download(MIB) | requests::Kind::Upload(_));
+    Lanes { connections: 4, on_each: if is_large { 4 } else { 10 } }
 }
 
 fn event_cases(arguments: &Http2Args, streams: u32) -> Vec<EventCase> {

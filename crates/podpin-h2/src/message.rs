@@ -97,8 +97,7 @@ pub(crate) fn refuse<'a>(
 ) -> Result<Event<'a>, Closed> {
     match state.streams.get(id) {
         Some(stream) if stream.outgoing == Outgoing::Head => {
-            stream.incoming =
-                if refusal.is_malformed() { Incoming::Malformed } else { Incoming::Discarded };
+            stream.incoming = if refusal.is_malformed() { Incoming::Malformed } else { Incoming::Discarded };
             charge_refusal(state, refusal, call)?;
             Ok(Event::Refused { stream: id, refusal })
         }

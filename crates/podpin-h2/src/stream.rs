@@ -27,7 +27,7 @@ pub(crate) enum Incoming {
     Open,
     /// A body that is dropped: the request was refused.
     Discarded,
-    /// The same of a request that is malformed: the stream is reset behind its answer, whoever has ended what.
+    /// The same of a request that is malformed: the stream is reset behind its answer.
     Malformed,
     /// No more.
     Ended,

@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use crate::connection::accepted::Connection;
 use crate::downstream::http1::write_and_linger;
+use crate::downstream::http2::Http2Stream;
 use crate::downstream::http2_connection::{Arrival, Http2Connection, Progress, Remainder};
 use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
@@ -79,8 +80,9 @@ pub(crate) async fn serve(connection: Connection, idle: IdleConnection, refusal:
         let leaves = match happened {
             Happened::Progress(Progress::Ended(closed)) => break closed,
             Happened::Progress(Progress::Arrivals(arrivals)) => {
-                for arrival in arrivals {
-                    let request = Arc::clone(&requests).serve(arrival, http2.subject());
+                for Arrival { stream, head } in arrivals {
+                    let client = PendingResponse::H2(Http2Stream::new(Arc::clone(&http2), stream));
+                    let request = Arc::clone(&requests).serve(client, head, http2.subject());
                     shared.lifecycle.tasks.spawn(request.in_current_span());
                 }
                 requests.takes_no_more(http2.opened_streams())
@@ -136,9 +138,13 @@ impl Requests {
     }
 
     /// Serves one request, or refuses it.
-    async fn serve(self: Arc<Self>, arrival: Arrival, subject: Option<String>) {
-        let client = PendingResponse::H2(arrival.stream);
-        let head = match arrival.head.and_then(|head| request_head(&head)) {
+    async fn serve(
+        self: Arc<Self>,
+        client: PendingResponse,
+        head: Result<Box<Head>, HeadError>,
+        subject: Option<String>,
+    ) {
+        let head = match head.and_then(|head| request_head(&head)) {
             Ok(head) => head,
             Err(error) => {
                 self.connection.count_refused(error.into());

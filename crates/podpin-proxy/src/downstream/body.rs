@@ -16,7 +16,7 @@ pub(crate) use crate::downstream::gone::Gone;
 pub(crate) enum Downstream {
     /// A socket of HTTP/1.0 or 1.1.
     H1(Http1Side),
-    /// One HTTP/2 stream.
+    /// A stream of an HTTP/2 connection.
     H2(Http2Stream),
 }
 

@@ -13,6 +13,9 @@ use crate::downstream::gone::{Gone, LINGER};
 use crate::downstream::http2_connection::{Http2Connection, RequestProgress};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 
+/// Bytes beyond which a piece is written from where it stands; less is gathered with what other streams send in this turn.
+const LARGE: usize = 4 * 1024;
+
 /// A stream of an HTTP/2 connection. Dropped before its response is complete, it is reset.
 pub(crate) struct Http2Stream {
     connection: Arc<Http2Connection>,
@@ -79,7 +82,12 @@ impl Http2Stream {
     }
 
     /// Writes the response head, which is all of the response with [`End::Yes`].
-    pub(crate) fn write_head(&mut self, status: StatusCode, headers: &HeaderMap, end: End) -> Result<(), Gone> {
+    pub(crate) fn write_head(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        end: End,
+    ) -> Result<(), Gone> {
         let mut connection = self.connection.lock();
         sent(connection.send(self.id, |stream| stream.head(status.as_u16(), fields(headers), end)))?;
         if end == End::Yes
@@ -97,10 +105,15 @@ impl Http2Stream {
         bytes: &[u8],
     ) -> Poll<Result<usize, Gone>> {
         let mut connection = self.connection.lock();
-        match connection.send(self.id, |stream| stream.data(bytes, End::No)) {
-            Some(Ok(0)) => {}
-            Some(Ok(count)) => return Poll::Ready(Ok(count)),
-            Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
+        let sent = if bytes.len() > LARGE {
+            connection.send_large(self.id, bytes)
+        } else {
+            connection.send(self.id, |stream| stream.data(bytes, End::No).ok()).flatten()
+        };
+        match sent {
+            Some(0) => {}
+            Some(count) => return Poll::Ready(Ok(count)),
+            None => return Poll::Ready(Err(Gone)),
         }
         match connection.stream_state(self.id) {
             Some(stream) => {

@@ -5,19 +5,21 @@
 //! all streams appended in one turn: one write, one TLS record. An idle connection owns no buffer: input is read into the
 //! thread's, and output is lent by the thread while it is not empty.
 
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
-use podpin_h2::{Closed, Config, Connection, ErrorCode, Event, Head, Refusal, StreamId, StreamMut, Trust};
+use podpin_h2::{
+    Closed, Config, Connection, End, ErrorCode, Event, FRAME_HEAD_BYTES, Head, Refusal, StreamId, StreamMut, Trust,
+};
 use podpin_wire::http1::request_head::HeadError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::clock;
-use crate::downstream::http2::Http2Stream;
 use crate::http::reply::ErrorReply;
 use crate::net::scratch::{self, Scratch};
 use crate::net::transport::Transport;
@@ -25,13 +27,16 @@ use crate::net::transport::Transport;
 /// Number of reads in one turn before other tasks of the worker get theirs.
 const READS_A_TURN: usize = 4;
 
+/// Number of frames in one write of a large piece: four make 64 KiB, which is what one read brings.
+const FRAMES_A_WRITE: usize = 4;
+
 /// An HTTP/2 connection, shared by the task that drives it and the tasks of its streams.
 pub(crate) struct Http2Connection(Mutex<State>);
 
 /// A request that a client has opened a stream for.
 pub(crate) struct Arrival {
-    /// Stream that carries the response.
-    pub stream: Http2Stream,
+    /// Stream that carries the response; it is open until an `Http2Stream` of this number is dropped.
+    pub stream: StreamId,
     /// Request head, or the reason why it is refused.
     pub head: Result<Box<Head>, HeadError>,
 }
@@ -153,7 +158,7 @@ impl Http2Connection {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match state.poll_read(context, self, &mut arrivals) {
+            match state.poll_read(context, &mut arrivals) {
                 Poll::Ready(Ok(())) if arrivals.is_empty() => reads += 1,
                 Poll::Ready(Ok(())) => return Poll::Ready(Progress::Arrivals(arrivals)),
                 Poll::Ready(Err(_)) => {
@@ -216,6 +221,65 @@ impl State {
             self.wake_driver();
         }
         Some(sent)
+    }
+
+    /// Sends what goes now of a large piece of a body, straight from where it stands: one write of the output before it,
+    /// the heads of its frames, and the frames. Returns how much went; `None` if the stream is gone.
+    pub(crate) fn send_large(&mut self, id: StreamId, bytes: &[u8]) -> Option<usize> {
+        let mut heads = [[0; FRAME_HEAD_BYTES]; FRAMES_A_WRITE];
+        let mut lengths = [0; FRAMES_A_WRITE];
+        let (mut framed, mut frames) = (0, 0);
+        while let (Some(head), Some(length)) = (heads.get_mut(frames), lengths.get_mut(frames))
+            && let Some(rest) = bytes.get(framed..).filter(|rest| !rest.is_empty())
+        {
+            let mut stream = self.protocol.stream(id, clock::now(), &mut self.output)?;
+            let frame = stream.frame(rest.len(), End::No).ok()?;
+            if frame.payload == 0 {
+                break;
+            }
+            (*head, *length) = (frame.head, frame.payload);
+            framed += frame.payload;
+            frames += 1;
+        }
+        let mut payload = bytes.get(..framed).unwrap_or_default();
+        let mut pieces = Vec::with_capacity(2 * frames);
+        for (head, length) in heads.iter().zip(lengths).take(frames) {
+            let (frame, rest) = payload.split_at_checked(length)?;
+            pieces.extend([&head[..], frame]);
+            payload = rest;
+        }
+        self.write_through(&pieces);
+        Some(framed)
+    }
+
+    /// Writes the output and these pieces behind it; the output keeps what the socket does not take.
+    fn write_through(&mut self, pieces: &[&[u8]]) {
+        let output = std::mem::take(&mut self.output);
+        let mut slices = [IoSlice::new(&[]); 1 + 2 * FRAMES_A_WRITE];
+        for (slice, piece) in slices.iter_mut().zip([&output[..]].iter().chain(pieces)) {
+            *slice = IoSlice::new(piece);
+        }
+        let mut left = slices.get_mut(..=pieces.len()).unwrap_or_default();
+        let waker = self.driver.as_ref().unwrap_or(Waker::noop());
+        let mut context = Context::from_waker(waker);
+        if let Some(transport) = &mut self.transport {
+            // An error is left to the driver, which meets it as well.
+            while !left.is_empty()
+                && let Poll::Ready(Ok(count)) =
+                    Pin::new(&mut *transport).poll_write_vectored(&mut context, left)
+                && count > 0
+            {
+                IoSlice::advance_slices(&mut left, count);
+            }
+        }
+        if !left.is_empty() {
+            self.output = scratch::buffer();
+            left.iter().for_each(|slice| self.output.extend_from_slice(slice));
+        }
+        scratch::give_back(output);
+        if !self.output.is_empty() || self.transport.as_ref().is_some_and(Transport::holds_bytes) {
+            self.wake_driver();
+        }
     }
 
     /// Forgets the task of a stream. One that is still open is reset: behind a complete response the client need not send
@@ -292,7 +356,6 @@ impl State {
     fn poll_read(
         &mut self,
         context: &mut Context<'_>,
-        connection: &Arc<Http2Connection>,
         arrivals: &mut Vec<Arrival>,
     ) -> Poll<std::io::Result<()>> {
         if !self.protocol.wants_input(self.output.len()) {
@@ -300,7 +363,7 @@ impl State {
         }
         let ahead = std::mem::take(&mut self.ahead);
         if !ahead.is_empty() {
-            self.receive(&ahead, connection, arrivals);
+            self.receive(&ahead, arrivals);
             return Poll::Ready(Ok(()));
         }
         scratch::with(|Scratch { read, .. }| {
@@ -310,13 +373,13 @@ impl State {
             if buffer.filled().is_empty() {
                 return Poll::Ready(Err(std::io::ErrorKind::UnexpectedEof.into()));
             }
-            self.receive(buffer.filled(), connection, arrivals);
+            self.receive(buffer.filled(), arrivals);
             Poll::Ready(Ok(()))
         })
     }
 
     /// Takes input: new requests go to `arrivals`, everything else to its stream.
-    fn receive(&mut self, mut input: &[u8], connection: &Arc<Http2Connection>, arrivals: &mut Vec<Arrival>) {
+    fn receive(&mut self, mut input: &[u8], arrivals: &mut Vec<Arrival>) {
         self.borrow_output();
         let now = clock::now();
         while let Some(event) = self.protocol.receive(now, &mut input, &mut self.output) {
@@ -324,7 +387,6 @@ impl State {
                 Event::Request { stream, head, ends } => {
                     let request = if ends { RequestProgress::Complete } else { RequestProgress::Open };
                     self.streams.push(StreamState::new(stream, request));
-                    let stream = Http2Stream::new(Arc::clone(connection), stream);
                     arrivals.push(Arrival { stream, head: Ok(head) });
                 }
                 Event::Refused { stream, refusal } => match self.stream_state(stream) {
@@ -334,7 +396,6 @@ impl State {
                     }
                     None => {
                         self.streams.push(StreamState::new(stream, RequestProgress::Complete));
-                        let stream = Http2Stream::new(Arc::clone(connection), stream);
                         arrivals.push(Arrival { stream, head: Err(head_refusal(refusal)) });
                     }
                 },

@@ -110,7 +110,7 @@ impl ClientWriter {
         }
     }
 
-    /// Closes the body. One that is not clean ends so that the client can tell. Returns the socket; `None` if it cannot
+    /// Closes the body. One that is not clean ends so that the client notices. Returns the socket; `None` if it cannot
     /// carry another request.
     pub(crate) fn close(&mut self, body: ResponseBody) -> Option<Transport> {
         let downstream = self.downstream.take()?;

@@ -6,8 +6,8 @@
 
 use http::{Method, Version};
 use podpin_endpoints::MoveReason;
-use podpin_sse::session::{HandoverCause as Cause, Outcome};
 use podpin_h2::Excess;
+use podpin_sse::session::{HandoverCause as Cause, Outcome};
 
 /// A metric label with a fixed set of values.
 pub trait Label: Copy + Eq + 'static {

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::peer_kind::PeerKind;
 use crate::protocol::Protocol;
 
-/// Measures podpin side by side with nginx, HAProxy (when they are installed) and a plain TCP relay.
+/// Measures podpin side by side with nginx, HAProxy, Envoy (when they are installed) and a plain TCP relay.
 #[derive(Debug, Parser)]
 #[command(name = "podpin-bench", version)]
 pub(crate) struct Cli {

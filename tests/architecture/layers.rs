@@ -37,7 +37,7 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-endpoints",
         // Writing and choosing; the snapshot between them; an endpoint; the words that describe it.
-        &["pick table", "snapshot", "weighted_set", "endpoint", "tombstones update", "id phase streams"],
+        &["pick table", "snapshot", "usage weighted_set", "endpoint", "tombstones update", "id phase streams"],
     ),
     (
         "podpin-sse",

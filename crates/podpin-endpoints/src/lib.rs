@@ -14,6 +14,7 @@ mod streams;
 mod table;
 mod tombstones;
 mod update;
+mod usage;
 mod weighted_set;
 
 pub use endpoint::{DrainTimes, Endpoint};
@@ -24,3 +25,4 @@ pub use snapshot::{Counts, Snapshot};
 pub use streams::{EjectionPolicy, Load, Permit};
 pub use table::{Applied, Refused, Table, Transition};
 pub use update::{Condition, Observed, Update};
+pub use usage::{Tier, Usage, UseReason, UsedBy};

@@ -159,7 +159,7 @@ impl Table {
     fn operate(&mut self, id: &EndpointId, operator: Operator, now: Millis) -> Option<Applied> {
         let member = self.members.get_mut(id)?;
         member.operator = operator;
-        let next = Endpoint::clone(&member.endpoint).entering(member.phase(), member.believed.serving(), now);
+        let next = Endpoint::clone(&member.endpoint).entering(member.phase(), member.believed, now);
         let mut changes = Changes::default();
         changes.advance(member, next);
         Some(self.publish(changes, self.snapshot.first_list_seen()))
@@ -191,7 +191,7 @@ impl Table {
             member.believed = asked;
         }
         let described = member.endpoint.described(observed);
-        changes.advance(member, described.entering(member.phase(), member.believed.serving(), now));
+        changes.advance(member, described.entering(member.phase(), member.believed, now));
         if !possible && news {
             changes.refused.push(Refused { endpoint: Arc::clone(&member.endpoint), asked: asked.phase() });
         }
@@ -204,7 +204,7 @@ impl Table {
         let late = end == Some(End::Terminated) && !Phase::Draining.may_become(said.phase(), drain);
         let believed = if late { Condition::Draining { serving: said.serving() } } else { said };
         let joining = Endpoint::joining(observed, now, slow_start, load);
-        let endpoint = Arc::new(joining.entering(believed.phase(), believed.serving(), now));
+        let endpoint = Arc::new(joining.entering(believed.phase(), believed, now));
         changes.join(&endpoint);
         if late {
             changes.refused.push(Refused { endpoint: Arc::clone(&endpoint), asked: said.phase() });
@@ -218,7 +218,11 @@ impl Table {
         let terminated = member.believed.phase() == Phase::Draining && member.drain == Drain::Final;
         let end = if terminated { End::Terminated } else { End::Delisted };
         self.tombstones.remember(*id, &member.endpoint.load, end);
-        let last = Endpoint::clone(&member.endpoint).entering(Phase::Gone, false, now);
+        let last = Endpoint::clone(&member.endpoint).entering(
+            Phase::Gone,
+            Condition::NotReady { serving: false },
+            now,
+        );
         changes.go(member.endpoint.phase, last);
     }
 

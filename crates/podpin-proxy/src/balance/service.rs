@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
@@ -74,6 +75,8 @@ pub struct ServiceState {
     view: Arc<ArcSwap<View>>,
     /// The reason of the last failure of discovery.
     discovery_failure: Arc<Mutex<Option<Arc<str>>>>,
+    /// Whether the log says already that ejection is disregarded.
+    ejection_disregarded: Arc<AtomicBool>,
 }
 
 /// Whether readiness waits for the first list of endpoints of a service.
@@ -149,6 +152,7 @@ impl ServiceState {
             table: Arc::new(Mutex::new(table)),
             view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
             discovery_failure: Arc::default(),
+            ejection_disregarded: Arc::default(),
         }
     }
 
@@ -175,6 +179,7 @@ impl ServiceState {
             table: Arc::clone(&self.table),
             view: Arc::clone(&self.view),
             discovery_failure: Arc::clone(&self.discovery_failure),
+            ejection_disregarded: Arc::clone(&self.ejection_disregarded),
         }
     }
 
@@ -245,8 +250,28 @@ impl ServiceState {
     fn eject_if_due(&self, endpoint: &Endpoint) {
         let Some(policy) = &self.ejection else { return };
         if endpoint.load.failed(policy, clock::now()) {
-            self.metrics.ejections.inc();
             tracing::warn!(service = %self.name, endpoint = %endpoint.name, "ejected after consecutive failures");
+            self.endpoint_ejected();
+        }
+    }
+
+    /// Counts an ejection, and logs when it is one too many: once, until ejections count again.
+    pub fn endpoint_ejected(&self) {
+        self.metrics.ejections.inc();
+        let is_disregarded = !self.view.load().snapshot.honours_ejection(clock::now());
+        let was_disregarded = self.ejection_disregarded.swap(is_disregarded, Ordering::Relaxed);
+        if is_disregarded && !was_disregarded {
+            tracing::warn!(
+                service = %self.name,
+                "more than half of the endpoints are ejected: ejection is disregarded"
+            );
+        }
+    }
+
+    /// Counts the use of an endpoint that is ejected.
+    pub fn endpoint_selected(&self, endpoint: &Endpoint) {
+        if endpoint.load.is_ejected(clock::now()) {
+            self.metrics.ejections_disregarded.inc();
         }
     }
 

@@ -4,11 +4,12 @@
 //! written is not garbled yet; it is told only when it has stayed so for a while.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use podpin_config::StaticEndpoint;
+use podpin_config::{EndpointAddress, StaticEndpoint};
 use podpin_endpoints::{Condition, EndpointId, Observed, Update};
 use tokio::time::timeout;
 
@@ -19,14 +20,24 @@ use crate::watch::{FileWatch, read_bounded};
 /// truncating and the last write, shorter than a person looks away.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The endpoints that are written in the configuration, as the one list there will be.
+/// The endpoints that are written in the configuration, as the one list there will be; `None` if some of them are host names,
+/// which [`follow_names`](crate::follow_names) looks up.
 #[must_use]
-pub fn static_endpoints(list: &[StaticEndpoint]) -> Update {
-    let observed = |endpoint: &StaticEndpoint| Observed {
-        id: EndpointId::of_address(&endpoint.name, endpoint.address),
+pub fn static_endpoints(list: &[StaticEndpoint]) -> Option<Update> {
+    let observed = |endpoint: &StaticEndpoint| match &endpoint.address {
+        EndpointAddress::Ip(address) => Some(static_endpoint(endpoint, *address)),
+        EndpointAddress::Name { .. } => None,
+    };
+    list.iter().map(observed).collect::<Option<_>>().map(Update::Replace)
+}
+
+/// Returns an endpoint of the configuration at one of its addresses.
+pub(crate) fn static_endpoint(endpoint: &StaticEndpoint, address: SocketAddr) -> Observed {
+    Observed {
+        id: EndpointId::of_address(&endpoint.name, address),
         name: endpoint.name.as_str().into(),
         uid: None,
-        address: endpoint.address,
+        address,
         zone: endpoint.zone.as_deref().map(Into::into),
         zone_hints: None,
         node: None,
@@ -34,8 +45,7 @@ pub fn static_endpoints(list: &[StaticEndpoint]) -> Update {
         condition: Condition::Ready,
         reversible_drain: true,
         deadline: None,
-    };
-    Update::Replace(list.iter().map(observed).collect())
+    }
 }
 
 /// An endpoints file.
@@ -298,17 +308,19 @@ mod tests {
 
     #[test]
     fn static_endpoints_are_one_full_list_of_ready_ones() {
-        let list = [StaticEndpoint {
-            name: "a".into(),
-            address: "10.0.0.1:80".parse().unwrap(),
-            zone: Some("z".into()),
-            weight: 3,
-        }];
-        let Update::Replace(observed) = static_endpoints(&list) else { panic!("a full list was expected") };
+        let address = "10.0.0.1:80".parse().unwrap();
+        let zone = Some("z".to_owned());
+        let endpoint =
+            StaticEndpoint { name: "a".into(), address: EndpointAddress::Ip(address), zone, weight: 3 };
+        let list = [endpoint.clone()];
+        let Some(Update::Replace(observed)) = static_endpoints(&list) else { panic!("a list was expected") };
         let [one] = observed.as_slice() else { panic!("{observed:?}") };
-        assert_eq!(one.id, EndpointId::of_address("a", list[0].address));
+        assert_eq!(one.id, EndpointId::of_address("a", address));
         assert_eq!((&*one.name, one.zone.as_deref(), one.weight), ("a", Some("z"), 3));
         assert_eq!(one.condition.phase(), Phase::Ready);
+        let host = EndpointAddress::Name { host: "localhost".into(), port: 80 };
+        let with_a_name = [endpoint.clone(), StaticEndpoint { address: host, ..endpoint }];
+        assert!(static_endpoints(&with_a_name).is_none());
     }
 
     #[test]

@@ -32,6 +32,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::kube::Client;
 use futures_util::future::{select, select_all};
+use podpin_config::IpFamily;
 use podpin_endpoints::Update;
 use podpin_time::Millis;
 
@@ -105,6 +106,8 @@ pub struct KubeService {
     pub service: String,
     /// Which of its ports.
     pub port: PortRef,
+    /// The addresses of pods that have IPv4 and IPv6.
+    pub family: IpFamily,
     /// Whether Pods are read, too, so that endpoints have deadlines. Without the right to, they have none.
     pub pods: bool,
     /// Endpoints of it are known, from another source or from following it before: a first list that is empty is
@@ -118,6 +121,7 @@ impl From<&podpin_config::KubernetesService> for KubeService {
             namespace: service.namespace.clone(),
             service: service.service.clone(),
             port: (&service.port).into(),
+            family: service.ip_family,
             pods: service.pods,
             is_occupied: false,
         }

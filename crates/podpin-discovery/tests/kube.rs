@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use podpin_config::IpFamily;
 use podpin_discovery::{KubeError, KubeEvent, KubeService, KubeSettings, PortRef, RelistReason, follow};
 use podpin_endpoints::Update;
 use podpin_testkit::{ApiServer, Cut, Fault, Kubeconfig, On, Slice, SlicePod, wait_for};
@@ -148,7 +149,14 @@ fn service(text: &str) -> KubeService {
         Some((namespace, name)) => (Some(namespace.to_owned()), name),
         None => (None, text),
     };
-    KubeService { namespace, service: name.to_owned(), port, pods, is_occupied: false }
+    KubeService {
+        namespace,
+        service: name.to_owned(),
+        port,
+        family: IpFamily::default(),
+        pods,
+        is_occupied: false,
+    }
 }
 
 fn ip(last: u8) -> IpAddr {

@@ -18,7 +18,7 @@ mod usage;
 mod weighted_set;
 
 pub use endpoint::{DrainTimes, Endpoint};
-pub use id::EndpointId;
+pub use id::{EndpointId, IdHasher, IdMap};
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};
 pub use snapshot::{Counts, Snapshot};

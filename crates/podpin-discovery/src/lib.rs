@@ -13,6 +13,8 @@ mod watch;
 
 pub use endpoints_file::{EndpointsFileError, parse_endpoints};
 pub use file::{FileEvent, FileSource, ReadError, static_endpoints};
-pub use kube::{KubeError, KubeEvent, KubeService, KubeSettings, RelistReason, check, digest, follow};
+pub use kube::{
+    KubeError, KubeEvent, KubeService, KubeSettings, RelistReason, TokenError, check, digest, follow,
+};
 pub use slice::{Merged, PortRef, observe};
 pub use watch::FileWatch;

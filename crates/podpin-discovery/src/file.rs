@@ -1,16 +1,14 @@
-//! Endpoints from the configuration itself and from a file of their own, re-read on change.
+//! Endpoints from a file of their own, re-read on change.
 //!
 //! A list that cannot be read takes nothing away: it is told, and the last good one stands. A file that is being
 //! written is not garbled yet; it is told only when it has stayed so for a while.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use podpin_config::{EndpointAddress, StaticEndpoint};
-use podpin_endpoints::{Condition, EndpointId, Observed, Update};
+use podpin_endpoints::Observed;
 use tokio::time::timeout;
 
 use crate::endpoints_file::{EndpointsFileError, not_utf8, parse_endpoints};
@@ -19,34 +17,6 @@ use crate::watch::{FileWatch, read_bounded};
 /// How long a file must stay missing or garbled before it is told: longer than an editor or a copy takes between
 /// truncating and the last write, shorter than a person looks away.
 const PATIENCE: Duration = Duration::from_millis(200);
-
-/// The endpoints that are written in the configuration, as the one list there will be; `None` if some of them are host names,
-/// which [`follow_names`](crate::follow_names) looks up.
-#[must_use]
-pub fn static_endpoints(list: &[StaticEndpoint]) -> Option<Update> {
-    let observed = |endpoint: &StaticEndpoint| match &endpoint.address {
-        EndpointAddress::Ip(address) => Some(static_endpoint(endpoint, *address)),
-        EndpointAddress::Name { .. } => None,
-    };
-    list.iter().map(observed).collect::<Option<_>>().map(Update::Replace)
-}
-
-/// Returns an endpoint of the configuration at one of its addresses.
-pub(crate) fn static_endpoint(endpoint: &StaticEndpoint, address: SocketAddr) -> Observed {
-    Observed {
-        id: EndpointId::of_address(&endpoint.name, address),
-        name: endpoint.name.as_str().into(),
-        uid: None,
-        address,
-        zone: endpoint.zone.as_deref().map(Into::into),
-        zone_hints: None,
-        node: None,
-        weight: endpoint.weight,
-        condition: Condition::Ready,
-        reversible_drain: true,
-        deadline: None,
-    }
-}
 
 /// An endpoints file.
 #[derive(Clone, Debug)]
@@ -77,7 +47,7 @@ pub enum ReadError {
 /// State of the file after a look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileEvent {
-    /// The full list; for [`Update::Replace`].
+    /// The full list; for [`podpin_endpoints::Update::Replace`].
     Endpoints(Vec<Observed>),
     /// A file that cannot be read or is no list of endpoints, and why; the last good list stands.
     Garbled(String),
@@ -167,7 +137,7 @@ impl FileSource {
 mod tests {
     use std::fs;
 
-    use podpin_endpoints::Phase;
+    use podpin_endpoints::EndpointId;
     use tempfile::TempDir;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
     use tokio::task::JoinHandle;
@@ -304,23 +274,6 @@ mod tests {
         assert!(matches!(beneath_a_file.read(), Err(ReadError::Missing(_))));
         let a_directory = FileSource::new(directory.path());
         assert!(matches!(a_directory.read(), Err(ReadError::Io { .. })));
-    }
-
-    #[test]
-    fn static_endpoints_are_one_full_list_of_ready_ones() {
-        let address = "10.0.0.1:80".parse().unwrap();
-        let zone = Some("z".to_owned());
-        let endpoint =
-            StaticEndpoint { name: "a".into(), address: EndpointAddress::Ip(address), zone, weight: 3 };
-        let list = [endpoint.clone()];
-        let Some(Update::Replace(observed)) = static_endpoints(&list) else { panic!("a list was expected") };
-        let [one] = observed.as_slice() else { panic!("{observed:?}") };
-        assert_eq!(one.id, EndpointId::of_address("a", address));
-        assert_eq!((&*one.name, one.zone.as_deref(), one.weight), ("a", Some("z"), 3));
-        assert_eq!(one.condition.phase(), Phase::Ready);
-        let host = EndpointAddress::Name { host: "localhost".into(), port: 80 };
-        let with_a_name = [endpoint.clone(), StaticEndpoint { address: host, ..endpoint }];
-        assert!(static_endpoints(&with_a_name).is_none());
     }
 
     #[test]

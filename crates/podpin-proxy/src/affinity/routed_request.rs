@@ -101,9 +101,8 @@ impl RoutedRequest {
     /// Returns the client's own endpoint, so that its requests meet at one: that of its token; for a client that names
     /// itself, the first on the ring; for one that comes from another service, the first on the ring that takes new ones.
     pub(crate) fn home(&self, view: &View) -> Option<EndpointId> {
-        let takes_new = |id: &EndpointId| {
-            view.snapshot.get(id).is_some_and(|endpoint| view.snapshot.takes_new(endpoint))
-        };
+        let takes_new =
+            |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| view.snapshot.takes_new(endpoint));
         match self.identity.source {
             _ if self.identity.is_displaced => {
                 view.ring.first(self.session.as_bytes(), &mut |id| takes_new(id))

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
-use podpin_config::{Discovery, KubernetesService, Pinned, Service as Configuration, ZonePreference};
+use podpin_config::{
+    Discovery, EndpointAddress, KubernetesService, Pinned, Service as Configuration, ZonePreference,
+};
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
     Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Refused, Snapshot, Table,
@@ -200,10 +202,16 @@ impl ServiceState {
         self.view.load()
     }
 
-    /// Returns whether the endpoints are discovered in a Kubernetes cluster.
+    /// Returns whether the endpoints are told by a server, of a cluster or of names, which may be away.
     #[must_use]
-    pub fn is_of_the_cluster(&self) -> bool {
-        self.cluster_source().is_some()
+    pub fn is_told_by_a_server(&self) -> bool {
+        match &self.configuration.discovery {
+            Discovery::Kubernetes(_) | Discovery::Dns(_) => true,
+            Discovery::Static(list) => {
+                list.iter().any(|one| matches!(one.address, EndpointAddress::Name { .. }))
+            }
+            Discovery::File(_) => false,
+        }
     }
 
     /// Returns the place of the service in the cluster; `None` if it is not discovered there.
@@ -211,7 +219,7 @@ impl ServiceState {
     pub fn cluster_source(&self) -> Option<&KubernetesService> {
         match &self.configuration.discovery {
             Discovery::Kubernetes(of) => Some(of),
-            Discovery::Static(_) | Discovery::File(_) => None,
+            Discovery::Static(_) | Discovery::File(_) | Discovery::Dns(_) => None,
         }
     }
 
@@ -220,7 +228,7 @@ impl ServiceState {
     pub fn endpoints_file(&self) -> Option<&PathBuf> {
         match &self.configuration.discovery {
             Discovery::File(path) => Some(path),
-            Discovery::Static(_) | Discovery::Kubernetes(_) => None,
+            Discovery::Static(_) | Discovery::Kubernetes(_) | Discovery::Dns(_) => None,
         }
     }
 

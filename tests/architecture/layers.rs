@@ -69,7 +69,7 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-wire",
         // Rules over requests and frames; the client and the bytes.
-        &["headers http2_flood", "client field http1 http2_fields proxy_protocol"],
+        &["headers", "client field http1 proxy_protocol"],
     ),
     (
         "podpin-h2",

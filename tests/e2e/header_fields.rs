@@ -124,28 +124,20 @@ async fn trailers_have_the_same_limit_over_http_1() {
 }
 
 #[tokio::test]
-async fn trailers_of_references_are_served_a_few_times_and_then_end_their_connection() {
-    const LONG_TRAILERS_MAX: u32 = 4;
+async fn trailers_have_the_same_limit_over_http_2() {
     let pod = Pod::start("pod-a").await;
     let head = |stream| H2Frame::head(stream, &with_path(&POST, "/upload"));
     let last = |stream, block| H2Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, block);
     for front in Front::both(&Setup::chat(&[&pod])).await {
         let mut connection = front.begun().await;
-        for number in 0..2 * LONG_TRAILERS_MAX {
-            let stream = 2 * number + 1;
-            assert!(connection.try_frames(&[head(stream), last(stream, vec![0x82; 0])]).await);
-            assert_eq!(connection.h2_answer().await, podpin_testkit::H2Answer::Status(200));
+        for number in 0..200 {
+            // The connection goes on, however often; 431 is not one of HPACK's static table.
+            let (stream, is_bomb) = (2 * number + 1, number % 2 == 0);
+            let block = if is_bomb { bomb(&[], "x") } else { Vec::new() };
+            assert!(connection.try_frames(&[head(stream), last(stream, block)]).await);
+            let answer = connection.h2_frame_that(|frame| frame.status().is_some()).await.unwrap();
+            assert_eq!((answer.stream(), answer.status() == Some(200)), (stream, !is_bomb));
         }
-        for number in 2 * LONG_TRAILERS_MAX..=3 * LONG_TRAILERS_MAX {
-            let stream = 2 * number + 1;
-            // It is cut off while it sends: the last bytes may go nowhere.
-            let _cut = connection.try_frames(&[head(stream), last(stream, bomb(&[], "x"))]).await;
-            if number < 3 * LONG_TRAILERS_MAX {
-                assert_eq!(connection.h2_answer().await, podpin_testkit::H2Answer::Status(200));
-            }
-        }
-        connection.h2_frame_that(|frame| frame.status().is_some()).await.unwrap_err();
-        front.wait_cut("trailers", 1).await;
         front.serves(&pod).await;
     }
 }

@@ -78,6 +78,28 @@ async fn a_client_that_leaves_its_post_releases_the_pod_and_one_that_breaks_off_
 }
 
 #[tokio::test]
+async fn the_end_of_a_broken_post_says_what_broke() {
+    for (raw, kind, why) in [
+        (Some("not a chunk\r\n"), "protocol", "a chunk is malformed"),
+        (None, "reset", "the connection ended within the body"),
+    ] {
+        let pod = pod("pod-a").await;
+        let proxy = Setup::chat(&[&pod]).start().await;
+        let (mut client, mut stream) = begun(&proxy, &pod).await;
+        stream.event("one").await;
+        assert_eq!(client.next_data().await, "one");
+        match raw {
+            Some(raw) => stream.raw(raw).await,
+            None => stream.close(),
+        }
+        assert_ne!(client.rest().await.1, Ending::Clean);
+        let line = proxy.access_log_line(|line| line["kind"] == "stream").await;
+        assert_eq!((&line["reason"], &line["error"]), (&"upstream_reset".into(), &why.into()), "{line}");
+        proxy.wait_metric("podpin_upstream_errors_total", &[("kind", kind)], 1.0).await;
+    }
+}
+
+#[tokio::test]
 async fn a_post_takes_the_places_of_a_stream() {
     let pod = pod("pod-a").await;
     let limits = "limits: {streamsPerEndpoint: 1}";

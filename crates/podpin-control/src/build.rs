@@ -7,6 +7,7 @@ use podpin_affinity::Keyring;
 use podpin_config::{Config, Route as RouteConfig, Service};
 use podpin_proxy::balance::service::{FirstList, ServiceParts, ServiceState};
 use podpin_proxy::http::filters::RouteFilters;
+use podpin_proxy::limits::http2;
 use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::net::tls::UpstreamTls;
 use podpin_proxy::routing::route::{Backend, Destination, Route};
@@ -76,6 +77,7 @@ pub(crate) fn snapshot(
         services: services.into(),
         listeners: files.listeners.into(),
         limits: config.limits,
+        http2: http2::config(&config.limits),
         shutdown: config.shutdown.clone(),
         trusted_proxies: config.trusted_proxies.clone().into(),
         keyring: files.keyring,

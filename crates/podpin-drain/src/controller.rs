@@ -78,7 +78,7 @@ const NOTHING: Duration = Duration::from_secs(3_600);
 /// let inbox = Arc::new(registry.inbox());
 /// let mut controller =
 ///     DrainController::new(Arc::clone(&registry), Arc::clone(&inbox), DrainPolicy::default(), Millis(0));
-/// let drain = DrainHandle::new(Mobility::Leaves);
+/// let drain = DrainHandle::new(Mobility::DrainOnly);
 /// let stream = registry.open(|id| Stream { drain, inbox: Arc::clone(&inbox), endpoint, id });
 ///
 /// // The endpoint begins to drain.
@@ -212,10 +212,10 @@ impl<M: DrainMember> DrainController<M> {
         let clients = self.inbox.reconnects().expire(self.policy.return_window, now.moment);
         self.facts.extend((clients > 0).then_some(Fact::ClientsLost { clients }));
         self.follow_deadlines(now);
-        self.let_go(now);
+        self.schedule_departures(now);
         self.rebalance(now);
-        self.settle(now);
-        Turn { facts: std::mem::take(&mut self.facts), next: self.rest(now.moment) }
+        self.retire_finished_groups(now);
+        Turn { facts: std::mem::take(&mut self.facts), next: self.until_next_turn(now.moment) }
     }
 
     /// Begins to drain the open streams of withdrawn routes.
@@ -272,12 +272,17 @@ impl<M: DrainMember> DrainController<M> {
     /// Releases the streams of an endpoint that stays after all. Streams that have their moment check the endpoint again
     /// when it comes.
     fn take_back(&mut self, endpoint: Arc<Endpoint>, now: &mut Now<'_>) {
-        let Some(mut group) = self.endpoints.remove(&endpoint.id) else { return };
+        let id = endpoint.id;
+        let Some(mut group) = self.endpoints.remove(&id) else { return };
         group.release();
         self.awaited.push(group);
         self.facts.push(Fact::TakenBack { endpoint });
-        // Streams of a route that is gone leave all the same.
+        // Streams of a route that is gone leave all the same, and all of them when the proxy shuts down.
         self.withdraw(now);
+        if let Some(group) = &mut self.shutdown {
+            let streams = self.registry.streams_of(&self.inbox, |member| member.endpoint().id == id);
+            streams.into_iter().for_each(|member| group.join(member));
+        }
     }
 
     /// Begins to drain all streams that are open on an endpoint.
@@ -353,7 +358,7 @@ impl<M: DrainMember> DrainController<M> {
     }
 
     /// Gives as many streams as the pace wants a moment until the next turn.
-    fn let_go(&mut self, now: &mut Now<'_>) {
+    fn schedule_departures(&mut self, now: &mut Now<'_>) {
         if now.moment < self.decided_until {
             return;
         }
@@ -394,7 +399,7 @@ impl<M: DrainMember> DrainController<M> {
     }
 
     /// Sets groups aside whose streams have left, and reports those whose clients are settled.
-    fn settle(&mut self, now: &Now<'_>) {
+    fn retire_finished_groups(&mut self, now: &Now<'_>) {
         let is_listed = |id: &EndpointId| now.snapshot.get(id).is_some();
         let over: Vec<EndpointId> = (self.endpoints.iter())
             .filter(|(id, group)| group.is_over(now.moment) && (!is_listed(id) || group.has_streams()))
@@ -421,13 +426,13 @@ impl<M: DrainMember> DrainController<M> {
     }
 
     /// Returns the time until the next turn.
-    fn rest(&self, now: Millis) -> Duration {
+    fn until_next_turn(&self, now: Millis) -> Duration {
         let is_idle = self.awaited.is_empty()
             && self.inbox.reconnects().away() == 0
             && self.rebalancer.is_none()
             && !self.is_retired;
         let groups = self.endpoints.values().chain(&self.withdrawn).chain(&self.shutdown);
-        let rests = groups.map(|group| {
+        let times = groups.map(|group| {
             let is_near = group.schedule.begins() <= now.after(LOOK);
             let is_endpoint = matches!(group.subject, DrainSubject::Endpoint(_));
             match group.has_queue() {
@@ -437,6 +442,6 @@ impl<M: DrainMember> DrainController<M> {
                 false => NOTHING,
             }
         });
-        rests.fold(if is_idle { NOTHING } else { LOOK }, Duration::min)
+        times.fold(if is_idle { NOTHING } else { LOOK }, Duration::min)
     }
 }

@@ -17,9 +17,6 @@ use crate::report::{Cause, GroupAccount, LeavingCount};
 /// Time between two turns while streams leave. Moments are laid out within it, so it only bounds how late the controller
 /// notices a change.
 pub(crate) const TURN: Duration = Duration::from_millis(50);
-/// Time that an event beyond `sse.eventBytesMax` may delay a goodbye before the stream is cut within it, where the deadline
-/// allows.
-const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
 /// Least time of a handover that begins at the very end of a drain: most take milliseconds, and disconnect no client.
 const HANDOVER_LEAST: Duration = Duration::from_millis(500);
 /// Time after `shutdown.spread` that a client may take for its goodbye, or an event for its end.
@@ -37,7 +34,7 @@ pub(crate) struct DrainGroup<M> {
     /// Streams without a moment, the next one first.
     queue: VecDeque<Arc<M>>,
     /// Streams that may finish until the deadline.
-    finishing: VecDeque<Arc<M>>,
+    cut_at_deadline: VecDeque<Arc<M>>,
     account: Arc<GroupAccount>,
     pub(crate) began: Millis,
     ordered: Millis,
@@ -64,7 +61,7 @@ impl<M: DrainMember> DrainGroup<M> {
             policy,
             schedule,
             queue: VecDeque::new(),
-            finishing: VecDeque::new(),
+            cut_at_deadline: VecDeque::new(),
             account: GroupAccount::new(cause, schedule.budget_use(), leaving),
             began: now,
             ordered: now,
@@ -75,15 +72,15 @@ impl<M: DrainMember> DrainGroup<M> {
     /// Queues a stream, unless it belongs to a group already or has ended.
     pub(crate) fn join(&mut self, member: Arc<M>) {
         match member.drain().queue(&self.account) {
-            Some(Mobility::Finishes) => self.finishing.push_back(member),
-            Some(Mobility::Rebalances | Mobility::Leaves) => self.queue.push_back(member),
+            Some(Mobility::CutAtDeadline) => self.cut_at_deadline.push_back(member),
+            Some(Mobility::Rebalances | Mobility::DrainOnly) => self.queue.push_back(member),
             None => {}
         }
     }
 
     /// Lets all streams without a moment go.
     pub(crate) fn release(&mut self) {
-        let members = self.queue.drain(..).chain(self.finishing.drain(..));
+        let members = self.queue.drain(..).chain(self.cut_at_deadline.drain(..));
         members.for_each(|member| member.drain().release(&self.account));
     }
 
@@ -91,7 +88,7 @@ impl<M: DrainMember> DrainGroup<M> {
     pub(crate) fn prepare(&mut self, order: Order, now: Millis, rng: &mut dyn FnMut(u64) -> u64) {
         if now >= self.schedule.deadline() {
             let times = LeaveTimes { at: now, by: now, deadline: now };
-            self.finishing.drain(..).for_each(|member| {
+            self.cut_at_deadline.drain(..).for_each(|member| {
                 member.drain().leave(&self.account, times);
             });
         }
@@ -134,16 +131,12 @@ impl<M: DrainMember> DrainGroup<M> {
         let at = Millis(now.0 + turn * place / due).min(deadline.max(now));
         // Until the beginning the endpoint keeps its clients.
         let at = at.max(self.schedule.begins().min(deadline));
-        let latest = match self.account.cause() {
+        let by = match self.account.cause() {
             Cause::Drain | Cause::Withdrawn | Cause::Rebalance => deadline.max(at),
             // The process waits for the last of them.
             Cause::Shutdown => self.schedule.ends().max(at).after(SHUTDOWN_LAG),
         };
-        LeaveTimes {
-            at,
-            by: at.after(BOUNDARY_WAIT).min(latest),
-            deadline: deadline.max(at.after(HANDOVER_LEAST)),
-        }
+        LeaveTimes { at, by, deadline: deadline.max(at.after(HANDOVER_LEAST)) }
     }
 
     /// Returns the warning that the budget is too small, once.

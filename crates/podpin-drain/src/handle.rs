@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!                  queue                        leave
-//!    ┌─────────┐ ────────▶ ┌────────┐ ───────────────────────────▶ ┌─────────┐ ──┐ leave:
-//!    │ Staying │           │ Queued │                              │ Leaving │   │ new times
-//!    └─────────┘ ◀──────── └────────┘                              └─────────┘ ◀─┘
+//!    ┌─────────┐ ────────▶ ┌────────┐ ───────────────────────────▶ ┌─────────┐
+//!    │ Staying │           │ Queued │                              │ Leaving │
+//!    └─────────┘ ◀──────── └────────┘                              └─────────┘
 //!      │  ▲ │  release, moved, stay │                                 │ │
 //!      │  │ └──────────── rebalance ┼─────────────────────────────────▶ │
 //!      │  └──────────── moved, stay ┼─────────────────────────────────┘ │
@@ -40,9 +40,9 @@ pub enum Mobility {
     /// Stream that leaves when its endpoint does, and that rebalancing may move.
     Rebalances,
     /// Stream that leaves when its endpoint does.
-    Leaves,
+    DrainOnly,
     /// Stream that cannot be requested again elsewhere: it may finish, and is cut at the deadline.
-    Finishes,
+    CutAtDeadline,
 }
 
 /// State of a stream, as others see it.
@@ -65,12 +65,10 @@ pub struct LeaveOrder {
     pub cause: Cause,
     /// Moment of the departure, at the next event boundary.
     pub at: Millis,
-    /// Moment by which the stream is gone even within an event.
+    /// Last moment of the stream, even within an event; never for one that may stay.
     pub by: Millis,
     /// End of the group's drain, also for a stream that is moving to another endpoint.
     pub deadline: Millis,
-    /// Endpoint to go on at; any if `None`.
-    pub target: Option<Arc<Endpoint>>,
     /// Effect on the budget so far. A planned handover is [`BudgetUse::Free`]: if it ends in a disconnect, that is charged
     /// with [`DrainInbox::charge`](crate::DrainInbox::charge).
     pub budget_use: BudgetUse,
@@ -103,7 +101,7 @@ pub(crate) enum Ending {
 /// use std::task::{Context, Waker};
 /// use podpin_drain::{DrainHandle, DrainState, Mobility};
 ///
-/// let handle = DrainHandle::new(Mobility::Leaves);
+/// let handle = DrainHandle::new(Mobility::DrainOnly);
 /// // Each poll of the stream's task begins with this.
 /// let moment = handle.poll(&Context::from_waker(Waker::noop()));
 /// assert_eq!((moment, handle.state()), (None, DrainState::Staying));
@@ -202,9 +200,17 @@ impl DrainHandle {
                 at: departure.times.at,
                 by: departure.times.by,
                 deadline: departure.times.deadline,
-                target: departure.target.clone(),
                 budget_use: departure.group.budget_use(),
             }),
+            State::Staying { .. } | State::Queued { .. } | State::Ended => None,
+        }
+    }
+
+    /// Takes the endpoint that the order names, to go on there; `None` if any will do, or it was taken before. The caller
+    /// opens its stream there at once: from now on the endpoint's own count has it.
+    pub fn take_target(&self) -> Option<Arc<Endpoint>> {
+        match &mut self.inner.lock().state {
+            State::Leaving { departure, .. } => departure.target.take(),
             State::Staying { .. } | State::Queued { .. } | State::Ended => None,
         }
     }
@@ -232,28 +238,23 @@ impl DrainHandle {
         if let State::Queued { mobility, group: own } = &inner.state
             && Arc::ptr_eq(own, group)
         {
-            group.stayed();
+            group.unjoin();
             inner.state = State::Staying { mobility: *mobility };
         }
     }
 
-    /// `Queued` → `Leaving`, or other times for a stream that is leaving. Wakes the task; false if the stream does not
-    /// belong to the group any more.
+    /// `Queued` → `Leaving`. Wakes the task; false if the stream does not wait in the group any more.
     pub(crate) fn leave(&self, group: &Arc<GroupAccount>, times: LeaveTimes) -> bool {
         let mut inner = self.inner.lock();
-        match &mut inner.state {
-            State::Queued { mobility, group: own } if Arc::ptr_eq(own, group) => {
-                let departure = Departure { group: Arc::clone(group), times, target: None };
-                group.notified();
-                inner.state = State::Leaving { mobility: *mobility, departure: Box::new(departure) };
-            }
-            State::Leaving { departure, .. } if Arc::ptr_eq(&departure.group, group) => {
-                departure.times = times;
-            }
+        let mobility = match &inner.state {
+            State::Queued { mobility, group: own } if Arc::ptr_eq(own, group) => *mobility,
             State::Staying { .. } | State::Queued { .. } | State::Leaving { .. } | State::Ended => {
                 return false;
             }
-        }
+        };
+        group.notified();
+        let departure = Departure { group: Arc::clone(group), times, target: None };
+        inner.state = State::Leaving { mobility, departure: Box::new(departure) };
         let waker = self.changed(&inner);
         drop(inner);
         waker.into_iter().for_each(Waker::wake);
@@ -293,14 +294,14 @@ impl DrainHandle {
             State::Staying { mobility } => *mobility,
             State::Queued { .. } | State::Leaving { .. } => {
                 let Some((mobility, group)) = inner.state.leave_group() else { return };
-                group.stayed();
+                group.unjoin();
                 mobility
             }
             State::Ended => return,
         };
         let mobility = match mobility {
-            Mobility::Rebalances | Mobility::Leaves => Mobility::Leaves,
-            Mobility::Finishes => Mobility::Finishes,
+            Mobility::Rebalances | Mobility::DrainOnly => Mobility::DrainOnly,
+            Mobility::CutAtDeadline => Mobility::CutAtDeadline,
         };
         inner.state = State::Staying { mobility };
     }
@@ -330,6 +331,11 @@ impl DrainHandle {
             State::Leaving { departure, .. } => Arc::ptr_eq(&departure.group, group),
             State::Staying { .. } | State::Ended => false,
         }
+    }
+
+    /// Returns whether the stream has an order with an endpoint to go on at, and has not begun to.
+    pub(crate) fn has_target(&self) -> bool {
+        matches!(&self.inner.lock().state, State::Leaving { departure, .. } if departure.target.is_some())
     }
 
     /// Returns whether the stream waits in this group for its moment.
@@ -502,7 +508,7 @@ mod tests {
             (Ended, "end", (0, 0, 0)),
         ];
         for (from, name, expected) in table {
-            let scene = Scene::at(from, Mobility::Leaves);
+            let scene = Scene::at(from, Mobility::DrainOnly);
             let (_, transition) = TRANSITIONS.into_iter().find(|one| one.0 == name).unwrap();
             transition(&scene);
             assert_eq!(scene.counts(), expected, "{from:?} --{name}-->");
@@ -511,12 +517,12 @@ mod tests {
 
     #[test]
     fn mobility_outlives_a_move_and_rebalancing_gives_up_on_a_stream_that_stayed() {
-        for mobility in [Mobility::Rebalances, Mobility::Leaves, Mobility::Finishes] {
+        for mobility in [Mobility::Rebalances, Mobility::DrainOnly, Mobility::CutAtDeadline] {
             let scene = Scene::at(DrainState::Leaving, mobility);
             scene.handle.moved(NOW);
             assert_eq!(scene.handle.queue(&scene.own), Some(mobility));
             scene.handle.stay();
-            let stayed = if mobility == Mobility::Finishes { mobility } else { Mobility::Leaves };
+            let stayed = if mobility == Mobility::CutAtDeadline { mobility } else { Mobility::DrainOnly };
             assert!(!scene.handle.may_be_rebalanced());
             assert!(!scene.handle.rebalance(&scene.own, &endpoint("b"), NOW));
             assert_eq!(scene.handle.queue(&scene.own), Some(stayed));
@@ -524,24 +530,27 @@ mod tests {
     }
 
     #[test]
-    fn an_order_says_why_and_until_when_and_later_times_replace_earlier_ones() {
-        let scene = Scene::at(DrainState::Leaving, Mobility::Leaves);
+    fn an_order_says_why_and_until_when_and_stands() {
+        let scene = Scene::at(DrainState::Leaving, Mobility::DrainOnly);
         let order = scene.handle.order().unwrap();
         assert_eq!(
             (order.cause, order.at, order.by, order.deadline),
             (Cause::Drain, TIMES.at, TIMES.by, TIMES.deadline)
         );
-        assert!(scene.handle.leave(&scene.own, LeaveTimes { at: NOW, ..TIMES }));
-        assert_eq!(scene.handle.order().unwrap().at, NOW);
+        assert!(!scene.handle.leave(&scene.own, LeaveTimes { at: NOW, ..TIMES }));
+        assert_eq!(scene.handle.order().unwrap().at, TIMES.at);
         let scene = Scene::at(DrainState::Staying, Mobility::Rebalances);
         assert!(scene.handle.rebalance(&scene.own, &endpoint("b"), NOW));
         let order = scene.handle.order().unwrap();
-        assert_eq!((&*order.target.unwrap().name, order.at, order.deadline), ("b", NOW, Millis(u64::MAX)));
+        assert_eq!((order.at, order.deadline), (NOW, Millis(u64::MAX)));
+        assert!(scene.handle.has_target());
+        assert_eq!(scene.handle.take_target().map(|target| target.name.clone()).as_deref(), Some("b"));
+        assert!(!scene.handle.has_target() && scene.handle.take_target().is_none(), "it is taken once");
     }
 
     #[test]
     fn a_task_is_woken_when_it_gets_its_moment_whichever_comes_first() {
-        let (scene, wakes) = (Scene::at(DrainState::Queued, Mobility::Leaves), Arc::new(Wakes::default()));
+        let (scene, wakes) = (Scene::at(DrainState::Queued, Mobility::DrainOnly), Arc::new(Wakes::default()));
         let waker = Waker::from(Arc::clone(&wakes));
         let context = Context::from_waker(&waker);
         assert_eq!((scene.handle.poll(&context), scene.handle.poll(&context)), (None, None));
@@ -552,7 +561,7 @@ mod tests {
         scene.handle.moved(NOW);
         assert_eq!(scene.handle.poll(&context), None);
         // Another task polls from now on.
-        let (later, other) = (Arc::new(Wakes::default()), Scene::at(DrainState::Queued, Mobility::Leaves));
+        let (later, other) = (Arc::new(Wakes::default()), Scene::at(DrainState::Queued, Mobility::DrainOnly));
         assert_eq!(other.handle.poll(&context), None);
         assert_eq!(other.handle.poll(&Context::from_waker(&Waker::from(Arc::clone(&later)))), None);
         assert!(other.handle.leave(&other.own, TIMES));
@@ -562,7 +571,7 @@ mod tests {
     #[test]
     fn the_poll_of_an_idle_stream_takes_no_lock() {
         for state in [DrainState::Staying, DrainState::Queued] {
-            let scene = Scene::at(state, Mobility::Leaves);
+            let scene = Scene::at(state, Mobility::DrainOnly);
             let waker = Waker::from(Arc::new(Wakes::default()));
             let context = Context::from_waker(&waker);
             assert_eq!(scene.handle.poll(&context), None);
@@ -573,7 +582,8 @@ mod tests {
 
     #[test]
     fn an_ended_stream_holds_no_waker() {
-        let (scene, wakes) = (Scene::at(DrainState::Leaving, Mobility::Leaves), Arc::new(Wakes::default()));
+        let (scene, wakes) =
+            (Scene::at(DrainState::Leaving, Mobility::DrainOnly), Arc::new(Wakes::default()));
         let waker = Waker::from(Arc::clone(&wakes));
         assert!(scene.handle.poll(&Context::from_waker(&waker)).is_some());
         assert_eq!(Arc::strong_count(&wakes), 3);

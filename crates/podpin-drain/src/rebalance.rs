@@ -26,7 +26,7 @@ pub(crate) struct Rebalancer<M> {
     settings: Rebalance,
     balance: Balance,
     /// Streams that the rate allows to move, in thousandths.
-    tokens: u64,
+    allowance: u64,
     looked: Millis,
     under_way: Vec<UnderWay<M>>,
     account: Arc<GroupAccount>,
@@ -60,10 +60,10 @@ impl<M: DrainMember> Rebalancer<M> {
         Rebalancer {
             settings,
             balance: Balance::AtRest,
-            tokens: 0,
+            allowance: 0,
             looked: now,
             under_way: Vec::new(),
-            account: GroupAccount::new(Cause::Rebalance, BudgetUse::Charged, leaving),
+            account: GroupAccount::new(Cause::Rebalance, BudgetUse::Free, leaving),
         }
     }
 
@@ -81,7 +81,7 @@ impl<M: DrainMember> Rebalancer<M> {
         };
         let began = self.balance == Balance::AtRest;
         self.balance = Balance::Moving;
-        let count = usize::try_from(u64::from(planned.streams).min(self.tokens / STREAM)).unwrap_or(0);
+        let count = usize::try_from(u64::from(planned.streams).min(self.allowance / STREAM)).unwrap_or(0);
         if let (Some(from), Some(to), 1..) = (endpoints.get(planned.from), endpoints.get(planned.to), count) {
             self.move_streams(streams, Direction { from, to }, count, now);
         }
@@ -94,16 +94,18 @@ impl<M: DrainMember> Rebalancer<M> {
         self.looked = now;
         let second = u64::from(self.settings.budget_per_second) * STREAM;
         let income = u64::from(self.settings.budget_per_second).saturating_mul(passed);
-        self.tokens = self.tokens.saturating_add(income).min(second.max(STREAM));
+        self.allowance = self.allowance.saturating_add(income).min(second.max(STREAM));
     }
 
     /// Returns the load of an endpoint when all streams under way have arrived.
     fn share(&self, endpoint: &Endpoint) -> EndpointShare {
-        let count = |place: fn(&UnderWay<M>) -> EndpointId| {
-            let streams = self.under_way.iter().filter(|one| place(one) == endpoint.id).count();
+        let count = |wanted: &dyn Fn(&UnderWay<M>) -> bool| {
+            let streams = self.under_way.iter().filter(|one| wanted(one)).count();
             u32::try_from(streams).unwrap_or(u32::MAX)
         };
-        let (leaving, coming) = (count(|one| one.from), count(|one| one.to));
+        let leaving = count(&|one| one.from == endpoint.id);
+        // A stream that has begun to go on there is open at both.
+        let coming = count(&|one| one.to == endpoint.id && one.member.drain().has_target());
         let streams = endpoint.load.open_streams().saturating_sub(leaving).saturating_add(coming);
         EndpointShare { streams, weight: endpoint.weight }
     }
@@ -122,7 +124,7 @@ impl<M: DrainMember> Rebalancer<M> {
         members.sort_by_cached_key(|member| (member.last_event(), member.id()));
         for member in members.into_iter().take(count) {
             if member.drain().rebalance(&self.account, to, now) {
-                self.tokens = self.tokens.saturating_sub(STREAM);
+                self.allowance = self.allowance.saturating_sub(STREAM);
                 self.under_way.push(UnderWay { member, from: from.id, to: to.id });
             }
         }

@@ -21,6 +21,10 @@ pub type Session = [u8; 16];
 /// shows as lost clients in a shutdown of the endpoints of one service.
 const AWAITED_MAX: usize = 200_000;
 
+/// Tickets of returned clients that may stand among those of awaited ones beyond the number of the latter, so that a short
+/// list is not searched each time.
+const TICKETS_SPARE: usize = 64;
+
 /// Clients of one service that are awaited back.
 #[derive(Debug, Default)]
 pub struct ReconnectTracker {
@@ -33,7 +37,7 @@ pub struct ReconnectTracker {
 struct Awaited {
     departures: u64,
     clients: BTreeMap<Ticket, Pending>,
-    /// Oldest first; tickets of clients that came back meanwhile are skipped.
+    /// Oldest first; tickets of clients that came back meanwhile are skipped, and never more than half by much.
     order: VecDeque<Ticket>,
 }
 
@@ -66,7 +70,8 @@ impl ReconnectTracker {
             let Some(oldest) = awaited.order.pop_front() else { break };
             lost += awaited.lose(&oldest);
         }
-        self.note(&awaited);
+        awaited.forget_returned();
+        self.publish_count(&awaited);
         lost
     }
 
@@ -80,7 +85,7 @@ impl ReconnectTracker {
         let to = Ticket { session, departure: u64::MAX, at: Millis(u64::MAX) };
         let first = awaited.clients.range(from..=to).next().map(|(ticket, _)| *ticket)?;
         let pending = awaited.clients.remove(&first)?;
-        self.note(&awaited);
+        self.publish_count(&awaited);
         drop(awaited);
         let gap = now.since(pending.at);
         if let Some(group) = pending.group {
@@ -101,7 +106,7 @@ impl ReconnectTracker {
             awaited.order.pop_front();
             lost += awaited.lose(&ticket);
         }
-        self.note(&awaited);
+        self.publish_count(&awaited);
         lost
     }
 
@@ -112,12 +117,20 @@ impl ReconnectTracker {
     }
 
     /// Publishes the number of awaited clients.
-    fn note(&self, awaited: &Awaited) {
+    fn publish_count(&self, awaited: &Awaited) {
         self.away.store(u32::try_from(awaited.clients.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 }
 
 impl Awaited {
+    /// Drops the tickets of clients that came back, once they are more than half of all: each is looked at twice or so.
+    fn forget_returned(&mut self) {
+        let Awaited { clients, order, .. } = self;
+        if order.len() > 2 * clients.len() + TICKETS_SPARE {
+            order.retain(|ticket| clients.contains_key(ticket));
+        }
+    }
+
     /// Gives up a client. Returns 1 if it was awaited still, else 0.
     fn lose(&mut self, ticket: &Ticket) -> u32 {
         let Some(pending) = self.clients.remove(ticket) else { return 0 };
@@ -177,6 +190,20 @@ mod tests {
         assert_eq!((returns.away(), report.returned, report.lost), (0, 1, 1));
         assert_eq!(returns.came_back([2; 16], Millis(31_001)), None, "too late");
         assert_eq!(group.report().returned, 1);
+    }
+
+    #[test]
+    fn clients_that_come_back_leave_nothing_behind_while_an_older_one_is_awaited() {
+        let tracker = ReconnectTracker::default();
+        tracker.expect([0; 16], None, Millis(0));
+        for departure in 1..=10_000 {
+            tracker.expect([1; 16], None, Millis(departure));
+            assert!(tracker.came_back([1; 16], Millis(departure)).is_some());
+        }
+        let places = tracker.awaited.lock().order.len();
+        assert!(places <= 2 * TICKETS_SPARE, "{places} places for one client");
+        assert_eq!(tracker.expire(WINDOW, Millis(29_999)), 0);
+        assert_eq!(tracker.expire(WINDOW, Millis(30_000)), 1, "the oldest is still the first to be lost");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use podpin_endpoints::{EndpointId, Phase};
 use podpin_time::Millis;
 
-use crate::handle::{Ending, LeaveOrder};
+use crate::handle::Ending;
 use crate::inbox::DrainInbox;
 use crate::member::DrainMember;
 use crate::report::{Cause, StreamEnd};
@@ -83,7 +83,7 @@ impl<M: DrainMember> DrainRegistry<M> {
             shard.lock().insert(id, Arc::clone(&member));
         }
         if member.is_stream() {
-            self.leave_with_the_others(&member);
+            self.report_if_endpoint_leaving(&member);
         }
         member
     }
@@ -99,7 +99,7 @@ impl<M: DrainMember> DrainRegistry<M> {
             (Some(session), _) => pins.follow(session, to),
             (None, _) => {}
         }
-        self.leave_with_the_others(member);
+        self.report_if_endpoint_leaving(member);
         cause
     }
 
@@ -108,20 +108,6 @@ impl<M: DrainMember> DrainRegistry<M> {
     pub fn stayed(&self, member: &M) {
         member.drain().stay();
         member.inbox().report_late(member.id());
-    }
-
-    /// Returns what is due for a stream whose moment has come; `None` if it stays, because its drain was taken back or it
-    /// has no moment any more.
-    pub fn depart(&self, member: &M) -> Option<LeaveOrder> {
-        let order = member.drain().order()?;
-        let is_taken_back = order.cause == Cause::Drain
-            && !member.is_withdrawn()
-            && member.endpoint_phase() < Phase::Draining;
-        if is_taken_back {
-            self.stayed(member);
-            return None;
-        }
-        Some(order)
     }
 
     /// Removes a stream that ended, and accounts for it; a second call does nothing. Returns how many clients were given up
@@ -193,7 +179,7 @@ impl<M: DrainMember> DrainRegistry<M> {
 
     /// Reports a stream that a group may have missed. The order matters: the stream is registered, or has moved, before
     /// the phase of its endpoint is looked at.
-    fn leave_with_the_others(&self, member: &M) {
+    fn report_if_endpoint_leaving(&self, member: &M) {
         if self.shutdown.get().is_some()
             || member.is_withdrawn()
             || member.endpoint_phase() >= Phase::Draining

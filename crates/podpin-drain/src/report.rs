@@ -138,7 +138,7 @@ impl GroupAccount {
     }
 
     /// Takes back [`GroupAccount::joined`] for a stream that stays after all.
-    pub(crate) fn stayed(&self) {
+    pub(crate) fn unjoin(&self) {
         let mut report = self.report.lock();
         report.streams = report.streams.saturating_sub(1);
     }

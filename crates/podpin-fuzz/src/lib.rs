@@ -19,7 +19,7 @@ pub use event_stream::event_stream;
 pub use h2_connection::h2_connection;
 pub use h2_heads::h2_heads;
 
-pub use wire::{forwarding, h2_frames, proxy_protocol, request_head, upstream_response};
+pub use wire::{forwarding, proxy_protocol, request_head, upstream_response};
 
 /// A target: panics if the input breaks a law.
 pub type Target = fn(&[u8]);
@@ -32,7 +32,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("event_stream", event_stream),
     ("forwarding", forwarding),
     ("h2_connection", h2_connection),
-    ("h2_frames", h2_frames),
     ("h2_heads", h2_heads),
     ("proxy_protocol", proxy_protocol),
     ("request_head", request_head),

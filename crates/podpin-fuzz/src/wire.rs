@@ -1,20 +1,16 @@
 //! Laws over the parsers and header rules of `podpin-wire`: what holds of any bytes that reach them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_config::Cidr;
-use podpin_time::Millis;
 use podpin_wire::client::Client;
 use podpin_wire::headers;
 use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK, Piece};
 use podpin_wire::http1::request_head::{self, HeadError, Scan};
 use podpin_wire::http1::response_head::{self, ParsedHead};
-use podpin_wire::http2_flood::{FloodAlarm, FrameWatch};
 use podpin_wire::proxy_protocol::{self, Parsed};
 
 /// The first byte says in which pieces a request comes; the rest is what a client sends.
@@ -178,20 +174,4 @@ fn only_what_goes_to_the_end_passes(headers: &HeaderMap, client: &Client) {
         let kinds: Vec<_> = directives.map(str::to_ascii_lowercase).collect();
         assert!(kinds.iter().any(|kind| kind == "private") && kinds.iter().all(|kind| kind != "public"));
     }
-}
-
-/// The first byte says in which pieces; the rest is what a client of HTTP/2 sends behind its preface, and is sent.
-pub fn h2_frames(input: &[u8]) {
-    let [step, bytes @ ..] = input else { return };
-    let watched = |step: usize| {
-        let alarm = Arc::<FloodAlarm>::default();
-        let mut watch = FrameWatch::new(Arc::clone(&alarm), Duration::from_secs(10), Millis(0));
-        let preface = [b'P'; 24];
-        [&preface, bytes].concat().chunks(step).for_each(|piece| watch.read(piece, Millis(0)));
-        let read = (alarm.excess(), watch.deadline().filter(|_| !alarm.is_raised()));
-        bytes.chunks(step).for_each(|piece| watch.wrote(piece, Millis(0)));
-        (read, alarm.excess())
-    };
-    let whole = watched(usize::MAX);
-    assert_eq!(watched(usize::from(*step).max(1)), whole, "the pieces matter");
 }

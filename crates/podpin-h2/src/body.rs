@@ -51,7 +51,7 @@ impl Body {
         let Some(stream) = state.streams.at(place) else { return Ok(None) };
         match stream.incoming {
             Incoming::Ended => fail(state, StreamId(head.stream), ErrorCode::STREAM_CLOSED, call).map(Some),
-            Incoming::Discarded => Ok(None),
+            Incoming::Discarded | Incoming::Malformed => Ok(None),
             Incoming::Open if stream.receive.take(head.length) => {
                 self.is_delivered = true;
                 Ok(None)
@@ -119,18 +119,14 @@ impl Body {
         }
         let Some(stream) = state.streams.get(id).filter(|_| ends) else { return Ok(None) };
         match stream.incoming {
-            Incoming::Ended => Ok(None),
+            Incoming::Ended | Incoming::Malformed => Ok(None),
             Incoming::Discarded => {
                 stream.incoming = Incoming::Ended;
                 state.settle(id, call);
                 Ok(None)
             }
             Incoming::Open if stream.body_left.is_some_and(|left| left > 0) => {
-                let event = refuse_body(state, id, "a body shorter than content-length", call)?;
-                if let Some(stream) = state.streams.get(id) {
-                    stream.incoming = Incoming::Ended;
-                }
-                Ok(event)
+                refuse_body(state, id, "a body shorter than content-length", call)
             }
             Incoming::Open => {
                 stream.incoming = Incoming::Ended;

@@ -141,6 +141,21 @@ impl Connection {
         None
     }
 
+    /// Replaces the configuration: bounds and times hold from the next header block on. Streams, windows and extended
+    /// CONNECT stay as they were announced.
+    pub fn reconfigure(&mut self, config: &Arc<Config>) {
+        if Arc::ptr_eq(config, &self.state.config) {
+            return;
+        }
+        let announced = &self.state.config;
+        self.state.config = if config.announces_as(announced) {
+            Arc::clone(config)
+        } else {
+            Arc::new(config.as_announced_by(announced))
+        };
+        self.receiver.reconfigure(config);
+    }
+
     /// Begins the end in two steps (RFC 9113 section 6.8): a GOAWAY that still takes streams on their way, and
     /// another after a round trip or a second. Open streams go on; a second call takes the second step at once.
     pub fn shut_down(&mut self, now: Millis, out: &mut Vec<u8>) {

@@ -38,6 +38,6 @@ pub use frame::FRAME_HEAD_BYTES;
 pub use head::{Field, Fields, Head, Refusal, Trailers};
 pub use hpack::HpackError;
 pub use podpin_time::Millis;
-pub use respond::{End, SendError, StreamMut};
+pub use respond::{DataFrame, End, SendError, StreamMut};
 pub use settings::Config;
 pub use stream::StreamId;

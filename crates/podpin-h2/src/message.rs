@@ -40,6 +40,7 @@ pub(crate) fn open_request<'a>(
     let (id, ends) = (block.stream, block.ends);
     let head = block.head(state.config.extended_connect);
     let incoming = match (ends, &head) {
+        (_, Err(refusal)) if refusal.is_malformed() => Incoming::Malformed,
         (true, _) => Incoming::Ended,
         (false, Ok(_)) => Incoming::Open,
         (false, Err(_)) => Incoming::Discarded,
@@ -79,7 +80,9 @@ pub(crate) fn end_with_trailers<'a>(
         Err(refusal) => refuse(state, id, refusal, call)?,
     };
     if let Some(stream) = state.streams.get(id) {
-        stream.incoming = Incoming::Ended;
+        if stream.incoming != Incoming::Malformed {
+            stream.incoming = Incoming::Ended;
+        }
         state.settle(id, call);
     }
     Ok(Some(event))
@@ -94,7 +97,7 @@ pub(crate) fn refuse<'a>(
 ) -> Result<Event<'a>, Closed> {
     match state.streams.get(id) {
         Some(stream) if stream.outgoing == Outgoing::Head => {
-            stream.incoming = Incoming::Discarded;
+            stream.incoming = if refusal.is_malformed() { Incoming::Malformed } else { Incoming::Discarded };
             charge_refusal(state, refusal, call)?;
             Ok(Event::Refused { stream: id, refusal })
         }
@@ -103,11 +106,8 @@ pub(crate) fn refuse<'a>(
 }
 
 fn charge_refusal(state: &mut State, refusal: Refusal, call: &Call<'_>) -> Result<(), Excess> {
-    match refusal {
-        Refusal::Malformed(_) => state.budgets.charge_provoked(call.now),
-        // Large heads of honest clients (cookies) come again and again.
-        Refusal::TooManyFields | Refusal::TooLarge => Ok(()),
-    }
+    // Large heads of honest clients (cookies) come again and again.
+    if refusal.is_malformed() { state.budgets.charge_provoked(call.now) } else { Ok(()) }
 }
 
 /// Resets a stream for an error of the client.

@@ -40,6 +40,11 @@ impl Receiver {
         }
     }
 
+    /// Takes the bounds of another configuration.
+    pub(crate) fn reconfigure(&mut self, config: &Config) {
+        self.decoder.hold_at_most(config.head_bytes_max);
+    }
+
     /// Whether DATA is awaited.
     pub(crate) fn is_within_body(&self) -> bool {
         self.reader.is_within_body()
@@ -146,7 +151,7 @@ impl Receiver {
                     Some(Incoming::Open) if ends => Outcome::Trailers,
                     Some(Incoming::Open) => Outcome::Reset(ErrorCode::PROTOCOL_ERROR),
                     Some(Incoming::Ended) => Outcome::Reset(ErrorCode::STREAM_CLOSED),
-                    Some(Incoming::Discarded) | None => Outcome::Ignored,
+                    Some(Incoming::Discarded | Incoming::Malformed) | None => Outcome::Ignored,
                 },
                 Place::Recent => Outcome::Ignored,
                 Place::Closed if state.streams.has_gaps() => {

@@ -37,6 +37,16 @@ pub enum SendError {
     NoRoom,
 }
 
+/// A frame of a body whose payload stays where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataFrame {
+    /// The frame's head, to be written before the payload; nothing is to be written if the payload is empty and the
+    /// piece was not.
+    pub head: [u8; FRAME_HEAD_BYTES],
+    /// Bytes of the piece that are the frame's payload.
+    pub payload: usize,
+}
+
 /// An open stream, borrowed together with the connection's output.
 ///
 /// ```
@@ -125,6 +135,21 @@ impl StreamMut<'_> {
         Ok(count)
     }
 
+    /// Frames a piece of the body that the caller writes itself: the frame's head, then that much of the piece, after all
+    /// output before them. The rest of the piece is the caller's to keep, as with [`StreamMut::data`].
+    ///
+    /// # Errors
+    /// `Err` if there was no head yet, or the response has ended.
+    pub fn frame(&mut self, bytes: usize, end: End) -> Result<DataFrame, SendError> {
+        self.expect(Outgoing::Body)?;
+        let payload = self.grant(bytes);
+        let end = if payload == bytes { end } else { End::No };
+        if payload > 0 || end == End::Yes {
+            self.sent(payload, end);
+        }
+        Ok(DataFrame { head: data_head(payload, self.id, end), payload })
+    }
+
     /// Frames a piece of the body where it stands: nine bytes of room, then the payload. Returns how much of the
     /// payload was framed; the caller writes the nine bytes and that much to the socket, after all output before it.
     ///
@@ -134,15 +159,12 @@ impl StreamMut<'_> {
     /// # Errors
     /// `Err` if there was no head yet, the response has ended, or the piece has no room for a frame's head.
     pub fn seal(&mut self, piece: &mut [u8], end: End) -> Result<usize, SendError> {
-        self.expect(Outgoing::Body)?;
         let (room, payload) = piece.split_first_chunk_mut::<FRAME_HEAD_BYTES>().ok_or(SendError::NoRoom)?;
-        let count = self.grant(payload.len());
-        let end = if count == payload.len() { end } else { End::No };
-        if count > 0 || end == End::Yes {
-            *room = data_head(count, self.id, end);
-            self.sent(count, end);
+        let frame = self.frame(payload.len(), end)?;
+        if frame.payload > 0 || payload.is_empty() {
+            *room = frame.head;
         }
-        Ok(count)
+        Ok(frame.payload)
     }
 
     /// Ends the response with trailers.

@@ -92,6 +92,27 @@ impl Config {
         self.head_bytes_max.saturating_add(fields.saturating_mul(FIELD_OVERHEAD))
     }
 
+    /// Whether a connection with the other configuration may have this one without another SETTINGS.
+    pub(crate) fn announces_as(&self, other: &Config) -> bool {
+        let announced = |config: &Config| {
+            let windows = (config.connection_window, config.stream_window, config.stream_window_max);
+            (windows, config.streams_max, config.extended_connect)
+        };
+        announced(self) == announced(other)
+    }
+
+    /// Returns this configuration with what the other has announced.
+    pub(crate) fn as_announced_by(&self, other: &Config) -> Config {
+        Config {
+            streams_max: other.streams_max,
+            connection_window: other.connection_window,
+            stream_window: other.stream_window,
+            stream_window_max: other.stream_window_max,
+            extended_connect: other.extended_connect,
+            ..self.clone()
+        }
+    }
+
     /// Returns the room for bodies behind `pending` bytes of output.
     pub(crate) fn output_room(&self, pending: usize) -> usize {
         self.output_bytes_max.max(OUTPUT_BYTES_MIN).saturating_sub(pending)

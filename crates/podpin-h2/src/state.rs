@@ -159,9 +159,17 @@ impl State {
     /// Removes a stream that is over; one whose request is no longer wanted is over with its response.
     pub(crate) fn settle(&mut self, id: StreamId, call: &mut Call<'_>) {
         let Some(stream) = self.streams.get(id) else { return };
-        if stream.outgoing == Outgoing::Ended && stream.incoming == Incoming::Discarded {
-            // RFC 9113 section 8.1: the rest of the request is not needed. NO_ERROR blames no side and is not charged.
-            frame::reset(call.out, id.0, ErrorCode::NO_ERROR);
+        let code = match stream.incoming {
+            // RFC 9113 section 8.1: the rest of the request is not needed. NO_ERROR blames no side.
+            Incoming::Discarded => Some(ErrorCode::NO_ERROR),
+            // RFC 9113 section 8.1.1: the answer goes before the error of the stream, which was charged before.
+            Incoming::Malformed => Some(ErrorCode::PROTOCOL_ERROR),
+            Incoming::Open | Incoming::Ended => None,
+        };
+        if stream.outgoing == Outgoing::Ended
+            && let Some(code) = code
+        {
+            frame::reset(call.out, id.0, code);
             self.streams.remember(id.0);
             self.remove(id, call);
         } else if stream.is_over() {

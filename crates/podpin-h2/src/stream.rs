@@ -27,6 +27,8 @@ pub(crate) enum Incoming {
     Open,
     /// A body that is dropped: the request was refused.
     Discarded,
+    /// The same of a request that is malformed: the stream is reset behind its answer.
+    Malformed,
     /// No more.
     Ended,
 }

@@ -6,7 +6,6 @@ mod client_writer;
 mod handover;
 pub(crate) mod open;
 pub(crate) mod post;
-mod refuse;
 mod relay;
 mod successor;
 mod task;

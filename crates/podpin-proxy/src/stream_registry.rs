@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use podpin_drain::{DrainHandle, DrainInbox, DrainMember, DrainRegistry, Mobility, Session};
+use podpin_drain::{Cause, DrainHandle, DrainInbox, DrainMember, DrainRegistry, Mobility, Session};
 use podpin_endpoints::{Endpoint, EndpointId, Phase};
+use podpin_sse::session::LeaveCause;
 use podpin_time::Millis;
 
 use crate::balance::service::Kind;
@@ -136,6 +137,17 @@ impl StreamRecord {
         old.id
     }
 
+    /// Returns what an order to leave for this cause means now. A stream whose route was removed meanwhile goes nowhere else.
+    pub fn leave_cause(&self, cause: Cause) -> LeaveCause {
+        match cause {
+            Cause::Shutdown => LeaveCause::Shutdown,
+            Cause::Withdrawn => LeaveCause::Withdrawn,
+            Cause::Drain | Cause::Rebalance if self.is_withdrawn() => LeaveCause::Withdrawn,
+            Cause::Drain => LeaveCause::Drain,
+            Cause::Rebalance => LeaveCause::Rebalance,
+        }
+    }
+
     /// Stores that an event went to the client at this moment.
     pub fn set_last_event(&self, at: Millis) {
         self.last_event.store(at.0, Ordering::Relaxed);
@@ -210,8 +222,8 @@ mod tests {
     #[test]
     fn a_stream_that_moves_remembers_where_it_was() {
         let scene = scene();
-        let record = scene.open("a", Mobility::Leaves);
-        let other = scene.open("b", Mobility::Leaves);
+        let record = scene.open("a", Mobility::DrainOnly);
+        let other = scene.open("b", Mobility::DrainOnly);
         let from = record.move_to(other.endpoint());
         assert_eq!(scene.shared.streams.moved(&record, from, Millis(0)), None, "it belonged to no drain");
         assert_eq!((record.endpoint().id, from), (other.endpoint().id, EndpointId::of_pod("a", 80)));
@@ -226,7 +238,7 @@ mod tests {
     fn a_stream_that_begins_on_a_draining_endpoint_leaves_with_the_others() {
         let mut scene = scene();
         scene.operate("a", Operation::Drain);
-        let (late, other) = (scene.open("a", Mobility::Leaves), scene.open("b", Mobility::Leaves));
+        let (late, other) = (scene.open("a", Mobility::DrainOnly), scene.open("b", Mobility::DrainOnly));
         scene.order_to_leave(&late);
         assert_eq!(other.drain().state(), DrainState::Staying);
         assert_eq!((late.endpoint_phase(), other.endpoint_phase()), (Phase::Draining, Phase::Ready));
@@ -235,14 +247,14 @@ mod tests {
     #[test]
     fn a_stream_on_an_endpoint_that_left_the_list_is_on_one_that_is_gone() {
         let scene = scene();
-        let record = scene.open("a", Mobility::Leaves);
+        let record = scene.open("a", Mobility::DrainOnly);
         scene.remove("a");
         assert_eq!(record.endpoint_phase(), Phase::Gone);
     }
 
     #[test]
     fn an_id_is_replaced_by_the_next() {
-        let record = scene().open("a", Mobility::Leaves);
+        let record = scene().open("a", Mobility::DrainOnly);
         for id in [&b"1"[..], b"22", b""] {
             record.set_last_event_id(id);
             assert_eq!(record.last_event_id(), id);

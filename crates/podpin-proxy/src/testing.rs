@@ -40,11 +40,17 @@ pub(crate) struct Scene {
 impl Scene {
     /// A service with these ready endpoints, from which streams leave at once when one drains.
     pub(crate) fn new(endpoints: &[(&str, SocketAddr)]) -> Scene {
+        Scene::with("drain: {handover: lastEventId}", endpoints)
+    }
+
+    /// A scene whose service has these lines in its configuration.
+    pub(crate) fn with(service: &str, endpoints: &[(&str, SocketAddr)]) -> Scene {
         let text = "listeners: [{name: http, address: 127.0.0.1:1}]\nadmin: {address: 127.0.0.1:2}\n\
                     affinityKeys: ephemeral\nroutes: [{service: chat}]\nservices:\n  chat:\n    \
-                    discovery: {static: [{name: pod-a, address: \"127.0.0.1:3\"}]}\n    \
-                    drain: {handover: lastEventId}\n";
-        let config = Config::parse(text, "test", Path::new("")).unwrap();
+                    discovery: {static: [{name: pod-a, address: \"127.0.0.1:3\"}]}\n";
+        let lines = service.lines().map(|line| format!("    {line}\n"));
+        let text = std::iter::once(text.to_owned()).chain(lines).collect::<String>();
+        let config = Config::parse(&text, "test", Path::new("")).unwrap();
         let (registry, metrics) = (Arc::new(StreamRegistry::new()), Metrics::new("0").unwrap());
         let settings = config.services[0].clone();
         let parts = ServiceParts {
@@ -71,6 +77,7 @@ impl Scene {
             routes: Arc::new([Arc::clone(&route)]),
             services: Arc::new([service]),
             listeners: Arc::new([]),
+            http2: crate::limits::http2::config(&config.limits),
             limits: config.limits,
             shutdown: config.shutdown,
             trusted_proxies: Arc::new([]),
@@ -78,6 +85,13 @@ impl Scene {
             access_log: None,
         };
         Scene { shared: Arc::new(Shared::new(snapshot, metrics, registry)), route, drains }
+    }
+
+    /// Returns the sum of the samples whose line begins with `name` and has all these parts.
+    pub(crate) fn metric(&self, name: &str, parts: &[&str]) -> f64 {
+        let text = String::from_utf8(self.shared.metrics.render()).unwrap();
+        let wanted = |line: &&str| line.starts_with(name) && parts.iter().all(|part| line.contains(part));
+        text.lines().filter(wanted).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     /// Begins to drain an endpoint, or takes that back.

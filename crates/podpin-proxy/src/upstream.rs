@@ -5,3 +5,4 @@ pub(crate) mod connect;
 pub(crate) mod error;
 pub(crate) mod pool;
 pub(crate) mod rewrite;
+pub(crate) mod unserved;

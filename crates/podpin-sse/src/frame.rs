@@ -58,7 +58,7 @@ const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 ///
 /// // The endpoint leaves. Its successor is asked for what follows event 2, and its replay of that is dropped.
 /// out.clear();
-/// assert_eq!(framer.tell(), Some(&b"2"[..]));
+/// assert_eq!(framer.mark_resume_point(), Some(&b"2"[..]));
 /// framer.adopt();
 /// let pushed = framer.push(b"id: 2\ndata: b\n\nid: 3\ndata: c\n\n", &mut out);
 /// assert_eq!((pushed.events, pushed.dropped), (1, 1));

@@ -10,31 +10,32 @@
 //!     |                 |   |                |
 //!     | the upstream    |   |                | the upstream ends
 //!     | breaks          v   |                v       answer: Swap
-//!     +------------> Broken |<-------------Broken -----------------> Streaming
-//!     |                 |   |                |
-//!     | its clean end,  |   | goodbye        | refused, too late, shutdown
-//!     | sse.maxDuration v   v                v                 the client took all
+//!     +------> AwaitingSuccessor <-----------+---------------------> Streaming
+//!     |                     |                |
+//!     | its clean end,      | goodbye        | refused, too late, shutdown
+//!     | sse.maxDuration     v                v                 the client took all
 //!     +----------------------------------> Finishing ------------------------------> Closed
 //!
 //! any ------- the client is gone, or blocked for timeouts.clientWrite -------------> Closed
 //!
-//! Streaming   the upstream's next bytes         Broken      a successor; no upstream flows
-//! Leaving     the moment of an order to leave   Finishing   the client, to take the last bytes
-//! Opening     a successor; the old one flows    Closed      nothing
+//! Streaming   the upstream's next bytes         AwaitingSuccessor   a successor; no upstream flows
+//! Leaving     the moment of an order to leave   Finishing           the client, to take the last bytes
+//! Opening     a successor; the old one flows    Closed              nothing
 //! ```
 //!
 //! From *Opening* or *Leaving* a rebalanced stream returns to *Streaming* when its handover is not possible (`Stay`). Apart
 //! from that the client is *ready* or *blocked* in each state; while blocked the upstream is not read, so the silence of
 //! neither side means anything, and only `timeouts.clientWrite` runs.
 //!
-//! While *Opening* the old upstream's events still flow (make before break); while *Broken* none do. A death is handed
+//! While *Opening* the old upstream's events still flow (make before break); while *AwaitingSuccessor* none do. A death is handed
 //! over, or passed on as a death, so that no client takes half a stream for a whole one. A planned departure is handed
 //! over, or ends with a goodbye: `retry:` and a clean end. So does each handover that fails after it began: the client
 //! reconnects by itself, and sends its last event id.
 //!
 //! Within an event that passes through, a goodbye waits for the boundary until the order's last moment; then the end
 //! comes without a `retry:`. Choosing successors, trying a next one, and the bytes (see
-//! [`Framer::tell`](crate::Framer::tell) and [`Framer::adopt`](crate::Framer::adopt)) are left to the relay.
+//! [`Framer::mark_resume_point`](crate::Framer::mark_resume_point) and [`Framer::adopt`](crate::Framer::adopt)) are left to
+//! the relay.
 
 mod action;
 mod flow;
@@ -61,7 +62,7 @@ pub use self::input::{
 };
 pub use self::settings::{Content, Limits, RetryRange, Settings};
 
-use self::flow::{Flow, NEVER};
+use self::flow::{BOUNDARY_WAIT, Flow, NEVER};
 use self::handovers::Handovers;
 use self::state::{Attempt, State};
 
@@ -96,11 +97,11 @@ const LATE_GOODBYE: Duration = Duration::from_millis(300);
 ///     by: Millis(25_000),
 ///     deadline: Millis(50_000),
 ///     cause: LeaveCause::Drain,
-///     is_free: true,
+///     already_charged: false,
 /// });
 /// assert_eq!(session.due(), Some(Millis(20_000)));
 /// let step = session.on_time(upstream, Millis(20_000));
-/// assert_eq!(step.action, Action::Open { cause: HandoverCause::Planned, target: Target::Chosen });
+/// assert_eq!(step.action, Action::Open { target: Target::Chosen });
 /// assert!(session.has_upstream());
 ///
 /// // The successor answers with an event stream, and the client notices nothing.
@@ -112,7 +113,7 @@ const LATE_GOODBYE: Duration = Duration::from_millis(300);
 /// // The new upstream dies and no other takes the stream: a goodbye, and the end once the client took it.
 /// let reset = UpstreamEnd::Broken(Fault::Reset);
 /// let step = session.on_upstream_end(reset, upstream, Millis(21_000));
-/// assert_eq!(step.action, Action::Open { cause: HandoverCause::Crash, target: Target::Chosen });
+/// assert_eq!(step.action, Action::Open { target: Target::Chosen });
 /// let step = session.on_answer(Answer::Failed, ResumePoint::Known, Millis(21_500));
 /// assert_eq!(step.action, Action::Finish(Farewell::Goodbye));
 /// let close = session.on_client(Client::Ready).unwrap();
@@ -186,7 +187,8 @@ impl Session {
 
     /// Adds an order to leave. Ignored if there is one already (see [`Session::takes_orders`]).
     pub fn on_order(&mut self, order: LeaveOrder) {
-        self.state.add_order(LeaveOrder { by: order.by.max(order.at), ..order });
+        let by = order.by.min(order.at.after(BOUNDARY_WAIT)).max(order.at);
+        self.state.add_order(LeaveOrder { by, ..order });
     }
 
     /// Limits handovers by the proxy's own shutdown: one under way at `ends` is given up for a goodbye.
@@ -204,7 +206,7 @@ impl Session {
             return self.pass_on(end, now);
         }
         let order = self.state.order();
-        let averts = Some(Reason::unless_moved(end));
+        let otherwise_ends_with = Some(Reason::unless_moved(end));
         let (attempt, begun, action) = match self.state.attempt() {
             Some(attempt) if upstream.resume == ResumePoint::Known => (attempt, Ok(()), Action::Continue),
             Some(attempt) => (attempt, Err(Outcome::NoId), Action::Continue),
@@ -212,10 +214,14 @@ impl Session {
                 let cause = HandoverCause::of(end);
                 let target = order.map_or(Target::Chosen, |order| Target::of(order.cause));
                 let begun = self.handovers.begin(upstream.resume, now);
-                (Attempt { cause, from: now, averts }, begun, Action::Open { cause, target })
+                (
+                    Attempt { cause, from: now, otherwise_ends_with, fault: None },
+                    begun,
+                    Action::Open { target },
+                )
             }
         };
-        let attempt = Attempt { averts, ..attempt };
+        let attempt = Attempt { otherwise_ends_with, fault: end.fault(), ..attempt };
         if let Err(outcome) = begun {
             let step = match end {
                 UpstreamEnd::Broken(fault) if fault != Fault::Silent => self.break_off(fault, now),
@@ -223,7 +229,7 @@ impl Session {
             };
             return Step { report: attempt.report(outcome, now), ..step };
         }
-        self.state = State::Broken { attempt, order };
+        self.state = State::AwaitingSuccessor { attempt, order };
         Step::of(action)
     }
 
@@ -243,12 +249,12 @@ impl Session {
                 self.flow.last_read = now;
                 Step { report: attempt.report(Outcome::Ok, now), ..Step::of(Action::Swap) }
             }
-            Answer::NoContent if attempt.averts.is_some() => {
+            Answer::NoContent if attempt.otherwise_ends_with.is_some() => {
                 let report = attempt.report(Outcome::Refused, now);
                 Step { report, ..self.end(Reason::UpstreamEnd, now) }
             }
             Answer::Refused | Answer::Failed if self.state.forget_target() => {
-                Step::of(Action::Open { cause: attempt.cause, target: Target::Chosen })
+                Step::of(Action::Open { target: Target::Chosen })
             }
             Answer::NoContent | Answer::Refused | Answer::Failed => {
                 self.give_up(attempt, Outcome::Refused, now)
@@ -268,12 +274,14 @@ impl Session {
                 Step::of(Action::Close(close))
             }
             State::Finishing { .. } | State::Closed => Step::CONTINUE,
-            State::Opening { .. } | State::Broken { .. } if self.shutdown_ends <= now => {
+            State::Opening { .. } | State::AwaitingSuccessor { .. } if self.shutdown_ends <= now => {
                 let step = self.goodbye(Reason::Shutdown, now);
                 self.state.set_cut_at(now.after(LATE_GOODBYE));
                 step
             }
-            State::Opening { attempt, .. } | State::Broken { attempt, .. } if self.state_due() <= now => {
+            State::Opening { attempt, .. } | State::AwaitingSuccessor { attempt, .. }
+                if self.state_due() <= now =>
+            {
                 self.give_up(attempt, Outcome::Timeout, now)
             }
             State::Leaving(order) if self.state_due() <= now => self.leave(order, upstream, now),
@@ -343,7 +351,7 @@ impl Session {
                 (Content::Events, Position::WithinEvent) => order.by,
             },
             State::Opening { attempt, order } => self.gives_up(attempt).min(order.deadline),
-            State::Broken { attempt, .. } => self.gives_up(attempt),
+            State::AwaitingSuccessor { attempt, .. } => self.gives_up(attempt),
             State::Finishing { cut_at, .. } => *cut_at,
         }
     }
@@ -368,32 +376,31 @@ impl Session {
     fn leave(&mut self, order: LeaveOrder, upstream: Upstream, now: Millis) -> Step {
         let is_movable = self.handovers.is_eligible();
         match order.cause {
-            LeaveCause::Withdrawn => self.leave_for_good(Reason::Drain, order, now),
-            LeaveCause::Shutdown => self.leave_for_good(Reason::Shutdown, order, now),
+            LeaveCause::Withdrawn | LeaveCause::Shutdown => self.leave_for_good(order, now),
             // The drain was taken back after the order was given.
             LeaveCause::Drain if upstream.standing == Standing::Serving => self.stay(),
-            LeaveCause::Drain if !is_movable => self.leave_for_good(Reason::Drain, order, now),
+            LeaveCause::Drain if !is_movable => self.leave_for_good(order, now),
             LeaveCause::Rebalance if !is_movable => self.stay(),
             LeaveCause::Drain | LeaveCause::Rebalance => self.make_before_break(order, upstream.resume, now),
         }
     }
 
     fn make_before_break(&mut self, order: LeaveOrder, resume: ResumePoint, now: Millis) -> Step {
-        let averts = (order.cause == LeaveCause::Drain).then_some(Reason::Drain);
-        let attempt = Attempt { cause: HandoverCause::Planned, from: now, averts };
+        let otherwise_ends_with = (order.cause == LeaveCause::Drain).then_some(Reason::Drain);
+        let attempt = Attempt { cause: HandoverCause::Planned, from: now, otherwise_ends_with, fault: None };
         match self.handovers.begin(resume, now) {
             Ok(()) => {
                 self.state = State::Opening { attempt, order };
-                Step::of(Action::Open { cause: attempt.cause, target: Target::of(order.cause) })
+                Step::of(Action::Open { target: Target::of(order.cause) })
             }
             // A rebalancing that cannot begin is none, and not reported.
-            Err(_) if averts.is_none() => self.stay(),
+            Err(_) if otherwise_ends_with.is_none() => self.stay(),
             Err(outcome) => self.give_up(attempt, outcome, now),
         }
     }
 
-    fn leave_for_good(&mut self, reason: Reason, order: LeaveOrder, now: Millis) -> Step {
-        Step { charges_budget: order.is_free, ..self.goodbye(reason, now) }
+    fn leave_for_good(&mut self, order: LeaveOrder, now: Millis) -> Step {
+        Step { charges_budget: !order.already_charged, ..self.goodbye(Reason::of(order.cause), now) }
     }
 
     fn stay(&mut self) -> Step {
@@ -403,7 +410,7 @@ impl Session {
 
     /// Ends a handover that found no successor.
     fn give_up(&mut self, attempt: Attempt, outcome: Outcome, now: Millis) -> Step {
-        let step = match attempt.averts {
+        let step = match attempt.otherwise_ends_with {
             Some(reason) => self.late_goodbye(reason, now),
             None => self.stay(),
         };
@@ -423,14 +430,14 @@ impl Session {
         }
     }
 
-    /// Says goodbye instead of a handover: the time that the order gave was spent on the attempt, and no disconnect was
-    /// expected.
+    /// Says goodbye instead of a handover: the time that the order gave was spent on the attempt, and unless the order
+    /// was charged no disconnect was expected.
     fn late_goodbye(&mut self, reason: Reason, now: Millis) -> Step {
         let order = self.state.order();
         let step = self.goodbye(reason, now);
         let Some(order) = order else { return step };
         self.state.set_cut_at(order.by.max(now.after(LATE_GOODBYE)));
-        Step { charges_budget: true, ..step }
+        Step { charges_budget: !order.already_charged, ..step }
     }
 
     /// Says goodbye where that is possible, and ends the body.
@@ -469,10 +476,8 @@ impl Session {
 
     /// Closes; an end that was decided keeps its fault.
     fn close(&mut self, reason: Reason, body: ResponseBody) -> Close {
-        let (fault, is_forced) = match self.state {
-            State::Finishing { ending, .. } => (ending.fault, ending.is_forced),
-            _ => (None, false),
-        };
+        let fault = self.state.fault();
+        let is_forced = matches!(self.state, State::Finishing { ending, .. } if ending.is_forced);
         self.state = State::Closed;
         self.flow.client = Client::Gone;
         Close { reason, body, fault, is_forced }

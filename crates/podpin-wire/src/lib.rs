@@ -8,6 +8,4 @@ pub mod client;
 pub mod field;
 pub mod headers;
 pub mod http1;
-mod http2_fields;
-pub mod http2_flood;
 pub mod proxy_protocol;

@@ -39,7 +39,8 @@ fn condition() -> impl Strategy<Value = Condition> {
 }
 
 fn opening() -> impl Strategy<Value = Opening> {
-    let mobility = prop_oneof![Just(Mobility::Rebalances), Just(Mobility::Leaves), Just(Mobility::Finishes)];
+    let mobility =
+        prop_oneof![Just(Mobility::Rebalances), Just(Mobility::DrainOnly), Just(Mobility::CutAtDeadline)];
     (mobility, prop::option::of(0..4_u8), 0..2_usize).prop_map(|(mobility, session, route)| Opening {
         mobility,
         session: session.map(|byte| [byte; 16]),

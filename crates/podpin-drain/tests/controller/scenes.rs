@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use podpin_config::{Budget, Handover, Order, Pinned, Rebalance};
 use podpin_drain::{
-    Cause, DrainMember, DrainPolicy, DrainState, DrainSubject, EndKind, Fact, Mobility, ShutdownTimes,
+    BudgetUse, Cause, DrainMember, DrainPolicy, DrainState, DrainSubject, EndKind, Fact, Mobility,
+    ShutdownTimes,
 };
 use podpin_endpoints::{Condition, DrainTimes, Update};
 use podpin_time::Millis;
@@ -222,7 +223,7 @@ fn a_stream_that_begins_on_an_endpoint_that_is_gone_has_a_drain_of_its_own() {
 #[test]
 fn a_stream_that_may_finish_is_cut_at_the_deadline() {
     let mut world = World::new(policy(), 2);
-    let upload = world.open(0, Opening { mobility: Mobility::Finishes, ..OPENING }).unwrap();
+    let upload = world.open(0, Opening { mobility: Mobility::CutAtDeadline, ..OPENING }).unwrap();
     world.drain(0);
     world.run_for(29_900);
     assert_eq!((upload.drain.state(), moment(&upload)), (DrainState::Queued, None));
@@ -248,6 +249,25 @@ fn the_shutdown_takes_over_whoever_has_no_moment() {
     let reports = world.reports();
     assert_eq!(reports.len(), 1, "{reports:?}");
     assert_eq!((&*reports[0].0, reports[0].1.graceful), ("(all)", 21));
+}
+
+#[test]
+fn the_shutdown_takes_over_streams_whose_drain_is_taken_back_meanwhile() {
+    let mut world = World::new(policy(), 2);
+    let earlier = world.open(0, OPENING).unwrap();
+    let (begins, deadline) = (world.now, Millis(world.now.0 + 20_000));
+    world.registry.begin_shutdown(ShutdownTimes { begins, spread: seconds(10), deadline });
+    world.run_for(100);
+    // Found by the drain of its endpoint before the shutdown hears of it.
+    let late = world.open(0, OPENING).unwrap();
+    world.drain(0);
+    world.run_for(100);
+    world.set_condition(0, Condition::Ready);
+    world.run_for(100);
+    assert_eq!(earlier.drain.state(), DrainState::Queued, "so that the shutdown does not begin anew");
+    assert_eq!(late.drain.state(), DrainState::Queued);
+    world.run_for(10_000);
+    assert_eq!(states(&[earlier, late], DrainState::Ended), 2);
 }
 
 #[test]
@@ -354,7 +374,7 @@ fn rebalancing_moves_streams_that_may_move_and_remembers_their_sessions() {
     let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 100 });
     let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
     for number in 0..20_u8 {
-        let mobility = if number < 15 { Mobility::Rebalances } else { Mobility::Leaves };
+        let mobility = if number < 15 { Mobility::Rebalances } else { Mobility::DrainOnly };
         world.open(0, Opening { mobility, session: Some([number; 16]), ..OPENING }).unwrap();
     }
     world.run_for(2_000);
@@ -388,6 +408,35 @@ fn a_stream_that_could_not_be_rebalanced_leaves_with_the_drain_that_began_meanwh
     world.registry.stayed(&stream);
     turn(&mut world);
     assert_eq!(stream.drain.state(), DrainState::Queued);
+}
+
+#[test]
+fn a_stream_on_its_way_counts_once_at_the_endpoint_that_it_goes_to() {
+    let rebalance = Some(Rebalance { threshold: 1.1, budget_per_second: 1_000 });
+    let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
+    for (number, count) in [(0, 8), (1, 4)] {
+        (0..count).for_each(|_| {
+            world.open(number, Opening { mobility: Mobility::Rebalances, ..OPENING }).unwrap();
+        });
+    }
+    world.now = Millis(1_100);
+    let table = Arc::clone(&world.table);
+    let turn = |world: &mut World| {
+        let snapshot = || table.lock().unwrap().snapshot();
+        world.controller.turn(world.now, snapshot, &mut |_| 0).facts
+    };
+    turn(&mut world);
+    let under_way: Vec<_> =
+        world.streams.iter().filter(|one| one.drain.state() == DrainState::Leaving).cloned().collect();
+    assert_eq!(under_way.len(), 2, "six and six");
+    assert!(under_way.iter().all(|one| one.drain.order().unwrap().budget_use == BudgetUse::Free));
+    // Both have opened their successors, and still hold their old streams.
+    let targets: Vec<_> = under_way.iter().map(|one| one.drain.take_target().unwrap()).collect();
+    let permits: Vec<_> = targets.iter().map(|target| target.load.try_open(None).unwrap()).collect();
+    world.now = Millis(1_200);
+    turn(&mut world);
+    let leaving = states(&world.streams.clone(), DrainState::Leaving);
+    assert_eq!((leaving, permits.len()), (2, 2), "nobody moves back");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn work(opener: &Opener, registry: &DrainRegistry<crate::world::Stream>, seed: u
             }
             _ => {
                 if moment(&stream).is_some() {
-                    registry.depart(&stream);
+                    _ = stream.order(registry);
                 }
                 registry.close(&stream, end(EndKind::Graceful), Millis(2_000));
             }

@@ -82,6 +82,17 @@ impl Stream {
         *self.place.lock().unwrap() = (endpoint, permit);
     }
 
+    /// Returns the order to leave; `None` if the stream stays, because its drain was taken back.
+    pub(crate) fn order(&self, registry: &DrainRegistry<Stream>) -> Option<LeaveOrder> {
+        let order = self.drain.order()?;
+        let is_serving = self.endpoint_phase() < Phase::Draining;
+        if order.cause == Cause::Drain && is_serving && !self.is_withdrawn() {
+            registry.stayed(self);
+            return None;
+        }
+        Some(order)
+    }
+
     /// The group that it belongs to is one that a report is written of.
     fn is_reported(&self) -> bool {
         match self.drain.state() {
@@ -100,7 +111,7 @@ pub(crate) struct Opening {
     pub(crate) route: usize,
 }
 
-pub(crate) const OPENING: Opening = Opening { mobility: Mobility::Leaves, session: None, route: 0 };
+pub(crate) const OPENING: Opening = Opening { mobility: Mobility::DrainOnly, session: None, route: 0 };
 
 /// Takes a turn of the controller.
 #[derive(Clone, Debug)]
@@ -319,7 +330,7 @@ impl World {
         for (stream, had_moment) in self.streams.iter().zip(before) {
             let Some(order) = stream.drain.order().filter(|_| !had_moment) else { continue };
             check_order(&order, self.now);
-            let is_paced = order.cause != Cause::Rebalance && stream.mobility != Mobility::Finishes;
+            let is_paced = order.cause != Cause::Rebalance && stream.mobility != Mobility::CutAtDeadline;
             let is_charged = is_paced && order.budget_use == podpin_drain::BudgetUse::Charged;
             record.charged += u32::from(is_charged);
         }
@@ -336,15 +347,15 @@ impl World {
 
     /// A stream does as its order says.
     fn depart(&mut self, stream: &Arc<Stream>) {
-        let Some(order) = self.registry.depart(stream) else { return };
+        let Some(order) = stream.order(&self.registry) else { return };
         let is_final = stream.is_withdrawn() || matches!(order.cause, Cause::Withdrawn | Cause::Shutdown);
-        let target = match (&order.target, self.heirs) {
-            (Some(target), _) => Some(Arc::clone(target)),
+        let target = match (stream.drain.take_target(), self.heirs) {
+            (Some(target), _) => Some(target),
             (None, Some(heir)) if !is_final => self.snapshot().get(&id(heir)).cloned(),
             (None, _) => None,
         };
         match target.filter(|endpoint| endpoint.id != stream.endpoint().id) {
-            _ if stream.mobility == Mobility::Finishes => self.close(stream, EndKind::Forced),
+            _ if stream.mobility == Mobility::CutAtDeadline => self.close(stream, EndKind::Forced),
             Some(endpoint) => self.move_to(stream, endpoint),
             None if order.cause == Cause::Rebalance => self.registry.stayed(stream),
             None => self.close(stream, EndKind::Graceful),

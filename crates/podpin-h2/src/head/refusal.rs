@@ -15,6 +15,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the message breaks a rule, and not only a bound of this side.
+    pub(crate) fn is_malformed(self) -> bool {
+        matches!(self, Refusal::Malformed(_))
+    }
+
     /// Returns the status that answers it: 400 or 431.
     #[must_use]
     pub fn status(self) -> u16 {

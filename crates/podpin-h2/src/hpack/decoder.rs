@@ -109,14 +109,21 @@ struct LiteralField<'a> {
 impl Decoder {
     /// Returns a decoder with an empty table that holds strings of at least `held_bytes_max` bytes.
     pub(crate) fn new(held_bytes_max: u32) -> Decoder {
-        let minimum = u32::try_from(HELD_BYTES_MIN).unwrap_or(u32::MAX);
-        Decoder {
+        let mut decoder = Decoder {
             table: DynamicTable::new(),
-            held_bytes_max: held_bytes_max.max(minimum),
+            held_bytes_max,
             skipped: Skipped::Nothing,
             size_updates: 0,
             has_fields: false,
-        }
+        };
+        decoder.hold_at_most(held_bytes_max);
+        decoder
+    }
+
+    /// Changes how long a string may be that is held until all of it is there.
+    pub(crate) fn hold_at_most(&mut self, held_bytes_max: u32) {
+        let minimum = u32::try_from(HELD_BYTES_MIN).unwrap_or(u32::MAX);
+        self.held_bytes_max = held_bytes_max.max(minimum);
     }
 
     /// Begins a header block.

@@ -3,7 +3,7 @@
 //! Whenever a place may have become free, the first entry is woken and tries to take it; if it cannot use what there is (its
 //! own endpoint is still full), it wakes the next, and so on to the end. So no request is overtaken by one with the same
 //! demand, and none waits for a place that only another cannot use. The demand of all entries is known, so that a new
-//! request can tell whether it would take a place from them.
+//! request knows whether it would take a place from them.
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;

@@ -13,7 +13,7 @@ use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 use pingora_load_balancing::{Backend, Extensions};
 use podpin_endpoints::{Endpoint, EndpointId, Ring};
 
-/// Weights are scaled to at most this many shares of 160 points each: enough to tell 1:16, small enough to sort fast.
+/// Weights are scaled to at most this many shares of 160 points each: enough for 1:16, small enough to sort fast.
 const SHARES_MAX: u32 = 16;
 /// The points to walk before giving up on the ring: an endpoint with one share of 160 is found within this many points
 /// of almost every key, unless nearly all others are unusable.
@@ -24,7 +24,7 @@ const WALK_POINTS_MAX: usize = 4096;
 pub struct KetamaRing {
     built: OnceLock<Arc<KetamaHashing>>,
     weights: Vec<(SocketAddr, u32)>,
-    /// Two identities may share an address for a while: a pod that ends, and the one that got its address.
+    /// Two identities may share an address for a while: an endpoint that ends, and the one that got its address.
     members: HashMap<SocketAddr, Vec<EndpointId>>,
     /// Members in the order of their identity: the last resort, the same on every replica.
     sorted: Vec<EndpointId>,

@@ -1,49 +1,37 @@
-//! An HTTP/2 connection: accepts its streams, sends each down one of the data paths, and cuts it when it only costs.
+//! An HTTP/2 connection: drives its socket, sends each request down one of the data paths, and ends it.
 //!
-//! The accept loop is the proxy's own and not Pingora's, because a connection that is cut says so (GOAWAY, RFC 9113
-//! section 5.4.1) and every task has an owner. The work that one client can cause is bounded in four places: by the h2
-//! library for the bytes of one head and for streams that end before they begin, here for the fields of a head, by
-//! `podpin_wire::http2_flood` for trailers and for everything that costs and brings no request, and for silence by the
-//! deadlines of `limits`.
+//! The protocol is that of `podpin_h2`, which also bounds what one client can cost; the streams' side of the connection is
+//! in `downstream/http2_connection.rs`. A connection that is cut gets a GOAWAY that says so (RFC 9113 section 5.4.1).
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::Reason;
-use http::Method;
-use http::header::{self, HeaderMap, HeaderValue};
-use pingora::http::RequestHeader;
-use pingora::protocols::http::v2::server::{H2Accept, H2Options, HttpSession, default_h2_options, handshake};
-use pingora::protocols::{Digest, GetSocketDigest, Ssl, Stream};
-use podpin_config::ListenerLimits;
-use podpin_wire::http1::request_head::{self, FIELDS_MAX, HeadError, RequestHead};
-use podpin_wire::http2_flood::{FloodAlarm, FloodKind, FrameWatch};
-use tokio::sync::watch;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Version};
+use podpin_h2::{Cause, Closed, Head, Trust};
+use podpin_wire::http1::request_head::{self, HeadError, RequestHead};
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::clock;
 use crate::connection::accepted::Connection;
-use crate::downstream::http2::Http2Request;
-use crate::downstream::lease::{OpenStreams, StreamLease};
+use crate::downstream::http1::write_and_linger;
+use crate::downstream::http2::Http2Stream;
+use crate::downstream::http2_connection::{Arrival, Http2Connection, Progress, Remainder};
 use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::request::serve;
-use crate::shared::Shared;
 use crate::stream::open;
-use crate::upgrade::client_stream::ClientStream;
 
-/// Bytes that one HTTP/2 stream may hold for a client that does not read, beside those that the relay holds.
-const SEND_BUFFER_BYTES: usize = 16 * 1024;
-/// Time that a client has for the GOAWAY before its connection is closed under it.
-const GOAWAY_GRACE: Duration = Duration::from_secs(1);
+/// Multiple of the flood budgets for a peer in `trustedProxies`, which speaks for many clients.
+const TRUSTED_FACTOR: u16 = 1000;
+/// Delay of the timer before anything is due; no connection waits that long for its first deadline.
+const FAR_FUTURE: Duration = Duration::from_secs(86_400);
 
-/// The state that the streams of a connection share.
-struct Http2Connection {
+/// The parts of a connection that the tasks of its requests need.
+struct Requests {
     connection: Connection,
-    streams: Arc<OpenStreams>,
-    closing: watch::Receiver<bool>,
     refusal: Option<Refusal>,
 }
 
@@ -59,102 +47,77 @@ pub(crate) struct Refusal {
     pub deadline: Instant,
 }
 
+/// Something that happened to a connection.
+enum Happened {
+    Progress(Progress),
+    /// The process takes no more requests.
+    Closing,
+    /// The deadline of a refused connection.
+    Deadline,
+}
+
 /// Serves a connection to its end.
 pub(crate) async fn serve(connection: Connection, idle: IdleConnection, refusal: Option<Refusal>) {
-    let IdleConnection { transport, ahead } = idle;
-    let alarm = Arc::<FloodAlarm>::default();
     let shared = Arc::clone(&connection.listener.shared);
-    let limits = shared.current().limits;
-    let watch = FrameWatch::new(Arc::clone(&alarm), limits.request_header_timeout, clock::now());
-    let stream = ClientStream::http2(transport, connection.peer, ahead, watch);
-    let streams = OpenStreams::new(clock::now());
-    let closing = shared.lifecycle.closing();
-    let app = Arc::new(Http2Connection { connection, streams: Arc::clone(&streams), closing, refusal });
-    let digest = Arc::new(Digest {
-        ssl_digest: stream.get_ssl_digest(),
-        timing_digest: Vec::new(),
-        proxy_digest: None,
-        socket_digest: stream.get_socket_digest(),
-    });
-    let stream: Stream = Box::new(stream);
-    let shaken = tokio::select! {
-        shaken = handshake(stream, Some(options(&limits))) => shaken,
-        () = idle_for_too_long(&streams, &shared) => return app.count_cut(FloodKind::Unfinished),
-        () = app.refusal_deadline() => return,
-    };
-    let mut h2 = match shaken {
-        Ok(h2) => h2,
-        Err(error) => return tracing::debug!(%error, "no HTTP/2"),
-    };
-    let flood = tokio::select! {
-        () = app.accept(&mut h2, digest) => return,
-        flood = std::future::poll_fn(|context| alarm.poll_raised(context)) => Some(flood),
-        () = idle_for_too_long(&streams, &shared) => None,
-        () = app.refusal_deadline() => None,
-    };
-    if let Some(flood) = flood {
-        app.count_cut(flood);
-    }
-    h2.abrupt_shutdown(flood.map_or(Reason::NO_ERROR, |_| Reason::ENHANCE_YOUR_CALM));
-    let closed = std::future::poll_fn(|context| h2.poll_closed(context));
-    if tokio::time::timeout(GOAWAY_GRACE, closed).await.is_err() {
-        tracing::debug!(peer = %app.connection.peer, "a client did not take the end of its connection");
-    }
-}
-
-fn options(limits: &ListenerLimits) -> H2Options {
-    let mut options = default_h2_options();
-    options.max_header_list_size(u32::try_from(limits.request_header_bytes).unwrap_or(u32::MAX));
-    options.max_send_buffer_size(SEND_BUFFER_BYTES);
-    // The flood guard counts these with a budget that refills: the library's count is for the life of a connection.
-    options.max_local_error_reset_streams(None);
-    options
-}
-
-impl Http2Connection {
-    /// Accepts streams until the connection ends.
-    async fn accept(self: &Arc<Self>, h2: &mut h2::server::Connection<Stream, Bytes>, digest: Arc<Digest>) {
-        let mut closing = self.closing.clone();
-        let mut leaving = false;
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                // An error means that the sender is gone, as after a shutdown.
-                _ = closing.wait_for(|closing| *closing), if !leaving => {
-                    h2.graceful_shutdown();
-                    leaving = true;
-                    continue;
+    let trusted = shared.current().trusts(connection.peer.ip());
+    let trust = if trusted { Trust::Proxy(TRUSTED_FACTOR) } else { Trust::Client };
+    let config = Arc::clone(&shared.current().http2);
+    let http2 = Http2Connection::new(idle.transport, idle.ahead, config, trust);
+    let requests = Arc::new(Requests { connection, refusal });
+    let mut closing = shared.lifecycle.closing();
+    let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
+    let mut is_leaving = false;
+    let closed = loop {
+        let config = Arc::clone(&shared.current().http2);
+        let progress = poll_fn(|context| http2.poll(context, timer.as_mut(), &config));
+        let happened = tokio::select! {
+            biased;
+            // An error means that the sender is gone, as after a shutdown.
+            _ = closing.wait_for(|closing| *closing), if !is_leaving => Happened::Closing,
+            () = requests.refusal_deadline() => Happened::Deadline,
+            progress = progress => Happened::Progress(progress),
+        };
+        let leaves = match happened {
+            Happened::Progress(Progress::Ended(closed)) => break closed,
+            Happened::Progress(Progress::Arrivals(arrivals)) => {
+                for Arrival { stream, head } in arrivals {
+                    let client = PendingResponse::H2(Http2Stream::new(Arc::clone(&http2), stream));
+                    let request = Arc::clone(&requests).serve(client, head, http2.subject());
+                    shared.lifecycle.tasks.spawn(request.in_current_span());
                 }
-                accepted = HttpSession::from_h2_conn(h2, Arc::clone(&digest)) => accepted,
-            };
-            match accepted {
-                Ok(Some(H2Accept::Session(mut session))) => {
-                    let (app, lease) = (Arc::clone(self), self.streams.lease());
-                    let bounded = bound_fields(&mut session);
-                    let tasks = &self.connection.listener.shared.lifecycle.tasks;
-                    tasks.spawn(app.request(session, lease, bounded).in_current_span());
-                    if !leaving && self.takes_no_more() {
-                        h2.graceful_shutdown();
-                        leaving = true;
-                    }
-                }
-                // Answered with 400, or reset and counted as such.
-                Ok(Some(H2Accept::Rejected)) => {}
-                Ok(None) => return,
-                Err(error) => {
-                    return tracing::debug!(peer = %self.connection.peer, %error, "an HTTP/2 connection ended");
-                }
+                requests.takes_no_more(http2.opened_streams())
             }
+            Happened::Closing => true,
+            Happened::Deadline => {
+                http2.close();
+                break None;
+            }
+        };
+        if leaves && !is_leaving {
+            http2.shut_down();
+            is_leaving = true;
+        }
+    };
+    if let Some(closed) = closed {
+        requests.count_end(closed);
+    }
+    if let Some(Remainder { transport, output }) = http2.take_remainder() {
+        if output.is_empty() && closed.is_none() {
+            transport.close();
+        } else {
+            Box::pin(write_and_linger(transport, &output)).await;
         }
     }
+}
 
+impl Requests {
     /// Whether the connection takes no new streams any more; open ones go on to their end.
-    fn takes_no_more(&self) -> bool {
+    fn takes_no_more(&self, opened: u32) -> bool {
         if self.refusal.is_some() {
             return true;
         }
         let limit = self.connection.listener.shared.current().limits.requests_per_connection;
-        limit.is_some_and(|limit| self.streams.opened() >= limit)
+        limit.is_some_and(|limit| opened >= limit)
     }
 
     /// Resolves at the deadline of a refused connection, else never.
@@ -165,32 +128,30 @@ impl Http2Connection {
         }
     }
 
-    fn count_cut(&self, flood: FloodKind) {
-        let listener = &self.connection.listener;
-        tracing::debug!(peer = %self.connection.peer, ?flood, "an HTTP/2 connection is cut");
-        listener.shared.metrics.listeners.http2_connections_cut.inc(&listener.name, flood);
+    /// Counts and logs a connection that ended before its client had closed it.
+    fn count_end(&self, closed: Closed) {
+        let (listener, peer) = (&self.connection.listener, self.connection.peer);
+        tracing::debug!(%peer, code = ?closed.code, cause = %closed.cause, "an HTTP/2 connection ends");
+        if let Cause::Excess(excess) = closed.cause {
+            listener.shared.metrics.listeners.http2_connections_cut.inc(&listener.name, excess);
+        }
     }
 
-    /// Serves one request, or refuses one whose head is not `bounded`.
-    async fn request(
+    /// Serves one request, or refuses it.
+    async fn serve(
         self: Arc<Self>,
-        session: HttpSession,
-        lease: StreamLease,
-        bounded: Result<(), HeadError>,
+        client: PendingResponse,
+        head: Result<Box<Head>, HeadError>,
+        subject: Option<String>,
     ) {
-        let head = request_head(session.req_header());
-        let checked = bounded.and_then(|()| match head.method {
-            Method::CONNECT => Err(HeadError::Connect),
-            _ => request_head::check_authority(&head.authority),
-        });
-        let wants_events = wants_events(&session);
-        let tls = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
-        let subject = tls.and_then(|tls| tls.organization.clone());
-        let client = PendingResponse::http2(Http2Request::new(session), lease);
-        if let Err(error) = checked {
-            self.connection.count_refused(error.into());
-            return refuse(client, error.into()).await;
-        }
+        let head = match head.and_then(|head| request_head(&head)) {
+            Ok(head) => head,
+            Err(error) => {
+                self.connection.count_refused(error.into());
+                return refuse(client, error.into()).await;
+            }
+        };
+        let wants_events = wants_events(&head, client.is_body_read());
         if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
             return refuse(client, refusal.reply).await;
         }
@@ -215,77 +176,29 @@ async fn refuse(client: PendingResponse, reply: ErrorReply) {
     }
 }
 
-/// Resolves when there was no first stream for as long as a head may take, or none at all for as long as an idle
-/// connection is kept.
-async fn idle_for_too_long(streams: &OpenStreams, shared: &Shared) {
-    loop {
-        let limits = shared.current().limits;
-        let now = clock::now();
-        let due = streams.idle_due(now, limits.request_header_timeout, limits.keep_alive_timeout);
-        if due <= now {
-            return;
-        }
-        tokio::time::sleep_until(clock::instant(due)).await;
-    }
-}
-
-/// Refuses a head of more than [`FIELDS_MAX`] fields, each cookie field counted, and frees the fields at once: a client
-/// whose window is shut would hold them for as long as the answer waits.
-fn bound_fields(session: &mut HttpSession) -> Result<(), HeadError> {
-    if session.req_header().headers.len() <= FIELDS_MAX {
-        return Ok(());
-    }
-    if let Ok(empty) = RequestHeader::build(Method::GET, b"/", None) {
-        *session.req_header_mut() = empty;
-    }
-    Err(HeadError::TooLarge)
-}
-
-fn wants_events(session: &HttpSession) -> bool {
-    let head = session.req_header();
+fn wants_events(head: &RequestHead, is_complete: bool) -> bool {
     let accepts = head.headers.get_all(header::ACCEPT).iter();
     head.method == Method::GET
-        && session.is_body_empty()
+        && is_complete
         && accepts.into_iter().any(|value| request_head::accepts_event_stream(value.as_bytes()))
 }
 
-fn request_head(head: &RequestHeader) -> RequestHead {
-    let authority = head.uri.authority().map(|authority| authority.as_str().to_owned());
-    let host = || head.headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let mut headers = head.headers.clone();
-    join_cookies(&mut headers);
-    RequestHead {
-        method: head.method.clone(),
-        target: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
-        version: head.version,
-        headers,
-        authority: authority.or_else(host).unwrap_or_default(),
+/// Returns a head as HTTP/1 has it.
+fn request_head(head: &Head) -> Result<RequestHead, HeadError> {
+    const MALFORMED: HeadError = HeadError::Malformed("a field that HTTP/1.1 does not allow");
+    let method = Method::from_bytes(head.method()).map_err(|_| MALFORMED)?;
+    let Some(path) = head.path().filter(|_| method != Method::CONNECT) else {
+        return Err(HeadError::Connect);
+    };
+    let target = std::str::from_utf8(path);
+    let target = target.map_err(|_| HeadError::Malformed("the request target is not UTF-8"))?.to_owned();
+    let authority = std::str::from_utf8(head.authority()).map_err(|_| MALFORMED)?.to_owned();
+    request_head::check_authority(&authority)?;
+    let mut headers = HeaderMap::with_capacity(head.fields().count());
+    for field in head.fields() {
+        let name = HeaderName::from_bytes(field.name).map_err(|_| MALFORMED)?;
+        let value = HeaderValue::from_bytes(field.value).map_err(|_| MALFORMED)?;
+        headers.append(name, value);
     }
-}
-
-/// Joins the cookies: a client may send a field for each (RFC 9113 section 8.2.3), which HTTP/1.1 does not know.
-fn join_cookies(headers: &mut HeaderMap) {
-    let lines: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if lines.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&lines.join(&b"; "[..]))
-    {
-        headers.insert(header::COOKIE, joined);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_is_read_as_over_http1() {
-        let mut head = RequestHeader::build(Method::GET, b"/a?b", None).unwrap();
-        for cookie in ["a=1", "b=2"] {
-            head.append_header(header::COOKIE, cookie).unwrap();
-        }
-        head.append_header(header::HOST, "example.com").unwrap();
-        let read = request_head(&head);
-        assert_eq!((read.path(), read.query(), &*read.authority), ("/a", Some("b"), "example.com"));
-        assert_eq!(read.headers.get(header::COOKIE).unwrap(), "a=1; b=2");
-    }
+    Ok(RequestHead { method, target, version: Version::HTTP_2, headers, authority })
 }

@@ -7,18 +7,17 @@ use std::task::{Context, Poll};
 use podpin_wire::http1::encode::{CHUNK_PREFIX_BYTES, Framing};
 
 use crate::downstream::http1::Http1Side;
-use crate::downstream::http2::Http2Side;
+use crate::downstream::http2::Http2Stream;
 use crate::net::transport::Transport;
 
 pub(crate) use crate::downstream::gone::Gone;
-pub(crate) use crate::downstream::http2::DelayedReset;
 
 /// The client side of a response body.
 pub(crate) enum Downstream {
     /// A socket of HTTP/1.0 or 1.1.
     H1(Http1Side),
-    /// The sending half of one HTTP/2 stream.
-    H2(Http2Side),
+    /// A stream of an HTTP/2 connection.
+    H2(Http2Stream),
 }
 
 impl Downstream {
@@ -85,17 +84,12 @@ impl Downstream {
         }
     }
 
-    /// Ends so that the client can tell the body is not complete: no last chunk, or a reset. Returns the reset of HTTP/2,
-    /// which has to wait for what is queued before it.
-    pub(crate) fn abort(self) -> Option<DelayedReset> {
+    /// Ends so that the client can tell the body is not complete: no last chunk, or a reset.
+    pub(crate) fn abort(self) {
         match self {
-            Downstream::H1(side) => {
-                if side.framing == Framing::Plain {
-                    side.reset();
-                }
-                None
-            }
-            Downstream::H2(side) => Some(side.abort()),
+            Downstream::H1(side) if side.framing == Framing::Plain => side.reset(),
+            Downstream::H1(_) => {}
+            Downstream::H2(stream) => stream.abort(),
         }
     }
 }
@@ -135,7 +129,7 @@ mod tests {
     #[tokio::test]
     async fn an_early_end_has_no_last_chunk() {
         let (mut client, downstream) = chunked().await;
-        assert!(downstream.abort().is_none());
+        downstream.abort();
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
     }
 }

@@ -1,210 +1,192 @@
-//! The client side over HTTP/2: the sending half of one stream, and the responses of the proxy itself.
-//!
-//! The one file of the client side that names the HTTP/2 library and Pingora's session over it, so that another
-//! implementation takes their place here (ADR 5).
+//! The client side over HTTP/2: one stream, from its request head to the end of its response.
 
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::{Reason, SendStream};
 use http::StatusCode;
 use http::header::HeaderMap;
-use pingora::http::ResponseHeader;
-use pingora::protocols::http::v2::server::HttpSession;
-use tokio::sync::Notify;
+use podpin_h2::{End, Field, SendError, StreamId};
 
 use crate::downstream::gone::{Gone, LINGER};
+use crate::downstream::http2_connection::{Http2Connection, RequestProgress};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 
-/// An HTTP/2 stream whose request head was read and whose response has not begun.
-pub(crate) struct Http2Request(Box<HttpSession>);
+/// Bytes beyond which a piece is written from where it stands; less is gathered with what other streams send in this turn.
+const LARGE: usize = 4 * 1024;
 
-/// The sending half of an HTTP/2 stream whose response head was written.
-pub(crate) struct Http2Side {
-    stream: SendStream<Bytes>,
-    queue: Arc<SendQueue>,
+/// A stream of an HTTP/2 connection. Dropped before its response is complete, it is reset.
+pub(crate) struct Http2Stream {
+    connection: Arc<Http2Connection>,
+    id: StreamId,
 }
 
-impl Http2Request {
-    /// Returns the stream of a session.
-    pub(crate) fn new(session: HttpSession) -> Http2Request {
-        Http2Request(Box::new(session))
+impl Http2Stream {
+    /// Returns the stream of a number.
+    pub(crate) fn new(connection: Arc<Http2Connection>, id: StreamId) -> Http2Stream {
+        Http2Stream { connection, id }
     }
 
-    /// Whether the request has no body.
-    pub(crate) fn is_body_empty(&self) -> bool {
-        self.0.is_body_empty()
+    /// Whether the whole request body was taken.
+    pub(crate) fn is_body_read(&self) -> bool {
+        let mut connection = self.connection.lock();
+        let stream = connection.stream_state(self.id);
+        stream.is_none_or(|stream| stream.request == RequestProgress::Complete && stream.body.is_empty())
     }
 
-    /// Appends bytes of the request body; false at its end.
+    /// Appends bytes of the request body, or notes its end: then there are none.
     pub(crate) fn poll_body(
         &mut self,
         context: &mut Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Poll<Result<bool, ErrorReply>> {
-        match ready!(self.0.poll_read_body_bytes(context)) {
-            Some(Ok(bytes)) => {
-                out.extend_from_slice(&bytes);
-                Poll::Ready(Ok(true))
-            }
-            None => Poll::Ready(Ok(false)),
-            Some(Err(_)) => Poll::Ready(Err(ErrorReply::ClientGone)),
+    ) -> Poll<Result<(), ErrorReply>> {
+        let mut connection = self.connection.lock();
+        let Some(stream) = connection.stream_state(self.id).filter(|stream| !stream.is_gone) else {
+            return Poll::Ready(Err(ErrorReply::ClientGone));
+        };
+        if stream.body.is_empty() {
+            return match stream.request {
+                RequestProgress::Complete => Poll::Ready(Ok(())),
+                RequestProgress::Refused(reply) => Poll::Ready(Err(reply)),
+                RequestProgress::Open => {
+                    stream.wake_later(context);
+                    Poll::Pending
+                }
+            };
         }
+        let count = stream.body.len();
+        if out.is_empty() {
+            std::mem::swap(out, &mut stream.body);
+        } else {
+            out.append(&mut stream.body);
+        }
+        connection.send(self.id, |stream| stream.consumed(count));
+        Poll::Ready(Ok(()))
     }
 
     /// Polls for a reset of the stream, or the end of its connection.
     pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
-        Pin::new(&mut self.0.idle()).poll(context).map(|_| Gone)
-    }
-
-    /// Writes a response head that is all of the response.
-    pub(crate) fn write_head(&mut self, status: StatusCode, headers: &HeaderMap) -> Result<(), Gone> {
-        let head = response_head(status, headers).map_err(|_| Gone)?;
-        self.0.write_response_header(head, true).map_err(|_| Gone)
-    }
-
-    /// Writes a response head; returns the sending half for the body.
-    pub(crate) fn begin(&mut self, status: StatusCode, headers: &HeaderMap) -> Result<Http2Side, Gone> {
-        let head = response_head(status, headers).map_err(|_| Gone)?;
-        self.0.write_response_header(head, false).map_err(|_| Gone)?;
-        let stream = self.0.take_response_body_writer().ok_or(Gone)?;
-        Ok(Http2Side { stream, queue: Arc::default() })
-    }
-
-    /// Sends a response of the proxy.
-    pub(crate) async fn answer(mut self, response: LocalResponse, body: ResponseBody) {
-        let answered = async {
-            let mut headers = response.standard_headers();
-            headers.extend(response.headers);
-            let ends = body == ResponseBody::Omitted || response.body.is_empty();
-            self.0.write_response_header(response_head(response.status, &headers)?, ends)?;
-            if ends {
-                return Ok(());
+        match self.connection.lock().stream_state(self.id) {
+            Some(stream) if !stream.is_gone => {
+                stream.wake_later(context);
+                Poll::Pending
             }
-            self.0.set_write_timeout(Some(LINGER));
-            self.0.write_body(response.body.into(), true).await
-        };
-        if let Err(error) = answered.await {
-            tracing::debug!(%error, "the client left before its response");
+            _ => Poll::Ready(Gone),
         }
     }
-}
 
-impl Http2Side {
-    /// Polls for a reset of the stream.
-    pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
-        self.stream.poll_reset(context).map(|_| Gone)
+    /// Writes an interim response (RFC 9110 section 15.2).
+    pub(crate) fn write_interim(&mut self, status: StatusCode, headers: &HeaderMap) -> Result<(), Gone> {
+        sent(self.connection.lock().send(self.id, |stream| stream.interim(status.as_u16(), fields(headers))))
     }
 
-    /// Queues what the client's window takes now; returns how much, at least one byte.
+    /// Writes the response head, which is all of the response with [`End::Yes`].
+    pub(crate) fn write_head(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        end: End,
+    ) -> Result<(), Gone> {
+        let mut connection = self.connection.lock();
+        sent(connection.send(self.id, |stream| stream.head(status.as_u16(), fields(headers), end)))?;
+        if end == End::Yes
+            && let Some(stream) = connection.stream_state(self.id)
+        {
+            stream.is_answered = true;
+        }
+        Ok(())
+    }
+
+    /// Writes what the client's windows take now; returns how much, at least one byte.
     pub(crate) fn poll_write(
         &mut self,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<Result<usize, Gone>> {
-        while self.stream.capacity() == 0 {
-            self.stream.reserve_capacity(bytes.len());
-            match ready!(self.stream.poll_capacity(context)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
-            }
-        }
-        let piece = bytes.get(..self.stream.capacity()).unwrap_or(bytes);
-        let sent = self.stream.send_data(self.queue.piece(piece), false);
-        Poll::Ready(sent.map(|()| piece.len()).map_err(|_| Gone))
-    }
-
-    /// Ends the stream well.
-    pub(crate) fn finish(mut self) {
-        if let Err(error) = self.stream.send_data(Bytes::new(), true) {
-            tracing::debug!(%error, "the client left before the end of its stream");
-        }
-    }
-
-    /// Ends the stream badly; a reset throws away what is queued, so it is delayed.
-    pub(crate) fn abort(self) -> DelayedReset {
-        DelayedReset { stream: self.stream, queue: self.queue }
-    }
-}
-
-fn response_head(status: StatusCode, headers: &HeaderMap) -> pingora::Result<Box<ResponseHeader>> {
-    let mut head = ResponseHeader::build(status, Some(headers.len()))?;
-    for (name, value) in headers {
-        head.append_header(name.clone(), value.clone())?;
-    }
-    Ok(Box::new(head))
-}
-
-/// Pieces of one stream that its connection has not written yet.
-#[derive(Debug, Default)]
-struct SendQueue {
-    pieces: AtomicUsize,
-    written: Notify,
-}
-
-/// A piece that notifies its queue when it is written or thrown away.
-struct Piece {
-    bytes: Box<[u8]>,
-    queue: Arc<SendQueue>,
-}
-
-impl SendQueue {
-    fn piece(self: &Arc<Self>, bytes: &[u8]) -> Bytes {
-        self.pieces.fetch_add(1, Ordering::Relaxed);
-        Bytes::from_owner(Piece { bytes: bytes.into(), queue: Arc::clone(self) })
-    }
-}
-
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        if self.queue.pieces.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.queue.written.notify_one();
-        }
-    }
-}
-
-/// The reset of an HTTP/2 stream that ends badly, to be sent behind what is queued.
-pub(crate) struct DelayedReset {
-    stream: SendStream<Bytes>,
-    queue: Arc<SendQueue>,
-}
-
-impl DelayedReset {
-    /// Resets the stream once everything before is written, at the latest after `limit`.
-    pub(crate) async fn reset(mut self, limit: Duration) {
-        let written = async {
-            while self.queue.pieces.load(Ordering::Relaxed) > 0 {
-                self.queue.written.notified().await;
-            }
+        let mut connection = self.connection.lock();
+        let sent = if bytes.len() > LARGE {
+            connection.send_large(self.id, bytes)
+        } else {
+            connection.send(self.id, |stream| stream.data(bytes, End::No).ok()).flatten()
         };
-        if tokio::time::timeout(limit, written).await.is_err() {
-            tracing::debug!("a client did not take the end of its stream");
+        match sent {
+            Some(0) => {}
+            Some(count) => return Poll::Ready(Ok(count)),
+            None => return Poll::Ready(Err(Gone)),
         }
-        self.stream.send_reset(Reason::INTERNAL_ERROR);
+        match connection.stream_state(self.id) {
+            Some(stream) => {
+                stream.wake_later(context);
+                Poll::Pending
+            }
+            None => Poll::Ready(Err(Gone)),
+        }
+    }
+
+    /// Ends the response well.
+    pub(crate) fn finish(self) {
+        let mut connection = self.connection.lock();
+        let ended = connection.send(self.id, |stream| stream.data(&[], End::Yes));
+        match (ended, connection.stream_state(self.id)) {
+            (Some(Ok(_)), Some(stream)) => stream.is_answered = true,
+            _ => tracing::debug!("the client left before the end of its response"),
+        }
+    }
+
+    /// Ends the response so that the client can tell it is not complete: with a reset behind all that was written.
+    pub(crate) fn abort(self) {}
+
+    /// Sends a response of the proxy.
+    pub(crate) async fn answer(mut self, response: LocalResponse, body: ResponseBody) {
+        let mut headers = response.standard_headers();
+        headers.extend(response.headers);
+        let is_whole = body == ResponseBody::Omitted || response.body.is_empty();
+        let end = if is_whole { End::Yes } else { End::No };
+        if self.write_head(response.status, &headers, end).is_err() || is_whole {
+            return;
+        }
+        if tokio::time::timeout(LINGER, self.write_all(response.body.as_bytes())).await == Ok(Ok(())) {
+            self.finish();
+        } else {
+            tracing::debug!("the client left before its response");
+        }
+    }
+
+    /// Writes all bytes that the client takes within `limit`, and then aborts.
+    pub(crate) async fn abort_behind(mut self, bytes: &[u8], limit: Duration) {
+        if tokio::time::timeout(limit, self.write_all(bytes)).await.is_err() {
+            tracing::debug!("a client did not take the end of its response");
+        }
+    }
+
+    async fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), Gone> {
+        while !bytes.is_empty() {
+            let count = poll_fn(|context| self.poll_write(context, bytes)).await?;
+            bytes = bytes.get(count..).unwrap_or_default();
+        }
+        Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_queue_is_written_when_its_last_piece_is_gone() {
-        let queue = Arc::<SendQueue>::default();
-        let pieces = [queue.piece(b"a"), queue.piece(b"b")];
-        assert_eq!(queue.pieces.load(Ordering::Relaxed), 2);
-        drop(pieces);
-        queue.written.notified().await;
-        assert_eq!(queue.pieces.load(Ordering::Relaxed), 0);
+impl Drop for Http2Stream {
+    fn drop(&mut self) {
+        self.connection.lock().release(self.id);
     }
+}
+
+/// Returns whether a head went out; the stream may be gone.
+fn sent(sent: Option<Result<(), SendError>>) -> Result<(), Gone> {
+    match sent {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => {
+            tracing::debug!(%error, "a response was not sent");
+            Err(Gone)
+        }
+        None => Err(Gone),
+    }
+}
+
+fn fields(headers: &HeaderMap) -> impl Iterator<Item = Field<'_>> {
+    headers.iter().map(|(name, value)| Field { name: name.as_str().as_bytes(), value: value.as_bytes() })
 }

@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http::{HeaderMap, StatusCode};
+use podpin_h2::End;
 use podpin_wire::http1::body::{BodyDecoder, ChunkError, Piece};
-use podpin_wire::http1::encode::{Framing, Persistence, write_response_head};
+use podpin_wire::http1::encode::{Framing, Persistence, write_interim_response, write_response_head};
 use podpin_wire::http1::request_head::HeadError;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::downstream::body::Downstream;
 use crate::downstream::gone::Gone;
 use crate::downstream::http1::{Http1Side, write_and_linger};
-use crate::downstream::http2::{Http2Request, Http2Side};
-use crate::downstream::lease::{ConnectionLease, ConnectionReturn, StreamLease};
+use crate::downstream::http2::Http2Stream;
+use crate::downstream::lease::{ConnectionLease, ConnectionReturn};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 use crate::net::scratch::{self, Scratch};
 use crate::net::transport::Transport;
@@ -39,7 +40,7 @@ pub(crate) enum PendingResponse {
     /// A whole HTTP/1.0 or 1.1 connection, for one request.
     H1(Http1Pending),
     /// A stream of an HTTP/2 connection.
-    H2(Http2Pending),
+    H2(Http2Stream),
 }
 
 /// An HTTP/1 connection with a request whose head was read.
@@ -54,15 +55,6 @@ pub(crate) struct Http1Pending {
     expects_continue: bool,
     /// The connection, if it is lent to a stream.
     lease: Option<ConnectionLease>,
-}
-
-/// An HTTP/2 stream with a request whose head was read.
-pub(crate) struct Http2Pending {
-    request: Http2Request,
-    /// The sending half once the response has begun; `None` if it has not begun or has no body.
-    response: Option<Http2Side>,
-    is_body_read: bool,
-    stream: StreamLease,
 }
 
 /// The facts of a request over HTTP/1, besides the socket.
@@ -148,17 +140,11 @@ impl PendingResponse {
         })
     }
 
-    /// Returns the client of a request that came over HTTP/2.
-    pub(crate) fn http2(request: Http2Request, stream: StreamLease) -> PendingResponse {
-        let is_body_read = request.is_body_empty();
-        PendingResponse::H2(Http2Pending { request, response: None, is_body_read, stream })
-    }
-
     /// Whether the whole request body was read.
     pub(crate) fn is_body_read(&self) -> bool {
         match self {
             PendingResponse::H1(client) => client.body == BodyDecoder::Done,
-            PendingResponse::H2(client) => client.is_body_read,
+            PendingResponse::H2(stream) => stream.is_body_read(),
         }
     }
 
@@ -166,8 +152,23 @@ impl PendingResponse {
     pub(crate) fn takes_interim(&self) -> bool {
         match self {
             PendingResponse::H1(client) => !client.is_http10,
-            // The library sends none.
-            PendingResponse::H2(_) => false,
+            PendingResponse::H2(_) => true,
+        }
+    }
+
+    /// Passes an interim response on, or appends to `out` what has to be written for that.
+    pub(crate) fn interim(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Gone> {
+        match self {
+            PendingResponse::H1(_) => {
+                write_interim_response(out, status, headers);
+                Ok(())
+            }
+            PendingResponse::H2(stream) => stream.write_interim(status, headers),
         }
     }
 
@@ -179,10 +180,7 @@ impl PendingResponse {
     ) -> Poll<Result<(), ErrorReply>> {
         match self {
             PendingResponse::H1(client) => client.poll_body(context, out),
-            PendingResponse::H2(client) => {
-                client.is_body_read = !ready!(client.request.poll_body(context, out))?;
-                Poll::Ready(Ok(()))
-            }
+            PendingResponse::H2(stream) => stream.poll_body(context, out),
         }
     }
 
@@ -198,10 +196,7 @@ impl PendingResponse {
     pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         match self {
             PendingResponse::H1(client) => client.side.poll_gone(context, Some(&mut client.ahead)),
-            PendingResponse::H2(client) => match &mut client.response {
-                Some(response) => response.poll_gone(context),
-                None => client.request.poll_gone(context),
-            },
+            PendingResponse::H2(stream) => stream.poll_gone(context),
         }
     }
 
@@ -219,13 +214,15 @@ impl PendingResponse {
         out: &mut Vec<u8>,
     ) -> Result<(), Gone> {
         match self {
-            PendingResponse::H1(client) => client.begin(status, headers, length, out),
-            PendingResponse::H2(client) if length == BodyLength::Zero => {
-                client.request.write_head(status, headers)?;
+            PendingResponse::H1(client) => {
+                client.begin(status, headers, length, out);
+                Ok(())
             }
-            PendingResponse::H2(client) => client.response = Some(client.request.begin(status, headers)?),
+            PendingResponse::H2(stream) => {
+                let end = if length == BodyLength::Zero { End::Yes } else { End::No };
+                stream.write_head(status, headers, end)
+            }
         }
-        Ok(())
     }
 
     /// Begins a response that goes on in a task of its own; `None` if the client is gone.
@@ -244,10 +241,10 @@ impl PendingResponse {
                 let connection = ConnectionReturn::H1 { lease: client.lease?, goes_on };
                 Some(StartedResponse { downstream: Downstream::H1(client.side), head, connection })
             }
-            PendingResponse::H2(mut client) => {
-                let side = client.request.begin(status, headers).ok()?;
-                let connection = ConnectionReturn::H2 { _stream: client.stream };
-                Some(StartedResponse { downstream: Downstream::H2(side), head: Vec::new(), connection })
+            PendingResponse::H2(mut stream) => {
+                stream.write_head(status, headers, End::No).ok()?;
+                let (downstream, connection) = (Downstream::H2(stream), ConnectionReturn::H2);
+                Some(StartedResponse { downstream, head: Vec::new(), connection })
             }
         }
     }
@@ -276,10 +273,7 @@ impl PendingResponse {
     ) -> Poll<Result<usize, Gone>> {
         match self {
             PendingResponse::H1(client) => client.side.poll_write(context, bytes),
-            PendingResponse::H2(client) => match &mut client.response {
-                Some(response) => response.poll_write(context, bytes),
-                None => Poll::Ready(Err(Gone)),
-            },
+            PendingResponse::H2(stream) => stream.poll_write(context, bytes),
         }
     }
 
@@ -305,11 +299,8 @@ impl PendingResponse {
                 }
                 None
             }
-            PendingResponse::H2(client) => {
-                // Without a sending half the head was all of the response.
-                if let Some(response) = client.response {
-                    response.finish();
-                }
+            PendingResponse::H2(stream) => {
+                stream.finish();
                 None
             }
         }
@@ -330,11 +321,7 @@ impl PendingResponse {
                     client.side.transport.close();
                 }
             }
-            PendingResponse::H2(client) => {
-                if let Some(response) = client.response {
-                    response.abort().reset(CUT_GRACE).await;
-                }
-            }
+            PendingResponse::H2(stream) => stream.abort_behind(unsent, CUT_GRACE).await,
         }
     }
 
@@ -347,9 +334,8 @@ impl PendingResponse {
     ) -> Option<IdleConnection> {
         match self {
             PendingResponse::H1(client) => client.answer(&response, body, reuse).await,
-            PendingResponse::H2(client) => {
-                let Http2Pending { request, stream: _stream, .. } = client;
-                request.answer(response, body).await;
+            PendingResponse::H2(stream) => {
+                stream.answer(response, body).await;
                 None
             }
         }

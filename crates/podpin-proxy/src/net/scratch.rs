@@ -20,6 +20,34 @@ pub struct Scratch {
     pub write: Vec<u8>,
 }
 
+/// Spare buffers that a thread keeps.
+const SPARE_BUFFERS: usize = 16;
+/// Size beyond which a buffer is not kept.
+const SPARE_BYTES_MAX: usize = 128 * 1024;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Returns an empty buffer, a spare one of this thread if there is one.
+#[must_use]
+pub fn buffer() -> Vec<u8> {
+    SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(1024))
+}
+
+/// Takes a buffer back for the next that needs one.
+pub fn give_back(mut buffer: Vec<u8>) {
+    if buffer.capacity() == 0 || buffer.capacity() > SPARE_BYTES_MAX {
+        return;
+    }
+    buffer.clear();
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < SPARE_BUFFERS {
+            spare.push(buffer);
+        }
+    });
+}
+
 /// Lends the buffers of this thread to `work`.
 ///
 /// # Panics

@@ -2,7 +2,7 @@
 //!
 //! A client that vanishes (a phone in a tunnel, a cut cable) is noticed in one of two ways. While something is sent to it, its
 //! acknowledgements are missing: the user timeout ends that, where the kernel alone would retransmit for some fifteen
-//! minutes. While nothing is sent, probes ask for them.
+//! minutes. While nothing is sent, probes make the peer send them.
 //!
 //! The listening socket has these options, and accepted sockets inherit them from it, which saves six system calls a
 //! connection. Sockets that were in its queue when the options changed have them set one by one.

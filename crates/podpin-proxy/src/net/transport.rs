@@ -16,7 +16,7 @@ use crate::net::subject::subject;
 /// Bytes that may wait within TLS for a client that does not read; no record is begun beyond them.
 pub const TLS_BUFFER_BYTES: usize = 16 * 1024;
 
-/// A connection to a client or to a pod.
+/// A connection to a client or to an endpoint.
 #[derive(Debug)]
 pub enum Transport {
     /// A socket.

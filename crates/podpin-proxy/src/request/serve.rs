@@ -20,7 +20,7 @@ use tracing::{Instrument, Span};
 
 use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::session_headers;
+use crate::balance::service::Kind;
 use crate::downstream::pending::{IdleConnection, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::net::transport::Transport;
@@ -33,6 +33,7 @@ use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Target};
 use crate::upstream::rewrite;
+use crate::upstream::unserved::{Progress, Unserved};
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -86,11 +87,11 @@ async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> 
     let view = RequestView::new(&context.head, &context.client);
     let request = match RoutedRequest::new(&context.snapshot, &view) {
         Ok(request) => request,
-        Err(reply) => return account::refuse_unrouted(&context, reply, client).await,
+        Err(reply) => return unserved(&context, Progress::Unrouted).refuse(reply, client).await,
     };
     Span::current().record("service", &*request.service().name);
     if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
-        return account::respond_locally(&context, &request, response, client).await;
+        return unserved(&context, Progress::Routed(&request)).respond(response, client).await;
     }
     let attempts = Attempts::new(request, Purpose::Request);
     let mut exchange =
@@ -98,7 +99,10 @@ async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> 
     let outcome = exchange.run(&mut client).await;
     let Exchange { attempts, delivered, answered, .. } = exchange;
     match outcome {
-        Outcome::Refused(reply) => account::refuse(&context, &attempts, answered, reply, client).await,
+        Outcome::Refused(reply) => {
+            let progress = Progress::Tried { attempts: &attempts, answered };
+            unserved(&context, progress).refuse(reply, client).await
+        }
         Outcome::Answered { status, ending, unsent } => {
             account::settle(&context, &attempts, delivered, status, &ending);
             if let Ending::Complete = ending {
@@ -108,6 +112,10 @@ async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> 
             None
         }
     }
+}
+
+fn unserved<'a>(context: &'a RequestContext, progress: Progress<'a>) -> Unserved<'a> {
+    Unserved { context, kind: Kind::Request, progress }
 }
 
 impl Exchange<'_> {
@@ -241,8 +249,7 @@ impl Exchange<'_> {
                 self.attempts.count_failure(&error);
                 error.reply()
             }
-            TransferError::Broken
-            | TransferError::Malformed
+            TransferError::Broken(_)
             | TransferError::Idle
             | TransferError::SlowClient
             | TransferError::Drained => ErrorReply::Internal,
@@ -272,9 +279,7 @@ impl Exchange<'_> {
     /// Returns the whole head for the endpoint of the current attempt.
     fn upstream_head(&self, fields: &mut HeaderMap, body: &BodyFraming) -> Vec<u8> {
         let Some(selected) = self.attempts.selected() else { return Vec::new() };
-        let request = &self.attempts.request;
-        session_headers::write_session(request, selected, fields);
-        let mut head = rewrite::request_head(request, &self.context.head, fields, selected.endpoint.address);
+        let mut head = rewrite::upstream_head(self.context, &self.attempts.request, selected, fields);
         head.extend_from_slice(body.field.as_bytes());
         head.extend_from_slice(b"\r\n");
         head

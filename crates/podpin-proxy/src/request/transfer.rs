@@ -10,9 +10,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Method;
+use podpin_sse::session::Fault;
 use podpin_time::Millis;
 use podpin_wire::http1::body::{BodyDecoder, Piece};
-use podpin_wire::http1::encode::write_interim_response;
 use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, ResponseHead, ResponseHeadReader};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -47,10 +47,8 @@ pub(crate) enum TransferError {
     Client(ErrorReply),
     /// Failure of the endpoint before its response head was complete.
     Upstream(UpstreamError),
-    /// Connection to the endpoint that ended or broke within the response body.
-    Broken,
-    /// Response body that breaks its framing.
-    Malformed,
+    /// Response body that the endpoint broke off or malformed.
+    Broken(Fault),
     /// Endpoint that was silent within the response body for `timeouts.upstreamIdle`.
     Idle,
     /// Client that took nothing of the response for `timeouts.clientWrite`.
@@ -200,21 +198,23 @@ impl<'a> Transfer<'a> {
         timer: Pin<&mut Sleep>,
         sink: &mut impl ResponseSink,
     ) -> Poll<Result<(), TransferError>> {
-        let mut blocked_on = BlockedOn::Neither;
-        let mut blocked = false;
-        for turn in 0..=READS_PER_TURN {
-            blocked = self.poll_send(context)?.is_pending();
+        let mut reads = 0;
+        let (blocked, blocked_on) = loop {
+            let blocked = self.poll_send(context)?.is_pending();
+            // Looked at after each read, the last one too: a response that is whole is not cut.
             if !blocked && self.ended {
                 return Poll::Ready(Ok(()));
             }
-            blocked_on = self.poll_upload(context)?;
-            if blocked || self.poll_upstream(context, sink)?.is_pending() {
-                break;
-            }
-            if turn == READS_PER_TURN {
+            let blocked_on = self.poll_upload(context)?;
+            if !blocked && reads == READS_PER_TURN {
                 context.waker().wake_by_ref();
+                break (blocked, blocked_on);
             }
-        }
+            if blocked || self.poll_upstream(context, sink)?.is_pending() {
+                break (blocked, blocked_on);
+            }
+            reads += 1;
+        };
         if blocked_on != BlockedOn::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
@@ -293,7 +293,7 @@ impl<'a> Transfer<'a> {
                 Poll::Pending => return Ok(BlockedOn::Client),
             }
             self.moved = clock::now();
-            self.took(start);
+            self.frame_appended(start);
         }
     }
 
@@ -302,12 +302,12 @@ impl<'a> Transfer<'a> {
         if !self.client.is_body_read() {
             self.client.body_at_hand(&mut self.upload.unsent).map_err(TransferError::Client)?;
         }
-        self.took(start);
+        self.frame_appended(start);
         Ok(())
     }
 
-    fn took(&mut self, start: usize) {
-        self.upload.took(start);
+    fn frame_appended(&mut self, start: usize) {
+        self.upload.frame_appended(start);
         if self.client.is_body_read() {
             self.upload.end();
         }
@@ -340,13 +340,15 @@ impl<'a> Transfer<'a> {
     /// Reads the response head; interim responses are passed on.
     fn poll_read_head(&mut self, context: &mut Context<'_>) -> Result<Poll<ResponseHead>, TransferError> {
         loop {
-            let (takes_interim, unsent) = (self.client.takes_interim(), &mut self.unsent);
+            let (client, unsent) = (&mut *self.client, &mut self.unsent);
+            let mut passed = Ok(());
             let read = connect::poll_head(&mut self.upstream, context, &mut self.reader, |interim| {
-                if takes_interim {
+                if client.takes_interim() {
                     let fields = rewrite::interim_headers(interim.headers);
-                    write_interim_response(unsent, interim.status, &fields);
+                    passed = client.interim(interim.status, &fields, unsent);
                 }
             });
+            passed?;
             match read.map_err(TransferError::Upstream)? {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Some(start)) => {
@@ -388,14 +390,14 @@ impl<'a> Transfer<'a> {
             let mut buffer = ReadBuf::new(read);
             match Pin::new(&mut self.upstream).poll_read(context, &mut buffer) {
                 Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(Err(_)) => return Err(TransferError::Broken),
+                Poll::Ready(Err(_)) => return Err(TransferError::Broken(Fault::Reset)),
                 Poll::Ready(Ok(())) => {}
             }
             self.received = clock::now();
             write.clear();
             if buffer.filled().is_empty() {
                 if !self.decoder.ends_at_close() {
-                    return Err(TransferError::Broken);
+                    return Err(TransferError::Broken(Fault::Truncated));
                 }
                 self.decoder = BodyDecoder::Done;
                 self.end(write);
@@ -429,7 +431,7 @@ impl<'a> Transfer<'a> {
                     self.end(out);
                     break;
                 }
-                Err(_) => return Err(TransferError::Malformed),
+                Err(_) => return Err(TransferError::Broken(Fault::Malformed)),
             }
         }
         Ok(())
@@ -468,15 +470,17 @@ mod tests {
     use http::HeaderMap;
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::downstream::pending::{Http1Terms, IdleConnection};
+    use crate::testing::connected;
 
     #[derive(Default)]
     struct Sink {
         bytes: Vec<u8>,
         has_to_leave: bool,
+        /// Number of bytes after which the response has to end.
+        leaves_after: Option<usize>,
     }
 
     impl ResponseSink for Sink {
@@ -485,7 +489,7 @@ mod tests {
         }
 
         fn has_to_leave(&self, _context: &Context<'_>) -> bool {
-            self.has_to_leave
+            self.has_to_leave || self.leaves_after.is_some_and(|count| self.bytes.len() >= count)
         }
     }
 
@@ -496,17 +500,9 @@ mod tests {
         client_write: None,
     };
 
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let far = TcpStream::connect(listener.local_addr().unwrap());
-        let (near, far) = tokio::join!(listener.accept(), far);
-        (near.unwrap().0, far.unwrap())
-    }
-
     /// Runs a transfer whose endpoint sends `response` once it has the request head; returns what became of it.
     async fn run(response: &[u8], sink: &mut Sink, limits: TransferLimits) -> Result<bool, TransferError> {
-        let (near_client, _client) = pair().await;
-        let (near_upstream, mut upstream) = pair().await;
+        let ((_client, near_client), (mut upstream, near_upstream)) = (connected().await, connected().await);
         let connection =
             IdleConnection { transport: Transport::Plain(near_client), ahead: BytesMut::from(&b"body"[..]) };
         let body = BodyDecoder::Length(4);
@@ -551,10 +547,22 @@ mod tests {
         assert_eq!(sink.bytes, b"all of it");
         let short = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort";
         let result = run(short, &mut Sink::default(), LIMITS).await;
-        assert!(matches!(result, Err(TransferError::Broken)), "{result:?}");
+        assert!(matches!(result, Err(TransferError::Broken(Fault::Truncated))), "{result:?}");
         let malformed = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz";
         let result = run(malformed, &mut Sink::default(), LIMITS).await;
-        assert!(matches!(result, Err(TransferError::Malformed)), "{result:?}");
+        assert!(matches!(result, Err(TransferError::Broken(Fault::Malformed))), "{result:?}");
+    }
+
+    #[tokio::test]
+    async fn a_response_that_is_whole_when_it_has_to_leave_is_whole() {
+        for reads in 1..=READS_PER_TURN + 2 {
+            let length = reads * READ_BYTES - 1_000;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            let response = [head.as_bytes(), &vec![b'x'; length]].concat();
+            let mut sink = Sink { leaves_after: Some(length), ..Sink::default() };
+            let result = run(&response, &mut sink, LIMITS).await;
+            assert!(result.is_ok(), "{reads} reads: {result:?}");
+        }
     }
 
     #[tokio::test]

@@ -81,7 +81,7 @@ impl Upload {
     }
 
     /// Frames the bytes of the client that were appended to `unsent` from `start` on.
-    pub(crate) fn took(&mut self, start: usize) {
+    pub(crate) fn frame_appended(&mut self, start: usize) {
         let data = self.unsent.get(start..).unwrap_or_default();
         if data.is_empty() {
             return;
@@ -108,7 +108,7 @@ mod tests {
         for piece in pieces {
             let start = upload.unsent.len();
             upload.unsent.extend_from_slice(piece.as_bytes());
-            upload.took(start);
+            upload.frame_appended(start);
         }
         upload.end();
         upload

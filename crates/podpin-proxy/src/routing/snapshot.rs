@@ -29,6 +29,8 @@ pub struct ConfigSnapshot {
     pub listeners: Arc<[Arc<ListenerSettings>]>,
     /// Limits on connections and requests of clients.
     pub limits: ListenerLimits,
+    /// The same limits, as HTTP/2 connections share them.
+    pub http2: Arc<podpin_h2::Config>,
     /// Times of a shutdown of the process.
     pub shutdown: Shutdown,
     /// Peers whose header fields about their clients are believed.

@@ -13,15 +13,12 @@ use crate::balance::client_limit::ClientPermit;
 use crate::balance::queue::Queue;
 use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
-use crate::downstream::body::DelayedReset;
+use crate::http::reply::ErrorReply;
 use crate::net::transport::Transport;
 use crate::shared::Shared;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{CloseReason, DepartureKind, Label, ReconnectOutcome, UpstreamErrorKind};
-
-/// Time that a client may take for the last events before the reset that shows a broken stream.
-const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// Permits of a stream, returned when it ends.
 pub(crate) struct Permits {
@@ -56,20 +53,30 @@ impl Drop for Permits {
     }
 }
 
+/// Failure that a stream ended with, as the access log spells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Fault of the upstream.
+    #[error("{}", fault_text(*.0))]
+    Upstream(Fault),
+    /// Request body that broke or stalled while the response was under way.
+    #[error("{0}")]
+    Request(ErrorReply),
+    /// Task that was dropped before the stream ended.
+    #[error("cut in the middle")]
+    Dropped,
+}
+
 /// End of a stream, with what is left of its client's connection.
 pub(crate) struct Finished {
     /// Reason to be counted.
     pub reason: CloseReason,
-    /// Fault of the upstream for the access log; `None` if there was none.
-    pub error: Option<&'static str>,
+    /// Failure that the stream ended with; `None` if there was none.
+    pub failure: Option<Failure>,
     /// Moment of the first event; `None` if there was none.
     pub first_event: Option<Millis>,
-    /// Whether the upstream broke the framing of its body.
-    pub protocol: bool,
     /// Whether a stream that had to leave was cut: within an event, or before the client took its goodbye.
     pub forced: bool,
-    /// HTTP/2 stream whose reset waits for the bytes queued before it.
-    pub dying: Option<DelayedReset>,
     /// Socket of the client, if it may carry another request.
     pub tcp: Option<Transport>,
 }
@@ -77,32 +84,30 @@ pub(crate) struct Finished {
 impl Finished {
     /// Returns the end of a stream whose client left before it began.
     pub(crate) fn client_gone() -> Finished {
-        Finished {
-            reason: CloseReason::Client,
-            error: None,
-            protocol: false,
-            forced: false,
-            first_event: None,
-            dying: None,
-            tcp: None,
-        }
+        Finished { reason: CloseReason::Client, failure: None, forced: false, first_event: None, tcp: None }
     }
 
     /// Returns the end that a session decided.
     pub(crate) fn of(close: Close, first_event: Option<Millis>) -> Finished {
         Finished {
             reason: close_reason(close.reason),
-            error: close.fault.map(fault_text),
-            protocol: close.fault == Some(Fault::Malformed),
+            failure: close.fault.map(Failure::Upstream),
             forced: close.is_forced,
             first_event,
             ..Finished::client_gone()
         }
     }
+
+    fn upstream_fault(&self) -> Option<Fault> {
+        match self.failure {
+            Some(Failure::Upstream(fault)) => Some(fault),
+            Some(Failure::Request(_) | Failure::Dropped) | None => None,
+        }
+    }
 }
 
 /// Returns the label of a session's reason.
-fn close_reason(reason: Reason) -> CloseReason {
+pub(crate) fn close_reason(reason: Reason) -> CloseReason {
     match reason {
         Reason::ClientGone => CloseReason::Client,
         Reason::SlowClient => CloseReason::SlowClient,
@@ -112,6 +117,14 @@ fn close_reason(reason: Reason) -> CloseReason {
         Reason::Drain => CloseReason::Drain,
         Reason::Shutdown => CloseReason::Shutdown,
         Reason::MaxDuration => CloseReason::MaxDuration,
+    }
+}
+
+/// Returns the label of a body that broke with this fault.
+pub(crate) fn upstream_error_kind(fault: Option<Fault>) -> UpstreamErrorKind {
+    match fault {
+        Some(Fault::Malformed) => UpstreamErrorKind::Protocol,
+        Some(Fault::Truncated | Fault::Reset | Fault::Silent) | None => UpstreamErrorKind::Reset,
     }
 }
 
@@ -149,14 +162,8 @@ impl Accounts {
         self.log = log.map(Box::new);
     }
 
-    /// Counts and logs the end of the stream, and resets what is left of an HTTP/2 stream. Returns the client's socket;
-    /// `None` if it cannot carry another request.
-    pub(crate) fn settle(mut self, mut finished: Finished) -> Option<Transport> {
-        if let Some(dying) = finished.dying.take() {
-            // A client that reads nothing is not waited for.
-            let limit = if finished.reason == CloseReason::SlowClient { Duration::ZERO } else { LAST_EVENTS };
-            self.shared.lifecycle.tasks.spawn(dying.reset(limit));
-        }
+    /// Counts and logs the end of the stream. Returns the client's socket; `None` if it cannot carry another request.
+    pub(crate) fn settle(mut self, finished: Finished) -> Option<Transport> {
         self.write_down(&finished);
         finished.tcp
     }
@@ -180,8 +187,7 @@ impl Accounts {
             metrics.request_duration.observe(lived.as_secs_f64());
         }
         if finished.reason == CloseReason::UpstreamReset {
-            let kind = if finished.protocol { UpstreamErrorKind::Protocol } else { UpstreamErrorKind::Reset };
-            metrics.upstream_errors.inc(kind);
+            metrics.upstream_errors.inc(upstream_error_kind(finished.upstream_fault()));
         }
         if let Some(mut log) = self.log.take() {
             fill_in(&mut log, &record, finished, lived);
@@ -203,20 +209,18 @@ impl Drop for Accounts {
 fn cut_in_the_middle(is_draining: bool) -> Finished {
     Finished {
         reason: if is_draining { CloseReason::Shutdown } else { CloseReason::Error },
-        error: Some("cut in the middle"),
+        failure: Some(Failure::Dropped),
         forced: is_draining,
         ..Finished::client_gone()
     }
 }
 
-/// Adds what is known at the end to an access log line.
+/// Adds what is known at the end to an access log line; route, service and session are there already.
 fn fill_in(log: &mut Record, record: &StreamRecord, finished: &Finished, lived: Duration) {
-    log.route = Some(record.route.name.to_string());
-    log.service = Some(record.route.service.name.to_string());
     log.endpoint = Some(record.endpoint().name.to_string());
     log.endpoints_before = record.endpoints_before().iter().map(|name| name.to_string()).collect();
     log.reason = finished.reason.label();
-    log.error = finished.error.map(str::to_owned);
+    log.error = finished.failure.map(|failure| failure.to_string());
     log.bytes = record.bytes.load(Ordering::Relaxed);
     log.events = (record.kind == Kind::Stream).then(|| record.events.load(Ordering::Relaxed));
     log.duration_ms = clock::duration_millis(lived);
@@ -255,9 +259,11 @@ fn stream_end(kind: Kind, finished: &Finished) -> StreamEnd {
 
 #[cfg(test)]
 mod tests {
+    use podpin_drain::Mobility;
     use podpin_sse::session::ResponseBody;
 
     use super::*;
+    use crate::testing::{Scene, nowhere};
 
     fn finished(reason: CloseReason, forced: bool) -> Finished {
         Finished { reason, forced, ..Finished::client_gone() }
@@ -285,6 +291,25 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_stream_is_counted_by_its_fault_and_logged_in_words() {
+        for (fault, kind, text) in [
+            (Fault::Malformed, "kind=\"protocol\"", "a chunk is malformed"),
+            (Fault::Truncated, "kind=\"reset\"", "the connection ended within the body"),
+        ] {
+            let scene = Scene::new(&[("a", nowhere())]);
+            let record = scene.open("a", Mobility::DrainOnly);
+            let failure = Some(Failure::Upstream(fault));
+            let finished = Finished { failure, ..finished(CloseReason::UpstreamReset, false) };
+            let mut log = Record::default();
+            fill_in(&mut log, &record, &finished, Duration::ZERO);
+            assert_eq!((log.error.as_deref(), log.reason), (Some(text), "upstream_reset"));
+            Accounts::new(Arc::clone(&scene.shared), record, None).settle(finished);
+            assert_eq!(scene.metric("podpin_upstream_errors_total", &[kind]), 1.0);
+            assert_eq!(scene.metric("podpin_upstream_errors_total", &[]), 1.0);
+        }
+    }
+
+    #[test]
     fn a_stream_that_the_shutdown_cuts_in_the_middle_is_a_forced_end() {
         let kind = |is_draining| stream_end(Kind::Stream, &cut_in_the_middle(is_draining)).kind;
         assert_eq!((kind(true), kind(false)), (EndKind::Forced, EndKind::Left));
@@ -308,7 +333,9 @@ mod tests {
             let reason = if fault.is_some() { Reason::UpstreamReset } else { Reason::UpstreamEnd };
             let close = Close { reason, body: ResponseBody::Broken, fault, is_forced: false };
             let finished = Finished::of(close, Some(Millis(7)));
-            assert_eq!((finished.error.is_some(), finished.protocol), (fault.is_some(), protocol));
+            assert_eq!(finished.failure, fault.map(Failure::Upstream));
+            let kind = if protocol { UpstreamErrorKind::Protocol } else { UpstreamErrorKind::Reset };
+            assert_eq!(upstream_error_kind(fault), kind);
             assert_eq!((finished.reason, finished.first_event), (close_reason(reason), Some(Millis(7))));
         }
     }

@@ -66,7 +66,7 @@ impl Body {
     /// the successor replays them.
     pub(crate) fn begin_handover(&mut self) -> Vec<u8> {
         match self {
-            Body::Events(framer) => framer.tell().unwrap_or_default().to_vec(),
+            Body::Events(framer) => framer.mark_resume_point().unwrap_or_default().to_vec(),
             Body::Opaque => Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use podpin_sse::session::{Client, ResponseBody};
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
-use crate::downstream::body::{DelayedReset, Downstream, Gone};
+use crate::downstream::body::{Downstream, Gone};
 use crate::net::transport::Transport;
 
 /// Response body of one stream, with the bytes that the client has not taken.
@@ -25,15 +25,6 @@ pub(crate) struct Flushed {
     pub client: Client,
     /// Whether the client took any bytes.
     pub took_bytes: bool,
-}
-
-/// Client's connection after the end of the stream.
-#[derive(Default)]
-pub(crate) struct Closed {
-    /// Socket that may carry another request.
-    pub tcp: Option<Transport>,
-    /// HTTP/2 stream that is still to be reset.
-    pub dying: Option<DelayedReset>,
 }
 
 impl ClientWriter {
@@ -119,14 +110,16 @@ impl ClientWriter {
         }
     }
 
-    /// Closes the body. One that is not clean ends so that the client can tell.
-    pub(crate) fn close(&mut self, body: ResponseBody) -> Closed {
-        match (self.downstream.take(), body) {
-            (Some(downstream), ResponseBody::Clean) => Closed { tcp: downstream.finish(), dying: None },
-            (Some(downstream), ResponseBody::Broken | ResponseBody::Cut) => {
-                Closed { tcp: None, dying: downstream.abort() }
+    /// Closes the body. One that is not clean ends so that the client notices. Returns the socket; `None` if it cannot
+    /// carry another request.
+    pub(crate) fn close(&mut self, body: ResponseBody) -> Option<Transport> {
+        let downstream = self.downstream.take()?;
+        match body {
+            ResponseBody::Clean => downstream.finish(),
+            ResponseBody::Broken | ResponseBody::Cut => {
+                downstream.abort();
+                None
             }
-            (None, _) => Closed::default(),
         }
     }
 }
@@ -182,7 +175,7 @@ mod tests {
         assert_eq!(sent, Client::Ready);
         writer.append_end();
         poll_fn(|context| Poll::Ready(writer.flush(context))).await;
-        let socket = writer.close(ResponseBody::Clean).tcp;
+        let socket = writer.close(ResponseBody::Clean);
         assert!(socket.is_some(), "it may carry another request");
         drop(socket);
         let mut read = String::new();
@@ -241,7 +234,7 @@ mod tests {
     async fn a_broken_body_has_no_end() {
         let (mut writer, mut client) = writer(b"").await;
         poll_fn(|context| Poll::Ready(writer.flush(context))).await;
-        assert!(writer.close(ResponseBody::Broken).tcp.is_none());
+        assert!(writer.close(ResponseBody::Broken).is_none());
         let mut read = Vec::new();
         client.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, b"HEAD\r\n\r\n");

@@ -10,8 +10,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use podpin_config::{Handover, Unavailable};
 use podpin_drain::Mobility;
-use podpin_endpoints::MoveReason;
-use podpin_sse::session::{RetryRange, Settings};
+use podpin_sse::session::{Content, RetryRange, Settings};
 use podpin_sse::{Framer, retry_line};
 use podpin_wire::http1::response_head::ResponseStart;
 use tracing::{Instrument, Span};
@@ -19,7 +18,6 @@ use tracing::{Instrument, Span};
 use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
-use crate::affinity::session_headers;
 use crate::balance::client_limit::ClientPermit;
 use crate::balance::service::Kind;
 use crate::clock;
@@ -29,7 +27,6 @@ use crate::request_context::RequestContext;
 use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream::body::Body;
 use crate::stream::handover::HandoverDriver;
-use crate::stream::refuse::{self, Refused, refuse};
 use crate::stream::relay::{Relay, Start};
 use crate::stream::successor::{LAST_EVENT_ID, ResumePlan, allows_handover, limits};
 use crate::stream::task::StreamTask;
@@ -40,6 +37,7 @@ use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
 use crate::upstream::error::{UpstreamError, is_unavailable};
 use crate::upstream::rewrite;
+use crate::upstream::unserved::{Progress, Unserved};
 
 /// An event stream request on its way to an endpoint.
 struct Opening<'a> {
@@ -53,31 +51,17 @@ struct Opened {
     permits: Permits,
 }
 
-/// Whether a response is an event stream that the relay can frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
-    /// `text/event-stream`, not encoded.
-    Events,
-    /// Anything else.
-    Opaque,
-}
-
-impl Content {
-    fn of(start: &ResponseStart) -> Content {
-        if start.head.is_plain_event_stream() { Content::Events } else { Content::Opaque }
-    }
-
-    fn is_stream(self) -> bool {
-        self == Content::Events
-    }
+/// Returns whether a response is an event stream that the relay can frame.
+fn content_of(start: &ResponseStart) -> Content {
+    if start.head.is_plain_event_stream() { Content::Events } else { Content::Opaque }
 }
 
 /// Refuses an event stream request that there is no room for, whatever its endpoints could do.
 pub(crate) async fn turn_away(context: RequestContext, reply: ErrorReply, client: PendingResponse) {
     // Without a route there is no service that wants its clients back.
     let request = route(&context).ok();
-    let refused = request.as_ref().map(|request| Refused { request, failed: None, retries: 0 });
-    refuse(&context, refused, reply, client).await;
+    let progress = request.as_ref().map_or(Progress::Unrouted, Progress::Routed);
+    unserved(&context, progress).refuse(reply, client).await;
 }
 
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
@@ -97,11 +81,11 @@ async fn serve_in_span(context: RequestContext, mut client: PendingResponse) {
     let _in_flight = context.shared.in_flight();
     let request = match route(&context) {
         Ok(request) => request,
-        Err(reply) => return refuse(&context, None, reply, client).await,
+        Err(reply) => return drop(unserved(&context, Progress::Unrouted).refuse(reply, client).await),
     };
     Span::current().record("service", &*request.service().name);
     if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
-        return refuse::respond_locally(&context, &request, response, client).await;
+        return drop(unserved(&context, Progress::Routed(&request)).respond(response, client).await);
     }
     let mut opening = Opening { context: &context, attempts: Attempts::new(request, Purpose::Stream) };
     let opened = tokio::select! {
@@ -112,11 +96,14 @@ async fn serve_in_span(context: RequestContext, mut client: PendingResponse) {
     match opened {
         Ok(opened) => opening.begin(opened, client),
         Err(reply) => {
-            let Attempts { request, .. } = &opening.attempts;
-            let (failed, retries) = (opening.attempts.failed_endpoint(), opening.attempts.retries());
-            refuse(&context, Some(Refused { request, failed, retries }), reply, client).await;
+            let progress = Progress::Tried { attempts: &opening.attempts, answered: false };
+            unserved(&context, progress).refuse(reply, client).await;
         }
     }
+}
+
+fn unserved<'a>(context: &'a RequestContext, progress: Progress<'a>) -> Unserved<'a> {
+    Unserved { context, kind: Kind::Stream, progress }
 }
 
 fn route(context: &RequestContext) -> Result<RoutedRequest, ErrorReply> {
@@ -181,8 +168,7 @@ impl Opening<'_> {
     fn request(&self) -> Vec<u8> {
         let Some(selected) = self.attempts.selected() else { return Vec::new() };
         let mut fields = self.fields();
-        session_headers::write_session(&self.attempts.request, selected, &mut fields);
-        let mut request = self.head(&fields, selected);
+        let mut request = rewrite::upstream_head(self.context, &self.attempts.request, selected, &mut fields);
         request.extend_from_slice(b"\r\n");
         request
     }
@@ -191,8 +177,9 @@ impl Opening<'_> {
     fn plan(&self, selected: &Selected) -> ResumePlan {
         let mut fields = self.fields();
         fields.remove(LAST_EVENT_ID);
-        let head = self.head(&fields, selected);
-        ResumePlan::new(Arc::clone(&self.context.shared), self.attempts.request.session, head)
+        let (request, address) = (&self.attempts.request, selected.endpoint.address);
+        let head = rewrite::request_head(request, &self.context.head, &fields, address);
+        ResumePlan::new(Arc::clone(&self.context.shared), request.session, head)
     }
 
     fn fields(&self) -> HeaderMap {
@@ -202,24 +189,19 @@ impl Opening<'_> {
         fields
     }
 
-    /// Returns request line and header fields, without the empty line at the end.
-    fn head(&self, fields: &HeaderMap, selected: &Selected) -> Vec<u8> {
-        let address = selected.endpoint.address;
-        rewrite::request_head(&self.attempts.request, &self.context.head, fields, address)
-    }
-
     /// Answers the client and starts the relay.
     fn begin(self, opened: Opened, client: PendingResponse) {
         let Opened { response: UpstreamResponse { start, transport }, permits } = opened;
         let Some(selected) = self.attempts.selected() else { return };
-        let content = Content::of(&start);
-        let length = if content.is_stream() { BodyLength::Unknown } else { BodyLength::of(&start.body) };
+        let content = content_of(&start);
+        let length =
+            if content == Content::Events { BodyLength::Unknown } else { BodyLength::of(&start.body) };
         let fields = self.response_fields(&start, selected, content);
         self.count(selected, start.head.status, content);
         let handover = self.handover(&start, selected, content);
-        let goes_on = handover.is_some();
-        let accounts = self.accounts(selected, start.head.status, content, goes_on);
-        if content.is_stream() {
+        let handover_enabled = handover.is_some();
+        let accounts = self.accounts(selected, start.head.status, content, handover_enabled);
+        if content == Content::Events {
             accounts.record().note_return(clock::now());
         }
         let Some(started) = client.start(start.head.status, &fields, length) else {
@@ -227,14 +209,14 @@ impl Opening<'_> {
             return;
         };
         // Only event streams hold a slot of their endpoint.
-        let permits = Some(permits).filter(|_| content.is_stream());
-        let body = self.body(content, goes_on);
+        let permits = Some(permits).filter(|_| content == Content::Events);
+        let body = self.body(content, handover_enabled);
         let relay = Relay::new(Start {
             downstream: started.downstream,
             head: started.head,
             preface: self.preface(content),
             upstream: UpstreamReader::new(transport, start.body, start.rest),
-            settings: self.settings(&body, goes_on),
+            settings: self.settings(&body, handover_enabled),
             body,
             streams: Arc::clone(&self.context.shared.streams),
             record: Arc::clone(accounts.record()),
@@ -253,7 +235,7 @@ impl Opening<'_> {
         content: Content,
     ) -> Option<Box<HandoverDriver>> {
         let is_wanted = self.attempts.service().configuration.drain.handover == Handover::LastEventId;
-        let may = content.is_stream() && is_wanted && allows_handover(&start.head.headers);
+        let may = content == Content::Events && is_wanted && allows_handover(&start.head.headers);
         may.then(|| Box::new(HandoverDriver::new(self.plan(selected))))
     }
 
@@ -261,7 +243,7 @@ impl Opening<'_> {
         let (status, received) = (start.head.status, start.head.headers.clone());
         let request = &self.attempts.request;
         let mut fields = rewrite::client_headers(self.context, request, selected, status, received);
-        if content.is_stream() {
+        if content == Content::Events {
             fields.remove(header::CONTENT_LENGTH);
         }
         fields
@@ -271,7 +253,7 @@ impl Opening<'_> {
         let request = &self.attempts.request;
         request.count_decision(Some(selected));
         self.context.count(Some(&request.route), status.as_u16());
-        if content.is_stream() {
+        if content == Content::Events {
             let is_resumed = self.context.head.headers.contains_key(LAST_EVENT_ID);
             let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
             let decision = request.decision(Some(selected));
@@ -284,15 +266,15 @@ impl Opening<'_> {
         let request = &self.attempts.request;
         let is_back = request.is_returning() || self.context.head.headers.contains_key(LAST_EVENT_ID);
         let normal = request.service().configuration.sse.retry.normal;
-        match normal.filter(|_| content.is_stream() && is_back) {
+        match normal.filter(|_| content == Content::Events && is_back) {
             Some(retry) => retry_line(clock::duration_millis(retry)).into_bytes(),
             None => Vec::new(),
         }
     }
 
-    fn body(&self, content: Content, goes_on: bool) -> Body {
+    fn body(&self, content: Content, handover_enabled: bool) -> Body {
         let max = self.attempts.service().configuration.sse.event_bytes_max;
-        match (content, goes_on) {
+        match (content, handover_enabled) {
             (Content::Events, true) => Body::Events(Framer::with_cursor(max)),
             (Content::Events, false) => Body::Events(Framer::new(max)),
             (Content::Opaque, _) => Body::Opaque,
@@ -300,7 +282,7 @@ impl Opening<'_> {
     }
 
     /// Returns the timeouts and limits of the stream, as the request's configuration has them.
-    fn settings(&self, body: &Body, goes_on: bool) -> Settings {
+    fn settings(&self, body: &Body, handover_enabled: bool) -> Settings {
         let service = &self.attempts.service().configuration;
         let retry = &service.sse.retry;
         Settings {
@@ -310,33 +292,35 @@ impl Opening<'_> {
             client_write: service.timeouts.client_write,
             max_duration: service.sse.max_duration,
             goodbye_retry: RetryRange::new(retry.drain_min, retry.drain_max),
-            handover: goes_on.then(|| limits(service)),
+            handover: handover_enabled.then(|| limits(service)),
         }
     }
 
     /// Registers the stream, and begins its line of the access log.
-    fn accounts(&self, selected: &Selected, status: StatusCode, content: Content, goes_on: bool) -> Accounts {
+    fn accounts(
+        &self,
+        selected: &Selected,
+        status: StatusCode,
+        content: Content,
+        handover_enabled: bool,
+    ) -> Accounts {
         let (context, request) = (self.context, &self.attempts.request);
         let session = request.is_recognised().then(|| *request.session.as_bytes());
-        let may_move = goes_on && request.may_be_rebalanced();
+        let may_move = handover_enabled && request.may_be_rebalanced();
         let opening = stream_registry::Opening {
-            kind: if content.is_stream() { Kind::Stream } else { Kind::Request },
+            kind: if content == Content::Events { Kind::Stream } else { Kind::Request },
             route: Arc::clone(&request.route),
             endpoint: Arc::clone(&selected.endpoint),
             client: context.client.address,
             session,
             since: context.began,
-            mobility: if may_move { Mobility::Rebalances } else { Mobility::Leaves },
+            mobility: if may_move { Mobility::Rebalances } else { Mobility::DrainOnly },
         };
         let record = context.shared.streams.open(|id| opening.into_record(id));
         let log = context.shared.is_logging().then(|| {
-            let mut log = context.record(if content.is_stream() { "stream" } else { "request" });
+            let mut log = context.record(if content == Content::Events { "stream" } else { "request" });
             log.status = status.as_u16();
-            log.affinity = Some(request.decision(Some(selected)));
-            log.repinned = selected.moved.map(MoveReason::as_str);
-            log.session = Some(request.session.to_string());
-            log.connect_ms = Some(self.attempts.connect_millis().unwrap_or(0));
-            log.retries = self.attempts.retries();
+            self.attempts.describe(true, &mut log);
             Box::new(log)
         });
         Accounts::new(Arc::clone(&context.shared), record, log)
@@ -368,7 +352,7 @@ mod tests {
         for (text, expected) in cases {
             let mut reader = ResponseHeadReader::new(http::Method::GET);
             let start = reader.push(text.as_bytes(), drop).unwrap().unwrap();
-            assert_eq!(Content::of(&start), expected, "{text}");
+            assert_eq!(content_of(&start), expected, "{text}");
         }
     }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 
-use podpin_drain::{Cause, DrainMember, Mobility};
+use podpin_drain::{DrainMember, Mobility};
+use podpin_sse::session::{LeaveCause, Reason};
 use podpin_time::Millis;
 
 use crate::affinity::routed_request::RoutedRequest;
@@ -17,7 +18,7 @@ use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::ErrorReply;
 use crate::request_context::RequestContext;
-use crate::stream::account::{Accounts, Finished, Permits};
+use crate::stream::account::{Accounts, Failure, Finished, Permits, close_reason};
 use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::CloseReason;
@@ -32,22 +33,52 @@ pub(crate) struct PostStream {
     _permits: Permits,
 }
 
-/// A counter of events in bytes as they come: an empty line behind a field ends one (WHATWG HTML, section 9.2.6).
+/// End of a stream, as the transfer of its body saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PostEnd {
+    /// The stream had to leave its endpoint and was cut.
+    Drained,
+    /// Any other end.
+    Ended {
+        /// Reason to be counted.
+        reason: CloseReason,
+        /// Failure that the stream ended with; `None` if there was none.
+        failure: Option<Failure>,
+    },
+}
+
+/// A counter of events in bytes as they come: an empty line behind a `data` field ends one (WHATWG HTML, section 9.2.6).
 #[derive(Debug, Default)]
 struct Events {
     after_return: bool,
     line: Line,
-    /// Whether the event so far has a field.
-    has_field: bool,
+    /// Whether the event so far has data.
+    has_data: bool,
+    /// Bytes of a byte order mark at the beginning of the stream that have come; three of anything if there is none.
+    mark: usize,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+/// The part of a line that has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    #[default]
-    Empty,
-    Comment,
-    Field,
+    /// So many bytes of the name `data`.
+    Name(usize),
+    /// A `data` field, up to its colon or beyond.
+    Data,
+    /// Any other field, or a comment.
+    Other,
 }
+
+impl Default for Line {
+    fn default() -> Line {
+        Line::Name(0)
+    }
+}
+
+/// Name of the field that an event has at least one of.
+const DATA: &[u8] = b"data";
+/// Byte order mark, which clients skip at the beginning of a stream.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl PostStream {
     /// Takes the slots of a stream for a response that turns out to be one.
@@ -72,7 +103,7 @@ impl PostStream {
             // No client comes back for the rest of it.
             session: None,
             since: context.began,
-            mobility: Mobility::Finishes,
+            mobility: Mobility::CutAtDeadline,
         };
         let record = shared.streams.open(|id| opening.into_record(id));
         request.count_decision(Some(selected));
@@ -112,26 +143,25 @@ impl PostStream {
         self.record.drain().poll(context).is_some()
     }
 
-    /// Accounts for the end of the stream, for `reason` unless it had to leave.
-    pub(crate) fn settle(mut self, reason: CloseReason, log: Option<Record>) {
-        let reason = self.drain_reason().unwrap_or(reason);
-        let forced = matches!(reason, CloseReason::Drain | CloseReason::Shutdown);
+    /// Accounts for the end of the stream; `log` is the access log line, as far as it is known.
+    pub(crate) fn settle(mut self, end: PostEnd, log: Option<Record>) {
+        let (reason, forced, failure) = match end {
+            PostEnd::Drained => (self.drain_reason(), true, None),
+            PostEnd::Ended { reason, failure } => (reason, false, failure),
+        };
         let first_event = self.first_event;
-        let finished = Finished { reason, forced, first_event, ..Finished::client_gone() };
+        let finished = Finished { reason, forced, failure, first_event, ..Finished::client_gone() };
         if let Some(mut accounts) = self.accounts.take() {
             accounts.set_log(log);
             accounts.settle(finished);
         }
     }
 
-    /// Returns why the stream had to leave; `None` if it had not.
-    fn drain_reason(&self) -> Option<CloseReason> {
-        let order = self.record.drain().order()?;
-        Some(match order.cause {
-            Cause::Drain | Cause::Withdrawn => CloseReason::Drain,
-            Cause::Shutdown => CloseReason::Shutdown,
-            Cause::Rebalance => CloseReason::Rebalance,
-        })
+    /// Returns why the stream had to leave.
+    fn drain_reason(&self) -> CloseReason {
+        let order = self.record.drain().order();
+        let cause = order.map_or(LeaveCause::Drain, |order| self.record.leave_cause(order.cause));
+        close_reason(Reason::of(cause))
     }
 }
 
@@ -139,6 +169,9 @@ impl Events {
     fn count(&mut self, bytes: &[u8]) -> u64 {
         let mut events = 0;
         for byte in bytes {
+            if self.skips_mark(*byte) {
+                continue;
+            }
             let is_end = matches!(byte, b'\r' | b'\n');
             // CR LF is one end of a line.
             let is_second_half = *byte == b'\n' && self.after_return;
@@ -146,17 +179,34 @@ impl Events {
             if is_second_half {
                 continue;
             }
-            match (is_end, &self.line) {
-                (true, Line::Empty) => events += u64::from(std::mem::take(&mut self.has_field)),
-                (true, line) => {
-                    self.has_field |= *line == Line::Field;
-                    self.line = Line::Empty;
-                }
-                (false, Line::Empty) => self.line = if *byte == b':' { Line::Comment } else { Line::Field },
-                (false, _) => {}
+            if !is_end {
+                self.line = self.line.followed_by(*byte);
+                continue;
+            }
+            match std::mem::take(&mut self.line) {
+                Line::Name(0) => events += u64::from(std::mem::take(&mut self.has_data)),
+                line => self.has_data |= matches!(line, Line::Data | Line::Name(4)),
             }
         }
         events
+    }
+
+    /// Whether a byte belongs to the byte order mark of the stream.
+    fn skips_mark(&mut self, byte: u8) -> bool {
+        let is_mark = BYTE_ORDER_MARK.get(self.mark) == Some(&byte);
+        self.mark = if is_mark { self.mark + 1 } else { BYTE_ORDER_MARK.len() };
+        is_mark
+    }
+}
+
+impl Line {
+    fn followed_by(self, byte: u8) -> Line {
+        match self {
+            Line::Name(count) if DATA.get(count) == Some(&byte) => Line::Name(count + 1),
+            Line::Name(count) if count == DATA.len() && byte == b':' => Line::Data,
+            Line::Name(_) | Line::Other => Line::Other,
+            Line::Data => Line::Data,
+        }
     }
 }
 
@@ -173,6 +223,11 @@ mod tests {
             (": ping\n\n\n\n", 0),
             (": ping\ndata\n\ndata: x", 1),
             ("id: 1\ndata: a\ndata: b\n\n", 1),
+            // A block without data is no event.
+            ("id: 1\n\nretry: 5\n\nevent: x\n\n", 0),
+            ("database: 1\n\ndat\n\n data: a\n\n", 0),
+            ("data\n\ndata:\r\rdata: data\n\n", 3),
+            ("\u{feff}data: a\n\n\u{feff}data: b\n\n", 1),
         ];
         for (text, expected) in table {
             assert_eq!(Events::default().count(text.as_bytes()), expected, "{text:?}");

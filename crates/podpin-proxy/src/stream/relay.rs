@@ -22,11 +22,11 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use podpin_drain::{BudgetUse, Cause, DrainMember};
+use podpin_drain::{BudgetUse, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Client, Close, Farewell, HandoverCause, LeaveCause, LeaveOrder, Outcome, Reason, Report,
-    ResumePoint, Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
+    Action, Client, Close, Farewell, HandoverCause, LeaveOrder, Outcome, Reason, Report, ResumePoint,
+    Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
 };
 use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
@@ -37,7 +37,7 @@ use podpin_wire::http1::response_head::ResponseStart;
 use crate::clock;
 use crate::downstream::body::Downstream;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::stream::account::{Finished, Permits};
+use crate::stream::account::{Finished, Permits, upstream_error_kind};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
 use crate::stream::handover::HandoverDriver;
@@ -45,7 +45,7 @@ use crate::stream::successor::SuccessorTarget;
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
-use crate::telemetry::labels::{DepartureKind, UpstreamErrorKind};
+use crate::telemetry::labels::DepartureKind;
 
 /// Number of reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
@@ -148,16 +148,10 @@ impl Relay {
             && self.session.takes_orders()
             && let Some(order) = self.record.drain().order()
         {
-            let cause = match order.cause {
-                Cause::Shutdown => LeaveCause::Shutdown,
-                Cause::Withdrawn => LeaveCause::Withdrawn,
-                Cause::Drain | Cause::Rebalance if self.record.is_withdrawn() => LeaveCause::Withdrawn,
-                Cause::Drain => LeaveCause::Drain,
-                Cause::Rebalance => LeaveCause::Rebalance,
-            };
+            let cause = self.record.leave_cause(order.cause);
             let (at, by, deadline) = (order.at, order.by, order.deadline);
-            let is_free = order.budget_use == BudgetUse::Free;
-            self.session.on_order(LeaveOrder { at, by, deadline, cause, is_free });
+            let already_charged = order.budget_use == BudgetUse::Charged;
+            self.session.on_order(LeaveOrder { at, by, deadline, cause, already_charged });
         }
         if let Some(times) = self.streams.shutdown_times() {
             self.session.on_shutdown(times.begins.after(times.spread).min(times.deadline));
@@ -306,7 +300,7 @@ impl Relay {
         match step.action {
             // The two that need the task's context come from `Session::on_time` only, see `poll_time`.
             Action::Continue | Action::KeepAlive | Action::Close(_) => {}
-            Action::Open { target, .. } => self.open_successor(target),
+            Action::Open { target } => self.open_successor(target),
             Action::Swap => self.swap(now),
             Action::Stay => self.streams.stayed(&self.record),
             Action::Finish(farewell) => self.finish(farewell),
@@ -348,7 +342,7 @@ impl Relay {
     fn open_successor(&mut self, target: Target) {
         let Some(handover) = &mut self.handover else { return };
         let ordered = match target {
-            Target::Ordered => self.record.drain().order().and_then(|order| order.target),
+            Target::Ordered => self.record.drain().take_target(),
             Target::Chosen => None,
         };
         let target = match ordered {
@@ -384,11 +378,9 @@ impl Relay {
         let metrics = &self.record.route.service.metrics;
         metrics.handovers.inc(report.cause, report.outcome);
         if report.outcome == Outcome::Ok {
-            match report.averts {
+            match report.otherwise_ends_with {
                 // The end of a stream that ends for it is counted by its account.
-                Some(Reason::UpstreamReset) => {
-                    metrics.upstream_errors.inc(UpstreamErrorKind::Reset);
-                }
+                Some(Reason::UpstreamReset) => metrics.upstream_errors.inc(upstream_error_kind(report.fault)),
                 Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
                 _ => {}
             }
@@ -409,9 +401,8 @@ impl Relay {
     /// Closes both sides.
     fn close(&mut self, close: Close) -> Finished {
         self.upstream.close();
-        let closed = self.client.close(close.body);
-        let finished = Finished::of(close, self.session.first_event());
-        Finished { dying: closed.dying, tcp: closed.tcp, ..finished }
+        let tcp = self.client.close(close.body);
+        Finished { tcp, ..Finished::of(close, self.session.first_event()) }
     }
 }
 
@@ -429,6 +420,7 @@ mod tests {
     use podpin_affinity::SessionId;
     use podpin_drain::{DrainState, Mobility};
     use podpin_sse::Framer;
+    use podpin_sse::session::Fault;
     use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -438,6 +430,7 @@ mod tests {
     use crate::balance::service::Operation;
     use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
+    use crate::stream::account::Failure;
     use crate::stream::successor::{ResumePlan, limits};
     use crate::telemetry::labels::CloseReason;
     use crate::testing::{Scene, connected, nowhere};
@@ -519,7 +512,7 @@ mod tests {
         line.upstream.write_all(&chunk("id: 1\ndata: a\n\n")).await.unwrap();
         line.upstream.write_all(b"0\r\n\r\n").await.unwrap();
         let (finished, read) = line.finish().await;
-        assert_eq!((finished.reason, finished.error), (CloseReason::UpstreamEnd, None));
+        assert_eq!((finished.reason, finished.failure), (CloseReason::UpstreamEnd, None));
         assert!(finished.first_event.is_some());
         assert!(read.starts_with("HEAD\r\n\r\n") && read.contains("data: a\n\n"), "{read}");
         assert!(read.ends_with("0\r\n\r\n"), "{read}");
@@ -534,7 +527,7 @@ mod tests {
         line.upstream.shutdown().await.unwrap();
         let (finished, read) = line.finish().await;
         assert_eq!(finished.reason, CloseReason::UpstreamReset);
-        assert_eq!(finished.error, Some("the connection ended within the body"));
+        assert_eq!(finished.failure, Some(Failure::Upstream(Fault::Truncated)));
         assert!(read.contains("half") && !read.ends_with("0\r\n\r\n"), "{read}");
     }
 

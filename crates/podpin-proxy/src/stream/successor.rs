@@ -2,7 +2,7 @@
 //!
 //! The endpoint is the one that `select` returns for the session, so that the stream and all other requests of its client
 //! meet at one. The request is the client's own, kept as bytes since the beginning of the stream, with `Last-Event-ID` and
-//! the session fields. When to ask, and what the result means for the stream, is decided by
+//! the session fields. When to send one, and what the result means for the stream, is decided by
 //! `podpin_sse::session`.
 
 use std::sync::Arc;
@@ -98,10 +98,12 @@ impl ResumePlan {
 pub(crate) fn limits(service: &Service) -> Limits {
     let (per_stream, each) = (service.drain.handovers_per_stream, service.drain.handover_timeout);
     let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+    // The first attempt, its retries, and one that is free: at the endpoint that the stream ran on.
+    let attempts = service.retries.attempts.saturating_add(2);
     Limits {
         handovers: u16::try_from(per_stream.limit).unwrap_or(u16::MAX),
         window_ms: millis(per_stream.window),
-        handover_ms: millis(each.saturating_mul(service.retries.attempts.saturating_add(1))),
+        handover_ms: millis(each.saturating_mul(attempts)),
     }
 }
 
@@ -110,15 +112,19 @@ impl SuccessorRequest {
     pub(crate) async fn send(self, target: SuccessorTarget) -> SuccessorResult {
         match target {
             SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
-            SuccessorTarget::PinnedTo(from) => self.try_endpoints(from, |_| true).await,
-            SuccessorTarget::AwayFrom(from) => {
-                self.try_endpoints(from, |endpoint| endpoint.phase < Phase::Draining).await
+            SuccessorTarget::PinnedTo(pinned_to) => self.try_endpoints(pinned_to, |_| true).await,
+            SuccessorTarget::AwayFrom(pinned_to) => {
+                self.try_endpoints(pinned_to, |endpoint| endpoint.phase < Phase::Draining).await
             }
         }
     }
 
-    async fn try_endpoints(&self, from: EndpointId, is_better: fn(&Endpoint) -> bool) -> SuccessorResult {
-        let mut attempts = self.attempts(from);
+    async fn try_endpoints(
+        &self,
+        pinned_to: EndpointId,
+        is_better: fn(&Endpoint) -> bool,
+    ) -> SuccessorResult {
+        let mut attempts = self.attempts(pinned_to);
         let mut outcome = SuccessorResult::Failed;
         while attempts.may_retry() {
             let Ok(permit) = attempts.select_successor() else { break };
@@ -143,9 +149,9 @@ impl SuccessorRequest {
         self.attempt(&mut attempts, permit).await
     }
 
-    fn attempts(&self, from: EndpointId) -> Attempts {
-        let request = RoutedRequest::of_stream(Arc::clone(&self.route), self.session, from);
-        Attempts::new(request, Purpose::Successor { from })
+    fn attempts(&self, pinned_to: EndpointId) -> Attempts {
+        let request = RoutedRequest::of_stream(Arc::clone(&self.route), self.session, pinned_to);
+        Attempts::new(request, Purpose::Successor { pinned_to })
     }
 
     async fn attempt(&self, attempts: &mut Attempts, permit: Permit) -> SuccessorResult {
@@ -213,7 +219,38 @@ pub(crate) fn allows_handover(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use podpin_sse::session::{Fault, ResumePoint, Session, Settings, Standing, Upstream, UpstreamEnd};
+    use podpin_time::Millis;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::testing::Scene;
+
+    /// Listener whose connections are accepted by the system and get no answer.
+    async fn silent() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_hangs_leaves_time_for_another_one_even_without_retries() {
+        let (hanging, next) = (silent().await, silent().await);
+        let endpoints = [("a", hanging.local_addr().unwrap()), ("b", next.local_addr().unwrap())];
+        let service = "drain: {handover: lastEventId, handoverTimeout: 20ms}\nretries: {attempts: 0}";
+        let scene = Scene::with(service, &endpoints);
+        let settings =
+            Settings { handover: Some(limits(&scene.route.service.configuration)), ..Settings::default() };
+        let mut session = Session::new(&settings, 0.0, Millis(0));
+        let upstream = Upstream { standing: Standing::Serving, resume: ResumePoint::Known };
+        let _ = session.on_upstream_end(UpstreamEnd::Broken(Fault::Reset), upstream, Millis(0));
+        assert_eq!(session.due(), Some(Millis(40)), "one attempt at the old endpoint, and one elsewhere");
+        let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
+        let plan = ResumePlan::new(Arc::clone(&scene.shared), SessionId::from_bytes([1; 16]), head);
+        let request = plan.request(&scene.route, b"1".to_vec());
+        let from = SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80));
+        assert!(matches!(request.send(from).await, SuccessorResult::Failed));
+        let (hanging, next) = tokio::join!(hanging.accept(), next.accept());
+        assert!(hanging.is_ok() && next.is_ok(), "both were tried");
+    }
 
     #[test]
     fn an_application_can_forbid_the_handover_of_a_stream() {

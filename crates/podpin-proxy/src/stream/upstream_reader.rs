@@ -11,18 +11,27 @@ use crate::net::transport::Transport;
 
 /// Connection to the upstream, from the beginning of the response body on.
 pub(crate) struct UpstreamReader {
-    /// Connection; `None` if a successor is awaited or the stream ends.
-    transport: Option<Transport>,
+    connection: Connection,
     /// Position in the framing of the body.
     pub decoder: BodyDecoder,
     /// Body bytes that came with the response head.
     early: Vec<u8>,
 }
 
+/// Connection to the upstream, in the layout of an optional one.
+enum Connection {
+    /// Open connection.
+    Open(Transport),
+    /// Connection that failed while it was read along: the system reports a reset once, and a clean end after it.
+    Reset,
+    /// None: a successor is awaited, or the stream ends.
+    Closed,
+}
+
 impl UpstreamReader {
     /// Begins with a body, of which `early` was read together with the head.
     pub(crate) fn new(transport: Transport, decoder: BodyDecoder, early: Vec<u8>) -> UpstreamReader {
-        UpstreamReader { transport: Some(transport), decoder, early }
+        UpstreamReader { connection: Connection::Open(transport), decoder, early }
     }
 
     /// Returns whether the response has no body at all.
@@ -41,7 +50,11 @@ impl UpstreamReader {
         context: &mut Context<'_>,
         buffer: &'b mut [u8],
     ) -> Poll<Result<&'b [u8], UpstreamEnd>> {
-        let Some(transport) = &mut self.transport else { return Poll::Pending };
+        let transport = match &mut self.connection {
+            Connection::Open(transport) => transport,
+            Connection::Reset => return Poll::Ready(Err(UpstreamEnd::Broken(Fault::Reset))),
+            Connection::Closed => return Poll::Pending,
+        };
         if self.decoder == BodyDecoder::Done {
             return Poll::Ready(Err(UpstreamEnd::Clean));
         }
@@ -55,18 +68,20 @@ impl UpstreamReader {
         })
     }
 
-    /// Appends to `early` the bytes that are there at once; an end or an error is left to the next read.
+    /// Appends to `early` the bytes that are there at once; an end or an error is what the next read returns.
     pub(crate) fn read_along(&mut self, context: &mut Context<'_>, early: &mut Vec<u8>, buffer: &mut [u8]) {
-        let Some(transport) = &mut self.transport else { return };
+        let Connection::Open(transport) = &mut self.connection else { return };
         let mut buffer = ReadBuf::new(buffer);
-        if let Poll::Ready(Ok(())) = Pin::new(transport).poll_read(context, &mut buffer) {
-            early.extend_from_slice(buffer.filled());
+        match Pin::new(transport).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) => early.extend_from_slice(buffer.filled()),
+            Poll::Ready(Err(_)) => self.connection = Connection::Reset,
+            Poll::Pending => {}
         }
     }
 
     /// Closes the connection, if there is one.
     pub(crate) fn close(&mut self) {
-        if let Some(transport) = self.transport.take() {
+        if let Connection::Open(transport) = std::mem::replace(&mut self.connection, Connection::Closed) {
             transport.close();
         }
     }
@@ -113,6 +128,22 @@ mod tests {
         let (mut reader, upstream) = reader(BodyDecoder::UntilClose).await;
         socket2::SockRef::from(&upstream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
         drop(upstream);
+        assert_eq!(read(&mut reader).await, Err(UpstreamEnd::Broken(Fault::Reset)));
+    }
+
+    #[tokio::test]
+    async fn a_reset_behind_early_bytes_is_no_clean_end() {
+        let (mut reader, upstream) = reader(BodyDecoder::UntilClose).await;
+        socket2::SockRef::from(&upstream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(upstream);
+        let Connection::Open(Transport::Plain(socket)) = &reader.connection else {
+            unreachable!("made above")
+        };
+        socket.readable().await.unwrap();
+        let (mut early, mut buffer) = (reader.take_early(), [0; 64]);
+        // The system reports a reset once; the next read would be a clean end.
+        poll_fn(|context| Poll::Ready(reader.read_along(context, &mut early, &mut buffer))).await;
+        assert_eq!(&early[..], b"early");
         assert_eq!(read(&mut reader).await, Err(UpstreamEnd::Broken(Fault::Reset)));
     }
 

@@ -6,8 +6,8 @@
 
 use http::{Method, Version};
 use podpin_endpoints::MoveReason;
+use podpin_h2::Excess;
 use podpin_sse::session::{HandoverCause as Cause, Outcome};
-use podpin_wire::http2_flood::FloodKind;
 
 /// A metric label with a fixed set of values.
 pub trait Label: Copy + Eq + 'static {
@@ -391,12 +391,11 @@ impl_label!(Outcome, "result", {
     Limit => "limit",
 });
 
-impl_label!(FloodKind, "reason", {
+impl_label!(Excess, "reason", {
     Resets => "resets",
     Provoked => "provoked",
     Frames => "frames",
     Unfinished => "unfinished",
-    Trailers => "trailers",
 });
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod family;
 mod service;
 mod sharded;
 
+use podpin_h2::Excess;
 use prometheus::{Encoder, Gauge, IntCounter, IntGauge, Registry, TextEncoder};
 
 use crate::telemetry::labels::{
@@ -22,7 +23,6 @@ use crate::telemetry::metrics::family::{
 use crate::telemetry::metrics::service::ServiceFamilies;
 pub use crate::telemetry::metrics::service::ServiceMetrics;
 pub use crate::telemetry::metrics::sharded::ShardedCounter;
-use podpin_wire::http2_flood::FloodKind;
 
 /// Declares a struct of families with the same first label, so that a metric is named once.
 macro_rules! families {
@@ -61,7 +61,7 @@ families! {
             "Client connections turned away, by limit: connections or connections_per_client_ip.";
         accept_errors: Counters = "accept_errors_total",
             "Times that no connection could be accepted, for want of descriptors or memory; clients wait meanwhile.";
-        http2_connections_cut: CountersBy<FloodKind> = "http2_connections_cut_total",
+        http2_connections_cut: CountersBy<Excess> = "http2_connections_cut_total",
             "HTTP/2 connections cut for what their client did: resets, provoked resets, frames, unfinished heads, trailers with too many fields.";
         heads_refused: CountersByCode = "request_heads_refused_total",
             "Requests refused before routing, by status code.";

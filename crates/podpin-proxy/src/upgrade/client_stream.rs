@@ -1,6 +1,6 @@
 //! A client's socket in the shape of Pingora's streams: bytes that were read already come first, small writes are gathered.
 //!
-//! For a connection that may become another protocol, and for all of HTTP/2. While Pingora waits for an endpoint's response
+//! For a connection that may become another protocol. While Pingora waits for an endpoint's response
 //! to an upgrade it watches the client by reading from here, so the deadline of `timeouts.responseHeader` is kept here:
 //! Pingora's own read timeout would also cut an upgraded connection that is silent.
 
@@ -29,7 +29,6 @@ use tokio::time::Sleep;
 
 use crate::clock;
 use crate::net::transport::Transport;
-use podpin_wire::http2_flood::{FloodKind, FrameWatch};
 
 /// Enough for a response head and a small body in one packet.
 const WRITE_BUFFER_BYTES: usize = 4096;
@@ -77,22 +76,9 @@ pub(crate) struct ClientStream {
     digest: Arc<SocketDigest>,
     progress: Arc<Progress>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Guard over the client's frames; `None` over HTTP/1.
-    frames: Option<FrameWatch>,
 }
 
 impl ClientStream {
-    /// Returns the stream of a whole HTTP/2 connection, which begins with `ahead`. Once the watch has raised its alarm,
-    /// nothing more of it is read.
-    pub(crate) fn http2(
-        tcp: Transport,
-        peer: SocketAddr,
-        ahead: BytesMut,
-        frames: FrameWatch,
-    ) -> ClientStream {
-        ClientStream { frames: Some(frames), ..ClientStream::upgrade(tcp, peer, ahead) }
-    }
-
     /// Returns the stream of a connection that may become another protocol with the request that `ahead` begins with.
     pub(crate) fn upgrade(tcp: Transport, peer: SocketAddr, ahead: BytesMut) -> ClientStream {
         let digest = SocketDigest::from_raw_fd(tcp.tcp().as_raw_fd());
@@ -104,7 +90,6 @@ impl ClientStream {
             digest: Arc::new(digest),
             progress: Arc::default(),
             timer: None,
-            frames: None,
         }
     }
 
@@ -147,43 +132,6 @@ impl ClientStream {
     }
 }
 
-/// The guard over HTTP/2.
-impl ClientStream {
-    /// Shows bytes that were read to the guard; returns whether the connection may go on.
-    fn goes_on(&mut self, read: &[u8]) -> bool {
-        let Some(watch) = &mut self.frames else { return true };
-        watch.read(read, clock::now());
-        !watch.alarm.is_raised()
-    }
-
-    /// Shows the first `count` bytes of what was written to the guard; returns `count`.
-    fn wrote<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>, count: usize) -> usize {
-        if let Some(watch) = &mut self.frames {
-            let (mut left, now) = (count, clock::now());
-            for piece in pieces {
-                let written = piece.get(..left).unwrap_or(piece);
-                watch.wrote(written, now);
-                left -= written.len();
-            }
-        }
-        count
-    }
-
-    /// Raises the alarm if a head is not finished in time, and registers the task for that moment.
-    fn poll_head_deadline(&mut self, context: &mut Context<'_>) {
-        while let Some(watch) = &self.frames
-            && let Some(due) = watch.deadline()
-        {
-            if due <= clock::now() {
-                return watch.alarm.raise(FloodKind::Unfinished);
-            }
-            if self.poll_until(due, context).is_pending() {
-                return;
-            }
-        }
-    }
-}
-
 impl fmt::Debug for ClientStream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("ClientStream").field("tcp", self.tcp.get_ref()).finish_non_exhaustive()
@@ -196,16 +144,8 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         match self.poll_bytes(context, buffer) {
-            Poll::Pending => {
-                self.poll_head_deadline(context);
-                self.poll_deadline(context)
-            }
-            Poll::Ready(Ok(())) if !self.goes_on(buffer.filled().get(before..).unwrap_or_default()) => {
-                buffer.set_filled(before);
-                Poll::Pending
-            }
+            Poll::Pending => self.poll_deadline(context),
             ready => ready,
         }
     }
@@ -217,8 +157,7 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.tcp).poll_write(context, bytes))?;
-        Poll::Ready(Ok(self.wrote([bytes].into_iter(), count)))
+        Pin::new(&mut self.tcp).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -234,8 +173,7 @@ impl AsyncWrite for ClientStream {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(Pin::new(&mut self.tcp).poll_write_vectored(context, pieces))?;
-        Poll::Ready(Ok(self.wrote(pieces.iter().map(|piece| &**piece), count)))
+        Pin::new(&mut self.tcp).poll_write_vectored(context, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -267,7 +205,7 @@ impl Ssl for ClientStream {
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.frames.as_ref().and(self.tcp.get_ref().is_tls().then_some(ALPN::H2))
+        None
     }
 }
 
@@ -291,7 +229,7 @@ impl GetSocketDigest for ClientStream {
 
 #[async_trait]
 impl Peek for ClientStream {
-    /// Peeks into the bytes that were read already: the HTTP/2 preface is there.
+    /// Peeks into the bytes that were read already.
     async fn try_peek(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let Some(start) = self.ahead.get(..buffer.len()) else { return Ok(false) };
         buffer.copy_from_slice(start);

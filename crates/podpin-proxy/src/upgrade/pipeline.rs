@@ -97,9 +97,7 @@ impl UpgradeRequest {
         let mut log = context.record(if session.was_upgraded() { "upgrade" } else { "request" });
         log.status = written_status(session);
         if let Some(attempts) = &self.attempts {
-            attempts.request.describe(attempts.selected(), self.answered, &mut log);
-            log.connect_ms = attempts.connect_millis();
-            log.retries = attempts.retries();
+            attempts.describe(self.answered, &mut log);
         }
         log.reason = match (error.is_some(), self.reply) {
             (false, _) => "complete",

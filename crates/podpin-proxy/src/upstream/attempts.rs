@@ -25,6 +25,7 @@ use crate::clock;
 use crate::http::reply::ErrorReply;
 use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
+use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::RetryReason;
 use crate::upstream::connect;
 use crate::upstream::error::{Evidence, UpstreamError};
@@ -36,11 +37,11 @@ pub(crate) enum Purpose {
     Request,
     /// An event stream.
     Stream,
-    /// The successor of an event stream in flight. Retrying the endpoint `from` that just failed does not consume a retry:
+    /// The successor of an event stream in flight. Retrying the endpoint `pinned_to` that just failed does not consume a retry:
     /// discovery may still list it as ready.
     Successor {
-        /// Endpoint that the stream ran on.
-        from: EndpointId,
+        /// Endpoint that the stream ran on, or the only one to try.
+        pinned_to: EndpointId,
     },
 }
 
@@ -56,8 +57,6 @@ pub(crate) struct Attempts {
     connect_millis: Option<u64>,
     /// Endpoint of the current attempt, or of the last one.
     selected: Option<Selected>,
-    /// Endpoint of the last attempt that failed.
-    failed: Option<Selected>,
     last: Option<FailedAttempt>,
 }
 
@@ -81,7 +80,6 @@ impl Attempts {
             retries: 0,
             connect_millis: None,
             selected: None,
-            failed: None,
             last: None,
         }
     }
@@ -101,19 +99,12 @@ impl Attempts {
         self.selected.as_ref().map(|selected| &selected.endpoint)
     }
 
-    /// Returns the endpoint of the last attempt that failed; `None` if none did.
-    pub(crate) fn failed_endpoint(&self) -> Option<&Selected> {
-        self.failed.as_ref()
-    }
-
-    /// Returns the number of retries so far.
-    pub(crate) fn retries(&self) -> u32 {
-        self.retries
-    }
-
-    /// Returns how long the last new connection took; `None` if there was none.
-    pub(crate) fn connect_millis(&self) -> Option<u64> {
-        self.connect_millis
+    /// Writes route, session, endpoint, connect time and retries into a line of the access log; `answered` if the endpoint's
+    /// response was there.
+    pub(crate) fn describe(&self, answered: bool, log: &mut Record) {
+        self.request.describe(self.selected(), answered, log);
+        log.connect_ms = self.connect_millis;
+        log.retries = self.retries;
     }
 
     /// Whether `retries` allows another attempt.
@@ -238,14 +229,13 @@ impl Attempts {
             self.count_retry(last.reason);
         }
         self.service().endpoint_selected(&selected.endpoint);
-        let is_free = self.purpose == Purpose::Successor { from: selected.endpoint.id };
+        let is_free = self.purpose == Purpose::Successor { pinned_to: selected.endpoint.id };
         self.left = self.left.saturating_sub(u32::from(!is_free));
         self.selected = Some(selected);
     }
 
     fn set_last(&mut self, reply: ErrorReply, reason: Option<RetryReason>) -> bool {
         self.tried.extend(self.selected.as_ref().map(|selected| selected.endpoint.id));
-        self.failed.clone_from(&self.selected);
         self.last = reason.map(|reason| FailedAttempt { reply, reason });
         self.last.is_some() && self.may_retry()
     }
@@ -293,8 +283,7 @@ mod tests {
                 break;
             }
         }
-        assert_eq!((attempts.retries(), tried.len()), (limit, usize::try_from(limit).unwrap() + 1));
-        assert!(attempts.failed_endpoint().is_some());
+        assert_eq!((attempts.retries, tried.len()), (limit, usize::try_from(limit).unwrap() + 1));
     }
 
     #[tokio::test]
@@ -304,7 +293,7 @@ mod tests {
         drop(attempts.select_stream().await.unwrap());
         assert!(attempts.rejected(StatusCode::SERVICE_UNAVAILABLE) && !attempts.has_next());
         assert_eq!(attempts.select_stream().await.err(), Some(ErrorReply::UpstreamStatus(503)));
-        assert_eq!(attempts.retries(), 0, "nothing was tried again");
+        assert_eq!(attempts.retries, 0, "nothing was tried again");
     }
 
     #[tokio::test]
@@ -315,7 +304,7 @@ mod tests {
         let first = attempts.endpoint().unwrap().id;
         attempts.retry_stale();
         attempts.select_request().await.unwrap();
-        assert_eq!((attempts.endpoint().unwrap().id, attempts.retries()), (first, 1), "the same one");
+        assert_eq!((attempts.endpoint().unwrap().id, attempts.retries), (first, 1), "the same one");
         assert!(!attempts.failed(&UpstreamError::ResponseTimeout));
     }
 
@@ -324,7 +313,7 @@ mod tests {
         let scene = Scene::new(&NAMES.map(|name| (name, nowhere())));
         let limit = scene.route.service.configuration.retries.attempts;
         let from = EndpointId::of_pod("a", 80);
-        let mut attempts = attempts(&scene, Purpose::Successor { from });
+        let mut attempts = attempts(&scene, Purpose::Successor { pinned_to: from });
         let mut count = 0;
         while attempts.may_retry() {
             drop(attempts.select_successor().unwrap());

@@ -66,6 +66,18 @@ pub(crate) fn request_head(
     bytes
 }
 
+/// Returns the request head for the selected endpoint, with the session fields and without the empty line at the end.
+/// `fields` are those of [`upstream_headers`], for any number of endpoints in turn.
+pub(crate) fn upstream_head(
+    context: &RequestContext,
+    request: &RoutedRequest,
+    selected: &Selected,
+    fields: &mut HeaderMap,
+) -> Vec<u8> {
+    session_headers::write_session(request, selected, fields);
+    request_head(request, &context.head, fields, selected.endpoint.address)
+}
+
 /// Returns the fields of an endpoint's response for the client, with those that pin it.
 pub(crate) fn client_headers(
     context: &RequestContext,
@@ -135,8 +147,7 @@ mod tests {
         assert_eq!(fields.get("x-real-ip").unwrap(), "192.0.2.7");
         assert!(!fields.contains_key("x-podpin-session"), "the client cannot choose it");
         let selected = Selected::fixed(request.service().endpoint(&id).unwrap());
-        session_headers::write_session(&request, &selected, &mut fields);
-        let head = request_head(&request, &context.head, &fields, nowhere());
+        let head = upstream_head(&context, &request, &selected, &mut fields);
         let head = String::from_utf8(head).unwrap();
         assert!(head.starts_with("GET /a?b HTTP/1.1\r\nHost: 127.0.0.1:1\r\n"), "{head}");
         assert!(head.contains(&format!("X-Podpin-Session: {session}\r\n")), "{head}");

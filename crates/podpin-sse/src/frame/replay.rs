@@ -25,7 +25,7 @@ impl Framer {
     ///
     /// From here on it is counted what the old pod still sends: the successor will replay that, even if it is more than
     /// the cursor remembers.
-    pub fn tell(&mut self) -> Option<&[u8]> {
+    pub fn mark_resume_point(&mut self) -> Option<&[u8]> {
         if let Some(cursor) = &mut self.cursor {
             cursor.told();
         }
@@ -126,7 +126,7 @@ mod tests {
     fn adopted(first: &[u8]) -> Framer {
         let mut framer = Framer::with_cursor(LARGE);
         framer.push(first, &mut Vec::new());
-        framer.tell();
+        framer.mark_resume_point();
         framer.adopt();
         framer
     }
@@ -243,7 +243,7 @@ mod tests {
     fn what_the_old_pod_sends_after_the_successor_was_told_is_dropped_however_much_it_is() {
         let mut framer = Framer::with_cursor(LARGE);
         framer.push(&events(0..10), &mut Vec::new());
-        assert_eq!(framer.tell(), Some(b"9".as_slice()));
+        assert_eq!(framer.mark_resume_point(), Some(b"9".as_slice()));
         framer.push(&events(10..300), &mut Vec::new());
         framer.adopt();
         let replay = events(10..301);
@@ -255,10 +255,10 @@ mod tests {
     fn a_replay_goes_on_being_dropped_while_the_next_successor_is_opened() {
         let mut framer = Framer::with_cursor(LARGE);
         framer.push(&events([0]), &mut Vec::new());
-        framer.tell();
+        framer.mark_resume_point();
         framer.push(&events(1..100), &mut Vec::new());
         framer.adopt();
-        framer.tell();
+        framer.mark_resume_point();
         let replay = events(1..101);
         let pushes: Vec<_> = replay.chunks(5).collect();
         assert_eq!(replayed(&mut framer, &pushes), (events([100]).escape_ascii().to_string(), 99));

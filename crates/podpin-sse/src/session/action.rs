@@ -33,8 +33,6 @@ pub enum Action {
     /// Successor to be opened with the last event id; its answer goes to
     /// [`Session::on_answer`](super::Session::on_answer).
     Open {
-        /// Reason of the handover, for logs.
-        cause: HandoverCause,
         /// Endpoint to be asked.
         target: Target,
     },
@@ -93,7 +91,8 @@ pub struct Close {
 
 impl Close {
     pub(super) fn clean(reason: Reason) -> Self {
-        Self { reason, body: ResponseBody::Clean, fault: None, is_forced: false }
+        let fault = (reason == Reason::Idle).then_some(Fault::Silent);
+        Self { reason, body: ResponseBody::Clean, fault, is_forced: false }
     }
 
     pub(super) fn broken(fault: Fault) -> Self {
@@ -135,6 +134,14 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Returns the reason of a stream that ends by an order to leave.
+    pub fn of(cause: LeaveCause) -> Self {
+        match cause {
+            LeaveCause::Drain | LeaveCause::Withdrawn | LeaveCause::Rebalance => Self::Drain,
+            LeaveCause::Shutdown => Self::Shutdown,
+        }
+    }
+
     /// Returns the reason of a stream that ends because of this and is not handed over. A clean end is meant that is
     /// the endpoint's and not the stream's.
     pub(super) fn unless_moved(end: UpstreamEnd) -> Self {
@@ -175,8 +182,10 @@ pub struct Report {
     pub outcome: Outcome,
     /// Milliseconds from its beginning. Zero for one that could not begin.
     pub took_ms: u64,
-    /// End that a handover averts, or fails to avert; `None` if the stream could have stayed.
-    pub averts: Option<Reason>,
+    /// End that a handover otherwise_ends_with, or fails to avert; `None` if the stream could have stayed.
+    pub otherwise_ends_with: Option<Reason>,
+    /// Fault that the old upstream ended with; `None` if it was still there, or ended cleanly.
+    pub fault: Option<Fault>,
 }
 
 /// Result of a handover.

@@ -8,8 +8,9 @@ use podpin_time::Millis;
 use super::input::{Client, Position};
 use super::settings::{Content, Settings, whole_millis};
 
-/// Longest wait for the end of an event that passes through once `sse.maxDuration` is over; then the stream ends within it.
-const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait for the end of an event that passes through, since it is beyond `sse.eventBytesMax`, once the stream has to
+/// end or leave; then it ends within the event.
+pub(super) const BOUNDARY_WAIT: Duration = Duration::from_secs(5);
 /// Largest share that jitter takes off `sse.maxDuration`, so that streams that began together do not end together.
 const DURATION_JITTER: f64 = 0.1;
 /// End of time, for moments that never come.

@@ -62,14 +62,15 @@ pub enum ResumePoint {
 pub struct LeaveOrder {
     /// Moment at which the stream leaves, at an event boundary.
     pub at: Millis,
-    /// Moment at which a goodbye no longer waits: neither for a boundary, nor for a client to take it.
+    /// Last moment of a goodbye: it waits no longer, neither for a boundary nor for a client to take it. The session waits
+    /// five seconds after `at` at most.
     pub by: Millis,
     /// Moment at which a handover is given up while the old upstream flows.
     pub deadline: Millis,
     /// Reason of the order.
     pub cause: LeaveCause,
-    /// Whether no budget of disconnects was charged, because a handover was expected.
-    pub is_free: bool,
+    /// Whether the budget of disconnects was charged; false if a handover was expected.
+    pub already_charged: bool,
 }
 
 /// Reason of a [`LeaveOrder`], which decides what the stream does.
@@ -92,6 +93,16 @@ pub enum UpstreamEnd {
     Clean,
     /// Any other end.
     Broken(Fault),
+}
+
+impl UpstreamEnd {
+    /// Returns the fault; `None` if the end is clean.
+    pub(super) fn fault(self) -> Option<Fault> {
+        match self {
+            Self::Clean => None,
+            Self::Broken(fault) => Some(fault),
+        }
+    }
 }
 
 /// Fault of an upstream.

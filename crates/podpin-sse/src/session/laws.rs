@@ -330,12 +330,12 @@ fn answer() -> impl Strategy<Value = Answer> {
 fn order() -> impl Strategy<Value = LeaveOrder> {
     let causes = vec![LeaveCause::Drain, LeaveCause::Withdrawn, LeaveCause::Shutdown, LeaveCause::Rebalance];
     (0..150_u64, 0..300_u64, 0..300_u64, proptest::sample::select(causes), any::<bool>()).prop_map(
-        |(at, by, deadline, cause, is_free)| LeaveOrder {
+        |(at, by, deadline, cause, already_charged)| LeaveOrder {
             at: Millis(at),
             by: Millis(by),
             deadline: Millis(deadline),
             cause,
-            is_free,
+            already_charged,
         },
     )
 }

@@ -34,7 +34,8 @@ impl RetryRange {
         Self { min_ms: whole_millis(min), max_ms: whole_millis(max.max(min)) }
     }
 
-    pub(super) fn pick(self, draw: u64) -> u64 {
+    /// Returns the number of milliseconds that a random number stands for.
+    pub fn pick(self, draw: u64) -> u64 {
         let values = u64::from(self.max_ms - self.min_ms) + 1;
         u64::from(self.min_ms) + draw % values
     }

@@ -4,7 +4,7 @@ use podpin_time::Millis;
 
 use super::action::{Close, HandoverCause, Outcome, Reason, Report};
 use super::flow::NEVER;
-use super::input::{LeaveCause, LeaveOrder};
+use super::input::{Fault, LeaveCause, LeaveOrder};
 
 /// State of a stream, named by what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(super) enum State {
     /// A successor; the upstream flows.
     Opening { attempt: Attempt, order: LeaveOrder },
     /// A successor; no upstream flows.
-    Broken { attempt: Attempt, order: Option<LeaveOrder> },
+    AwaitingSuccessor { attempt: Attempt, order: Option<LeaveOrder> },
     /// The client, to take the last bytes; `cut_at` is the last moment for that.
     Finishing { ending: Close, cut_at: Millis },
     /// Nothing.
@@ -29,13 +29,16 @@ pub(super) struct Attempt {
     pub(super) cause: HandoverCause,
     pub(super) from: Millis,
     /// End of the stream if no successor takes it; `None` if it then stays.
-    pub(super) averts: Option<Reason>,
+    pub(super) otherwise_ends_with: Option<Reason>,
+    /// Fault of the old upstream; `None` if it still flows, or ended cleanly.
+    pub(super) fault: Option<Fault>,
 }
 
 impl Attempt {
     pub(super) fn report(self, outcome: Outcome, now: Millis) -> Option<Report> {
         let took_ms = now.0.saturating_sub(self.from.0);
-        Some(Report { cause: self.cause, outcome, took_ms, averts: self.averts })
+        let Attempt { cause, otherwise_ends_with, fault, .. } = self;
+        Some(Report { cause, outcome, took_ms, otherwise_ends_with, fault })
     }
 }
 
@@ -54,7 +57,7 @@ impl State {
     #[inline]
     pub(super) fn attempt(&self) -> Option<Attempt> {
         match self {
-            State::Opening { attempt, .. } | State::Broken { attempt, .. } => Some(*attempt),
+            State::Opening { attempt, .. } | State::AwaitingSuccessor { attempt, .. } => Some(*attempt),
             State::Streaming | State::Leaving(_) | State::Finishing { .. } | State::Closed => None,
         }
     }
@@ -63,28 +66,39 @@ impl State {
     pub(super) fn order(&self) -> Option<LeaveOrder> {
         match self {
             State::Leaving(order) | State::Opening { order, .. } => Some(*order),
-            State::Broken { order, .. } => *order,
+            State::AwaitingSuccessor { order, .. } => *order,
             State::Streaming | State::Finishing { .. } | State::Closed => None,
+        }
+    }
+
+    /// Returns the fault that the upstream ended with; `None` if there was none.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        match self {
+            State::AwaitingSuccessor { attempt, .. } => attempt.fault,
+            State::Finishing { ending, .. } => ending.fault,
+            State::Streaming | State::Leaving(_) | State::Opening { .. } | State::Closed => None,
         }
     }
 
     #[inline]
     pub(super) fn takes_orders(&self) -> bool {
         match self {
-            State::Streaming | State::Broken { order: None, .. } => true,
+            State::Streaming | State::AwaitingSuccessor { order: None, .. } => true,
             State::Finishing { cut_at, .. } => *cut_at == NEVER,
-            State::Leaving(_) | State::Opening { .. } | State::Broken { .. } | State::Closed => false,
+            State::Leaving(_) | State::Opening { .. } | State::AwaitingSuccessor { .. } | State::Closed => {
+                false
+            }
         }
     }
 
     pub(super) fn add_order(&mut self, order: LeaveOrder) {
         match self {
             State::Streaming => *self = State::Leaving(order),
-            State::Broken { order: none @ None, .. } => *none = Some(order),
+            State::AwaitingSuccessor { order: none @ None, .. } => *none = Some(order),
             State::Finishing { cut_at, .. } if *cut_at == NEVER => *cut_at = order.by,
             State::Leaving(_)
             | State::Opening { .. }
-            | State::Broken { .. }
+            | State::AwaitingSuccessor { .. }
             | State::Finishing { .. }
             | State::Closed => {}
         }
@@ -93,7 +107,7 @@ impl State {
     /// Lets a stream go anywhere that was to go to one endpoint only, and lost its own meanwhile. True the first time.
     pub(super) fn forget_target(&mut self) -> bool {
         match self {
-            State::Broken { order: Some(order), .. } if order.cause == LeaveCause::Rebalance => {
+            State::AwaitingSuccessor { order: Some(order), .. } if order.cause == LeaveCause::Rebalance => {
                 order.cause = LeaveCause::Drain;
                 true
             }
@@ -101,8 +115,10 @@ impl State {
         }
     }
 
-    /// Waits for the client from here on, at most until the last moment of an order.
+    /// Waits for the client from here on, at most until the last moment of an order. An end keeps the fault that a
+    /// handover could not make good.
     pub(super) fn finish(&mut self, ending: Close) {
+        let ending = Close { fault: ending.fault.or(self.fault()), ..ending };
         let cut_at = self.order().map_or(NEVER, |order| order.by);
         *self = State::Finishing { ending, cut_at };
     }

@@ -42,7 +42,7 @@ fn ineligible() -> Session {
 
 /// Order to leave at `at`; its last moment comes 50 milliseconds later, its deadline never.
 fn order(cause: LeaveCause, at: u64) -> LeaveOrder {
-    LeaveOrder { at: Millis(at), by: Millis(at + 50), deadline: NEVER, cause, is_free: true }
+    LeaveOrder { at: Millis(at), by: Millis(at + 50), deadline: NEVER, cause, already_charged: false }
 }
 
 /// Input of a session.
@@ -78,17 +78,28 @@ fn feed(session: &mut Session, input: Input, resume: ResumePoint, now: u64) -> S
     }
 }
 
-fn open(cause: HandoverCause, target: Target) -> Step {
-    Step::of(Action::Open { cause, target })
+fn open(target: Target) -> Step {
+    Step::of(Action::Open { target })
 }
 
 fn farewell(farewell: Farewell) -> Step {
     Step::of(Action::Finish(farewell))
 }
 
-/// Step that ends a handover that was to avert `averts`.
-fn done(action: Action, cause: HandoverCause, (outcome, took_ms): (Outcome, u64), averts: Reason) -> Step {
-    let report = Some(Report { cause, outcome, took_ms, averts: Some(averts) });
+/// Step that ends a handover that was to avert `otherwise_ends_with`.
+fn done(
+    action: Action,
+    cause: HandoverCause,
+    (outcome, took_ms): (Outcome, u64),
+    otherwise_ends_with: Reason,
+) -> Step {
+    let fault = match otherwise_ends_with {
+        Reason::UpstreamReset => Some(Fault::Reset),
+        Reason::Idle => Some(Fault::Silent),
+        _ => None,
+    };
+    let report =
+        Some(Report { cause, outcome, took_ms, otherwise_ends_with: Some(otherwise_ends_with), fault });
     Step { report, ..Step::of(action) }
 }
 
@@ -110,13 +121,13 @@ fn check(name: &str, inputs: &[(Input, u64, Step)], flows: bool) {
     assert_eq!(session.has_upstream(), flows, "{name}");
 }
 
-fn swap(cause: HandoverCause, took_ms: u64, averts: Reason) -> Step {
-    done(Action::Swap, cause, (Outcome::Ok, took_ms), averts)
+fn swap(cause: HandoverCause, took_ms: u64, otherwise_ends_with: Reason) -> Step {
+    done(Action::Swap, cause, (Outcome::Ok, took_ms), otherwise_ends_with)
 }
 
 #[test]
 fn an_endpoint_that_drains_is_replaced_before_it_is_let_go() {
-    let begun = (DRAIN, 5, open(PLANNED, Target::Chosen));
+    let begun = (DRAIN, 5, open(Target::Chosen));
     let timeout = done(GOODBYE, PLANNED, (Outcome::Timeout, 100), Reason::Drain);
     let refused = done(GOODBYE, PLANNED, (Outcome::Refused, 1), Reason::Drain);
     let refused = (A(Answer::Refused), 6, charged(refused));
@@ -139,23 +150,23 @@ fn an_endpoint_that_drains_is_replaced_before_it_is_let_go() {
 
 #[test]
 fn a_dead_upstream_is_replaced_in_time_or_the_client_gets_a_goodbye() {
-    let begun = (DEAD, 5, open(CRASH, Target::Chosen));
+    let begun = (DEAD, 5, open(Target::Chosen));
     let reset = Reason::UpstreamReset;
     let failed = (A(Answer::Failed), 6, done(GOODBYE, CRASH, (Outcome::Refused, 1), reset));
     let no_content = (A(Answer::NoContent), 6, done(CLEAN, CRASH, (Outcome::Refused, 1), reset));
-    let left = (E(UpstreamEnd::Clean, Standing::Leaving), 5, open(PLANNED, Target::Chosen));
+    let left = (E(UpstreamEnd::Clean, Standing::Leaving), 5, open(Target::Chosen));
     let nothing = Step::CONTINUE;
     check("break before make", &[begun, (MADE, 15, swap(CRASH, 10, reset))], true);
     check("nothing flows", &[begun, (DRAIN, 6, nothing)], false);
     check("a leaving upstream ends", &[left, (MADE, 6, swap(PLANNED, 1, Reason::Drain))], true);
-    check("a leaving upstream dies", &[(E(RESET, Standing::Leaving), 5, open(CRASH, Target::Chosen))], false);
-    let silent = (E(SILENT, Standing::Serving), 5, open(CRASH, Target::Chosen));
+    check("a leaving upstream dies", &[(E(RESET, Standing::Leaving), 5, open(Target::Chosen))], false);
+    let silent = (E(SILENT, Standing::Serving), 5, open(Target::Chosen));
     check("a silent upstream", &[silent, (MADE, 6, swap(CRASH, 1, Reason::Idle))], true);
     let own = (E(UpstreamEnd::Clean, Standing::Serving), 5, farewell(Farewell::Clean));
     check("a serving upstream ends", &[own], false);
     check("failed", &[begun, failed, (Time, 500, nothing)], false);
     check("the successor says that the stream is over", &[begun, no_content], false);
-    let again = (DEAD, 16, open(CRASH, Target::Chosen));
+    let again = (DEAD, 16, open(Target::Chosen));
     check("the successor dies, too", &[begun, (MADE, 15, swap(CRASH, 10, reset)), again], false);
 }
 
@@ -164,11 +175,12 @@ fn a_rebalanced_stream_stays_when_it_cannot_be_handed_over() {
     let begun = |now| {
         let mut session = eligible();
         let step = feed(&mut session, REBALANCE, ResumePoint::Known, now);
-        assert_eq!(step, open(PLANNED, Target::Ordered));
+        assert_eq!(step, open(Target::Ordered));
         session
     };
     let stays = |outcome, took_ms| {
-        let report = Some(Report { cause: PLANNED, outcome, took_ms, averts: None });
+        let report =
+            Some(Report { cause: PLANNED, outcome, took_ms, otherwise_ends_with: None, fault: None });
         Step { report, ..Step::of(Action::Stay) }
     };
     let known = ResumePoint::Known;
@@ -187,7 +199,7 @@ fn a_rebalanced_stream_stays_when_it_cannot_be_handed_over() {
     assert_eq!(feed(&mut ineligible(), REBALANCE, known, 1), stays);
     let mut often = eligible();
     for now in [1, 2] {
-        assert_eq!(feed(&mut often, REBALANCE, known, now), open(PLANNED, Target::Ordered));
+        assert_eq!(feed(&mut often, REBALANCE, known, now), open(Target::Ordered));
         assert_eq!(feed(&mut often, REBALANCE, known, now), Step::CONTINUE);
         assert_eq!(feed(&mut often, MADE, known, now).action, Action::Swap);
     }
@@ -200,17 +212,17 @@ fn a_rebalanced_stream_that_loses_its_upstream_goes_anywhere() {
     let known = ResumePoint::Known;
     // Opened for balance, or waiting for the moment of that.
     let mut opening = eligible();
-    assert_eq!(feed(&mut opening, REBALANCE, known, 5), open(PLANNED, Target::Ordered));
+    assert_eq!(feed(&mut opening, REBALANCE, known, 5), open(Target::Ordered));
     assert_eq!(feed(&mut opening, DEAD, known, 6), Step::CONTINUE);
     let mut waiting = eligible();
     waiting.on_order(order(LeaveCause::Rebalance, 500));
-    assert_eq!(feed(&mut waiting, DEAD, known, 5), open(CRASH, Target::Ordered));
+    assert_eq!(feed(&mut waiting, DEAD, known, 5), open(Target::Ordered));
     // An order that arrives while the successor is opened makes for one more attempt.
     let mut broken = eligible();
-    assert_eq!(feed(&mut broken, DEAD, known, 5), open(CRASH, Target::Chosen));
+    assert_eq!(feed(&mut broken, DEAD, known, 5), open(Target::Chosen));
     broken.on_order(order(LeaveCause::Rebalance, 6));
     for (mut session, cause, took) in [(opening, PLANNED, 3), (waiting, CRASH, 3), (broken, CRASH, 3)] {
-        assert_eq!(feed(&mut session, A(Answer::Failed), known, 7), open(cause, Target::Chosen));
+        assert_eq!(feed(&mut session, A(Answer::Failed), known, 7), open(Target::Chosen));
         let over = done(GOODBYE, cause, (Outcome::Refused, took), Reason::UpstreamReset);
         assert_eq!(feed(&mut session, A(Answer::Refused), known, 8), charged(over));
     }
@@ -222,7 +234,8 @@ fn a_rebalanced_stream_that_loses_its_upstream_goes_anywhere() {
 
 #[test]
 fn a_stream_that_cannot_be_handed_over_ends_as_it_must() {
-    let no_id = |action, cause, averts| done(action, cause, (Outcome::NoId, 0), averts);
+    let no_id =
+        |action, cause, otherwise_ends_with| done(action, cause, (Outcome::NoId, 0), otherwise_ends_with);
     let (drain, reset) = (Reason::Drain, Reason::UpstreamReset);
     let clean = UpstreamEnd::Clean;
     let (serving, leaving) = (Standing::Serving, Standing::Leaving);
@@ -243,7 +256,7 @@ fn a_stream_that_cannot_be_handed_over_ends_as_it_must() {
 
 #[test]
 fn an_id_that_is_lost_while_opening_ends_the_handover() {
-    let lost = |action, averts| done(action, PLANNED, (Outcome::NoId, 2), averts);
+    let lost = |action, otherwise_ends_with| done(action, PLANNED, (Outcome::NoId, 2), otherwise_ends_with);
     let table = [
         (MADE, charged(lost(GOODBYE, Reason::Drain))),
         (E(RESET, Standing::Leaving), lost(BROKEN, Reason::UpstreamReset)),
@@ -253,7 +266,7 @@ fn an_id_that_is_lost_while_opening_ends_the_handover() {
     for (input, expected) in table {
         let mut session = eligible();
         let step = feed(&mut session, DRAIN, ResumePoint::Known, 5);
-        assert_eq!(step, open(PLANNED, Target::Chosen));
+        assert_eq!(step, open(Target::Chosen));
         assert_eq!(feed(&mut session, input, ResumePoint::Unknown, 7), expected, "{input:?}");
     }
 }
@@ -262,7 +275,7 @@ fn an_id_that_is_lost_while_opening_ends_the_handover() {
 fn two_failing_upstreams_cannot_pass_a_stream_to_and_fro() {
     let mut session = eligible();
     for now in [5, 10] {
-        assert_eq!(feed(&mut session, DEAD, ResumePoint::Known, now), open(CRASH, Target::Chosen));
+        assert_eq!(feed(&mut session, DEAD, ResumePoint::Known, now), open(Target::Chosen));
         assert_eq!(feed(&mut session, MADE, ResumePoint::Known, now).action, Action::Swap);
     }
     let limited = done(BROKEN, CRASH, (Outcome::Limit, 0), Reason::UpstreamReset);
@@ -282,7 +295,7 @@ fn the_limit_is_forgotten_after_its_window() {
     let mut session = eligible();
     for now in [5, 1_004, 1_005, 2_004] {
         let step = feed(&mut session, DRAIN, ResumePoint::Known, now);
-        assert_eq!(step, open(PLANNED, Target::Chosen), "{now}");
+        assert_eq!(step, open(Target::Chosen), "{now}");
         assert_eq!(feed(&mut session, MADE, ResumePoint::Known, now).action, Action::Swap, "{now}");
     }
     assert_eq!(feed(&mut session, DRAIN, ResumePoint::Known, 2_004).action, GOODBYE);
@@ -364,7 +377,7 @@ fn an_order_is_obeyed_at_its_moment_and_at_a_boundary() {
         let expected = Step { charges_budget, ..Step::of(action) };
         assert_eq!(session.on_time(upstream, Millis(500)), expected, "{cause:?}");
         let mut paid = ineligible();
-        paid.on_order(LeaveOrder { is_free: false, ..order(cause, 500) });
+        paid.on_order(LeaveOrder { already_charged: true, ..order(cause, 500) });
         assert_eq!(paid.on_time(upstream, Millis(500)), Step::of(action), "{cause:?}");
     }
 }
@@ -429,7 +442,7 @@ fn a_handover_gives_up_for_the_deadline_of_the_drain_while_the_old_upstream_flow
     let early = LeaveOrder { deadline: Millis(80), ..order(LeaveCause::Drain, 5) };
     let mut session = eligible();
     session.on_order(early);
-    assert_eq!(session.on_time(LEAVING, Millis(5)), open(PLANNED, Target::Chosen));
+    assert_eq!(session.on_time(LEAVING, Millis(5)), open(Target::Chosen));
     assert_eq!(session.due(), Some(Millis(80)));
     let timeout = done(GOODBYE, PLANNED, (Outcome::Timeout, 75), Reason::Drain);
     assert_eq!(session.on_time(LEAVING, Millis(80)), charged(timeout));
@@ -451,7 +464,8 @@ fn a_handover_gives_up_when_the_proxy_shuts_down() {
         assert_eq!(session.due(), Some(Millis(50)));
         assert_eq!(feed(&mut session, Time, ResumePoint::Known, 50), farewell(Farewell::Goodbye));
         assert_eq!(session.due(), Some(Millis(350)));
-        assert_eq!(session.on_client(Client::Ready), Some(Close::clean(Reason::Shutdown)));
+        let close = session.on_client(Client::Ready).unwrap();
+        assert_eq!((close.reason, close.body), (Reason::Shutdown, ResponseBody::Clean));
     }
     let mut idle = eligible();
     idle.on_shutdown(Millis(50));
@@ -486,7 +500,7 @@ fn a_silent_upstream_counts_as_dead() {
     let idle = Settings { upstream_idle: seconds(30), ..settings() };
     let due = Millis(30_000);
     let mut moved = session(&idle);
-    assert_eq!(moved.on_time(SERVING, due), open(CRASH, Target::Chosen));
+    assert_eq!(moved.on_time(SERVING, due), open(Target::Chosen));
     let mut fixed = session(&Settings { handover: None, ..idle });
     assert_eq!(fixed.on_time(SERVING, due), farewell(Farewell::Goodbye));
     assert_eq!(fixed.on_client(Client::Ready), Some(Close::clean(Reason::Idle)));
@@ -512,7 +526,8 @@ fn a_client_that_takes_nothing_is_cut_in_any_state() {
         }
         assert!(!session.reads_upstream());
         assert_eq!(session.due(), Some(Millis(21_000)), "{inputs:?}");
-        let close = Close { body: ResponseBody::Cut, ..Close::clean(Reason::SlowClient) };
+        let fault = session.state.fault();
+        let close = Close { body: ResponseBody::Cut, fault, ..Close::clean(Reason::SlowClient) };
         assert_eq!(session.on_time(SERVING, Millis(21_000)), Step::of(Action::Close(close)));
     }
 }
@@ -547,7 +562,8 @@ fn a_client_that_is_gone_ends_any_state() {
         for input in inputs {
             let _ = feed(&mut session, *input, ResumePoint::Known, 5);
         }
-        let gone = Close { body: ResponseBody::Cut, ..Close::clean(Reason::ClientGone) };
+        let fault = session.state.fault();
+        let gone = Close { body: ResponseBody::Cut, fault, ..Close::clean(Reason::ClientGone) };
         assert_eq!(session.on_client(Client::Gone), Some(gone));
         assert_eq!((session.on_client(Client::Gone), session.due()), (None, None));
         assert!(!session.has_upstream() && !session.is_opening() && !session.takes_orders());
@@ -593,6 +609,75 @@ fn a_retry_is_drawn_from_its_range() {
         let session = session(&Settings { goodbye_retry: range, ..settings() });
         assert_eq!([0, 1, 2, 3].map(|draw| session.retry_ms(draw)), drawn);
     }
+}
+
+#[test]
+fn a_goodbye_instead_of_a_failed_handover_keeps_the_fault() {
+    let faults = [Fault::Truncated, Fault::Reset, Fault::Malformed, Fault::Silent];
+    let ends: [(Input, u64, Reason); 4] = [
+        (A(Answer::Failed), 6, Reason::UpstreamReset),
+        (A(Answer::NoContent), 6, Reason::UpstreamEnd),
+        (Time, 105, Reason::UpstreamReset),
+        (Time, 80, Reason::Shutdown),
+    ];
+    for fault in faults {
+        for (input, now, expected) in ends {
+            let mut session = eligible();
+            let _ =
+                feed(&mut session, E(UpstreamEnd::Broken(fault), Standing::Serving), ResumePoint::Known, 5);
+            if expected == Reason::Shutdown {
+                session.on_shutdown(Millis(80));
+            }
+            let _ = feed(&mut session, input, ResumePoint::Known, now);
+            let close = session.on_client(Client::Ready).unwrap();
+            let is_silent = fault == Fault::Silent && expected == Reason::UpstreamReset;
+            let reason = if is_silent { Reason::Idle } else { expected };
+            assert_eq!((close.reason, close.fault), (reason, Some(fault)), "{input:?}");
+        }
+        // So does a client that leaves while it waits for a successor.
+        let mut left = eligible();
+        let _ = feed(&mut left, E(UpstreamEnd::Broken(fault), Standing::Serving), ResumePoint::Known, 5);
+        assert_eq!(left.on_client(Client::Gone).map(|close| close.fault), Some(Some(fault)));
+    }
+}
+
+#[test]
+fn a_disconnect_that_the_budget_has_paid_for_is_charged_once() {
+    let clean = E(UpstreamEnd::Clean, Standing::Leaving);
+    for already_charged in [false, true] {
+        let paid = |cause| LeaveOrder { already_charged, ..order(cause, 5) };
+        // The handover fails; the endpoint ends before the moment; the endpoint died first.
+        let mut opening = eligible();
+        opening.on_order(paid(LeaveCause::Drain));
+        assert_eq!(opening.on_time(LEAVING, Millis(5)), open(Target::Chosen));
+        let failed = feed(&mut opening, A(Answer::Failed), ResumePoint::Known, 6);
+        let mut early = eligible();
+        early.on_order(paid(LeaveCause::Drain));
+        let ended = feed(&mut early, clean, ResumePoint::Unknown, 4);
+        let mut broken = eligible();
+        let _ = feed(&mut broken, DEAD, ResumePoint::Known, 4);
+        broken.on_order(paid(LeaveCause::Drain));
+        let dead = feed(&mut broken, A(Answer::Failed), ResumePoint::Known, 6);
+        for (name, step) in [("failed", failed), ("ended", ended), ("dead", dead)] {
+            assert_eq!((step.action, step.charges_budget), (GOODBYE, !already_charged), "{name}");
+        }
+    }
+}
+
+#[test]
+fn no_order_waits_for_a_boundary_without_end() {
+    let patient = |cause| LeaveOrder { by: NEVER, ..order(cause, 100) };
+    let mut moved = eligible();
+    moved.on_forwarded(0, Position::WithinEvent, Millis(1));
+    moved.on_order(patient(LeaveCause::Rebalance));
+    assert_eq!(moved.due(), Some(Millis(5_100)));
+    let step = feed(&mut moved, Time, ResumePoint::Unknown, 5_100);
+    assert_eq!(step, Step::of(Action::Stay), "so that a drain can have the stream");
+    let mut drained = eligible();
+    drained.on_forwarded(0, Position::WithinEvent, Millis(1));
+    drained.on_order(patient(LeaveCause::Withdrawn));
+    assert_eq!(feed(&mut drained, Time, ResumePoint::Known, 5_099), Step::CONTINUE);
+    assert_eq!(feed(&mut drained, Time, ResumePoint::Known, 5_100).action, CLEAN);
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn hand_over(log: &[Entry], legs: &[Leg]) -> Vec<Event> {
         if framer.resume_id().is_none() {
             return hand_over(log, &legs[index + 1..]);
         }
-        from = resume(log, framer.tell(), next.overlap);
+        from = resume(log, framer.mark_resume_point(), next.overlap);
         dropped += push(&mut framer, after, &leg.cuts, &mut out);
         came += interpret(&[before, after].concat()).events.len();
         framer.adopt();

@@ -1,5 +1,0 @@
-//! `podpin_fuzz::h2_frames` under libFuzzer.
-
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|input: &[u8]| podpin_fuzz::h2_frames(input));

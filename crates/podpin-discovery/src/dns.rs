@@ -1,6 +1,6 @@
 //! Endpoints from names in DNS: all addresses of a name, or the hosts and ports of its SRV records.
 //!
-//! Every peer has this, and not everybody may read EndpointSlices: a headless Service without any right in the cluster, Docker
+//! Every peer has this, and EndpointSlices are not everywhere, or may not be read: a headless Service without any right in the cluster, Docker
 //! Compose, Consul, Nomad, or just `localhost:3000` in a file. Lookups are repeated when the TTL is over, within bounds; what
 //! an answer means is decided in `dns/known.rs`, how it is asked for in `dns/resolver.rs`.
 
@@ -183,11 +183,11 @@ struct Followed<'s> {
     wanted: &'s Wanted,
     known: Known,
     due: Instant,
-    /// What the log said last.
+    /// State that was logged last.
     said: Said,
 }
 
-/// What the log says of a name.
+/// State of a name, as far as it is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Said {
     Nothing,

@@ -7,8 +7,8 @@
 //! 1. Of a pod that has IPv4 and IPv6, the addresses of the preferred family count.
 //! 2. Of entries of one pod the newer one wins, unless it is terminating and the other is not (kube-proxy's rule). Newer is
 //!    what was written later: the slice's `resourceVersion`.
-//! 3. Of two pods at one address, the one that can be used wins, then the one that was first seen later. A version says
-//!    nothing here: the slice of a pod that has ended may be written anew for the sake of another pod in it.
+//! 3. Of two pods at one address, a ready one wins, then the one that was first seen later. A version says nothing here: the
+//!    slice of a pod that has ended may be written anew for the sake of another pod in it.
 //!
 //! A [`Slice`] keeps what is needed of one object for one port, not the object: a tenth of its memory, and an event
 //! costs the reading of its own slice only. What an endpoint may become is decided in [`podpin_endpoints::Table`].
@@ -356,7 +356,7 @@ impl<'s> Entry<'s> {
         }
     }
 
-    /// Of two entries of one pod the greater wins. All that could differ is in it, so that no order of reading matters.
+    /// Returns the rank among entries of one pod. The greatest wins. All that could differ is in it, so that no order of reading matters.
     fn rank_in_pod(&self) -> impl Ord + use<'s> {
         let one = self.observed;
         let alive = !matches!(one.condition, Condition::Draining { .. });
@@ -364,9 +364,12 @@ impl<'s> Entry<'s> {
         (state, one.address, &one.name, &one.zone, &one.zone_hints, &one.node)
     }
 
-    /// Of two pods at one address the greater wins: the one that can be used, then the younger.
+    /// Returns the rank among pods at one address. The greatest wins: one that is ready, then the youngest. Among those that
+    /// were met together the one that can be used better wins, then that of the younger slice.
     fn rank_at_address(&self, seen: &Seen) -> impl Ord + use<'s> {
-        (usability(self.observed.condition), seen.of(self.observed), self.created, self.observed.id)
+        let one = self.observed;
+        let is_ready = one.condition == Condition::Ready;
+        (is_ready, seen.of(one), usability(one.condition), self.created, one.id)
     }
 }
 
@@ -556,7 +559,7 @@ mod tests {
         }
     }
 
-    /// What each preference makes of slices: prefer4, prefer6, 4, 6.
+    /// Returns the endpoints by each preference: prefer4, prefer6, 4, 6.
     fn by_family(slices: &[EndpointSlice]) -> [Vec<String>; 4] {
         [IpFamily::Prefer4, IpFamily::Prefer6, IpFamily::Only4, IpFamily::Only6].map(|family| {
             let observed = observe(slices.iter(), &http(), family).observed;
@@ -705,6 +708,20 @@ mod tests {
         for (old, young) in [("a", "b"), ("b", "a")] {
             let slices = [made(old, "10"), made(young, "11")];
             assert_eq!(&*merged(&slices, &http()).observed[0].name, young);
+        }
+    }
+
+    #[test]
+    fn a_young_pod_that_is_not_ready_yet_has_its_address_from_an_old_one_that_terminates() {
+        let read = |name: &str, conditions: &str| {
+            Slice::read(&slice(1, &json!([pod(name, "10.0.0.1", conditions)])), &http())
+        };
+        for old in ["-ST", "--T", "---", "-S-"] {
+            let mut seen = Seen::default();
+            seen.note([read("old", "RS-")].iter());
+            let slices = [read("old", old), read("young", "---")];
+            seen.note(slices.iter());
+            assert_eq!(&*merge(slices.iter(), IpFamily::Prefer4, &seen)[0].name, "young", "{old}");
         }
     }
 

@@ -113,7 +113,7 @@ fn copies() -> impl Strategy<Value = Vec<Copies>> {
     prop::collection::vec(prop::collection::vec(copy, 1..4), 1..16)
 }
 
-/// Of one pod, and of one address without a pod, the API says one thing at a time.
+/// Returns the list with one entry for each pod, and for each address without a pod: the API says one thing at a time.
 fn consistent(mut all: Vec<Listed>) -> Vec<Listed> {
     all.sort_by_key(|one| one.number);
     all.dedup_by_key(|one| one.number);

@@ -1,10 +1,10 @@
-//! Which endpoint states are used, by whom, in which order, when the better ones are not there.
+//! Which endpoint states are used, by which clients, in which order, when the better ones are not there.
 //!
 //! | state | EndpointSlice | clients that are not pinned | clients pinned to it |
 //! |---|---|---|---|
 //! | ready | `ready`, `serving` | first | stay |
-//! | terminating or drained, and serving | `serving`, `terminating` | second: while nobody is ready | stay while nobody is ready, or as `drain.pinned: keep` says; else move |
-//! | published although not ready | `ready` without `serving` | third: while nobody serves | stay while nobody serves; else move |
+//! | terminating or drained, and serving | `serving`, `terminating` | second: while none is ready | stay while none is ready, or as `drain.pinned: keep` says; else move |
+//! | published although not ready | `ready` without `serving` | third: while none serves | stay while none serves; else move |
 //! | not ready, serving | `serving` alone | never | stay |
 //! | not serving | neither, or `terminating` alone | never | move |
 //!
@@ -32,7 +32,7 @@ impl Tier {
     pub const ALL: [Tier; 3] = [Tier::Ready, Tier::Terminating, Tier::Published];
 }
 
-/// Who is sent to an endpoint now.
+/// The clients that are sent to an endpoint now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UsedBy {
     /// All clients.
@@ -96,7 +96,7 @@ impl UseReason {
     }
 }
 
-/// Who is sent to an endpoint now, and why.
+/// The clients that are sent to an endpoint now, and the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Usage {
     /// The clients that are sent there.

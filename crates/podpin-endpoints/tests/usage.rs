@@ -1,4 +1,4 @@
-//! The table of `usage.rs`, line by line: which endpoint states are used, by whom, in which order, when the better ones
+//! The table of `usage.rs`, line by line: which endpoint states are used, by which clients, in which order, when the better ones
 //! are not there.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
@@ -34,7 +34,7 @@ enum New {
 }
 use New::{Either, It, Nowhere as No, Other};
 
-/// What becomes of a client that is pinned to `it`.
+/// The fate of a client that is pinned to `it`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Own {
     Stays,

@@ -1,4 +1,4 @@
-//! Rollouts with a gap: nobody is ready, and those that terminate or are only published stand in.
+//! Rollouts with a gap: no pod is ready, and those that terminate or are only published stand in.
 
 use podpin_testkit::{Proxy, Request, wait_for};
 
@@ -15,7 +15,7 @@ async fn serve(proxy: &Proxy, expected: &[&str]) {
     }
 }
 
-/// Who is sent to an endpoint, and why.
+/// Returns the clients that are sent to an endpoint, and the reason.
 async fn usage(proxy: &Proxy, name: &str) -> (String, String) {
     let endpoints = proxy.endpoints("chat").await;
     let one = endpoints.iter().find(|one| one["name"] == name).unwrap();
@@ -88,7 +88,7 @@ async fn a_pod_that_is_published_although_it_is_not_ready_is_used_while_nobody_s
 #[tokio::test]
 async fn when_all_are_ejected_all_are_used_and_that_is_counted_and_said_once() {
     let cluster = Cluster::ready(&["pod-a", "pod-b"]).await;
-    // Nobody listens on this port.
+    // A port without a listener.
     let closed = cluster.chat().ports(&[("http", podpin_testkit::free_port())]);
     cluster.api.put(&closed.pods(cluster.all()));
     let health = "health: {passive: {failures: 1, ejection: 60s}}";

@@ -19,7 +19,7 @@ pub(super) struct EndpointView {
     pub(super) address: String,
     pub(super) state: &'static str,
     pub(super) ejected: bool,
-    /// The clients that are sent there now: `all`, `pinned` ones, or `nobody`.
+    /// The clients that are sent there now: all, pinned ones, or none; see [`podpin_endpoints::UsedBy`].
     used_by: &'static str,
     /// The reason for that, in words.
     why: &'static str,

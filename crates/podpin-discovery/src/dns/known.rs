@@ -25,7 +25,7 @@ pub(crate) struct Target {
     pub(crate) name: Option<Arc<str>>,
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    /// Its share of clients; 0 is taken as 1.
+    /// Share of clients; 0 is taken as 1.
     pub(crate) weight: u32,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Times {
     pub(crate) linger: Duration,
 }
 
-/// A lower bound on TTLs: Consul's and dnsmasq's are 0, and nobody waits for less.
+/// A lower bound on TTLs: Consul's and dnsmasq's are 0, and once a second is no burden.
 const TTL_MIN: Duration = Duration::from_secs(1);
 
 /// When an answer without an address that was there is confirmed: soon enough to be settled within a second.

@@ -1,4 +1,4 @@
-//! The client of the API server: connections that notice when nobody is at the other end, a token read from its file for
+//! The client of the API server: connections that notice when the other end is gone, a token read from its file for
 //! each request, and refusals that say how long the server asks to wait.
 //!
 //! kube makes its connections without keep-alive: one that a NAT or a load balancer has forgotten would be found out at the

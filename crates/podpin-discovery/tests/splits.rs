@@ -1,7 +1,7 @@
 //! The law of merging: any split of the same endpoints into slices, in any order and with any of them twice, gives the same
 //! list. Addresses collide on purpose: pods that have ended are listed beside those that got their addresses.
 
-#![expect(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
 
 use std::collections::BTreeSet;
 

@@ -121,11 +121,11 @@ impl BadNameServer {
             let mut question = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut question).await {
                 let Some(code) = code else { continue };
-                let mut answer = question[..length].to_vec();
+                let mut answer = question.get(..length).unwrap_or_default().to_vec();
                 // QR, RD, RA and the code (RFC 1035, section 4.1.1); the question stays, without additional records.
-                if let [_, _, first, second, .., additional_high, additional_low] = &mut answer[..12] {
+                if let Some([_, _, first, second, _, _, _, _, _, _, high, low]) = answer.first_chunk_mut() {
                     (*first, *second) = (0x81, 0x80 | code);
-                    (*additional_high, *additional_low) = (0, 0);
+                    (*high, *low) = (0, 0);
                 }
                 let end = question_end(&answer);
                 answer.truncate(end);

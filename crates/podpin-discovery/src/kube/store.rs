@@ -633,8 +633,9 @@ mod tests {
         let mut change = |version: u64| {
             let mut slice = slices[7].clone();
             slice.metadata.resource_version = Some(version.to_string());
-            slice.endpoints[3].conditions.as_mut().unwrap().ready = Some(version % 2 == 0);
-            slice.endpoints[3].conditions.as_mut().unwrap().serving = Some(version % 2 == 0);
+            let conditions = slice.endpoints[3].conditions.as_mut().unwrap();
+            (conditions.ready, conditions.serving) =
+                (Some(version.is_multiple_of(2)), Some(version.is_multiple_of(2)));
             let line = serde_json::to_string(&slice).unwrap();
             let start = Instant::now();
             let slice: EndpointSlice = serde_json::from_str(&line).unwrap();

@@ -22,6 +22,7 @@ use podpin_endpoints::{
 };
 
 use crate::balance::client_limit::ClientStreams;
+use crate::balance::flaps::{Flaps, Logged};
 use crate::balance::queue::Queue;
 use crate::balance::ring::KetamaRing;
 use crate::clock;
@@ -79,6 +80,8 @@ pub struct ServiceState {
     discovery_failure: Arc<Mutex<Option<Arc<str>>>>,
     /// Whether the log says already that ejection is disregarded.
     ejection_disregarded: Arc<AtomicBool>,
+    /// The recent changes of endpoints, for the log.
+    flaps: Arc<Mutex<Flaps>>,
 }
 
 /// Whether readiness waits for the first list of endpoints of a service.
@@ -155,6 +158,7 @@ impl ServiceState {
             view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
             discovery_failure: Arc::default(),
             ejection_disregarded: Arc::default(),
+            flaps: Arc::default(),
         }
     }
 
@@ -182,6 +186,7 @@ impl ServiceState {
             view: Arc::clone(&self.view),
             discovery_failure: Arc::clone(&self.discovery_failure),
             ejection_disregarded: Arc::clone(&self.ejection_disregarded),
+            flaps: Arc::clone(&self.flaps),
         }
     }
 
@@ -326,7 +331,7 @@ impl ServiceState {
 
     /// Publishes the outcome of an update: to readers, the log, the drain and waiting requests.
     fn publish(&self, applied: Applied) {
-        log_transitions(&self.name, &applied.transitions);
+        log_transitions(&self.name, &applied.transitions, &mut self.flaps.lock());
         log_refused(&self.name, &applied.refused);
         self.metrics.discovery_refused_updates.inc_by(u64::try_from(applied.refused.len()).unwrap_or(0));
         let ring = if applied.members_changed {
@@ -385,9 +390,12 @@ impl TableWriter {
 }
 
 /// Logs each transition, or a sum of many: the first list of a cluster may have ten thousand.
-fn log_transitions(service: &str, transitions: &[Transition]) {
+fn log_transitions(service: &str, transitions: &[Transition], flaps: &mut Flaps) {
+    let now = clock::now();
+    let logged: Vec<(&Transition, Logged)> =
+        transitions.iter().map(|transition| (transition, flaps.note(transition, now))).collect();
     if transitions.len() <= LINES_MAX {
-        return transitions.iter().for_each(|transition| log_transition(service, transition));
+        return logged.iter().for_each(|(transition, logged)| log_transition(service, transition, *logged));
     }
     let count = |phase: Phase| transitions.iter().filter(|transition| transition.to == phase).count();
     tracing::info!(
@@ -400,8 +408,15 @@ fn log_transitions(service: &str, transitions: &[Transition]) {
     );
 }
 
-fn log_transition(service: &str, transition: &Transition) {
+fn log_transition(service: &str, transition: &Transition, logged: Logged) {
     let endpoint = &transition.endpoint;
+    match logged {
+        Logged::Change => {}
+        Logged::Flapping => {
+            tracing::warn!(service, endpoint = %endpoint.name, "endpoint flaps: its next changes are not logged");
+        }
+        Logged::Nothing => return,
+    }
     tracing::info!(
         service,
         endpoint = %endpoint.name,

@@ -80,7 +80,7 @@ async fn without_an_answer_the_last_good_one_is_kept_and_the_log_says_so_once() 
         proxy.wait_metric_at_least("podpin_discovery_errors_total", &errors, before + 1.0).await;
         wait_listed(&proxy, &[(&pods[0], "ready")]).await;
         assert_eq!(proxy.get("/who").await.text(), "pod-a");
-        drop(bad);
+        bad.stop().await;
         server.start_again().await;
         proxy.wait_metric(CONNECTED.0, &CONNECTED.1, 1.0).await;
         let said = proxy.process.stderr().into_iter().filter(|line| line.contains("cannot be looked up"));

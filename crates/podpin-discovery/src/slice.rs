@@ -13,7 +13,8 @@
 //! A [`Slice`] keeps what is needed of one object for one port, not the object: a tenth of its memory, and an event
 //! costs the reading of its own slice only. What an endpoint may become is decided in [`podpin_endpoints::Table`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, hash_map};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -58,7 +59,9 @@ pub fn observe<'s>(
 ) -> Merged {
     let slices: Vec<Slice> = slices.map(|slice| Slice::read(slice, port)).collect();
     let malformed = slices.iter().map(|slice| slice.malformed).sum();
-    Merged { observed: merge(slices.iter(), family, &Seen::default()), malformed }
+    let mut observed = merge(slices.iter(), family, &Seen::default());
+    observed.sort_unstable_by_key(|one| one.id);
+    Merged { observed, malformed }
 }
 
 /// An EndpointSlice, as far as it concerns one port.
@@ -275,7 +278,7 @@ impl Seen {
     }
 }
 
-/// Merges the slices of one Service, all read for the same port.
+/// Merges the slices of one Service, all read for the same port. One entry for each identity and for each address is left.
 pub(crate) fn merge<'s>(
     slices: impl Iterator<Item = &'s Slice> + Clone,
     family: IpFamily,
@@ -283,24 +286,72 @@ pub(crate) fn merge<'s>(
 ) -> Vec<Observed> {
     let entries = of_preferred_family(slices, family);
     // First by identity, so that a pod's stale entry cannot keep an address that its newer one has given up.
-    let mut pods: IdMap<Entry<'s>> = IdMap::default();
-    pods.reserve(entries.len());
+    let by_identity = greatest(
+        entries,
+        IdMap::default(),
+        |entry| entry.observed.id,
+        |one, other| one.rank_in_pod() > other.rank_in_pod(),
+    );
+    let by_address = greatest(
+        by_identity,
+        HashMap::<_, _, BuildHasherDefault<AddressHasher>>::default(),
+        |entry| entry.observed.address,
+        |one, other| one.rank_at_address(seen) > other.rank_at_address(seen),
+    );
+    by_address.into_iter().map(|entry| entry.observed.clone()).collect()
+}
+
+/// Keeps the greatest entry of each key, at the place of the first one. `places` is empty.
+fn greatest<'s, K: Eq + Hash, S: BuildHasher>(
+    entries: Vec<Entry<'s>>,
+    mut places: HashMap<K, usize, S>,
+    key: impl Fn(&Entry<'s>) -> K,
+    beats: impl Fn(&Entry<'s>, &Entry<'s>) -> bool,
+) -> Vec<Entry<'s>> {
+    places.reserve(entries.len());
+    let mut kept: Vec<Entry<'s>> = Vec::with_capacity(entries.len());
     for entry in entries {
-        let held = pods.entry(entry.observed.id).or_insert(entry);
-        if entry.rank_in_pod() > held.rank_in_pod() {
-            *held = entry;
+        match places.entry(key(&entry)) {
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(kept.len());
+                kept.push(entry);
+            }
+            hash_map::Entry::Occupied(occupied) => {
+                if let Some(held) = kept.get_mut(*occupied.get())
+                    && beats(&entry, held)
+                {
+                    *held = entry;
+                }
+            }
         }
     }
-    let mut addresses: HashMap<SocketAddr, Entry<'s>> = HashMap::with_capacity(pods.len());
-    for entry in pods.into_values() {
-        let held = addresses.entry(entry.observed.address).or_insert(entry);
-        if entry.rank_at_address(seen) > held.rank_at_address(seen) {
-            *held = entry;
+    kept
+}
+
+/// A quick hash of addresses, of which each event meets thousands: FNV-1a (RFC 9923) over words. The API server chooses them,
+/// not a client.
+#[derive(Clone, Debug)]
+struct AddressHasher(u64);
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+impl Default for AddressHasher {
+    fn default() -> AddressHasher {
+        AddressHasher(FNV_OFFSET)
+    }
+}
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
         }
     }
-    let mut merged: Vec<Observed> = addresses.into_values().map(|entry| entry.observed.clone()).collect();
-    merged.sort_unstable_by_key(|observed| observed.id);
-    merged
 }
 
 /// Whose addresses of two families are alternatives.

@@ -116,6 +116,18 @@ impl Endpoint {
         }
     }
 
+    /// Whether `observed` says nothing new, its condition aside.
+    pub(crate) fn is_described_by(&self, observed: &Observed) -> bool {
+        self.name == observed.name
+            && self.address == observed.address
+            && self.uid == observed.uid
+            && self.zone == observed.zone
+            && self.zone_hints == observed.zone_hints
+            && self.node == observed.node
+            && self.weight == observed.weight.max(1)
+            && (observed.deadline.is_none() || observed.deadline == self.deadline)
+    }
+
     /// The next version, in `phase` since `now` unless it was in it before, and serving as `condition` says.
     pub(crate) fn entering(self, phase: Phase, condition: Condition, now: Millis) -> Endpoint {
         let phase_since = if phase == self.phase { self.phase_since } else { now };

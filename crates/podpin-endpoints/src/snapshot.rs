@@ -18,7 +18,8 @@ use podpin_time::Millis;
 #[derive(Debug, Default)]
 pub struct Snapshot {
     endpoints: Vec<Arc<Endpoint>>,
-    index: IdMap<usize>,
+    /// Places in `endpoints`, shared by snapshots of the same endpoints.
+    index: Arc<IdMap<usize>>,
     /// The endpoints of each tier, in the order of [`Tier::ALL`].
     tiers: [WeightedSet; Tier::ALL.len()],
     /// The ready ones that serve each zone; see [`by_zone`].
@@ -47,7 +48,29 @@ impl Snapshot {
         first_list_seen: bool,
         turn: Arc<AtomicU64>,
     ) -> Snapshot {
-        let index = endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.id, index)).collect();
+        let index: IdMap<usize> =
+            endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.id, index)).collect();
+        Snapshot::laid_out(endpoints, Arc::new(index), first_list_seen, turn)
+    }
+
+    /// The same endpoints in the same order, with `changed` ones in their new versions.
+    pub(crate) fn with(&self, changed: &[Arc<Endpoint>], first_list_seen: bool) -> Snapshot {
+        let mut endpoints = self.endpoints.clone();
+        for endpoint in changed {
+            let place = self.index.get(&endpoint.id);
+            if let Some(held) = place.and_then(|place| endpoints.get_mut(*place)) {
+                *held = Arc::clone(endpoint);
+            }
+        }
+        Snapshot::laid_out(endpoints, Arc::clone(&self.index), first_list_seen, Arc::clone(&self.turn))
+    }
+
+    fn laid_out(
+        endpoints: Vec<Arc<Endpoint>>,
+        index: Arc<IdMap<usize>>,
+        first_list_seen: bool,
+        turn: Arc<AtomicU64>,
+    ) -> Snapshot {
         let in_phase = |phase| endpoints.iter().filter(move |endpoint| endpoint.phase == phase);
         let in_tier = |tier| endpoints.iter().filter(move |endpoint| endpoint.tier() == Some(tier));
         let tiers = Tier::ALL.map(|tier| WeightedSet::new(in_tier(tier).cloned().collect()));

@@ -137,6 +137,15 @@ impl BadNameServer {
     }
 }
 
+impl BadNameServer {
+    /// Ends it. Its port is free afterwards.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // It ends as cancelled; what matters is that its socket is closed when this returns.
+        let _cancelled = (&mut self.task).await;
+    }
+}
+
 impl Drop for BadNameServer {
     fn drop(&mut self) {
         self.task.abort();

@@ -648,7 +648,7 @@ mod tests {
                 .unwrap();
             start.elapsed()
         };
-        let best = (3..60).map(&mut change).min().unwrap();
+        let best = (3..303).map(&mut change).min().unwrap();
         let allowed = if cfg!(debug_assertions) { 40_000 } else { 1_000 };
         println!("one endpoint of 2,000: {best:?}");
         assert!(best < Duration::from_micros(allowed), "{best:?}");

@@ -12,7 +12,7 @@ const CHANGES_MAX: u32 = 6;
 /// An endpoint that has not changed for so long is steady, and its next change is logged again.
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 
-/// What to log of a change.
+/// The part of a change that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Logged {
     /// The change itself.

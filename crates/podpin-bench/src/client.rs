@@ -3,6 +3,9 @@
 pub(crate) mod body;
 mod event_lines;
 pub(crate) mod http;
+pub(crate) mod lane;
+pub(crate) mod references;
+pub(crate) mod request;
 pub(crate) mod returning;
 pub(crate) mod socket;
 pub(crate) mod stamps;

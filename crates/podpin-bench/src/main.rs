@@ -1,5 +1,5 @@
-//! The benchmark: what one event stream, one event and one request cost in podpin, beside nginx, HAProxy and a plain
-//! TCP relay in the same run.
+//! The benchmark: what one event stream, one event and one request cost in podpin, beside nginx, HAProxy, Envoy
+//! and a plain TCP relay in the same run.
 //!
 //! Absolute figures drift between machines and hours; the ratios inside one run are the measure
 //! (`docs/performance.md` has the method). This process is the load client and the accountant; pods, relay and proxies

@@ -4,6 +4,7 @@
 pub(crate) mod burst;
 mod churn;
 pub(crate) mod events;
+pub(crate) mod http2;
 pub(crate) mod kill;
 pub(crate) mod latency;
 pub(crate) mod memory;
@@ -14,8 +15,9 @@ pub(crate) mod sessions;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use crate::certificate::{Certificate, Visit};
 use crate::client::target::Target;
@@ -78,6 +80,22 @@ impl Scene<'_> {
     fn setting(&self, directory: PathBuf) -> Setting {
         let certificate = self.certificate.cloned();
         Setting { directory, certificate, beside: Beside::Nothing, upkeep: Upkeep::Left }
+    }
+
+    /// Ends what the pods still hold. A proxy that keeps upstreams of clients that left would run out of descriptors at the
+    /// next wave, and keep the pods busy for the next peer.
+    ///
+    /// # Errors
+    /// If they do not end, or a pod is gone.
+    pub(crate) async fn end_what_is_held(&self) -> anyhow::Result<()> {
+        for _ in 0..100 {
+            if self.pods.streams()? == 0 {
+                return Ok(());
+            }
+            self.pods.end_streams()?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bail!("the pods' streams do not end")
     }
 
     /// Where clients of `protocol` reach `peer`; over TLS with no ticket yet.

@@ -39,13 +39,16 @@ impl Candidate {
             PeerKind::Relay => Some(own_binary()?),
             PeerKind::Haproxy => on_path("haproxy"),
             PeerKind::Nginx => on_path("nginx"),
+            PeerKind::Envoy => on_path("envoy").or_else(envoy_of_setup),
             PeerKind::Podpin | PeerKind::PodpinHandover => podpin_binary(podpin),
         };
         let Some(program) = program else { return Ok(None) };
         let version = match kind {
             PeerKind::Relay => format!("relay {}", env!("CARGO_PKG_VERSION")),
             PeerKind::Haproxy | PeerKind::Nginx => version_of(&program, "-v")?,
-            PeerKind::Podpin | PeerKind::PodpinHandover => version_of(&program, "--version")?,
+            PeerKind::Envoy | PeerKind::Podpin | PeerKind::PodpinHandover => {
+                version_of(&program, "--version")?
+            }
         };
         Ok(Some(Self { kind, program, version }))
     }
@@ -64,6 +67,12 @@ fn podpin_binary(asked: Option<&Path>) -> Option<PathBuf> {
     [beside, PathBuf::from("target/release/podpin")].into_iter().find(|path| path.is_file())
 }
 
+/// Returns the Envoy that `scripts/setup.sh envoy` puts into the target directory, if it is there.
+fn envoy_of_setup() -> Option<PathBuf> {
+    let target = own_binary().ok()?.parent()?.parent()?.join("envoy/bin/envoy");
+    [target, PathBuf::from("target/envoy/bin/envoy")].into_iter().find(|path| path.is_file())
+}
+
 /// Debian keeps daemons in /usr/sbin, which is not on the path of everyone.
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -76,7 +85,7 @@ fn version_of(program: &Path, flag: &str) -> anyhow::Result<String> {
     let said = said.with_context(|| format!("cannot run {}", program.display()))?;
     let text = if said.stdout.is_empty() { said.stderr } else { said.stdout };
     let text = String::from_utf8_lossy(&text).into_owned();
-    Ok(text.lines().next().unwrap_or("unknown").trim().to_owned())
+    Ok(text.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown").trim().to_owned())
 }
 
 /// A running peer.
@@ -141,7 +150,7 @@ impl Peer {
             PeerKind::Haproxy => self.process.send(Signal::USR2)?,
             PeerKind::Nginx => self.process.send(Signal::HUP)?,
             PeerKind::Podpin | PeerKind::PodpinHandover => {}
-            PeerKind::Relay => bail!("the relay is not reloaded"),
+            PeerKind::Relay | PeerKind::Envoy => bail!("{} is not reloaded", self.kind.name()),
         }
         let deadline = Instant::now() + RELOAD_DEADLINE;
         while !self.has_reloaded_since(&before)? {
@@ -254,6 +263,7 @@ fn write_configuration(kind: PeerKind, layout: &Layout<'_>) -> anyhow::Result<Op
         PeerKind::Relay => None,
         PeerKind::Haproxy => Some(write("haproxy.cfg", &peer_config::haproxy(layout))?),
         PeerKind::Nginx => Some(write("nginx.conf", &peer_config::nginx(layout))?),
+        PeerKind::Envoy => Some(write("envoy.json", &peer_config::envoy(layout))?),
         PeerKind::Podpin | PeerKind::PodpinHandover => {
             let handover = if kind == PeerKind::PodpinHandover { "lastEventId" } else { "none" };
             write(ENDPOINTS_FILE, &peer_config::endpoints(layout.pods, layout.beside, 0))?;
@@ -286,6 +296,12 @@ fn arguments(kind: PeerKind, layout: &Layout<'_>, file: Option<PathBuf>) -> (Lea
         PeerKind::Nginx => {
             let prefix = layout.directory.as_os_str().to_owned();
             (LeashSignal::Term, vec!["-p".into(), prefix, "-c".into(), file])
+        }
+        PeerKind::Envoy => {
+            let words = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"];
+            let mut words = words.map(OsString::from).to_vec();
+            words.push(file);
+            (LeashSignal::Kill, words)
         }
         PeerKind::Podpin | PeerKind::PodpinHandover => {
             (LeashSignal::Kill, vec!["run".into(), "--config".into(), file])

@@ -4,10 +4,13 @@
 //! their best: keep-alive connections to the pods, no buffering, timeouts beyond the run. For TLS all have the same
 //! certificate and their defaults, but for what their documentation advises (it is said where); clients offer TLS 1.3 alone.
 
+mod envoy;
+
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 
+pub(crate) use self::envoy::envoy;
 use crate::certificate::Certificate;
 
 /// Where a proxy listens and what lies behind it.
@@ -207,7 +210,8 @@ backend pods
     )
 }
 
-/// nginx. Debian's has no `sticky`: a cookie that it sets itself is hashed over the pods, which costs it no more.
+/// nginx. Debian's has no `sticky`: a cookie that it sets itself is hashed over the pods, which costs it no more. With
+/// `proxy_request_buffering off` it does not write uploads to a file first.
 pub(crate) fn nginx(layout: &Layout<'_>) -> String {
     let mut servers = String::new();
     for address in layout.pods {
@@ -248,6 +252,8 @@ http {{
       proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_buffering off;
+      proxy_request_buffering off;
+      client_max_body_size 0;
       proxy_read_timeout 1h;
       proxy_send_timeout 1h;
       add_header Set-Cookie $new_cookie;
@@ -315,9 +321,20 @@ mod tests {
         assert!(text.contains(&format!("ssl_certificate {chain};")), "{text}");
         assert!(text.contains(&format!("ssl_certificate_key {key};")), "{text}");
 
+        let text = envoy(&layout);
+        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let listeners = &parsed["static_resources"]["listeners"];
+        assert_eq!(listeners[2]["address"]["socket_address"]["port_value"], 3);
+        let tls = &listeners[2]["filter_chains"][0]["transport_socket"]["typed_config"]["common_tls_context"];
+        assert_eq!(tls["tls_certificates"][0]["certificate_chain"]["filename"], chain.as_str());
+        assert_eq!(tls["tls_certificates"][0]["private_key"]["filename"], key.as_str());
+
         let plain = Layout { certificate: None, ..layout };
-        for text in [podpin(&plain, "none"), haproxy(&plain), nginx(&plain)] {
-            assert!(!text.contains("127.0.0.1:3") && !text.contains("bench."), "{text}");
+        for text in [podpin(&plain, "none"), haproxy(&plain), nginx(&plain), envoy(&plain)] {
+            assert!(
+                !text.contains("127.0.0.1:3") && !text.contains("bench.") && !text.contains("https"),
+                "{text}"
+            );
         }
 
         let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();

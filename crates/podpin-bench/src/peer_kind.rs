@@ -13,6 +13,8 @@ pub(crate) enum PeerKind {
     Haproxy,
     /// Debian's `nginx-light`.
     Nginx,
+    /// `envoy`, which Debian does not have (`scripts/setup.sh envoy`).
+    Envoy,
     /// Our own, with every default.
     Podpin,
     /// Our own, with streams that may go on at another pod.
@@ -26,6 +28,7 @@ impl PeerKind {
             Self::Relay => "relay",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
+            Self::Envoy => "envoy",
             Self::Podpin => "podpin",
             Self::PodpinHandover => "podpin-handover",
         }
@@ -34,6 +37,11 @@ impl PeerKind {
     /// Whether it knows HTTP, so that it can give a session to a client.
     pub(crate) fn knows_http(self) -> bool {
         self != Self::Relay
+    }
+
+    /// Whether it serves other pods without a restart as it is set up here; Envoy's endpoints are static.
+    pub(crate) fn is_reloaded(self) -> bool {
+        !matches!(self, Self::Relay | Self::Envoy)
     }
 
     /// Whether clients may speak `protocol` with it.

@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) requests_window: Duration,
     pub(crate) sessions: u32,
     pub(crate) burst_mb: u32,
+    /// Connections, streams or waiting requests whose memory `http2` compares.
+    pub(crate) http2_count: u32,
 }
 
 impl Plan {
@@ -43,6 +45,7 @@ impl Plan {
             requests_window: Duration::from_millis(1_200),
             sessions: 3_000,
             burst_mb: 60,
+            http2_count: 2_000,
         }
     }
 
@@ -57,6 +60,7 @@ impl Plan {
             requests_window: Duration::from_millis(800),
             sessions: 1_500,
             burst_mb: 30,
+            http2_count: 500,
         }
     }
 }

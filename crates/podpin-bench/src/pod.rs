@@ -4,8 +4,11 @@
 //! |---|---|
 //! | `GET /events?rate=R` | event stream: one event at once, then R a second (0 = silence), each in a chunk of its own |
 //! | `GET /burst?mb=N` | event stream: N MB of events as fast as they are taken, then the end of the body |
+//! | `GET /wait` | nothing until `/end`, then a small answer; until then it counts as an open event stream |
+//! | `GET /bytes?count=N` | N bytes with a `Content-Length`, keep-alive |
+//! | `POST` anything, with a `Content-Length` | a small answer after the last byte of the body, keep-alive |
 //! | `GET /stats` | the number of event streams that are open and, after a space, of all requests so far but these |
-//! | `GET /end` | ends every event stream cleanly |
+//! | `GET /end` | ends every event stream cleanly and answers what waits |
 //! | `GET` anything else | a small answer, keep-alive |
 //!
 //! An event is 120 bytes: `id: <12 digits>`, `data: @<19 digits> <port><padding>`, an empty line. The 19 digits are the
@@ -16,6 +19,7 @@
 use std::cell::Cell;
 use std::io::{self, Write};
 use std::rc::Rc;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -37,6 +41,8 @@ const BACKLOG: i32 = 4_096;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// How much of a burst is written at once. Large, so that the pod is never the slowest part.
 const BURST_WRITE_BYTES: usize = 128 * 1024;
+/// How much of a request body is read at once.
+const SINK_BYTES: usize = 64 * 1024;
 const STREAM_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -109,6 +115,7 @@ async fn serve(mut socket: TcpStream, pod: &Pod) -> io::Result<()> {
     let mut head = Vec::with_capacity(1024);
     loop {
         let Some(request) = read_request(&mut socket, &mut head).await? else { return Ok(()) };
+        skip_body(&mut socket, &mut head, request.body_bytes).await?;
         let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
         match path {
             "/stats" => {
@@ -128,6 +135,12 @@ async fn serve(mut socket: TcpStream, pod: &Pod) -> io::Result<()> {
                 return stream_events(&mut socket, pod, number_in(query, "rate"), first).await;
             }
             "/burst" => burst(&mut socket, pod.port, number_in(query, "mb")).await?,
+            "/wait" => {
+                if wait(&mut socket, pod).await? == Waited::UntilTheClientLeft {
+                    return Ok(());
+                }
+            }
+            "/bytes" => send_bytes(&mut socket, number_in(query, "count")).await?,
             _ => answer(&mut socket, "a small answer\n").await?,
         }
     }
@@ -138,19 +151,26 @@ async fn serve(mut socket: TcpStream, pod: &Pod) -> io::Result<()> {
 struct Request {
     target: String,
     last_event_id: Option<u64>,
+    body_bytes: usize,
 }
 
 impl Request {
     fn parse(head: &str) -> Self {
-        let fields = head.lines().filter_map(|line| line.split_once(':'));
-        let last_event_id = fields
-            .filter(|(name, _)| name.eq_ignore_ascii_case("last-event-id"))
-            .find_map(|(_, value)| value.trim().parse().ok());
-        Self { target: head.split(' ').nth(1).unwrap_or("/").to_owned(), last_event_id }
+        Self {
+            target: head.split(' ').nth(1).unwrap_or("/").to_owned(),
+            last_event_id: number_of(head, "last-event-id"),
+            body_bytes: number_of(head, "content-length").unwrap_or(0),
+        }
     }
 }
 
-/// The next request, or nothing when the client closed in between. Requests have no body here.
+/// Returns the number in the field `name` of a head; `None` if there is none.
+fn number_of<N: FromStr>(head: &str, name: &str) -> Option<N> {
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(own, _)| own.eq_ignore_ascii_case(name)).and_then(|(_, value)| value.trim().parse().ok())
+}
+
+/// The next request, or nothing when the client closed in between; `head` keeps the bytes that follow its head.
 async fn read_request(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<Option<Request>> {
     loop {
         if let Some(at) = memchr::memmem::find(head, b"\r\n\r\n") {
@@ -167,6 +187,23 @@ async fn read_request(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<
     }
 }
 
+/// Reads the body that follows a head; its first bytes are in `received` already.
+async fn skip_body(socket: &mut TcpStream, received: &mut Vec<u8>, length: usize) -> io::Result<()> {
+    let there = length.min(received.len());
+    received.drain(..there);
+    let mut left = length - there;
+    let mut sink = Vec::with_capacity(left.min(SINK_BYTES));
+    while left > 0 {
+        sink.clear();
+        let read = (&mut *socket).take(left as u64).read_buf(&mut sink).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        left -= read;
+    }
+    Ok(())
+}
+
 fn number_in(query: &str, name: &str) -> u32 {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs.filter(|(key, _)| *key == name).find_map(|(_, value)| value.parse().ok()).unwrap_or(0)
@@ -177,6 +214,45 @@ async fn answer(socket: &mut TcpStream, body: &str) -> io::Result<()> {
     let text =
         format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n{body}");
     socket.write_all(text.as_bytes()).await
+}
+
+/// The reason why a wait ended.
+#[derive(PartialEq, Eq)]
+enum Waited {
+    UntilTold,
+    UntilTheClientLeft,
+}
+
+/// Answers when all are told to end.
+async fn wait(socket: &mut TcpStream, pod: &Pod) -> io::Result<Waited> {
+    let open = OpenStream::new(pod);
+    let mut sink = [0_u8; 64];
+    tokio::select! {
+        () = pod.end_streams.notified() => {}
+        // The proxy sends no other request before the answer.
+        _ = socket.read(&mut sink) => return Ok(Waited::UntilTheClientLeft),
+    }
+    drop(open);
+    answer(socket, "a late answer\n").await?;
+    Ok(Waited::UntilTold)
+}
+
+/// A response whose body has so many bytes, written in blocks of [`BURST_WRITE_BYTES`].
+async fn send_bytes(socket: &mut TcpStream, count: u32) -> io::Result<()> {
+    static BLOCK: [u8; BURST_WRITE_BYTES] = [b'x'; BURST_WRITE_BYTES];
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {count}\r\n\r\n"
+    );
+    let mut left = usize::try_from(count).unwrap_or(0);
+    let mut out = head.into_bytes();
+    while left > 0 {
+        let block = BLOCK.get(..left.min(BURST_WRITE_BYTES)).unwrap_or_default();
+        left -= block.len();
+        out.extend_from_slice(block);
+        socket.write_all(&out).await?;
+        out.clear();
+    }
+    Ok(())
 }
 
 /// The event `first` at once, then `rate` a second.
@@ -277,9 +353,25 @@ mod tests {
     fn a_request_says_what_it_wants_and_which_event_it_saw_last() {
         let request =
             Request::parse("GET /events?rate=1 HTTP/1.1\r\nHost: a:1\r\nlast-event-id: 000000000041");
-        assert_eq!(request, Request { target: "/events?rate=1".to_owned(), last_event_id: Some(41) });
-        let request = Request::parse("GET / HTTP/1.1\r\nHost: a\r\nX-Last-Event-ID: 3");
-        assert_eq!(request, Request { target: "/".to_owned(), last_event_id: None });
+        let target = "/events?rate=1".to_owned();
+        assert_eq!(request, Request { target, last_event_id: Some(41), body_bytes: 0 });
+        let request = Request::parse("POST / HTTP/1.1\r\nHost: a\r\nX-Last-Event-ID: 3\r\nContent-Length: 7");
+        assert_eq!(request, Request { target: "/".to_owned(), last_event_id: None, body_bytes: 7 });
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_to_its_end_and_not_beyond() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut socket, _) = listener.accept().await.unwrap();
+        client.write_all(b"defgGET /next HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut received = b"abc".to_vec();
+        skip_body(&mut socket, &mut received, 2).await.unwrap();
+        assert_eq!(received, b"c");
+        skip_body(&mut socket, &mut received, 5).await.unwrap();
+        assert!(received.is_empty());
+        let request = read_request(&mut socket, &mut received).await.unwrap().unwrap();
+        assert_eq!(request.target, "/next");
     }
 
     #[test]

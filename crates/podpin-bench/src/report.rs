@@ -1,27 +1,38 @@
 //! The figures of a run: every round's, their medians, podpin's ratios to its peers; as a table and as JSON.
 
+mod goal;
+
 use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use self::goal::Figures;
+pub(crate) use self::goal::Goal;
 use crate::peer_kind::PeerKind;
 
 /// The name and unit of a figure.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Measure {
     /// Name of the line in the table.
     pub(crate) name: String,
     pub(crate) unit: &'static str,
     /// Digits after the point.
     pub(crate) digits: usize,
+    /// The bound for podpin, where there is one.
+    goal: Option<Goal>,
 }
 
 impl Measure {
     /// A figure of that name.
     pub(crate) fn new(name: impl Into<String>, unit: &'static str, digits: usize) -> Self {
-        Self { name: name.into(), unit, digits }
+        Self { name: name.into(), unit, digits, goal: None }
+    }
+
+    /// The same, with a goal beside it.
+    pub(crate) fn with_goal(self, goal: Goal) -> Self {
+        Self { goal: Some(goal), ..self }
     }
 }
 
@@ -37,9 +48,40 @@ struct Row {
     measure: Measure,
     /// In the order of the rounds.
     figures: Vec<(PeerKind, f64)>,
+    /// Peers that refuse what is measured.
+    refused: Vec<PeerKind>,
+}
+
+/// A row among the others, for its goal.
+struct InReport<'a> {
+    row: &'a Row,
+    report: &'a Report,
+}
+
+impl Figures for InReport<'_> {
+    fn of_peer(&self, peer: PeerKind) -> Option<f64> {
+        self.row.median(peer)
+    }
+
+    fn of_row(&self, name: &str) -> Option<f64> {
+        let row = self.report.rows.iter().find(|row| row.measure.name == name)?;
+        row.median(PeerKind::Podpin)
+    }
 }
 
 impl Row {
+    fn new(measure: &Measure) -> Self {
+        Self { measure: measure.clone(), figures: Vec::new(), refused: Vec::new() }
+    }
+
+    /// The cell of `peer` in the table.
+    fn shown(&self, peer: PeerKind) -> String {
+        match self.median(peer) {
+            None if self.refused.contains(&peer) => "refused".to_owned(),
+            median => shown(median, self.measure.digits),
+        }
+    }
+
     fn rounds(&self, peer: PeerKind) -> Vec<f64> {
         self.figures.iter().filter(|(of, _)| *of == peer).map(|(_, figure)| *figure).collect()
     }
@@ -58,10 +100,22 @@ impl Row {
 impl Report {
     /// Adds one round's figure.
     pub(crate) fn add(&mut self, measure: &Measure, peer: PeerKind, figure: f64) {
-        match self.rows.iter_mut().find(|row| row.measure == *measure) {
-            Some(row) => row.figures.push((peer, figure)),
-            None => self.rows.push(Row { measure: measure.clone(), figures: vec![(peer, figure)] }),
-        }
+        self.row(measure).figures.push((peer, figure));
+    }
+
+    /// Says that `peer` refuses what is measured.
+    pub(crate) fn add_refusal(&mut self, measure: &Measure, peer: PeerKind) {
+        self.row(measure).refused.push(peer);
+    }
+
+    fn row(&mut self, measure: &Measure) -> &mut Row {
+        let known = self.rows.iter().position(|row| row.measure == *measure);
+        let place = known.unwrap_or_else(|| {
+            self.rows.push(Row::new(measure));
+            self.rows.len() - 1
+        });
+        #[expect(clippy::indexing_slicing, reason = "the place was found or made just above")]
+        &mut self.rows[place]
     }
 
     /// Adds a line below the table.
@@ -89,14 +143,20 @@ impl Report {
         for peer in &others {
             let _ = write!(text, " {:>10}", format!("÷ {}", peer.name()));
         }
+        if self.rows.iter().any(|row| row.measure.goal.is_some()) {
+            text.push_str("  goal");
+        }
         text.push('\n');
         for row in &self.rows {
             let _ = write!(text, "{:width$}", format!("{}, {}", row.measure.name, row.measure.unit));
             for peer in peers {
-                let _ = write!(text, " {:>10}", shown(row.median(*peer), row.measure.digits));
+                let _ = write!(text, " {:>10}", row.shown(*peer));
             }
             for peer in &others {
                 let _ = write!(text, " {:>10}", shown(row.ratio(*peer), 2));
+            }
+            if let Some(goal) = self.goal_of(row) {
+                let _ = write!(text, "  {goal}");
             }
             text.push('\n');
         }
@@ -106,30 +166,39 @@ impl Report {
         text
     }
 
+    /// The goal of a row as the table shows it.
+    fn goal_of(&self, row: &Row) -> Option<String> {
+        let goal = row.measure.goal.as_ref()?;
+        Some(goal.shown(row.measure.digits, &InReport { row, report: self }))
+    }
+
     /// Writes all rounds, medians and ratios to `path`; `run` says what was measured and where.
     pub(crate) fn write_json(&self, path: &Path, peers: &[PeerKind], run: Value) -> anyhow::Result<()> {
-        let rows: Vec<Value> = self.rows.iter().map(|row| row_as_json(row, peers)).collect();
+        let rows: Vec<Value> = self.rows.iter().map(|row| self.row_as_json(row, peers)).collect();
         let document = json!({ "run": run, "rows": rows, "notes": self.notes });
         let text = serde_json::to_string_pretty(&document)?;
         std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
     }
-}
 
-fn row_as_json(row: &Row, peers: &[PeerKind]) -> Value {
-    let of_each = |figure: &dyn Fn(PeerKind) -> Value| -> Value {
-        peers
-            .iter()
-            .map(|peer| (peer.name().to_owned(), figure(*peer)))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
-    };
-    json!({
-        "name": row.measure.name,
-        "unit": row.measure.unit,
-        "median": of_each(&|peer| json!(row.median(peer))),
-        "rounds": of_each(&|peer| json!(row.rounds(peer))),
-        "podpinRatioTo": of_each(&|peer| json!(row.ratio(peer))),
-    })
+    fn row_as_json(&self, row: &Row, peers: &[PeerKind]) -> Value {
+        let of_each = |figure: &dyn Fn(PeerKind) -> Value| -> Value {
+            peers
+                .iter()
+                .map(|peer| (peer.name().to_owned(), figure(*peer)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        };
+        let refused: Vec<&str> = row.refused.iter().map(|peer| peer.name()).collect();
+        json!({
+            "name": row.measure.name,
+            "unit": row.measure.unit,
+            "median": of_each(&|peer| json!(row.median(peer))),
+            "rounds": of_each(&|peer| json!(row.rounds(peer))),
+            "podpinRatioTo": of_each(&|peer| json!(row.ratio(peer))),
+            "refusedBy": refused,
+            "goal": self.goal_of(row),
+        })
+    }
 }
 
 fn shown(figure: Option<f64>, digits: usize) -> String {
@@ -189,5 +258,25 @@ mod tests {
         let table = report.table(&[PeerKind::Relay, PeerKind::Nginx, PeerKind::Podpin]);
         let cells: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(cells, ["event,", "µs", "20.0", "–", "30.0", "1.50", "–"]);
+        assert!(!table.contains("goal"), "{table}");
+    }
+
+    #[test]
+    fn a_row_has_its_goal_and_says_who_refuses() {
+        let mut report = Report::default();
+        let plain = Measure::new("HTTP/1.1 event", "µs", 1);
+        let goal = Goal::AtMostRow { name: plain.name.clone(), shown: "1.05 × HTTP/1.1", times: 1.05 };
+        let measure = Measure::new("event", "µs", 1).with_goal(goal);
+        let pinned = Measure::new("bomb", "KiB", 1).with_goal(Goal::Refused);
+        report.add(&plain, PeerKind::Podpin, 10.0);
+        report.add(&measure, PeerKind::Podpin, 11.0);
+        report.add(&pinned, PeerKind::Nginx, 66.0);
+        report.add_refusal(&pinned, PeerKind::Podpin);
+        let table = report.table(&[PeerKind::Nginx, PeerKind::Podpin]);
+        let lines: Vec<&str> = table.lines().map(str::trim_end).collect();
+        assert!(lines[0].ends_with("  goal"), "{table}");
+        assert!(lines[1].ends_with("10.0          –"), "{table}");
+        assert!(lines[2].ends_with("11.0          –  ≤ 1.05 × HTTP/1.1, missed"), "{table}");
+        assert!(lines[3].ends_with("66.0    refused          –  refused"), "{table}");
     }
 }

@@ -10,11 +10,11 @@ use tokio::task::LocalSet;
 
 use crate::certificate::Certificate;
 use crate::cli::{
-    BurstArgs, EventsArgs, KillArgs, LatencyArgs, MemoryArgs, ReloadArgs, RequestsArgs, Role, Security,
-    SessionsArgs, Settings,
+    BurstArgs, EventsArgs, Http2Args, KillArgs, LatencyArgs, MemoryArgs, ReloadArgs, RequestsArgs, Role,
+    Security, SessionsArgs, Settings,
 };
 use crate::leash::raise_file_limit;
-use crate::measure::{Scene, burst, events, kill, latency, memory, reload, requests, scale, sessions};
+use crate::measure::{Scene, burst, events, http2, kill, latency, memory, reload, requests, scale, sessions};
 use crate::peer::{Candidate, Peer};
 use crate::peer_kind::PeerKind;
 use crate::plan::Plan;
@@ -85,6 +85,10 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
     match role {
         Role::Memory(_) => return Ok(()),
         Role::Scale => return scale::measure(scene, report).await,
+        Role::Http2(arguments) => return http2::measure(scene, arguments, report).await,
+        Role::Tls(arguments) if arguments.h2 => {
+            http2::measure(scene, &Http2Args { parts: Vec::new(), count: None }, report).await?;
+        }
         Role::Kill(arguments) => return kill::measure(scene, arguments, report).await,
         Role::Reload(arguments) => return reload::measure(scene, arguments, report).await,
         Role::All => {
@@ -111,7 +115,7 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
             latency::measure(scene, &peers, &LatencyArgs { streams: 50, rate: 10 }, report).await?;
             burst::measure(scene, &peers, &BurstArgs { mb: None }, report).await?;
         }
-        Role::Memory(_) | Role::Scale | Role::Kill(_) | Role::Reload(_) => {}
+        Role::Memory(_) | Role::Scale | Role::Http2(_) | Role::Kill(_) | Role::Reload(_) => {}
         Role::Pod(_) | Role::Relay(_) | Role::Leash(_) => {}
     }
     Ok(())
@@ -136,7 +140,7 @@ fn wants_tls(role: &Role) -> bool {
         | Role::Events(EventsArgs { security, .. })
         | Role::Requests(RequestsArgs { security, .. })
         | Role::Sessions(SessionsArgs { security, .. }) => security.tls,
-        Role::Tls(_) => true,
+        Role::Tls(_) | Role::Http2(_) => true,
         _ => false,
     }
 }
@@ -189,7 +193,7 @@ fn most_streams(files: u64, protocol: Protocol) -> u32 {
 
 fn find_candidates(settings: &Settings) -> anyhow::Result<Vec<Candidate>> {
     let asked = !settings.peers.is_empty();
-    let all = [PeerKind::Relay, PeerKind::Haproxy, PeerKind::Nginx, PeerKind::Podpin];
+    let all = [PeerKind::Relay, PeerKind::Haproxy, PeerKind::Nginx, PeerKind::Envoy, PeerKind::Podpin];
     let kinds = if asked { settings.peers.as_slice() } else { &all };
     let mut candidates = Vec::new();
     for kind in kinds {
@@ -200,7 +204,10 @@ fn find_candidates(settings: &Settings) -> anyhow::Result<Vec<Candidate>> {
             }
             None if asked => bail!("{} is not installed here", kind.name()),
             None if *kind == PeerKind::Podpin => bail!("no podpin binary: cargo build --release -p podpin"),
-            None => eprintln!("{}: not installed, left out (scripts/setup.sh bench)", kind.name()),
+            None => {
+                let purpose = if *kind == PeerKind::Envoy { "envoy" } else { "bench" };
+                eprintln!("{}: not installed, left out (scripts/setup.sh {purpose})", kind.name());
+            }
         }
     }
     Ok(candidates)

@@ -172,3 +172,103 @@ fn log_report(service: &str, subject: &DrainSubject, report: &DrainReport, took:
         "drained"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use podpin_drain::{DrainMember, DrainState, EndKind, Mobility, StreamEnd};
+    use podpin_endpoints::EndpointId;
+    use podpin_proxy::balance::service::{Kind, Operation};
+    use podpin_proxy::stream_registry::Opening;
+
+    use super::*;
+    use crate::fixture;
+
+    const TWO: &str = "{a: {discovery: {static: [{name: pod, address: \"127.0.0.1:3\"}]}, drain: {spread: 0s}}, \
+                       b: {discovery: {static: []}}}";
+
+    /// Opens a stream on the only endpoint of service `a`.
+    fn open(shared: &Shared) -> Arc<StreamRecord> {
+        let route = Arc::clone(&shared.snapshot().routes[0]);
+        let endpoint = Arc::clone(&route.service.view().snapshot.endpoints()[0]);
+        let opening = Opening {
+            kind: Kind::Stream,
+            route,
+            endpoint,
+            client: [127, 0, 0, 1].into(),
+            session: Some([1; 16]),
+            since: clock::now(),
+            mobility: Mobility::DrainOnly,
+        };
+        shared.streams.open(|id| opening.into_record(id))
+    }
+
+    fn metric(shared: &Shared, name: &str, part: &str) -> f64 {
+        let text = String::from_utf8(shared.metrics.render()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(part));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    #[test]
+    fn a_stream_of_an_endpoint_that_drains_gets_its_moment_and_its_client_is_awaited() {
+        let shared = fixture::started(&fixture::config(TWO));
+        let mut drains = Drains::new(Arc::clone(&shared));
+        let (stream, mut now) = (open(&shared), clock::now());
+        assert_eq!(drains.turn(now), NOTHING, "nothing goes on");
+        let id: EndpointId = stream.endpoint().id;
+        stream.route.service.operate(&id, Operation::Drain).unwrap();
+        while stream.drain().state() != DrainState::Leaving {
+            now = now.after(drains.turn(now));
+        }
+        assert!(stream.drain().poll(&Context::from_waker(Waker::noop())).is_some());
+        shared.streams.close(&stream, StreamEnd { kind: EndKind::Graceful, is_awaited: true }, now);
+        let service = Arc::clone(&stream.route.service);
+        assert_eq!(service.drain.reconnects().away(), 1);
+        // Longer than `drain.returnWindow`: the client is lost, and that is counted.
+        drains.turn(now.after(Duration::from_secs(3_600)));
+        assert_eq!((service.drain.reconnects().away(), service.drain.open_streams()), (0, 0));
+        assert_eq!(metric(&shared, "podpin_reconnects_total", "outcome=\"lost\""), 1.0);
+    }
+
+    #[test]
+    fn a_service_that_a_reload_removed_is_followed_until_its_last_stream_has_left() {
+        let shared = fixture::started(&fixture::config(TWO));
+        let mut drains = Drains::new(Arc::clone(&shared));
+        let (stream, mut now) = (open(&shared), clock::now());
+        let before = shared.snapshot();
+        let other = fixture::started(&fixture::config("{c: {discovery: {static: []}}}"));
+        let next = ConfigSnapshot {
+            table: Arc::clone(&other.snapshot().table),
+            services: before.services.iter().filter(|service| &*service.name == "b").cloned().collect(),
+            routes: Arc::new([]),
+            ..(*before).clone()
+        };
+        before.withdraw_routes_missing_in(&next);
+        shared.replace(Arc::new(next));
+        drop(before);
+        while stream.drain().state() != DrainState::Leaving {
+            now = now.after(drains.turn(now));
+        }
+        assert_eq!(drains.services.len(), 2);
+        shared.streams.close(&stream, StreamEnd { kind: EndKind::Graceful, is_awaited: false }, now);
+        drop(stream);
+        (0..3).for_each(|_| now = now.after(drains.turn(now)));
+        let left: Vec<&str> = drains.services.iter().map(|drain| &*drain.service.name).collect();
+        assert_eq!(left, ["b"]);
+        // And one that a reload brings is followed from its turn on.
+        shared.replace(other.snapshot());
+        drains.turn(now);
+        assert!(drains.services.iter().any(|drain| &*drain.service.name == "c"));
+    }
+
+    #[test]
+    fn disconnects_beyond_the_budget_are_counted() {
+        let shared = fixture::started(&fixture::config(TWO));
+        let service = Arc::clone(&shared.snapshot().services[0]);
+        note(&service, &Fact::BudgetExceeded { streams: 3 });
+        note(&service, &Fact::ClientsLost { clients: 2 });
+        assert_eq!(metric(&shared, "podpin_disconnect_budget_exceeded_total", "service=\"a\""), 3.0);
+        assert_eq!(metric(&shared, "podpin_reconnects_total", "outcome=\"lost\""), 2.0);
+    }
+}

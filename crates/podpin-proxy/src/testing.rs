@@ -6,15 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use podpin_affinity::{Key, Keyring};
+use http::header::HeaderMap;
+use http::{Method, Version};
+use podpin_affinity::{Key, Keyring, SessionId};
 use podpin_config::Config;
 use podpin_drain::{DrainController, DrainMember, DrainPolicy, DrainState, Mobility};
 use podpin_endpoints::{Condition, DrainTimes, EndpointId, Observed, Update};
+use podpin_wire::client::Client;
+use podpin_wire::http1::body::BodyDecoder;
+use podpin_wire::http1::request_head::RequestHead;
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::{FirstList, Kind, Operation, ServiceParts, ServiceState, TableWriter};
 use crate::clock;
+use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse};
 use crate::http::filters::RouteFilters;
+use crate::net::transport::Transport;
+use crate::request_context::RequestContext;
 use crate::routing::route::Route;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::routing::table::RouteTable;
@@ -28,6 +37,14 @@ pub(crate) async fn connected() -> (TcpStream, TcpStream) {
     let peer = TcpStream::connect(listener.local_addr().unwrap());
     let (peer, accepted) = tokio::join!(peer, listener.accept());
     (peer.unwrap(), accepted.unwrap().0)
+}
+
+/// Returns the response to a request without a body on this connection, which may carry another one.
+pub(crate) fn pending(client: TcpStream) -> PendingResponse {
+    let connection = IdleConnection { transport: Transport::Plain(client), ahead: Default::default() };
+    let body = BodyDecoder::Done;
+    let terms = Http1Terms { body, is_http10: false, keep_alive: true, expects_continue: false };
+    PendingResponse::http1(connection, terms, None)
 }
 
 /// Shared state with one service, `chat`, and its endpoints.
@@ -45,16 +62,22 @@ impl Scene {
 
     /// A scene whose service has these lines in its configuration.
     pub(crate) fn with(service: &str, endpoints: &[(&str, SocketAddr)]) -> Scene {
+        Scene::named("chat", service, endpoints)
+    }
+
+    /// A scene with a service of this name.
+    pub(crate) fn named(name: &str, service: &str, endpoints: &[(&str, SocketAddr)]) -> Scene {
         let text = "listeners: [{name: http, address: 127.0.0.1:1}]\nadmin: {address: 127.0.0.1:2}\n\
                     affinityKeys: ephemeral\nroutes: [{service: chat}]\nservices:\n  chat:\n    \
                     discovery: {static: [{name: pod-a, address: \"127.0.0.1:3\"}]}\n";
         let lines = service.lines().map(|line| format!("    {line}\n"));
         let text = std::iter::once(text.to_owned()).chain(lines).collect::<String>();
+        let text = text.replace("chat", name);
         let config = Config::parse(&text, "test", Path::new("")).unwrap();
         let (registry, metrics) = (Arc::new(StreamRegistry::new()), Metrics::new("0").unwrap());
         let settings = config.services[0].clone();
         let parts = ServiceParts {
-            metrics: metrics.service("chat"),
+            metrics: metrics.service(name),
             drain: registry.inbox(),
             tls: None,
             first_list: FirstList::Awaited,
@@ -67,7 +90,7 @@ impl Scene {
         let inbox = Arc::clone(&service.drain);
         let drains = DrainController::new(Arc::clone(&registry), inbox, policy, clock::now());
         let route = Arc::new(Route {
-            name: "chat".into(),
+            name: name.into(),
             service: Arc::clone(&service),
             filters: RouteFilters::new(&config.routes[0]),
             withdrawn: Arc::new(AtomicBool::new(false)),
@@ -85,6 +108,26 @@ impl Scene {
             access_log: None,
         };
         Scene { shared: Arc::new(Shared::new(snapshot, metrics, registry)), route, drains }
+    }
+
+    /// A request of a client without a session, with these header fields.
+    pub(crate) fn context(&self, headers: HeaderMap) -> RequestContext {
+        let client = Client::of([192, 0, 2, 7].into(), false, &headers, &[]);
+        let head = RequestHead {
+            method: Method::GET,
+            target: "/a?b".to_owned(),
+            version: Version::HTTP_11,
+            headers,
+            authority: String::new(),
+        };
+        let shared = Arc::clone(&self.shared);
+        RequestContext { snapshot: shared.snapshot(), shared, head, client, began: clock::now() }
+    }
+
+    /// A request of a client that is pinned to this endpoint, and may wait for it.
+    pub(crate) fn pinned_to(&self, endpoint: &str) -> RoutedRequest {
+        let (id, session) = (EndpointId::of_pod(endpoint, 80), SessionId::from_bytes([1; 16]));
+        RoutedRequest { may_wait: true, ..RoutedRequest::of_stream(Arc::clone(&self.route), session, id) }
     }
 
     /// Returns the sum of the samples whose line begins with `name` and has all these parts.

@@ -141,3 +141,69 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream as StdStream;
+
+    use podpin_config::ProxyProtocol;
+
+    use super::*;
+    use crate::net::listener::ListenerSettings;
+    use crate::routing::snapshot::ConfigSnapshot;
+    use crate::testing::Scene;
+
+    /// Puts a configuration with one listener in force.
+    fn listen(shared: &Shared, proxy_protocol: ProxyProtocol) {
+        let settings = ListenerSettings { name: "http".into(), h2c: false, tls: None, proxy_protocol };
+        let snapshot = shared.snapshot();
+        let listeners = Arc::new([Arc::new(settings)]);
+        shared.replace(Arc::new(ConfigSnapshot { listeners, ..(*snapshot).clone() }));
+    }
+
+    fn answer(address: SocketAddr) -> String {
+        let mut client = StdStream::connect(address).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        // A connection that is refused may be reset, which is no answer either.
+        match client.read_to_string(&mut text) {
+            Ok(_) | Err(_) => text,
+        }
+    }
+
+    #[test]
+    fn a_worker_accepts_follows_a_reload_and_ends_when_it_is_stopped() {
+        let scene = Scene::new(&[]);
+        listen(&scene.shared, ProxyProtocol::Off);
+        let socket = StdListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        // The settings of a listener that the configuration does not have are those of no socket.
+        let unknown = BoundListener { name: "unknown".into(), index: 7, socket: socket.try_clone().unwrap() };
+        let bound = [unknown, BoundListener { name: "http".into(), index: 0, socket }];
+        let (stop, stopped) = watch::channel(false);
+        let worker = start(0, Arc::clone(&scene.shared), &bound, stopped).unwrap();
+        assert!(answer(address).starts_with("HTTP/1.1 404 "), "served on the listener that is known");
+        listen(&scene.shared, ProxyProtocol::Required);
+        assert_eq!(answer(address), "", "the next connection lacks its PROXY header");
+        listen(&scene.shared, ProxyProtocol::Off);
+        assert!(answer(address).starts_with("HTTP/1.1 404 "));
+        stop.send(true).unwrap();
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn only_errors_of_the_process_make_accepting_pause() {
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Other, OutOfMemory};
+        for (kind, expected) in [
+            (ConnectionAborted, true),
+            (ConnectionReset, true),
+            (ConnectionRefused, true),
+            (OutOfMemory, false),
+            (Other, false),
+        ] {
+            assert_eq!(is_of_one_connection(&kind.into()), expected, "{kind}");
+        }
+    }
+}

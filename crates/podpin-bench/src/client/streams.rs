@@ -16,7 +16,7 @@ use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::task::JoinSet;
 
 use super::body::Body;
-use super::http::stream_request;
+use super::request::Request;
 use super::stamps::Stamps;
 use super::streams_h2;
 use super::tally::Tally;
@@ -39,16 +39,16 @@ impl Streams {
     /// Opens the streams; done when the first event of each has come.
     ///
     /// # Errors
-    /// When one of them fails or ends, or not all are open in time.
+    /// If one of them fails or ends, or not all are open in time.
     pub(crate) async fn open(wanted: Wanted) -> anyhow::Result<Self> {
         let tally = Rc::new(Tally::new());
         let mut tasks = JoinSet::new();
-        let path = format!("/events?rate={}", wanted.rate);
+        let request = Request::event_stream(&format!("/events?rate={}", wanted.rate), wanted.accept);
         if wanted.target.protocol.is_h2() {
-            streams_h2::open(&mut tasks, &wanted, &path, &tally);
+            streams_h2::open(&mut tasks, &wanted, &request, &tally)?;
         } else {
             let target = Rc::new(wanted.target);
-            let request: Rc<str> = stream_request(&path).into();
+            let request: Rc<str> = request.http1_head().into();
             for _ in 0..wanted.count {
                 tasks.spawn_local(hold(Rc::clone(&target), Rc::clone(&request), Rc::clone(&tally)));
             }

@@ -5,37 +5,45 @@ use std::rc::Rc;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::Request;
 use tokio::task::JoinSet;
 
+use super::request::{Prepared, Request};
 use super::stamps::Stamps;
 use super::tally::{Tally, Wanted};
 use super::target::Target;
-use crate::certificate::HOST;
-use crate::protocol::STREAMS_ON_A_CONNECTION;
 
 /// Adds the tasks that hold the streams to `tasks`.
-pub(super) fn open(tasks: &mut JoinSet<()>, wanted: &Wanted, path: &str, tally: &Rc<Tally>) {
-    let scheme = if wanted.target.protocol.is_tls() { "https" } else { "http" };
-    let uri: Rc<str> = format!("{scheme}://{HOST}{path}").into();
-    let target = Rc::new(wanted.target.clone());
+///
+/// # Errors
+/// If the request is none for HTTP/2.
+pub(super) fn open(
+    tasks: &mut JoinSet<()>,
+    wanted: &Wanted,
+    request: &Request,
+    tally: &Rc<Tally>,
+) -> anyhow::Result<()> {
+    let Prepared::Http2(head, _) = request.prepare(wanted.target.protocol)? else {
+        bail!("streams that share a connection are HTTP/2's");
+    };
+    let (target, head) = (Rc::new(wanted.target.clone()), Rc::from(head));
     let mut left = wanted.count;
     while left > 0 {
-        let count = left.min(STREAMS_ON_A_CONNECTION);
+        let count = left.min(wanted.on_a_connection);
         left -= count;
-        let (target, uri, tally) = (Rc::clone(&target), Rc::clone(&uri), Rc::clone(tally));
+        let (target, head, tally) = (Rc::clone(&target), Rc::clone(&head), Rc::clone(tally));
         tasks.spawn_local(async move {
-            if let Err(error) = hold_connection(&target, &uri, count, &tally).await {
+            if let Err(error) = hold_connection(&target, &head, count, &tally).await {
                 tally.count_end(&error);
             }
         });
     }
+    Ok(())
 }
 
 /// Holds one connection and its streams; returns only with an error.
 async fn hold_connection(
     target: &Target,
-    uri: &Rc<str>,
+    head: &Rc<http::Request<()>>,
     count: u32,
     tally: &Rc<Tally>,
 ) -> anyhow::Result<()> {
@@ -43,9 +51,9 @@ async fn hold_connection(
     let (requests, connection) = h2::client::handshake(socket).await.context("no HTTP/2")?;
     let mut streams = JoinSet::new();
     for _ in 0..count {
-        let (requests, uri, tally) = (requests.clone(), Rc::clone(uri), Rc::clone(tally));
+        let (requests, head, tally) = (requests.clone(), Rc::clone(head), Rc::clone(tally));
         streams.spawn_local(async move {
-            if let Err(error) = hold_stream(requests, &uri, &tally).await {
+            if let Err(error) = hold_stream(requests, &head, &tally).await {
                 tally.count_end(&error);
             }
         });
@@ -55,14 +63,14 @@ async fn hold_connection(
     bail!("the proxy ended the connection")
 }
 
-async fn hold_stream(requests: SendRequest<Bytes>, uri: &str, tally: &Tally) -> anyhow::Result<()> {
+async fn hold_stream(
+    requests: SendRequest<Bytes>,
+    head: &http::Request<()>,
+    tally: &Tally,
+) -> anyhow::Result<()> {
     let permit = tally.opening.acquire().await?;
     let mut requests = requests.ready().await?;
-    let request = Request::get(uri)
-        .header("accept", "text/event-stream")
-        .header("cache-control", "no-cache")
-        .body(())?;
-    let (response, _) = requests.send_request(request, true)?;
+    let (response, _) = requests.send_request(head.clone(), true)?;
     drop(requests);
     let response = response.await?;
     if response.status() != 200 {

@@ -4,9 +4,11 @@ use std::cell::{Cell, RefCell};
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::request::Accept;
 use super::stamps::Stamps;
 use super::target::Target;
 use crate::clock::now_ns;
+use crate::protocol::STREAMS_ON_A_CONNECTION;
 
 /// Streams being opened at the same time: keeps every proxy busy and every backlog short.
 pub(super) const OPENING_AT_ONCE: usize = 64;
@@ -18,6 +20,17 @@ pub(crate) struct Wanted {
     pub(crate) count: u32,
     /// Events a second on each stream; 0 for the first event and then silence.
     pub(crate) rate: u32,
+    /// Streams that share a connection, over HTTP/2.
+    pub(crate) on_a_connection: u32,
+    pub(crate) accept: Accept,
+}
+
+impl Wanted {
+    /// Announced streams; over HTTP/2 a hundred share a connection.
+    pub(crate) fn new(target: Target, count: u32, rate: u32) -> Self {
+        let on_a_connection = STREAMS_ON_A_CONNECTION;
+        Self { target, count, rate, on_a_connection, accept: Accept::EventStream }
+    }
 }
 
 /// Counters that all streams share.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{Scene, each, progress};
 use crate::cli::BurstArgs;
 use crate::client::body::Body;
-use crate::client::http::stream_request;
+use crate::client::request::{Accept, Request};
 use crate::client::socket::connect;
 use crate::client::stamps::Stamps;
 use crate::peer::Peer;
@@ -43,7 +43,8 @@ pub(crate) async fn measure(
 async fn read(peer: &Peer, mb: u32) -> anyhow::Result<u64> {
     let mut stream = connect(peer.http).await?;
     let cpu_ns = peer.cpu_ns()?;
-    stream.write_all(stream_request(&format!("/burst?mb={mb}")).as_bytes()).await?;
+    let request = Request::event_stream(&format!("/burst?mb={mb}"), Accept::EventStream);
+    stream.write_all(request.http1_head().as_bytes()).await?;
     let mut buffer = vec![0; READ_BYTES];
     let mut body = Body::new();
     let mut stamps = Stamps::default();

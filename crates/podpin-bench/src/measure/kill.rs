@@ -131,7 +131,7 @@ async fn read(
         scene.start_apart(&contender.candidate, &directory, scene.pods.addresses(), Upkeep::Left).await?;
     let target = scene.target(&peer, Protocol::Http1, Visit::First)?;
     let delay = Duration::from_millis(u64::from(delay_ms));
-    let clients = Returning::open(Wanted { target, count, rate }, delay).await?;
+    let clients = Returning::open(Wanted::new(target, count, rate), delay).await?;
     tokio::time::sleep(scene.plan.warm_up).await;
     if clients.ended(|_| true) > 0 {
         bail!("streams ended before a pod died");

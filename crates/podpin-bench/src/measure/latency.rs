@@ -47,7 +47,7 @@ pub(crate) async fn measure(
 /// p50 and p99 in µs.
 async fn read(scene: &Scene<'_>, target: SocketAddr, arguments: &LatencyArgs) -> anyhow::Result<[f64; 2]> {
     let LatencyArgs { streams: count, rate } = *arguments;
-    let streams = Streams::open(Wanted { target: Target::plain(target), count, rate }).await?;
+    let streams = Streams::open(Wanted::new(Target::plain(target), count, rate)).await?;
     tokio::time::sleep(scene.plan.warm_up).await;
     streams.keep_latencies();
     tokio::time::sleep(scene.plan.latency_window).await;

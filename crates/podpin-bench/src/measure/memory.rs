@@ -59,10 +59,10 @@ async fn read(
 ) -> anyhow::Result<Readings> {
     let peer = scene.start(candidate).await?;
     let target = scene.target(&peer, protocol, Visit::First)?;
-    let wanted = |count| Wanted { target: target.clone(), count, rate: 0 };
+    let wanted = |count| Wanted::new(target.clone(), count, 0);
     let rest = scene.plan.memory_rest;
     Streams::open(wanted(WARM_UP_STREAMS)).await?.close().await;
-    end_what_is_held(scene).await?;
+    scene.end_what_is_held().await?;
     tokio::time::sleep(rest / 2).await;
 
     let before = peer.pss_kib()?;
@@ -78,28 +78,15 @@ async fn read(
     let held = scene.pods.streams()?;
     tokio::time::sleep(rest).await;
     let after = peer.pss_kib()?;
-    end_what_is_held(scene).await?;
+    scene.end_what_is_held().await?;
 
     let streams = Streams::open(wanted(count)).await?;
     tokio::time::sleep(rest).await;
     let again = peer.pss_kib()?;
     streams.check_all_open()?;
     streams.close().await;
-    end_what_is_held(scene).await?;
+    scene.end_what_is_held().await?;
     Ok(Readings { before, with, after, again, opening_cpu_ns, held })
-}
-
-/// A proxy that keeps upstreams of clients that left would run out of descriptors at the second wave, and keep the
-/// pods busy for the next peer: the pods end them.
-async fn end_what_is_held(scene: &Scene<'_>) -> anyhow::Result<()> {
-    for _ in 0..100 {
-        if scene.pods.streams()? == 0 {
-            return Ok(());
-        }
-        scene.pods.end_streams()?;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    anyhow::bail!("the pods' streams do not end")
 }
 
 impl Readings {

@@ -4,7 +4,7 @@
 //! `client/returning.rs`; after each reload a seventh of them, others each time, closes its stream and comes again, as
 //! clients come and go: without them an old process would have no streams but those from before the first reload. What
 //! happens to the streams of the pod that was removed is each proxy's way: nginx and HAProxy leave them to an old process,
-//! podpin moves them over `drain.spread`. One round: it hardly varies. The relay is left out.
+//! podpin moves them over `drain.spread`. One round: it hardly varies. The relay and Envoy are left out.
 //!
 //! Some requests and a reload that takes a fourth pod from a few streams come before the first reading, so that code and
 //! tables that they bring in are not counted as growth. (The last pod cannot be removed before: it would be in podpin's
@@ -17,7 +17,8 @@ use anyhow::{Context, bail};
 use super::{Scene, each, progress};
 use crate::certificate::Visit;
 use crate::cli::ReloadArgs;
-use crate::client::http::{Connection, small_request};
+use crate::client::http::Connection;
+use crate::client::request::Request;
 use crate::client::returning::Returning;
 use crate::client::streams::Wanted;
 use crate::client::target::Target;
@@ -32,13 +33,13 @@ const WARM_UP_STREAMS: u32 = 64;
 /// Requests after each removal: as many of new clients as of clients whose cookie names the removed pod.
 const PROBES: usize = 100;
 
-/// Measures all candidates but the relay.
+/// Measures all candidates that are reloaded.
 pub(crate) async fn measure(
     scene: &Scene<'_>,
     arguments: &ReloadArgs,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    for candidate in scene.candidates.iter().filter(|candidate| candidate.kind.knows_http()) {
+    for candidate in scene.candidates.iter().filter(|candidate| candidate.kind.is_reloaded()) {
         progress(&format!("{RELOADS} reloads"), candidate.kind.name());
         let readings = read(scene, candidate, arguments).await;
         let readings = readings.with_context(|| format!("reloads of {}", candidate.kind.name()))?;
@@ -69,7 +70,7 @@ async fn read(scene: &Scene<'_>, candidate: &Candidate, arguments: &ReloadArgs) 
     let (fourth, process) = scene.pods.one_more().await?;
     let peer = scene.start_apart(candidate, &directory, &[all, &[fourth]].concat(), Upkeep::Reloaded).await?;
     let target = scene.target(&peer, Protocol::Http1, Visit::First)?;
-    let wanted = |count| Wanted { target: target.clone(), count, rate };
+    let wanted = |count| Wanted::new(target.clone(), count, rate);
     warm_up(scene, &peer, &target, wanted(WARM_UP_STREAMS)).await.context("before the first reading")?;
     drop(process);
     let clients = Returning::open(wanted(count), Duration::ZERO).await?;
@@ -141,7 +142,10 @@ async fn remove(scene: &Scene<'_>, peer: &Peer, clients: &Returning, target: &Ta
 }
 
 async fn ask(target: &Target, cookie: Option<&str>) -> anyhow::Result<()> {
-    Connection::new(target.connect().await?).exchange(&small_request(cookie)).await.map(drop)
+    Connection::new(target.connect().await?)
+        .exchange(Request::get("/", cookie).http1_head().as_bytes())
+        .await
+        .map(drop)
 }
 
 impl Readings {

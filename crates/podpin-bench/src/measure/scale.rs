@@ -85,7 +85,7 @@ async fn read_beside_changes(
 /// CPU in µs of a request and of a session, as `cpu` reads it.
 async fn read(scene: &Scene<'_>, peer: &Peer, cpu: CpuReading) -> anyhow::Result<[f64; 2]> {
     let arguments = RequestsArgs { connections: 16, security: Security { tls: false } };
-    let (cpu_ns, count) = requests::read(scene, peer, &arguments, cpu).await?;
+    let (cpu_ns, count) = requests::read(scene, peer, requests::Load::of(&arguments), cpu).await?;
     let clients = (0..AT_ONCE).map(|_| scene.target(peer, Protocol::Http1, Visit::First));
     let clients: Vec<Target> = clients.collect::<anyhow::Result<_>>()?;
     let sessions_ns = sessions::read(peer, &clients, Visit::First, scene.plan.sessions, cpu).await?;

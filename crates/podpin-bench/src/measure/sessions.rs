@@ -13,7 +13,8 @@ use tokio_rustls::rustls::HandshakeKind;
 use super::{CpuReading, Scene, each, progress};
 use crate::certificate::Visit;
 use crate::cli::SessionsArgs;
-use crate::client::http::{Connection, small_request};
+use crate::client::http::Connection;
+use crate::client::request::Request;
 use crate::client::target::Target;
 use crate::peer::Peer;
 use crate::protocol::Protocol;
@@ -99,7 +100,8 @@ async fn open_sessions(clients: &[Target], count: u32) -> anyhow::Result<u32> {
 
 async fn open_session(target: &Target) -> anyhow::Result<Option<HandshakeKind>> {
     let (wire, handshake) = target.connect_and_tell().await?;
-    let answer = Connection::new(wire).exchange(&small_request(None)).await?;
+    let request = Request::get("/", None).http1_head();
+    let answer = Connection::new(wire).exchange(request.as_bytes()).await?;
     if answer.cookie.is_none() {
         bail!("no cookie for a new client");
     }

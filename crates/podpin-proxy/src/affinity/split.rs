@@ -113,3 +113,115 @@ impl EvidenceTable<'_> {
         Some((self.by_weight(session.as_bytes())?, ClientIdentity::displaced(session, source)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::{self, HeaderMap, HeaderValue};
+    use podpin_affinity::{SessionId, Token};
+    use podpin_wire::client::Client;
+
+    use super::*;
+    use crate::clock;
+    use crate::testing::{Scene, nowhere};
+
+    const ONE: usize = 0;
+    const OTHER: usize = 1;
+
+    /// Two services and their weights.
+    struct Services {
+        scenes: [Scene; 2],
+        backends: [Backend; 2],
+    }
+
+    impl Services {
+        fn new(lines: &str, weights: [u32; 2]) -> Services {
+            let scenes = ["one", "other"].map(|name| Scene::named(name, lines, &[("a", nowhere())]));
+            let backend = |at: usize| Backend { weight: weights[at], route: Arc::clone(&scenes[at].route) };
+            Services { backends: [backend(ONE), backend(OTHER)], scenes }
+        }
+
+        fn keyring(&self) -> Arc<Keyring> {
+            Arc::clone(&self.scenes[ONE].shared.snapshot().keyring)
+        }
+
+        /// The cookie of a client that one of the services has served.
+        fn cookie(&self, at: usize, session: SessionId, age_seconds: u64) -> String {
+            let started_seconds = clock::unix_seconds() - age_seconds;
+            let token = Token { endpoint: [7; 16], session, started_seconds };
+            let service = &self.backends[at].route.service;
+            format!("{}={}", service.cookie_name().unwrap(), self.keyring().sign(&service.name, &token))
+        }
+
+        /// Chooses for a request with these fields; returns the index of the service too.
+        fn choose(&self, fields: &[(header::HeaderName, &str)]) -> (usize, ClientIdentity) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            let client = Client::of([192, 0, 2, 7].into(), false, &headers, &[]);
+            let request =
+                RequestView { authority: "x", path: "/", query: None, headers: &headers, client: &client };
+            let chosen = choose(&self.keyring(), &self.backends, &request).unwrap();
+            let at = usize::from(!Arc::ptr_eq(&chosen.route, &self.backends[ONE].route));
+            (at, chosen.identity)
+        }
+    }
+
+    #[test]
+    fn new_clients_go_by_weight_and_none_to_a_service_without() {
+        let services = Services::new("drain: {}", [0, 1]);
+        assert!((0..100).all(|_| services.choose(&[]).0 == OTHER));
+        let services = Services::new("drain: {}", [1, 1]);
+        let count = (0..200).filter(|_| services.choose(&[]).0 == ONE).count();
+        assert!((20..180).contains(&count), "{count} of 200");
+    }
+
+    #[test]
+    fn a_client_stays_with_the_service_that_it_is_pinned_to_as_long_as_that_has_a_weight() {
+        let session = SessionId::from_bytes([9; 16]);
+        let services = Services::new("drain: {}", [1, 1_000]);
+        let cookie = services.cookie(ONE, session, 0);
+        let (at, identity) = services.choose(&[(header::COOKIE, &cookie)]);
+        assert_eq!((at, identity.session, identity.is_displaced), (ONE, session, false));
+        assert!(identity.pinned.is_some());
+        // Of two, the first in the order of the route.
+        let both = format!("{}; {cookie}", services.cookie(OTHER, SessionId::from_bytes([8; 16]), 0));
+        assert_eq!(services.choose(&[(header::COOKIE, &both)]).0, ONE);
+        let services = Services::new("drain: {}", [0, 1]);
+        let cookie = services.cookie(ONE, session, 0);
+        let (at, identity) = services.choose(&[(header::COOKIE, &cookie)]);
+        assert_eq!((at, identity.session, identity.is_displaced), (OTHER, session, true));
+        let both = format!("{cookie}; {}", services.cookie(OTHER, SessionId::from_bytes([8; 16]), 0));
+        let (at, identity) = services.choose(&[(header::COOKIE, &both)]);
+        assert_eq!((at, identity.is_displaced), (OTHER, false), "the pin with a weight counts");
+    }
+
+    #[test]
+    fn a_value_that_the_client_chose_decides_for_good_and_before_a_cookie_without_weight() {
+        let services = Services::new("affinity: {clientIP: {}}", [1, 1]);
+        let (first, identity) = services.choose(&[]);
+        assert!((0..20).all(|_| services.choose(&[]).0 == first), "an address is hashed");
+        assert_eq!(identity.source, IdentitySource::Chosen);
+        let services = Services::new("affinity: {header: X-Client}", [1, 1]);
+        let name = header::HeaderName::from_static("x-client");
+        let of = |value: &str| services.choose(&[(name.clone(), value)]).0;
+        assert!((0..20).all(|_| of("a") == of("a")));
+        let seen: std::collections::HashSet<usize> =
+            (0..50).map(|one| of(&format!("client {one}"))).collect();
+        assert_eq!(seen.len(), 2, "different clients go to different services");
+    }
+
+    #[test]
+    fn a_refused_token_makes_a_new_client_and_an_expired_one_is_the_reason_that_counts() {
+        let session = SessionId::from_bytes([9; 16]);
+        let services = Services::new("affinity: {cookie: {name: c}}", [1, 1]);
+        let forged = services.choose(&[(header::COOKIE, "c=forged")]).1;
+        assert!(forged.refused.is_some() && forged.pinned.is_none());
+        let services = Services::new("drain: {}", [1, 1]);
+        let old = services.cookie(OTHER, session, 60 * 60 * 24 * 365 * 20);
+        let name = services.backends[ONE].route.service.cookie_name().unwrap().to_owned();
+        let (_, identity) = services.choose(&[(header::COOKIE, &format!("{name}=forged; {old}"))]);
+        assert_eq!(identity.refused, Some(TokenError::Expired));
+        assert_ne!(identity.session, session);
+    }
+}

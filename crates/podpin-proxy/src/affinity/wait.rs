@@ -135,3 +135,95 @@ fn demand(request: &RoutedRequest, kind: Kind) -> Demand {
         (Kind::Stream, _) => Demand::AnyPlace,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use podpin_endpoints::Permit;
+
+    use super::*;
+    use crate::balance::service::Operation;
+    use crate::testing::{Scene, nowhere};
+
+    /// A service with one slot an endpoint, where `length` requests may wait for `timeout`.
+    fn scene(names: &[&str], length: u32, timeout: &str) -> Scene {
+        let lines = format!(
+            "affinity: {{onUnavailable: wait, queue: {{length: {length}, timeout: {timeout}}}}}\n\
+             limits: {{streamsPerEndpoint: 1}}"
+        );
+        Scene::with(&lines, &names.iter().map(|name| (*name, nowhere())).collect::<Vec<_>>())
+    }
+
+    /// Takes the only slot of an endpoint.
+    fn occupy(scene: &Scene, endpoint: &str) -> Permit {
+        let endpoint = scene.route.service.endpoint(&EndpointId::of_pod(endpoint, 80)).unwrap();
+        endpoint.load.try_open(Some(1)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_waits_for_its_own_endpoint_and_is_served_when_a_slot_is_free() {
+        let scene = scene(&["a", "b"], 10, "10s");
+        let (request, occupied) = (scene.pinned_to("a"), occupy(&scene, "a"));
+        let queue = &scene.route.service.queue;
+        let frees = async {
+            assert_eq!(queue.demand().endpoints, [EndpointId::of_pod("a", 80)]);
+            drop(occupied);
+            queue.wake();
+        };
+        let (selected, ()) = tokio::join!(await_stream(&request, &[]), frees);
+        assert_eq!(&*selected.unwrap().selected.endpoint.name, "a");
+        assert!(queue.demand().endpoints.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_finds_the_queue_full_moves_and_one_without_another_endpoint_is_refused() {
+        let scene = scene(&["a", "b"], 1, "10s");
+        let (request, occupied) = (scene.pinned_to("a"), occupy(&scene, "a"));
+        let others = async {
+            let moved = await_stream(&request, &[]).await.unwrap();
+            assert_eq!(&*moved.selected.endpoint.name, "b");
+            let refused = await_stream(&request, &[]).await;
+            assert_eq!(refused.err(), Some(ErrorReply::QueueTimeout), "b is full, too");
+            drop(occupied);
+            scene.route.service.queue.wake();
+        };
+        let (waited, ()) = tokio::join!(await_stream(&request, &[]), others);
+        assert_eq!(&*waited.unwrap().selected.endpoint.name, "a");
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_its_time_or_with_the_queue() {
+        let scene = scene(&["a"], 10, "10ms");
+        let (request, _occupied) = (scene.pinned_to("a"), occupy(&scene, "a"));
+        assert_eq!(await_stream(&request, &[]).await.err(), Some(ErrorReply::QueueTimeout));
+        let patient = self::scene(&["a"], 10, "10m");
+        let (request, _occupied) = (patient.pinned_to("a"), occupy(&patient, "a"));
+        let closes = async { patient.route.service.queue.close() };
+        let (refused, ()) = tokio::join!(await_stream(&request, &[]), closes);
+        assert_eq!(refused.err(), Some(ErrorReply::QueueTimeout));
+        assert_eq!(await_stream(&request, &[]).await.err(), Some(ErrorReply::QueueTimeout), "at once");
+    }
+
+    #[tokio::test]
+    async fn only_a_request_that_accepts_nothing_but_a_stream_needs_a_slot() {
+        let scene = scene(&["a"], 10, "10ms");
+        let (mut request, _occupied) = (scene.pinned_to("a"), occupy(&scene, "a"));
+        assert_eq!(&*await_request(&request, &[]).await.unwrap().endpoint.name, "a");
+        request.only_streams_to = Some([127, 0, 0, 1].into());
+        assert_eq!(await_request(&request, &[]).await.err(), Some(ErrorReply::QueueTimeout));
+        // After a failure nothing is waited for.
+        let tried = [EndpointId::of_pod("a", 80)];
+        assert_eq!(await_stream(&request, &tried).await.err(), Some(ErrorReply::NoEndpoint));
+    }
+
+    #[tokio::test]
+    async fn a_request_demands_its_own_slot_as_long_as_its_endpoint_is_there() {
+        let scene = scene(&["a", "b"], 10, "10s");
+        let (request, own) = (scene.pinned_to("a"), EndpointId::of_pod("a", 80));
+        assert_eq!(demand(&request, Kind::Request), Demand::NoPlace);
+        assert_eq!(demand(&request, Kind::Stream), Demand::PlaceAt(own));
+        scene.operate("a", Operation::Drain);
+        assert_eq!(demand(&request, Kind::Stream), Demand::AnyPlace);
+        scene.remove("a");
+        assert_eq!(demand(&request, Kind::Stream), Demand::AnyPlace);
+    }
+}

@@ -61,3 +61,35 @@ impl Destination {
         one.into_iter().chain(several.iter().map(|backend| &backend.route))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Scene;
+
+    #[test]
+    fn a_destination_has_the_routes_to_all_of_its_services() {
+        let scenes = ["one", "other"].map(|name| Scene::named(name, "drain: {}", &[]));
+        let backend = |at: usize| Backend { weight: 1, route: Arc::clone(&scenes[at].route) };
+        let names = |destination: &Destination| {
+            destination.routes().map(|route| route.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&Destination::One(Arc::clone(&scenes[1].route))), ["other"]);
+        assert_eq!(names(&Destination::Several([backend(0), backend(1)].into())), ["one", "other"]);
+        assert_eq!(names(&Destination::Several(Arc::new([]))), Vec::<String>::new());
+    }
+
+    #[test]
+    fn versions_of_one_route_share_its_service_and_not_only_its_name() {
+        let (one, same_name) = (Scene::new(&[]), Scene::new(&[]));
+        let version = |of: &Scene, name: &str| Route {
+            name: name.into(),
+            service: Arc::clone(&of.route.service),
+            filters: RouteFilters::default(),
+            withdrawn: Arc::default(),
+        };
+        assert!(one.route.is_same(&version(&one, "chat")));
+        assert!(!one.route.is_same(&version(&one, "else")));
+        assert!(!one.route.is_same(&version(&same_name, "chat")), "a service that began anew");
+    }
+}

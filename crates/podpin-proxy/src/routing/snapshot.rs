@@ -89,3 +89,61 @@ impl ConfigSnapshot {
         self.services.iter().filter(|service| next.counterpart(service).is_none())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use podpin_affinity::Key;
+
+    use super::*;
+    use crate::testing::Scene;
+
+    /// A snapshot with the services and routes of these scenes.
+    fn snapshot(scenes: &[&Scene]) -> ConfigSnapshot {
+        let first = scenes[0].shared.snapshot();
+        ConfigSnapshot {
+            routes: scenes.iter().map(|scene| Arc::clone(&scene.route)).collect(),
+            services: scenes.iter().map(|scene| Arc::clone(&scene.route.service)).collect(),
+            ..(*first).clone()
+        }
+    }
+
+    #[test]
+    fn a_service_that_began_anew_under_the_same_name_is_another_one() {
+        let (before, after) = (Scene::new(&[]), Scene::new(&[]));
+        let (old, new) = (snapshot(&[&before]), snapshot(&[&after]));
+        assert!(old.service("chat").is_some() && old.service("else").is_none());
+        assert!(old.counterpart(&before.route.service).is_some());
+        assert!(new.counterpart(&before.route.service).is_none());
+        assert!(old.route(&before.route).is_some() && new.route(&before.route).is_none());
+        let missing: Vec<&str> = old.services_missing_in(&new).map(|service| &*service.name).collect();
+        assert_eq!(missing, ["chat"]);
+    }
+
+    #[test]
+    fn a_reload_withdraws_the_routes_that_it_does_not_have() {
+        let (stays, goes) = (Scene::named("one", "drain: {}", &[]), Scene::named("other", "drain: {}", &[]));
+        let (old, new) = (snapshot(&[&stays, &goes]), snapshot(&[&stays]));
+        old.withdraw_routes_missing_in(&new);
+        assert!(goes.route.is_withdrawn() && !stays.route.is_withdrawn());
+        assert_eq!(old.services_missing_in(&old).count(), 0);
+    }
+
+    #[test]
+    fn only_peers_in_a_trusted_range_are_believed() {
+        let ranges = ["10.0.0.0/8", "2001:db8::/32"].map(|range| range.parse::<Cidr>().unwrap());
+        let snapshot = ConfigSnapshot { trusted_proxies: ranges.into(), ..snapshot(&[&Scene::new(&[])]) };
+        for (peer, expected) in
+            [("10.1.2.3", true), ("11.0.0.1", false), ("2001:db8::1", true), ("::1", false)]
+        {
+            assert_eq!(snapshot.trusts(peer.parse().unwrap()), expected, "{peer}");
+        }
+    }
+
+    #[test]
+    fn other_keys_change_nothing_else() {
+        let before = snapshot(&[&Scene::new(&[])]);
+        let after = before.with_keyring(Keyring::new(vec![Key::new("k2", &[8; 32]).unwrap()]).unwrap());
+        assert!(!Arc::ptr_eq(&before.keyring, &after.keyring));
+        assert!(Arc::ptr_eq(&before.routes, &after.routes) && Arc::ptr_eq(&before.table, &after.table));
+    }
+}

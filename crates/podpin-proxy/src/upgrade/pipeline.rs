@@ -384,3 +384,141 @@ impl ProxyHttp for Pipeline {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::header::HeaderMap;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::testing::{Scene, nowhere};
+
+    const NAMES: [&str; 2] = ["a", "b"];
+
+    fn scene() -> Scene {
+        Scene::new(&NAMES.map(|name| (name, nowhere())))
+    }
+
+    /// Session of a client that has sent this request line.
+    async fn session(line: &str) -> Session {
+        let (mut client, proxy) = tokio::io::duplex(64 * 1024);
+        client.write_all(format!("{line}\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let mut session = Session::new_h1(Box::new(proxy));
+        session.as_downstream_mut().read_request().await.unwrap();
+        session
+    }
+
+    /// The pipeline, and a request of a client that is pinned to `a`.
+    fn request(scene: &Scene) -> (Pipeline, UpgradeRequest) {
+        let pipeline = Pipeline::new(Arc::clone(&scene.shared));
+        let mut request = pipeline.new_ctx();
+        let context = scene.context(HeaderMap::new());
+        request.start = Some(UpgradeStart { context, progress: Arc::default() });
+        request.attempts = Some(Attempts::new(scene.pinned_to("a"), Purpose::Request));
+        (pipeline, request)
+    }
+
+    fn refused() -> Box<Error> {
+        Error::explain(ErrorType::ConnectRefused, "refused").into_up()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_not_handed_over_or_has_no_route_is_refused() {
+        let scene = scene();
+        let (pipeline, handed) = request(&scene);
+        let mut session = session("GET / HTTP/1.1").await;
+        let mut lost = pipeline.new_ctx();
+        assert!(pipeline.request_filter(&mut session, &mut lost).await.is_err());
+        assert_eq!(lost.reply, Some(ErrorReply::Internal));
+        let mut unrouted = pipeline.new_ctx();
+        let start: Box<dyn std::any::Any + Send + Sync> = Box::new(handed.start.unwrap());
+        pipeline.on_connection_reuse(&mut session, &mut unrouted, start);
+        assert!(pipeline.request_filter(&mut session, &mut unrouted).await.is_err());
+        assert_eq!(unrouted.reply, Some(ErrorReply::NoRoute));
+        assert!(pipeline.upstream_peer(&mut session, &mut unrouted).await.is_err(), "no attempts");
+    }
+
+    #[tokio::test]
+    async fn a_failed_connection_is_retried_as_long_as_there_is_another_endpoint() {
+        let scene = scene();
+        let (pipeline, mut request) = request(&scene);
+        let mut session = session("GET / HTTP/1.1").await;
+        for (endpoint, again) in NAMES.into_iter().zip([true, false]) {
+            let peer = pipeline.upstream_peer(&mut session, &mut request).await.unwrap();
+            assert!(peer.options.connection_timeout.is_some());
+            let selected = request.attempts.as_ref().unwrap().endpoint().unwrap();
+            assert_eq!(&*selected.name, endpoint);
+            let error = pipeline.fail_to_connect(&mut session, &peer, &mut request, refused());
+            assert_eq!((error.retry(), request.reply), (again, Some(ErrorReply::UpstreamConnect)));
+        }
+        assert!(pipeline.upstream_peer(&mut session, &mut request).await.is_err(), "both were tried");
+        assert_eq!(scene.metric("podpin_upstream_errors_total", &["connect"]), 2.0);
+    }
+
+    #[tokio::test]
+    async fn a_stale_connection_is_no_failure_of_the_endpoint_where_a_repetition_does_no_harm() {
+        // Method; kept connection; response there; whether it is tried again.
+        let table = [
+            ("GET", true, false, true),
+            ("GET", false, false, false),
+            ("GET", true, true, false),
+            ("POST", true, false, false),
+        ];
+        for (method, is_kept, answered, again) in table {
+            let scene = scene();
+            let (pipeline, mut request) = request(&scene);
+            let mut session = session(&format!("{method} / HTTP/1.1")).await;
+            let peer = pipeline.upstream_peer(&mut session, &mut request).await.unwrap();
+            request.answered = answered;
+            let error = Error::explain(ErrorType::ConnectionClosed, "closed").into_up();
+            let error = pipeline.error_while_proxy(&peer, &mut session, error, &mut request, is_kept);
+            assert_eq!(error.retry(), again, "{method} {is_kept} {answered}");
+            let failures = scene.metric("podpin_upstream_errors_total", &[]);
+            assert_eq!(failures, f64::from(u8::from(!again)), "{method} {is_kept} {answered}");
+        }
+        // An error of the client's side is left as it is.
+        let scene = scene();
+        let (pipeline, mut request) = request(&scene);
+        let mut session = session("GET / HTTP/1.1").await;
+        let peer = pipeline.upstream_peer(&mut session, &mut request).await.unwrap();
+        let error = Error::explain(ErrorType::ReadError, "gone").into_down();
+        let error = pipeline.error_while_proxy(&peer, &mut session, error, &mut request, true);
+        assert_eq!((error.retry(), request.reply), (false, None));
+    }
+
+    #[tokio::test]
+    async fn a_response_is_counted_once_it_is_final_and_one_with_too_many_fields_is_refused() {
+        let scene = scene();
+        let (pipeline, mut request) = request(&scene);
+        let mut session = session("GET / HTTP/1.1").await;
+        pipeline.upstream_peer(&mut session, &mut request).await.unwrap();
+        for (status, answered) in [(103, false), (101, true)] {
+            let mut response = ResponseHeader::build(status, None).unwrap();
+            pipeline.response_filter(&mut session, &mut response, &mut request).await.unwrap();
+            assert_eq!(request.answered, answered, "{status}");
+        }
+        let mut endless = ResponseHeader::build(200, None).unwrap();
+        for number in 0..=FIELDS_MAX {
+            endless.append_header(format!("x-{number}"), "1").unwrap();
+        }
+        assert!(pipeline.response_filter(&mut session, &mut endless, &mut request).await.is_err());
+        assert_eq!(request.reply, Some(ErrorReply::UpstreamProtocol));
+        assert_eq!(scene.metric("podpin_upstream_errors_total", &["protocol"]), 1.0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_got_no_response_is_logged_as_such() {
+        let scene = scene();
+        let (pipeline, mut request) = request(&scene);
+        let mut session = session("GET / HTTP/1.1").await;
+        pipeline.upstream_peer(&mut session, &mut request).await.unwrap();
+        let context = scene.context(HeaderMap::new());
+        let error = request.fail(ErrorReply::UpstreamTimeout);
+        let log = request.record(&context, &session, Some(&*error));
+        assert_eq!((log.kind, log.status, log.reason), ("request", 0, "error"));
+        assert_eq!((log.endpoint.as_deref(), log.service.as_deref()), (Some("a"), Some("chat")));
+        assert_eq!(request.record(&context, &session, None).reason, "complete");
+        pipeline.logging(&mut session, None, &mut request).await;
+        assert_eq!(scene.metric("podpin_affinity_decisions_total", &[]), 1.0);
+    }
+}

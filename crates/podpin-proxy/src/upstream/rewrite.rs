@@ -109,32 +109,12 @@ mod tests {
     use std::sync::Arc;
 
     use http::header::{self, HeaderValue};
-    use http::{Method, Version};
     use podpin_affinity::SessionId;
     use podpin_endpoints::EndpointId;
-    use podpin_wire::client::Client;
 
     use super::*;
     use crate::affinity::identify::ClientIdentity;
-    use crate::clock;
     use crate::testing::{Scene, nowhere};
-
-    fn context(scene: &Scene, authority: &str) -> RequestContext {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::COOKIE, HeaderValue::from_static("podpin-chat=x; a=1"));
-        headers.insert("x-podpin-session", HeaderValue::from_static("forged"));
-        let client = Client::of([192, 0, 2, 7].into(), false, &headers, &[]);
-        let authority = authority.to_owned();
-        let head = RequestHead {
-            method: Method::GET,
-            target: "/a?b".to_owned(),
-            version: Version::HTTP_11,
-            headers,
-            authority,
-        };
-        let shared = Arc::clone(&scene.shared);
-        RequestContext { snapshot: shared.snapshot(), shared, head, client, began: clock::now() }
-    }
 
     #[test]
     fn an_endpoint_is_told_of_the_client_and_the_client_of_its_endpoint() {
@@ -142,7 +122,10 @@ mod tests {
         let (id, session) = (EndpointId::of_pod("a", 80), SessionId::from_bytes([1; 16]));
         let mut request = RoutedRequest::of_stream(Arc::clone(&scene.route), session, id);
         request.identity = ClientIdentity::begun(session, None);
-        let context = context(&scene, "");
+        let mut headers = HeaderMap::new();
+        headers.insert(header::COOKIE, HeaderValue::from_static("podpin-chat=x; a=1"));
+        headers.insert("x-podpin-session", HeaderValue::from_static("forged"));
+        let context = scene.context(headers);
         let mut fields = upstream_headers(&context, &request);
         assert_eq!(fields.get("x-real-ip").unwrap(), "192.0.2.7");
         assert!(!fields.contains_key("x-podpin-session"), "the client cannot choose it");

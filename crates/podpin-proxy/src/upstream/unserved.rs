@@ -168,7 +168,73 @@ fn reuse_after(reply: ErrorReply) -> Reuse {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+    use http::header::HeaderMap;
+    use tokio::io::AsyncReadExt;
+
     use super::*;
+    use crate::testing::{Scene, connected, nowhere, pending};
+    use crate::upstream::attempts::Purpose;
+
+    /// Refuses a request of this kind. Returns whether the connection goes on, and the whole response.
+    async fn refused(scene: &Scene, kind: Kind, progress: Progress<'_>, reply: ErrorReply) -> (bool, String) {
+        let ((mut client, proxy), context) = (connected().await, scene.context(HeaderMap::new()));
+        let unserved = Unserved { context: &context, kind, progress };
+        let goes_on = unserved.refuse(reply, pending(proxy)).await.is_some();
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        (goes_on, text)
+    }
+
+    #[tokio::test]
+    async fn an_event_stream_client_comes_back_and_any_other_sees_the_status() {
+        let scene = Scene::new(&[("a", nowhere())]);
+        let request = scene.pinned_to("a");
+        for (kind, goes_on, status, is_retried) in
+            [(Kind::Stream, false, "200 OK", true), (Kind::Request, true, "503 Service", false)]
+        {
+            let (connection, text) =
+                refused(&scene, kind, Progress::Routed(&request), ErrorReply::NoEndpoint).await;
+            assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+            assert_eq!((connection, text.contains("retry: ")), (goes_on, is_retried), "{text}");
+        }
+        let name = "podpin_refusals_total";
+        assert_eq!(scene.metric(name, &["kind=\"no_endpoint\""]), 2.0);
+        assert_eq!(scene.metric("podpin_request_duration_seconds_count", &[]), 1.0, "of the request");
+    }
+
+    #[tokio::test]
+    async fn a_request_without_a_route_belongs_to_no_service() {
+        let scene = Scene::new(&[("a", nowhere())]);
+        let (_, text) = refused(&scene, Kind::Stream, Progress::Unrouted, ErrorReply::NoRoute).await;
+        assert!(text.starts_with("HTTP/1.1 404 "), "{text}");
+        assert_eq!(scene.metric("podpin_requests_total", &["code=\"404\"", "service=\"\""]), 1.0);
+        assert_eq!(scene.metric("podpin_affinity_decisions_total", &[]), 0.0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_left_gets_nothing_and_is_counted() {
+        let scene = Scene::new(&[("a", nowhere())]);
+        let mut attempts = Attempts::new(scene.pinned_to("a"), Purpose::Request);
+        attempts.select_request().await.unwrap();
+        let progress = Progress::Tried { attempts: &attempts, answered: true };
+        let (goes_on, text) = refused(&scene, Kind::Request, progress, ErrorReply::ClientGone).await;
+        assert_eq!((goes_on, &*text), (false, ""));
+        assert_eq!(scene.metric("podpin_affinity_decisions_total", &["pinned"]), 1.0);
+    }
+
+    #[tokio::test]
+    async fn a_response_of_the_route_leaves_an_ordinary_connection_open() {
+        let scene = Scene::new(&[("a", nowhere())]);
+        for (kind, goes_on) in [(Kind::Request, true), (Kind::Stream, false)] {
+            let ((_client, proxy), context) = (connected().await, scene.context(HeaderMap::new()));
+            let request = scene.pinned_to("a");
+            let unserved = Unserved { context: &context, kind, progress: Progress::Routed(&request) };
+            let response = LocalResponse::empty(StatusCode::NO_CONTENT, HeaderMap::new());
+            assert_eq!(unserved.respond(response, pending(proxy)).await.is_some(), goes_on);
+        }
+        assert_eq!(scene.metric("podpin_affinity_decisions_total", &[]), 0.0, "none was needed");
+    }
 
     #[test]
     fn only_a_broken_request_body_forbids_another_request() {

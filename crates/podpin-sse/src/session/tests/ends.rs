@@ -1,0 +1,113 @@
+//! Ends of a stream that is not handed over, and the fault that they keep.
+
+use super::*;
+
+#[test]
+fn a_stream_that_cannot_be_handed_over_ends_as_it_must() {
+    let no_id =
+        |action, cause, otherwise_ends_with| done(action, cause, (Outcome::NoId, 0), otherwise_ends_with);
+    let (drain, reset) = (Reason::Drain, Reason::UpstreamReset);
+    let clean = UpstreamEnd::Clean;
+    let (serving, leaving) = (Standing::Serving, Standing::Leaving);
+    // Input; step of a stream without an id; step of one that may not be handed over.
+    let table = [
+        (DRAIN, charged(no_id(GOODBYE, PLANNED, drain)), charged(Step::of(GOODBYE))),
+        (E(clean, leaving), no_id(GOODBYE, PLANNED, drain), Step::of(CLEAN)),
+        (E(clean, serving), Step::of(CLEAN), Step::of(CLEAN)),
+        (E(RESET, leaving), no_id(BROKEN, CRASH, reset), Step::of(BROKEN)),
+        (E(RESET, serving), no_id(BROKEN, CRASH, reset), Step::of(BROKEN)),
+        (E(SILENT, serving), no_id(GOODBYE, CRASH, Reason::Idle), Step::of(GOODBYE)),
+    ];
+    for (input, without_id, fixed) in table {
+        assert_eq!(feed(&mut eligible(), input, ResumePoint::Unknown, 5), without_id, "{input:?}");
+        assert_eq!(feed(&mut ineligible(), input, ResumePoint::Known, 5), fixed, "{input:?}");
+    }
+}
+
+#[test]
+fn a_stream_that_ends_for_another_reason_is_left_alone() {
+    let short = Settings { max_duration: Some(Duration::from_millis(50)), ..settings() };
+    for inputs in [&[][..], &[DRAIN], &[DRAIN, E(RESET, Standing::Leaving)]] {
+        let mut session = session(&short);
+        for input in inputs {
+            let _ = feed(&mut session, *input, ResumePoint::Known, 5);
+        }
+        assert_eq!(session.due(), Some(Millis(50)));
+        assert_eq!(feed(&mut session, Time, ResumePoint::Known, 50), farewell(Farewell::Clean));
+        for input in [E(RESET, Standing::Serving), MADE] {
+            assert_eq!(feed(&mut session, input, ResumePoint::Known, 51), Step::CONTINUE);
+        }
+        assert!(!session.has_upstream() && !session.is_opening());
+        let close = session.on_client(Client::Ready).unwrap();
+        assert_eq!((close.reason, close.body), (Reason::MaxDuration, ResponseBody::Clean));
+        for input in [DRAIN, E(RESET, Standing::Serving), MADE, Time] {
+            assert_eq!(feed(&mut session, input, ResumePoint::Known, 500), Step::CONTINUE);
+        }
+        assert_eq!((session.due(), session.on_client(Client::Gone)), (None, None));
+    }
+}
+
+#[test]
+fn a_client_that_is_gone_ends_any_state() {
+    for inputs in [&[][..], &[DRAIN], &[DEAD]] {
+        let mut session = eligible();
+        for input in inputs {
+            let _ = feed(&mut session, *input, ResumePoint::Known, 5);
+        }
+        let fault = session.state.fault();
+        let gone = Close { body: ResponseBody::Cut, fault, ..Close::clean(Reason::ClientGone) };
+        assert_eq!(session.on_client(Client::Gone), Some(gone));
+        assert_eq!((session.on_client(Client::Gone), session.due()), (None, None));
+        assert!(!session.has_upstream() && !session.is_opening() && !session.takes_orders());
+    }
+    // The fault of an end that was decided before is kept for the log.
+    let mut broken = ineligible();
+    let _ =
+        feed(&mut broken, E(UpstreamEnd::Broken(Fault::Malformed), Standing::Serving), ResumePoint::Known, 5);
+    let close = broken.on_client(Client::Gone).unwrap();
+    assert_eq!((close.reason, close.fault), (Reason::ClientGone, Some(Fault::Malformed)));
+}
+
+#[test]
+fn an_opaque_body_is_left_alone() {
+    let settings = Settings { content: Content::Opaque, upstream_idle: None, ..timed() };
+    let mut session = session(&settings);
+    assert!(session.on_forwarded(1, Position::Boundary, Millis(1)));
+    session.on_order(order(LeaveCause::Drain, 5));
+    assert_eq!(session.due(), None);
+    assert_eq!(session.on_time(LEAVING, Millis(100_000)), Step::CONTINUE);
+    let step = session.on_upstream_end(UpstreamEnd::Clean, LEAVING, Millis(100_000));
+    assert_eq!(step, farewell(Farewell::Clean));
+    // The order cuts a response that the client does not take.
+    assert_eq!(session.due(), Some(Millis(55)));
+}
+
+#[test]
+fn a_goodbye_instead_of_a_failed_handover_keeps_the_fault() {
+    let faults = [Fault::Truncated, Fault::Reset, Fault::Malformed, Fault::Silent];
+    let ends: [(Input, u64, Reason); 4] = [
+        (A(Answer::Failed), 6, Reason::UpstreamReset),
+        (A(Answer::NoContent), 6, Reason::UpstreamEnd),
+        (Time, 105, Reason::UpstreamReset),
+        (Time, 80, Reason::Shutdown),
+    ];
+    for fault in faults {
+        for (input, now, expected) in ends {
+            let mut session = eligible();
+            let _ =
+                feed(&mut session, E(UpstreamEnd::Broken(fault), Standing::Serving), ResumePoint::Known, 5);
+            if expected == Reason::Shutdown {
+                session.on_shutdown(Millis(80));
+            }
+            let _ = feed(&mut session, input, ResumePoint::Known, now);
+            let close = session.on_client(Client::Ready).unwrap();
+            let is_silent = fault == Fault::Silent && expected == Reason::UpstreamReset;
+            let reason = if is_silent { Reason::Idle } else { expected };
+            assert_eq!((close.reason, close.fault), (reason, Some(fault)), "{input:?}");
+        }
+        // So does a client that leaves while it waits for a successor.
+        let mut left = eligible();
+        let _ = feed(&mut left, E(UpstreamEnd::Broken(fault), Standing::Serving), ResumePoint::Known, 5);
+        assert_eq!(left.on_client(Client::Gone).map(|close| close.fault), Some(Some(fault)));
+    }
+}

@@ -798,6 +798,19 @@ mod tests {
     }
 
     #[test]
+    fn slices_beyond_measure_are_read_as_what_they_are() {
+        let many: Vec<Value> =
+            (0..1_000).map(|n| json!({"name": format!("p{n}"), "port": 1_000 + n})).collect();
+        let port = |n: u32| PortRef::Name(format!("p{n}"));
+        let ports = of("IPv4", 1, &json!([pod("a", "10.0.0.1", "RS-")]), &json!(many));
+        assert_eq!(words(std::slice::from_ref(&ports), &port(999)), ["a 10.0.0.1:1999 ready"]);
+        assert_eq!(words(&[ports], &port(1_000)), [""; 0]);
+        let crowd: Vec<Value> = (0..100).map(|n| pod(&format!("a{n}"), "10.0.0.1", "---")).collect();
+        let living = slice(2, &json!([pod("living", "10.0.0.1", "RS-")]));
+        assert_eq!(words(&[slice(1, &json!(crowd)), living], &http()), ["living 10.0.0.1:8080 ready"]);
+    }
+
+    #[test]
     fn the_same_name_with_another_uid_is_another_endpoint() {
         let mut second = pod("db-0", "10.0.0.1", "RS-");
         let first = merged(&[slice(1, &json!([second.clone()]))], &http()).observed;

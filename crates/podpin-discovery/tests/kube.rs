@@ -12,6 +12,8 @@ mod credentials;
 mod faults;
 #[path = "kube/pods.rs"]
 mod pods;
+#[path = "kube/proxies.rs"]
+mod proxies;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -79,7 +79,7 @@ impl Hash for EndpointId {
     }
 }
 
-/// A map by identity. Only identities made by [`EndpointId::digest`] are ever inserted, so the bits that SHA-256
+/// A map by identity. Only identities that were made here are ever inserted, no client's bytes, so the bits that SHA-256
 /// made random are the hash.
 pub type IdMap<V> = HashMap<EndpointId, V, BuildHasherDefault<IdHasher>>;
 

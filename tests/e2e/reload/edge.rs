@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use podpin_testkit::{Authority, Ending, Pod, Request, Setup, Signal, StreamAnswer, wait_for};
+use podpin_testkit::{Authority, Ending, H2Connection, Pod, Request, Setup, Signal, StreamAnswer, wait_for};
 
 use super::silent_pods;
 
@@ -210,4 +210,18 @@ async fn the_proxy_protocol_is_asked_of_new_connections_from_then_on() {
     plain.send(Request::get("/who").bytes()).await;
     assert!(plain.try_head().await.is_err(), "without a header it is closed");
     assert_eq!(kept.ask(&Request::get("/who")).await.status, 200, "whoever was there stays");
+}
+
+#[tokio::test]
+async fn an_open_http_2_connection_has_the_new_limits_with_its_next_head() {
+    let pod = Pod::start("pod-a").await;
+    let setup =
+        |bytes: &str| Setup::chat(&[&pod]).h2c().top(&format!("limits: {{requestHeaderBytes: {bytes}}}"));
+    let proxy = setup("16KiB").start().await;
+    let mut client = H2Connection::open(proxy.address).await;
+    let request = Request::get("/who").header("x-large", &"x".repeat(9_000));
+    for (bytes, expected) in [("8KiB", 431), ("16KiB", 200)] {
+        proxy.reload(&setup(bytes)).await;
+        assert_eq!(client.send(&request).await.status, expected, "{bytes}");
+    }
 }

@@ -68,8 +68,8 @@ pub(crate) async fn serve(connection: Connection, idle: IdleConnection, refusal:
     let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
     let mut is_leaving = false;
     let closed = loop {
-        let config = Arc::clone(&shared.current().http2);
-        let progress = poll_fn(|context| http2.poll(context, timer.as_mut(), &config));
+        // Limits in force hold for the next head, whenever it comes.
+        let progress = poll_fn(|context| http2.poll(context, timer.as_mut(), &shared.current().http2));
         let happened = tokio::select! {
             biased;
             // An error means that the sender is gone, as after a shutdown.

@@ -319,17 +319,11 @@ impl Entry {
     fn observed(self) -> Option<Observed> {
         let (name, address) = (self.name?, self.address?);
         Some(Observed {
-            id: EndpointId::of_address(&name, address),
-            name: name.into(),
-            uid: None,
-            address,
             zone: self.zone.map(Into::into),
-            zone_hints: None,
-            node: None,
             weight: self.weight.unwrap_or(1),
             condition: self.condition.unwrap_or(Condition::Ready),
             reversible_drain: true,
-            deadline: None,
+            ..Observed::ready(EndpointId::of_address(&name, address), name, address)
         })
     }
 }

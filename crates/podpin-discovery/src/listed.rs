@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use podpin_config::{EndpointAddress, StaticEndpoint};
-use podpin_endpoints::{Condition, EndpointId, Observed, Update};
+use podpin_endpoints::{EndpointId, Observed, Update};
 
 /// The endpoints that are written in the configuration, as the one list there will be; `None` if some of them are host names,
 /// which [`follow_names`](crate::follow_names) looks up.
@@ -26,17 +26,9 @@ pub(crate) fn static_endpoint(endpoint: &StaticEndpoint, address: SocketAddr) ->
 /// Returns a ready endpoint of a list. Its drain may be taken back: who wrote the list may change it again.
 pub(crate) fn listed(name: Arc<str>, address: SocketAddr, weight: u32) -> Observed {
     Observed {
-        id: EndpointId::of_address(&name, address),
-        name,
-        uid: None,
-        address,
-        zone: None,
-        zone_hints: None,
-        node: None,
         weight,
-        condition: Condition::Ready,
         reversible_drain: true,
-        deadline: None,
+        ..Observed::ready(EndpointId::of_address(&name, address), name, address)
     }
 }
 

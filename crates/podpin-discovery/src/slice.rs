@@ -523,17 +523,11 @@ mod tests {
         one["hints"] =
             json!({"forZones": [{"name": "z1"}, {"name": "z2"}], "forNodes": [{"name": "node-1"}]});
         let expected = Observed {
-            id: EndpointId::of_pod("uid-a", 8080),
-            name: "a".into(),
             uid: Some("uid-a".into()),
-            address: "10.0.0.1:8080".parse().unwrap(),
             zone: Some("z1".into()),
             zone_hints: Some(["z1".into(), "z2".into()].into()),
             node: Some("node-1".into()),
-            weight: 1,
-            condition: Condition::Ready,
-            reversible_drain: false,
-            deadline: None,
+            ..Observed::ready(EndpointId::of_pod("uid-a", 8080), "a", "10.0.0.1:8080".parse().unwrap())
         };
         assert_eq!(
             merged(&[slice(1, &json!([one]))], &http()),

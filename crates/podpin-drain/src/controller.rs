@@ -41,7 +41,7 @@ const NOTHING: Duration = Duration::from_secs(3_600);
 /// #     DrainController, DrainHandle, DrainInbox, DrainMember, DrainPolicy, DrainRegistry, EndKind, Fact, Mobility,
 /// #     Session, StreamEnd,
 /// # };
-/// # use podpin_endpoints::{Condition, Endpoint, EndpointId, Observed, Phase, Table, Update};
+/// # use podpin_endpoints::{Endpoint, EndpointId, Observed, Phase, Table, Update};
 /// # use podpin_time::Millis;
 /// struct Stream {
 ///     drain: DrainHandle,
@@ -65,10 +65,7 @@ const NOTHING: Duration = Duration::from_secs(3_600);
 /// }
 ///
 /// # let id = EndpointId::of_pod("u-1", 80);
-/// # let observed = Observed {
-/// #     id, name: "pod-1".into(), uid: None, address: ([127, 0, 0, 1], 80).into(), zone: None, zone_hints: None,
-/// #     node: None, weight: 1, condition: Condition::Ready, reversible_drain: false, deadline: None,
-/// # };
+/// # let observed = Observed::ready(id, "pod-1", ([127, 0, 0, 1], 80).into());
 /// # let mut table = Table::new();
 /// # let endpoint = Arc::clone(
 /// #     table.apply(Update::Replace(vec![observed]), Millis(0)).snapshot.get(&id).expect("listed"),

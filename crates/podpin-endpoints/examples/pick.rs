@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use podpin_endpoints::{
-    Condition, EndpointId, Observed, Pick, PickRequest, Ring, Snapshot, Strategy, Table, Update, pick,
+    EndpointId, Observed, Pick, PickRequest, Ring, Snapshot, Strategy, Table, Update, pick,
 };
 use podpin_time::Millis;
 
@@ -25,17 +25,8 @@ fn observed(number: u32) -> Observed {
     let name = format!("pod-{number}");
     let address = SocketAddr::from((number.to_be_bytes(), 8080));
     Observed {
-        id: EndpointId::of_address(&name, address),
-        name: name.into(),
-        uid: None,
-        address,
-        zone: None,
-        zone_hints: None,
-        node: None,
         weight: 1 + number % 3,
-        condition: Condition::Ready,
-        reversible_drain: false,
-        deadline: None,
+        ..Observed::ready(EndpointId::of_address(&name, address), name, address)
     }
 }
 

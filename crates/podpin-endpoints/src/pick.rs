@@ -129,7 +129,7 @@ pub enum Nowhere {
 /// `rng(bound)` returns a number below `bound`, evenly; a pinned client needs none.
 ///
 /// ```
-/// use podpin_endpoints::{Condition, EndpointId, Observed, Pick, PickRequest, Ring, Strategy, Table, Update, pick};
+/// use podpin_endpoints::{EndpointId, Observed, Pick, PickRequest, Ring, Strategy, Table, Update, pick};
 /// use podpin_time::Millis;
 ///
 /// /// A ring on which the same endpoint is first for every key.
@@ -140,18 +140,9 @@ pub enum Nowhere {
 ///     }
 /// }
 ///
-/// let listed = |name: &str, port| Observed {
-///     id: EndpointId::of_address(name, ([127, 0, 0, 1], port).into()),
-///     name: name.into(),
-///     uid: None,
-///     address: ([127, 0, 0, 1], port).into(),
-///     zone: None,
-///     zone_hints: None,
-///     node: None,
-///     weight: 1,
-///     condition: Condition::Ready,
-///     reversible_drain: false,
-///     deadline: None,
+/// let listed = |name: &str, port: u16| {
+///     let address = ([127, 0, 0, 1], port).into();
+///     Observed::ready(EndpointId::of_address(name, address), name, address)
 /// };
 /// let (now, mut table) = (Millis(0), Table::new());
 /// table.apply(Update::Replace(vec![listed("pod-a", 9001), listed("pod-b", 9002)]), now);

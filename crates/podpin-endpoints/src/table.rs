@@ -118,18 +118,9 @@ impl Table {
     /// use podpin_endpoints::{Condition, EndpointId, Observed, Phase, Table, Update};
     /// use podpin_time::Millis;
     ///
-    /// let listed = |name: &str, port| Observed {
-    ///     id: EndpointId::of_address(name, ([127, 0, 0, 1], port).into()),
-    ///     name: name.into(),
-    ///     uid: None,
-    ///     address: ([127, 0, 0, 1], port).into(),
-    ///     zone: None,
-    ///     zone_hints: None,
-    ///     node: None,
-    ///     weight: 1,
-    ///     condition: Condition::Ready,
-    ///     reversible_drain: false,
-    ///     deadline: None,
+    /// let listed = |name: &str, port: u16| {
+    ///     let address = ([127, 0, 0, 1], port).into();
+    ///     Observed::ready(EndpointId::of_address(name, address), name, address)
     /// };
     /// let mut table = Table::new();
     /// let joined = table.apply(Update::Replace(vec![listed("pod-a", 9001)]), Millis(0));
@@ -336,17 +327,9 @@ pub(crate) mod tests {
     pub(crate) fn observed(name: &str, condition: Condition) -> Observed {
         let address = "10.0.0.1:8080".parse().unwrap();
         Observed {
-            id: EndpointId::of_address(name, address),
-            name: name.into(),
             uid: Some(format!("uid-{name}").into()),
-            address,
-            zone: None,
-            zone_hints: None,
-            node: None,
-            weight: 1,
             condition,
-            reversible_drain: false,
-            deadline: None,
+            ..Observed::ready(EndpointId::of_address(name, address), name, address)
         }
     }
 

@@ -51,6 +51,24 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Returns a ready endpoint of which no more is known: of weight 1, and its drain is final.
+    #[must_use]
+    pub fn ready(id: EndpointId, name: impl Into<Arc<str>>, address: SocketAddr) -> Observed {
+        Observed {
+            id,
+            name: name.into(),
+            uid: None,
+            address,
+            zone: None,
+            zone_hints: None,
+            node: None,
+            weight: 1,
+            condition: Condition::Ready,
+            reversible_drain: false,
+            deadline: None,
+        }
+    }
+
     pub(crate) fn drain(&self) -> Drain {
         if self.reversible_drain { Drain::Reversible } else { Drain::Final }
     }

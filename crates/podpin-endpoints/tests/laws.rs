@@ -28,17 +28,9 @@ fn address(pod: usize) -> SocketAddr {
 fn observed(pod: usize, condition: Condition) -> Observed {
     let name = format!("pod-{pod}");
     Observed {
-        id: EndpointId::of_address(&name, address(pod)),
-        name: name.into(),
-        uid: None,
-        address: address(pod),
-        zone: None,
-        zone_hints: None,
-        node: None,
-        weight: 1,
         condition,
         reversible_drain: reversible(pod),
-        deadline: None,
+        ..Observed::ready(EndpointId::of_address(&name, address(pod)), name, address(pod))
     }
 }
 

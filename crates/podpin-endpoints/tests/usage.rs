@@ -78,17 +78,9 @@ const SESSION: [u8; 16] = [7; 16];
 fn observed(name: &str, condition: Condition) -> Observed {
     let address = ([127, 0, 0, 1], 9_000).into();
     Observed {
-        id: EndpointId::of_address(name, address),
-        name: name.into(),
-        uid: None,
-        address,
-        zone: None,
-        zone_hints: None,
-        node: None,
-        weight: 1,
         condition,
         reversible_drain: true,
-        deadline: None,
+        ..Observed::ready(EndpointId::of_address(name, address), name, address)
     }
 }
 

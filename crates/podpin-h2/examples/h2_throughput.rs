@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
-use podpin_h2::{Config, Connection, End, Event, FRAME_HEAD_BYTES, Field, Millis, Trust};
+use podpin_h2::{Config, Connection, End, Event, Field, Millis, Trust};
 
 const NOW: Millis = Millis(0);
 const MEGABYTE: usize = 1 << 20;
@@ -151,7 +151,7 @@ fn events(rounds: u32) {
 /// A megabyte down, framed where it stands.
 fn download(rounds: u32) {
     let mut server = Server::new();
-    let mut scratch = vec![b'x'; FRAME_HEAD_BYTES + 16 * 1024];
+    let scratch = vec![b'x'; 16 * 1024];
     for round in 0..rounds {
         let id = 2 * round + 1;
         server.feed(&frame(1, 5, id, &block(true)));
@@ -159,10 +159,9 @@ fn download(rounds: u32) {
         server.out.clear();
         let mut left = MEGABYTE;
         while left > 0 {
-            let length = scratch.len().min(FRAME_HEAD_BYTES + left);
-            let piece = scratch.get_mut(..length).unwrap_or_default();
-            left -= server.stream(id).seal(piece, End::No).expect("a body");
-            black_box(&scratch);
+            let frame = server.stream(id).frame(scratch.len().min(left), End::No).expect("a body");
+            left -= frame.payload;
+            black_box((&scratch, frame));
         }
         server.stream(id).data(b"", End::Yes).expect("an end");
         let window = u32::try_from(MEGABYTE).unwrap_or_default().to_be_bytes();

@@ -32,9 +32,6 @@ pub enum SendError {
     /// A status outside 200 to 999 for a head, or outside 100 to 199 or 101 for an interim one.
     #[error("the status is not one for this head")]
     Status,
-    /// A piece without nine bytes of room before its payload.
-    #[error("the piece has no room for a frame's head")]
-    NoRoom,
 }
 
 /// A frame of a body whose payload stays where it is.
@@ -51,7 +48,7 @@ pub struct DataFrame {
 ///
 /// ```
 /// # use std::sync::Arc;
-/// # use podpin_h2::{Config, Connection, End, Event, FRAME_HEAD_BYTES, Field, Millis, Trust};
+/// # use podpin_h2::{Config, Connection, End, Event, Field, Millis, Trust};
 /// # let mut out = Vec::new();
 /// # let now = Millis(0);
 /// # let mut connection = Connection::accept(Arc::new(Config::default()), Trust::Client, now, &mut out);
@@ -62,10 +59,9 @@ pub struct DataFrame {
 /// stream.interim(103, [Field::new("link", "</style.css>; rel=preload")])?;
 /// stream.head(200, [Field::new("content-type", "text/event-stream")], End::No)?;
 ///
-/// // An event, framed around where it stands: nine bytes of room, then the payload.
-/// let mut piece = [&[0; FRAME_HEAD_BYTES][..], b"data: hello\n\n"].concat();
-/// assert_eq!(stream.seal(&mut piece, End::No)?, 13);
-/// assert_eq!(piece, b"\0\0\x0d\0\0\0\0\0\x01data: hello\n\n");
+/// // An event, framed where it stands: the caller writes the frame's head, then so much of the payload.
+/// let frame = stream.frame(b"data: hello\n\n".len(), End::No)?;
+/// assert_eq!((frame.payload, &frame.head), (13, b"\0\0\x0d\0\0\0\0\0\x01"));
 ///
 /// stream.trailers([Field::new("x-events", "1")])?;
 /// assert_eq!(connection.open_streams(), 0);
@@ -148,23 +144,6 @@ impl StreamMut<'_> {
             self.sent(payload, end);
         }
         Ok(DataFrame { head: data_head(payload, self.id, end), payload })
-    }
-
-    /// Frames a piece of the body where it stands: nine bytes of room, then the payload. Returns how much of the
-    /// payload was framed; the caller writes the nine bytes and that much to the socket, after all output before it.
-    ///
-    /// The rest is framed by another call, on the piece from nine bytes before the rest, once those have been
-    /// written.
-    ///
-    /// # Errors
-    /// `Err` if there was no head yet, the response has ended, or the piece has no room for a frame's head.
-    pub fn seal(&mut self, piece: &mut [u8], end: End) -> Result<usize, SendError> {
-        let (room, payload) = piece.split_first_chunk_mut::<FRAME_HEAD_BYTES>().ok_or(SendError::NoRoom)?;
-        let frame = self.frame(payload.len(), end)?;
-        if frame.payload > 0 || payload.is_empty() {
-            *room = frame.head;
-        }
-        Ok(frame.payload)
     }
 
     /// Ends the response with trailers.

@@ -11,7 +11,7 @@ use http::{Method, Version};
 use podpin_affinity::{Key, Keyring, SessionId};
 use podpin_config::Config;
 use podpin_drain::{DrainController, DrainMember, DrainPolicy, DrainState, Mobility};
-use podpin_endpoints::{Condition, DrainTimes, EndpointId, Observed, Update};
+use podpin_endpoints::{DrainTimes, EndpointId, Observed, Update};
 use podpin_wire::client::Client;
 use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::request_head::RequestHead;
@@ -174,19 +174,7 @@ impl Scene {
 }
 
 fn observed(name: &str, address: SocketAddr) -> Observed {
-    Observed {
-        id: EndpointId::of_pod(name, 80),
-        name: name.into(),
-        uid: Some(name.into()),
-        address,
-        zone: None,
-        zone_hints: None,
-        node: None,
-        weight: 1,
-        condition: Condition::Ready,
-        reversible_drain: false,
-        deadline: None,
-    }
+    Observed { uid: Some(name.into()), ..Observed::ready(EndpointId::of_pod(name, 80), name, address) }
 }
 
 /// Address at which nothing listens.

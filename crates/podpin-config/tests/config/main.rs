@@ -1,5 +1,6 @@
 //! The configuration file seen from outside: what is accepted, what is refused and in which words.
 
+mod discovery;
 mod examples;
 mod laws;
 mod refusals;

@@ -77,3 +77,43 @@ async fn a_rotation_that_goes_wrong_keeps_the_token_in_use() {
     server.cut_watches(Cut::Expired);
     followed.expect(0, &["e ready"]).await;
 }
+
+#[tokio::test]
+async fn over_tls_with_a_token_that_is_rotated() {
+    let server = ApiServer::start_tls().await;
+    server.require_token("first");
+    server.put(&chat(&["a", "b"]));
+    let kubeconfig = server.kubeconfig();
+    let settings = KubeSettings { kubeconfig: Some(kubeconfig.path()), ..KubeSettings::default() };
+    let followed = Followed::with(kubeconfig, settings);
+    followed.expect(0, &["a ready", "b ready"]).await;
+    server.wait_watches(1).await;
+    server.require_token("second");
+    server.put_unseen(&chat(&["c"]));
+    server.cut_watches(Cut::Expired);
+    followed.until("refused", |seen| seen.connected.get(&0) == Some(&false)).await;
+    assert_eq!(followed.seen().endpoints[&0], ["a ready", "b ready"]);
+    followed.kubeconfig.write_token("second");
+    followed.expect(0, &["c ready"]).await;
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_cannot_be_used_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config");
+    let settings = |context: Option<&str>| KubeSettings {
+        kubeconfig: Some(path.clone()),
+        context: context.map(str::to_owned),
+        ..KubeSettings::default()
+    };
+    let error = async |context| follow(settings(context), vec![service("chat")], |_| {}).await.unwrap_err();
+    let missing = error(None).await;
+    assert!(matches!(missing, KubeError::Kubeconfig { .. }), "{missing}");
+    assert!(missing.to_string().contains(path.to_str().unwrap()), "{missing}");
+    std::fs::write(&path, "{").unwrap();
+    assert!(matches!(error(None).await, KubeError::Kubeconfig { .. }));
+    let server = ApiServer::start().await;
+    std::fs::copy(server.kubeconfig().path(), &path).unwrap();
+    let no_context = error(Some("nowhere")).await;
+    assert!(no_context.to_string().contains("nowhere"), "{no_context}");
+}

@@ -395,18 +395,13 @@ fn a_stream_that_could_not_be_rebalanced_leaves_with_the_drain_that_began_meanwh
     open(&mut world, 0, 3);
     // Asked to move, and on its way when its own endpoint begins to drain.
     world.now = Millis(1_100);
-    let table = Arc::clone(&world.table);
-    let turn = |world: &mut World| {
-        let snapshot = || table.lock().unwrap().snapshot();
-        world.controller.turn(world.now, snapshot, &mut |_| 0).facts
-    };
-    turn(&mut world);
+    world.turn_once();
     assert_eq!(stream.drain.order().unwrap().cause, Cause::Rebalance);
     world.drain(0);
-    turn(&mut world);
+    world.turn_once();
     assert_eq!(stream.drain.order().unwrap().cause, Cause::Rebalance, "on its way already");
     world.registry.stayed(&stream);
-    turn(&mut world);
+    world.turn_once();
     assert_eq!(stream.drain.state(), DrainState::Queued);
 }
 
@@ -420,12 +415,7 @@ fn a_stream_on_its_way_counts_once_at_the_endpoint_that_it_goes_to() {
         });
     }
     world.now = Millis(1_100);
-    let table = Arc::clone(&world.table);
-    let turn = |world: &mut World| {
-        let snapshot = || table.lock().unwrap().snapshot();
-        world.controller.turn(world.now, snapshot, &mut |_| 0).facts
-    };
-    turn(&mut world);
+    world.turn_once();
     let under_way: Vec<_> =
         world.streams.iter().filter(|one| one.drain.state() == DrainState::Leaving).cloned().collect();
     assert_eq!(under_way.len(), 2, "six and six");
@@ -434,7 +424,7 @@ fn a_stream_on_its_way_counts_once_at_the_endpoint_that_it_goes_to() {
     let targets: Vec<_> = under_way.iter().map(|one| one.drain.take_target().unwrap()).collect();
     let permits: Vec<_> = targets.iter().map(|target| target.load.try_open(None).unwrap()).collect();
     world.now = Millis(1_200);
-    turn(&mut world);
+    world.turn_once();
     let leaving = states(&world.streams.clone(), DrainState::Leaving);
     assert_eq!((leaving, permits.len()), (2, 2), "nobody moves back");
 }

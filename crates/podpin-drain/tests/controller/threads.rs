@@ -65,9 +65,7 @@ fn no_stream_is_missed_or_counted_twice_whoever_comes_first() {
             let drains = !number.is_multiple_of(3);
             let condition = if drains { Condition::Draining { serving: true } } else { Condition::Ready };
             world.update(Update::Upsert(vec![observed(number as usize % 2, condition)]));
-            let table = Arc::clone(&world.table);
-            let turn = world.controller.turn(world.now, || table.lock().unwrap().snapshot(), &mut |_| 0);
-            facts.extend(turn.facts);
+            facts.extend(world.turn_once());
         }
     });
     // A stream that is still open when its endpoint drains is found, whichever of the two came first.
@@ -76,14 +74,12 @@ fn no_stream_is_missed_or_counted_twice_whoever_comes_first() {
     assert_eq!(stream.endpoint_phase(), Phase::Draining);
     world.now = Millis(world.now.0 + 100);
     for _ in 0..3 {
-        let table = Arc::clone(&world.table);
         world.now = Millis(world.now.0 + 50);
-        facts.extend(world.controller.turn(world.now, || table.lock().unwrap().snapshot(), &mut |_| 0).facts);
+        facts.extend(world.turn_once());
     }
     assert!(moment(&stream).is_some());
     world.registry.close(&stream, StreamEnd { kind: EndKind::Graceful, is_awaited: false }, world.now);
-    let table = Arc::clone(&world.table);
-    facts.extend(world.controller.turn(world.now, || table.lock().unwrap().snapshot(), &mut |_| 0).facts);
+    facts.extend(world.turn_once());
     for fact in &facts {
         if let Fact::Finished { report, .. } = fact {
             assert!(report.streams == report.ended() && report.streams > 0, "{report:?}");

@@ -180,17 +180,9 @@ pub(crate) fn id(number: usize) -> EndpointId {
 
 pub(crate) fn observed(number: usize, condition: Condition) -> Observed {
     Observed {
-        id: id(number),
-        name: format!("pod-{number}").into(),
-        uid: None,
-        address: ([127, 0, 0, 1], 80).into(),
-        zone: None,
-        zone_hints: None,
-        node: None,
-        weight: 1,
         condition,
         reversible_drain: true,
-        deadline: None,
+        ..Observed::ready(id(number), format!("pod-{number}"), ([127, 0, 0, 1], 80).into())
     }
 }
 
@@ -316,6 +308,12 @@ impl World {
             let next = self.streams.iter().filter_map(|stream| moment(stream)).min();
             self.now = self.turn_due.min(next.unwrap_or(end)).min(end).max(self.now);
         }
+    }
+
+    /// Lets the controller take one turn without chance, and no stream act on it.
+    pub(crate) fn turn_once(&mut self) -> Vec<Fact> {
+        let snapshot = || self.table.lock().unwrap().snapshot();
+        self.controller.turn(self.now, snapshot, &mut |_| 0).facts
     }
 
     fn turn(&mut self) {

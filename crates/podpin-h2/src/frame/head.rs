@@ -1,6 +1,6 @@
 //! The nine bytes before every payload: length, type, flags and stream.
 
-/// The bytes of a frame's head, and so the room that [`crate::StreamMut::seal`] wants before a payload.
+/// The bytes of a frame's head.
 pub const FRAME_HEAD_BYTES: usize = 9;
 
 /// The largest payload that a client may send: the initial value, which is never raised (RFC 9113 section 6.5.2).

@@ -64,18 +64,21 @@ fn a_body_is_framed_where_it_stands() {
     server.feed(&get(1));
     server.stream(1).head(200, [], End::No).unwrap();
     server.out.clear();
-    let mut piece = [&[0; podpin_h2::FRAME_HEAD_BYTES][..], &vec![b'x'; 20_000]].concat();
-    let first = server.stream(1).seal(&mut piece, End::Yes).unwrap();
+    let piece = vec![b'x'; 20_000];
+    let written = |frame: podpin_h2::DataFrame| [&frame.head[..], &piece[..frame.payload]].concat();
+    let frame = server.stream(1).frame(piece.len(), End::Yes).unwrap();
+    let first = frame.payload;
     assert_eq!(
-        Frame::all(&piece[..9 + first]),
+        Frame::all(&written(frame)),
         [Frame { kind: DATA, flags: 0, stream: 1, payload: vec![b'x'; first] }]
     );
     assert_eq!(9 + first, 16 * 1024, "a frame and its head fill a TLS record");
     assert_eq!(server.connection.next_writer(0), Some(podpin_h2::StreamId::from_number(1)));
-    let second = server.stream(1).seal(&mut piece[first..], End::Yes).unwrap();
+    let frame = server.stream(1).frame(piece.len() - first, End::Yes).unwrap();
+    let second = frame.payload;
     assert_eq!(first + second, 20_000);
     assert_eq!(
-        Frame::all(&piece[first..]),
+        Frame::all(&written(frame)),
         [Frame { kind: DATA, flags: 1, stream: 1, payload: vec![b'x'; second] }]
     );
     assert!(server.out.is_empty() && server.find(1).is_none());

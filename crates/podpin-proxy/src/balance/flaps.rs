@@ -67,17 +67,9 @@ mod tests {
 
     fn change(table: &mut Table, condition: Option<Condition>, now: Millis) -> Transition {
         let observed = |condition| Observed {
-            id: EndpointId::of_pod("u", 80),
-            name: "pod".into(),
-            uid: None,
-            address: ([127, 0, 0, 1], 80).into(),
-            zone: None,
-            zone_hints: None,
-            node: None,
-            weight: 1,
             condition,
             reversible_drain: true,
-            deadline: None,
+            ..Observed::ready(EndpointId::of_pod("u", 80), "pod", ([127, 0, 0, 1], 80).into())
         };
         let list = condition.map(observed).into_iter().collect();
         table.apply(Update::Replace(list), now).transitions.remove(0)

@@ -114,25 +114,19 @@ impl Ring for KetamaRing {
 
 #[cfg(test)]
 mod tests {
-    use podpin_endpoints::{Condition, Observed, Snapshot, Table, Update};
+    use podpin_endpoints::{Observed, Snapshot, Table, Update};
     use podpin_time::Millis;
 
     use super::*;
 
     /// Members `0..count` with equal weights.
     fn members(count: u8) -> Arc<Snapshot> {
-        let observed = (0..count).map(|number| Observed {
-            id: EndpointId::from_bytes([number; 16]),
-            name: format!("pod-{number}").into(),
-            uid: None,
-            address: SocketAddr::from(([127, 0, 0, 1], 1_000 + u16::from(number))),
-            zone: None,
-            zone_hints: None,
-            node: None,
-            weight: 1,
-            condition: Condition::Ready,
-            reversible_drain: false,
-            deadline: None,
+        let observed = (0..count).map(|number| {
+            Observed::ready(
+                EndpointId::from_bytes([number; 16]),
+                format!("pod-{number}"),
+                SocketAddr::from(([127, 0, 0, 1], 1_000 + u16::from(number))),
+            )
         });
         Table::new().apply(Update::Replace(observed.collect()), Millis(0)).snapshot
     }

@@ -474,17 +474,8 @@ mod tests {
 
     fn pod(condition: Condition) -> Observed {
         Observed {
-            id: EndpointId::from_bytes([1; 16]),
-            name: "pod-a".into(),
-            uid: None,
-            address: "127.0.0.1:9".parse().unwrap(),
-            zone: None,
-            zone_hints: None,
-            node: None,
-            weight: 1,
             condition,
-            reversible_drain: false,
-            deadline: None,
+            ..Observed::ready(EndpointId::from_bytes([1; 16]), "pod-a", "127.0.0.1:9".parse().unwrap())
         }
     }
 

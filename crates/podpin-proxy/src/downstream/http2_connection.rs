@@ -16,6 +16,7 @@ use podpin_h2::{
     Closed, Config, Connection, End, ErrorCode, Event, FRAME_HEAD_BYTES, Head, Refusal, StreamId, StreamMut,
     Trust,
 };
+use podpin_time::Millis;
 use podpin_wire::http1::request_head::HeadError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -174,16 +175,13 @@ impl Http2Connection {
 
     /// Begins the end: a GOAWAY, after which open streams go on.
     pub(crate) fn shut_down(&self) {
-        let state = &mut *self.lock();
-        state.borrow_output();
-        state.protocol.shut_down(clock::now(), &mut state.output);
+        self.lock().with_output(|protocol, now, output| protocol.shut_down(now, output));
     }
 
     /// Ends the connection at once, with all its streams; the GOAWAY is in the remainder.
     pub(crate) fn close(&self) {
         let state = &mut *self.lock();
-        state.borrow_output();
-        state.protocol.close(ErrorCode::NO_ERROR, clock::now(), &mut state.output);
+        state.with_output(|protocol, now, output| protocol.close(ErrorCode::NO_ERROR, now, output));
         state.wake_all_gone();
     }
 
@@ -214,14 +212,14 @@ impl State {
 
     /// Lets `send` send on an open stream, and has the output written behind this turn; `None` if the stream is gone.
     pub(crate) fn send<T>(&mut self, id: StreamId, send: impl FnOnce(&mut StreamMut<'_>) -> T) -> Option<T> {
-        self.borrow_output();
         let before = self.output.len();
-        let mut stream = self.protocol.stream(id, clock::now(), &mut self.output)?;
-        let sent = send(&mut stream);
+        let sent = self.with_output(|protocol, now, output| {
+            protocol.stream(id, now, output).map(|mut stream| send(&mut stream))
+        });
         if self.output.len() > before {
             self.wake_driver();
         }
-        Some(sent)
+        sent
     }
 
     /// Sends what goes now of a large piece of a body, straight from where it stands: one write of the output before it,
@@ -242,42 +240,40 @@ impl State {
             framed += frame.payload;
             frames += 1;
         }
+        let output = std::mem::take(&mut self.output);
+        let mut slices = [IoSlice::new(&[]); 1 + 2 * FRAMES_A_WRITE];
         let mut payload = bytes.get(..framed).unwrap_or_default();
-        let mut pieces = Vec::with_capacity(2 * frames);
+        let mut used = slices.iter_mut();
+        *used.next()? = IoSlice::new(&output);
         for (head, length) in heads.iter().zip(lengths).take(frames) {
             let (frame, rest) = payload.split_at_checked(length)?;
-            pieces.extend([&head[..], frame]);
+            *used.next()? = IoSlice::new(head);
+            *used.next()? = IoSlice::new(frame);
             payload = rest;
         }
-        self.write_through(&pieces);
+        self.write_through(slices.get_mut(..=2 * frames).unwrap_or_default());
+        scratch::give_back(output);
         Some(framed)
     }
 
-    /// Writes the output and these pieces behind it; the output keeps what the socket does not take.
-    fn write_through(&mut self, pieces: &[&[u8]]) {
-        let output = std::mem::take(&mut self.output);
-        let mut slices = [IoSlice::new(&[]); 1 + 2 * FRAMES_A_WRITE];
-        for (slice, piece) in slices.iter_mut().zip([&output[..]].iter().chain(pieces)) {
-            *slice = IoSlice::new(piece);
-        }
-        let mut left = slices.get_mut(..=pieces.len()).unwrap_or_default();
+    /// Writes these pieces; the output, which is empty, keeps what the socket does not take.
+    fn write_through(&mut self, mut pieces: &mut [IoSlice<'_>]) {
         let waker = self.driver.as_ref().unwrap_or(Waker::noop());
         let mut context = Context::from_waker(waker);
         if let Some(transport) = &mut self.transport {
             // An error is left to the driver, which meets it as well.
-            while !left.is_empty()
+            while !pieces.is_empty()
                 && let Poll::Ready(Ok(count)) =
-                    Pin::new(&mut *transport).poll_write_vectored(&mut context, left)
+                    Pin::new(&mut *transport).poll_write_vectored(&mut context, pieces)
                 && count > 0
             {
-                IoSlice::advance_slices(&mut left, count);
+                IoSlice::advance_slices(&mut pieces, count);
             }
         }
-        if !left.is_empty() {
+        if !pieces.is_empty() {
             self.output = scratch::buffer();
-            left.iter().for_each(|slice| self.output.extend_from_slice(slice));
+            pieces.iter().for_each(|piece| self.output.extend_from_slice(piece));
         }
-        scratch::give_back(output);
         if !self.output.is_empty() || self.transport.as_ref().is_some_and(Transport::holds_bytes) {
             self.wake_driver();
         }
@@ -291,10 +287,11 @@ impl State {
             true => ErrorCode::NO_ERROR,
             false => ErrorCode::INTERNAL_ERROR,
         };
-        self.borrow_output();
-        if let Some(stream) = self.protocol.stream(id, clock::now(), &mut self.output) {
-            stream.reset(code);
-        }
+        self.with_output(|protocol, now, output| {
+            if let Some(stream) = protocol.stream(id, now, output) {
+                stream.reset(code);
+            }
+        });
         // The last stream of a connection that shuts down ends it.
         self.wake_driver();
     }
@@ -305,10 +302,23 @@ impl State {
         }
     }
 
-    /// Borrows a buffer of the thread for output.
-    fn borrow_output(&mut self) {
+    /// Calls into the protocol with the output, which is a buffer of the thread as long as something is in it.
+    fn with_output<T>(&mut self, call: impl FnOnce(&mut Connection, Millis, &mut Vec<u8>) -> T) -> T {
+        self.lend_output();
+        let result = call(&mut self.protocol, clock::now(), &mut self.output);
+        self.take_back_output();
+        result
+    }
+
+    fn lend_output(&mut self) {
         if self.output.capacity() == 0 {
             self.output = scratch::buffer();
+        }
+    }
+
+    fn take_back_output(&mut self) {
+        if self.output.is_empty() {
+            scratch::give_back(std::mem::take(&mut self.output));
         }
     }
 
@@ -381,7 +391,7 @@ impl State {
 
     /// Takes input: new requests go to `arrivals`, everything else to its stream.
     fn receive(&mut self, mut input: &[u8], arrivals: &mut Vec<Arrival>) {
-        self.borrow_output();
+        self.lend_output();
         let now = clock::now();
         while let Some(event) = self.protocol.receive(now, &mut input, &mut self.output) {
             match event {
@@ -430,9 +440,8 @@ impl State {
     fn poll_due(&mut self, context: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<()> {
         let Some(due) = self.protocol.due() else { return Poll::Pending };
         ready!(clock::poll_until(due, context, timer));
-        self.borrow_output();
         // An end is seen in the protocol's state.
-        let _closed = self.protocol.handle_timeout(clock::now(), &mut self.output);
+        let _closed = self.with_output(|protocol, now, output| protocol.handle_timeout(now, output));
         Poll::Ready(())
     }
 

@@ -97,17 +97,16 @@ impl Downstream {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpStream;
 
     use super::*;
+    use crate::testing::connected;
 
     async fn chunked() -> (TcpStream, Downstream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap());
-        let (accepted, client) = tokio::join!(listener.accept(), client);
-        let mut side = Http1Side::new(Transport::Plain(accepted.unwrap().0));
+        let (client, proxy) = connected().await;
+        let mut side = Http1Side::new(Transport::Plain(proxy));
         side.framing = Framing::Chunked;
-        (client.unwrap(), Downstream::H1(side))
+        (client, Downstream::H1(side))
     }
 
     #[tokio::test]

@@ -155,15 +155,14 @@ pub(crate) async fn write_and_linger(mut transport: Transport, bytes: &[u8]) {
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpStream;
 
     use super::*;
+    use crate::testing::connected;
 
     async fn pair() -> (TcpStream, Http1Side) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap());
-        let (accepted, client) = tokio::join!(listener.accept(), client);
-        (client.unwrap(), Http1Side::new(Transport::Plain(accepted.unwrap().0)))
+        let (client, proxy) = connected().await;
+        (client, Http1Side::new(Transport::Plain(proxy)))
     }
 
     #[tokio::test]

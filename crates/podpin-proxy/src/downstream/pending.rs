@@ -456,17 +456,15 @@ fn decode<'a>(
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpStream;
 
     use super::*;
+    use crate::testing::connected;
 
     async fn client_of(terms: Http1Terms, ahead: &[u8]) -> (TcpStream, PendingResponse) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap());
-        let (accepted, client) = tokio::join!(listener.accept(), client);
-        let transport = Transport::Plain(accepted.unwrap().0);
-        let connection = IdleConnection { transport, ahead: BytesMut::from(ahead) };
-        (client.unwrap(), PendingResponse::http1(connection, terms, None))
+        let (client, proxy) = connected().await;
+        let connection = IdleConnection { transport: Transport::Plain(proxy), ahead: BytesMut::from(ahead) };
+        (client, PendingResponse::http1(connection, terms, None))
     }
 
     fn terms(body: BodyDecoder) -> Http1Terms {

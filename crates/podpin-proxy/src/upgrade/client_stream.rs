@@ -240,16 +240,15 @@ impl Peek for ClientStream {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpStream;
 
     use super::*;
+    use crate::testing::connected;
 
     async fn stream(ahead: &[u8]) -> (TcpStream, ClientStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap());
-        let (accepted, client) = tokio::join!(listener.accept(), client);
-        let (tcp, peer) = accepted.unwrap();
-        (client.unwrap(), ClientStream::upgrade(Transport::Plain(tcp), peer, BytesMut::from(ahead)))
+        let (client, proxy) = connected().await;
+        let peer = client.local_addr().unwrap();
+        (client, ClientStream::upgrade(Transport::Plain(proxy), peer, BytesMut::from(ahead)))
     }
 
     #[tokio::test]

@@ -36,6 +36,9 @@ pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 /// Field by which an application forbids the handover of a stream.
 const HANDOVER: HeaderName = HeaderName::from_static("x-podpin-handover");
 
+/// A request for a successor under way; `Err` with the answer of one that cannot be used.
+type PendingSuccessor = Pin<Box<dyn Future<Output = Result<Box<Successor>, Answer>> + Send>>;
+
 /// Handovers of one stream, and what is kept of its request to resume it elsewhere.
 pub(crate) struct HandoverDriver {
     shared: Arc<Shared>,
@@ -43,7 +46,7 @@ pub(crate) struct HandoverDriver {
     /// Upstream request head without the fields that differ from endpoint to endpoint, and without the empty line.
     head: Box<[u8]>,
     /// Request under way.
-    request: Option<Pin<Box<dyn Future<Output = Result<Box<Successor>, Answer>> + Send>>>,
+    request: Option<PendingSuccessor>,
     /// Successor that has answered with an event stream.
     successor: Option<Box<Successor>>,
 }

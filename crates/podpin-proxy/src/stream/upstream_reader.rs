@@ -142,7 +142,11 @@ mod tests {
         socket.readable().await.unwrap();
         let (mut early, mut buffer) = (reader.take_early(), [0; 64]);
         // The system reports a reset once; the next read would be a clean end.
-        poll_fn(|context| Poll::Ready(reader.read_along(context, &mut early, &mut buffer))).await;
+        poll_fn(|context| {
+            reader.read_along(context, &mut early, &mut buffer);
+            Poll::Ready(())
+        })
+        .await;
         assert_eq!(&early[..], b"early");
         assert_eq!(read(&mut reader).await, Err(UpstreamEnd::Broken(Fault::Reset)));
     }

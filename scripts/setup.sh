@@ -102,6 +102,7 @@ for purpose in "$@"; do
             want needed ip iproute2
             # Tests start their own, each on a free port.
             want needed redis-server redis-server
+            want needed dnsmasq dnsmasq-base
             python=1
             want_venv
             ;;

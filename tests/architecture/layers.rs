@@ -37,7 +37,14 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-endpoints",
         // Writing and choosing; the snapshot between them; an endpoint; the words that describe it.
-        &["pick table", "snapshot", "weighted_set", "endpoint", "tombstones update", "id phase streams"],
+        &[
+            "pick table",
+            "snapshot",
+            "usage weighted_set",
+            "endpoint",
+            "tombstones update",
+            "id phase streams",
+        ],
     ),
     (
         "podpin-sse",
@@ -106,7 +113,7 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-discovery",
         // The sources; the formats that they read.
-        &["file kube", "endpoints_file slice watch"],
+        &["dns file kube", "endpoints_file listed slice watch"],
     ),
     (
         "podpin-control",

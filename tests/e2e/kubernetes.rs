@@ -3,6 +3,9 @@
 //! The API server is plain HTTP unless a test says otherwise. Pods share a port and differ by loopback address, as
 //! one slice has one port for all of its endpoints.
 
+mod dead_connection;
+mod gaps;
+mod ghosts;
 mod outages;
 mod pods;
 mod recordings;

@@ -36,6 +36,7 @@ mod http2_streams;
 mod kept_connections;
 mod kubernetes;
 mod memory;
+mod names;
 mod ordinary;
 mod passing_on;
 mod picking;

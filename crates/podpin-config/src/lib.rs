@@ -39,9 +39,9 @@ pub use node::Position;
 pub use parse::Config;
 pub use route::{Backend, Expression, HeaderMatch, Host, PathMatch, Route, RouteMatch, ValueMatch};
 pub use service::{
-    ActiveHealth, Balance, Budget, Discovery, Drain, Handover, HandoverLimit, Health, KubernetesService,
-    Order, PassiveHealth, Pinned, Port, Probe, Rebalance, Retries, Service, ServiceLimits, StaticEndpoint,
-    Strategy, Timeouts, ZonePreference,
+    ActiveHealth, Balance, Budget, Discovery, DnsName, Drain, EndpointAddress, Handover, HandoverLimit,
+    Health, IpFamily, KubernetesService, Order, PassiveHealth, Pinned, Port, Probe, Rebalance, Retries,
+    Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
 };
 pub use shutdown::Shutdown;
 pub use sse::{RetryHint, Sse, Unavailable};

@@ -81,10 +81,11 @@ const SHAPES: &[Shape] = &[
             "tls",
         ],
     ),
-    shape("services.*.discovery", &["static", "file", "kubernetes"]),
+    shape("services.*.discovery", &["static", "file", "kubernetes", "dns"]),
     shape("services.*.discovery.static[]", &["name", "address", "zone", "weight"]),
     shape("services.*.discovery.file", &["path"]),
-    shape("services.*.discovery.kubernetes", &["namespace", "service", "port", "pods"]),
+    shape("services.*.discovery.kubernetes", &["namespace", "service", "port", "pods", "ipFamily"]),
+    shape("services.*.discovery.dns", &["name", "port", "interval", "resolver"]),
     shape("services.*.balance", &["strategy", "slowStart", "zone", "rebalance"]),
     shape("services.*.balance.rebalance", &["threshold", "budgetPerSecond"]),
     shape(

@@ -6,7 +6,7 @@ mod health;
 
 use std::time::Duration;
 
-pub use discovery::{Discovery, KubernetesService, Port, StaticEndpoint};
+pub use discovery::{Discovery, DnsName, EndpointAddress, IpFamily, KubernetesService, Port, StaticEndpoint};
 pub use drain::{Budget, Drain, Handover, HandoverLimit, Order, Pinned};
 pub use health::{ActiveHealth, Health, PassiveHealth, Probe};
 

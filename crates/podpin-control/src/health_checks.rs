@@ -127,7 +127,7 @@ fn record(service: &ServiceState, endpoint: &Endpoint, health: Health) {
             tracing::info!(service = %service.name, endpoint = %endpoint.name, "passes its health checks again");
         }
         Health::Unhealthy => {
-            service.metrics.ejections.inc();
+            service.endpoint_ejected();
             tracing::warn!(service = %service.name, endpoint = %endpoint.name, "ejected: it fails its health checks");
         }
     }

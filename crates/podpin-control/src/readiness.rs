@@ -33,7 +33,7 @@ impl Readiness {
 
     /// Returns whether every service has had its first list of endpoints, and the process does not drain.
     ///
-    /// A service that the cluster does not list keeps the others waiting no longer than `kubernetes.initialListTimeout`; a
+    /// A service that the cluster or the name server does not list keeps the others waiting no longer than `kubernetes.initialListTimeout`; a
     /// replica on which no service ever had a list is never ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.is_ready_at(clock::now())
@@ -44,7 +44,7 @@ impl Readiness {
         let snapshot = self.shared.snapshot();
         let lists = snapshot.services.iter().map(|service| FirstList {
             is_seen: service.view().snapshot.first_list_seen(),
-            is_awaited: service.is_awaited() && !(overdue && service.is_of_the_cluster()),
+            is_awaited: service.is_awaited() && !(overdue && service.is_told_by_a_server()),
         });
         let earlier = match self.shared.has_listed() {
             true => EarlierLists::Seen,

@@ -226,7 +226,7 @@ fn refuse_restart(old: &Config, new: &Config) -> Result<(), ReloadError> {
 async fn warm(services: &[Arc<ServiceState>], limit: Duration) {
     let deadline = Instant::now() + limit;
     let is_cold = |service: &Arc<ServiceState>| {
-        service.is_of_the_cluster() && !service.view().snapshot.first_list_seen()
+        service.is_told_by_a_server() && !service.view().snapshot.first_list_seen()
     };
     while services.iter().any(is_cold) && Instant::now() < deadline {
         sleep(WARM_POLL).await;

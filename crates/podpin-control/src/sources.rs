@@ -1,9 +1,11 @@
-//! Endpoints that do not come from a cluster: lists of the configuration, and files, which are followed.
+//! Endpoints that do not come from a cluster: lists of the configuration, and files and names, which are followed.
 
 use std::sync::Arc;
 
 use podpin_config::Discovery;
-use podpin_discovery::{FileEvent, FileSource, ReadError, static_endpoints};
+use podpin_discovery::{
+    FileEvent, FileSource, NameEvent, NameSource, ReadError, follow_names, static_endpoints,
+};
 use podpin_endpoints::{Observed, Update};
 use podpin_proxy::balance::service::{ServiceState, TableWriter};
 use podpin_proxy::telemetry::labels::DiscoveryError;
@@ -21,8 +23,18 @@ pub(crate) enum InitialEndpoints {
         /// The list.
         list: Result<Vec<Observed>, ReadError>,
     },
+    /// Names in DNS, whose addresses come later.
+    Names,
     /// A cluster, whose list comes later.
     Cluster,
+}
+
+/// A source of endpoints that is followed from its first list on.
+pub(crate) enum FollowedSource {
+    /// A file.
+    File(FileSource),
+    /// Names in DNS.
+    Names(NameSource),
 }
 
 /// A service with the first list of its endpoints.
@@ -38,7 +50,11 @@ impl InitialEndpoints {
     /// [`StartError::Endpoints`] if a file exists and does not parse. A missing file is waited for.
     pub(crate) fn read(discovery: &Discovery) -> Result<InitialEndpoints, StartError> {
         match discovery {
-            Discovery::Static(endpoints) => Ok(InitialEndpoints::Static(static_endpoints(endpoints))),
+            Discovery::Static(endpoints) => {
+                let list = static_endpoints(endpoints);
+                Ok(list.map_or(InitialEndpoints::Names, InitialEndpoints::Static))
+            }
+            Discovery::Dns(_) => Ok(InitialEndpoints::Names),
             Discovery::File(path) => {
                 let source = FileSource::new(path.clone());
                 match source.read() {
@@ -50,8 +66,8 @@ impl InitialEndpoints {
         }
     }
 
-    /// Puts the list in force; returns the file to follow from now on, `None` if the source is no file.
-    pub(crate) fn apply(self, writer: &TableWriter) -> Option<FileSource> {
+    /// Puts the list in force; returns the source to follow from now on, `None` if there is none that is followed by itself.
+    pub(crate) fn apply(self, writer: &TableWriter) -> Option<FollowedSource> {
         match self {
             InitialEndpoints::Static(update) => {
                 connected(writer, update);
@@ -62,9 +78,39 @@ impl InitialEndpoints {
                     Ok(observed) => connected(writer, Update::Replace(observed)),
                     Err(error) => await_file(writer, &error),
                 }
-                Some(source)
+                Some(FollowedSource::File(source))
             }
+            InitialEndpoints::Names => names_of(writer.service()).map(FollowedSource::Names),
             InitialEndpoints::Cluster => None,
+        }
+    }
+}
+
+/// Returns the names whose addresses are the endpoints of a service; `None` if it has none.
+fn names_of(service: &ServiceState) -> Option<NameSource> {
+    // An address that vanished drains as long as its streams may take to leave.
+    let linger = service.drain_times().timeout;
+    match &service.configuration.discovery {
+        Discovery::Dns(name) => Some(NameSource::of_name(&service.name, name, linger)),
+        Discovery::Static(list) => Some(NameSource::of_list(&service.name, list, linger)),
+        Discovery::File(_) | Discovery::Kubernetes(_) => None,
+    }
+}
+
+/// Follows names in DNS for as long as the process runs.
+pub(crate) async fn follow_all_names(writer: TableWriter, source: NameSource) {
+    follow_names(source, move |event| on_name_event(&writer, event)).await;
+}
+
+fn on_name_event(writer: &TableWriter, event: NameEvent) {
+    match event {
+        NameEvent::Endpoints(observed) => writer.apply(Update::Replace(observed)),
+        NameEvent::Answered => {
+            writer.service().metrics.discovery_connected.set(1);
+            writer.heard();
+        }
+        NameEvent::Failed(reason) => {
+            disconnected(writer.service(), DiscoveryError::Dns, reason.to_string());
         }
     }
 }
@@ -132,6 +178,27 @@ mod tests {
         assert_eq!(kept(&service), "the last good list is kept");
         assert_eq!(service.discovery_failure().as_deref(), Some("endpoints file is missing"));
         assert_eq!(service.metrics.discovery_connected.get(), 0);
+    }
+
+    #[test]
+    fn a_name_that_is_not_answered_keeps_the_last_list_and_shows_the_failure() {
+        let shared = fixture::shared("{chat: {discovery: {dns: {name: chat.internal, port: 80}}}}");
+        let service = Arc::clone(&shared.snapshot().services[0]);
+        let initial = InitialEndpoints::read(&service.configuration.discovery).unwrap();
+        let writer = TableWriter::new(Arc::clone(&service));
+        assert!(matches!(initial.apply(&writer), Some(FollowedSource::Names(_))));
+        assert!(!service.view().snapshot.first_list_seen() && service.is_told_by_a_server());
+        on_name_event(&writer, NameEvent::Answered);
+        on_name_event(&writer, NameEvent::Endpoints(Vec::new()));
+        on_name_event(&writer, NameEvent::Failed("SERVFAIL".into()));
+        assert!(service.view().snapshot.first_list_seen());
+        assert_eq!(service.discovery_failure().as_deref(), Some("SERVFAIL"));
+        assert_eq!(service.metrics.discovery_connected.get(), 0);
+        let text = String::from_utf8(shared.metrics.render()).unwrap();
+        assert!(text.contains("podpin_discovery_errors_total{reason=\"dns\",service=\"chat\"} 1"), "{text}");
+        let named = "{chat: {discovery: {static: [{name: a, address: \"localhost:80\"}]}}}";
+        let service = Arc::clone(&fixture::shared(named).snapshot().services[0]);
+        assert!(names_of(&service).is_some() && service.is_told_by_a_server());
     }
 
     #[test]

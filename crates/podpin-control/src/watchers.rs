@@ -3,10 +3,9 @@
 //! A reload ends the tasks whose subject is gone or new and starts others; the rest go on, so that a reload which changes a
 //! limit does not list a cluster again.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use podpin_config::{AffinityKeys, Config, KubernetesService};
+use podpin_config::{AffinityKeys, Config, Discovery, KubernetesService};
 use podpin_discovery::KubeService;
 use podpin_proxy::balance::service::{ServiceState, TableWriter};
 use podpin_proxy::net::tls::ServerTls;
@@ -18,7 +17,7 @@ use crate::certificates;
 use crate::cluster::{self, ClusterAccess, ClusterService};
 use crate::health_checks;
 use crate::keys;
-use crate::sources::{self, ServiceStart};
+use crate::sources::{self, FollowedSource, ServiceStart};
 
 /// The watches that run now.
 #[derive(Default)]
@@ -26,7 +25,7 @@ pub(crate) struct WatchTasks {
     tasks: JoinSet<()>,
     keys: Option<Task<AffinityKeys>>,
     certificates: Vec<Task<Arc<ServerTls>>>,
-    files: Vec<Task<EndpointsFile>>,
+    sources: Vec<Task<EndpointSource>>,
     cluster: Option<Task<ClusterSubject>>,
     health_checks: Vec<Task<Arc<ServiceState>>>,
 }
@@ -43,10 +42,10 @@ impl<S> Drop for Task<S> {
     }
 }
 
-/// The endpoints file of a service.
-struct EndpointsFile {
+/// The file or the names that list the endpoints of a service.
+struct EndpointSource {
     service: Arc<str>,
-    path: PathBuf,
+    discovery: Discovery,
 }
 
 /// The cluster, and the services that are discovered in it.
@@ -74,27 +73,31 @@ impl WatchTasks {
         snapshot: &ConfigSnapshot,
     ) {
         initial.into_iter().for_each(|start| self.begin_service(start));
-        self.retain_files(snapshot);
+        self.retain_sources(snapshot);
         self.follow_cluster(access, snapshot);
     }
 
-    /// Puts the first list of a service in force and watches its file, if it has one.
+    /// Puts the first list of a service in force and watches its file or its names, if it has any.
     pub(crate) fn begin_service(&mut self, start: ServiceStart) {
         let ServiceStart { service, endpoints } = start;
         let writer = TableWriter::new(Arc::clone(&service));
-        let Some(file) = endpoints.apply(&writer) else { return };
-        let subject = EndpointsFile { service: Arc::clone(&service.name), path: file.path().to_owned() };
-        let handle = self.tasks.spawn(sources::follow_file(writer, file));
-        self.files.push(Task { subject, handle });
+        let handle = match endpoints.apply(&writer) {
+            None => return,
+            Some(FollowedSource::File(file)) => self.tasks.spawn(sources::follow_file(writer, file)),
+            Some(FollowedSource::Names(names)) => self.tasks.spawn(sources::follow_all_names(writer, names)),
+        };
+        let discovery = service.configuration.discovery.clone();
+        self.sources
+            .push(Task { subject: EndpointSource { service: Arc::clone(&service.name), discovery }, handle });
     }
 
-    /// Ends the watches of endpoints files that no service of the snapshot has.
-    fn retain_files(&mut self, snapshot: &ConfigSnapshot) {
-        let is_current = |file: &EndpointsFile| {
-            let service = snapshot.service(&file.service);
-            service.is_some_and(|service| service.endpoints_file() == Some(&file.path))
+    /// Ends the watches of files and names that no service of the snapshot has.
+    fn retain_sources(&mut self, snapshot: &ConfigSnapshot) {
+        let is_current = |source: &EndpointSource| {
+            let service = snapshot.service(&source.service);
+            service.is_some_and(|service| service.configuration.discovery == source.discovery)
         };
-        self.files.retain(|task| is_current(&task.subject));
+        self.sources.retain(|task| is_current(&task.subject));
     }
 
     /// Returns how the cluster is reached now; `None` if it is not watched.
@@ -197,18 +200,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_files_are_watched_and_one_that_no_service_has_any_more_is_not() {
+    async fn only_files_and_names_are_watched_and_one_that_no_service_has_any_more_is_not() {
         let shared = fixture::shared(
             "{a: {discovery: {file: {path: /nonexistent/a.yaml}}}, b: {discovery: {static: []}}}",
         );
         let mut tasks = WatchTasks::default();
         let snapshot = shared.snapshot();
         snapshot.services.iter().for_each(|service| begin(&mut tasks, service));
-        assert_eq!(tasks.files.len(), 1);
-        tasks.retain_files(&snapshot);
-        assert_eq!(tasks.files.len(), 1);
-        tasks.retain_files(&fixture::shared("{b: {discovery: {static: []}}}").snapshot());
-        assert_eq!(tasks.files.len(), 0);
+        assert_eq!(tasks.sources.len(), 1);
+        tasks.retain_sources(&snapshot);
+        assert_eq!(tasks.sources.len(), 1);
+        tasks.retain_sources(&fixture::shared("{b: {discovery: {static: []}}}").snapshot());
+        assert_eq!(tasks.sources.len(), 0);
         assert!(matches!(snapshot.services[0].configuration.discovery, Discovery::File(_)));
     }
 

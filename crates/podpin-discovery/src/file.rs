@@ -1,4 +1,4 @@
-//! Endpoints from the configuration itself and from a file of their own, re-read on change.
+//! Endpoints from a file of their own, re-read on change.
 //!
 //! A list that cannot be read takes nothing away: it is told, and the last good one stands. A file that is being
 //! written is not garbled yet; it is told only when it has stayed so for a while.
@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use podpin_config::StaticEndpoint;
-use podpin_endpoints::{Condition, EndpointId, Observed, Update};
+use podpin_endpoints::Observed;
 use tokio::time::timeout;
 
 use crate::endpoints_file::{EndpointsFileError, not_utf8, parse_endpoints};
@@ -18,25 +17,6 @@ use crate::watch::{FileWatch, read_bounded};
 /// How long a file must stay missing or garbled before it is told: longer than an editor or a copy takes between
 /// truncating and the last write, shorter than a person looks away.
 const PATIENCE: Duration = Duration::from_millis(200);
-
-/// The endpoints that are written in the configuration, as the one list there will be.
-#[must_use]
-pub fn static_endpoints(list: &[StaticEndpoint]) -> Update {
-    let observed = |endpoint: &StaticEndpoint| Observed {
-        id: EndpointId::of_address(&endpoint.name, endpoint.address),
-        name: endpoint.name.as_str().into(),
-        uid: None,
-        address: endpoint.address,
-        zone: endpoint.zone.as_deref().map(Into::into),
-        zone_hints: None,
-        node: None,
-        weight: endpoint.weight,
-        condition: Condition::Ready,
-        reversible_drain: true,
-        deadline: None,
-    };
-    Update::Replace(list.iter().map(observed).collect())
-}
 
 /// An endpoints file.
 #[derive(Clone, Debug)]
@@ -67,7 +47,7 @@ pub enum ReadError {
 /// State of the file after a look at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileEvent {
-    /// The full list; for [`Update::Replace`].
+    /// The full list; for [`podpin_endpoints::Update::Replace`].
     Endpoints(Vec<Observed>),
     /// A file that cannot be read or is no list of endpoints, and why; the last good list stands.
     Garbled(String),
@@ -157,7 +137,7 @@ impl FileSource {
 mod tests {
     use std::fs;
 
-    use podpin_endpoints::Phase;
+    use podpin_endpoints::EndpointId;
     use tempfile::TempDir;
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
     use tokio::task::JoinHandle;
@@ -294,21 +274,6 @@ mod tests {
         assert!(matches!(beneath_a_file.read(), Err(ReadError::Missing(_))));
         let a_directory = FileSource::new(directory.path());
         assert!(matches!(a_directory.read(), Err(ReadError::Io { .. })));
-    }
-
-    #[test]
-    fn static_endpoints_are_one_full_list_of_ready_ones() {
-        let list = [StaticEndpoint {
-            name: "a".into(),
-            address: "10.0.0.1:80".parse().unwrap(),
-            zone: Some("z".into()),
-            weight: 3,
-        }];
-        let Update::Replace(observed) = static_endpoints(&list) else { panic!("a full list was expected") };
-        let [one] = observed.as_slice() else { panic!("{observed:?}") };
-        assert_eq!(one.id, EndpointId::of_address("a", list[0].address));
-        assert_eq!((&*one.name, one.zone.as_deref(), one.weight), ("a", Some("z"), 3));
-        assert_eq!(one.condition.phase(), Phase::Ready);
     }
 
     #[test]

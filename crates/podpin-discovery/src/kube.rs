@@ -13,6 +13,7 @@
 //! objects in `kube/store.rs`, the requests in `kube/wire.rs`, the loop in `kube/reflector.rs`; the two
 //! resources that it reads in `kube/slices.rs` and `kube/pods.rs`.
 
+mod client;
 mod cluster;
 mod deadlines;
 mod failure;
@@ -21,6 +22,7 @@ mod reflector;
 mod resource;
 mod slices;
 mod store;
+mod token;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -30,17 +32,19 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::kube::Client;
-use futures_util::future::{select, select_all};
+use futures_util::future::{Either, select, select_all};
+use podpin_config::IpFamily;
 use podpin_endpoints::Update;
 use podpin_time::Millis;
 
+use crate::kube::client::ApiClient;
 use crate::kube::cluster::Cluster;
 pub use crate::kube::cluster::digest;
 use crate::kube::pods::Pods;
 use crate::kube::reflector::{Emit, Reflector};
 use crate::kube::slices::Slices;
 use crate::kube::store::Store;
+pub use crate::kube::token::TokenError;
 use crate::slice::PortRef;
 
 /// Lists are repeated this often although nothing seems to be wrong: an API server whose etcd was restored from a
@@ -53,6 +57,10 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 
 /// A page of a list takes an API server milliseconds, a loaded one a second or two.
 const LIST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Bookmarks come about once a minute. Something between that answers keep-alive probes for a dead server (a proxy, a load
+/// balancer) is found out by their absence.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
 
 /// How the cluster is reached.
 #[derive(Clone, Debug)]
@@ -67,6 +75,8 @@ pub struct KubeSettings {
     pub watch_timeout: Duration,
     /// How long a page of a list may take. Default 15 s.
     pub list_timeout: Duration,
+    /// How long a watch may say nothing, not even a bookmark, on a server that sends them. Default 90 s.
+    pub silence_max: Duration,
     /// Converts a time of the wall clock to the clock of the endpoints' deadlines: see
     /// [`podpin_endpoints::Observed::deadline`]. Called once for each deadline, when it arrives. Default: milliseconds
     /// since 1970, which is enough if no service reads pods.
@@ -81,6 +91,7 @@ impl Default for KubeSettings {
             relist_every: RELIST_EVERY,
             watch_timeout: WATCH_TIMEOUT,
             list_timeout: LIST_TIMEOUT,
+            silence_max: SILENCE_MAX,
             moment_of: |at| Millis(0).after(at.duration_since(UNIX_EPOCH).unwrap_or_default()),
         }
     }
@@ -105,6 +116,8 @@ pub struct KubeService {
     pub service: String,
     /// Which of its ports.
     pub port: PortRef,
+    /// The addresses of pods that have IPv4 and IPv6.
+    pub family: IpFamily,
     /// Whether Pods are read, too, so that endpoints have deadlines. Without the right to, they have none.
     pub pods: bool,
     /// Endpoints of it are known, from another source or from following it before: a first list that is empty is
@@ -118,6 +131,7 @@ impl From<&podpin_config::KubernetesService> for KubeService {
             namespace: service.namespace.clone(),
             service: service.service.clone(),
             port: (&service.port).into(),
+            family: service.ip_family,
             pods: service.pods,
             is_occupied: false,
         }
@@ -234,6 +248,15 @@ pub enum KubeError {
     /// No client can be made: a certificate, a key or a credential plugin is wrong.
     #[error("the Kubernetes client cannot be set up: {0}")]
     Client(#[source] kube::Error),
+    /// The token cannot be used.
+    #[error("{place} {error}")]
+    Token {
+        /// Where it is.
+        place: String,
+        /// Why.
+        #[source]
+        error: TokenError,
+    },
     /// The credential plugin could not even be run.
     #[error("the credential plugin of the kubeconfig: {0}")]
     Plugin(String),
@@ -259,7 +282,7 @@ pub async fn follow(
     services: Vec<KubeService>,
     on: impl FnMut(KubeEvent) + Send,
 ) -> Result<Infallible, KubeError> {
-    let default = Cluster::reach(&settings).await?.namespace;
+    let Cluster { client, namespace: default } = Cluster::reach(&settings).await?;
     let mut namespaces: BTreeMap<&str, Vec<(usize, &KubeService)>> = BTreeMap::new();
     for (number, service) in services.iter().enumerate() {
         let namespace = service.namespace.as_deref().unwrap_or(&default);
@@ -276,15 +299,19 @@ pub async fn follow(
         let store = Store::new(services.into_iter(), settings.moment_of);
         followed.push(Box::pin(follow_namespace(name, &settings, client, store, &emit)));
     }
-    let (never, ..) = select_all(followed).await;
-    match never {}
+    let follow = pin!(select_all(followed));
+    let Some(token) = client.token() else { match follow.await.0 {} };
+    match select(follow, pin!(token.watch())).await {
+        Either::Left(((never, ..), _)) => match never {},
+        Either::Right((never, _)) => never,
+    }
 }
 
 /// Follows the slices of a namespace, and its pods if a service has `pods`.
 async fn follow_namespace(
     name: &str,
     settings: &KubeSettings,
-    client: Client,
+    client: ApiClient,
     store: Store,
     emit: Emit<'_>,
 ) -> Infallible {

@@ -1,18 +1,24 @@
-//! Discovery of endpoints: static lists, files and Kubernetes, each turned into the one vocabulary of
+//! Discovery of endpoints: static lists, files, names in DNS and Kubernetes, each turned into the one vocabulary of
 //! [`podpin_endpoints::Update`].
 //!
 //! Nothing here decides what is believed or who is picked; and whatever fails here takes no endpoint away: the last
 //! good list stands until there is a better one (fail static). [`FileWatch`] serves every other file that is re-read
 //! on change, too.
 
+mod dns;
 mod endpoints_file;
 mod file;
 mod kube;
+mod listed;
 mod slice;
 mod watch;
 
+pub use dns::{NameEvent, NameSource, follow_names};
 pub use endpoints_file::{EndpointsFileError, parse_endpoints};
-pub use file::{FileEvent, FileSource, ReadError, static_endpoints};
-pub use kube::{KubeError, KubeEvent, KubeService, KubeSettings, RelistReason, check, digest, follow};
+pub use file::{FileEvent, FileSource, ReadError};
+pub use kube::{
+    KubeError, KubeEvent, KubeService, KubeSettings, RelistReason, TokenError, check, digest, follow,
+};
+pub use listed::static_endpoints;
 pub use slice::{Merged, PortRef, observe};
 pub use watch::FileWatch;

@@ -2,19 +2,25 @@
 //!
 //! Kubernetes spreads a Service over slices as it likes: at most 100 endpoints each, one set per address family and per
 //! set of port numbers, written one after the other. So an endpoint may stand in two slices at a time, or an address in
-//! two endpoints when a new pod has taken over the address of an old one. kube-proxy's rule settles it: the newcomer
-//! wins unless it is terminating. Newcomer is what was written later (the slice's `resourceVersion`).
+//! two endpoints when a new pod has taken over the address of an old one, which a slice still lists. Three rules settle it:
+//!
+//! 1. Of a pod that has IPv4 and IPv6, the addresses of the preferred family count.
+//! 2. Of entries of one pod the newer one wins, unless it is terminating and the other is not (kube-proxy's rule). Newer is
+//!    what was written later: the slice's `resourceVersion`.
+//! 3. Of two pods at one address, a ready one wins, then the one that was first seen later. A version says nothing here: the
+//!    slice of a pod that has ended may be written anew for the sake of another pod in it.
 //!
 //! A [`Slice`] keeps what is needed of one object for one port, not the object: a tenth of its memory, and an event
 //! costs the reading of its own slice only. What an endpoint may become is decided in [`podpin_endpoints::Table`].
 
-use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
+use std::collections::{HashMap, HashSet, hash_map};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use podpin_endpoints::{Condition, EndpointId, Observed};
+use podpin_config::IpFamily;
+use podpin_endpoints::{Condition, EndpointId, IdMap, Observed};
 
 /// Which port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,13 +50,18 @@ pub struct Merged {
     pub malformed: u32,
 }
 
-/// The endpoints that `slices` of one Service name for `port`.
-///
-/// IPv4 if any slice names an IPv4 endpoint, else IPv6: in a dual-stack Service every pod stands in both.
+/// The endpoints that `slices` of one Service name for `port`, none of which was seen before.
 #[must_use]
-pub fn observe<'s>(slices: impl Iterator<Item = &'s EndpointSlice>, port: &PortRef) -> Merged {
+pub fn observe<'s>(
+    slices: impl Iterator<Item = &'s EndpointSlice>,
+    port: &PortRef,
+    family: IpFamily,
+) -> Merged {
     let slices: Vec<Slice> = slices.map(|slice| Slice::read(slice, port)).collect();
-    Merged { observed: merge(slices.iter()), malformed: slices.iter().map(|slice| slice.malformed).sum() }
+    let malformed = slices.iter().map(|slice| slice.malformed).sum();
+    let mut observed = merge(slices.iter(), family, &Seen::default());
+    observed.sort_unstable_by_key(|one| one.id);
+    Merged { observed, malformed }
 }
 
 /// An EndpointSlice, as far as it concerns one port.
@@ -59,6 +70,8 @@ pub(crate) struct Slice {
     family: Family,
     /// `metadata.resourceVersion`; 0 when it is not a number.
     version: u64,
+    /// `metadata.creationTimestamp` in seconds since 1970; 0 when there is none.
+    created: i64,
     endpoints: Vec<Observed>,
     /// See [`Merged::malformed`].
     pub(crate) malformed: u32,
@@ -81,7 +94,8 @@ impl Slice {
             _ => Family::Foreign,
         };
         let version = version_of(slice.metadata.resource_version.as_deref()).unwrap_or_default();
-        let mut read = Slice { family, version, endpoints: Vec::new(), malformed: 0 };
+        let created = slice.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
+        let mut read = Slice { family, version, created, endpoints: Vec::new(), malformed: 0 };
         if family == Family::Foreign {
             read.malformed = 1;
             return read;
@@ -131,10 +145,9 @@ fn number_of(ports: &[EndpointPort], port: &PortRef) -> Result<Option<u16>, OutO
     let tcp = |one: &&EndpointPort| matches!(one.protocol.as_deref(), None | Some("" | "TCP"));
     let mut ports = ports.iter().filter(tcp);
     let found = match port {
-        // A slice whose port has no number does not restrict ports.
+        // A slice whose port has no number says nothing about this one.
         PortRef::Number(number) => {
-            let matches = |one: &EndpointPort| one.port.is_none_or(|port| port == i32::from(*number));
-            ports.any(matches).then_some(i32::from(*number))
+            ports.any(|one| one.port == Some(i32::from(*number))).then_some(i32::from(*number))
         }
         PortRef::Name(name) => {
             let named = ports.find(|one| one.name.as_deref().unwrap_or_default() == name);
@@ -180,15 +193,17 @@ fn observed(endpoint: &Endpoint, address: SocketAddr, words: &mut Words) -> Obse
 }
 
 /// The readiness triple. With `publishNotReadyAddresses` every endpoint is `ready`; then serving and terminating say
-/// how things are.
+/// how things are, and one that does not serve is published.
 fn condition_of(conditions: Option<&EndpointConditions>) -> Condition {
-    let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+    let said = conditions.and_then(|conditions| conditions.ready);
+    let ready = said.unwrap_or(true);
     let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
     let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-    match (terminating, ready && serving) {
-        (true, _) => Condition::Draining { serving },
-        (false, true) => Condition::Ready,
-        (false, false) => Condition::NotReady { serving },
+    match (terminating, ready, serving) {
+        (true, ..) => Condition::Draining { serving },
+        (false, true, true) => Condition::Ready,
+        (false, true, false) if said.is_some() => Condition::Published,
+        (false, ..) => Condition::NotReady { serving },
     }
 }
 
@@ -225,55 +240,199 @@ impl Words {
     }
 }
 
-/// Merges the slices of one Service, all read for the same port.
-pub(crate) fn merge<'s>(slices: impl Iterator<Item = &'s Slice> + Clone) -> Vec<Observed> {
-    let named = |family| {
-        slices.clone().filter(move |slice| slice.family == family).flat_map(|slice| {
-            slice.endpoints.iter().map(|observed| Entry { version: slice.version, observed })
-        })
-    };
-    let mut entries: Vec<Entry<'_>> = named(Family::V4).collect();
-    if entries.is_empty() {
-        entries = named(Family::V6).collect();
-    }
-    // First by identity, so that a pod's stale entry cannot keep an address that its newer one has given up.
-    let by_identity = winners(entries.into_iter(), |entry| entry.observed.id);
-    let by_address = winners(by_identity, |entry| entry.observed.address);
-    let mut merged: Vec<Observed> = by_address.map(|entry| entry.observed.clone()).collect();
-    merged.sort_unstable_by_key(|observed| observed.id);
-    merged
+/// When pods were first seen: the age of a uid, which nothing in a slice says.
+///
+/// All that is met in one list or event is equally old, so that replicas which start together agree.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    first: HashMap<Arc<str>, u64>,
+    now: u64,
 }
 
-/// An endpoint with the version of the slice that it stands in.
+/// Pods that are gone and still remembered, beyond as many as there are. A uid that is forgotten and comes back is young.
+const GONE_MAX: usize = 256;
+
+impl Seen {
+    /// Notes the pods of a list or an event.
+    pub(crate) fn note<'s>(&mut self, slices: impl IntoIterator<Item = &'s Slice>) {
+        self.now += 1;
+        for uid in slices.into_iter().flat_map(Slice::uids) {
+            if !self.first.contains_key(uid) {
+                self.first.insert(Arc::clone(uid), self.now);
+            }
+        }
+    }
+
+    /// Forgets pods that are gone when there are many of them. `slices` are all that there are.
+    pub(crate) fn forget<'s>(&mut self, slices: impl Iterator<Item = &'s Slice> + Clone) {
+        let present: usize = slices.clone().map(|slice| slice.endpoints.len()).sum();
+        if self.first.len() > 2 * present + GONE_MAX {
+            let present: HashSet<&Arc<str>> = slices.flat_map(Slice::uids).collect();
+            self.first.retain(|uid, _| present.contains(uid));
+        }
+    }
+
+    /// Returns the later, the younger; 0 if it was never seen.
+    fn of(&self, observed: &Observed) -> u64 {
+        observed.uid.as_ref().and_then(|uid| self.first.get(uid)).copied().unwrap_or_default()
+    }
+}
+
+/// Merges the slices of one Service, all read for the same port. One entry for each identity and for each address is left.
+pub(crate) fn merge<'s>(
+    slices: impl Iterator<Item = &'s Slice> + Clone,
+    family: IpFamily,
+    seen: &Seen,
+) -> Vec<Observed> {
+    let entries = of_preferred_family(slices, family);
+    // First by identity, so that a pod's stale entry cannot keep an address that its newer one has given up.
+    let by_identity = greatest(
+        entries,
+        IdMap::default(),
+        |entry| entry.observed.id,
+        |one, other| one.rank_in_pod() > other.rank_in_pod(),
+    );
+    let by_address = greatest(
+        by_identity,
+        HashMap::<_, _, BuildHasherDefault<AddressHasher>>::default(),
+        |entry| entry.observed.address,
+        |one, other| one.rank_at_address(seen) > other.rank_at_address(seen),
+    );
+    by_address.into_iter().map(|entry| entry.observed.clone()).collect()
+}
+
+/// Keeps the greatest entry of each key, at the place of the first one. `places` is empty.
+fn greatest<'s, K: Eq + Hash, S: BuildHasher>(
+    entries: Vec<Entry<'s>>,
+    mut places: HashMap<K, usize, S>,
+    key: impl Fn(&Entry<'s>) -> K,
+    beats: impl Fn(&Entry<'s>, &Entry<'s>) -> bool,
+) -> Vec<Entry<'s>> {
+    places.reserve(entries.len());
+    let mut kept: Vec<Entry<'s>> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match places.entry(key(&entry)) {
+            hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(kept.len());
+                kept.push(entry);
+            }
+            hash_map::Entry::Occupied(occupied) => {
+                if let Some(held) = kept.get_mut(*occupied.get())
+                    && beats(&entry, held)
+                {
+                    *held = entry;
+                }
+            }
+        }
+    }
+    kept
+}
+
+/// A quick hash of addresses, of which each event meets thousands: FNV-1a (RFC 9923) over words. The API server chooses them,
+/// not a client.
+#[derive(Clone, Debug)]
+struct AddressHasher(u64);
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+impl Default for AddressHasher {
+    fn default() -> AddressHasher {
+        AddressHasher(FNV_OFFSET)
+    }
+}
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
+        }
+    }
+}
+
+/// Whose addresses of two families are alternatives.
+#[derive(PartialEq, Eq, Hash)]
+enum Owner<'s> {
+    Pod(&'s str),
+    Name(&'s str),
+    /// Written by hand, without a name: all of them together.
+    Nameless,
+}
+
+/// Returns the entries without those whose owner has others of the preferred family.
+fn of_preferred_family<'s>(
+    slices: impl Iterator<Item = &'s Slice> + Clone,
+    family: IpFamily,
+) -> Vec<Entry<'s>> {
+    let of = |family| {
+        slices.clone().filter(move |slice| slice.family == family).flat_map(|slice| {
+            let Slice { version, created, .. } = *slice;
+            slice.endpoints.iter().map(move |observed| Entry { version, created, observed })
+        })
+    };
+    let (first, second) = match family {
+        IpFamily::Prefer4 => (Family::V4, Some(Family::V6)),
+        IpFamily::Prefer6 => (Family::V6, Some(Family::V4)),
+        IpFamily::Only4 => (Family::V4, None),
+        IpFamily::Only6 => (Family::V6, None),
+    };
+    let mut entries: Vec<Entry<'_>> = of(first).collect();
+    let others: Vec<Entry<'_>> = second.into_iter().flat_map(of).collect();
+    if !others.is_empty() {
+        let served: HashSet<Owner<'_>> = entries.iter().map(Entry::owner).collect();
+        entries.extend(others.into_iter().filter(|entry| !served.contains(&entry.owner())));
+    }
+    entries
+}
+
+/// An endpoint with what the slice that it stands in says of its time.
 #[derive(Clone, Copy)]
 struct Entry<'s> {
     version: u64,
+    created: i64,
     observed: &'s Observed,
 }
 
-impl Entry<'_> {
-    /// The greater one wins. All that could differ is in it, so that no order of reading matters.
-    fn rank(&self) -> impl Ord + use<'_> {
+impl<'s> Entry<'s> {
+    fn owner(&self) -> Owner<'s> {
+        let one = self.observed;
+        match &one.uid {
+            Some(uid) => Owner::Pod(uid),
+            None if one.name.parse() == Ok(one.address.ip()) => Owner::Nameless,
+            None => Owner::Name(&one.name),
+        }
+    }
+
+    /// Returns the rank among entries of one pod. The greatest wins. All that could differ is in it, so that no order of reading matters.
+    fn rank_in_pod(&self) -> impl Ord + use<'s> {
         let one = self.observed;
         let alive = !matches!(one.condition, Condition::Draining { .. });
-        let state = (alive, self.version, one.condition == Condition::Ready, one.condition.serving());
-        (state, one.id, one.address, &one.name, &one.zone, &one.zone_hints, &one.node)
+        let state = (alive, self.version, usability(one.condition));
+        (state, one.address, &one.name, &one.zone, &one.zone_hints, &one.node)
+    }
+
+    /// Returns the rank among pods at one address. The greatest wins: one that is ready, then the youngest. Among those that
+    /// were met together the one that can be used better wins, then that of the younger slice.
+    fn rank_at_address(&self, seen: &Seen) -> impl Ord + use<'s> {
+        let one = self.observed;
+        let is_ready = one.condition == Condition::Ready;
+        (is_ready, seen.of(one), usability(one.condition), self.created, one.id)
     }
 }
 
-/// The winner among the entries that have the same key.
-fn winners<'s, K: Eq + Hash>(
-    entries: impl Iterator<Item = Entry<'s>>,
-    key: impl Fn(&Entry<'s>) -> K,
-) -> impl Iterator<Item = Entry<'s>> {
-    let mut best: HashMap<K, Entry<'s>> = HashMap::with_capacity(entries.size_hint().0);
-    for entry in entries {
-        let held = best.entry(key(&entry)).or_insert(entry);
-        if entry.rank() > held.rank() {
-            *held = entry;
-        }
+/// How well an endpoint can be used: ready ones first, then those that stand in or keep their clients.
+fn usability(condition: Condition) -> u8 {
+    match condition {
+        Condition::Ready => 2,
+        Condition::Draining { serving: true }
+        | Condition::NotReady { serving: true }
+        | Condition::Published => 1,
+        Condition::Draining { serving: false } | Condition::NotReady { serving: false } => 0,
     }
-    best.into_values()
 }
 
 #[cfg(test)]
@@ -312,7 +471,7 @@ mod tests {
     }
 
     fn merged(slices: &[EndpointSlice], port: &PortRef) -> Merged {
-        observe(slices.iter(), port)
+        observe(slices.iter(), port, IpFamily::Prefer4)
     }
 
     /// "name address phase", `~` after a phase that does not serve; sorted.
@@ -342,7 +501,8 @@ mod tests {
             ("-?T", Condition::Draining { serving: false }),
             ("??T", Condition::Draining { serving: true }),
             // publishNotReadyAddresses: ready is always said.
-            ("R--", Condition::NotReady { serving: false }),
+            ("R--", Condition::Published),
+            ("R-?", Condition::Published),
             ("RST", Condition::Draining { serving: true }),
             ("R-T", Condition::Draining { serving: false }),
         ];
@@ -435,8 +595,9 @@ mod tests {
             (json!([{"name": "http", "port": 80, "protocol": "UDP"}]), 0, 0, 0),
             (json!([{"name": "http", "port": 80, "protocol": "UDP"}, {"name": "http", "port": 81}]), 1, 0, 0),
             (json!([{"port": 80}]), 0, 1, 0),
-            (json!([{"name": ""}]), 0, 1, 0),
-            (json!([{"name": "http"}]), 0, 1, 1),
+            (json!([{"name": ""}]), 0, 0, 0),
+            (json!([{"name": "http"}]), 0, 0, 1),
+            (json!([{"name": "any"}, {"name": "other", "port": 80}]), 0, 1, 0),
             (json!([{"name": "http", "port": 0}]), 0, 0, 1),
             (json!([{"name": "http", "port": 70_000}]), 0, 0, 1),
             (json!([{"name": "http", "port": -1}]), 0, 0, 1),
@@ -449,17 +610,56 @@ mod tests {
         }
     }
 
+    /// Returns the endpoints by each preference: prefer4, prefer6, 4, 6.
+    fn by_family(slices: &[EndpointSlice]) -> [Vec<String>; 4] {
+        [IpFamily::Prefer4, IpFamily::Prefer6, IpFamily::Only4, IpFamily::Only6].map(|family| {
+            let observed = observe(slices.iter(), &http(), family).observed;
+            let mut words: Vec<String> =
+                observed.iter().map(|one| format!("{} {}", one.name, one.address.ip())).collect();
+            words.sort();
+            words
+        })
+    }
+
     #[test]
-    fn one_address_family_is_used_and_it_is_ipv4_where_there_is_any() {
+    fn of_each_pod_the_addresses_of_the_preferred_family_are_used() {
         let ports = json!([{"name": "http", "port": 8080}]);
-        let v4 = of("IPv4", 1, &json!([pod("a", "10.0.0.1", "RS-")]), &ports);
-        let v6 = of("IPv6", 2, &json!([pod("a", "fd00::1", "RS-"), pod("b", "fd00::2", "RS-")]), &ports);
+        let v4 = of("IPv4", 1, &json!([pod("a", "10.0.0.1", "RS-"), pod("b", "10.0.0.2", "RS-")]), &ports);
+        let v6 = of("IPv6", 2, &json!([pod("a", "fd00::1", "RS-"), pod("c", "fd00::3", "RS-")]), &ports);
+        let expected: [&[&str]; 4] = [
+            &["a 10.0.0.1", "b 10.0.0.2", "c fd00::3"],
+            &["a fd00::1", "b 10.0.0.2", "c fd00::3"],
+            &["a 10.0.0.1", "b 10.0.0.2"],
+            &["a fd00::1", "c fd00::3"],
+        ];
+        assert_eq!(by_family(&[v6.clone(), v4.clone()]), expected);
+        assert_eq!(by_family(&[v4.clone(), v6.clone()]), expected);
         let empty = of("IPv4", 3, &json!(null), &json!(null));
-        assert_eq!(words(&[v6.clone(), v4.clone()], &http()), ["a 10.0.0.1:8080 ready"]);
-        let only_v6 = ["a [fd00::1]:8080 ready", "b [fd00::2]:8080 ready"];
-        assert_eq!(words(&[v6.clone(), empty], &http()), only_v6);
-        let ids = |slice: &EndpointSlice| merged(std::slice::from_ref(slice), &http()).observed[0].id;
-        assert_eq!(ids(&v4), EndpointId::of_pod("uid-a", 8080), "the family is no part of the identity");
+        let [prefer4, _, only4, _] = by_family(&[v6.clone(), empty]);
+        assert_eq!((prefer4, only4), (vec!["a fd00::1".to_owned(), "c fd00::3".to_owned()], vec![]));
+        let ids = |slice: &EndpointSlice, family| {
+            observe([slice].into_iter(), &http(), family)
+                .observed
+                .iter()
+                .map(|one| one.id)
+                .collect::<Vec<_>>()
+        };
+        let id = |name: &str| EndpointId::of_pod(&format!("uid-{name}"), 8080);
+        let [one, other] = [ids(&v4, IpFamily::Only4), ids(&v6, IpFamily::Only6)];
+        assert!(one.contains(&id("a")) && other.contains(&id("a")), "the family is no part of the identity");
+    }
+
+    #[test]
+    fn endpoints_without_pods_are_told_apart_by_name_and_those_without_a_name_not_at_all() {
+        let ports = json!([{"name": "http", "port": 8080}]);
+        let nameless = |address: &str| json!({"addresses": [address]});
+        let host = |name: &str, address: &str| json!({"addresses": [address], "hostname": name});
+        let v4 = of("IPv4", 1, &json!([nameless("10.0.0.1"), host("db-0", "10.0.0.2")]), &ports);
+        let six = json!([nameless("fd00::1"), host("db-0", "fd00::2"), host("db-1", "fd00::3")]);
+        let v6 = of("IPv6", 2, &six, &ports);
+        let [prefer4, prefer6, ..] = by_family(&[v4, v6]);
+        assert_eq!(prefer4, ["10.0.0.1 10.0.0.1", "db-0 10.0.0.2", "db-1 fd00::3"]);
+        assert_eq!(prefer6, ["db-0 fd00::2", "db-1 fd00::3", "fd00::1 fd00::1"]);
     }
 
     #[test]
@@ -478,27 +678,114 @@ mod tests {
     }
 
     #[test]
-    fn of_duplicates_the_newcomer_wins_unless_it_is_terminating() {
-        // A pod in an older slice, one in a newer one, and what comes of them.
+    fn of_entries_of_one_pod_the_newcomer_wins_unless_it_is_terminating() {
+        // The pod in an older slice, and in a newer one, and what comes of it.
         let cases = [
-            // The same pod moves between slices.
-            (["a", "10.0.0.1", "RS-"], ["a", "10.0.0.1", "---"], "a 10.0.0.1:8080 resting~"),
-            (["a", "10.0.0.1", "---"], ["a", "10.0.0.1", "RS-"], "a 10.0.0.1:8080 ready"),
-            (["a", "10.0.0.1", "RS-"], ["a", "10.0.0.1", "-ST"], "a 10.0.0.1:8080 ready"),
-            (["a", "10.0.0.1", "RS-"], ["a", "10.0.0.2", "RS-"], "a 10.0.0.2:8080 ready"),
-            // An address that another pod has taken over.
-            (["a", "10.0.0.1", "RS-"], ["b", "10.0.0.1", "RS-"], "b 10.0.0.1:8080 ready"),
-            (["b", "10.0.0.1", "RS-"], ["a", "10.0.0.1", "RS-"], "a 10.0.0.1:8080 ready"),
-            (["a", "10.0.0.1", "-ST"], ["b", "10.0.0.1", "---"], "b 10.0.0.1:8080 resting~"),
-            (["a", "10.0.0.1", "RS-"], ["b", "10.0.0.1", "-ST"], "a 10.0.0.1:8080 ready"),
+            (["10.0.0.1", "RS-"], ["10.0.0.1", "---"], "a 10.0.0.1:8080 resting~"),
+            (["10.0.0.1", "---"], ["10.0.0.1", "RS-"], "a 10.0.0.1:8080 ready"),
+            (["10.0.0.1", "RS-"], ["10.0.0.1", "-ST"], "a 10.0.0.1:8080 ready"),
+            (["10.0.0.1", "RS-"], ["10.0.0.2", "RS-"], "a 10.0.0.2:8080 ready"),
         ];
         for (older, newer, expected) in cases {
-            let list = |[name, ip, conditions]: [&str; 3]| json!([pod(name, ip, conditions)]);
+            let list = |[ip, conditions]: [&str; 2]| json!([pod("a", ip, conditions)]);
             // As a number, 10 is newer than 9.
             let slices = [slice(9, &list(older)), slice(10, &list(newer))];
             assert_eq!(words(&slices, &http()), [expected]);
             let [old, new] = slices;
             assert_eq!(words(&[new, old], &http()), [expected], "in whatever order they come");
+        }
+    }
+
+    /// The name of the pod that has the address of both, whichever slice is newer.
+    fn owner(first: [&str; 2], second: [&str; 2]) -> String {
+        let list = |[name, conditions]: [&str; 2]| json!([pod(name, "10.0.0.1", conditions)]);
+        let words = [[1, 2], [2, 1]].map(|[one, other]| {
+            let slices = [slice(one, &list(first)), slice(other, &list(second))];
+            let [only] = merged(&slices, &http()).observed.try_into().unwrap();
+            let only: Observed = only;
+            only.name.to_string()
+        });
+        assert_eq!(words[0], words[1], "{first:?} {second:?}: versions say nothing of two pods");
+        words[0].clone()
+    }
+
+    #[test]
+    fn of_two_pods_at_one_address_the_one_that_can_be_used_wins() {
+        // In each line the first wins over the second, which ended and is still listed, or has just begun.
+        let cases = [
+            ("RS-", "---"),
+            ("RS-", "-ST"),
+            ("RS-", "--T"),
+            ("RS-", "R--"),
+            ("-ST", "---"),
+            ("-ST", "--T"),
+            ("R--", "---"),
+            ("-S-", "--T"),
+        ];
+        for (winner, ghost) in cases {
+            assert_eq!(owner(["a", winner], ["b", ghost]), "a", "{winner} {ghost}");
+            assert_eq!(owner(["b", winner], ["a", ghost]), "b", "{winner} {ghost}");
+        }
+        assert_eq!(
+            owner(["a", "RS-"], ["b", "RS-"]),
+            owner(["b", "RS-"], ["a", "RS-"]),
+            "the same everywhere"
+        );
+    }
+
+    #[test]
+    fn of_two_equal_pods_at_one_address_the_younger_wins() {
+        let list = |name: &str, conditions: &str| json!([pod(name, "10.0.0.1", conditions)]);
+        for conditions in ["RS-", "---", "-ST"] {
+            for (old, young) in [("a", "b"), ("b", "a")] {
+                let read = |version, name| Slice::read(&slice(version, &list(name, conditions)), &http());
+                let mut seen = Seen::default();
+                seen.note([read(1, old)].iter());
+                seen.note([read(1, old), read(2, young)].iter());
+                // The slice of the old one is written anew.
+                let slices = [read(9, old), read(2, young)];
+                seen.note(slices.iter());
+                let merged = merge(slices.iter(), IpFamily::Prefer4, &seen);
+                assert_eq!(&*merged[0].name, young, "{conditions}");
+            }
+        }
+        // Met together: the slice that was made later.
+        let made = |name: &str, time: &str| {
+            let mut slice = slice(1, &list(name, "RS-"));
+            slice.metadata.creation_timestamp =
+                Some(serde_json::from_value(json!(format!("2026-11-22T13:47:{time}Z"))).unwrap());
+            slice
+        };
+        for (old, young) in [("a", "b"), ("b", "a")] {
+            let slices = [made(old, "10"), made(young, "11")];
+            assert_eq!(&*merged(&slices, &http()).observed[0].name, young);
+        }
+    }
+
+    #[test]
+    fn a_young_pod_that_is_not_ready_yet_has_its_address_from_an_old_one_that_terminates() {
+        let read = |name: &str, conditions: &str| {
+            Slice::read(&slice(1, &json!([pod(name, "10.0.0.1", conditions)])), &http())
+        };
+        for old in ["-ST", "--T", "---", "-S-"] {
+            let mut seen = Seen::default();
+            seen.note([read("old", "RS-")].iter());
+            let slices = [read("old", old), read("young", "---")];
+            seen.note(slices.iter());
+            assert_eq!(&*merge(slices.iter(), IpFamily::Prefer4, &seen)[0].name, "young", "{old}");
+        }
+    }
+
+    #[test]
+    fn pods_that_are_gone_are_forgotten_when_there_are_many() {
+        let mut seen = Seen::default();
+        let read = |name: &str| [Slice::read(&slice(1, &json!([pod(name, "10.0.0.1", "RS-")])), &http())];
+        for number in 0..2_000 {
+            let slices = read(&format!("pod-{number}"));
+            seen.note(slices.iter());
+            seen.forget(slices.iter());
+            assert!(seen.first.len() <= 2 + GONE_MAX);
+            assert!(seen.of(&slices[0].endpoints[0]) > 0);
         }
     }
 
@@ -508,6 +795,19 @@ mod tests {
         let old = slice(1, &json!([pod("a", "10.0.0.1", "RS-")]));
         let new = slice(2, &json!([pod("a", "10.0.0.2", "RS-"), pod("b", "10.0.0.1", "RS-")]));
         assert_eq!(words(&[new, old], &http()), ["a 10.0.0.2:8080 ready", "b 10.0.0.1:8080 ready"]);
+    }
+
+    #[test]
+    fn slices_beyond_measure_are_read_as_what_they_are() {
+        let many: Vec<Value> =
+            (0..1_000).map(|n| json!({"name": format!("p{n}"), "port": 1_000 + n})).collect();
+        let port = |n: u32| PortRef::Name(format!("p{n}"));
+        let ports = of("IPv4", 1, &json!([pod("a", "10.0.0.1", "RS-")]), &json!(many));
+        assert_eq!(words(std::slice::from_ref(&ports), &port(999)), ["a 10.0.0.1:1999 ready"]);
+        assert_eq!(words(&[ports], &port(1_000)), [""; 0]);
+        let crowd: Vec<Value> = (0..100).map(|n| pod(&format!("a{n}"), "10.0.0.1", "---")).collect();
+        let living = slice(2, &json!([pod("living", "10.0.0.1", "RS-")]));
+        assert_eq!(words(&[slice(1, &json!(crowd)), living], &http()), ["living 10.0.0.1:8080 ready"]);
     }
 
     #[test]

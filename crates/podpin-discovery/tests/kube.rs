@@ -6,16 +6,21 @@
     reason = "a test that finds something else than it expects may panic anywhere"
 )]
 
+#[path = "kube/credentials.rs"]
+mod credentials;
 #[path = "kube/faults.rs"]
 mod faults;
 #[path = "kube/pods.rs"]
 mod pods;
+#[path = "kube/proxies.rs"]
+mod proxies;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use podpin_config::IpFamily;
 use podpin_discovery::{KubeError, KubeEvent, KubeService, KubeSettings, PortRef, RelistReason, follow};
 use podpin_endpoints::Update;
 use podpin_testkit::{ApiServer, Cut, Fault, Kubeconfig, On, Slice, SlicePod, wait_for};
@@ -92,7 +97,15 @@ impl Followed {
         let kubeconfig = server.kubeconfig();
         let mut settings = KubeSettings { kubeconfig: Some(kubeconfig.path()), ..KubeSettings::default() };
         change(&mut settings);
-        let services = services.iter().map(|name| service(name)).collect();
+        Followed::services(kubeconfig, settings, services.iter().map(|name| service(name)).collect())
+    }
+
+    /// Follows the service `chat` with these settings.
+    fn with(kubeconfig: Kubeconfig, settings: KubeSettings) -> Followed {
+        Followed::services(kubeconfig, settings, vec![service("chat")])
+    }
+
+    fn services(kubeconfig: Kubeconfig, settings: KubeSettings, services: Vec<KubeService>) -> Followed {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let into = Arc::clone(&seen);
         let task = tokio::spawn(async move {
@@ -148,7 +161,14 @@ fn service(text: &str) -> KubeService {
         Some((namespace, name)) => (Some(namespace.to_owned()), name),
         None => (None, text),
     };
-    KubeService { namespace, service: name.to_owned(), port, pods, is_occupied: false }
+    KubeService {
+        namespace,
+        service: name.to_owned(),
+        port,
+        family: IpFamily::default(),
+        pods,
+        is_occupied: false,
+    }
 }
 
 fn ip(last: u8) -> IpAddr {
@@ -456,14 +476,7 @@ async fn over_tls_with_a_token_that_is_rotated() {
     server.put(&chat(&["a", "b"]));
     let kubeconfig = server.kubeconfig();
     let settings = KubeSettings { kubeconfig: Some(kubeconfig.path()), ..KubeSettings::default() };
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let into = Arc::clone(&seen);
-    let task = tokio::spawn(async move {
-        let ended =
-            follow(settings, vec![service("chat")], move |event| into.lock().unwrap().take(event)).await;
-        panic!("ended: {ended:?}");
-    });
-    let followed = Followed { seen, task, kubeconfig };
+    let followed = Followed::with(kubeconfig, settings);
     followed.expect(0, &["a ready", "b ready"]).await;
     server.wait_watches(1).await;
     server.require_token("second");

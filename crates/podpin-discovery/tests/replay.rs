@@ -15,6 +15,7 @@ mod recording;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use podpin_config::IpFamily;
 use podpin_discovery::{PortRef, observe};
 use podpin_endpoints::{Applied, EndpointId, Phase, Table, Update};
 use podpin_time::Millis;
@@ -55,7 +56,7 @@ impl Tested {
     fn apply(&mut self, port: &PortRef, order: impl FnOnce(&mut Vec<EndpointSlice>)) -> Applied {
         let mut slices: Vec<EndpointSlice> = self.slices.values().cloned().collect();
         order(&mut slices);
-        let merged = observe(slices.iter(), port);
+        let merged = observe(slices.iter(), port, IpFamily::default());
         assert_eq!(merged.malformed, 0);
         self.now += 1;
         let applied = self.table.apply(Update::Replace(merged.observed), Millis(self.now));

@@ -23,7 +23,7 @@ use crate::group::{DrainGroup, TURN};
 use crate::inbox::DrainInbox;
 use crate::member::DrainMember;
 use crate::pacer::{BudgetUse, DrainSchedule, InFlight, Pacer};
-use crate::policy::{DrainPolicy, DrainWindow};
+use crate::policy::{DrainPolicy, DrainWindow, Refuge};
 use crate::rebalance::{Rebalancer, ServiceStreams};
 use crate::registry::{DrainRegistry, ShutdownTimes};
 
@@ -264,7 +264,7 @@ impl<M: DrainMember> DrainController<M> {
                 self.facts.push(group.reschedule(now.moment, deadline));
             }
         } else if to != Phase::Gone || !self.streams_at(&endpoint.id).is_empty() {
-            let window = self.policy.window(&endpoint, now.moment);
+            let window = self.policy.window(&endpoint, now.moment, Refuge::of(now.snapshot));
             self.begin(endpoint, window, now);
         }
     }
@@ -339,16 +339,20 @@ impl<M: DrainMember> DrainController<M> {
         }
     }
 
-    /// Reschedules groups whose endpoint learned its deadline or stopped to serve.
+    /// Reschedules groups whose endpoint learned its deadline or stopped to serve, or whose streams have another endpoint
+    /// to go to from now on, or none any more.
     fn follow_deadlines(&mut self, now: &Now<'_>) {
+        let refuge = Refuge::of(now.snapshot);
         for (id, group) in &mut self.endpoints {
             let Some(current) = now.snapshot.get(id) else { continue };
-            let DrainWindow { begins, deadline } = group.policy.window(current, group.began);
+            let DrainWindow { begins, deadline } = group.policy.window(current, group.began, refuge);
             let before = (group.schedule.begins(), group.schedule.deadline());
             group.subject = DrainSubject::Endpoint(Arc::clone(current));
-            if deadline != before.1 || begins < before.0 {
+            let waits_longer = refuge == Refuge::Awaited && begins > before.0.max(now.moment);
+            if deadline != before.1 || begins < before.0 || waits_longer {
                 let begins = if begins >= now.moment { begins } else { before.0.min(now.moment) };
-                self.facts.push(group.reschedule(begins, deadline));
+                let is_new = (begins, deadline) != before;
+                self.facts.extend(is_new.then(|| group.reschedule(begins, deadline)));
             }
         }
     }

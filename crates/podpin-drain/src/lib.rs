@@ -21,7 +21,7 @@
 //! task is woken, and the task of an idle stream takes neither.
 //!
 //! A group knows nothing of how its streams leave: goodbye, handover, or the close of an upgraded connection. A move that
-//! is retried until the deadline keeps its stream `Leaving`; [`LeaveOrder::target`] names one endpoint to go on at where
+//! is retried until the deadline keeps its stream `Leaving`; [`DrainHandle::take_target`] names one endpoint to go on at where
 //! the choice is not the stream's.
 
 mod controller;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use podpin_config::{Budget, Drain, Handover, Order, Pinned, Rebalance, RetryHint, Service};
-use podpin_endpoints::{DrainTimes, Endpoint};
+use podpin_endpoints::{DrainTimes, Endpoint, Phase, Snapshot};
 use podpin_time::Millis;
 
 use crate::pacer::{BudgetLimits, BudgetUse};
@@ -40,6 +40,22 @@ pub(crate) struct DrainWindow {
     pub(crate) deadline: Millis,
 }
 
+/// Whether streams that leave an endpoint have another one to go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refuge {
+    /// At least one endpoint is ready.
+    Ready,
+    /// No endpoint is ready.
+    Awaited,
+}
+
+impl Refuge {
+    /// Returns what `snapshot` offers.
+    pub(crate) fn of(snapshot: &Snapshot) -> Refuge {
+        if snapshot.counts().ready > 0 { Refuge::Ready } else { Refuge::Awaited }
+    }
+}
+
 impl DrainPolicy {
     /// Takes the policy out of the configuration of a service.
     #[must_use]
@@ -60,10 +76,12 @@ impl DrainPolicy {
         }
     }
 
-    /// Returns the times of a drain of `endpoint` that began at `began`.
-    pub(crate) fn window(&self, endpoint: &Endpoint, began: Millis) -> DrainWindow {
+    /// Returns the times of a drain of `endpoint` that began at `began`. While no endpoint is ready that could take its
+    /// streams, they stay as long as they can.
+    pub(crate) fn window(&self, endpoint: &Endpoint, began: Millis, refuge: Refuge) -> DrainWindow {
         let keeps = self.pinned == Pinned::Keep && endpoint.serving;
-        let begins = if keeps { self.times.last_departures(endpoint).max(began) } else { began };
+        let waits = refuge == Refuge::Awaited && endpoint.phase < Phase::Gone;
+        let begins = if keeps || waits { self.times.last_departures(endpoint).max(began) } else { began };
         DrainWindow { begins, deadline: self.times.deadline(endpoint) }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::id::EndpointId;
 use crate::phase::Phase;
 use crate::streams::Load;
-use crate::update::Observed;
+use crate::update::{Condition, Observed};
 use podpin_time::Millis;
 
 /// The facts about one endpoint at one moment. A clone is the same endpoint: it counts on the same [`Load`].
@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub phase: Phase,
     /// Whether it still answers those that it has; true for every ready one.
     pub serving: bool,
+    /// Whether it is to be used although it is not ready, while no endpoint serves.
+    pub published: bool,
     /// When `phase` began.
     pub phase_since: Millis,
     /// When it will be killed, where that is known: the end of a terminating pod's grace period.
@@ -92,6 +94,7 @@ impl Endpoint {
             weight: observed.weight.max(1),
             phase: observed.condition.phase(),
             serving: observed.condition.serving(),
+            published: observed.condition == Condition::Published,
             phase_since: now,
             deadline: observed.deadline,
             added: now,
@@ -105,6 +108,7 @@ impl Endpoint {
         Endpoint {
             phase: self.phase,
             serving: self.serving,
+            published: self.published,
             phase_since: self.phase_since,
             // A pod's end is never taken back; who observes it may not know of it yet.
             deadline: observed.deadline.or(self.deadline),
@@ -112,23 +116,30 @@ impl Endpoint {
         }
     }
 
-    /// The next version, in `phase` since `now` unless it was in it before.
-    pub(crate) fn entering(self, phase: Phase, serving: bool, now: Millis) -> Endpoint {
-        let phase_since = if phase == self.phase { self.phase_since } else { now };
-        Endpoint { phase, serving, phase_since, ..self }
+    /// Whether `observed` says nothing new, its condition aside.
+    pub(crate) fn is_described_by(&self, observed: &Observed) -> bool {
+        self.name == observed.name
+            && self.address == observed.address
+            && self.uid == observed.uid
+            && self.zone == observed.zone
+            && self.zone_hints == observed.zone_hints
+            && self.node == observed.node
+            && self.weight == observed.weight.max(1)
+            && (observed.deadline.is_none() || observed.deadline == self.deadline)
     }
 
-    /// The zones whose new clients it should get: those of the hints, or without hints its own.
-    pub(crate) fn zones_served(&self) -> impl Iterator<Item = &Arc<str>> {
-        let hinted = self.zone_hints.as_deref();
-        let own = self.zone.iter().filter(move |_| hinted.is_none());
-        hinted.unwrap_or_default().iter().chain(own)
+    /// The next version, in `phase` since `now` unless it was in it before, and serving as `condition` says.
+    pub(crate) fn entering(self, phase: Phase, condition: Condition, now: Millis) -> Endpoint {
+        let phase_since = if phase == self.phase { self.phase_since } else { now };
+        let (serving, published) = (condition.serving(), condition == Condition::Published);
+        Endpoint { phase, serving, published, phase_since, ..self }
     }
 
     /// Whether `other` says anything new about the same identity.
     pub(crate) fn differs(&self, other: &Endpoint) -> bool {
         self.phase != other.phase
             || self.serving != other.serving
+            || self.published != other.published
             || self.reachability_differs(other)
             || self.name != other.name
             || self.uid != other.uid

@@ -79,13 +79,13 @@ impl Hash for EndpointId {
     }
 }
 
-/// A map by identity. Only identities made by [`EndpointId::digest`] are ever inserted, so the bits that SHA-256
+/// A map by identity. Only identities that were made here are ever inserted, no client's bytes, so the bits that SHA-256
 /// made random are the hash.
-pub(crate) type IdMap<V> = HashMap<EndpointId, V, BuildHasherDefault<IdHasher>>;
+pub type IdMap<V> = HashMap<EndpointId, V, BuildHasherDefault<IdHasher>>;
 
 /// Passes the bits of an [`EndpointId`] on.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
+#[derive(Clone, Debug, Default)]
+pub struct IdHasher(u64);
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {

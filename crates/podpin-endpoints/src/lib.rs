@@ -14,13 +14,15 @@ mod streams;
 mod table;
 mod tombstones;
 mod update;
+mod usage;
 mod weighted_set;
 
 pub use endpoint::{DrainTimes, Endpoint};
-pub use id::EndpointId;
+pub use id::{EndpointId, IdHasher, IdMap};
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};
 pub use snapshot::{Counts, Snapshot};
 pub use streams::{EjectionPolicy, Load, Permit};
 pub use table::{Applied, Refused, Table, Transition};
 pub use update::{Condition, Observed, Update};
+pub use usage::{Tier, Usage, UseReason, UsedBy};

@@ -3,6 +3,7 @@
 //! * A new client goes to the one with fewer streams for its weight of two drawn by weight ("power of two choices"),
 //!   or by turn, or at random. Fresh endpoints are drawn less often while they warm up.
 //! * With a zone asked for, a new client is drawn among the endpoints that serve this zone while one of them is eligible.
+//! * Endpoints that are not ready stand in while none is: `usage.rs` has the table.
 //! * A pinned client stays. If it cannot, its session id is looked up on the consistent-hash ring, so that all
 //!   replicas and all its parallel requests choose the same successor before any new cookie has arrived.
 //!
@@ -17,6 +18,7 @@ use crate::endpoint::{DrainTimes, Endpoint};
 use crate::id::EndpointId;
 use crate::phase::Phase;
 use crate::snapshot::{Snapshot, ejection_is_honoured};
+use crate::usage::Tier;
 use crate::weighted_set::WeightedSet;
 use podpin_time::Millis;
 
@@ -116,7 +118,7 @@ impl MoveReason {
 /// Why there is no endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Nowhere {
-    /// None is ready that has not been tried.
+    /// None is in use that has not been tried.
     NoEndpoint,
     /// At least one lacks nothing but a free place.
     Full,
@@ -180,7 +182,8 @@ pub fn pick(
     ring: &dyn Ring,
     rng: &mut impl FnMut(u64) -> u64,
 ) -> Pick {
-    let candidates = Candidates { snapshot, request, ejection_honoured: OnceCell::new() };
+    let candidates =
+        Candidates { snapshot, request, tier: snapshot.tier(), ejection_honoured: OnceCell::new() };
     match &request.pinned {
         Some(pinned) => candidates.follow(pinned, ring),
         None => match candidates.place(rng) {
@@ -194,6 +197,8 @@ pub fn pick(
 struct Candidates<'a> {
     snapshot: &'a Snapshot,
     request: &'a PickRequest<'a>,
+    /// The endpoints for clients that are not pinned; `None` if there are none.
+    tier: Option<Tier>,
     /// Decided at most once a pick, and only when an ejected endpoint is met: it takes a walk.
     ejection_honoured: OnceCell<bool>,
 }
@@ -233,14 +238,35 @@ impl Candidates<'_> {
     /// "the next identity after the session id" is a consistent hash of its own, and every replica's the same.
     fn nearest(&self) -> Option<&Arc<Endpoint>> {
         let session = u128::from_be_bytes(*self.request.session);
-        let eligible = self.snapshot.ready().endpoints().iter().filter(|endpoint| self.eligible(endpoint));
+        let eligible = self.in_use().iter().filter(|endpoint| self.eligible(endpoint));
         eligible.min_by_key(|endpoint| endpoint.id.position().wrapping_sub(session))
     }
 
+    /// The endpoints of the tier in use.
+    fn in_use(&self) -> &[Arc<Endpoint>] {
+        self.tier.map(|tier| self.snapshot.in_tier(tier).endpoints()).unwrap_or_default()
+    }
+
     fn place(&self, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
-        let near = self.request.zone.and_then(|zone| self.snapshot.ready_in(zone));
-        near.and_then(|set| self.place_among(set, rng))
-            .or_else(|| self.place_among(self.snapshot.ready(), rng))
+        match self.tier? {
+            Tier::Ready => {
+                let near = self.request.zone.and_then(|zone| self.snapshot.ready_in(zone));
+                near.and_then(|set| self.place_among(set, rng))
+                    .or_else(|| self.place_among(self.snapshot.in_tier(Tier::Ready), rng))
+            }
+            Tier::Terminating | Tier::Published => self.place_on_fewest(rng),
+        }
+    }
+
+    /// A makeshift until some endpoint is ready: whatever the strategy, the one with the fewest streams, since all of them
+    /// have to move once more.
+    fn place_on_fewest(&self, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
+        let eligible: Vec<_> = self.in_use().iter().filter(|endpoint| self.eligible(endpoint)).collect();
+        let count = u64::try_from(eligible.len()).ok().filter(|count| *count > 0)?;
+        // Begins anywhere, so that of several with equally few none is always the one.
+        let start = usize::try_from(rng(count).min(count - 1)).unwrap_or_default();
+        let (before, after) = eligible.split_at_checked(start)?;
+        after.iter().chain(before).copied().reduce(less_loaded).cloned()
     }
 
     fn place_among(&self, ready: &WeightedSet, rng: &mut impl FnMut(u64) -> u64) -> Option<Arc<Endpoint>> {
@@ -322,6 +348,7 @@ impl Candidates<'_> {
     /// Returns the reason why this endpoint cannot serve this client; `None` if it can.
     fn obstacle(&self, endpoint: &Endpoint, client: Client) -> Option<MoveReason> {
         match endpoint.phase {
+            _ if endpoint.tier().is_some() && endpoint.tier() == self.tier => {}
             Phase::Ready => {}
             Phase::NotReady if client == Client::Pinned && endpoint.serving => {}
             Phase::NotReady => return Some(MoveReason::Unready),
@@ -354,9 +381,11 @@ impl Candidates<'_> {
     /// would drown, and the fault is rather not theirs.
     fn ejection_is_honoured(&self) -> bool {
         *self.ejection_honoured.get_or_init(|| {
-            let ready = self.snapshot.ready().endpoints().iter();
             let limit = self.request.stream_limit;
-            let usable = ready.filter(|endpoint| !self.excluded(endpoint) && !endpoint.load.is_full(limit));
+            let usable = self
+                .in_use()
+                .iter()
+                .filter(|endpoint| !self.excluded(endpoint) && !endpoint.load.is_full(limit));
             ejection_is_honoured(usable, self.request.now)
         })
     }
@@ -377,7 +406,7 @@ impl Candidates<'_> {
 
     /// No endpoint is eligible: is it for want of places only? Ejection alone never empties the list.
     fn nowhere(&self) -> Nowhere {
-        let untried = self.snapshot.ready().endpoints().iter().any(|endpoint| !self.excluded(endpoint));
+        let untried = self.in_use().iter().any(|endpoint| !self.excluded(endpoint));
         if untried { Nowhere::Full } else { Nowhere::NoEndpoint }
     }
 }
@@ -599,7 +628,7 @@ mod tests {
         assert_eq!(outcome(&ready(&[]), &request()), "nowhere");
         assert_eq!(outcome(&ready(&[]), &pinned_to("a")), "nowhere");
         let leaving = snapshot(vec![
-            observed("a", Condition::Draining { serving: true }),
+            observed("a", Condition::Draining { serving: false }),
             observed("b", Condition::NotReady { serving: true }),
         ]);
         assert_eq!(outcome(&leaving, &request()), "nowhere");
@@ -722,14 +751,17 @@ mod tests {
 
     #[test]
     fn a_zone_is_preferred_by_hints_and_without_hints_by_where_endpoints_are() {
-        let cases: [(&[&str], &[&str]); 7] = [
+        let cases: [(&[&str], &[&str]); 9] = [
             (&["a:z1", "b:z2", "c:z1"], &["a", "c"]),
             (&["a:z1:z2", "b:z2:z1", "c:z1:z1"], &["b", "c"]),
-            (&["a:z1:z2", "b:z2:z1,z2", "c:z3"], &["b"]),
+            (&["a:z1:z2", "b:z2:z1,z2", "c:z3:z3"], &["b"]),
             (&["a:z1:z2", "b:z2:z2"], &["a", "b"]),
-            (&["a:z1:z2", "b:z1"], &["b"]),
             (&["a", "b:z2", "c"], &["a", "b", "c"]),
-            (&["a::z1,z1", "b"], &["a"]),
+            (&["a::z1,z1", "b::z2"], &["a"]),
+            // One without a hint: none counts.
+            (&["a:z1:z2", "b:z2:z1,z2", "c:z3"], &["a"]),
+            (&["a:z1:z2", "b:z1"], &["a", "b"]),
+            (&["a::z1,z1", "b"], &["a", "b"]),
         ];
         for (list, expected) in cases {
             for strategy in [Strategy::LeastStreams, Strategy::RoundRobin, Strategy::Random] {

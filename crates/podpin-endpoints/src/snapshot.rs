@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{DrainTimes, Endpoint};
 use crate::id::{EndpointId, IdMap};
 use crate::phase::Phase;
+use crate::usage::{Tier, Usage, UseReason, UsedBy};
 use crate::weighted_set::WeightedSet;
 use podpin_time::Millis;
 
@@ -17,9 +18,11 @@ use podpin_time::Millis;
 #[derive(Debug, Default)]
 pub struct Snapshot {
     endpoints: Vec<Arc<Endpoint>>,
-    index: IdMap<usize>,
-    ready: WeightedSet,
-    /// The ready ones that serve each zone; see [`Endpoint::zones_served`].
+    /// Places in `endpoints`, shared by snapshots of the same endpoints.
+    index: Arc<IdMap<usize>>,
+    /// The endpoints of each tier, in the order of [`Tier::ALL`].
+    tiers: [WeightedSet; Tier::ALL.len()],
+    /// The ready ones that serve each zone; see [`by_zone`].
     ready_by_zone: HashMap<Arc<str>, WeightedSet>,
     counts: Counts,
     first_list_seen: bool,
@@ -45,16 +48,40 @@ impl Snapshot {
         first_list_seen: bool,
         turn: Arc<AtomicU64>,
     ) -> Snapshot {
-        let index = endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.id, index)).collect();
+        let index: IdMap<usize> =
+            endpoints.iter().enumerate().map(|(index, endpoint)| (endpoint.id, index)).collect();
+        Snapshot::laid_out(endpoints, Arc::new(index), first_list_seen, turn)
+    }
+
+    /// The same endpoints in the same order, with `changed` ones in their new versions.
+    pub(crate) fn with(&self, changed: &[Arc<Endpoint>], first_list_seen: bool) -> Snapshot {
+        let mut endpoints = self.endpoints.clone();
+        for endpoint in changed {
+            let place = self.index.get(&endpoint.id);
+            if let Some(held) = place.and_then(|place| endpoints.get_mut(*place)) {
+                *held = Arc::clone(endpoint);
+            }
+        }
+        Snapshot::laid_out(endpoints, Arc::clone(&self.index), first_list_seen, Arc::clone(&self.turn))
+    }
+
+    fn laid_out(
+        endpoints: Vec<Arc<Endpoint>>,
+        index: Arc<IdMap<usize>>,
+        first_list_seen: bool,
+        turn: Arc<AtomicU64>,
+    ) -> Snapshot {
         let in_phase = |phase| endpoints.iter().filter(move |endpoint| endpoint.phase == phase);
-        let ready = WeightedSet::new(in_phase(Phase::Ready).cloned().collect());
+        let in_tier = |tier| endpoints.iter().filter(move |endpoint| endpoint.tier() == Some(tier));
+        let tiers = Tier::ALL.map(|tier| WeightedSet::new(in_tier(tier).cloned().collect()));
+        let [ready, ..] = &tiers;
         let counts = Counts {
             ready: ready.endpoints().len(),
             not_ready: in_phase(Phase::NotReady).count(),
             draining: in_phase(Phase::Draining).count(),
         };
         let ready_by_zone = by_zone(ready.endpoints());
-        Snapshot { endpoints, index, ready, ready_by_zone, counts, first_list_seen, turn }
+        Snapshot { endpoints, index, tiers, ready_by_zone, counts, first_list_seen, turn }
     }
 
     /// All endpoints, sorted by name, then identity: the same order on every replica.
@@ -88,15 +115,54 @@ impl Snapshot {
         self.first_list_seen
     }
 
-    /// Whether ejected endpoints are passed over now. When more than half of the ready ones are ejected, the fault is
+    /// Whether ejected endpoints are passed over now. When more than half of those in use are ejected, the fault is
     /// rather ours or the network's: then ejection is ignored, and `ejected` should not be shown either.
     #[must_use]
     pub fn honours_ejection(&self, now: Millis) -> bool {
-        ejection_is_honoured(self.ready.endpoints().iter(), now)
+        self.tier().is_none_or(|tier| ejection_is_honoured(self.in_tier(tier).endpoints().iter(), now))
     }
 
-    pub(crate) fn ready(&self) -> &WeightedSet {
-        &self.ready
+    /// Returns the tier that clients are sent to which are not pinned; `None` if no endpoint may take them.
+    #[must_use]
+    pub fn tier(&self) -> Option<Tier> {
+        Tier::ALL.into_iter().find(|tier| !self.in_tier(*tier).endpoints().is_empty())
+    }
+
+    /// Returns whether clients are sent to `endpoint` that are not pinned there.
+    #[must_use]
+    pub fn takes_new(&self, endpoint: &Endpoint) -> bool {
+        endpoint.tier().is_some_and(|tier| self.tier() == Some(tier))
+    }
+
+    /// Returns who is sent to an endpoint of this snapshot at `now`, and why. `keep` is how long pinned clients stay on a
+    /// draining endpoint; `None` if they do not.
+    #[must_use]
+    pub fn usage(&self, endpoint: &Endpoint, keep: Option<DrainTimes>, now: Millis) -> Usage {
+        let is_kept = || endpoint.serving && keep.is_some_and(|times| now < times.last_departures(endpoint));
+        let (by, why) = match (self.takes_new(endpoint), endpoint.phase) {
+            (true, _) if endpoint.load.is_ejected(now) => match self.honours_ejection(now) {
+                true => (UsedBy::Nobody, UseReason::Ejected),
+                false => (UsedBy::All, UseReason::EjectionDisregarded),
+            },
+            (true, Phase::Draining) => (UsedBy::All, UseReason::NobodyIsReady),
+            (true, Phase::NotReady) => (UsedBy::All, UseReason::NobodyServes),
+            (true, Phase::Ready | Phase::Gone) => (UsedBy::All, UseReason::Ready),
+            (false, Phase::NotReady) if endpoint.serving => (UsedBy::Pinned, UseReason::NotReadyButServing),
+            (false, Phase::Draining) if is_kept() => (UsedBy::Pinned, UseReason::DrainKeepsPinned),
+            (false, Phase::Draining) if endpoint.serving => (UsedBy::Nobody, UseReason::Draining),
+            (false, _) => (UsedBy::Nobody, UseReason::NotServing),
+        };
+        Usage { by, why }
+    }
+
+    /// Returns the endpoints of a tier.
+    pub(crate) fn in_tier(&self, tier: Tier) -> &WeightedSet {
+        let [ready, terminating, published] = &self.tiers;
+        match tier {
+            Tier::Ready => ready,
+            Tier::Terminating => terminating,
+            Tier::Published => published,
+        }
     }
 
     /// Returns the ready endpoints for new clients of `zone`; `None` if there is none.
@@ -110,10 +176,16 @@ impl Snapshot {
 }
 
 /// The endpoints of each zone, laid out to draw from; one that is hinted for several zones is in each.
+///
+/// Hints count when each endpoint has one. Otherwise the cluster is about to write or to withdraw them, and those without
+/// would get no clients (the safeguard of topology aware routing, KEP-2433): all are then counted to their own zones.
 fn by_zone(ready: &[Arc<Endpoint>]) -> HashMap<Arc<str>, WeightedSet> {
+    let hints_count = ready.iter().all(|endpoint| endpoint.zone_hints.is_some());
     let mut members: HashMap<Arc<str>, Vec<Arc<Endpoint>>> = HashMap::new();
     for endpoint in ready {
-        for zone in endpoint.zones_served() {
+        let hinted = endpoint.zone_hints.as_deref().filter(|_| hints_count);
+        let zones = hinted.unwrap_or(endpoint.zone.as_slice());
+        for zone in zones {
             match members.get_mut(zone) {
                 // A zone that is hinted twice counts once.
                 Some(list) if list.last().is_some_and(|last| Arc::ptr_eq(last, endpoint)) => {}

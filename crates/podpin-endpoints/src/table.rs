@@ -82,8 +82,21 @@ struct Changes {
     transitions: Vec<Transition>,
     refused: Vec<Refused>,
     joined: Vec<Arc<Endpoint>>,
+    /// Members that were there before, in their new versions.
+    changed: Vec<Arc<Endpoint>>,
+    order: Order,
     members_changed: bool,
     any: bool,
+}
+
+/// The order of the endpoints in a snapshot, beside the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Order {
+    /// The same identities under the same names.
+    #[default]
+    Same,
+    /// An endpoint joined, went, or has another name.
+    New,
 }
 
 impl Table {
@@ -159,7 +172,7 @@ impl Table {
     fn operate(&mut self, id: &EndpointId, operator: Operator, now: Millis) -> Option<Applied> {
         let member = self.members.get_mut(id)?;
         member.operator = operator;
-        let next = Endpoint::clone(&member.endpoint).entering(member.phase(), member.believed.serving(), now);
+        let next = Endpoint::clone(&member.endpoint).entering(member.phase(), member.believed, now);
         let mut changes = Changes::default();
         changes.advance(member, next);
         Some(self.publish(changes, self.snapshot.first_list_seen()))
@@ -183,6 +196,13 @@ impl Table {
             return self.join(observed, now, changes);
         };
         let asked = observed.condition;
+        // Most of a list is what the one before said.
+        if asked == member.said
+            && observed.drain() == member.drain
+            && member.endpoint.is_described_by(&observed)
+        {
+            return;
+        }
         let possible = member.believed.phase().may_become(asked.phase(), observed.drain());
         let news = asked != member.said;
         member.said = asked;
@@ -191,7 +211,7 @@ impl Table {
             member.believed = asked;
         }
         let described = member.endpoint.described(observed);
-        changes.advance(member, described.entering(member.phase(), member.believed.serving(), now));
+        changes.advance(member, described.entering(member.phase(), member.believed, now));
         if !possible && news {
             changes.refused.push(Refused { endpoint: Arc::clone(&member.endpoint), asked: asked.phase() });
         }
@@ -204,7 +224,7 @@ impl Table {
         let late = end == Some(End::Terminated) && !Phase::Draining.may_become(said.phase(), drain);
         let believed = if late { Condition::Draining { serving: said.serving() } } else { said };
         let joining = Endpoint::joining(observed, now, slow_start, load);
-        let endpoint = Arc::new(joining.entering(believed.phase(), believed.serving(), now));
+        let endpoint = Arc::new(joining.entering(believed.phase(), believed, now));
         changes.join(&endpoint);
         if late {
             changes.refused.push(Refused { endpoint: Arc::clone(&endpoint), asked: said.phase() });
@@ -218,14 +238,23 @@ impl Table {
         let terminated = member.believed.phase() == Phase::Draining && member.drain == Drain::Final;
         let end = if terminated { End::Terminated } else { End::Delisted };
         self.tombstones.remember(*id, &member.endpoint.load, end);
-        let last = Endpoint::clone(&member.endpoint).entering(Phase::Gone, false, now);
+        let last = Endpoint::clone(&member.endpoint).entering(
+            Phase::Gone,
+            Condition::NotReady { serving: false },
+            now,
+        );
         changes.go(member.endpoint.phase, last);
     }
 
     fn publish(&mut self, changes: Changes, first_list_seen: bool) -> Applied {
         if changes.any {
-            let endpoints = self.sorted(&changes.joined);
-            self.snapshot = Arc::new(Snapshot::new(endpoints, first_list_seen, Arc::clone(&self.turn)));
+            self.snapshot = Arc::new(match changes.order {
+                Order::Same => self.snapshot.with(&changes.changed, first_list_seen),
+                Order::New => {
+                    let endpoints = self.sorted(&changes.joined);
+                    Snapshot::new(endpoints, first_list_seen, Arc::clone(&self.turn))
+                }
+            });
         }
         Applied {
             transitions: changes.transitions,
@@ -267,7 +296,11 @@ impl Changes {
         }
         self.any = true;
         self.members_changed |= member.endpoint.reachability_differs(&new);
+        if member.endpoint.name != new.name {
+            self.order = Order::New;
+        }
         member.endpoint = Arc::new(new);
+        self.changed.push(Arc::clone(&member.endpoint));
         let to = member.endpoint.phase;
         if from != to {
             self.transitions.push(Transition {
@@ -280,6 +313,7 @@ impl Changes {
 
     fn join(&mut self, endpoint: &Arc<Endpoint>) {
         self.any = true;
+        self.order = Order::New;
         self.members_changed = true;
         self.joined.push(Arc::clone(endpoint));
         self.transitions.push(Transition { endpoint: Arc::clone(endpoint), from: None, to: endpoint.phase });
@@ -287,6 +321,7 @@ impl Changes {
 
     fn go(&mut self, from: Phase, last: Endpoint) {
         self.any = true;
+        self.order = Order::New;
         self.members_changed = true;
         self.transitions.push(Transition { endpoint: Arc::new(last), from: Some(from), to: Phase::Gone });
     }

@@ -66,6 +66,9 @@ pub enum Condition {
         /// Whether it still answers those that it has.
         serving: bool,
     },
+    /// Neither ready nor serving, but published all the same: readiness is to be disregarded
+    /// (`publishNotReadyAddresses`).
+    Published,
     /// Terminating, or marked as draining.
     Draining {
         /// Whether it still answers those that it has.
@@ -79,7 +82,7 @@ impl Condition {
     pub fn phase(self) -> Phase {
         match self {
             Condition::Ready => Phase::Ready,
-            Condition::NotReady { .. } => Phase::NotReady,
+            Condition::NotReady { .. } | Condition::Published => Phase::NotReady,
             Condition::Draining { .. } => Phase::Draining,
         }
     }
@@ -89,6 +92,7 @@ impl Condition {
     pub fn serving(self) -> bool {
         match self {
             Condition::Ready => true,
+            Condition::Published => false,
             Condition::NotReady { serving } | Condition::Draining { serving } => serving,
         }
     }

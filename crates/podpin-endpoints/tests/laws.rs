@@ -59,6 +59,7 @@ fn condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
         3 => Just(Condition::Ready),
         1 => any::<bool>().prop_map(|serving| Condition::NotReady { serving }),
+        1 => Just(Condition::Published),
         2 => any::<bool>().prop_map(|serving| Condition::Draining { serving }),
     ]
 }
@@ -291,10 +292,17 @@ fn staged(sights: &[Sight]) -> (Arc<Snapshot>, Vec<podpin_endpoints::Permit>, Ve
     (snapshot, permits, excluded)
 }
 
+/// The state that new clients get, in the plainest words: ready, else terminating and serving, else published.
+fn in_use(sights: &[Sight]) -> Condition {
+    let order = [Condition::Ready, Condition::Draining { serving: true }, Condition::Published];
+    let best = order.into_iter().find(|state| sights.iter().any(|sight| sight.condition == *state));
+    best.unwrap_or(Condition::Ready)
+}
+
 /// The pods that may take a new client, in the plainest words.
 fn eligible(sights: &[Sight], limited: bool) -> Vec<usize> {
-    let usable =
-        |sight: &Sight| sight.condition == Condition::Ready && !sight.excluded && !(limited && sight.full);
+    let state = in_use(sights);
+    let usable = |sight: &Sight| sight.condition == state && !sight.excluded && !(limited && sight.full);
     let usable: Vec<usize> = (0..sights.len()).filter(|pod| usable(&sights[*pod])).collect();
     let healthy: Vec<usize> = usable.iter().copied().filter(|pod| !sights[*pod].ejected).collect();
     if (usable.len() - healthy.len()) * 2 > usable.len() { usable } else { healthy }
@@ -324,7 +332,7 @@ proptest! {
         };
         let eligible = eligible(&sights, limited);
         let full_only = limited && sights.iter().any(|sight| {
-            sight.condition == Condition::Ready && !sight.excluded && sight.full
+            sight.condition == in_use(&sights) && !sight.excluded && sight.full
         });
         match pick(&snapshot, &request, &Empty, &mut seeded(seed)) {
             Pick::Place(endpoint) => prop_assert!(eligible.iter().any(|pod| id(*pod) == endpoint.id)),
@@ -362,14 +370,19 @@ proptest! {
             Pick::Stay(endpoint) => {
                 let sight = sights[pinned];
                 prop_assert_eq!(endpoint.id, id(pinned));
-                prop_assert!(!sight.excluded && !sight.full && sight.condition.serving());
-                prop_assert!(sight.condition.phase() < Phase::Draining);
-                prop_assert!(eligible.contains(&pinned) || sight.condition.phase() == Phase::NotReady);
+                prop_assert!(!sight.excluded && !sight.full);
+                let rests = sight.condition == Condition::NotReady { serving: true };
+                // A doubtful endpoint is better than none.
+                let is_doubtful = sight.ejected && eligible.is_empty();
+                prop_assert!(eligible.contains(&pinned) || rests || is_doubtful);
             }
             Pick::Move(endpoint, reason) => {
                 prop_assert!(eligible.iter().any(|pod| id(*pod) == endpoint.id && *pod != pinned));
                 prop_assert_eq!(reason == MoveReason::Gone, pinned >= sights.len());
-                let draining = sights.get(pinned).is_some_and(|one| one.condition.phase() == Phase::Draining);
+                let state = sights.get(pinned).map(|one| one.condition);
+                let draining = state.is_some_and(|state| {
+                    state.phase() == Phase::Draining && state != in_use(&sights)
+                });
                 prop_assert_eq!(reason == MoveReason::Draining, draining);
             }
             Pick::Nowhere(_) => prop_assert!(eligible.is_empty()),

@@ -1,6 +1,7 @@
 //! A service at run time: its endpoints, ring, queue and limits.
 
 pub mod client_limit;
+mod flaps;
 pub mod queue;
 pub mod ring;
 pub mod service;

@@ -131,6 +131,19 @@ impl ApiServer {
         server
     }
 
+    /// Starts one over plain HTTP on a socket that listens already, such as one of another network.
+    ///
+    /// # Panics
+    /// When the socket does not listen.
+    pub fn start_on(listener: std::net::TcpListener) -> ApiServer {
+        let address = listener.local_addr().expect("a socket that listens");
+        let listener = TcpListener::from_std(listener).expect("a socket of this runtime");
+        let state = Mutex::default();
+        let shared = Arc::new(Shared { acceptor: Acceptor::Plain, state, healings: watch::Sender::new(0) });
+        let accepting = Some(tokio::spawn(accept(listener, shared.clone())));
+        ApiServer { shared, address, accepting }
+    }
+
     /// Closes the port and cuts every connection: further connects are refused. The objects stay.
     pub async fn stop(&mut self) {
         let Some(accepting) = self.accepting.take() else { return };

@@ -146,6 +146,22 @@ impl Network {
         .await;
     }
 
+    /// Listens at the far end, where the client is.
+    ///
+    /// # Panics
+    /// When it cannot.
+    pub fn listen(&self) -> std::net::TcpListener {
+        let listener = self.at_far_end(|| std::net::TcpListener::bind((CLIENT, 0)));
+        let listener = listener.unwrap_or_else(|error| panic!("cannot listen at the far end: {error}"));
+        listener.set_nonblocking(true).expect("O_NONBLOCK");
+        listener
+    }
+
+    /// Brings the client back, with the address of before.
+    pub fn client_returns(&self) {
+        self.at_far_end(|| ip(&format!("address add {CLIENT}/32 dev lo")));
+    }
+
     /// Takes the client away without a word to any socket.
     pub fn client_vanishes(&self) {
         self.at_far_end(|| ip(&format!("address del {CLIENT}/32 dev lo")));

@@ -51,3 +51,25 @@ pub fn wait_for_some<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -
         }
     })
 }
+
+/// As [`wait_for`], within `limit`: for what only the kernel's own timers bring about.
+///
+/// # Panics
+/// When it does not hold within `limit`.
+#[track_caller]
+pub fn wait_long(
+    limit: Duration,
+    what: &str,
+    mut check: impl AsyncFnMut() -> bool,
+) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let looks = async {
+            while !check().await {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let held = tokio::time::timeout(limit, looks).await;
+        assert!(held.is_ok(), "not within {limit:?}: {what} (awaited at {caller})");
+    }
+}

@@ -130,6 +130,10 @@ fn source(service: &Service) -> String {
             let namespace = of.namespace.as_deref().unwrap_or("its own namespace");
             format!("kubernetes service {} in {namespace}", of.service)
         }
+        Discovery::Dns(of) => match of.port {
+            Some(port) => format!("addresses of {} on port {port}", of.name),
+            None => format!("services of {}", of.name),
+        },
     }
 }
 

@@ -9,14 +9,20 @@ use serde_json::Value;
 /// uid and state.
 type Pod = (String, &'static str);
 
-/// Rank of the slices' claims to an address: one that is not terminating, of the newest slice, ready.
-type Rank = (bool, u64, bool);
+/// Rank of the entries of one pod: one that is not terminating, of the newest slice.
+type EntryRank = (bool, u64);
+
+/// Rank of the pods' claims to an address: a ready one, the one that was first seen last.
+type Rank = (bool, usize);
 
 /// The slices of the one service of a recording, and what they mean.
 #[derive(Default)]
 struct Model {
     slices: BTreeMap<String, Value>,
     terminated: BTreeSet<(String, String)>,
+    /// When each pod was first seen, in steps.
+    seen: BTreeMap<String, usize>,
+    steps: usize,
 }
 
 impl Model {
@@ -30,12 +36,17 @@ impl Model {
             Step::Delete { name, .. } => drop(self.slices.remove(name)),
             Step::Bookmark | Step::Expired => {}
         }
+        self.steps += 1;
+        for (_, _, endpoint) in self.slices.values().flat_map(entries) {
+            let uid = endpoint["targetRef"]["uid"].as_str().unwrap().to_owned();
+            self.seen.entry(uid).or_insert(self.steps);
+        }
     }
 
     /// By address, who may be there. More than one only where a slice lists a pod and its successor under one address
     /// and nothing tells which is which (a real controller does that for some milliseconds).
     fn pods(&mut self) -> BTreeMap<String, BTreeSet<Pod>> {
-        let mut best: BTreeMap<String, (Rank, BTreeSet<Pod>)> = BTreeMap::new();
+        let mut of_pods: BTreeMap<(String, String), (EntryRank, &'static str)> = BTreeMap::new();
         for (slice, port, endpoint) in self.slices.values().flat_map(entries) {
             let uid = endpoint["targetRef"]["uid"].as_str().unwrap().to_owned();
             let address = format!("{}:{port}", endpoint["addresses"][0].as_str().unwrap());
@@ -51,7 +62,15 @@ impl Model {
                 (false, true) => "resting",
             };
             let version = slice["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-            let rank = (state != "draining", version, state == "ready");
+            let rank = (state != "draining", version);
+            let held = of_pods.entry((address, uid)).or_insert((rank, state));
+            if rank > held.0 {
+                *held = (rank, state);
+            }
+        }
+        let mut best: BTreeMap<String, (Rank, BTreeSet<Pod>)> = BTreeMap::new();
+        for ((address, uid), (_, state)) in of_pods {
+            let rank = (state == "ready", self.seen[&uid]);
             let held = best.entry(address).or_insert((rank, BTreeSet::new()));
             if rank > held.0 {
                 *held = (rank, BTreeSet::new());

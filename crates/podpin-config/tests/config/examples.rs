@@ -52,6 +52,12 @@ fn the_file_example_names_the_endpoints_example() {
 }
 
 #[test]
+fn the_example_of_names_is_discovered_in_dns() {
+    let config = load("dns.yaml");
+    assert!(matches!(config.services[0].discovery, Discovery::Dns(_)));
+}
+
+#[test]
 fn the_cluster_example_is_discovered_in_the_cluster() {
     let config = load("kubernetes.yaml");
     let discovered = |service: &Service| matches!(service.discovery, Discovery::Kubernetes(_));

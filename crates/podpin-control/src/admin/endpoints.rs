@@ -73,7 +73,7 @@ fn operate(shared: &Shared, path: &EndpointPath, operation: Operation) -> Result
         Problem::not_found(format!("no endpoint `{endpoint}` in the service `{}`", service.name))
     })?;
     tracing::info!(service = %service.name, endpoint = %first.name, ?operation, "requested on the admin port");
-    Ok(EndpointView::new(&service.view().snapshot, first, clock::now()))
+    Ok(EndpointView::new(service, first, clock::now()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use podpin_endpoints::{Endpoint, Phase, Snapshot};
+use podpin_endpoints::{DrainTimes, Endpoint, Phase, Snapshot};
 use podpin_proxy::balance::service::ServiceState;
 use podpin_proxy::clock;
 use podpin_proxy::stream_registry::StreamRecord;
@@ -19,6 +19,10 @@ pub(super) struct EndpointView {
     pub(super) address: String,
     pub(super) state: &'static str,
     pub(super) ejected: bool,
+    /// The clients that are sent there now: all, pinned ones, or none; see [`podpin_endpoints::UsedBy`].
+    used_by: &'static str,
+    /// The reason for that, in words.
+    why: &'static str,
     pub(super) since: String,
     /// The time at which its pod will be killed; `None` if it does not terminate or the time is unknown.
     deadline: Option<String>,
@@ -29,14 +33,26 @@ pub(super) struct EndpointView {
 }
 
 impl EndpointView {
-    /// Builds the view of an endpoint of `snapshot` at `now`.
-    pub(super) fn new(snapshot: &Snapshot, endpoint: &Endpoint, now: Millis) -> EndpointView {
+    /// Builds the view of an endpoint of `service` at `now`.
+    pub(super) fn new(service: &ServiceState, endpoint: &Endpoint, now: Millis) -> EndpointView {
+        EndpointView::in_snapshot(&service.view().snapshot, service.keep(), endpoint, now)
+    }
+
+    fn in_snapshot(
+        snapshot: &Snapshot,
+        keep: Option<DrainTimes>,
+        endpoint: &Endpoint,
+        now: Millis,
+    ) -> EndpointView {
+        let usage = snapshot.usage(endpoint, keep, now);
         EndpointView {
             name: endpoint.name.to_string(),
             uid: endpoint.uid.as_deref().map(str::to_owned),
             address: endpoint.address.to_string(),
             state: endpoint.phase.as_str(),
             ejected: is_ejected(snapshot, endpoint, now),
+            used_by: usage.by.as_str(),
+            why: usage.why.as_str(),
             since: clock::rfc3339(endpoint.phase_since),
             deadline: endpoint.deadline.map(clock::rfc3339),
             zone: endpoint.zone.as_deref().map(str::to_owned),
@@ -48,9 +64,9 @@ impl EndpointView {
 
     /// Returns the endpoints of a service, in the order of its list.
     pub(super) fn all(service: &ServiceState, now: Millis) -> Vec<EndpointView> {
-        let view = service.view();
+        let (view, keep) = (service.view(), service.keep());
         let endpoints = view.snapshot.endpoints().iter();
-        endpoints.map(|endpoint| EndpointView::new(&view.snapshot, endpoint, now)).collect()
+        endpoints.map(|endpoint| EndpointView::in_snapshot(&view.snapshot, keep, endpoint, now)).collect()
     }
 }
 
@@ -127,6 +143,7 @@ mod tests {
             (&"p".into(), &"127.0.0.1:9".into(), &"ready".into(), &3.into())
         );
         assert_eq!((&json[0]["ejected"], &json[0]["streams"]), (&false.into(), &0.into()));
+        assert_eq!((&json[0]["usedBy"], &json[0]["why"]), (&"all".into(), &"ready".into()));
     }
 
     #[test]

@@ -1,25 +1,22 @@
-//! The way to the API server: which configuration, and a client that does not hide failures.
+//! The way to the API server: which configuration, and which credentials.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Config;
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use secrecy::{ExposeSecret, SecretString};
 
+use crate::kube::client::ApiClient;
+use crate::kube::token::{self, TokenFile};
 use crate::kube::{KubeError, KubeSettings};
-
-/// To connect, TLS included. An API server in the same cluster answers in milliseconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A watch that the server should have ended is dead this long after.
-const READ_GRACE: Duration = Duration::from_secs(10);
 
 /// A client, and the namespace that is meant where none is named.
 pub(crate) struct Cluster {
     /// Shares nothing with other clients.
-    pub(crate) client: Client,
+    pub(crate) client: ApiClient,
     /// The Pod's own, else that of the context, else `default`.
     pub(crate) namespace: String,
 }
@@ -34,20 +31,36 @@ impl Cluster {
         // Someone else in the process may have installed it before; it is the same then.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut config = configuration(settings).await?;
-        config.connect_timeout = Some(CONNECT_TIMEOUT);
-        config.read_timeout = Some(settings.watch_timeout + READ_GRACE);
-        // Else the time that a connection has been idle counts.
-        config.reset_reader_on_write = true;
-        // It would wait behind our back, and hide why.
-        config.default_retry = false;
+        let token = take_token(&mut config.auth_info)?;
         let namespace = config.default_namespace.clone();
         // A credential plugin blocks.
-        let made = tokio::task::spawn_blocking(move || Client::try_from(config)).await;
+        let made = tokio::task::spawn_blocking(move || ApiClient::new(&config, token)).await;
         match made {
             Ok(client) => Ok(Cluster { client: client.map_err(KubeError::Client)?, namespace }),
             Err(panicked) => Err(KubeError::Plugin(panicked.to_string())),
         }
     }
+}
+
+/// Takes the file of the token out of the credentials, if it is what counts among them, and white space around a token that
+/// is written out: kube would put both into the header as they are.
+fn take_token(user: &mut AuthInfo) -> Result<Option<Arc<TokenFile>>, KubeError> {
+    let has_password = user.username.is_some() && user.password.is_some();
+    if user.auth_provider.is_some() || has_password {
+        return Ok(None);
+    }
+    if let Some(written) = &user.token {
+        let content = written.expose_secret().trim().to_owned();
+        let refused =
+            |error| KubeError::Token { place: "the token of the kubeconfig's user".to_owned(), error };
+        token::authorization(content.as_bytes()).map_err(refused)?;
+        user.token = Some(SecretString::from(content));
+        return Ok(None);
+    }
+    let Some(path) = user.token_file.take() else { return Ok(None) };
+    let opened = TokenFile::open(Path::new(&path));
+    let refused = |error| KubeError::Token { place: format!("the token file {path}"), error };
+    opened.map(|file| Some(Arc::new(file))).map_err(refused)
 }
 
 /// Returns a digest of everything that a client would be made of now: if it differs, so would the client. Makes no

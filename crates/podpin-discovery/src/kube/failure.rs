@@ -24,6 +24,8 @@ pub(crate) enum Failure {
         code: u16,
         /// Message of the API server or the client.
         message: String,
+        /// How long the server asks to wait before the next request; `None` if it does not.
+        retry_after: Option<Duration>,
     },
     /// No connection, or a broken one.
     #[error("the API server cannot be reached: {0}")]
@@ -74,11 +76,22 @@ impl Failure {
         }
     }
 
-    /// Classifies `error`, the answer to `verb`.
-    pub(crate) fn of(error: &kube::Error, verb: &'static str, resource: &'static Resource) -> Failure {
-        match error {
-            kube::Error::Api(status) => Failure::of_status(status.code, &status.message, verb, resource),
-            other => Failure::Unreachable(with_sources(other)),
+    /// The same failure of a server that asks to wait so long.
+    pub(crate) fn asking_to_wait(self, asked: Option<Duration>) -> Failure {
+        match self {
+            Failure::Refused { verb, resource, code, message, retry_after: _ } => {
+                Failure::Refused { verb, resource, code, message, retry_after: asked }
+            }
+            other => other,
+        }
+    }
+
+    /// Returns how long the server asks to wait; `None` if it does not, or is in no position to: only throttling and
+    /// overload (429, 503) are.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Failure::Refused { code: 429 | 503, retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 
@@ -91,7 +104,7 @@ impl Failure {
     ) -> Failure {
         match code {
             410 => Failure::Expired,
-            _ => Failure::Refused { verb, resource, code, message: excerpt(message) },
+            _ => Failure::Refused { verb, resource, code, message: excerpt(message), retry_after: None },
         }
     }
 }

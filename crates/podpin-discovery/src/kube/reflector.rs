@@ -8,10 +8,10 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use kube::Client;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use crate::kube::client::ApiClient;
 use crate::kube::cluster::Cluster;
 use crate::kube::failure::Failure;
 use crate::kube::wire::{
@@ -28,6 +28,9 @@ const WATCH_SPACING: Duration = Duration::from_secs(1);
 /// that an API server which is back is followed again within 3 s.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(2_500);
+
+/// Longest `Retry-After` that is honoured: API priority and fairness asks for seconds, and a minute without news is enough.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// How long after a list that would empty a service the second one is asked for: an API server that starts needs about
 /// as long to fill its cache, and a service that is really empty has no endpoint for clients meanwhile.
@@ -117,7 +120,7 @@ pub(crate) struct Reflector<'f, I> {
     /// Name of the namespace.
     name: &'f str,
     settings: &'f KubeSettings,
-    client: Client,
+    client: ApiClient,
     selection: Selection,
     index: I,
     /// Last version received; empty before the first list.
@@ -130,6 +133,8 @@ pub(crate) struct Reflector<'f, I> {
     failures: u32,
     /// When the next relist for something malformed may be, counted from the one before; zero = at once.
     malformed_delay: Duration,
+    /// Whether the server has ever sent a bookmark, so that silence means something.
+    sends_bookmarks: bool,
     /// State that was reported last; `None` if none was yet.
     connected: Option<Result<(), Failure>>,
 }
@@ -149,7 +154,7 @@ impl<'f, I: Index> Reflector<'f, I> {
     pub(crate) fn new(
         name: &'f str,
         settings: &'f KubeSettings,
-        client: Client,
+        client: ApiClient,
         selector: Option<String>,
         index: I,
     ) -> Reflector<'f, I> {
@@ -165,6 +170,7 @@ impl<'f, I: Index> Reflector<'f, I> {
             next_watch: now,
             failures: 0,
             malformed_delay: Duration::ZERO,
+            sends_bookmarks: false,
             connected: None,
         }
     }
@@ -291,9 +297,14 @@ impl<'f, I: Index> Reflector<'f, I> {
     }
 
     async fn hear(&mut self, lines: &mut Lines, until: Instant, heard: &mut bool, emit: Emit<'_>) -> End {
+        let after = self.settings.silence_max;
         loop {
-            let line = match timeout_at(until.min(self.relist.0), lines.next()).await {
+            let silent_at = Instant::now() + after;
+            let line = match timeout_at(until.min(self.relist.0).min(silent_at), lines.next()).await {
                 Ok(Ok(Some(line))) => line,
+                Err(_) if self.sends_bookmarks && Instant::now() >= silent_at => {
+                    return End::Failed(Failure::Silent { verb: "watch", after });
+                }
                 Ok(Ok(None)) | Err(_) => return End::Over,
                 Ok(Err(failure)) => return End::Failed(failure),
             };
@@ -322,6 +333,7 @@ impl<'f, I: Index> Reflector<'f, I> {
                 if self.advance(Some(&version)).is_err() {
                     return Some(End::Relist(RelistReason::Expired));
                 }
+                self.sends_bookmarks = true;
                 self.index.notify(Notice::Bookmark, emit);
             }
             Said::Failed(Failure::Expired) => return Some(End::Relist(RelistReason::Expired)),
@@ -417,6 +429,7 @@ impl<'f, I: Index> Reflector<'f, I> {
         let first = !matches!(self.connected, Some(Err(_)));
         self.index.notify(Notice::Failed { first, new: (!known).then_some(&failure) }, emit);
         let wait = backoff(self.failures, I::backoff_max(&failure), fastrand::f64());
+        let wait = wait.max(asked_wait(&failure, fastrand::f64()));
         self.connected = Some(Err(failure));
         sleep(wait).await;
         if outdated {
@@ -458,13 +471,20 @@ fn around(interval: Duration) -> Duration {
 /// 410 for a list that named no version: an API server that is not itself.
 fn refused_list<I: Index>() -> Failure {
     let (resource, message) = (I::Object::RESOURCE, "a list from its beginning is refused".to_owned());
-    Failure::Refused { verb: "list", resource, code: 410, message }
+    Failure::Refused { verb: "list", resource, code: 410, message, retry_after: None }
 }
 
 /// How long to wait after the `failures`th failure in a row, at most `most`; `draw` is from 0 to 1.
 fn backoff(failures: u32, most: Duration, draw: f64) -> Duration {
     let bound = BACKOFF_MIN.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(most);
     BACKOFF_MIN + bound.saturating_sub(BACKOFF_MIN).mul_f64(draw)
+}
+
+/// Returns how long a server asks to wait that throttles or is overloaded, up to a minute, and up to a tenth more: replicas
+/// that were refused together do not come back together. Zero if it does not ask; `draw` is from 0 to 1.
+fn asked_wait(failure: &Failure, draw: f64) -> Duration {
+    let asked = failure.retry_after().unwrap_or_default().min(RETRY_AFTER_MAX);
+    asked + asked.mul_f64(0.1 * draw)
 }
 
 #[cfg(test)]
@@ -484,6 +504,28 @@ mod tests {
         let patient = Duration::from_secs(30);
         assert_eq!(backoff(1, patient, 1.0), Duration::from_millis(400));
         assert_eq!(backoff(u32::MAX, patient, 1.0), patient);
+    }
+
+    #[test]
+    fn a_server_that_asks_to_wait_is_left_alone_for_up_to_a_minute() {
+        let refused = |code, seconds: Option<u64>| {
+            Failure::of_status(code, "", "list", &crate::kube::slices::SLICES)
+                .asking_to_wait(seconds.map(Duration::from_secs))
+        };
+        let cases = [
+            (refused(429, Some(7)), 7),
+            (refused(503, Some(60)), 60),
+            (refused(503, Some(86_400)), 60),
+            (refused(429, None), 0),
+            (refused(429, Some(0)), 0),
+            (refused(403, Some(7)), 0),
+            (Failure::Expired, 0),
+        ];
+        for (failure, seconds) in cases {
+            let (least, most) = (asked_wait(&failure, 0.0), asked_wait(&failure, 1.0));
+            assert_eq!(least, Duration::from_secs(seconds), "{failure}");
+            assert_eq!(most, least.mul_f64(1.1), "{failure}");
+        }
     }
 
     #[test]

@@ -4,11 +4,9 @@
 //! cannot be read, and the difference between an end and a failure. A line is read whole or not at all; nothing is
 //! ever kept beyond a bound.
 
-use std::pin::Pin;
 use std::time::Duration;
 
-use futures_util::{AsyncBufRead, AsyncBufReadExt};
-use kube::Client;
+use futures_util::AsyncBufReadExt;
 use kube::core::params::{ListParams, WatchParams};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::{error::Elapsed, timeout};
 
+use crate::kube::client::{ApiClient, Reader};
 use crate::kube::failure::{Failure, excerpt, with_sources};
 use crate::kube::resource::{Extent, Resource, SERVICE_LABEL};
 
@@ -96,7 +95,7 @@ impl Selection {
     /// Asks for the page after `token`, or the first one.
     pub(crate) async fn page(
         &self,
-        client: &Client,
+        client: &ApiClient,
         token: Option<&str>,
         within: Duration,
     ) -> Result<Page, Failure> {
@@ -111,10 +110,9 @@ impl Selection {
             Extent::Metadata => self.path.list_metadata(&parameters),
         };
         let request = request.map_err(|error| Failure::Unreachable(error.to_string()))?;
-        let refused = |error| Failure::of(&error, "list", self.resource);
         let answer = async {
-            let reader = client.request_stream(request).await.map_err(refused)?;
-            Ok(Page { resource: self.resource, body: read_page(Box::pin(reader)).await? })
+            let reader = client.send(request, "list", self.resource).await?;
+            Ok(Page { resource: self.resource, body: read_page(reader).await? })
         };
         timeout(within, answer).await.map_err(|_| Failure::Silent { verb: "list", after: within })?
     }
@@ -122,7 +120,7 @@ impl Selection {
     /// Opens a watch from `version` on, which the server ends after `within`.
     pub(crate) async fn watch(
         &self,
-        client: &Client,
+        client: &ApiClient,
         version: &str,
         within: Duration,
     ) -> Result<Lines, Failure> {
@@ -137,15 +135,12 @@ impl Selection {
             Extent::Metadata => self.path.watch_metadata(&parameters, version),
         };
         let request = request.map_err(|error| Failure::Unreachable(error.to_string()))?;
-        let opened = timeout(HEAD_TIMEOUT, client.request_stream(request)).await;
+        let opened = timeout(HEAD_TIMEOUT, client.send(request, "watch", self.resource)).await;
         let silent = |_: Elapsed| Failure::Silent { verb: "watch", after: HEAD_TIMEOUT };
-        let refused = |error| Failure::of(&error, "watch", self.resource);
-        let reader = opened.map_err(silent)?.map_err(refused)?;
-        Ok(Lines { reader: Box::pin(reader), line: Vec::new(), whole: false })
+        let reader = opened.map_err(silent)??;
+        Ok(Lines { reader, line: Vec::new(), whole: false })
     }
 }
-
-type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
 
 async fn read_page(mut reader: Reader) -> Result<Vec<u8>, Failure> {
     let broken = |error: std::io::Error| Failure::Unreachable(with_sources(&error));
@@ -340,9 +335,11 @@ fn status(object: &str, resource: &'static Resource) -> Failure {
     let value: Value = serde_json::from_str(object).unwrap_or_default();
     let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
     let code = value.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+    let asked = value.get("details").and_then(|details| details.get("retryAfterSeconds")?.as_u64());
     match text("reason") {
         "Expired" | "Gone" => Failure::Expired,
-        _ => Failure::of_status(code.unwrap_or_default(), text("message"), "watch", resource),
+        _ => Failure::of_status(code.unwrap_or_default(), text("message"), "watch", resource)
+            .asking_to_wait(asked.map(Duration::from_secs)),
     }
 }
 

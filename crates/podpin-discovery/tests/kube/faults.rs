@@ -109,3 +109,41 @@ async fn an_answer_that_does_not_come_is_not_waited_for_for_ever() {
         followed.expect(0, &[&format!("{name} ready")]).await;
     }
 }
+
+#[tokio::test]
+async fn a_server_that_throttles_is_asked_again_when_it_said_and_not_before() {
+    let server = server_with(&["a", "b"]).await;
+    let followed = Followed::chat(&server).await;
+    for code in [429, 503] {
+        server.fail_once(On::List, Fault::Throttled { code, seconds: 2 });
+        let lists = server.count(On::List);
+        server.put_unseen(&chat(&["c", &code.to_string()]));
+        server.cut_watches(Cut::Expired);
+        followed.expect(0, &[&format!("{code} ready"), "c ready"]).await;
+        let times = server.requests().into_iter().filter(|one| one.on == On::List).map(|one| one.at);
+        let times: Vec<Instant> = times.skip(lists).take(2).collect();
+        assert!(times[1] - times[0] >= Duration::from_secs(2), "{code}: {:?}", times[1] - times[0]);
+        server.wait_watches(1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_without_a_bookmark_for_too_long_is_given_up_where_there_were_some() {
+    let server = server_with(&["a", "b"]).await;
+    let short = |settings: &mut KubeSettings| settings.silence_max = Duration::from_millis(400);
+    let followed = Followed::start(&server, &["chat"], short);
+    followed.expect(0, &["a ready", "b ready"]).await;
+    let watches = server.count(On::Watch);
+    wait_for("three more watches", async || server.count(On::Watch) >= watches + 3).await;
+    let seen = followed.seen();
+    assert_eq!(
+        (seen.connected.get(&0), seen.relisted(RelistReason::Error)),
+        (Some(&true), 0),
+        "it sends none"
+    );
+    server.wait_watches(1).await;
+    server.bookmark();
+    followed.relisted(RelistReason::Error, 1).await;
+    followed.until("connected", |seen| seen.connected.get(&0) == Some(&true)).await;
+    assert!(!followed.seen().emptied);
+}

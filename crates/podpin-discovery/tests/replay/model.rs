@@ -1,8 +1,9 @@
 //! An independent idea of what a set of slices means: strings and lookups in raw JSON, nothing of the code under test.
 //!
 //! Endpoints are written down one after the other, slices by version, as a person would with a pencil: a line with the
-//! same uid or the same address is crossed out when the new one may replace it. Within a slice there is no older and
-//! newer: those that are less able to serve are written first, so that the others replace them.
+//! same uid is crossed out when the new one may replace it. Within a slice there is no older and newer: those that are less
+//! able to serve are written first, so that the others replace them. In the end, of the lines with one address the one
+//! that is best able to serve stays, then the one of the slice that was made last.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,8 @@ struct Line {
     address: String,
     terminating: bool,
     ability: u8,
+    made: String,
+    id: EndpointId,
     text: String,
 }
 
@@ -56,12 +59,16 @@ impl Model {
             assert_eq!(slice["addressType"], "IPv4", "the recordings have no other");
             let Some(port) = self.number(slice) else { continue };
             let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-            let mut new: Vec<Line> = endpoints.map(|endpoint| line(endpoint, port)).collect();
-            let id = |uid: &str| EndpointId::of_pod(uid, u16::try_from(port).unwrap());
-            new.sort_by_key(|line| (line.ability, id(&line.uid)));
+            let made = slice["metadata"]["creationTimestamp"].as_str().unwrap_or_default();
+            let mut new: Vec<Line> = endpoints.map(|endpoint| line(endpoint, port, made)).collect();
+            new.sort_by_key(|line| (line.ability, line.id));
             new.into_iter().for_each(|line| write(&mut lines, line));
         }
-        let mut texts: Vec<String> = lines.into_iter().map(|line| line.text).collect();
+        lines.sort_by_key(|line| (line.ability, line.made.clone(), line.id));
+        let addresses: BTreeMap<String, Line> =
+            lines.into_iter().map(|line| (line.address.clone(), line)).collect();
+        let lines = addresses.into_values();
+        let mut texts: Vec<String> = lines.map(|line| line.text).collect();
         texts.sort();
         texts
     }
@@ -81,7 +88,7 @@ fn name(object: &Value) -> String {
 }
 
 fn write(lines: &mut Vec<Line>, new: Line) {
-    let clash = |old: &Line| old.uid == new.uid || old.address == new.address;
+    let clash = |old: &Line| old.uid == new.uid;
     if new.terminating && lines.iter().any(|old| clash(old) && !old.terminating) {
         return;
     }
@@ -89,7 +96,7 @@ fn write(lines: &mut Vec<Line>, new: Line) {
     lines.push(new);
 }
 
-fn line(endpoint: &Value, port: u64) -> Line {
+fn line(endpoint: &Value, port: u64, made: &str) -> Line {
     let condition = |key: &str, otherwise: bool| endpoint["conditions"][key].as_bool().unwrap_or(otherwise);
     let ready = condition("ready", true);
     let serving = condition("serving", ready);
@@ -116,6 +123,8 @@ fn line(endpoint: &Value, port: u64) -> Line {
         &text(&endpoint["nodeName"]),
         &zones.join(","),
     ];
-    let ability = u8::from(phase == "ready") + u8::from(serving);
-    Line { ability, text: whole.join(" "), uid, address, terminating }
+    let can = ready && !terminating || serving;
+    let ability = u8::from(phase == "ready") + u8::from(can);
+    let id = EndpointId::of_pod(&uid, u16::try_from(port).unwrap());
+    Line { ability, text: whole.join(" "), id, uid, address, terminating, made: made.to_owned() }
 }

@@ -48,7 +48,7 @@ fn streams_leave_evenly_and_the_report_says_so() {
 
 #[test]
 fn a_drain_that_is_taken_back_releases_all_that_have_no_moment() {
-    let mut world = World::new(policy(), 1);
+    let mut world = World::new(policy(), 2);
     let streams = open(&mut world, 0, 100);
     world.drain(0);
     world.run_for(5_000);
@@ -69,7 +69,7 @@ fn a_drain_that_is_taken_back_releases_all_that_have_no_moment() {
 fn a_stream_that_has_its_moment_when_a_drain_is_taken_back_stays_and_leaves_with_the_next() {
     let mut world = World::new(
         DrainPolicy { times: DrainTimes { spread: Duration::ZERO, ..policy().times }, ..policy() },
-        1,
+        2,
     );
     let streams = open(&mut world, 0, 3);
     world.drain(0);
@@ -90,7 +90,7 @@ fn a_stream_that_has_its_moment_when_a_drain_is_taken_back_stays_and_leaves_with
 fn pinned_clients_are_kept_until_spread_before_the_deadline_while_the_endpoint_serves() {
     let keep = DrainPolicy { pinned: Pinned::Keep, ..policy() };
     for (serves, gone, begins) in [(true, false, 11_000), (false, false, 1_000), (true, true, 6_000)] {
-        let mut world = World::new(keep, 1);
+        let mut world = World::new(keep, 2);
         let streams = open(&mut world, 0, 10);
         world.set_condition(0, Condition::Draining { serving: serves });
         if gone {
@@ -110,8 +110,74 @@ fn pinned_clients_are_kept_until_spread_before_the_deadline_while_the_endpoint_s
 }
 
 #[test]
+fn while_no_endpoint_is_ready_departures_wait_until_one_is_and_then_keep_their_pace() {
+    for serving in [true, false] {
+        let mut world = World::new(DrainPolicy::default(), 2);
+        let streams = open(&mut world, 0, 100);
+        world.set_condition(1, Condition::NotReady { serving: false });
+        world.set_condition(0, Condition::Draining { serving });
+        world.run_for(6_000);
+        assert_eq!(states(&streams, DrainState::Queued), 100, "no stream has anywhere to go");
+        world.set_condition(1, Condition::Ready);
+        world.run_for(10_000);
+        let left = states(&streams, DrainState::Ended);
+        assert!(
+            (49..=51).contains(&left),
+            "half of the spread after somebody is ready, and {left} have left"
+        );
+        // That one is ready was noticed within a quarter of a second.
+        world.run_for(10_250);
+        assert_eq!(states(&streams, DrainState::Ended), 100);
+    }
+}
+
+#[test]
+fn departures_do_not_wait_beyond_the_spread_before_the_deadline() {
+    let mut world = World::new(DrainPolicy::default(), 1);
+    let streams = open(&mut world, 0, 100);
+    world.drain(0);
+    world.run_for(10_000);
+    assert_eq!(states(&streams, DrainState::Queued), 100);
+    world.run_for(10_000);
+    let left = states(&streams, DrainState::Ended);
+    assert!((49..=51).contains(&left), "half of the spread, and {left} of 100 have left");
+    world.run_for(10_000);
+    assert_eq!(states(&streams, DrainState::Ended), 100, "by the deadline");
+}
+
+#[test]
+fn departures_that_have_begun_wait_when_the_last_ready_endpoint_is_lost() {
+    let mut world = World::new(DrainPolicy::default(), 2);
+    let streams = open(&mut world, 0, 100);
+    world.drain(0);
+    world.run_for(5_000);
+    let left = states(&streams, DrainState::Ended);
+    assert!((23..=27).contains(&left));
+    world.set_condition(1, Condition::NotReady { serving: false });
+    world.run_for(4_900);
+    let waiting = states(&streams, DrainState::Ended) - left;
+    assert!(waiting <= 1, "{waiting} left, who may have had a moment");
+    let rescheduled =
+        |world: &World| world.facts.iter().filter(|fact| matches!(fact, Fact::Rescheduled { .. })).count();
+    assert_eq!(rescheduled(&world), 1, "said once");
+    world.run_for(20_200);
+    assert_eq!((states(&streams, DrainState::Ended), rescheduled(&world)), (100, 1), "by the deadline");
+}
+
+#[test]
+fn streams_of_an_endpoint_that_is_gone_do_not_wait() {
+    let mut world = World::new(DrainPolicy::default(), 1);
+    let streams = open(&mut world, 0, 10);
+    world.drain(0);
+    world.run_for(1_000);
+    world.update(Update::Remove(vec![id(0)]));
+    world.run_for(20_000);
+    assert_eq!(states(&streams, DrainState::Ended), 10);
+}
+
+#[test]
 fn a_deadline_that_becomes_known_hurries_what_is_left() {
-    let mut world = World::new(policy(), 1);
+    let mut world = World::new(policy(), 2);
     let streams = open(&mut world, 0, 100);
     world.drain(0);
     world.run_for(2_000);
@@ -127,7 +193,7 @@ fn a_deadline_that_becomes_known_hurries_what_is_left() {
 
 #[test]
 fn a_stream_that_begins_on_a_draining_endpoint_leaves_with_the_others() {
-    let mut world = World::new(policy(), 1);
+    let mut world = World::new(policy(), 2);
     world.drain(0);
     world.run_for(1_000);
     let late = world.open(0, OPENING).unwrap();
@@ -144,7 +210,7 @@ fn a_stream_that_begins_on_a_draining_endpoint_leaves_with_the_others() {
 
 #[test]
 fn a_stream_that_begins_on_an_endpoint_that_is_gone_has_a_drain_of_its_own() {
-    let mut world = World::new(policy(), 1);
+    let mut world = World::new(policy(), 2);
     let endpoint = world.snapshot().get(&id(0)).cloned().unwrap();
     world.update(Update::Remove(vec![id(0)]));
     world.run_for(1_000);
@@ -156,7 +222,7 @@ fn a_stream_that_begins_on_an_endpoint_that_is_gone_has_a_drain_of_its_own() {
 
 #[test]
 fn a_stream_that_may_finish_is_cut_at_the_deadline() {
-    let mut world = World::new(policy(), 1);
+    let mut world = World::new(policy(), 2);
     let upload = world.open(0, Opening { mobility: Mobility::CutAtDeadline, ..OPENING }).unwrap();
     world.drain(0);
     world.run_for(29_900);
@@ -187,7 +253,7 @@ fn the_shutdown_takes_over_whoever_has_no_moment() {
 
 #[test]
 fn the_shutdown_takes_over_streams_whose_drain_is_taken_back_meanwhile() {
-    let mut world = World::new(policy(), 1);
+    let mut world = World::new(policy(), 2);
     let earlier = world.open(0, OPENING).unwrap();
     let (begins, deadline) = (world.now, Millis(world.now.0 + 20_000));
     world.registry.begin_shutdown(ShutdownTimes { begins, spread: seconds(10), deadline });
@@ -221,7 +287,7 @@ fn streams_of_a_withdrawn_route_leave_and_none_goes_on_elsewhere() {
 
 #[test]
 fn another_reload_begins_no_second_drain_of_the_routes_that_the_last_one_withdrew() {
-    let mut world = World::new(policy(), 1);
+    let mut world = World::new(policy(), 2);
     let leaves: Vec<_> = (0..5).map(|_| world.open(0, Opening { route: 1, ..OPENING }).unwrap()).collect();
     world.reload(policy(), Some(1));
     world.run_for(0);
@@ -250,7 +316,7 @@ fn a_handover_leaves_the_drain_and_the_budget_alone() {
 #[test]
 fn a_budget_that_cannot_be_kept_is_reported_once_for_each_group() {
     let budget = Some(Budget { per_second: Some(1), percent: None });
-    let mut world = World::new(DrainPolicy { budget, ..policy() }, 1);
+    let mut world = World::new(DrainPolicy { budget, ..policy() }, 2);
     open(&mut world, 0, 100);
     world.drain(0);
     world.run_for(31_000);
@@ -263,7 +329,7 @@ fn a_budget_that_cannot_be_kept_is_reported_once_for_each_group() {
 #[test]
 fn a_disconnect_that_was_planned_as_a_handover_is_paid_by_the_next() {
     let budget = Some(Budget { per_second: Some(10), percent: None });
-    let mut world = World::new(DrainPolicy { budget, ..policy() }, 1);
+    let mut world = World::new(DrainPolicy { budget, ..policy() }, 2);
     open(&mut world, 0, 10);
     (0..10).for_each(|_| world.inbox.charge());
     world.drain(0);
@@ -273,7 +339,7 @@ fn a_disconnect_that_was_planned_as_a_handover_is_paid_by_the_next() {
 
 #[test]
 fn the_most_silent_leave_first_if_asked_for() {
-    let mut world = World::new(DrainPolicy { order: Order::Idle, ..policy() }, 1);
+    let mut world = World::new(DrainPolicy { order: Order::Idle, ..policy() }, 2);
     let streams = open(&mut world, 0, 20);
     for (place, stream) in streams.iter().enumerate() {
         stream.set_last_event(Millis(1_000 - 10 * place as u64));
@@ -375,7 +441,7 @@ fn a_stream_on_its_way_counts_once_at_the_endpoint_that_it_goes_to() {
 
 #[test]
 fn a_service_that_a_reload_removed_is_over_with_its_last_client() {
-    let mut world = World::new(policy(), 1);
+    let mut world = World::new(policy(), 2);
     let stream = world.open(0, Opening { session: Some([1; 16]), ..OPENING }).unwrap();
     world.controller.reload(None, world.now);
     assert!(!world.controller.is_over());
@@ -388,7 +454,7 @@ fn a_service_that_a_reload_removed_is_over_with_its_last_client() {
 
 #[test]
 fn groups_are_named_for_logs() {
-    let endpoint = World::new(policy(), 1).snapshot().get(&id(0)).cloned().unwrap();
+    let endpoint = World::new(policy(), 2).snapshot().get(&id(0)).cloned().unwrap();
     let names = [
         (DrainSubject::Endpoint(endpoint), "pod-0"),
         (DrainSubject::WithdrawnRoutes, "(withdrawn routes)"),

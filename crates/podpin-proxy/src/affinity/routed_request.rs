@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podpin_affinity::{SessionId, TokenError};
-use podpin_endpoints::{EndpointId, MoveReason, Phase, Ring as _};
+use podpin_endpoints::{EndpointId, MoveReason, Ring as _};
 use podpin_wire::http1::request_head;
 
 use crate::affinity::identify::{ClientIdentity, IdentitySource, identify};
@@ -99,13 +99,13 @@ impl RoutedRequest {
     }
 
     /// Returns the client's own endpoint, so that its requests meet at one: that of its token; for a client that names
-    /// itself, the first on the ring; for one that comes from another service, the first ready one on the ring.
+    /// itself, the first on the ring; for one that comes from another service, the first on the ring that takes new ones.
     pub(crate) fn home(&self, view: &View) -> Option<EndpointId> {
-        let is_ready =
-            |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| endpoint.phase == Phase::Ready);
+        let takes_new =
+            |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| view.snapshot.takes_new(endpoint));
         match self.identity.source {
             _ if self.identity.is_displaced => {
-                view.ring.first(self.session.as_bytes(), &mut |id| is_ready(id))
+                view.ring.first(self.session.as_bytes(), &mut |id| takes_new(id))
             }
             IdentitySource::Chosen => view.ring.first(self.session.as_bytes(), &mut |_| true),
             IdentitySource::Cookie | IdentitySource::Bound(_) => self.identity.pinned,

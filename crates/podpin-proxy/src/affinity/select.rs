@@ -94,7 +94,7 @@ pub(crate) fn select(
         Pick::Nowhere(Nowhere::Full) => return Err(ErrorReply::Full),
     };
     // A slot that a waiting request would take is not free.
-    if terms.ahead.takes(selected.endpoint.id, selected.endpoint.phase) {
+    if terms.ahead.takes(selected.endpoint.id, view.snapshot.takes_new(&selected.endpoint)) {
         Err(ErrorReply::Full)
     } else {
         Ok(selected)

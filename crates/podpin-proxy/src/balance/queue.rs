@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use podpin_endpoints::{EndpointId, Phase};
+use podpin_endpoints::EndpointId;
 use tokio::sync::Notify;
 
 /// Requests that wait for a place.
@@ -63,11 +63,11 @@ pub struct QueueDemand {
 }
 
 impl QueueDemand {
-    /// Returns whether an entry would take a place of this endpoint.
+    /// Returns whether an entry would take a place of this endpoint; `takes_new` says whether the endpoint is in use for
+    /// clients that are not pinned to it.
     #[must_use]
-    pub fn takes(&self, endpoint: EndpointId, phase: Phase) -> bool {
-        // Places of endpoints that are not ready are only for clients pinned there.
-        (self.any && phase == Phase::Ready) || self.endpoints.contains(&endpoint)
+    pub fn takes(&self, endpoint: EndpointId, takes_new: bool) -> bool {
+        (self.any && takes_new) || self.endpoints.contains(&endpoint)
     }
 }
 
@@ -262,11 +262,11 @@ mod tests {
         second.set_demand(Demand::AnyPlace);
         assert_eq!(wanted(), (true, vec![other]));
         let ahead = queue.demand();
-        assert!(ahead.takes(one, Phase::Ready), "one who takes any place takes this one");
-        assert!(!ahead.takes(one, Phase::NotReady) && ahead.takes(other, Phase::NotReady));
+        assert!(ahead.takes(one, true), "one who takes any place takes this one");
+        assert!(!ahead.takes(one, false) && ahead.takes(other, false));
         drop((second, third));
         assert_eq!(wanted(), (false, vec![]));
-        assert!(!queue.demand().takes(one, Phase::Ready));
+        assert!(!queue.demand().takes(one, true));
     }
 
     #[test]

@@ -22,10 +22,22 @@ const WALK_POINTS_MAX: usize = 4096;
 /// The ring of one set of members, built when it is first needed: by the first client that must move after members
 /// changed. A cluster changes members far more often than most services move a client.
 pub struct KetamaRing {
-    built: OnceLock<Arc<KetamaHashing>>,
-    weights: Vec<(SocketAddr, u32)>,
+    members: Vec<Member>,
+    built: OnceLock<Built>,
+}
+
+/// A member, as far as the ring is concerned.
+struct Member {
+    id: EndpointId,
+    address: SocketAddr,
+    weight: u32,
+}
+
+/// The points of a ring, and the members at them.
+struct Built {
+    points: Arc<KetamaHashing>,
     /// Two identities may share an address for a while: an endpoint that ends, and the one that got its address.
-    members: HashMap<SocketAddr, Vec<EndpointId>>,
+    by_address: HashMap<SocketAddr, Vec<EndpointId>>,
     /// Members in the order of their identity: the last resort, the same on every replica.
     sorted: Vec<EndpointId>,
 }
@@ -39,28 +51,33 @@ impl std::fmt::Debug for KetamaRing {
 impl KetamaRing {
     /// Builds the ring of these members, whose points are computed when they are first needed.
     pub fn new<'a>(endpoints: impl IntoIterator<Item = &'a Arc<Endpoint>>) -> KetamaRing {
-        let mut members: HashMap<_, Vec<_>> = HashMap::new();
-        let mut sorted = Vec::new();
-        let mut weights = Vec::new();
-        for endpoint in endpoints {
-            sorted.push(endpoint.id);
-            weights.push((endpoint.address, endpoint.weight));
-            members.entry(endpoint.address).or_default().push(endpoint.id);
-        }
-        sorted.sort_unstable();
-        members.values_mut().for_each(|ids: &mut Vec<EndpointId>| ids.sort_unstable());
-        KetamaRing { built: OnceLock::new(), weights, members, sorted }
+        let member = |endpoint: &Arc<Endpoint>| Member {
+            id: endpoint.id,
+            address: endpoint.address,
+            weight: endpoint.weight,
+        };
+        KetamaRing { members: endpoints.into_iter().map(member).collect(), built: OnceLock::new() }
     }
 
     /// Returns the points; the first call computes about 160 hashes a member and sorts them: 2 ms for 100 members.
-    fn hashing(&self) -> &Arc<KetamaHashing> {
-        self.built.get_or_init(|| {
-            let smallest = self.weights.iter().map(|(_, weight)| *weight).min().unwrap_or(1).max(1);
-            let members = self.weights.iter();
-            let backends: BTreeSet<Backend> =
-                members.map(|(address, weight)| backend(*address, shares(*weight, smallest))).collect();
-            Arc::new(KetamaHashing::build(&backends))
-        })
+    fn built(&self) -> &Built {
+        self.built.get_or_init(|| Built::of(&self.members))
+    }
+}
+
+impl Built {
+    fn of(members: &[Member]) -> Built {
+        let smallest = members.iter().map(|member| member.weight).min().unwrap_or(1).max(1);
+        let backends = members.iter().map(|member| backend(member.address, shares(member.weight, smallest)));
+        let points = Arc::new(KetamaHashing::build(&backends.collect::<BTreeSet<Backend>>()));
+        let mut sorted: Vec<EndpointId> = members.iter().map(|member| member.id).collect();
+        sorted.sort_unstable();
+        let mut by_address: HashMap<_, Vec<_>> = HashMap::new();
+        for member in members {
+            by_address.entry(member.address).or_default().push(member.id);
+        }
+        by_address.values_mut().for_each(|ids: &mut Vec<EndpointId>| ids.sort_unstable());
+        Built { points, by_address, sorted }
     }
 
     fn last_resort(&self, key: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId> {
@@ -82,15 +99,16 @@ fn backend(address: SocketAddr, weight: usize) -> Backend {
 
 impl Ring for KetamaRing {
     fn first(&self, key: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId> {
-        let mut walk = self.hashing().iter(key);
+        let built = self.built();
+        let mut walk = built.points.iter(key);
         for _ in 0..WALK_POINTS_MAX {
             let address = walk.next()?.addr.as_inet()?;
-            let here = self.members.get(address).map(Vec::as_slice).unwrap_or_default();
+            let here = built.by_address.get(address).map(Vec::as_slice).unwrap_or_default();
             if let Some(id) = here.iter().find(|id| accept(id)) {
                 return Some(*id);
             }
         }
-        self.last_resort(key, accept)
+        built.last_resort(key, accept)
     }
 }
 

@@ -7,11 +7,14 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
-use podpin_config::{Discovery, KubernetesService, Pinned, Service as Configuration, ZonePreference};
+use podpin_config::{
+    Discovery, EndpointAddress, KubernetesService, Pinned, Service as Configuration, ZonePreference,
+};
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
     Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Refused, Snapshot, Table,
@@ -19,6 +22,7 @@ use podpin_endpoints::{
 };
 
 use crate::balance::client_limit::ClientStreams;
+use crate::balance::flaps::{Flaps, Logged};
 use crate::balance::queue::Queue;
 use crate::balance::ring::KetamaRing;
 use crate::clock;
@@ -74,6 +78,10 @@ pub struct ServiceState {
     view: Arc<ArcSwap<View>>,
     /// The reason of the last failure of discovery.
     discovery_failure: Arc<Mutex<Option<Arc<str>>>>,
+    /// Whether the log says already that ejection is disregarded.
+    ejection_disregarded: Arc<AtomicBool>,
+    /// The recent changes of endpoints, for the log.
+    flaps: Arc<Mutex<Flaps>>,
 }
 
 /// Whether readiness waits for the first list of endpoints of a service.
@@ -149,6 +157,8 @@ impl ServiceState {
             table: Arc::new(Mutex::new(table)),
             view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
             discovery_failure: Arc::default(),
+            ejection_disregarded: Arc::default(),
+            flaps: Arc::default(),
         }
     }
 
@@ -175,6 +185,8 @@ impl ServiceState {
             table: Arc::clone(&self.table),
             view: Arc::clone(&self.view),
             discovery_failure: Arc::clone(&self.discovery_failure),
+            ejection_disregarded: Arc::clone(&self.ejection_disregarded),
+            flaps: Arc::clone(&self.flaps),
         }
     }
 
@@ -195,10 +207,16 @@ impl ServiceState {
         self.view.load()
     }
 
-    /// Returns whether the endpoints are discovered in a Kubernetes cluster.
+    /// Returns whether the endpoints are told by a server, of a cluster or of names, which may be away.
     #[must_use]
-    pub fn is_of_the_cluster(&self) -> bool {
-        self.cluster_source().is_some()
+    pub fn is_told_by_a_server(&self) -> bool {
+        match &self.configuration.discovery {
+            Discovery::Kubernetes(_) | Discovery::Dns(_) => true,
+            Discovery::Static(list) => {
+                list.iter().any(|one| matches!(one.address, EndpointAddress::Name { .. }))
+            }
+            Discovery::File(_) => false,
+        }
     }
 
     /// Returns the place of the service in the cluster; `None` if it is not discovered there.
@@ -206,7 +224,7 @@ impl ServiceState {
     pub fn cluster_source(&self) -> Option<&KubernetesService> {
         match &self.configuration.discovery {
             Discovery::Kubernetes(of) => Some(of),
-            Discovery::Static(_) | Discovery::File(_) => None,
+            Discovery::Static(_) | Discovery::File(_) | Discovery::Dns(_) => None,
         }
     }
 
@@ -215,7 +233,7 @@ impl ServiceState {
     pub fn endpoints_file(&self) -> Option<&PathBuf> {
         match &self.configuration.discovery {
             Discovery::File(path) => Some(path),
-            Discovery::Static(_) | Discovery::Kubernetes(_) => None,
+            Discovery::Static(_) | Discovery::Kubernetes(_) | Discovery::Dns(_) => None,
         }
     }
 
@@ -245,8 +263,28 @@ impl ServiceState {
     fn eject_if_due(&self, endpoint: &Endpoint) {
         let Some(policy) = &self.ejection else { return };
         if endpoint.load.failed(policy, clock::now()) {
-            self.metrics.ejections.inc();
             tracing::warn!(service = %self.name, endpoint = %endpoint.name, "ejected after consecutive failures");
+            self.endpoint_ejected();
+        }
+    }
+
+    /// Counts an ejection, and logs when it is one too many: once, until ejections count again.
+    pub fn endpoint_ejected(&self) {
+        self.metrics.ejections.inc();
+        let is_disregarded = !self.view.load().snapshot.honours_ejection(clock::now());
+        let was_disregarded = self.ejection_disregarded.swap(is_disregarded, Ordering::Relaxed);
+        if is_disregarded && !was_disregarded {
+            tracing::warn!(
+                service = %self.name,
+                "more than half of the endpoints are ejected: ejection is disregarded"
+            );
+        }
+    }
+
+    /// Counts the use of an endpoint that is ejected.
+    pub fn endpoint_selected(&self, endpoint: &Endpoint) {
+        if endpoint.load.is_ejected(clock::now()) {
+            self.metrics.ejections_disregarded.inc();
         }
     }
 
@@ -293,7 +331,7 @@ impl ServiceState {
 
     /// Publishes the outcome of an update: to readers, the log, the drain and waiting requests.
     fn publish(&self, applied: Applied) {
-        log_transitions(&self.name, &applied.transitions);
+        log_transitions(&self.name, &applied.transitions, &mut self.flaps.lock());
         log_refused(&self.name, &applied.refused);
         self.metrics.discovery_refused_updates.inc_by(u64::try_from(applied.refused.len()).unwrap_or(0));
         let ring = if applied.members_changed {
@@ -352,9 +390,12 @@ impl TableWriter {
 }
 
 /// Logs each transition, or a sum of many: the first list of a cluster may have ten thousand.
-fn log_transitions(service: &str, transitions: &[Transition]) {
+fn log_transitions(service: &str, transitions: &[Transition], flaps: &mut Flaps) {
+    let now = clock::now();
+    let logged: Vec<(&Transition, Logged)> =
+        transitions.iter().map(|transition| (transition, flaps.note(transition, now))).collect();
     if transitions.len() <= LINES_MAX {
-        return transitions.iter().for_each(|transition| log_transition(service, transition));
+        return logged.iter().for_each(|(transition, logged)| log_transition(service, transition, *logged));
     }
     let count = |phase: Phase| transitions.iter().filter(|transition| transition.to == phase).count();
     tracing::info!(
@@ -367,8 +408,15 @@ fn log_transitions(service: &str, transitions: &[Transition]) {
     );
 }
 
-fn log_transition(service: &str, transition: &Transition) {
+fn log_transition(service: &str, transition: &Transition, logged: Logged) {
     let endpoint = &transition.endpoint;
+    match logged {
+        Logged::Change => {}
+        Logged::Flapping => {
+            tracing::warn!(service, endpoint = %endpoint.name, "endpoint flaps: its next changes are not logged");
+        }
+        Logged::Nothing => return,
+    }
     tracing::info!(
         service,
         endpoint = %endpoint.name,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
 use podpin_config::Service;
-use podpin_endpoints::{Endpoint, EndpointId, Permit};
+use podpin_endpoints::{Endpoint, EndpointId, Permit, Phase};
 use podpin_sse::session::{Answer, Eligibility, Limits};
 use podpin_wire::http1::encode;
 
@@ -75,6 +75,8 @@ pub(crate) struct Successor {
 pub(crate) enum SuccessorTarget {
     /// The endpoint for all requests of a client that is pinned to this one.
     PinnedTo(EndpointId),
+    /// The same, for a stream that still flows: an endpoint that leaves as well is no better than its own.
+    AwayFrom(EndpointId),
     /// This endpoint and no other.
     Endpoint(Arc<Endpoint>),
 }
@@ -131,15 +133,25 @@ impl SuccessorRequest {
     pub(crate) async fn send(self, target: SuccessorTarget) -> Result<Box<Successor>, Answer> {
         match target {
             SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
-            SuccessorTarget::PinnedTo(pinned_to) => self.try_endpoints(pinned_to).await,
+            SuccessorTarget::PinnedTo(pinned_to) => self.try_endpoints(pinned_to, |_| true).await,
+            SuccessorTarget::AwayFrom(pinned_to) => {
+                self.try_endpoints(pinned_to, |endpoint| endpoint.phase < Phase::Draining).await
+            }
         }
     }
 
-    async fn try_endpoints(&self, pinned_to: EndpointId) -> Result<Box<Successor>, Answer> {
+    async fn try_endpoints(
+        &self,
+        pinned_to: EndpointId,
+        is_better: fn(&Endpoint) -> bool,
+    ) -> Result<Box<Successor>, Answer> {
         let mut attempts = self.attempts(pinned_to);
         let mut outcome = Answer::Failed;
         while attempts.may_retry() {
             let Ok(permit) = attempts.select_successor() else { break };
+            if !attempts.endpoint().is_some_and(|endpoint| is_better(endpoint)) {
+                break;
+            }
             match self.attempt(&mut attempts, permit).await {
                 Err(again @ (Answer::Refused | Answer::Failed)) => outcome = again,
                 decided => return decided,
@@ -249,6 +261,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::balance::service::Operation;
     use crate::testing::{Scene, nowhere};
 
     fn driver(scene: &Scene) -> HandoverDriver {
@@ -300,6 +313,23 @@ mod tests {
         handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
         assert_eq!(answer(&mut handover).await, Answer::Failed);
         assert!(handover.take_successor().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_flows_does_not_go_on_at_an_endpoint_that_leaves_as_well() {
+        let successors = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scene = Scene::new(&[("a", nowhere()), ("b", successors.local_addr().unwrap())]);
+        let [a, b] = ["a", "b"].map(|name| EndpointId::of_pod(name, 80));
+        let mut handover = driver(&scene);
+        let service = &scene.route.service;
+        service.operate(&a, Operation::Drain).unwrap();
+        service.operate(&b, Operation::Drain).unwrap();
+        handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::AwayFrom(a));
+        assert_eq!(answer(&mut handover).await, Answer::Failed, "nobody is ready");
+        service.operate(&b, Operation::Undrain).unwrap();
+        handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::AwayFrom(a));
+        let accepted = async { drop(successors.accept().await.unwrap()) };
+        assert_eq!(tokio::join!(answer(&mut handover), accepted).0, Answer::Failed, "it was asked, and left");
     }
 
     #[tokio::test]

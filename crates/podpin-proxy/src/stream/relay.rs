@@ -349,6 +349,7 @@ impl Relay {
         };
         let target = match ordered {
             Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
+            None if self.session.has_upstream() => SuccessorTarget::AwayFrom(self.record.endpoint().id),
             None => SuccessorTarget::PinnedTo(self.record.endpoint().id),
         };
         handover.begin(&self.record.route, self.body.begin_handover(), target);
@@ -489,7 +490,8 @@ mod tests {
     }
 
     fn scene() -> Scene {
-        Scene::new(&[("a", nowhere())])
+        // While no other endpoint is ready, departures wait.
+        Scene::new(&[("a", nowhere()), ("b", nowhere())])
     }
 
     fn chunk(text: &str) -> Vec<u8> {

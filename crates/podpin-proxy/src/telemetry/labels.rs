@@ -283,6 +283,8 @@ labels! {
         Malformed => "malformed",
         /// Pods that cannot be listed, watched or read.
         Pods => "pods",
+        /// A name that cannot be looked up.
+        Dns => "dns",
     }
 }
 

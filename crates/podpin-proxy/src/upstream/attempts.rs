@@ -228,6 +228,7 @@ impl Attempts {
         if let Some(last) = self.last.take() {
             self.count_retry(last.reason);
         }
+        self.service().endpoint_selected(&selected.endpoint);
         let is_free = self.purpose == Purpose::Successor { pinned_to: selected.endpoint.id };
         self.left = self.left.saturating_sub(u32::from(!is_free));
         self.selected = Some(selected);

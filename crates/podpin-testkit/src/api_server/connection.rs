@@ -110,8 +110,12 @@ async fn refuse(socket: Socket, refusal: &Refusal) -> Then {
     reply(socket, refusal.code, &refusal.status().to_string()).await
 }
 
-async fn reply(mut socket: Socket, code: u16, body: &str) -> Then {
+async fn reply(socket: Socket, code: u16, body: &str) -> Then {
     let retry = if code == 429 { "Retry-After: 1\r\n" } else { "" };
+    reply_with(socket, code, retry, body).await
+}
+
+async fn reply_with(mut socket: Socket, code: u16, retry: &str, body: &str) -> Then {
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {code} Scripted\r\nContent-Type: application/json\r\n{retry}Content-Length: {length}\r\n\r\n"
@@ -124,6 +128,14 @@ async fn misbehave(mut socket: Socket, fault: Fault, call: &Call, shared: &Share
     let is_list = matches!(call.query.kind, On::List | On::ListPods);
     match fault {
         Fault::Status(code) => return refuse(socket, &Refusal::new(code, "scripted")).await,
+        Fault::Throttled { code, seconds } => {
+            let fields = format!(
+                "Retry-After: {seconds}\r\nX-Kubernetes-PF-FlowSchema-UID: schema-1\r\n\
+                 X-Kubernetes-PF-PriorityLevel-UID: level-1\r\n"
+            );
+            let status = Refusal::new(code, "too many requests").status().to_string();
+            return reply_with(socket, code, &fields, &status).await;
+        }
         Fault::EmptyList => {
             let version = shared.state().store.version().to_string();
             let empty = list_of(&call.query.scope, json!({"resourceVersion": version}), Vec::new());

@@ -25,6 +25,13 @@ pub enum On {
 pub enum Fault {
     /// A `Status` object with this code; 429 comes with `Retry-After: 1`.
     Status(u16),
+    /// A `Status` object with this code and `Retry-After`, as API priority and fairness sends them.
+    Throttled {
+        /// 429 or 503.
+        code: u16,
+        /// Seconds of `Retry-After`.
+        seconds: u64,
+    },
     /// Nothing at all until it heals, then a reset.
     HangBeforeHeaders,
     /// A good head and then nothing until it heals, then a reset.

@@ -45,7 +45,7 @@ impl Kubeconfig {
     }
 
     /// Replaces the token in one step, as a kubelet rotates a projected one.
-    pub fn write_token(&self, token: &str) {
+    pub fn write_token(&self, token: impl AsRef<[u8]>) {
         let next = self.directory.path().join("token.next");
         fs::write(&next, token).expect("the next token");
         fs::rename(&next, self.token_path()).expect("renamed over the old one");
@@ -56,7 +56,8 @@ impl Kubeconfig {
         format!("kubernetes: {{kubeconfig: \"{}\"}}", self.path().display())
     }
 
-    fn token_path(&self) -> PathBuf {
+    /// Returns the path of the token file.
+    pub fn token_path(&self) -> PathBuf {
         self.directory.path().join("token")
     }
 }

@@ -82,8 +82,10 @@ service_metrics! {
         "Requests that nothing could serve, by what was missing.";
     ejections: Counters = "endpoint_ejections_total",
         "Endpoints taken out for a while after consecutive failures.";
+    ejections_disregarded: Counters = "endpoint_ejections_disregarded_total",
+        "Requests and streams sent to an ejected endpoint, because more than half of those in use were ejected.";
     discovery_errors: CountersBy<DiscoveryError> = "discovery_errors_total",
-        "What discovery could not use (garbled, missing, malformed, pods); the last good endpoints were kept.";
+        "What discovery could not use (garbled, missing, malformed, pods, dns); the last good endpoints were kept.";
     discovery_refused_updates: Counters = "discovery_refused_updates_total",
         "Updates of discovery that cannot be true and were refused: a terminating endpoint that is said to be ready again.";
     discovery_last_event: TimeGauges = "discovery_last_event_timestamp_seconds",

@@ -7,7 +7,6 @@ mod handover;
 pub(crate) mod open;
 pub(crate) mod post;
 mod relay;
-mod successor;
 mod task;
 mod timer;
 mod upstream_reader;

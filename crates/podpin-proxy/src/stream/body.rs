@@ -13,7 +13,7 @@ pub(crate) enum Body {
 }
 
 /// Result of decoding one read.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Decoded {
     /// Events that became whole.
     pub events: u32,
@@ -21,6 +21,8 @@ pub(crate) struct Decoded {
     pub dropped: u32,
     /// End of the body; `None` if more is to come.
     pub end: Option<UpstreamEnd>,
+    /// Place in the event stream after the bytes that were forwarded last.
+    pub position: Position,
 }
 
 impl Body {
@@ -33,7 +35,7 @@ impl Body {
     }
 
     /// Returns the place in the event stream after the bytes that were forwarded last.
-    pub(crate) fn position(&self) -> Position {
+    fn position(&self) -> Position {
         match self {
             Body::Events(framer) => Position::of(framer.at_boundary()),
             Body::Opaque => Position::WithinEvent,
@@ -85,14 +87,14 @@ impl Body {
         mut bytes: &[u8],
         out: &mut Vec<u8>,
     ) -> Decoded {
-        let mut decoded = Decoded::default();
+        let (mut events, mut dropped) = (0, 0);
         // A successor's replay is judged by all that one read brought.
         let mut replay = self.awaits_replay().then(Vec::new);
-        decoded.end = loop {
+        let end = loop {
             match decoder.decode(&mut bytes) {
                 Ok(Piece::Data(data)) => match (&mut *self, &mut replay) {
                     (Body::Events(_), Some(replay)) => replay.extend_from_slice(data),
-                    (Body::Events(framer), None) => decoded.events += framer.push(data, out).events,
+                    (Body::Events(framer), None) => events += framer.push(data, out).events,
                     (Body::Opaque, _) => out.extend_from_slice(data),
                 },
                 Ok(Piece::More) if *decoder == BodyDecoder::Done => break Some(UpstreamEnd::Clean),
@@ -101,11 +103,11 @@ impl Body {
                 Err(_) => break Some(UpstreamEnd::Broken(Fault::Malformed)),
             }
         };
-        if let (Some(replay), Body::Events(framer)) = (replay, self) {
+        if let (Some(replay), Body::Events(framer)) = (replay, &mut *self) {
             let pushed = framer.push(&replay, out);
-            (decoded.events, decoded.dropped) = (pushed.events, pushed.dropped);
+            (events, dropped) = (pushed.events, pushed.dropped);
         }
-        decoded
+        Decoded { events, dropped, end, position: self.position() }
     }
 }
 
@@ -132,8 +134,8 @@ mod tests {
     fn whole_events_come_out_of_chunks() {
         let (mut body, mut decoder, mut out) = (events(), chunked(), Vec::new());
         let decoded = body.decode(&mut decoder, b"f\r\nid: 1\ndata: a\n\n\r\n4\r\ndata\r\n", &mut out);
-        assert_eq!(decoded, Decoded { events: 1, dropped: 0, end: None });
-        assert_eq!((&out[..], body.position()), (&b"id: 1\ndata: a\n\n"[..], Position::Boundary));
+        assert_eq!(decoded, Decoded { events: 1, dropped: 0, end: None, position: Position::Boundary });
+        assert_eq!(out, b"id: 1\ndata: a\n\n");
         assert_eq!(body.last_event_id(), Some(&b"1"[..]));
         let decoded = body.decode(&mut decoder, b"0\r\n\r\n", &mut out);
         assert_eq!(decoded.end, Some(UpstreamEnd::Clean));
@@ -176,7 +178,7 @@ mod tests {
     fn anything_else_passes_as_it_comes_and_has_no_boundary() {
         let (mut body, mut decoder, mut out) = (Body::Opaque, chunked(), Vec::new());
         let decoded = body.decode(&mut decoder, b"5\r\nhello\r\n", &mut out);
-        assert_eq!((decoded, &out[..]), (Decoded::default(), &b"hello"[..]));
-        assert_eq!((body.position(), body.content()), (Position::WithinEvent, Content::Opaque));
+        assert_eq!((decoded.events, decoded.end, &out[..]), (0, None, &b"hello"[..]));
+        assert_eq!((decoded.position, body.content()), (Position::WithinEvent, Content::Opaque));
     }
 }

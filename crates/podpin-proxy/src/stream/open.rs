@@ -26,9 +26,8 @@ use crate::http::reply::ErrorReply;
 use crate::request_context::RequestContext;
 use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream::body::Body;
-use crate::stream::handover::HandoverDriver;
+use crate::stream::handover::{HandoverDriver, LAST_EVENT_ID, allows_handover, limits};
 use crate::stream::relay::{Relay, Start};
-use crate::stream::successor::{LAST_EVENT_ID, ResumePlan, allows_handover, limits};
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry;
@@ -173,15 +172,6 @@ impl Opening<'_> {
         request
     }
 
-    /// Returns the parts of the request that are the same for every endpoint, for a successor; the last event id changes.
-    fn plan(&self, selected: &Selected) -> ResumePlan {
-        let mut fields = self.fields();
-        fields.remove(LAST_EVENT_ID);
-        let (request, address) = (&self.attempts.request, selected.endpoint.address);
-        let head = rewrite::request_head(request, &self.context.head, &fields, address);
-        ResumePlan::new(Arc::clone(&self.context.shared), request.session, head)
-    }
-
     fn fields(&self) -> HeaderMap {
         let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
         fields.remove(header::EXPECT);
@@ -236,7 +226,15 @@ impl Opening<'_> {
     ) -> Option<Box<HandoverDriver>> {
         let is_wanted = self.attempts.service().configuration.drain.handover == Handover::LastEventId;
         let may = content == Content::Events && is_wanted && allows_handover(&start.head.headers);
-        may.then(|| Box::new(HandoverDriver::new(self.plan(selected))))
+        if !may {
+            return None;
+        }
+        // The last event id changes, and the session fields differ from endpoint to endpoint.
+        let (request, address) = (&self.attempts.request, selected.endpoint.address);
+        let mut fields = self.fields();
+        fields.remove(LAST_EVENT_ID);
+        let head = rewrite::request_head(request, &self.context.head, &fields, address);
+        Some(Box::new(HandoverDriver::new(Arc::clone(&self.context.shared), request.session, head)))
     }
 
     fn response_fields(&self, start: &ResponseStart, selected: &Selected, content: Content) -> HeaderMap {

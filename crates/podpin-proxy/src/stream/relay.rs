@@ -40,8 +40,7 @@ use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::stream::account::{Finished, Permits, upstream_error_kind};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
-use crate::stream::handover::HandoverDriver;
-use crate::stream::successor::SuccessorTarget;
+use crate::stream::handover::{HandoverDriver, SuccessorTarget};
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
@@ -141,7 +140,7 @@ impl Relay {
         self.poll_time(context)
     }
 
-    /// Looks whether the stream has to leave, and how long the proxy itself is still there.
+    /// Looks whether the stream has to leave.
     fn poll_order(&mut self, context: &Context<'_>) {
         let has_order = self.record.drain().poll(context).is_some();
         if has_order
@@ -153,13 +152,16 @@ impl Relay {
             let already_charged = order.budget_use == BudgetUse::Charged;
             self.session.on_order(LeaveOrder { at, by, deadline, cause, already_charged });
         }
+    }
+
+    /// Looks whether the successor that is being opened has answered, and how long the proxy itself is still there.
+    fn poll_successor(&mut self, context: &mut Context<'_>) {
+        if !self.session.is_opening() {
+            return;
+        }
         if let Some(times) = self.streams.shutdown_times() {
             self.session.on_shutdown(times.begins.after(times.spread).min(times.deadline));
         }
-    }
-
-    /// Looks whether a successor has answered.
-    fn poll_successor(&mut self, context: &mut Context<'_>) {
         // An answer may make another request begin, which has to be polled for its waker.
         while let Some(answer) = self.handover.as_mut().and_then(|handover| handover.poll(context)) {
             let now = clock::now();
@@ -210,7 +212,7 @@ impl Relay {
         out.resize(CHUNK_PREFIX_BYTES, 0);
         let decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
         if out.len() > CHUNK_PREFIX_BYTES {
-            if self.session.on_forwarded(decoded.events, self.body.position(), now) {
+            if self.session.on_forwarded(decoded.events, decoded.position, now) {
                 let took = now.since(self.record.since);
                 self.record.route.service.metrics.stream_first_event.observe(took.as_secs_f64());
             }
@@ -431,7 +433,7 @@ mod tests {
     use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
     use crate::stream::account::Failure;
-    use crate::stream::successor::{ResumePlan, limits};
+    use crate::stream::handover::limits;
     use crate::telemetry::labels::CloseReason;
     use crate::testing::{Scene, connected, nowhere};
 
@@ -448,7 +450,7 @@ mod tests {
             let (shared, record) = (&scene.shared, scene.open("a", Mobility::Rebalances));
             let moves = matches!(&body, Body::Events(_));
             let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
-            let plan = ResumePlan::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);
+            let driver = || HandoverDriver::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);
             let settings = Settings {
                 content: body.content(),
                 handover: moves.then(|| limits(&scene.route.service.configuration)),
@@ -466,7 +468,7 @@ mod tests {
                 streams: Arc::clone(&shared.streams),
                 record,
                 permits: None,
-                handover: moves.then(|| Box::new(HandoverDriver::new(plan))),
+                handover: moves.then(|| Box::new(driver())),
             });
             Line { relay, upstream, client }
         }
@@ -488,7 +490,8 @@ mod tests {
     }
 
     fn scene() -> Scene {
-        Scene::new(&[("a", nowhere())])
+        // While no other endpoint is ready, departures wait.
+        Scene::new(&[("a", nowhere()), ("b", nowhere())])
     }
 
     fn chunk(text: &str) -> Vec<u8> {

@@ -54,6 +54,7 @@ mod routing_features;
 mod server_sessions;
 mod shutdown;
 mod sticky;
+mod stream_by_answer;
 mod time_limits;
 mod tls;
 mod tls_to_pods;

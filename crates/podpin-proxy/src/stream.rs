@@ -5,6 +5,7 @@ mod body;
 mod client_writer;
 mod handover;
 pub(crate) mod open;
+pub(crate) mod places;
 pub(crate) mod post;
 mod relay;
 mod task;

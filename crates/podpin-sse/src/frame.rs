@@ -134,6 +134,11 @@ impl Framer {
         Self { has_cursor: true, ..Self::new(event_bytes_max) }
     }
 
+    /// A framer that holds nothing back: bytes are appended as they come, and only the ends of blocks are followed.
+    pub fn unbuffered() -> Self {
+        Self::new(0)
+    }
+
     /// Takes the next bytes of the body, cut anywhere, and appends to `out` every block that they complete.
     ///
     /// What follows the last whole block is held back, up to the limit; beyond it the block is appended as it comes.
@@ -181,6 +186,16 @@ impl Framer {
     /// Whether the last event id is longer than [`ID_BYTES_MAX`] and therefore was not kept.
     pub fn id_too_long(&self) -> bool {
         self.id_state == IdState::TooLong
+    }
+
+    /// Takes out what is held back, because the stream ends cleanly behind it. Empty while a successor's replay is judged:
+    /// the client may have received that before.
+    pub fn take_held(&mut self) -> Vec<u8> {
+        let is_judged = self.awaits_replay();
+        match &mut self.tail {
+            Tail::Held(held) if !is_judged => mem::take(held),
+            Tail::Held(_) | Tail::PassThrough(_) => Vec::new(),
+        }
     }
 
     /// Drops what is held back, because the rest of it will never come. The next bytes pushed begin another stream.

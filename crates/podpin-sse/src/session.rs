@@ -60,7 +60,7 @@ pub use self::input::{
     Answer, Client, Eligibility, Fault, LeaveCause, LeaveOrder, Position, ResumePoint, Standing, Upstream,
     UpstreamEnd,
 };
-pub use self::settings::{Content, Limits, RetryRange, Settings};
+pub use self::settings::{Content, Limits, Recovery, RetryRange, Settings};
 
 use self::flow::{BOUNDARY_WAIT, Flow, NEVER};
 use self::handovers::Handovers;
@@ -162,6 +162,17 @@ impl Session {
             self.first_event = now;
         }
         is_first
+    }
+
+    /// Whether the client can go on after an early end. If not, the relay reports the first event id that it forwards.
+    #[inline]
+    pub fn is_resumable(&self) -> bool {
+        self.flow.is_resumable
+    }
+
+    /// Records that an event id was forwarded, by which the client can request the rest of the stream.
+    pub fn on_event_id(&mut self) {
+        self.flow.is_resumable = true;
     }
 
     /// Records that the client took bytes that were queued.
@@ -285,6 +296,9 @@ impl Session {
                 self.give_up(attempt, Outcome::Timeout, now)
             }
             State::Leaving(order) if self.state_due() <= now => self.leave(order, upstream, now),
+            _ if self.duration_due() <= now && !self.flow.is_resumable => {
+                self.break_off_early(Reason::MaxDuration, now)
+            }
             _ if self.duration_due() <= now => self.end(Reason::MaxDuration, now),
             _ if self.idle_due() <= now => {
                 self.on_upstream_end(UpstreamEnd::Broken(Fault::Silent), upstream, now)
@@ -442,6 +456,9 @@ impl Session {
 
     /// Says goodbye where that is possible, and ends the body.
     fn goodbye(&mut self, reason: Reason, now: Millis) -> Step {
+        if !self.flow.is_resumable {
+            return self.break_off_early(reason, now);
+        }
         let is_within = self.flow.position == Position::WithinEvent;
         let is_forced = is_within && matches!(reason, Reason::Drain | Reason::Shutdown);
         let farewell = if is_within { Farewell::Clean } else { Farewell::Goodbye };
@@ -451,6 +468,13 @@ impl Session {
     /// Ends the body and adds nothing.
     fn end(&mut self, reason: Reason, now: Millis) -> Step {
         self.finish(Close::clean(reason), Farewell::Clean, now)
+    }
+
+    /// Leaves the body without its end although nothing broke: a clean end would pass for that of the whole answer.
+    fn break_off_early(&mut self, reason: Reason, now: Millis) -> Step {
+        let is_forced = matches!(reason, Reason::Drain | Reason::Shutdown);
+        let ending = Close { body: ResponseBody::Broken, is_forced, ..Close::clean(reason) };
+        self.finish(ending, Farewell::Broken, now)
     }
 
     /// Leaves the body without its end, after the last whole event.

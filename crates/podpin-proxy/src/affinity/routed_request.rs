@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use podpin_affinity::{SessionId, TokenError};
 use podpin_endpoints::{EndpointId, MoveReason, Ring as _};
-use podpin_wire::http1::request_head;
 
 use crate::affinity::identify::{ClientIdentity, IdentitySource, identify};
 use crate::affinity::request_view::RequestView;
@@ -34,8 +33,6 @@ pub(crate) struct RoutedRequest {
     pub identity: ClientIdentity,
     /// Whether the request may wait for its pinned endpoint; a stream in flight may not.
     pub may_wait: bool,
-    /// Address of the client if nothing but an event stream will do as the response.
-    pub only_streams_to: Option<IpAddr>,
 }
 
 impl RoutedRequest {
@@ -59,16 +56,14 @@ impl RoutedRequest {
                 (chosen.route, chosen.identity, Some(backends))
             }
         };
-        let only_streams = request_head::accepts_only_event_streams(request.headers);
-        let only_streams_to = only_streams.then_some(request.client.address);
         let session = identity.session;
-        Ok(RoutedRequest { route, backends, session, identity, may_wait: true, only_streams_to })
+        Ok(RoutedRequest { route, backends, session, identity, may_wait: true })
     }
 
     /// Returns the request of a stream in flight whose client is pinned to `endpoint`.
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> RoutedRequest {
         let identity = ClientIdentity::of_stream(session, endpoint);
-        RoutedRequest { route, backends: None, session, identity, may_wait: false, only_streams_to: None }
+        RoutedRequest { route, backends: None, session, identity, may_wait: false }
     }
 
     /// Returns the service that the request is for.
@@ -91,6 +86,12 @@ impl RoutedRequest {
     /// Whether the client is expected to come back with this session.
     pub(crate) fn is_recognised(&self) -> bool {
         self.identity.source != IdentitySource::Cookie || self.service().cookie_name().is_some()
+    }
+
+    /// Whether the client has shown a session id that its endpoint issued. No other endpoint knows it: an answer of
+    /// another one would end a session that is alive.
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self.identity.source, IdentitySource::Bound(_))
     }
 
     /// Whether the client learns that its stream goes on at an endpoint that the ring would not choose.

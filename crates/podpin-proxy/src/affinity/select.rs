@@ -130,6 +130,10 @@ fn relocate(
     let refusal = if reason == MoveReason::Full { ErrorReply::Full } else { ErrorReply::NoEndpoint };
     match (request.service().configuration.affinity.on_unavailable, reason) {
         (OnUnavailable::Strict, _) => Err(refusal),
+        // Only the endpoint that issued the client's session id knows it, and it is still there.
+        (_, MoveReason::Unready | MoveReason::Ejected | MoveReason::Full) if request.is_bound() => {
+            Err(refusal)
+        }
         (OnUnavailable::Wait(_), MoveReason::Unready | MoveReason::Ejected | MoveReason::Full)
             if terms.waits && request.may_wait =>
         {

@@ -37,21 +37,13 @@ pub(crate) async fn await_stream(
 
 /// Selects an endpoint for an ordinary request as [`select`] does, and waits for it if the service has a queue.
 ///
-/// A request that can only be answered with an event stream is not sent to an endpoint without a free slot: the endpoint
-/// would do all of the work before the client is refused. The slot itself is taken with the response.
-///
 /// # Errors
-/// [`ErrorReply::QueueTimeout`] and [`ErrorReply::ClientLimit`] too.
+/// [`ErrorReply::QueueTimeout`] too.
 pub(crate) async fn await_request(
     request: &RoutedRequest,
     tried: &[EndpointId],
 ) -> Result<Selected, ErrorReply> {
-    let mut kind = Kind::Request;
-    if let Some(client) = request.only_streams_to {
-        drop(request.client_permit(client)?);
-        kind = Kind::Stream;
-    }
-    await_slot(request, kind, tried, |terms| select(request, kind, terms)).await
+    await_slot(request, Kind::Request, tried, |terms| select(request, Kind::Request, terms)).await
 }
 
 async fn await_slot<S>(
@@ -204,12 +196,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_request_that_accepts_nothing_but_a_stream_needs_a_slot() {
+    async fn only_a_stream_needs_a_slot() {
         let scene = scene(&["a"], 10, "10ms");
-        let (mut request, _occupied) = (scene.pinned_to("a"), occupy(&scene, "a"));
+        let (request, _occupied) = (scene.pinned_to("a"), occupy(&scene, "a"));
         assert_eq!(&*await_request(&request, &[]).await.unwrap().endpoint.name, "a");
-        request.only_streams_to = Some([127, 0, 0, 1].into());
-        assert_eq!(await_request(&request, &[]).await.err(), Some(ErrorReply::QueueTimeout));
+        assert_eq!(await_stream(&request, &[]).await.err(), Some(ErrorReply::QueueTimeout));
         // After a failure nothing is waited for.
         let tried = [EndpointId::of_pod("a", 80)];
         assert_eq!(await_stream(&request, &tried).await.err(), Some(ErrorReply::NoEndpoint));

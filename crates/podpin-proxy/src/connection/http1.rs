@@ -21,7 +21,7 @@ use crate::downstream::lease::{ConnectionLease, ResumeConnection};
 use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::net::transport::Transport;
-use crate::request::serve;
+use crate::request::serve::{self, Served};
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::stream::open;
 use crate::telemetry::labels::ConnectionProtocol;
@@ -81,8 +81,9 @@ async fn serve_requests(mut connection: Connection, mut idle: IdleConnection, mu
             return Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
         }
         match serve_request(&connection, idle, received, snapshot, &closing).await {
-            Some(next) => idle = next,
-            None => return,
+            Served::Idle(next) => idle = next,
+            Served::Closed => return,
+            Served::Stream(stream) => return stream.begin(connection.into_lease()),
         }
         is_first = false;
     }
@@ -102,7 +103,7 @@ async fn serve_event_stream(
     open::serve(context, client).await;
 }
 
-/// Serves one request that is no event stream's; returns the socket if it may carry another.
+/// Serves one request that does not ask for an event stream by a GET.
 async fn serve_request(
     connection: &Connection,
     idle: IdleConnection,
@@ -110,14 +111,14 @@ async fn serve_request(
     received: Box<ReceivedRequest>,
     snapshot: Arc<ConfigSnapshot>,
     closing: &ShutdownWatch,
-) -> Option<IdleConnection> {
+) -> Served {
     let body = match received.framing.body {
         RequestBody::Length(0) => BodyDecoder::Done,
         RequestBody::Length(length) => BodyDecoder::Length(length),
         RequestBody::Chunked => BodyDecoder::Chunked(FIRST_CHUNK),
         RequestBody::Upgrade => {
             Box::pin(upgrade(connection, idle, *received, snapshot, closing)).await;
-            return None;
+            return Served::Closed;
         }
     };
     let ReceivedRequest { head, framing, .. } = *received;

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use podpin_h2::{Cause, Closed, Head, Trust};
 use podpin_wire::http1::request_head::{self, HeadError, RequestHead};
@@ -21,7 +21,7 @@ use crate::downstream::http2::Http2Stream;
 use crate::downstream::http2_connection::{Arrival, Http2Connection, Progress, Remainder};
 use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
-use crate::request::serve;
+use crate::request::serve::{self, Served};
 use crate::stream::open;
 
 /// Multiple of the flood budgets for a peer in `trustedProxies`, which speaks for many clients.
@@ -159,7 +159,10 @@ impl Requests {
         let snapshot = self.connection.listener.shared.snapshot();
         let context = self.connection.request_context(snapshot, head, subject);
         if !wants_events {
-            let _no_connection = Box::pin(serve::serve(context, client)).await;
+            drop(self);
+            if let Served::Stream(stream) = Box::pin(serve::serve(context, client)).await {
+                stream.begin(None);
+            }
             return;
         }
         if let Some(refusal) = self.refusal {
@@ -177,10 +180,7 @@ async fn refuse(client: PendingResponse, reply: ErrorReply) {
 }
 
 fn wants_events(head: &RequestHead, is_complete: bool) -> bool {
-    let accepts = head.headers.get_all(header::ACCEPT).iter();
-    head.method == Method::GET
-        && is_complete
-        && accepts.into_iter().any(|value| request_head::accepts_event_stream(value.as_bytes()))
+    head.method == Method::GET && is_complete && request_head::names_event_streams(&head.headers)
 }
 
 /// Returns a head as HTTP/1 has it.

@@ -140,6 +140,13 @@ impl PendingResponse {
         })
     }
 
+    /// Gives an HTTP/1 client the connection that its stream is to take with it.
+    pub(crate) fn set_lease(&mut self, lease: Option<ConnectionLease>) {
+        if let PendingResponse::H1(client) = self {
+            client.lease = lease;
+        }
+    }
+
     /// Whether the whole request body was read.
     pub(crate) fn is_body_read(&self) -> bool {
         match self {

@@ -4,6 +4,9 @@
 //! endpoints are kept (`upstream/pool.rs`), there is a body to send (`transfer.rs`), and a request that may have reached an
 //! endpoint is sent again only if it does no harm twice. Requests that offer another protocol are left to Pingora
 //! (`upgrade/`).
+//!
+//! A response that is an event stream leaves this path: once the request has been sent, the stream goes on in a relay of its
+//! own as one that was asked for by `Accept` (`stream/open.rs`).
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -28,6 +31,8 @@ use crate::request::account::{self, Delivered, Ending};
 use crate::request::transfer::{Transfer, TransferError, TransferLimits};
 use crate::request::upload::Upload;
 use crate::request_context::RequestContext;
+use crate::stream::open::{Opened, PendingStream};
+use crate::stream::places::Places;
 use crate::stream::post::PostStream;
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
@@ -38,10 +43,22 @@ use crate::upstream::unserved::{Progress, Unserved};
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
 
+/// The end of a request for its connection.
+pub(crate) enum Served {
+    /// Connection that may carry another request.
+    Idle(IdleConnection),
+    /// Connection that is over.
+    Closed,
+    /// Event stream that takes the connection with it.
+    Stream(Box<PendingStream>),
+}
+
 /// How a request went on.
 enum Outcome {
     /// A response whose head has begun; with the bytes that the client has not taken of it.
     Answered { status: http::StatusCode, ending: Ending, unsent: Vec<u8> },
+    /// An event stream.
+    Stream(Box<Opened>),
     /// No response that could be passed on.
     Refused(ErrorReply),
 }
@@ -53,6 +70,7 @@ struct Exchange<'a> {
     delivered: Delivered,
     /// Whether the response head of an endpoint was there.
     answered: bool,
+    places: Places,
 }
 
 /// A connection for the current attempt.
@@ -69,8 +87,14 @@ struct BodyFraming {
     field: String,
 }
 
-/// Serves one request; returns the connection if it may carry another.
-pub(crate) async fn serve(context: RequestContext, client: PendingResponse) -> Option<IdleConnection> {
+impl From<Option<IdleConnection>> for Served {
+    fn from(connection: Option<IdleConnection>) -> Served {
+        connection.map_or(Served::Closed, Served::Idle)
+    }
+}
+
+/// Serves one request, up to its end or to the beginning of an event stream.
+pub(crate) async fn serve(context: RequestContext, client: PendingResponse) -> Served {
     let span = tracing::debug_span!(
         "request",
         host = %context.head.authority,
@@ -82,34 +106,40 @@ pub(crate) async fn serve(context: RequestContext, client: PendingResponse) -> O
     serve_in_span(context, client).instrument(span).await
 }
 
-async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> Option<IdleConnection> {
-    let _in_flight = context.shared.in_flight();
+async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> Served {
+    let in_flight = context.shared.in_flight();
     let view = RequestView::new(&context.head, &context.client);
     let request = match RoutedRequest::new(&context.snapshot, &view) {
         Ok(request) => request,
-        Err(reply) => return unserved(&context, Progress::Unrouted).refuse(reply, client).await,
+        Err(reply) => return unserved(&context, Progress::Unrouted).refuse(reply, client).await.into(),
     };
     Span::current().record("service", &*request.service().name);
     if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
-        return unserved(&context, Progress::Routed(&request)).respond(response, client).await;
+        return unserved(&context, Progress::Routed(&request)).respond(response, client).await.into();
     }
+    let places = Places::for_request(&context.head);
     let attempts = Attempts::new(request, Purpose::Request);
     let mut exchange =
-        Exchange { context: &context, attempts, delivered: Delivered::default(), answered: false };
+        Exchange { context: &context, attempts, delivered: Delivered::default(), answered: false, places };
     let outcome = exchange.run(&mut client).await;
-    let Exchange { attempts, delivered, answered, .. } = exchange;
+    let Exchange { attempts, delivered, answered, places, .. } = exchange;
+    drop(places);
     match outcome {
         Outcome::Refused(reply) => {
             let progress = Progress::Tried { attempts: &attempts, answered };
-            unserved(&context, progress).refuse(reply, client).await
+            unserved(&context, progress).refuse(reply, client).await.into()
+        }
+        Outcome::Stream(opened) => {
+            let stream = PendingStream { context, attempts, opened: *opened, client, in_flight };
+            Served::Stream(Box::new(stream))
         }
         Outcome::Answered { status, ending, unsent } => {
             account::settle(&context, &attempts, delivered, status, &ending);
             if let Ending::Complete = ending {
-                return client.finish().await;
+                return client.finish().await.into();
             }
             client.cut(&unsent).await;
-            None
+            Served::Closed
         }
     }
 }
@@ -173,7 +203,7 @@ impl Exchange<'_> {
         tokio::select! {
             biased;
             // Ready at once, as a rule.
-            selected = self.attempts.select_request() => selected?,
+            selected = self.places.select(&mut self.attempts, self.context.client.address) => selected?,
             _ = client.gone() => return Err(ErrorReply::ClientGone),
         }
         let Some(endpoint) = self.attempts.endpoint() else { return Err(ErrorReply::Internal) };
@@ -212,11 +242,20 @@ impl Exchange<'_> {
             return Outcome::Refused(ErrorReply::Internal);
         };
         let (context, request) = (self.context, &self.attempts.request);
+        let places = std::mem::take(&mut self.places);
         if context.head.method != Method::HEAD && head.is_event_stream() {
-            match PostStream::open(context, request, selected) {
-                Ok(stream) => self.delivered.stream = Some(stream),
+            let permits = match places.into_permits(request, selected, context.client.address) {
+                Ok(permits) => permits,
                 Err(reply) => return Outcome::Refused(reply),
+            };
+            if head.is_plain_event_stream() && transfer.is_uploaded() {
+                let (response, interim) = transfer.into_response(head);
+                return Outcome::Stream(Box::new(Opened { response, permits, interim }));
             }
+            self.delivered.stream = Some(PostStream::open(context, request, selected, permits));
+        } else {
+            // Others may have them while this response passes.
+            drop(places);
         }
         account::count_response(context, &self.attempts, head.status, &self.delivered);
         let received = std::mem::take(&mut head.headers);

@@ -13,7 +13,7 @@ use http::Method;
 use podpin_sse::session::Fault;
 use podpin_time::Millis;
 use podpin_wire::http1::body::{BodyDecoder, Piece};
-use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, ResponseHead, ResponseHeadReader};
+use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, ResponseHead, ResponseHeadReader, ResponseStart};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -24,7 +24,7 @@ use crate::http::reply::ErrorReply;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::net::transport::Transport;
 use crate::request::upload::Upload;
-use crate::upstream::connect;
+use crate::upstream::connect::{self, UpstreamResponse};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::rewrite;
 
@@ -261,6 +261,21 @@ impl<'a> Transfer<'a> {
         let is_sent = self.upload.is_sent() && !self.upstream.holds_bytes();
         let is_whole = self.decoder == BodyDecoder::Done && self.is_reusable && is_sent;
         is_whole.then_some(self.upstream)
+    }
+
+    /// Whether nothing of the request is left to be sent, so that only the response goes on.
+    pub(crate) fn is_uploaded(&self) -> bool {
+        let is_taken = self.upload.refused || self.upload.is_sent();
+        self.upload.ended && is_taken && self.client.is_body_read()
+    }
+
+    /// Returns the response that `head` was read of, with its connection and the bytes of interim responses that the client
+    /// has not taken.
+    pub(crate) fn into_response(self, head: ResponseHead) -> (UpstreamResponse, Vec<u8>) {
+        let mut interim = self.unsent;
+        interim.drain(..self.unsent_from.min(interim.len()));
+        let start = ResponseStart { head, body: self.decoder, rest: self.early };
+        (UpstreamResponse { start, transport: self.upstream }, interim)
     }
 
     /// Returns what is left of a transfer that ended early.

@@ -73,6 +73,14 @@ impl Body {
         }
     }
 
+    /// Takes out the bytes behind the last whole event, because the body ends cleanly behind them.
+    pub(crate) fn take_held(&mut self) -> Vec<u8> {
+        match self {
+            Body::Events(framer) => framer.take_held(),
+            Body::Opaque => Vec::new(),
+        }
+    }
+
     /// Continues with the body of a successor: half an event is dropped, and so is what is replayed.
     pub(crate) fn adopt(&mut self) {
         if let Body::Events(framer) = self {

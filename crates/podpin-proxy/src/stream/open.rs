@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
 use podpin_config::{Handover, Unavailable};
 use podpin_drain::Mobility;
-use podpin_sse::session::{Content, RetryRange, Settings};
+use podpin_sse::session::{Content, Recovery, RetryRange, Settings};
 use podpin_sse::{Framer, retry_line};
 use podpin_wire::http1::response_head::ResponseStart;
 use tracing::{Instrument, Span};
@@ -21,9 +21,11 @@ use crate::affinity::selected::Selected;
 use crate::balance::client_limit::ClientPermit;
 use crate::balance::service::Kind;
 use crate::clock;
+use crate::downstream::lease::ConnectionLease;
 use crate::downstream::pending::{BodyLength, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::request_context::RequestContext;
+use crate::shared::InFlight;
 use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream::body::Body;
 use crate::stream::handover::{HandoverDriver, LAST_EVENT_ID, allows_handover, limits};
@@ -42,12 +44,52 @@ use crate::upstream::unserved::{Progress, Unserved};
 struct Opening<'a> {
     context: &'a RequestContext,
     attempts: Attempts,
+    repetition: Repetition,
 }
 
-/// An endpoint that answered, with the slots for the stream.
-struct Opened {
-    response: UpstreamResponse,
-    permits: Permits,
+/// Whether the request of a stream may be sent again, to another endpoint or by its client, without doing anything twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repetition {
+    /// A GET: the stream may go on elsewhere.
+    Harmless,
+    /// Any other method: the stream stays where it is.
+    Forbidden,
+}
+
+/// An endpoint that answered, with the places of the stream.
+pub(crate) struct Opened {
+    /// The response, its head read.
+    pub response: UpstreamResponse,
+    /// Places under the limits of the endpoint and of the client.
+    pub permits: Permits,
+    /// Bytes of interim responses that an HTTP/1 client has not taken.
+    pub interim: Vec<u8>,
+}
+
+/// An ordinary request that was answered with an event stream.
+pub(crate) struct PendingStream {
+    /// The request.
+    pub context: RequestContext,
+    /// The attempts, with the endpoint that answered.
+    pub attempts: Attempts,
+    /// The response.
+    pub opened: Opened,
+    /// The client.
+    pub client: PendingResponse,
+    /// The request's share in what a shutdown waits for, until the stream is registered.
+    pub in_flight: InFlight,
+}
+
+impl PendingStream {
+    /// Answers the client and starts the relay, which takes an HTTP/1 connection with it by its `lease`.
+    pub(crate) fn begin(self, lease: Option<ConnectionLease>) {
+        let PendingStream { context, attempts, opened, mut client, in_flight } = self;
+        client.set_lease(lease);
+        let is_get = context.head.method == Method::GET;
+        let repetition = if is_get { Repetition::Harmless } else { Repetition::Forbidden };
+        Opening { context: &context, attempts, repetition }.begin(opened, client);
+        drop(in_flight);
+    }
 }
 
 /// Returns whether a response is an event stream that the relay can frame.
@@ -86,7 +128,8 @@ async fn serve_in_span(context: RequestContext, mut client: PendingResponse) {
     if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
         return drop(unserved(&context, Progress::Routed(&request)).respond(response, client).await);
     }
-    let mut opening = Opening { context: &context, attempts: Attempts::new(request, Purpose::Stream) };
+    let attempts = Attempts::new(request, Purpose::Stream);
+    let mut opening = Opening { context: &context, attempts, repetition: Repetition::Harmless };
     let opened = tokio::select! {
         biased;
         _ = client.gone() => Err(ErrorReply::ClientGone),
@@ -133,7 +176,7 @@ impl Opening<'_> {
             let status = response.start.head.status;
             self.attempts.answered(status);
             let permits = Permits::new(permit, of_client.take(), self.attempts.service());
-            let opened = Opened { response, permits };
+            let opened = Opened { response, permits, interim: Vec::new() };
             if !is_unavailable(status) {
                 return Ok(opened);
             }
@@ -147,7 +190,8 @@ impl Opening<'_> {
     /// Returns the endpoint's own response if there is one, unless it would stop a browser for good.
     fn give_up(&self, unavailable: Option<Opened>, reply: ErrorReply) -> Result<Opened, ErrorReply> {
         let passes = self.attempts.service().configuration.sse.unavailable == Unavailable::Status;
-        unavailable.filter(|_| passes).ok_or(reply)
+        let is_final = passes || self.attempts.is_at_issuer();
+        unavailable.filter(|_| is_final).ok_or(reply)
     }
 
     /// Connects to the endpoint of the current attempt, sends the request and reads the response head.
@@ -181,7 +225,7 @@ impl Opening<'_> {
 
     /// Answers the client and starts the relay.
     fn begin(self, opened: Opened, client: PendingResponse) {
-        let Opened { response: UpstreamResponse { start, transport }, permits } = opened;
+        let Opened { response: UpstreamResponse { start, transport }, permits, interim } = opened;
         let Some(selected) = self.attempts.selected() else { return };
         let content = content_of(&start);
         let length =
@@ -191,7 +235,7 @@ impl Opening<'_> {
         let handover = self.handover(&start, selected, content);
         let handover_enabled = handover.is_some();
         let accounts = self.accounts(selected, start.head.status, content, handover_enabled);
-        if content == Content::Events {
+        if content == Content::Events && self.repetition == Repetition::Harmless {
             accounts.record().note_return(clock::now());
         }
         let Some(started) = client.start(start.head.status, &fields, length) else {
@@ -203,7 +247,7 @@ impl Opening<'_> {
         let body = self.body(content, handover_enabled);
         let relay = Relay::new(Start {
             downstream: started.downstream,
-            head: started.head,
+            head: [interim, started.head].concat(),
             preface: self.preface(content),
             upstream: UpstreamReader::new(transport, start.body, start.rest),
             settings: self.settings(&body, handover_enabled),
@@ -225,8 +269,8 @@ impl Opening<'_> {
         content: Content,
     ) -> Option<Box<HandoverDriver>> {
         let is_wanted = self.attempts.service().configuration.drain.handover == Handover::LastEventId;
-        let may = content == Content::Events && is_wanted && allows_handover(&start.head.headers);
-        if !may {
+        let may_move = content == Content::Events && self.repetition == Repetition::Harmless;
+        if !(may_move && is_wanted && allows_handover(&start.head.headers)) {
             return None;
         }
         // The last event id changes, and the session fields differ from endpoint to endpoint.
@@ -264,7 +308,9 @@ impl Opening<'_> {
         let request = &self.attempts.request;
         let is_back = request.is_returning() || self.context.head.headers.contains_key(LAST_EVENT_ID);
         let normal = request.service().configuration.sse.retry.normal;
-        match normal.filter(|_| content == Content::Events && is_back) {
+        // Clients of other methods read a completion, and take a block without data for a broken event.
+        let reconnects = content == Content::Events && self.repetition == Repetition::Harmless;
+        match normal.filter(|_| reconnects && is_back) {
             Some(retry) => retry_line(clock::duration_millis(retry)).into_bytes(),
             None => Vec::new(),
         }
@@ -274,7 +320,10 @@ impl Opening<'_> {
         let max = self.attempts.service().configuration.sse.event_bytes_max;
         match (content, handover_enabled) {
             (Content::Events, true) => Body::Events(Framer::with_cursor(max)),
-            (Content::Events, false) => Body::Events(Framer::new(max)),
+            (Content::Events, false) if self.repetition == Repetition::Harmless => {
+                Body::Events(Framer::new(max))
+            }
+            (Content::Events, false) => Body::Events(Framer::unbuffered()),
             (Content::Opaque, _) => Body::Opaque,
         }
     }
@@ -291,6 +340,20 @@ impl Opening<'_> {
             max_duration: service.sse.max_duration,
             goodbye_retry: RetryRange::new(retry.drain_min, retry.drain_max),
             handover: handover_enabled.then(|| limits(service)),
+            recovery: match self.repetition {
+                Repetition::Harmless => Recovery::Reconnects,
+                Repetition::Forbidden => Recovery::NeedsEventId,
+            },
+        }
+    }
+
+    fn mobility(&self, handover_enabled: bool) -> Mobility {
+        match self.repetition {
+            Repetition::Forbidden => Mobility::CutAtDeadline,
+            Repetition::Harmless if handover_enabled && self.attempts.request.may_be_rebalanced() => {
+                Mobility::Rebalances
+            }
+            Repetition::Harmless => Mobility::DrainOnly,
         }
     }
 
@@ -303,8 +366,9 @@ impl Opening<'_> {
         handover_enabled: bool,
     ) -> Accounts {
         let (context, request) = (self.context, &self.attempts.request);
-        let session = request.is_recognised().then(|| *request.session.as_bytes());
-        let may_move = handover_enabled && request.may_be_rebalanced();
+        // No client is expected back for the rest of a response to another method.
+        let returns = self.repetition == Repetition::Harmless && request.is_recognised();
+        let session = returns.then(|| *request.session.as_bytes());
         let opening = stream_registry::Opening {
             kind: if content == Content::Events { Kind::Stream } else { Kind::Request },
             route: Arc::clone(&request.route),
@@ -312,7 +376,7 @@ impl Opening<'_> {
             client: context.client.address,
             session,
             since: context.began,
-            mobility: if may_move { Mobility::Rebalances } else { Mobility::DrainOnly },
+            mobility: self.mobility(handover_enabled),
         };
         let record = context.shared.streams.open(|id| opening.into_record(id));
         let log = context.shared.is_logging().then(|| {

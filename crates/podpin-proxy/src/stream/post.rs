@@ -1,4 +1,5 @@
-//! Event streams in response to ordinary requests: an LLM's completion, most often to a POST, which cannot be sent twice.
+//! Event streams that stay on the path of ordinary requests: those that are encoded, and those that begin while their
+//! request body is still being sent.
 //!
 //! The bytes pass as they come, like any response's. Here such a stream is counted and takes the slots of one. A handover
 //! is out of the question, and it may finish while its endpoint drains; at the end of that time `request/transfer.rs` cuts
@@ -16,7 +17,6 @@ use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::balance::service::Kind;
 use crate::clock;
-use crate::http::reply::ErrorReply;
 use crate::request_context::RequestContext;
 use crate::stream::account::{Accounts, Failure, Finished, Permits, close_reason};
 use crate::stream_registry::{Opening, StreamRecord};
@@ -81,20 +81,15 @@ const DATA: &[u8] = b"data";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 impl PostStream {
-    /// Takes the slots of a stream for a response that turns out to be one.
-    ///
-    /// # Errors
-    /// [`ErrorReply::ClientLimit`] or [`ErrorReply::Full`].
+    /// Registers a response that turns out to be a stream.
     pub(crate) fn open(
         context: &RequestContext,
         request: &RoutedRequest,
         selected: &Selected,
-    ) -> Result<PostStream, ErrorReply> {
+        permits: Permits,
+    ) -> PostStream {
         let shared = &context.shared;
         let service = request.service();
-        let of_client = request.client_permit(context.client.address)?;
-        let limit = service.configuration.limits.streams_per_endpoint;
-        let permit = selected.endpoint.load.try_open(limit).ok_or(ErrorReply::Full)?;
         let opening = Opening {
             kind: Kind::Stream,
             route: Arc::clone(&request.route),
@@ -109,13 +104,13 @@ impl PostStream {
         request.count_decision(Some(selected));
         let decision = request.decision(Some(selected));
         service.metrics.streams_opened.inc(OpenedStream::of(decision, Resumption::Fresh));
-        Ok(PostStream {
+        PostStream {
             accounts: Some(Accounts::new(Arc::clone(shared), Arc::clone(&record), None)),
             record,
             events: Events::default(),
             first_event: None,
-            _permits: Permits::new(permit, of_client, service),
-        })
+            _permits: permits,
+        }
     }
 
     /// Counts bytes that go to the client.

@@ -226,7 +226,10 @@ impl Relay {
     }
 
     /// Counts the events of one read.
-    fn count(&self, decoded: &Decoded, now: Millis) {
+    fn count(&mut self, decoded: &Decoded, now: Millis) {
+        if !self.session.is_resumable() && self.body.last_event_id().is_some_and(|id| !id.is_empty()) {
+            self.session.on_event_id();
+        }
         let metrics = &self.record.route.service.metrics;
         if decoded.dropped > 0 {
             metrics.handover_duplicates.inc_by(u64::from(decoded.dropped));
@@ -258,6 +261,10 @@ impl Relay {
     fn end_upstream(&mut self, end: UpstreamEnd) {
         let now = clock::now();
         let step = self.session.on_upstream_end(end, self.standing(), now);
+        if end == UpstreamEnd::Clean && step.action == Action::Finish(Farewell::Clean) {
+            // No event to a browser, but the last line of many a server that ends its stream without an empty one.
+            self.client.append(&self.body.take_held());
+        }
         self.obey(step, now);
     }
 

@@ -237,7 +237,12 @@ impl Attempts {
     fn set_last(&mut self, reply: ErrorReply, reason: Option<RetryReason>) -> bool {
         self.tried.extend(self.selected.as_ref().map(|selected| selected.endpoint.id));
         self.last = reason.map(|reason| FailedAttempt { reply, reason });
-        self.last.is_some() && self.may_retry()
+        self.last.is_some() && self.may_retry() && !self.is_at_issuer()
+    }
+
+    /// Whether the current attempt is at the endpoint that issued the client's session id, which no other one knows.
+    pub(crate) fn is_at_issuer(&self) -> bool {
+        self.request.is_bound() && self.selected().is_some_and(|selected| selected.is_pinned)
     }
 
     fn reply_after(&self, otherwise: ErrorReply) -> ErrorReply {

@@ -182,7 +182,7 @@ pub struct Report {
     pub outcome: Outcome,
     /// Milliseconds from its beginning. Zero for one that could not begin.
     pub took_ms: u64,
-    /// End that a handover otherwise_ends_with, or fails to avert; `None` if the stream could have stayed.
+    /// End that the handover averts, or fails to avert; `None` if the stream could have stayed.
     pub otherwise_ends_with: Option<Reason>,
     /// Fault that the old upstream ended with; `None` if it was still there, or ended cleanly.
     pub fault: Option<Fault>,

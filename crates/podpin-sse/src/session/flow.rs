@@ -6,7 +6,7 @@ use std::time::Duration;
 use podpin_time::Millis;
 
 use super::input::{Client, Position};
-use super::settings::{Content, Settings, whole_millis};
+use super::settings::{Content, Recovery, Settings, whole_millis};
 
 /// Longest wait for the end of an event that passes through, since it is beyond `sse.eventBytesMax`, once the stream has to
 /// end or leave; then it ends within the event.
@@ -31,6 +31,8 @@ pub(super) struct Flow {
     pub(super) content: Content,
     pub(super) position: Position,
     pub(super) client: Client,
+    /// Whether the client can go on after an early end, so that it need not look like a failure.
+    pub(super) is_resumable: bool,
 }
 
 /// Limit of a silence in whole milliseconds; off if it is `u32::MAX`. Four bytes where an `Option<Duration>` is sixteen.
@@ -50,6 +52,7 @@ impl Flow {
             content: settings.content,
             position: Position::of(settings.content == Content::Events),
             client: Client::Ready,
+            is_resumable: settings.recovery == Recovery::Reconnects,
         }
     }
 

@@ -61,6 +61,7 @@ impl Relay {
             max_duration: Some(Duration::from_millis(DURATION_MS)),
             goodbye_retry: RetryRange::default(),
             handover: Some(Limits { handovers: 3, window_ms: 1_000, handover_ms: HANDOVER_MS as u32 }),
+            recovery: Recovery::Reconnects,
         };
         Relay {
             session: Session::new(&settings, 0.0, Millis(0)),

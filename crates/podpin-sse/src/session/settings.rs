@@ -19,6 +19,19 @@ pub struct Settings {
     pub goodbye_retry: RetryRange,
     /// Limits of the stream's handovers; `None` if it stays at one endpoint.
     pub handover: Option<Limits>,
+    /// Request of the client after an early end.
+    pub recovery: Recovery,
+}
+
+/// Recovery of a client whose stream the proxy ends early.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recovery {
+    /// A new request by itself, as `EventSource` sends: a clean end is enough.
+    #[default]
+    Reconnects,
+    /// A request for the rest, if the stream has shown event ids; without one a clean end would pass for the whole answer.
+    /// That is a response to anything but a GET.
+    NeedsEventId,
 }
 
 /// Bounds of a drawn reconnection time, both inclusive.

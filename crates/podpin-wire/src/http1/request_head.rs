@@ -314,7 +314,7 @@ pub fn has_token(value: &[u8], token: &[u8]) -> bool {
 /// Whether an `Accept` value names `text/event-stream` itself with a weight above zero (RFC 9110 section 12.5.1).
 ///
 /// Wildcards do not count: every ordinary request of a browser has `*/*`.
-pub fn accepts_event_stream(value: &[u8]) -> bool {
+fn accepts_event_stream(value: &[u8]) -> bool {
     value.split(|byte| *byte == b',').any(|range| {
         let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let named = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
@@ -322,19 +322,10 @@ pub fn accepts_event_stream(value: &[u8]) -> bool {
     })
 }
 
-/// Whether `text/event-stream` is all that a request accepts. Clients of the Model Context Protocol always accept JSON,
-/// too: which of the two answers such a request is known only from the head of the response.
-pub fn accepts_only_event_streams(headers: &HeaderMap) -> bool {
-    let mut ranges = headers
-        .get_all(http::header::ACCEPT)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let mut any = false;
-    let all = ranges.all(|range| {
-        any = true;
-        accepts_event_stream(range)
-    });
-    any && all
+/// Whether a request names `text/event-stream` in one of its `Accept` fields, with any weight but zero. Clients of the
+/// Model Context Protocol name JSON, too: which of the two answers such a request is known from the response only.
+pub fn names_event_streams(headers: &HeaderMap) -> bool {
+    headers.get_all(http::header::ACCEPT).iter().any(|value| accepts_event_stream(value.as_bytes()))
 }
 
 fn is_weight_zero(parameter: &[u8]) -> bool {

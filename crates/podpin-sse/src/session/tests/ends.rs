@@ -25,6 +25,37 @@ fn a_stream_that_cannot_be_handed_over_ends_as_it_must() {
 }
 
 #[test]
+fn a_response_that_cannot_be_asked_for_again_is_broken_off_unless_it_has_shown_an_id() {
+    let once = Settings { handover: None, recovery: Recovery::NeedsEventId, ..timed() };
+    let (serving, max_duration) = (Standing::Serving, 60_000);
+    // Input; its time; reason; whether it counts as forced.
+    let table = [
+        (DRAIN, 5, Reason::Drain, true),
+        (Leave(LeaveCause::Shutdown), 5, Reason::Shutdown, true),
+        (E(SILENT, serving), 5, Reason::Idle, false),
+        (Time, max_duration, Reason::MaxDuration, false),
+    ];
+    for (input, now, reason, is_forced) in table {
+        let mut anonymous = session(&once);
+        anonymous.on_read(Millis(now));
+        assert!(!anonymous.is_resumable());
+        assert_eq!(feed(&mut anonymous, input, ResumePoint::Unknown, now).action, BROKEN, "{input:?}");
+        let close = anonymous.on_client(Client::Ready).unwrap();
+        assert_eq!((close.reason, close.body), (reason, ResponseBody::Broken), "{input:?}");
+        assert_eq!((close.is_forced, close.fault), (is_forced, Close::clean(reason).fault), "{input:?}");
+        let mut resumable = session(&once);
+        resumable.on_read(Millis(now));
+        resumable.on_event_id();
+        let action = if reason == Reason::MaxDuration { CLEAN } else { GOODBYE };
+        assert_eq!(feed(&mut resumable, input, ResumePoint::Unknown, now).action, action, "{input:?}");
+        assert_eq!(resumable.on_client(Client::Ready), Some(Close::clean(reason)), "{input:?}");
+    }
+    // The end of the whole answer is that, with or without ids.
+    let step = feed(&mut session(&once), E(UpstreamEnd::Clean, serving), ResumePoint::Unknown, 5);
+    assert_eq!(step, Step::of(CLEAN));
+}
+
+#[test]
 fn a_stream_that_ends_for_another_reason_is_left_alone() {
     let short = Settings { max_duration: Some(Duration::from_millis(50)), ..settings() };
     for inputs in [&[][..], &[DRAIN], &[DRAIN, E(RESET, Standing::Leaving)]] {

@@ -79,6 +79,8 @@ pub(crate) struct StreamState {
     waker: Option<Waker>,
     /// Request body that the task has not taken.
     pub body: Vec<u8>,
+    /// Lines of the request's trailer section that the task has not taken.
+    pub trailers: Vec<u8>,
     /// Progress of the request.
     pub request: RequestProgress,
     /// Whether the client reset the stream, or the connection ended.
@@ -411,7 +413,12 @@ impl State {
                     }
                 },
                 Event::Data { stream, bytes, ends } => self.receive_body(stream, bytes, ends),
-                Event::Trailers { stream, .. } => self.receive_body(stream, &[], true),
+                Event::Trailers { stream, trailers } => {
+                    if let Some(state) = self.stream_state(stream) {
+                        state.trailers = trailers.lines().to_vec();
+                    }
+                    self.receive_body(stream, &[], true);
+                }
                 Event::Reset { stream, .. } => {
                     if let Some(state) = self.stream_state(stream) {
                         state.is_gone = true;
@@ -462,7 +469,15 @@ impl State {
 
 impl StreamState {
     fn new(id: StreamId, request: RequestProgress) -> StreamState {
-        StreamState { id, waker: None, body: Vec::new(), request, is_gone: false, is_answered: false }
+        StreamState {
+            id,
+            waker: None,
+            body: Vec::new(),
+            trailers: Vec::new(),
+            request,
+            is_gone: false,
+            is_answered: false,
+        }
     }
 }
 

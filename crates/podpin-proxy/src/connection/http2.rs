@@ -175,7 +175,8 @@ impl Requests {
 
 async fn refuse(client: PendingResponse, reply: ErrorReply) {
     if let Some(response) = reply.response() {
-        client.answer(response, ResponseBody::Whole, Reuse::Refused).await;
+        // Boxed: every request would have room for it.
+        Box::pin(client.answer(response, ResponseBody::Whole, Reuse::Refused)).await;
     }
 }
 

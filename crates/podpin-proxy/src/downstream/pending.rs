@@ -310,21 +310,19 @@ impl PendingResponse {
         }
     }
 
-    /// Ends well, after [`PendingResponse::end_body`]; returns the connection if it may carry another request.
-    pub(crate) async fn finish(self) -> Option<IdleConnection> {
+    /// Ends well, after [`PendingResponse::end_body`]; returns the connection if it may carry another request. `Err` if some
+    /// of the request body is unread, which [`Http1Pending::finish_unread`] waits for.
+    pub(crate) fn finish(self) -> Result<Option<IdleConnection>, Http1Pending> {
         match self {
-            PendingResponse::H1(mut client) => {
-                let is_read = client.body == BodyDecoder::Done || Box::pin(client.discard_body()).await;
-                match (is_read, client.keep_alive) {
-                    (true, true) => return Some(client.into_idle()),
-                    (true, false) => client.side.transport.close(),
-                    (false, _) => write_and_linger(client.side.transport, b"").await,
-                }
-                None
+            PendingResponse::H1(client) if client.body != BodyDecoder::Done => Err(client),
+            PendingResponse::H1(client) if client.keep_alive => Ok(Some(client.into_idle())),
+            PendingResponse::H1(client) => {
+                client.side.transport.close();
+                Ok(None)
             }
             PendingResponse::H2(stream) => {
                 stream.finish();
-                None
+                Ok(None)
             }
         }
     }
@@ -366,6 +364,19 @@ impl PendingResponse {
 }
 
 impl Http1Pending {
+    /// Ends a complete response to a request whose body is not all read; returns the connection if it may carry another.
+    pub(crate) async fn finish_unread(mut self) -> Option<IdleConnection> {
+        if !Box::pin(self.discard_body()).await {
+            write_and_linger(self.side.transport, b"").await;
+            return None;
+        }
+        if self.keep_alive {
+            return Some(self.into_idle());
+        }
+        self.side.transport.close();
+        None
+    }
+
     async fn answer(
         mut self,
         response: &LocalResponse,
@@ -521,7 +532,7 @@ mod tests {
             let terms = Http1Terms { is_http10, ..terms(BodyDecoder::Done) };
             let (_client, mut pending) = client_of(terms, b"").await;
             pending.begin(StatusCode::OK, &HeaderMap::new(), length, &mut Vec::new()).unwrap();
-            assert_eq!(pending.finish().await.is_some(), goes_on, "{is_http10} {length:?}");
+            assert_eq!(pending.finish().ok().flatten().is_some(), goes_on, "{is_http10} {length:?}");
         }
     }
 }

@@ -349,7 +349,12 @@ impl<'a> Transfer<'a> {
                 }
             }
         }
-        upload.unsent.clear();
+        if upload.ended {
+            // A request that waits for its response keeps nothing that was sent.
+            upload.unsent = Vec::new();
+        } else {
+            upload.unsent.clear();
+        }
         upload.unsent_from = 0;
         if self.upstream.holds_bytes() && ready!(Pin::new(&mut self.upstream).poll_flush(context)).is_err() {
             upload.refused = true;

@@ -48,6 +48,7 @@ mod python_sdks;
 mod real_clients;
 mod refusals;
 mod reload;
+mod request_limit;
 mod request_path;
 mod routing;
 mod routing_features;

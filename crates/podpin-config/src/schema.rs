@@ -40,6 +40,7 @@ const SHAPES: &[Shape] = &[
         &[
             "connections",
             "connectionsPerClientIP",
+            "requests",
             "requestsPerConnection",
             "requestHeaderBytes",
             "requestHeaderTimeout",

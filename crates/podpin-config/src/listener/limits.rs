@@ -11,6 +11,8 @@ pub struct ListenerLimits {
     pub connections: usize,
     /// Connections of one client address (IPv6: of one /64), 1 to 10,000,000. Default `None` if absent: unlimited.
     pub connections_per_client_ip: Option<u32>,
+    /// Requests in flight of all listeners together, event streams apart, 1 to 10,000,000. Default as many as `connections`.
+    pub requests: usize,
     /// Requests of one client connection, 1 to 1,000,000,000; `None` if unlimited. Default 1,000, as nginx has it.
     pub requests_per_connection: Option<u32>,
     /// Request line and headers together, in bytes, 1 KiB to 1 MiB. Default 32 KiB.
@@ -54,6 +56,7 @@ impl Default for ListenerLimits {
         Self {
             connections: 50_000,
             connections_per_client_ip: None,
+            requests: 50_000,
             requests_per_connection: Some(1_000),
             request_header_bytes: 32 << 10,
             request_header_timeout: Duration::from_secs(10),
@@ -75,13 +78,15 @@ impl ListenerLimits {
     pub(crate) fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
         let duration = |key, range, default| section.duration(key, range, default);
+        let connections = section.count("connections", 1..=10_000_000, default.connections);
         Self {
-            connections: section.count("connections", 1..=10_000_000, default.connections),
+            connections,
             connections_per_client_ip: section.count_or_off(
                 "connectionsPerClientIP",
                 1..=10_000_000,
                 default.connections_per_client_ip,
             ),
+            requests: section.count("requests", 1..=10_000_000, connections),
             requests_per_connection: section.count_or_off(
                 "requestsPerConnection",
                 1..=1_000_000_000,

@@ -34,6 +34,7 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
     let limits = ListenerLimits {
         connections: 50_000,
         connections_per_client_ip: None,
+        requests: 50_000,
         requests_per_connection: Some(1_000),
         request_header_bytes: 32_768,
         request_header_timeout: seconds(10),
@@ -127,6 +128,9 @@ fn limits_of_the_listeners() {
         "connectionsPerClientIP: 20, requestsPerConnection: 7, tcpUserTimeout: 1500ms, tcpKeepAlive: {idle: 1m}",
     );
     assert_eq!((set.connections_per_client_ip, set.requests_per_connection), (Some(20), Some(7)));
+    assert_eq!(set.requests, 50_000);
+    assert_eq!(read("connections: 70").requests, 70, "as many as connections");
+    assert_eq!(read("connections: 70, requests: 9").requests, 9);
     assert_eq!(set.tcp_user_timeout, Some(Duration::from_millis(1_500)));
     assert_eq!(set.tcp_keep_alive, Some(TcpKeepAlive { idle: MINUTE, interval: seconds(10), count: 3 }));
     let off = read(

@@ -15,6 +15,7 @@ use podpin_wire::http1::request_head::{self, HeadError, RequestHead};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::balance::service::Kind;
 use crate::connection::accepted::Connection;
 use crate::downstream::http1::write_and_linger;
 use crate::downstream::http2::Http2Stream;
@@ -23,6 +24,7 @@ use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::request::serve::{self, Served};
 use crate::stream::open;
+use crate::upstream::unserved;
 
 /// Multiple of the flood budgets for a peer in `trustedProxies`, which speaks for many clients.
 const TRUSTED_FACTOR: u16 = 1000;
@@ -160,7 +162,7 @@ impl Requests {
         let context = self.connection.request_context(snapshot, head, subject);
         if !wants_events {
             drop(self);
-            if let Served::Stream(stream) = Box::pin(serve::serve(context, client)).await {
+            if let Served::Stream(stream) = Box::pin(serve::serve(context.counted(), client)).await {
                 stream.begin(None);
             }
             return;
@@ -169,6 +171,11 @@ impl Requests {
             return Box::pin(open::turn_away(context, refusal.reply, client)).await;
         }
         drop(self);
+        let context = context.counted();
+        if context.permit.is_none() {
+            drop(Box::pin(unserved::turn_away(context, Kind::Stream, client)).await);
+            return;
+        }
         Box::pin(open::serve(context, client)).await;
     }
 }

@@ -46,6 +46,7 @@ const SHAPES: &[Shape] = &[
             "requestHeaderTimeout",
             "requestBodyTimeout",
             "keepAliveTimeout",
+            "http2Ping",
             "tcpUserTimeout",
             "tcpKeepAlive",
         ],

@@ -23,6 +23,8 @@ pub struct ListenerLimits {
     pub request_body_timeout: Duration,
     /// How long an idle client connection is kept for its next request. 1 s to 1 h, default 60 s.
     pub keep_alive_timeout: Duration,
+    /// Silence of an HTTP/2 connection with open streams before a PING, 1 s to 1 h. Default `None` if absent: none is sent.
+    pub http2_ping: Option<Duration>,
     /// How long sent bytes may stay without acknowledgement (RFC 5482), 1 s to 1 h; `None` if as long as the kernel
     /// retransmits. Default 60 s.
     pub tcp_user_timeout: Option<Duration>,
@@ -46,6 +48,7 @@ const HEADER_TIMEOUT: DurationRange =
 const BODY_TIMEOUT: DurationRange =
     DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
 const KEEP_ALIVE: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
+const HTTP2_PING: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
 const USER_TIMEOUT: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
 /// The kernel counts both in seconds.
 const PROBES: DurationRange =
@@ -62,6 +65,7 @@ impl Default for ListenerLimits {
             request_header_timeout: Duration::from_secs(10),
             request_body_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(60),
+            http2_ping: None,
             tcp_user_timeout: Some(Duration::from_secs(60)),
             tcp_keep_alive: Some(TcpKeepAlive::default()),
         }
@@ -104,6 +108,7 @@ impl ListenerLimits {
             ),
             request_body_timeout: duration("requestBodyTimeout", BODY_TIMEOUT, default.request_body_timeout),
             keep_alive_timeout: duration("keepAliveTimeout", KEEP_ALIVE, default.keep_alive_timeout),
+            http2_ping: section.duration_or_off("http2Ping", HTTP2_PING, default.http2_ping),
             tcp_user_timeout: section.duration_or_off(
                 "tcpUserTimeout",
                 USER_TIMEOUT,

@@ -10,7 +10,8 @@ use http::header::HeaderMap;
 use podpin_h2::{End, Field, SendError, StreamId};
 
 use crate::downstream::gone::{Gone, LINGER};
-use crate::downstream::http2_connection::{Http2Connection, RequestProgress};
+use crate::downstream::http2_connection::Http2Connection;
+use crate::downstream::http2_stream_state::RequestProgress;
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 
 /// Bytes beyond which a piece is written from where it stands; less is gathered with what other streams send in this turn.

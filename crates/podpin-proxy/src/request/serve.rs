@@ -38,7 +38,7 @@ use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Target};
 use crate::upstream::rewrite;
-use crate::upstream::unserved::{Progress, Unserved};
+use crate::upstream::unserved::{self, Progress, Unserved};
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -117,6 +117,9 @@ pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Fu
 }
 
 async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> Served {
+    if context.permit.is_none() {
+        return unserved::turn_away(context, Kind::Request, client).await.into();
+    }
     let in_flight = context.shared.in_flight();
     let request =
         match RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client)) {

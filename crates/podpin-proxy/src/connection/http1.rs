@@ -1,5 +1,6 @@
 //! The serve loop of one HTTP/1 connection, from its first byte to its end or to an event stream that takes its socket.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -31,22 +32,25 @@ use crate::upgrade::pipeline::UpgradeStart;
 use crate::upstream::unserved;
 
 /// Serves a connection to its end, or until an event stream takes the socket.
-pub(crate) async fn serve(mut connection: Connection, mut tcp: TcpStream) {
-    let Some(ahead) = connection.read_proxy_header(&mut tcp).await else { return };
-    if !connection.limit_network() {
-        return turn_away(connection, tcp, Some(ahead), ErrorReply::ClientConnections);
+#[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
+pub(crate) fn serve(mut connection: Connection, mut tcp: TcpStream) -> impl Future<Output = ()> + Send {
+    async move {
+        let Some(ahead) = connection.read_proxy_header(&mut tcp).await else { return };
+        if !connection.limit_network() {
+            return turn_away(connection, tcp, Some(ahead), ErrorReply::ClientConnections);
+        }
+        if connection.listener.tls().is_none() {
+            let idle = IdleConnection { transport: Transport::Plain(tcp), ahead };
+            return serve_requests(connection, idle, true).await;
+        }
+        let Some(Secured { transport, is_http2 }) = Box::pin(connection.handshake(tcp)).await else { return };
+        let idle = IdleConnection { transport, ahead: BytesMut::new() };
+        if is_http2 {
+            connection.count_protocol(ConnectionProtocol::Http2);
+            return Box::pin(http2::serve(connection, idle, None)).await;
+        }
+        serve_requests(connection, idle, true).await;
     }
-    if connection.listener.tls().is_none() {
-        let idle = IdleConnection { transport: Transport::Plain(tcp), ahead };
-        return serve_requests(connection, idle, true).await;
-    }
-    let Some(Secured { transport, is_http2 }) = Box::pin(connection.handshake(tcp)).await else { return };
-    let idle = IdleConnection { transport, ahead: BytesMut::new() };
-    if is_http2 {
-        connection.count_protocol(ConnectionProtocol::Http2);
-        return Box::pin(http2::serve(connection, idle, None)).await;
-    }
-    serve_requests(connection, idle, true).await;
 }
 
 impl ResumeConnection for Listener {
@@ -60,38 +64,45 @@ impl ResumeConnection for Listener {
     }
 }
 
-async fn serve_requests(mut connection: Connection, mut idle: IdleConnection, mut is_first: bool) {
-    let mut closing = connection.listener.shared.lifecycle.closing();
-    loop {
-        let next = head_reader::next(&connection.listener, &mut idle, is_first, &mut closing).await;
-        let mut received = match next {
-            Next::Closed => return idle.transport.close(),
-            Next::Refused(reply) => return refuse_head(&connection, idle.transport, reply).await,
-            Next::Http2 => {
-                connection.count_protocol(ConnectionProtocol::Http2);
-                return Box::pin(http2::serve(connection, idle, None)).await;
+#[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
+fn serve_requests(
+    mut connection: Connection,
+    mut idle: IdleConnection,
+    mut is_first: bool,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let mut closing = connection.listener.shared.lifecycle.closing();
+        loop {
+            let next = head_reader::next(&connection.listener, &mut idle, is_first, &mut closing).await;
+            let mut received = match next {
+                Next::Closed => return idle.transport.close(),
+                Next::Refused(reply) => return refuse_head(&connection, idle.transport, reply).await,
+                Next::Http2 => {
+                    connection.count_protocol(ConnectionProtocol::Http2);
+                    return Box::pin(http2::serve(connection, idle, None)).await;
+                }
+                Next::Request(received) => received,
+            };
+            if is_first {
+                connection.count_protocol(ConnectionProtocol::Http1);
             }
-            Next::Request(received) => received,
-        };
-        if is_first {
-            connection.count_protocol(ConnectionProtocol::Http1);
-        }
-        // The one configuration that the request sees, from here to its end.
-        let snapshot = connection.listener.shared.snapshot();
-        received.framing.keep_alive &= !connection.is_last_request(&snapshot) && !*closing.borrow();
-        if received.framing.event_stream {
-            let refused = Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
-            let Some(refused) = refused else { return };
-            (connection, idle) = refused;
+            // The one configuration that the request sees, from here to its end.
+            let snapshot = connection.listener.shared.snapshot();
+            received.framing.keep_alive &= !connection.is_last_request(&snapshot) && !*closing.borrow();
+            if received.framing.event_stream {
+                let refused = Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
+                let Some(refused) = refused else { return };
+                (connection, idle) = refused;
+                is_first = false;
+                continue;
+            }
+            match serve_request(&connection, idle, received, snapshot, &closing).await {
+                Served::Idle(next) => idle = next,
+                Served::Closed => return,
+                Served::Stream(stream) => return stream.begin(connection.into_lease()),
+            }
             is_first = false;
-            continue;
         }
-        match serve_request(&connection, idle, received, snapshot, &closing).await {
-            Served::Idle(next) => idle = next,
-            Served::Closed => return,
-            Served::Stream(stream) => return stream.begin(connection.into_lease()),
-        }
-        is_first = false;
     }
 }
 

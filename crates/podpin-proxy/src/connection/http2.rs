@@ -63,55 +63,62 @@ enum Happened {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(connection: Connection, idle: IdleConnection, refusal: Option<Refusal>) {
-    let shared = Arc::clone(&connection.listener.shared);
-    let trusted = shared.current().trusts(connection.peer.ip());
-    let trust = if trusted { Trust::Proxy(TRUSTED_FACTOR) } else { Trust::Client };
-    let config = Arc::clone(&shared.current().http2);
-    let http2 = Http2Connection::new(idle.transport, idle.ahead, config, trust);
-    let requests = Requests { connection, refusal };
-    let mut closing = shared.lifecycle.closing();
-    let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-    let mut is_leaving = false;
-    let closed = loop {
-        // Limits in force hold for the next head, whenever it comes.
-        let progress = poll_fn(|context| http2.poll(context, timer.as_mut(), &shared.current().http2));
-        let happened = tokio::select! {
-            biased;
-            // An error means that the sender is gone, as after a shutdown.
-            _ = closing.wait_for(|closing| *closing), if !is_leaving => Happened::Closing,
-            () = requests.refusal_deadline() => Happened::Deadline,
-            progress = progress => Happened::Progress(progress),
-        };
-        let leaves = match happened {
-            Happened::Progress(Progress::Ended(closed)) => break closed,
-            Happened::Progress(Progress::Arrivals(arrivals)) => {
-                for Arrival { stream, head } in arrivals {
-                    let client = PendingResponse::H2(Http2Stream::new(Arc::clone(&http2), stream));
-                    let request = requests.task(client, head, http2.subject());
-                    shared.lifecycle.tasks.spawn(request.in_current_span());
+#[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
+pub(crate) fn serve(
+    connection: Connection,
+    idle: IdleConnection,
+    refusal: Option<Refusal>,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let shared = Arc::clone(&connection.listener.shared);
+        let trusted = shared.current().trusts(connection.peer.ip());
+        let trust = if trusted { Trust::Proxy(TRUSTED_FACTOR) } else { Trust::Client };
+        let config = Arc::clone(&shared.current().http2);
+        let http2 = Http2Connection::new(idle.transport, idle.ahead, config, trust);
+        let requests = Requests { connection, refusal };
+        let mut closing = shared.lifecycle.closing();
+        let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
+        let mut is_leaving = false;
+        let closed = loop {
+            // Limits in force hold for the next head, whenever it comes.
+            let progress = poll_fn(|context| http2.poll(context, timer.as_mut(), &shared.current().http2));
+            let happened = tokio::select! {
+                biased;
+                // An error means that the sender is gone, as after a shutdown.
+                _ = closing.wait_for(|closing| *closing), if !is_leaving => Happened::Closing,
+                () = requests.refusal_deadline() => Happened::Deadline,
+                progress = progress => Happened::Progress(progress),
+            };
+            let leaves = match happened {
+                Happened::Progress(Progress::Ended(closed)) => break closed,
+                Happened::Progress(Progress::Arrivals(arrivals)) => {
+                    for Arrival { stream, head } in arrivals {
+                        let client = PendingResponse::H2(Http2Stream::new(Arc::clone(&http2), stream));
+                        let request = requests.task(client, head, http2.subject());
+                        shared.lifecycle.tasks.spawn(request.in_current_span());
+                    }
+                    requests.takes_no_more(http2.opened_streams())
                 }
-                requests.takes_no_more(http2.opened_streams())
-            }
-            Happened::Closing => true,
-            Happened::Deadline => {
-                http2.close();
-                break None;
+                Happened::Closing => true,
+                Happened::Deadline => {
+                    http2.close();
+                    break None;
+                }
+            };
+            if leaves && !is_leaving {
+                http2.shut_down();
+                is_leaving = true;
             }
         };
-        if leaves && !is_leaving {
-            http2.shut_down();
-            is_leaving = true;
+        if let Some(closed) = closed {
+            requests.count_end(closed);
         }
-    };
-    if let Some(closed) = closed {
-        requests.count_end(closed);
-    }
-    if let Some(Remainder { transport, output }) = http2.take_remainder() {
-        if output.is_empty() && closed.is_none() {
-            transport.close();
-        } else {
-            Box::pin(write_and_linger(transport, &output)).await;
+        if let Some(Remainder { transport, output }) = http2.take_remainder() {
+            if output.is_empty() && closed.is_none() {
+                transport.close();
+            } else {
+                Box::pin(write_and_linger(transport, &output)).await;
+            }
         }
     }
 }

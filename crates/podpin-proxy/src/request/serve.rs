@@ -13,6 +13,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use http::header;
 use http::{Method, StatusCode, Version};
 use podpin_wire::http1::encode::Framing;
@@ -24,7 +26,7 @@ use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::Kind;
 use crate::downstream::pending::{IdleConnection, PendingResponse};
-use crate::http::reply::ErrorReply;
+use crate::http::reply::{ErrorReply, LocalResponse};
 use crate::net::transport::Transport;
 use crate::request::account::{self, Delivered, Ending};
 use crate::request::transfer::{Transfer, TransferError, TransferLimits};
@@ -61,6 +63,14 @@ enum Outcome {
     Stream(Box<Opened>),
     /// No response that could be passed on.
     Refused(ErrorReply),
+}
+
+/// The reason why no endpoint is asked.
+enum Early {
+    /// Request without a route.
+    Unrouted(ErrorReply),
+    /// Response of the route's own.
+    Local(Box<(RoutedRequest, LocalResponse)>),
 }
 
 /// The beginning of an endpoint's response.
@@ -105,6 +115,9 @@ impl From<Option<IdleConnection>> for Served {
 
 /// Serves one request, up to its end or to the beginning of an event stream.
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
+    if context.permit.is_none() {
+        return Either::Left(Box::pin(unserved::turn_away(context, Kind::Request, client).map(Served::from)));
+    }
     let span = tracing::debug_span!(
         "request",
         host = %context.head.authority,
@@ -113,53 +126,74 @@ pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Fu
         service = tracing::field::Empty,
         endpoint = tracing::field::Empty,
     );
-    serve_in_span(context, client).instrument(span)
+    Either::Right(serve_in_span(context, client).instrument(span))
 }
 
-async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> Served {
-    if context.permit.is_none() {
-        return Box::pin(unserved::turn_away(context, Kind::Request, client)).await.into();
-    }
-    let in_flight = context.shared.in_flight();
-    let request =
-        match RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client)) {
-            Ok(request) => request,
-            Err(reply) => return refuse(&context, Progress::Unrouted, reply, client).await,
+#[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
+fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl Future<Output = Served> {
+    async move {
+        let in_flight = context.shared.in_flight();
+        let mut exchange = match admit(&context) {
+            Ok(exchange) => exchange,
+            Err(early) => return early.end(&context, client).await,
         };
+        match exchange.run(&mut client).await {
+            Outcome::Refused(reply) => {
+                drop(std::mem::take(&mut exchange.places));
+                let progress = Progress::Tried { attempts: &exchange.attempts, answered: exchange.answered };
+                refuse(&context, progress, reply, client).await
+            }
+            Outcome::Stream(opened) => {
+                let attempts = exchange.attempts;
+                let stream = PendingStream { context, attempts, opened: *opened, client, in_flight };
+                Served::Stream(Box::new(stream))
+            }
+            Outcome::Answered { status, ending, unsent } => {
+                let delivered = std::mem::take(&mut exchange.delivered);
+                account::settle(&context, &exchange.attempts, delivered, status, &ending);
+                if let Ending::Complete = ending {
+                    return match client.finish() {
+                        Ok(connection) => connection.into(),
+                        Err(client) => Box::pin(client.finish_unread()).await.into(),
+                    };
+                }
+                Box::pin(client.cut(&unsent)).await;
+                Served::Closed
+            }
+        }
+    }
+}
+
+/// Routes a request.
+fn admit(context: &RequestContext) -> Result<Exchange<'_>, Early> {
+    let request = RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client))
+        .map_err(Early::Unrouted)?;
     Span::current().record("service", &*request.service().name);
     if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
-        let unserved = unserved(&context, Progress::Routed(&request));
-        return Box::pin(unserved.respond(response, client)).await.into();
+        return Err(Early::Local(Box::new((request, response))));
     }
-    let mut exchange = Exchange {
-        context: &context,
+    Ok(Exchange {
+        context,
         attempts: Attempts::new(request, Purpose::Request),
         delivered: Delivered::default(),
         answered: false,
         places: Places::for_request(&context.head),
-    };
-    match exchange.run(&mut client).await {
-        Outcome::Refused(reply) => {
-            drop(std::mem::take(&mut exchange.places));
-            let progress = Progress::Tried { attempts: &exchange.attempts, answered: exchange.answered };
-            refuse(&context, progress, reply, client).await
-        }
-        Outcome::Stream(opened) => {
-            let attempts = exchange.attempts;
-            let stream = PendingStream { context, attempts, opened: *opened, client, in_flight };
-            Served::Stream(Box::new(stream))
-        }
-        Outcome::Answered { status, ending, unsent } => {
-            let delivered = std::mem::take(&mut exchange.delivered);
-            account::settle(&context, &exchange.attempts, delivered, status, &ending);
-            if let Ending::Complete = ending {
-                return match client.finish() {
-                    Ok(connection) => connection.into(),
-                    Err(client) => Box::pin(client.finish_unread()).await.into(),
-                };
-            }
-            Box::pin(client.cut(&unsent)).await;
-            Served::Closed
+    })
+}
+
+impl Early {
+    /// Answers a request that no endpoint is asked for. Boxed: every request that waits would have room for it.
+    fn end(
+        self,
+        context: &RequestContext,
+        client: PendingResponse,
+    ) -> Pin<Box<dyn Future<Output = Served> + Send + '_>> {
+        match self {
+            Early::Unrouted(reply) => refuse(context, Progress::Unrouted, reply, client),
+            Early::Local(local) => Box::pin(async move {
+                let (request, response) = *local;
+                unserved(context, Progress::Routed(&request)).respond(response, client).await.into()
+            }),
         }
     }
 }
@@ -398,7 +432,7 @@ mod tests {
         let scene = Scene::new(&[("a", nowhere())]);
         let (_client, proxy) = connected().await;
         let bytes = size_of_val(&serve(scene.context(HeaderMap::new()), pending(proxy)));
-        assert!(bytes <= 2_900, "a request grew to {bytes} bytes");
+        assert!(bytes <= 2_300, "a request grew to {bytes} bytes");
     }
 
     #[test]

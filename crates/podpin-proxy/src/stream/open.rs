@@ -4,6 +4,7 @@
 //! is there, everything it needed is dropped and the stream goes on as a [`Relay`], detached from the connection that
 //! began it. Responses that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -106,7 +107,7 @@ pub(crate) async fn turn_away(context: RequestContext, reply: ErrorReply, client
 }
 
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
-pub(crate) async fn serve(context: RequestContext, client: PendingResponse) {
+pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = ()> + Send {
     let span = tracing::debug_span!(
         "stream",
         host = %context.head.authority,
@@ -115,31 +116,34 @@ pub(crate) async fn serve(context: RequestContext, client: PendingResponse) {
         service = tracing::field::Empty,
         endpoint = tracing::field::Empty,
     );
-    serve_in_span(context, client).instrument(span).await;
+    serve_in_span(context, client).instrument(span)
 }
 
-async fn serve_in_span(context: RequestContext, mut client: PendingResponse) {
-    let _in_flight = context.shared.in_flight();
-    let request = match route(&context) {
-        Ok(request) => request,
-        Err(reply) => return drop(unserved(&context, Progress::Unrouted).refuse(reply, client).await),
-    };
-    Span::current().record("service", &*request.service().name);
-    if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
-        return drop(unserved(&context, Progress::Routed(&request)).respond(response, client).await);
-    }
-    let attempts = Attempts::new(request, Purpose::Stream);
-    let mut opening = Opening { context: &context, attempts, repetition: Repetition::Harmless };
-    let opened = tokio::select! {
-        biased;
-        _ = client.gone() => Err(ErrorReply::ClientGone),
-        opened = opening.open() => opened,
-    };
-    match opened {
-        Ok(opened) => opening.begin(opened, client),
-        Err(reply) => {
-            let progress = Progress::Tried { attempts: &opening.attempts, answered: false };
-            unserved(&context, progress).refuse(reply, client).await;
+#[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
+fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl Future<Output = ()> + Send {
+    async move {
+        let _in_flight = context.shared.in_flight();
+        let request = match route(&context) {
+            Ok(request) => request,
+            Err(reply) => return drop(unserved(&context, Progress::Unrouted).refuse(reply, client).await),
+        };
+        Span::current().record("service", &*request.service().name);
+        if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
+            return drop(unserved(&context, Progress::Routed(&request)).respond(response, client).await);
+        }
+        let attempts = Attempts::new(request, Purpose::Stream);
+        let mut opening = Opening { context: &context, attempts, repetition: Repetition::Harmless };
+        let opened = tokio::select! {
+            biased;
+            _ = client.gone() => Err(ErrorReply::ClientGone),
+            opened = opening.open() => opened,
+        };
+        match opened {
+            Ok(opened) => opening.begin(opened, client),
+            Err(reply) => {
+                let progress = Progress::Tried { attempts: &opening.attempts, answered: false };
+                unserved(&context, progress).refuse(reply, client).await;
+            }
         }
     }
 }

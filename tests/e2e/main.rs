@@ -37,6 +37,7 @@ mod http2_streams;
 mod kept_connections;
 mod kubernetes;
 mod memory;
+mod misdirected;
 mod names;
 mod ordinary;
 mod passing_on;

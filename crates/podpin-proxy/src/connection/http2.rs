@@ -22,6 +22,7 @@ use crate::downstream::http2::Http2Stream;
 use crate::downstream::http2_connection::{Arrival, Http2Connection, Progress, Remainder};
 use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
+use crate::net::transport::Transport;
 use crate::request::serve::{self, Served};
 use crate::stream::open;
 use crate::upstream::unserved;
@@ -150,15 +151,23 @@ impl Requests {
             Ok(head) => head,
             Err(error) => {
                 self.connection.count_refused(error.into());
-                return refuse(client, error.into()).await;
+                return refuse(client, error.into(), ResponseBody::Whole).await;
             }
         };
-        let wants_events = wants_events(&head, client.is_body_read());
-        if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
-            return refuse(client, refusal.reply).await;
-        }
         // The one configuration that the request sees, from here to its end.
         let snapshot = self.connection.listener.shared.snapshot();
+        let is_misdirected =
+            |transport: &Transport| self.connection.is_misdirected(transport, &head.authority, &snapshot);
+        if client.transport(is_misdirected) == Some(true) {
+            self.connection.count_refused(ErrorReply::Misdirected);
+            let body = ResponseBody::to(&head.method);
+            drop(head);
+            return refuse(client, ErrorReply::Misdirected, body).await;
+        }
+        let wants_events = wants_events(&head, client.is_body_read());
+        if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
+            return refuse(client, refusal.reply, ResponseBody::Whole).await;
+        }
         let context = self.connection.request_context(snapshot, head, subject);
         if !wants_events {
             drop(self);
@@ -180,9 +189,9 @@ impl Requests {
     }
 }
 
-async fn refuse(client: PendingResponse, reply: ErrorReply) {
+async fn refuse(client: PendingResponse, reply: ErrorReply, body: ResponseBody) {
     if let Some(response) = reply.response() {
-        client.answer(response, ResponseBody::Whole, Reuse::Refused).await;
+        client.answer(response, body, Reuse::Refused).await;
     }
 }
 

@@ -61,6 +61,7 @@ mod stream_by_answer;
 mod time_limits;
 mod tls;
 mod tls_to_pods;
+mod trailers;
 mod upstream_garbage;
 mod vanished;
 mod wait_queue;

@@ -211,4 +211,8 @@ async fn a_pod_that_issued_a_session_id_answers_for_it_whatever_it_says() {
         }
     }
     assert!(stranger.requests().is_empty(), "another pod would end the session with its 404");
+    // These failures have ejected the pod, and a client with its id is still its own.
+    proxy.wait_metric_at_least("podpin_endpoint_ejections_total", &[], 1.0).await;
+    own.answer("/work", Reply::new(200).body("alive"));
+    assert_eq!(requests()[0].send(proxy.address).await.text(), "alive");
 }

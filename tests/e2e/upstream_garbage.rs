@@ -186,12 +186,12 @@ async fn half_an_event_and_a_close_ends_after_the_last_whole_event() {
 }
 
 #[tokio::test]
-async fn half_an_event_and_a_clean_end_is_clean_without_the_half() {
+async fn half_an_event_before_a_clean_end_passes_and_is_no_event() {
     let (pod, proxy) = by_hand().await;
     let (mut client, mut stream) = opened(&pod, &proxy).await;
     stream.raw("8\r\ndata: ha\r\n0\r\n\r\n").await;
     assert_eq!(client.rest().await, (vec![], Ending::Clean));
-    assert_eq!(client.text(), "data: whole\n\n");
+    assert_eq!(client.text(), "data: whole\n\ndata: ha");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use podpin_endpoints::{
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::balance::queue::QueueDemand;
-use crate::balance::service::Kind;
+use crate::balance::service::{Kind, View};
 use crate::clock;
 use crate::http::reply::ErrorReply;
 
@@ -89,7 +89,10 @@ pub(crate) fn select(
     let selected = match picked {
         Pick::Stay(endpoint) => Selected { endpoint, moved: None, is_pinned: true },
         Pick::Place(endpoint) => Selected { endpoint, moved: None, is_pinned: false },
-        Pick::Move(endpoint, reason) => relocate(request, endpoint, reason, terms)?,
+        Pick::Move(endpoint, reason) => match issuer(request, &view, reason, terms) {
+            Some(endpoint) => Selected { endpoint, moved: None, is_pinned: true },
+            None => relocate(request, endpoint, reason, terms)?,
+        },
         Pick::Nowhere(Nowhere::NoEndpoint) => return Err(ErrorReply::NoEndpoint),
         Pick::Nowhere(Nowhere::Full) => return Err(ErrorReply::Full),
     };
@@ -120,6 +123,19 @@ pub(crate) fn select_stream(
     Err(ErrorReply::Full)
 }
 
+/// Returns the endpoint that issued the client's session id, if that is still there and this request has not failed at
+/// it: no other one knows the id, so it is asked even while it is not ready or ejected.
+fn issuer(
+    request: &RoutedRequest,
+    view: &View,
+    reason: MoveReason,
+    terms: &SelectionTerms<'_>,
+) -> Option<Arc<Endpoint>> {
+    let may_answer = request.is_bound() && matches!(reason, MoveReason::Unready | MoveReason::Ejected);
+    let own = request.home(view).filter(|own| may_answer && !terms.tried.contains(own))?;
+    view.snapshot.get(&own).cloned()
+}
+
 /// Decides whether a client may leave its pinned endpoint, by `affinity.onUnavailable`.
 fn relocate(
     request: &RoutedRequest,
@@ -130,10 +146,8 @@ fn relocate(
     let refusal = if reason == MoveReason::Full { ErrorReply::Full } else { ErrorReply::NoEndpoint };
     match (request.service().configuration.affinity.on_unavailable, reason) {
         (OnUnavailable::Strict, _) => Err(refusal),
-        // Only the endpoint that issued the client's session id knows it, and it is still there.
-        (_, MoveReason::Unready | MoveReason::Ejected | MoveReason::Full) if request.is_bound() => {
-            Err(refusal)
-        }
+        // A session id that an endpoint issued is known there only.
+        (_, MoveReason::Full) if request.is_bound() => Err(refusal),
         (OnUnavailable::Wait(_), MoveReason::Unready | MoveReason::Ejected | MoveReason::Full)
             if terms.waits && request.may_wait =>
         {

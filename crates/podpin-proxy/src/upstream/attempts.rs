@@ -191,13 +191,15 @@ impl Attempts {
     /// Counts the failure of the current attempt; returns whether another endpoint may be tried.
     pub(crate) fn failed(&mut self, error: &UpstreamError) -> bool {
         self.count_failure(error);
-        self.set_last(error.reply(), error.retry_reason(self.kind()))
+        let may_follow = self.set_last(error.reply(), error.retry_reason(self.kind()));
+        may_follow && (error.is_before_request() || !self.is_at_issuer())
     }
 
     /// Notes that the endpoint's response does not help this request, as `answered` has counted it; returns whether
     /// another endpoint may be tried.
     pub(crate) fn rejected(&mut self, status: StatusCode) -> bool {
-        self.set_last(ErrorReply::UpstreamStatus(status.as_u16()), Some(RetryReason::Status))
+        let reply = ErrorReply::UpstreamStatus(status.as_u16());
+        self.set_last(reply, Some(RetryReason::Status)) && !self.is_at_issuer()
     }
 
     /// Counts a failure of the endpoint after its response has begun: no attempt follows.
@@ -237,7 +239,7 @@ impl Attempts {
     fn set_last(&mut self, reply: ErrorReply, reason: Option<RetryReason>) -> bool {
         self.tried.extend(self.selected.as_ref().map(|selected| selected.endpoint.id));
         self.last = reason.map(|reason| FailedAttempt { reply, reason });
-        self.last.is_some() && self.may_retry() && !self.is_at_issuer()
+        self.last.is_some() && self.may_retry()
     }
 
     /// Whether the current attempt is at the endpoint that issued the client's session id, which no other one knows.

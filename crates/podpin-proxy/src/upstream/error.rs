@@ -78,6 +78,11 @@ pub(crate) fn is_unavailable(status: StatusCode) -> bool {
 }
 
 impl UpstreamError {
+    /// Whether nothing of the request was sent: there may be no process any more.
+    pub(crate) fn is_before_request(&self) -> bool {
+        self.kind() == UpstreamErrorKind::Connect
+    }
+
     /// Returns the label of `upstream_errors_total`.
     pub(crate) fn kind(&self) -> UpstreamErrorKind {
         match self {

@@ -221,6 +221,10 @@ impl State {
         }
         self.write_through(slices.get_mut(..=2 * frames).unwrap_or_default());
         scratch::give_back(output);
+        // The driver grants the turns of the others.
+        if self.protocol.has_waiting_beside(id) {
+            self.wake_driver();
+        }
         Some(framed)
     }
 

@@ -354,3 +354,23 @@ fn no_name_says_nothing() {
     }
     fail_if_any(&problems);
 }
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let page = std::fs::read_to_string(top.join("docs/security.md")).expect("the security page");
+    let mut named = 0;
+    let mut problems = Vec::new();
+    for words in page.split('`').skip(1).step_by(2) {
+        let Some((file, test)) = words.split_once("::") else { continue };
+        named += 1;
+        let text = std::fs::read_to_string(top.join(format!("tests/e2e/{file}.rs"))).unwrap_or_default();
+        if !text.contains(&format!("fn {test}()")) {
+            problems.push(format!(
+                "docs/security.md: there is no test {words}; name the one that bounds the attack."
+            ));
+        }
+    }
+    assert!(named > 0, "the page names no test");
+    fail_if_any(&problems);
+}

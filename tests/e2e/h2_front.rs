@@ -21,7 +21,8 @@ impl Front {
     /// Starts a proxy with TLS.
     pub(super) async fn secured(setup: &Setup) -> Front {
         let authority = Authority::new();
-        authority.issue("one", &["localhost"]);
+        // Raw requests are for `app`.
+        authority.issue("one", &["localhost", "app"]);
         let words = format!("{{certificates: [{}]}}", authority.entry("one"));
         let proxy = setup.clone().tls(&words).start().await;
         let client = authority.client(&["h2"]);

@@ -92,7 +92,8 @@ impl Connection {
     /// Returns the next stream that has bytes to send and room for them, behind `pending` bytes of unsent output;
     /// `None` if none has. It is expected to send now: each is named once for each time that it could not.
     ///
-    /// Call this until it returns `None`, after every write to the socket and every input.
+    /// Call this until it returns `None`, after every write to the socket and every input; a caller that writes frames itself
+    /// ([`StreamMut::frame`]) calls it behind these, too.
     pub fn next_writer(&mut self, pending: usize) -> Option<StreamId> {
         let room = self.state.config.output_room(pending + FRAME_HEAD_BYTES);
         // With less room a frame is not worth a turn, and a stream that cannot use its turn would be named for ever.

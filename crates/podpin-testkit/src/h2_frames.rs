@@ -139,6 +139,19 @@ impl H2Frame {
         self.payload.windows(bytes.len()).any(|window| window == bytes)
     }
 
+    /// How many bytes of a body it carries; `None` when it is no DATA.
+    pub fn body_bytes(&self) -> Option<usize> {
+        (self.kind == DATA).then_some(self.payload.len())
+    }
+
+    /// Whether nothing follows on its stream: END_STREAM, or a reset.
+    pub fn ends_stream(&self) -> bool {
+        match self.kind {
+            DATA | HEADERS => self.flags & END_STREAM != 0,
+            kind => kind == RST_STREAM,
+        }
+    }
+
     /// Whether it asks for an answer to a PING.
     pub fn is_ping(&self) -> bool {
         self.kind == PING && self.flags == 0

@@ -1,13 +1,13 @@
 //! An accepted connection: its client, its count, and what happens before its first request.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::BytesMut;
 use podpin_config::ProxyProtocol;
 use podpin_wire::client::Client;
-use podpin_wire::http1::request_head::RequestHead;
+use podpin_wire::http1::request_head::{RequestHead, without_port};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::Span;
@@ -151,6 +151,23 @@ impl Connection {
         let code = reply.status().map_or(0, |status| status.as_u16());
         self.listener.shared.metrics.listeners.heads_refused.inc(&self.listener.name, code);
         tracing::debug!(peer = %self.peer, %reply, "request refused");
+    }
+
+    /// Whether a request for this authority belongs on another connection (RFC 9110 section 7.4): the certificate that the
+    /// client was shown is not for the host. Without a name in the TLS hello, for addresses and for a peer in `trustedProxies`,
+    /// which speaks for clients of any host, it never does.
+    pub(crate) fn is_misdirected(
+        &self,
+        transport: &Transport,
+        authority: &str,
+        snapshot: &ConfigSnapshot,
+    ) -> bool {
+        let (Some(tls), Some(server_name)) = (self.listener.tls(), transport.server_name()) else {
+            return false;
+        };
+        let host = without_port(authority);
+        let is_address = host.is_empty() || host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
+        !is_address && !tls.covers(server_name, host) && !snapshot.trusts(self.peer.ip())
     }
 
     /// Counts a request; returns whether it is the last one that the connection may carry.

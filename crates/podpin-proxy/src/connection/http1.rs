@@ -20,8 +20,8 @@ use crate::connection::http2;
 use crate::connection::listener::Listener;
 use crate::connection::refusal::{refuse_head, turn_away};
 use crate::downstream::lease::{ConnectionLease, ResumeConnection};
-use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse};
-use crate::http::reply::ErrorReply;
+use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse, Reuse};
+use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::net::transport::Transport;
 use crate::request::serve::{self, Served};
 use crate::routing::snapshot::ConfigSnapshot;
@@ -89,6 +89,12 @@ fn serve_requests(
             // The one configuration that the request sees, from here to its end.
             let snapshot = connection.listener.shared.snapshot();
             received.framing.keep_alive &= !connection.is_last_request(&snapshot) && !*closing.borrow();
+            if connection.is_misdirected(&idle.transport, &received.head.authority, &snapshot) {
+                connection.count_refused(ErrorReply::Misdirected);
+                let Some(next) = Box::pin(misdirect(idle, *received)).await else { return };
+                (idle, is_first) = (next, false);
+                continue;
+            }
             if received.framing.event_stream {
                 let refused = Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
                 let Some(refused) = refused else { return };
@@ -127,6 +133,18 @@ async fn serve_event_stream(
     None
 }
 
+/// Refuses a request that belongs on another connection, where its client may send it at once. Returns the connection if it
+/// may carry another request.
+async fn misdirect(idle: IdleConnection, received: ReceivedRequest) -> Option<IdleConnection> {
+    let ReceivedRequest { head, framing, .. } = received;
+    // Behind the offer of another protocol nothing is a request.
+    let reuse = if framing.body == RequestBody::Upgrade { Reuse::Refused } else { Reuse::Allowed };
+    let body = body_decoder(framing.body).unwrap_or(BodyDecoder::Done);
+    let client = PendingResponse::http1(idle, terms(&head, &framing, body), None);
+    let response = ErrorReply::Misdirected.response()?;
+    client.answer(response, ResponseBody::to(&head.method), reuse).await
+}
+
 /// Serves one request that does not ask for an event stream by a GET.
 async fn serve_request(
     connection: &Connection,
@@ -136,14 +154,9 @@ async fn serve_request(
     snapshot: Arc<ConfigSnapshot>,
     closing: &ShutdownWatch,
 ) -> Served {
-    let body = match received.framing.body {
-        RequestBody::Length(0) => BodyDecoder::Done,
-        RequestBody::Length(length) => BodyDecoder::Length(length),
-        RequestBody::Chunked => BodyDecoder::Chunked(FIRST_CHUNK),
-        RequestBody::Upgrade => {
-            Box::pin(upgrade(connection, idle, *received, snapshot, closing)).await;
-            return Served::Closed;
-        }
+    let Some(body) = body_decoder(received.framing.body) else {
+        Box::pin(upgrade(connection, idle, *received, snapshot, closing)).await;
+        return Served::Closed;
     };
     let ReceivedRequest { head, framing, .. } = *received;
     let terms = terms(&head, &framing, body);
@@ -175,6 +188,16 @@ async fn upgrade(
     session.set_connection_user_context(Some(Box::new(start)));
     session.set_keepalive(None);
     let _not_reused = connection.listener.proxy.process_new_http(session, closing).instrument(span).await;
+}
+
+/// Returns the decoder of a request body; `None` if the client offers another protocol.
+fn body_decoder(body: RequestBody) -> Option<BodyDecoder> {
+    match body {
+        RequestBody::Length(0) => Some(BodyDecoder::Done),
+        RequestBody::Length(length) => Some(BodyDecoder::Length(length)),
+        RequestBody::Chunked => Some(BodyDecoder::Chunked(FIRST_CHUNK)),
+        RequestBody::Upgrade => None,
+    }
 }
 
 fn terms(head: &RequestHead, framing: &RequestFraming, body: BodyDecoder) -> Http1Terms {

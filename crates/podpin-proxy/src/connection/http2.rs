@@ -23,6 +23,7 @@ use crate::downstream::http2::Http2Stream;
 use crate::downstream::http2_connection::{Arrival, Http2Connection, Progress, Remainder};
 use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
+use crate::net::transport::Transport;
 use crate::request::serve::{self, Served};
 use crate::stream::open;
 use crate::upstream::unserved;
@@ -162,15 +163,21 @@ impl Requests {
             Ok(head) => head,
             Err(error) => {
                 self.connection.count_refused(error.into());
-                return refuse(client, error.into());
+                return refuse(client, error.into(), ResponseBody::Whole);
             }
         };
-        let wants_events = wants_events(&head, client.is_body_read());
-        if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
-            return refuse(client, refusal.reply);
-        }
         // The one configuration that the request sees, from here to its end.
         let snapshot = self.connection.listener.shared.snapshot();
+        let is_misdirected =
+            |transport: &Transport| self.connection.is_misdirected(transport, &head.authority, &snapshot);
+        if client.transport(is_misdirected) == Some(true) {
+            self.connection.count_refused(ErrorReply::Misdirected);
+            return refuse(client, ErrorReply::Misdirected, ResponseBody::to(&head.method));
+        }
+        let wants_events = wants_events(&head, client.is_body_read());
+        if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
+            return refuse(client, refusal.reply, ResponseBody::Whole);
+        }
         let context = self.connection.request_context(snapshot, head, subject);
         if !wants_events {
             return Box::pin(serve::serve(context.counted(), client).map(|served| {
@@ -190,9 +197,9 @@ impl Requests {
     }
 }
 
-fn refuse(client: PendingResponse, reply: ErrorReply) -> Task {
+fn refuse(client: PendingResponse, reply: ErrorReply, body: ResponseBody) -> Task {
     match reply.response() {
-        Some(response) => Box::pin(client.answer(response, ResponseBody::Whole, Reuse::Refused).map(drop)),
+        Some(response) => Box::pin(client.answer(response, body, Reuse::Refused).map(drop)),
         None => Box::pin(ready(())),
     }
 }

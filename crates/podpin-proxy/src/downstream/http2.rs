@@ -13,6 +13,7 @@ use crate::downstream::gone::{Gone, LINGER};
 use crate::downstream::http2_connection::Http2Connection;
 use crate::downstream::http2_stream_state::RequestProgress;
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
+use crate::net::transport::Transport;
 
 /// Bytes beyond which a piece is written from where it stands; less is gathered with what other streams send in this turn.
 const LARGE: usize = 4 * 1024;
@@ -29,6 +30,11 @@ impl Http2Stream {
     /// Returns the stream of a number.
     pub(crate) fn new(connection: Arc<Http2Connection>, id: StreamId) -> Http2Stream {
         Http2Stream { connection, id, trailers: None }
+    }
+
+    /// Lets `look` look at the transport of the connection; `None` if that has ended.
+    pub(crate) fn transport<T>(&self, look: impl FnOnce(&Transport) -> T) -> Option<T> {
+        self.connection.lock().transport().map(look)
     }
 
     /// Whether the whole request body was taken.

@@ -155,7 +155,7 @@ impl Http2Connection {
 
     /// Returns the subject of the client's certificate; `None` if it has shown none.
     pub(crate) fn subject(&self) -> Option<String> {
-        self.lock().transport.as_ref().and_then(Transport::subject)
+        self.lock().transport().and_then(Transport::subject)
     }
 
     /// Takes out what is left of a connection that has ended; `None` if its socket is gone.
@@ -167,6 +167,11 @@ impl Http2Connection {
 }
 
 impl State {
+    /// Returns the socket; `None` if the connection has ended.
+    pub(crate) fn transport(&self) -> Option<&Transport> {
+        self.transport.as_ref()
+    }
+
     /// Returns the connection's side of a stream that has a task.
     pub(crate) fn stream_state(&mut self, id: StreamId) -> Option<&mut StreamState> {
         let place = self.streams.binary_search_by_key(&id, |stream| stream.id).ok()?;

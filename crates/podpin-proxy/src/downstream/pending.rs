@@ -151,6 +151,14 @@ impl PendingResponse {
         }
     }
 
+    /// Lets `look` look at the transport of the connection; `None` if the connection has ended.
+    pub(crate) fn transport<T>(&self, look: impl FnOnce(&Transport) -> T) -> Option<T> {
+        match self {
+            PendingResponse::H1(client) => Some(look(&client.side.transport)),
+            PendingResponse::H2(stream) => stream.transport(look),
+        }
+    }
+
     /// Whether the whole request body was read.
     pub(crate) fn is_body_read(&self) -> bool {
         match self {

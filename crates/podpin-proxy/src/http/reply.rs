@@ -3,8 +3,8 @@
 //! Nothing else in the proxy invents a status code. The matches are exhaustive on purpose: a new error needs its form on
 //! the wire here.
 
-use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
 use podpin_wire::http1::encode::{self, Persistence};
 
 use crate::telemetry::labels::RefusalKind;
@@ -34,6 +34,9 @@ pub enum ErrorReply {
     /// Request beyond `limits.requests`.
     #[error("too many requests in flight")]
     Requests,
+    /// Request for a host that the certificate of its connection is not for (RFC 9110 section 7.4).
+    #[error("the connection is not for this host")]
+    Misdirected,
     /// No route for host and path.
     #[error("no route matches host and path")]
     NoRoute,
@@ -85,6 +88,7 @@ impl ErrorReply {
             ErrorReply::Head(HeadError::Connect) => StatusCode::METHOD_NOT_ALLOWED,
             ErrorReply::Head(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             ErrorReply::HeadTimeout | ErrorReply::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            ErrorReply::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             ErrorReply::NoRoute => StatusCode::NOT_FOUND,
             ErrorReply::Connections
             | ErrorReply::ClientConnections
@@ -120,6 +124,7 @@ impl ErrorReply {
             | ErrorReply::HeadTimeout
             | ErrorReply::BodyTimeout
             | ErrorReply::Body
+            | ErrorReply::Misdirected
             | ErrorReply::NoRoute
             | ErrorReply::UpstreamConnect
             | ErrorReply::UpstreamTimeout
@@ -143,6 +148,7 @@ impl ErrorReply {
             | ErrorReply::HeadTimeout
             | ErrorReply::BodyTimeout
             | ErrorReply::Body
+            | ErrorReply::Misdirected
             | ErrorReply::NoRoute
             | ErrorReply::UpstreamConnect
             | ErrorReply::UpstreamTimeout
@@ -183,6 +189,7 @@ impl ErrorReply {
             | ErrorReply::HeadTimeout
             | ErrorReply::BodyTimeout
             | ErrorReply::Body
+            | ErrorReply::Misdirected
             | ErrorReply::UpstreamConnect
             | ErrorReply::UpstreamTimeout
             | ErrorReply::UpstreamReset
@@ -286,6 +293,13 @@ pub enum ResponseBody {
     Whole,
     /// No body: the response is one to HEAD.
     Omitted,
+}
+
+impl ResponseBody {
+    /// Returns whether the response to a request of this method has its body.
+    pub fn to(method: &Method) -> ResponseBody {
+        if *method == Method::HEAD { ResponseBody::Omitted } else { ResponseBody::Whole }
+    }
 }
 
 #[cfg(test)]

@@ -59,6 +59,18 @@ impl Transport {
         stream.get_ref().1.peer_certificates()?.first().and_then(subject)
     }
 
+    /// Returns the name that the client asked for in its TLS hello (RFC 6066 section 3); `None` if there was none.
+    #[must_use]
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Transport::Tls(stream) => match &**stream {
+                TlsStream::Server(server) => server.get_ref().1.server_name(),
+                TlsStream::Client(_) => None,
+            },
+            Transport::Plain(_) => None,
+        }
+    }
+
     /// Returns whether TLS holds bytes that the socket has not taken.
     #[must_use]
     pub fn holds_bytes(&self) -> bool {

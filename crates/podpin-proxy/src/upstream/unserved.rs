@@ -1,7 +1,6 @@
 //! Requests that no endpoint serves: the proxy's own responses to them, with their metrics and log lines, for event streams
 //! and ordinary requests alike.
 
-use http::Method;
 use podpin_config::Unavailable;
 use podpin_sse::session::RetryRange;
 
@@ -159,7 +158,7 @@ impl<'a> Unserved<'a> {
 
     /// Whether the response has a body.
     fn body(&self) -> ResponseBody {
-        if self.context.head.method == Method::HEAD { ResponseBody::Omitted } else { ResponseBody::Whole }
+        ResponseBody::to(&self.context.head.method)
     }
 
     /// Returns the response that brings an event stream client back; `None` if the service does not want that, or it is no

@@ -33,14 +33,20 @@ pub struct ServerTls {
     files: ListenerTls,
     /// Lives as long as the process, so that a client that returns is spared a full handshake after a reload, too.
     tickets: Arc<dyn ProducesTickets>,
-    inner: ArcSwap<ServerConfig>,
+    inner: ArcSwap<InForce>,
     /// The names under which metrics show the certificates in use.
     names: Mutex<Vec<String>>,
 }
 
-/// A configuration of rustls with the certificates in it.
+/// A configuration of rustls, and the certificates that it chooses from.
+struct InForce {
+    config: Arc<ServerConfig>,
+    resolver: Arc<Resolver>,
+}
+
+/// The same with all that metrics show of the certificates.
 struct Built {
-    config: ServerConfig,
+    in_force: InForce,
     certificates: Vec<Certificate>,
 }
 
@@ -56,9 +62,17 @@ impl ServerTls {
     /// # Errors
     /// If the client leaves, speaks no TLS, or none that is accepted; an alert has been sent then.
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<(Transport, bool)> {
-        let stream = TlsAcceptor::from(self.inner.load_full()).accept(tcp).await?;
+        let config = Arc::clone(&self.inner.load().config);
+        let stream = TlsAcceptor::from(config).accept(tcp).await?;
         let is_h2 = stream.get_ref().1.alpn_protocol() == ALPN.first().copied();
         Ok((Transport::tls(stream), is_h2))
+    }
+
+    /// Returns whether a request for `host` belongs on a connection whose client asked for `server_name` (SNI): `host` is
+    /// that name, or one of the certificates that such a client is shown is for it (RFC 9110 section 7.4).
+    #[must_use]
+    pub fn covers(&self, server_name: &str, host: &str) -> bool {
+        self.inner.load().resolver.covers(server_name, host)
     }
 
     /// Returns the files that this TLS is read from.
@@ -83,8 +97,8 @@ impl ServerTls {
     /// # Errors
     /// Names the first file that cannot be used.
     pub fn reload(&self, metrics: &Metrics) -> Result<(), TlsError> {
-        let Built { config, certificates } = build(&self.path, &self.files, &self.tickets)?;
-        self.inner.store(Arc::new(config));
+        let Built { in_force, certificates } = build(&self.path, &self.files, &self.tickets)?;
+        self.inner.store(Arc::new(in_force));
         self.show(&certificates, metrics);
         Ok(())
     }
@@ -151,8 +165,8 @@ pub fn load(
         Some(before) => Arc::clone(&before.tickets),
         None => ring::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
     };
-    let Built { config, certificates } = build(&path, files, &tickets)?;
-    let inner = ArcSwap::from_pointee(config);
+    let Built { in_force, certificates } = build(&path, files, &tickets)?;
+    let inner = ArcSwap::from_pointee(in_force);
     let tls = ServerTls { path, files: files.clone(), tickets, inner, names: Mutex::default() };
     Ok(Some(LoadedTls { tls: Arc::new(tls), certificates: Some(certificates) }))
 }
@@ -178,14 +192,15 @@ fn build(path: &str, files: &ListenerTls, tickets: &Arc<dyn ProducesTickets>) ->
         None => builder.with_no_client_auth(),
         Some(auth) => builder.with_client_cert_verifier(certificate::verifier(path, auth, provider)?),
     }
-    .with_cert_resolver(resolver);
+    .with_cert_resolver(Arc::<Resolver>::clone(&resolver));
     config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = match &files.client_auth {
         None => Arc::clone(tickets),
         // A client that is no longer trusted must not resume a session by an old ticket.
         Some(_) => ring::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
     };
-    Ok(Built { config, certificates })
+    let in_force = InForce { config: Arc::new(config), resolver };
+    Ok(Built { in_force, certificates })
 }
 
 /// The choice of a certificate by the name in the client's hello.
@@ -210,12 +225,28 @@ impl Resolver {
     /// Returns the certificates for `name`: exact ones first, then those of the wildcard one label up (RFC 6125 section
     /// 6.4.3).
     fn matching(&self, name: &str) -> impl Iterator<Item = &Arc<CertifiedKey>> {
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let name = without_root(name).to_ascii_lowercase();
         let wildcard = name.split_once('.').map(|(_, rest)| format!("*.{rest}"));
         let exact = self.named.get(&name);
         let wide = wildcard.and_then(|wildcard| self.named.get(&wildcard));
         exact.into_iter().chain(wide).flatten()
     }
+
+    /// Returns whether `host` is `server_name`, or a name of a certificate that `server_name` gets.
+    fn covers(&self, server_name: &str, host: &str) -> bool {
+        if without_root(server_name).eq_ignore_ascii_case(without_root(host)) {
+            return true;
+        }
+        let mut shown = self.matching(server_name).peekable();
+        let default = if shown.peek().is_none() { self.default.as_ref() } else { None };
+        let shown: Vec<_> = shown.chain(default).collect();
+        self.matching(host).any(|key| shown.iter().any(|one| Arc::ptr_eq(one, key)))
+    }
+}
+
+/// Returns a name without the dot of the DNS's root.
+fn without_root(name: &str) -> &str {
+    name.trim_end_matches('.')
 }
 
 impl ResolvesServerCert for Resolver {
@@ -237,8 +268,13 @@ mod tests {
 
     /// Writes a certificate for `name` with its key.
     fn write(directory: &Path, name: &str) {
+        write_for(directory, &[name]);
+    }
+
+    fn write_for(directory: &Path, names: &[&str]) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let params = CertificateParams::new(names).unwrap();
         std::fs::write(directory.join("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
         std::fs::write(directory.join("key.pem"), key.serialize_pem()).unwrap();
     }
@@ -252,6 +288,14 @@ mod tests {
              services: {{a: {{discovery: {{static: []}}}}}}\n"
         );
         Config::parse(&text, "test", Path::new("")).unwrap().listeners.remove(0)
+    }
+
+    /// Returns a certificate for these names.
+    fn issued(directory: &Path, names: &[&str]) -> Certificate {
+        write_for(directory, names);
+        let listener = listener(directory);
+        let pair = &listener.tls.as_ref().unwrap().certificates[0];
+        certificate::read("tls", pair, &ring::default_provider()).unwrap()
     }
 
     fn shown(metrics: &Metrics, name: &str) -> bool {
@@ -291,18 +335,51 @@ mod tests {
     }
 
     #[test]
+    fn a_host_belongs_on_the_connection_if_the_certificate_shown_there_is_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let certificates: Vec<Certificate> = [
+            &["first.test", "also.test"][..],
+            &["a.test", "b.test", "*.wide.test"],
+            &["*.test"],
+            &["b.test"],
+        ]
+        .iter()
+        .map(|names| issued(directory.path(), names))
+        .collect();
+        let resolver = Resolver::new(&certificates);
+        let table = [
+            ("a.test", "a.test", true),
+            ("a.test", "A.Test.", true),
+            ("a.test", "b.test", true),
+            ("a.test", "x.wide.test", true),
+            ("a.test", "x.y.wide.test", false),
+            ("a.test", "wide.test", true),
+            ("a.test", "first.test", true),
+            ("a.test", "other.example", false),
+            ("x.wide.test", "a.test", true),
+            ("x.wide.test", "c.test", false),
+            ("c.test", "d.test", true),
+            ("c.test", "a.test", true),
+            ("c.test", "x.wide.test", false),
+            // The first certificate is for those whose name no other has.
+            ("stranger.example", "stranger.example", true),
+            ("stranger.example", "also.test", true),
+            ("stranger.example", "a.test", false),
+            ("stranger.example", "other.example", false),
+            ("first.test", "also.test", true),
+        ];
+        for (server_name, host, expected) in table {
+            assert_eq!(resolver.covers(server_name, host), expected, "{host} at {server_name}");
+        }
+        assert!(!Resolver::new(&[]).covers("a.test", "b.test"));
+    }
+
+    #[test]
     fn an_exact_name_wins_over_a_wildcard_which_stands_for_one_label() {
         let directory = tempfile::tempdir().unwrap();
         let names = ["*.example", "a.example"];
-        let certificates: Vec<Certificate> = names
-            .iter()
-            .map(|name| {
-                write(directory.path(), name);
-                let listener = listener(directory.path());
-                let pair = &listener.tls.as_ref().unwrap().certificates[0];
-                certificate::read("tls", pair, &ring::default_provider()).unwrap()
-            })
-            .collect();
+        let certificates: Vec<Certificate> =
+            names.iter().map(|name| issued(directory.path(), &[name])).collect();
         let resolver = Resolver::new(&certificates);
         let found = |name: &str| -> Vec<usize> {
             let keys = resolver.matching(name);

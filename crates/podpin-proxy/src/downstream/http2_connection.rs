@@ -461,6 +461,7 @@ mod tests {
     use http::{HeaderMap, StatusCode};
     use podpin_h2::End;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::downstream::http2::Http2Stream;
@@ -504,12 +505,13 @@ mod tests {
             Trust::Client,
         );
         let driver = async {
+            let mut tasks = JoinSet::new();
             let mut timer = pin!(tokio::time::sleep(Duration::from_secs(3600)));
             loop {
                 match poll_fn(|context| http2.poll(context, timer.as_mut(), &config)).await {
                     Progress::Arrivals(arrivals) => {
                         for Arrival { stream, .. } in arrivals {
-                            tokio::spawn(respond(Http2Stream::new(Arc::clone(&http2), stream)));
+                            tasks.spawn(respond(Http2Stream::new(Arc::clone(&http2), stream)));
                         }
                     }
                     Progress::Ended(_) => return,

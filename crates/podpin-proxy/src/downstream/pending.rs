@@ -320,9 +320,9 @@ impl PendingResponse {
 
     /// Ends well, after [`PendingResponse::end_body`]; returns the connection if it may carry another request. `Err` if some
     /// of the request body is unread, which [`Http1Pending::finish_unread`] waits for.
-    pub(crate) fn finish(self) -> Result<Option<IdleConnection>, Http1Pending> {
+    pub(crate) fn finish(self) -> Result<Option<IdleConnection>, Box<Http1Pending>> {
         match self {
-            PendingResponse::H1(client) if client.body != BodyDecoder::Done => Err(client),
+            PendingResponse::H1(client) if client.body != BodyDecoder::Done => Err(Box::new(client)),
             PendingResponse::H1(client) if client.keep_alive => Ok(Some(client.into_idle())),
             PendingResponse::H1(client) => {
                 client.side.transport.close();

@@ -102,14 +102,6 @@ impl Connection {
         self.state.schedule.next(self.state.streams.all(), room.div_ceil(FRAME_PAYLOAD_MAX))
     }
 
-    /// Whether a stream other than this one waits for a turn, which [`Connection::next_writer`] grants: a caller that writes
-    /// frames itself asks for it behind each.
-    #[must_use]
-    pub fn has_waiting_beside(&mut self, id: StreamId) -> bool {
-        let stream = self.state.streams.get(id);
-        self.state.schedule.waits_beside(stream.as_deref())
-    }
-
     /// Whether more input is welcome behind `pending` bytes of unsent output: a client that does not read its
     /// answers is not read either.
     #[must_use]

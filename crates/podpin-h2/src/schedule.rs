@@ -51,11 +51,6 @@ impl Schedule {
         Some(id)
     }
 
-    /// Whether a stream other than this one waits to be granted a turn.
-    pub(crate) fn waits_beside(&self, stream: Option<&Stream>) -> bool {
-        self.waiting > u32::from(stream.is_some_and(|stream| stream.turn == Turn::Waiting))
-    }
-
     /// Whether a stream has to let others go first with bytes that are not small.
     pub(crate) fn yields(&self, stream: &Stream, streams: &[Stream]) -> bool {
         if self.waiting + self.granted == 0 || stream.turn == Turn::Granted {

@@ -103,20 +103,6 @@ fn a_turn_that_is_not_taken_is_lost_with_its_stream() {
 }
 
 #[test]
-fn behind_a_frame_that_its_caller_wrote_the_turns_of_others_are_known() {
-    let mut server = downloads(2);
-    send(&mut server, 1, &[0; 100_000]);
-    assert_eq!(send(&mut server, 3, &[0; 100_000]), 0);
-    server.out.clear();
-    let named = server.connection.next_writer(0).unwrap();
-    assert!(send(&mut server, named.get(), &[0; 10_000]) > 0);
-    assert!(server.connection.has_waiting_beside(named), "the other one waits");
-    server.stream(4 - named.get()).reset(ErrorCode::CANCEL);
-    send(&mut server, named.get(), &[0; 100_000]);
-    assert!(!server.connection.has_waiting_beside(named), "its own rest does not count");
-}
-
-#[test]
 fn a_stream_that_is_named_can_send_however_much_output_waits() {
     for size in [0, 4096, 64 * 1024] {
         let mut server = Server::with(Config { output_bytes_max: size, ..Config::default() });

@@ -139,7 +139,7 @@ impl H2Frame {
         self.payload.windows(bytes.len()).any(|window| window == bytes)
     }
 
-    /// How many bytes of a body it carries; `None` when it is no DATA.
+    /// How many bytes of a body it carries; `None` if it is no DATA.
     pub fn body_bytes(&self) -> Option<usize> {
         (self.kind == DATA).then_some(self.payload.len())
     }

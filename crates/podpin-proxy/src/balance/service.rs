@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
@@ -114,6 +115,14 @@ fn near(configuration: &Configuration, own_zone: Option<&str>) -> Option<String>
     own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer).map(str::to_owned)
 }
 
+/// Returns how long heirs are remembered; `None` if there are none: clients that name themselves always go where the ring sends
+/// them, and so do their streams.
+fn heir_lifetime(configuration: &Configuration) -> Option<Duration> {
+    let affinity = &configuration.affinity;
+    let is_named = affinity.header.is_some() || affinity.query.is_some() || affinity.client_ip.is_some();
+    (!is_named).then_some(affinity.absolute_timeout)
+}
+
 /// Returns the field of `affinity.header`; podpin-config refuses names that are no field names.
 fn session_header(configuration: &Configuration) -> Option<HeaderName> {
     configuration.affinity.header.as_deref().and_then(|name| name.parse().ok())
@@ -139,7 +148,8 @@ impl ServiceState {
     #[must_use]
     pub fn new(configuration: Configuration, own_zone: Option<&str>, parts: ServiceParts) -> ServiceState {
         let ServiceParts { metrics, drain, tls, first_list } = parts;
-        let table = Table::new();
+        let mut table = Table::new();
+        table.keep_heirs(heir_lifetime(&configuration));
         let snapshot = table.snapshot();
         let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
         ServiceState {
@@ -170,6 +180,7 @@ impl ServiceState {
         own_zone: Option<&str>,
         tls: Option<Arc<UpstreamTls>>,
     ) -> ServiceState {
+        self.table.lock().keep_heirs(heir_lifetime(&configuration));
         ServiceState {
             name: Arc::clone(&self.name),
             ejection: ejection(&configuration),

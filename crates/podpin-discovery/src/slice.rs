@@ -543,7 +543,7 @@ mod tests {
 
     #[test]
     fn the_generation_of_a_pod_is_that_of_its_replica_set() {
-        let mut node = pod("chat-7d4b9c-x2x9k", "10.0.0.3", "RS-");
+        let mut node = pod("chat-7d4b9c-bbbbb", "10.0.0.3", "RS-");
         node["targetRef"]["kind"] = json!("Node");
         let endpoints = json!([
             pod("chat-7d4b9c-x2x9k", "10.0.0.1", "RS-"),

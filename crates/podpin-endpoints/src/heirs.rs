@@ -7,10 +7,10 @@
 //!    without a generation, a successor has the same name and no generation either.
 //! 2. When an endpoint leaves (drains, or is gone), its heir is the successor with the fewest inheritances so far. Without one
 //!    its sessions go where the ring sends them, and the first successor that becomes ready before it is gone is its heir. An
-//!    endpoint without a generation awaits its namesake after that. One that went when nobody was ready has an heir as soon as
-//!    there is a successor that inherited nothing; until then, what becomes ready first does not get everybody.
-//! 3. An heir stays one until the endpoint that left is back, or no longer draining. A client with a pin on an endpoint that
-//!    left goes to its heir, or to the heir of that.
+//!    endpoint without a generation awaits its namesake after that. One that went when none was ready has an heir as soon as
+//!    there is a successor that inherited nothing; until then, what becomes ready first does not get all.
+//! 3. An heir is chosen once, and stays the heir until the endpoint that left is back or its drain is taken back. A client with a
+//!    pin on an endpoint that left goes to its heir, or to the heir of that.
 //! 4. A successor that inherited nothing takes over the latest inheritance of an endpoint that inherited twice, unless its
 //!    sessions have settled there: the endpoint that left had an heir when it went.
 //!
@@ -42,9 +42,9 @@ pub(crate) struct Heirs {
     left: IdMap<Leaver>,
     /// All of `left` by their sequence.
     order: BTreeMap<u64, EndpointId>,
-    /// Those of `order` without an heir.
+    /// Sequences in `order` of leavers without an heir.
     open: BTreeSet<u64>,
-    /// Those of `left` that this update brought, without a sequence yet.
+    /// Leavers that this update brought, without a sequence yet.
     fresh: Vec<EndpointId>,
     /// Number of the current update.
     update: u64,
@@ -85,7 +85,7 @@ enum Stage {
     Draining,
     /// Not listed any more since then; its heir, if any, was chosen afterwards.
     Gone(Millis),
-    /// Not listed any more since then, when nobody was ready.
+    /// Not listed any more since then, when no endpoint was ready.
     Orphaned(Millis),
     /// Not listed any more since then; its sessions are at its heir.
     Settled(Millis),
@@ -251,7 +251,7 @@ impl Heirs {
         }
     }
 
-    /// Notes of those that are gone without an heir that nobody is ready.
+    /// Notes of leavers that are gone without an heir that no endpoint is ready.
     fn orphan(&mut self) {
         for id in self.open.iter().filter_map(|sequence| self.order.get(sequence)) {
             let Some(leaver) = self.left.get_mut(id) else { continue };

@@ -87,7 +87,7 @@ fn request(pin: EndpointId, exclude: &[EndpointId], now: u64) -> PickRequest<'_>
     }
 }
 
-/// A ring that knows nobody.
+/// A ring without endpoints.
 struct Never;
 
 impl Ring for Never {

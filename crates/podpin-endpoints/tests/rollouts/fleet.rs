@@ -13,7 +13,7 @@ const SESSIONS: u64 = 2_000;
 /// Points of an endpoint on the ring, as many as ketama has.
 const POINTS: u64 = 160;
 
-/// Who decides where the streams of a leaving pod go.
+/// The rule by which streams of a leaving pod find another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Law {
     /// The ring, as without generations.

@@ -61,7 +61,7 @@ struct Deployment {
 }
 
 impl Deployment {
-    /// One look of the controller.
+    /// Creates and ends pods as the controller does at one look.
     fn reconcile(&self, cluster: &mut Cluster) {
         let is_new = |pod: &Pod| pod.template == Some(self.template);
         let (new, old) = (cluster.count(is_new), cluster.count(|pod| !is_new(pod)));

@@ -68,8 +68,8 @@ const CRATES: [(&str, Layers); 14] = [
     ),
     (
         "podpin-wire",
-        // Rules over requests and frames; the client and the bytes.
-        &["headers", "client field http1 proxy_protocol"],
+        // Rules over header and trailer fields; the client and the bytes.
+        &["trailers", "headers", "client field http1 proxy_protocol"],
     ),
     (
         "podpin-h2",

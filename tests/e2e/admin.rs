@@ -55,6 +55,7 @@ async fn the_metrics_have_the_names_types_and_labels_of_the_contract() {
         ("podpin_connections_total", "counter", "listener protocol"),
         ("podpin_discovery_connected", "gauge", "service"),
         ("podpin_build_info", "gauge", "version"),
+        ("podpin_requests_active", "gauge", ""),
         ("podpin_shutdown_in_progress", "gauge", ""),
     ];
     for (name, kind, labels) in contract {

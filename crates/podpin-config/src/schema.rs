@@ -40,11 +40,13 @@ const SHAPES: &[Shape] = &[
         &[
             "connections",
             "connectionsPerClientIP",
+            "requests",
             "requestsPerConnection",
             "requestHeaderBytes",
             "requestHeaderTimeout",
             "requestBodyTimeout",
             "keepAliveTimeout",
+            "http2Ping",
             "tcpUserTimeout",
             "tcpKeepAlive",
         ],

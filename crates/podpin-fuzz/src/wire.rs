@@ -94,6 +94,7 @@ fn decode(mut decoder: BodyDecoder, bytes: &[u8], step: usize) -> (Vec<u8>, &'st
         loop {
             match decoder.decode(&mut piece) {
                 Ok(Piece::Data(some)) => data.extend_from_slice(some),
+                Ok(Piece::Trailers(lines)) => drop(podpin_wire::trailers::passed(lines)),
                 Ok(Piece::More) => break,
                 Ok(Piece::End) => return (data, "ended", true),
                 Err(_) => return (data, "broken", false),

@@ -122,6 +122,11 @@ impl Connection {
             && moment <= now
         {
             let closed = match due {
+                // Behind output that the socket does not take nothing is read: the silence is no news.
+                Due::Ping | Due::PingAck if !call.out.is_empty() => {
+                    self.state.deadlines.heard = now;
+                    continue;
+                }
                 Due::Ping => {
                     self.state.ask_alive(call);
                     continue;

@@ -89,7 +89,7 @@ impl Deadlines {
             (self.idle.after(wait), Due::Idle)
         });
         let ping = match self.ping {
-            Some(sent) => Some((sent.after(config.ack_timeout), Due::PingAck)),
+            Some(sent) => Some((sent.max(self.heard).after(config.ping_timeout()), Due::PingAck)),
             None if activity.open > 0 => config.ping_interval.map(|wait| (self.heard.after(wait), Due::Ping)),
             None => None,
         };

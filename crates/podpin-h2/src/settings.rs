@@ -55,10 +55,10 @@ pub struct Config {
     pub head_timeout: Duration,
     /// The time that a connection without streams is kept; default 60 s.
     pub idle_timeout: Duration,
-    /// The time that an acknowledgement of SETTINGS or PING may take; default 30 s.
+    /// The time that an acknowledgement of SETTINGS or PING may take at most; default 30 s.
     pub ack_timeout: Duration,
     /// The silence of a connection with open streams after which a PING asks whether it lives; `None` if it never
-    /// does.
+    /// does. The answer may take as long again, `ack_timeout` at most, from the last byte that came.
     pub ping_interval: Option<Duration>,
     /// Whether extended CONNECT is announced and taken (RFC 8441); default no.
     pub extended_connect: bool,
@@ -111,6 +111,11 @@ impl Config {
             extended_connect: other.extended_connect,
             ..self.clone()
         }
+    }
+
+    /// Returns the time that an acknowledgement of a PING may take.
+    pub(crate) fn ping_timeout(&self) -> Duration {
+        self.ping_interval.map_or(self.ack_timeout, |interval| interval.min(self.ack_timeout))
     }
 
     /// Returns the room for bodies behind `pending` bytes of output.

@@ -9,5 +9,6 @@ pub(crate) mod gone;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod http2_connection;
+mod http2_stream_state;
 pub(crate) mod lease;
 pub(crate) mod pending;

@@ -3,3 +3,4 @@
 pub mod connections;
 pub mod http2;
 pub mod keyed;
+pub mod requests;

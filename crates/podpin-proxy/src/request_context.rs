@@ -11,6 +11,7 @@ use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
 
 use crate::clock;
+use crate::limits::requests::RequestPermit;
 use crate::routing::route::Route;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::shared::Shared;
@@ -29,9 +30,18 @@ pub(crate) struct RequestContext {
     pub client: Client,
     /// Moment at which the head was complete.
     pub began: Millis,
+    /// Count under `limits.requests`; `None` if the request is an upgrade, or there is no room for it.
+    pub permit: Option<RequestPermit>,
 }
 
 impl RequestContext {
+    /// Returns the request, counted under `limits.requests` if there is room for it.
+    pub(crate) fn counted(mut self) -> RequestContext {
+        let limit = self.snapshot.limits.requests;
+        self.permit = self.shared.requests.try_begin(limit, self.head.held_bytes());
+        self
+    }
+
     /// Returns a line of the access log with all that is known of the request itself.
     pub(crate) fn record(&self, kind: &'static str) -> Record {
         let mut log = Record::begun(kind, self.began);

@@ -10,6 +10,7 @@ use podpin_affinity::Keyring;
 
 use crate::lifecycle::Lifecycle;
 use crate::limits::connections::ConnectionLimits;
+use crate::limits::requests::RequestLimits;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::stream_registry::StreamRegistry;
 use crate::telemetry::access_log::Record;
@@ -24,6 +25,8 @@ pub struct Shared {
     pub streams: Arc<StreamRegistry>,
     /// Client connections that are open, and the limits on them.
     pub connections: Arc<ConnectionLimits>,
+    /// Requests in flight, and the limit on them.
+    pub requests: Arc<RequestLimits>,
     /// Phase of the process.
     pub lifecycle: Lifecycle,
     /// Whether a service that a reload removed had a list of endpoints.
@@ -45,6 +48,7 @@ impl Shared {
             metrics,
             streams,
             connections: Arc::default(),
+            requests: Arc::default(),
             lifecycle: Lifecycle::default(),
             has_listed: AtomicBool::new(false),
         }

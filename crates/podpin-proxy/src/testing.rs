@@ -121,7 +121,8 @@ impl Scene {
             authority: String::new(),
         };
         let shared = Arc::clone(&self.shared);
-        RequestContext { snapshot: shared.snapshot(), shared, head, client, began: clock::now() }
+        let (snapshot, began) = (shared.snapshot(), clock::now());
+        RequestContext { snapshot, shared, head, client, began, permit: None }.counted()
     }
 
     /// A request of a client that is pinned to this endpoint, and may wait for it.

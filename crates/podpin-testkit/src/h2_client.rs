@@ -145,6 +145,22 @@ impl H2Upload {
         let ending = stream.drain().await;
         Response { status, head: stream.head.clone(), body: stream.received().to_vec(), ending }
     }
+
+    /// The fields behind the response body.
+    ///
+    /// # Panics
+    /// When the server resets the stream.
+    pub async fn trailers(self) -> Vec<(String, String)> {
+        let response = in_time("an HTTP/2 response head", self.response).await.expect("a response");
+        let mut body = response.into_body();
+        while let Some(data) = in_time("a response body", body.data()).await {
+            let data = data.expect("data");
+            body.flow_control().release_capacity(data.len()).expect("a window");
+        }
+        let trailers = in_time("trailers", body.trailers()).await.expect("an end").unwrap_or_default();
+        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        trailers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+    }
 }
 
 /// The sending half of a stream.

@@ -134,6 +134,21 @@ impl H2Frame {
         (self.kind == HEADERS).then(|| static_status(&self.payload))
     }
 
+    /// Whether these bytes are within its payload.
+    pub fn contains(&self, bytes: &[u8]) -> bool {
+        self.payload.windows(bytes.len()).any(|window| window == bytes)
+    }
+
+    /// Whether it asks for an answer to a PING.
+    pub fn is_ping(&self) -> bool {
+        self.kind == PING && self.flags == 0
+    }
+
+    /// The answer to this PING.
+    pub fn pong(&self) -> H2Frame {
+        H2Frame::new(PING, ACK, 0, self.payload.clone())
+    }
+
     /// Whether it is the answer to a PING.
     pub fn is_pong(&self) -> bool {
         self.kind == PING && self.flags == ACK

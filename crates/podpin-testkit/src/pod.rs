@@ -36,6 +36,8 @@ pub struct PodRequest {
     pub target: String,
     /// Request body, decoded.
     pub body: Vec<u8>,
+    /// The lines of its trailer section.
+    pub trailers: String,
     /// How its body ended.
     pub body_ending: Ending,
     /// On which of the pod's connections it came, counted from 0.

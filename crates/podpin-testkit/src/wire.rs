@@ -80,18 +80,24 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 pub(crate) struct Wire {
     stream: Stream,
     buffer: BytesMut,
+    /// Lines of the trailer sections that were read.
+    pub(crate) trailers: String,
 }
 
 impl Wire {
     pub(crate) fn new(stream: TcpStream) -> Wire {
         // Without it Nagle holds back a second small write for the peer's delayed acknowledgement: 40 ms of noise.
         stream.set_nodelay(true).expect("TCP_NODELAY");
-        Wire { stream: Stream::Plain(stream), buffer: BytesMut::new() }
+        Wire { stream: Stream::Plain(stream), buffer: BytesMut::new(), trailers: String::new() }
     }
 
     /// TLS, where an end without `close_notify` is a `Reset`.
     pub(crate) fn over_tls(stream: impl Into<TlsStream<TcpStream>>) -> Wire {
-        Wire { stream: Stream::Tls(Box::new(stream.into())), buffer: BytesMut::new() }
+        Wire {
+            stream: Stream::Tls(Box::new(stream.into())),
+            buffer: BytesMut::new(),
+            trailers: String::new(),
+        }
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
@@ -268,8 +274,11 @@ impl Body {
                     return Ok(data);
                 }
                 Body::Trailers => {
-                    if wire.line().await?.as_ref() == b"\r\n" {
+                    let line = wire.line().await?;
+                    if line.as_ref() == b"\r\n" {
                         *self = Body::Done;
+                    } else {
+                        wire.trailers.push_str(&String::from_utf8_lossy(&line));
                     }
                 }
             }

@@ -38,6 +38,12 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     ) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy-status")
 }
 
+/// Whether a field belongs to two neighbours, or is the proxy's own to write, in a place where it means nothing to others.
+pub(crate) fn is_internal(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    is_hop_by_hop(name) || *name == REAL_IP || text.starts_with(OURS) || text.starts_with(FORWARDED_PREFIX)
+}
+
 /// Returns the names that `Connection` nominates (RFC 9110 section 7.6.1), as a set: a head of 32 KiB can nominate
 /// 16,000. The length is left out: the recipient finds the end of the message by it.
 fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {

@@ -1,6 +1,6 @@
 //! Wire formats of HTTP/1 and the PROXY protocol, without sockets and clocks.
 //!
-//! Parsers of heads and bodies, the rules for header fields that cross a proxy, the flood guard over HTTP/2 frames. Each
+//! Parsers of heads and bodies, the rules for header and trailer fields that cross a proxy. Each
 //! of them takes bytes and returns facts; sockets and deadlines belong to `podpin-proxy`. Every length that a peer
 //! could stretch has a limit here.
 
@@ -9,3 +9,4 @@ pub mod field;
 pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;
+pub mod trailers;

@@ -11,6 +11,8 @@ pub struct ListenerLimits {
     pub connections: usize,
     /// Connections of one client address (IPv6: of one /64), 1 to 10,000,000. Default `None` if absent: unlimited.
     pub connections_per_client_ip: Option<u32>,
+    /// Requests in flight of all listeners together, event streams apart, 1 to 10,000,000. Default as many as `connections`.
+    pub requests: usize,
     /// Requests of one client connection, 1 to 1,000,000,000; `None` if unlimited. Default 1,000, as nginx has it.
     pub requests_per_connection: Option<u32>,
     /// Request line and headers together, in bytes, 1 KiB to 1 MiB. Default 32 KiB.
@@ -21,6 +23,8 @@ pub struct ListenerLimits {
     pub request_body_timeout: Duration,
     /// How long an idle client connection is kept for its next request. 1 s to 1 h, default 60 s.
     pub keep_alive_timeout: Duration,
+    /// Silence of an HTTP/2 connection with open streams before a PING, 1 s to 1 h. Default `None` if absent: none is sent.
+    pub http2_ping: Option<Duration>,
     /// How long sent bytes may stay without acknowledgement (RFC 5482), 1 s to 1 h; `None` if as long as the kernel
     /// retransmits. Default 60 s.
     pub tcp_user_timeout: Option<Duration>,
@@ -44,6 +48,7 @@ const HEADER_TIMEOUT: DurationRange =
 const BODY_TIMEOUT: DurationRange =
     DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
 const KEEP_ALIVE: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
+const HTTP2_PING: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
 const USER_TIMEOUT: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
 /// The kernel counts both in seconds.
 const PROBES: DurationRange =
@@ -54,11 +59,13 @@ impl Default for ListenerLimits {
         Self {
             connections: 50_000,
             connections_per_client_ip: None,
+            requests: 50_000,
             requests_per_connection: Some(1_000),
             request_header_bytes: 32 << 10,
             request_header_timeout: Duration::from_secs(10),
             request_body_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(60),
+            http2_ping: None,
             tcp_user_timeout: Some(Duration::from_secs(60)),
             tcp_keep_alive: Some(TcpKeepAlive::default()),
         }
@@ -75,13 +82,15 @@ impl ListenerLimits {
     pub(crate) fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
         let duration = |key, range, default| section.duration(key, range, default);
+        let connections = section.count("connections", 1..=10_000_000, default.connections);
         Self {
-            connections: section.count("connections", 1..=10_000_000, default.connections),
+            connections,
             connections_per_client_ip: section.count_or_off(
                 "connectionsPerClientIP",
                 1..=10_000_000,
                 default.connections_per_client_ip,
             ),
+            requests: section.count("requests", 1..=10_000_000, connections),
             requests_per_connection: section.count_or_off(
                 "requestsPerConnection",
                 1..=1_000_000_000,
@@ -99,6 +108,7 @@ impl ListenerLimits {
             ),
             request_body_timeout: duration("requestBodyTimeout", BODY_TIMEOUT, default.request_body_timeout),
             keep_alive_timeout: duration("keepAliveTimeout", KEEP_ALIVE, default.keep_alive_timeout),
+            http2_ping: section.duration_or_off("http2Ping", HTTP2_PING, default.http2_ping),
             tcp_user_timeout: section.duration_or_off(
                 "tcpUserTimeout",
                 USER_TIMEOUT,

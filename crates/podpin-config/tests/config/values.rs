@@ -34,11 +34,13 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
     let limits = ListenerLimits {
         connections: 50_000,
         connections_per_client_ip: None,
+        requests: 50_000,
         requests_per_connection: Some(1_000),
         request_header_bytes: 32_768,
         request_header_timeout: seconds(10),
         request_body_timeout: seconds(10),
         keep_alive_timeout: seconds(60),
+        http2_ping: None,
         tcp_user_timeout: Some(MINUTE),
         tcp_keep_alive: Some(TcpKeepAlive { idle: seconds(30), interval: seconds(10), count: 3 }),
     };
@@ -127,6 +129,13 @@ fn limits_of_the_listeners() {
         "connectionsPerClientIP: 20, requestsPerConnection: 7, tcpUserTimeout: 1500ms, tcpKeepAlive: {idle: 1m}",
     );
     assert_eq!((set.connections_per_client_ip, set.requests_per_connection), (Some(20), Some(7)));
+    assert_eq!(
+        (read("http2Ping: 30s").http2_ping, read("http2Ping: off").http2_ping),
+        (Some(seconds(30)), None)
+    );
+    assert_eq!(set.requests, 50_000);
+    assert_eq!(read("connections: 70").requests, 70, "as many as connections");
+    assert_eq!(read("connections: 70, requests: 9").requests, 9);
     assert_eq!(set.tcp_user_timeout, Some(Duration::from_millis(1_500)));
     assert_eq!(set.tcp_keep_alive, Some(TcpKeepAlive { idle: MINUTE, interval: seconds(10), count: 3 }));
     let off = read(

@@ -10,9 +10,11 @@ use podpin_proxy::telemetry::metrics::EndpointMetrics;
 
 use crate::admin::views::{is_ejected, state_of, stream_state};
 
-/// Sets the gauges over endpoints and open streams.
+/// Sets the gauges over endpoints, open streams and requests.
 pub(super) fn measure(shared: &Shared) {
     let gauges = &shared.metrics.endpoints;
+    let requests = i64::try_from(shared.requests.active()).unwrap_or(i64::MAX);
+    shared.metrics.process.requests_active.set(requests);
     gauges.streams_active.reset();
     gauges.drain_remaining.reset();
     gauges.endpoints.reset();

@@ -147,16 +147,41 @@ fn a_silent_client_with_open_streams_is_asked_whether_it_lives() {
         assert_eq!(server.connection.handle_timeout(Millis(21 * SECOND), &mut server.out), None);
         let ping = server.sent().remove(0);
         assert_eq!((ping.kind, ping.flags), (PING, 0));
-        assert_eq!(server.connection.due(), Some(Millis(51 * SECOND)));
+        assert_eq!(server.connection.due(), Some(Millis(41 * SECOND)));
         if answers {
             server.now = Millis(22 * SECOND);
             server.feed(&frame(PING, 1, 0, &ping.payload));
             assert_eq!(server.connection.due(), Some(Millis(42 * SECOND)));
         } else {
-            let closed = server.connection.handle_timeout(Millis(51 * SECOND), &mut server.out).unwrap();
+            server.now = Millis(30 * SECOND);
+            server.feed(&window_update(1, 1));
+            assert_eq!(server.connection.due(), Some(Millis(50 * SECOND)), "it lives, whatever it sends");
+            let closed = server.connection.handle_timeout(Millis(50 * SECOND), &mut server.out).unwrap();
             assert_eq!(closed.cause, Cause::Unanswered);
         }
     }
+}
+
+#[test]
+fn no_client_is_asked_whether_it_lives_without_a_stream_or_behind_output_that_it_does_not_take() {
+    let config = Config { ping_interval: Some(Duration::from_secs(60)), ..Config::default() };
+    let mut server = Server::with(config);
+    server.feed(&get(1));
+    server.out = vec![0; 9];
+    assert_eq!(server.connection.handle_timeout(Millis(60 * SECOND), &mut server.out), None);
+    assert_eq!((server.out.len(), server.connection.due()), (9, Some(Millis(120 * SECOND))));
+    server.out.clear();
+    assert_eq!(server.connection.handle_timeout(Millis(120 * SECOND), &mut server.out), None);
+    assert_eq!(server.sent().len(), 1);
+    assert_eq!(server.connection.due(), Some(Millis(150 * SECOND)), "no longer than other acknowledgements");
+    server.out = vec![0; 9];
+    assert_eq!(server.connection.handle_timeout(Millis(150 * SECOND), &mut server.out), None);
+    server.out.clear();
+    let mut server =
+        Server::with(Config { ping_interval: Some(Duration::from_secs(1)), ..Config::default() });
+    server.feed(&get(1));
+    server.stream(1).head(200, [], End::Yes).unwrap();
+    assert_eq!(server.connection.due(), Some(Millis(60 * SECOND)), "the end of an idle connection");
 }
 
 #[test]

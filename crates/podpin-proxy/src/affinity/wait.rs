@@ -54,7 +54,10 @@ async fn await_slot<S>(
 ) -> Result<S, ErrorReply> {
     match request.service().configuration.affinity.on_unavailable {
         // After a failure the request takes what there is now, or nothing.
-        OnUnavailable::Wait(limits) if tried.is_empty() => queue_up(request, kind, limits, attempt).await,
+        // Boxed: every request that waits for its response would have room for it.
+        OnUnavailable::Wait(limits) if tried.is_empty() => {
+            Box::pin(queue_up(request, kind, limits, attempt)).await
+        }
         OnUnavailable::Wait(_) | OnUnavailable::Repin | OnUnavailable::Strict => {
             attempt(&SelectionTerms::after(tried))
         }

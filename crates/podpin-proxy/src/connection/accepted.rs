@@ -159,8 +159,8 @@ impl Connection {
         snapshot.limits.requests_per_connection.is_some_and(|limit| self.requests >= limit)
     }
 
-    /// Returns a request of the connection with the configuration that it sees; `subject` is that of the client's
-    /// certificate.
+    /// Returns a request of the connection with the configuration that it sees, not counted; `subject` is that of the
+    /// client's certificate.
     pub(crate) fn request_context(
         &self,
         snapshot: Arc<ConfigSnapshot>,
@@ -171,7 +171,7 @@ impl Connection {
         let mut client = Client::of(self.peer.ip(), is_tls, &head.headers, &snapshot.trusted_proxies);
         client.subject = subject;
         let shared = Arc::clone(&self.listener.shared);
-        RequestContext { shared, snapshot, head, client, began: clock::now() }
+        RequestContext { shared, snapshot, head, client, began: clock::now(), permit: None }
     }
 
     /// Lends the connection to a stream; `None` if it is refused.

@@ -12,6 +12,7 @@ use podpin_wire::http1::request_head::{RequestBody, RequestFraming, RequestHead}
 use tokio::net::TcpStream;
 use tracing::Instrument;
 
+use crate::balance::service::Kind;
 use crate::connection::accepted::{Connection, Secured};
 use crate::connection::head_reader::{self, Next, ReceivedRequest};
 use crate::connection::http2;
@@ -27,6 +28,7 @@ use crate::stream::open;
 use crate::telemetry::labels::ConnectionProtocol;
 use crate::upgrade::client_stream::ClientStream;
 use crate::upgrade::pipeline::UpgradeStart;
+use crate::upstream::unserved;
 
 /// Serves a connection to its end, or until an event stream takes the socket.
 pub(crate) async fn serve(mut connection: Connection, mut tcp: TcpStream) {
@@ -78,7 +80,11 @@ async fn serve_requests(mut connection: Connection, mut idle: IdleConnection, mu
         let snapshot = connection.listener.shared.snapshot();
         received.framing.keep_alive &= !connection.is_last_request(&snapshot) && !*closing.borrow();
         if received.framing.event_stream {
-            return Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
+            let refused = Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
+            let Some(refused) = refused else { return };
+            (connection, idle) = refused;
+            is_first = false;
+            continue;
         }
         match serve_request(&connection, idle, received, snapshot, &closing).await {
             Served::Idle(next) => idle = next,
@@ -89,18 +95,25 @@ async fn serve_requests(mut connection: Connection, mut idle: IdleConnection, mu
     }
 }
 
-/// Opens an event stream, which takes the socket and the connection with it.
+/// Opens an event stream, which takes the socket and the connection with it; they come back if there is no room for the
+/// request.
 async fn serve_event_stream(
     connection: Connection,
     idle: IdleConnection,
     received: ReceivedRequest,
     snapshot: Arc<ConfigSnapshot>,
-) {
+) -> Option<(Connection, IdleConnection)> {
     let ReceivedRequest { head, framing, .. } = received;
     let terms = terms(&head, &framing, BodyDecoder::Done);
-    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    let context = connection.request_context(snapshot, head, idle.transport.subject()).counted();
+    if context.permit.is_none() {
+        let client = PendingResponse::http1(idle, terms, None);
+        let idle = unserved::turn_away(context, Kind::Stream, client).await?;
+        return Some((connection, idle));
+    }
     let client = PendingResponse::http1(idle, terms, connection.into_lease());
     open::serve(context, client).await;
+    None
 }
 
 /// Serves one request that does not ask for an event stream by a GET.
@@ -123,7 +136,7 @@ async fn serve_request(
     };
     let ReceivedRequest { head, framing, .. } = *received;
     let terms = terms(&head, &framing, body);
-    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    let context = connection.request_context(snapshot, head, idle.transport.subject()).counted();
     Box::pin(serve::serve(context, PendingResponse::http1(idle, terms, None))).await
 }
 

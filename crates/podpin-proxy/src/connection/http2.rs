@@ -3,11 +3,12 @@
 //! The protocol is that of `podpin_h2`, which also bounds what one client can cost; the streams' side of the connection is
 //! in `downstream/http2_connection.rs`. A connection that is cut gets a GOAWAY that says so (RFC 9113 section 5.4.1).
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{Future, poll_fn, ready};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use podpin_h2::{Cause, Closed, Head, Trust};
@@ -15,6 +16,7 @@ use podpin_wire::http1::request_head::{self, HeadError, RequestHead};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::balance::service::Kind;
 use crate::connection::accepted::Connection;
 use crate::downstream::http1::write_and_linger;
 use crate::downstream::http2::Http2Stream;
@@ -23,13 +25,17 @@ use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::request::serve::{self, Served};
 use crate::stream::open;
+use crate::upstream::unserved;
 
 /// Multiple of the flood budgets for a peer in `trustedProxies`, which speaks for many clients.
 const TRUSTED_FACTOR: u16 = 1000;
 /// Delay of the timer before anything is due; no connection waits that long for its first deadline.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
 
-/// The parts of a connection that the tasks of its requests need.
+/// The task of a request.
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The parts of a connection that its requests need.
 struct Requests {
     connection: Connection,
     refusal: Option<Refusal>,
@@ -63,7 +69,7 @@ pub(crate) async fn serve(connection: Connection, idle: IdleConnection, refusal:
     let trust = if trusted { Trust::Proxy(TRUSTED_FACTOR) } else { Trust::Client };
     let config = Arc::clone(&shared.current().http2);
     let http2 = Http2Connection::new(idle.transport, idle.ahead, config, trust);
-    let requests = Arc::new(Requests { connection, refusal });
+    let requests = Requests { connection, refusal };
     let mut closing = shared.lifecycle.closing();
     let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
     let mut is_leaving = false;
@@ -82,7 +88,7 @@ pub(crate) async fn serve(connection: Connection, idle: IdleConnection, refusal:
             Happened::Progress(Progress::Arrivals(arrivals)) => {
                 for Arrival { stream, head } in arrivals {
                     let client = PendingResponse::H2(Http2Stream::new(Arc::clone(&http2), stream));
-                    let request = Arc::clone(&requests).serve(client, head, http2.subject());
+                    let request = requests.task(client, head, http2.subject());
                     shared.lifecycle.tasks.spawn(request.in_current_span());
                 }
                 requests.takes_no_more(http2.opened_streams())
@@ -137,45 +143,50 @@ impl Requests {
         }
     }
 
-    /// Serves one request, or refuses it.
-    async fn serve(
-        self: Arc<Self>,
+    /// Returns the task of one request, which serves it or refuses it: no more than the path that it takes, as many wait
+    /// at a time.
+    fn task(
+        &self,
         client: PendingResponse,
         head: Result<Box<Head>, HeadError>,
         subject: Option<String>,
-    ) {
+    ) -> Task {
         let head = match head.and_then(|head| request_head(&head)) {
             Ok(head) => head,
             Err(error) => {
                 self.connection.count_refused(error.into());
-                return refuse(client, error.into()).await;
+                return refuse(client, error.into());
             }
         };
         let wants_events = wants_events(&head, client.is_body_read());
         if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
-            return refuse(client, refusal.reply).await;
+            return refuse(client, refusal.reply);
         }
         // The one configuration that the request sees, from here to its end.
         let snapshot = self.connection.listener.shared.snapshot();
         let context = self.connection.request_context(snapshot, head, subject);
         if !wants_events {
-            drop(self);
-            if let Served::Stream(stream) = Box::pin(serve::serve(context, client)).await {
-                stream.begin(None);
-            }
-            return;
+            return Box::pin(serve::serve(context.counted(), client).map(|served| {
+                if let Served::Stream(stream) = served {
+                    stream.begin(None);
+                }
+            }));
         }
         if let Some(refusal) = self.refusal {
-            return Box::pin(open::turn_away(context, refusal.reply, client)).await;
+            return Box::pin(open::turn_away(context, refusal.reply, client));
         }
-        drop(self);
-        Box::pin(open::serve(context, client)).await;
+        let context = context.counted();
+        if context.permit.is_none() {
+            return Box::pin(unserved::turn_away(context, Kind::Stream, client).map(drop));
+        }
+        Box::pin(open::serve(context, client))
     }
 }
 
-async fn refuse(client: PendingResponse, reply: ErrorReply) {
-    if let Some(response) = reply.response() {
-        client.answer(response, ResponseBody::Whole, Reuse::Refused).await;
+fn refuse(client: PendingResponse, reply: ErrorReply) -> Task {
+    match reply.response() {
+        Some(response) => Box::pin(client.answer(response, ResponseBody::Whole, Reuse::Refused).map(drop)),
+        None => Box::pin(ready(())),
     }
 }
 

@@ -10,7 +10,8 @@ use http::header::HeaderMap;
 use podpin_h2::{End, Field, SendError, StreamId};
 
 use crate::downstream::gone::{Gone, LINGER};
-use crate::downstream::http2_connection::{Http2Connection, RequestProgress};
+use crate::downstream::http2_connection::Http2Connection;
+use crate::downstream::http2_stream_state::RequestProgress;
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 
 /// Bytes beyond which a piece is written from where it stands; less is gathered with what other streams send in this turn.
@@ -20,12 +21,14 @@ const LARGE: usize = 4 * 1024;
 pub(crate) struct Http2Stream {
     connection: Arc<Http2Connection>,
     id: StreamId,
+    /// Fields behind the response body; `None` if there are none.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl Http2Stream {
     /// Returns the stream of a number.
     pub(crate) fn new(connection: Arc<Http2Connection>, id: StreamId) -> Http2Stream {
-        Http2Stream { connection, id }
+        Http2Stream { connection, id, trailers: None }
     }
 
     /// Whether the whole request body was taken.
@@ -63,6 +66,20 @@ impl Http2Stream {
         }
         connection.send(self.id, |stream| stream.consumed(count));
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes out the lines of the request's trailer section.
+    pub(crate) fn take_trailers(&self) -> Vec<u8> {
+        let mut connection = self.connection.lock();
+        connection
+            .stream_state(self.id)
+            .map(|stream| std::mem::take(&mut stream.trailers))
+            .unwrap_or_default()
+    }
+
+    /// Sets the fields that [`Http2Stream::finish`] sends behind the body.
+    pub(crate) fn set_trailers(&mut self, trailers: HeaderMap) {
+        self.trailers = Some(trailers).filter(|fields| !fields.is_empty()).map(Box::new);
     }
 
     /// Polls for a reset of the stream, or the end of its connection.
@@ -127,7 +144,11 @@ impl Http2Stream {
     /// Ends the response well.
     pub(crate) fn finish(self) {
         let mut connection = self.connection.lock();
-        let ended = connection.send(self.id, |stream| stream.data(&[], End::Yes));
+        let trailers = self.trailers.as_deref();
+        let ended = connection.send(self.id, |stream| match trailers {
+            Some(trailers) => stream.trailers(fields(trailers)),
+            None => stream.data(&[], End::Yes).map(drop),
+        });
         match (ended, connection.stream_state(self.id)) {
             (Some(Ok(_)), Some(stream)) => stream.is_answered = true,
             _ => tracing::debug!("the client left before the end of its response"),

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::clock;
+use crate::downstream::http2_stream_state::{RequestProgress, StreamState, register};
 use crate::http::reply::ErrorReply;
 use crate::net::scratch::{self, Scratch};
 use crate::net::transport::Transport;
@@ -71,44 +72,6 @@ pub(crate) struct State {
     /// Streams with a task, by rising number.
     streams: Vec<StreamState>,
     driver: Option<Waker>,
-}
-
-/// The connection's side of a stream that has a task.
-pub(crate) struct StreamState {
-    id: StreamId,
-    waker: Option<Waker>,
-    /// Request body that the task has not taken.
-    pub body: Vec<u8>,
-    /// Progress of the request.
-    pub request: RequestProgress,
-    /// Whether the client reset the stream, or the connection ended.
-    pub is_gone: bool,
-    /// Whether the response is complete.
-    pub is_answered: bool,
-}
-
-/// The progress of a request's body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestProgress {
-    /// More of the body may come.
-    Open,
-    /// The request is complete.
-    Complete,
-    /// The request broke a rule within its body.
-    Refused(ErrorReply),
-}
-
-impl StreamState {
-    /// Registers the task to be woken for anything that happens to the stream.
-    pub(crate) fn wake_later(&mut self, context: &Context<'_>) {
-        register(&mut self.waker, context);
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
 }
 
 impl Http2Connection {
@@ -411,7 +374,12 @@ impl State {
                     }
                 },
                 Event::Data { stream, bytes, ends } => self.receive_body(stream, bytes, ends),
-                Event::Trailers { stream, .. } => self.receive_body(stream, &[], true),
+                Event::Trailers { stream, trailers } => {
+                    if let Some(state) = self.stream_state(stream) {
+                        state.trailers = trailers.lines().to_vec();
+                    }
+                    self.receive_body(stream, &[], true);
+                }
                 Event::Reset { stream, .. } => {
                     if let Some(state) = self.stream_state(stream) {
                         state.is_gone = true;
@@ -457,19 +425,6 @@ impl State {
             stream.is_gone = true;
             stream.wake();
         }
-    }
-}
-
-impl StreamState {
-    fn new(id: StreamId, request: RequestProgress) -> StreamState {
-        StreamState { id, waker: None, body: Vec::new(), request, is_gone: false, is_answered: false }
-    }
-}
-
-/// Replaces a waker unless it would wake the same task.
-fn register(waker: &mut Option<Waker>, context: &Context<'_>) {
-    if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-        *waker = Some(context.waker().clone());
     }
 }
 

@@ -15,6 +15,7 @@ use podpin_h2::End;
 use podpin_wire::http1::body::{BodyDecoder, ChunkError, Piece};
 use podpin_wire::http1::encode::{Framing, Persistence, write_interim_response, write_response_head};
 use podpin_wire::http1::request_head::HeadError;
+use podpin_wire::trailers::write_last_chunk;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::downstream::body::Downstream;
@@ -49,6 +50,8 @@ pub(crate) struct Http1Pending {
     /// Bytes that were read already: body, then later requests.
     ahead: BytesMut,
     body: BodyDecoder,
+    /// Lines of the request's trailer section.
+    trailers: Vec<u8>,
     is_http10: bool,
     keep_alive: bool,
     /// Whether the client sends no body before an interim response (`Expect`).
@@ -133,6 +136,7 @@ impl PendingResponse {
             side,
             ahead,
             body,
+            trailers: Vec::new(),
             is_http10,
             keep_alive,
             expects_continue,
@@ -264,11 +268,23 @@ impl PendingResponse {
         }
     }
 
-    /// Returns the bytes that a clean end still needs.
-    pub(crate) fn last_bytes(&self) -> &'static [u8] {
+    /// Takes out the lines of the request's trailer section, once the whole body was read.
+    pub(crate) fn take_trailers(&mut self) -> Vec<u8> {
         match self {
-            PendingResponse::H1(client) => client.side.last_bytes(),
-            PendingResponse::H2(_) => b"",
+            PendingResponse::H1(client) => std::mem::take(&mut client.trailers),
+            PendingResponse::H2(stream) => stream.take_trailers(),
+        }
+    }
+
+    /// Ends the response body with these fields behind it, where the client's framing has a place for them, and appends to
+    /// `out` what has to be written for that.
+    pub(crate) fn end_body(&mut self, trailers: HeaderMap, out: &mut Vec<u8>) {
+        match self {
+            PendingResponse::H1(client) if client.side.framing == Framing::Chunked => {
+                write_last_chunk(out, &trailers);
+            }
+            PendingResponse::H1(_) => {}
+            PendingResponse::H2(stream) => stream.set_trailers(trailers),
         }
     }
 
@@ -294,21 +310,19 @@ impl PendingResponse {
         }
     }
 
-    /// Ends well, after [`PendingResponse::last_bytes`]; returns the connection if it may carry another request.
-    pub(crate) async fn finish(self) -> Option<IdleConnection> {
+    /// Ends well, after [`PendingResponse::end_body`]; returns the connection if it may carry another request. `Err` if some
+    /// of the request body is unread, which [`Http1Pending::finish_unread`] waits for.
+    pub(crate) fn finish(self) -> Result<Option<IdleConnection>, Http1Pending> {
         match self {
-            PendingResponse::H1(mut client) => {
-                let is_read = client.body == BodyDecoder::Done || Box::pin(client.discard_body()).await;
-                match (is_read, client.keep_alive) {
-                    (true, true) => return Some(client.into_idle()),
-                    (true, false) => client.side.transport.close(),
-                    (false, _) => write_and_linger(client.side.transport, b"").await,
-                }
-                None
+            PendingResponse::H1(client) if client.body != BodyDecoder::Done => Err(client),
+            PendingResponse::H1(client) if client.keep_alive => Ok(Some(client.into_idle())),
+            PendingResponse::H1(client) => {
+                client.side.transport.close();
+                Ok(None)
             }
             PendingResponse::H2(stream) => {
                 stream.finish();
-                None
+                Ok(None)
             }
         }
     }
@@ -350,6 +364,19 @@ impl PendingResponse {
 }
 
 impl Http1Pending {
+    /// Ends a complete response to a request whose body is not all read; returns the connection if it may carry another.
+    pub(crate) async fn finish_unread(mut self) -> Option<IdleConnection> {
+        if !Box::pin(self.discard_body()).await {
+            write_and_linger(self.side.transport, b"").await;
+            return None;
+        }
+        if self.keep_alive {
+            return Some(self.into_idle());
+        }
+        self.side.transport.close();
+        None
+    }
+
     async fn answer(
         mut self,
         response: &LocalResponse,
@@ -393,7 +420,7 @@ impl Http1Pending {
             let mut buffer = ReadBuf::new(read.get_mut(..BODY_READ_BYTES).unwrap_or_default());
             match ready!(Pin::new(&mut self.side.transport).poll_read(context, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
-                    let behind = decode(&mut self.body, buffer.filled(), out)?;
+                    let behind = decode(&mut self.body, buffer.filled(), out, &mut self.trailers)?;
                     self.ahead.extend_from_slice(behind);
                     Poll::Ready(Ok(()))
                 }
@@ -424,7 +451,7 @@ impl Http1Pending {
     }
 
     fn take_ahead(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorReply> {
-        let left = decode(&mut self.body, &self.ahead, out)?.len();
+        let left = decode(&mut self.body, &self.ahead, out, &mut self.trailers)?.len();
         self.ahead.advance(self.ahead.len().saturating_sub(left));
         Ok(())
     }
@@ -444,15 +471,17 @@ impl Http1Pending {
     }
 }
 
-/// Appends body bytes of the input; returns what is behind the body.
+/// Appends body bytes of the input, and lines of its trailer section; returns what is behind the body.
 fn decode<'a>(
     body: &mut BodyDecoder,
     mut input: &'a [u8],
     out: &mut Vec<u8>,
+    trailers: &mut Vec<u8>,
 ) -> Result<&'a [u8], ErrorReply> {
     loop {
         match body.decode(&mut input) {
             Ok(Piece::Data(data)) => out.extend_from_slice(data),
+            Ok(Piece::Trailers(lines)) => trailers.extend_from_slice(lines),
             Ok(Piece::More | Piece::End) => return Ok(input),
             Err(ChunkError::TOO_MANY_FIELDS) => return Err(HeadError::TooLarge.into()),
             Err(_) => return Err(ErrorReply::Body),
@@ -503,7 +532,7 @@ mod tests {
             let terms = Http1Terms { is_http10, ..terms(BodyDecoder::Done) };
             let (_client, mut pending) = client_of(terms, b"").await;
             pending.begin(StatusCode::OK, &HeaderMap::new(), length, &mut Vec::new()).unwrap();
-            assert_eq!(pending.finish().await.is_some(), goes_on, "{is_http10} {length:?}");
+            assert_eq!(pending.finish().ok().flatten().is_some(), goes_on, "{is_http10} {length:?}");
         }
     }
 }

@@ -31,6 +31,9 @@ pub enum ErrorReply {
     /// Connection beyond `limits.connectionsPerClientIP`.
     #[error("too many connections of this client")]
     ClientConnections,
+    /// Request beyond `limits.requests`.
+    #[error("too many requests in flight")]
+    Requests,
     /// No route for host and path.
     #[error("no route matches host and path")]
     NoRoute,
@@ -85,6 +88,7 @@ impl ErrorReply {
             ErrorReply::NoRoute => StatusCode::NOT_FOUND,
             ErrorReply::Connections
             | ErrorReply::ClientConnections
+            | ErrorReply::Requests
             | ErrorReply::NoEndpoint
             | ErrorReply::Full
             | ErrorReply::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
@@ -106,6 +110,7 @@ impl ErrorReply {
         match self {
             ErrorReply::Connections
             | ErrorReply::ClientConnections
+            | ErrorReply::Requests
             | ErrorReply::NoEndpoint
             | ErrorReply::Full
             | ErrorReply::ClientLimit
@@ -133,6 +138,7 @@ impl ErrorReply {
             ErrorReply::ClientLimit => Some(RefusalKind::ClientLimit),
             ErrorReply::QueueTimeout => Some(RefusalKind::QueueTimeout),
             ErrorReply::Connections | ErrorReply::ClientConnections => Some(RefusalKind::Connections),
+            ErrorReply::Requests => Some(RefusalKind::Requests),
             ErrorReply::Head(_)
             | ErrorReply::HeadTimeout
             | ErrorReply::BodyTimeout
@@ -171,7 +177,8 @@ impl ErrorReply {
             | ErrorReply::ClientLimit
             | ErrorReply::QueueTimeout
             | ErrorReply::Connections
-            | ErrorReply::ClientConnections => "refused",
+            | ErrorReply::ClientConnections
+            | ErrorReply::Requests => "refused",
             ErrorReply::Head(_)
             | ErrorReply::HeadTimeout
             | ErrorReply::BodyTimeout

@@ -14,6 +14,7 @@ pub fn config(limits: &ListenerLimits) -> Arc<Config> {
         head_fields_max: u16::try_from(FIELDS_MAX).unwrap_or(u16::MAX),
         head_timeout: limits.request_header_timeout,
         idle_timeout: limits.keep_alive_timeout,
+        ping_interval: limits.http2_ping,
         ..Config::default()
     })
 }

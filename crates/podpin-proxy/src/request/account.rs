@@ -18,7 +18,7 @@ use crate::upstream::error::UpstreamError;
 pub(crate) struct Delivered {
     bytes: u64,
     /// The stream; `None` if the response is no event stream.
-    pub stream: Option<PostStream>,
+    pub stream: Option<Box<PostStream>>,
 }
 
 impl ResponseSink for Delivered {

@@ -8,17 +8,16 @@
 //! A response that is an event stream leaves this path: once the request has been sent, the stream goes on in a relay of its
 //! own as one that was asked for by `Accept` (`stream/open.rs`).
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap};
-use http::{Method, Version};
+use http::header;
+use http::{Method, StatusCode, Version};
 use podpin_wire::http1::encode::Framing;
 use podpin_wire::http1::request_head::RequestHead;
 use podpin_wire::http1::response_head::ResponseHead;
-use tokio::time::Sleep;
 use tracing::{Instrument, Span};
 
 use crate::affinity::request_view::RequestView;
@@ -31,6 +30,7 @@ use crate::request::account::{self, Delivered, Ending};
 use crate::request::transfer::{Transfer, TransferError, TransferLimits};
 use crate::request::upload::Upload;
 use crate::request_context::RequestContext;
+use crate::stream::account::Permits;
 use crate::stream::open::{Opened, PendingStream};
 use crate::stream::places::Places;
 use crate::stream::post::PostStream;
@@ -38,7 +38,7 @@ use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Target};
 use crate::upstream::rewrite;
-use crate::upstream::unserved::{Progress, Unserved};
+use crate::upstream::unserved::{self, Progress, Unserved};
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -56,10 +56,20 @@ pub(crate) enum Served {
 /// How a request went on.
 enum Outcome {
     /// A response whose head has begun; with the bytes that the client has not taken of it.
-    Answered { status: http::StatusCode, ending: Ending, unsent: Vec<u8> },
+    Answered { status: StatusCode, ending: Ending, unsent: Vec<u8> },
     /// An event stream.
     Stream(Box<Opened>),
     /// No response that could be passed on.
+    Refused(ErrorReply),
+}
+
+/// The beginning of an endpoint's response.
+enum Begun {
+    /// Response that passes, or could not begin.
+    Response(StatusCode, Result<(), TransferError>),
+    /// Event stream, with its places.
+    Stream(Box<ResponseHead>, Permits),
+    /// Response that is not passed on.
     Refused(ErrorReply),
 }
 
@@ -94,7 +104,7 @@ impl From<Option<IdleConnection>> for Served {
 }
 
 /// Serves one request, up to its end or to the beginning of an event stream.
-pub(crate) async fn serve(context: RequestContext, client: PendingResponse) -> Served {
+pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
     let span = tracing::debug_span!(
         "request",
         host = %context.head.authority,
@@ -103,45 +113,65 @@ pub(crate) async fn serve(context: RequestContext, client: PendingResponse) -> S
         service = tracing::field::Empty,
         endpoint = tracing::field::Empty,
     );
-    serve_in_span(context, client).instrument(span).await
+    serve_in_span(context, client).instrument(span)
 }
 
 async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> Served {
+    if context.permit.is_none() {
+        return unserved::turn_away(context, Kind::Request, client).await.into();
+    }
     let in_flight = context.shared.in_flight();
-    let view = RequestView::new(&context.head, &context.client);
-    let request = match RoutedRequest::new(&context.snapshot, &view) {
-        Ok(request) => request,
-        Err(reply) => return unserved(&context, Progress::Unrouted).refuse(reply, client).await.into(),
-    };
+    let request =
+        match RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client)) {
+            Ok(request) => request,
+            Err(reply) => return refuse(&context, Progress::Unrouted, reply, client).await,
+        };
     Span::current().record("service", &*request.service().name);
     if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
-        return unserved(&context, Progress::Routed(&request)).respond(response, client).await.into();
+        let unserved = unserved(&context, Progress::Routed(&request));
+        return Box::pin(unserved.respond(response, client)).await.into();
     }
-    let places = Places::for_request(&context.head);
-    let attempts = Attempts::new(request, Purpose::Request);
-    let mut exchange =
-        Exchange { context: &context, attempts, delivered: Delivered::default(), answered: false, places };
-    let outcome = exchange.run(&mut client).await;
-    let Exchange { attempts, delivered, answered, places, .. } = exchange;
-    drop(places);
-    match outcome {
+    let mut exchange = Exchange {
+        context: &context,
+        attempts: Attempts::new(request, Purpose::Request),
+        delivered: Delivered::default(),
+        answered: false,
+        places: Places::for_request(&context.head),
+    };
+    match exchange.run(&mut client).await {
         Outcome::Refused(reply) => {
-            let progress = Progress::Tried { attempts: &attempts, answered };
-            unserved(&context, progress).refuse(reply, client).await.into()
+            drop(std::mem::take(&mut exchange.places));
+            let progress = Progress::Tried { attempts: &exchange.attempts, answered: exchange.answered };
+            refuse(&context, progress, reply, client).await
         }
         Outcome::Stream(opened) => {
+            let attempts = exchange.attempts;
             let stream = PendingStream { context, attempts, opened: *opened, client, in_flight };
             Served::Stream(Box::new(stream))
         }
         Outcome::Answered { status, ending, unsent } => {
-            account::settle(&context, &attempts, delivered, status, &ending);
+            let delivered = std::mem::take(&mut exchange.delivered);
+            account::settle(&context, &exchange.attempts, delivered, status, &ending);
             if let Ending::Complete = ending {
-                return client.finish().await.into();
+                return match client.finish() {
+                    Ok(connection) => connection.into(),
+                    Err(client) => Box::pin(client.finish_unread()).await.into(),
+                };
             }
-            client.cut(&unsent).await;
+            Box::pin(client.cut(&unsent)).await;
             Served::Closed
         }
     }
+}
+
+/// Refuses a request. Boxed: every request that waits would have room for it.
+fn refuse<'a>(
+    context: &'a RequestContext,
+    progress: Progress<'a>,
+    reply: ErrorReply,
+    client: PendingResponse,
+) -> Pin<Box<dyn Future<Output = Served> + Send + 'a>> {
+    Box::pin(async move { unserved(context, progress).refuse(reply, client).await.into() })
 }
 
 fn unserved<'a>(context: &'a RequestContext, progress: Progress<'a>) -> Unserved<'a> {
@@ -150,9 +180,10 @@ fn unserved<'a>(context: &'a RequestContext, progress: Progress<'a>) -> Unserved
 
 impl Exchange<'_> {
     /// Tries endpoints until one answers, and passes its response on.
+    ///
+    /// What a request keeps while it waits is in here: little more than the transfer, and nothing of its head twice.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-        let mut fields = self.fields(client);
         let body = body_framing(&self.context.head, client.is_body_read());
         // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
@@ -162,7 +193,7 @@ impl Exchange<'_> {
                 Ok(None) => continue,
                 Err(reply) => return Outcome::Refused(reply),
             };
-            let head = self.upstream_head(&mut fields, &body);
+            let head = self.upstream_head(client, &body);
             let upload = match before.take() {
                 None => Some(Upload::new(head, body.framing)),
                 Some(before) => before.again(head),
@@ -175,7 +206,22 @@ impl Exchange<'_> {
             let method = self.context.head.method.clone();
             let mut transfer = Transfer::new(client, transport, upload, method, self.limits());
             match poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await {
-                Ok(head) => return self.answer(target, transfer, head, timer.as_mut()).await,
+                Ok(head) => match self.begin(&mut transfer, head) {
+                    Begun::Response(status, mut passed) => {
+                        let delivered = &mut self.delivered;
+                        if passed.is_ok() {
+                            passed =
+                                poll_fn(|context| transfer.poll_body(context, timer.as_mut(), delivered))
+                                    .await;
+                        }
+                        return end(target, transfer, status, passed);
+                    }
+                    Begun::Stream(head, permits) => {
+                        let (response, interim) = transfer.into_response(*head);
+                        return Outcome::Stream(Box::new(Opened { response, permits, interim }));
+                    }
+                    Begun::Refused(reply) => return Outcome::Refused(reply),
+                },
                 // A kept connection that the endpoint closed meanwhile is not its failure: a fresh one is tried.
                 Err(TransferError::Upstream(UpstreamError::Reset(_)))
                     if may_repeat && transfer.may_be_repeated() =>
@@ -219,7 +265,8 @@ impl Exchange<'_> {
         let connected = tokio::select! {
             biased;
             _ = client.gone() => return Err(ErrorReply::ClientGone),
-            connected = self.attempts.connect(address, tls, limit) => connected,
+            // Boxed: every request over a kept connection would have room for it.
+            connected = Box::pin(self.attempts.connect(address, tls, limit)) => connected,
         };
         match connected {
             Ok(transport) => Ok(Some(Reached { transport, target, is_kept: false })),
@@ -228,31 +275,23 @@ impl Exchange<'_> {
         }
     }
 
-    /// Passes on a response whose head was read.
-    async fn answer(
-        &mut self,
-        target: Target,
-        mut transfer: Transfer<'_>,
-        mut head: ResponseHead,
-        mut timer: Pin<&mut Sleep>,
-    ) -> Outcome {
+    /// Begins the response whose head was read, unless it is a stream that goes on by itself.
+    fn begin(&mut self, transfer: &mut Transfer<'_>, mut head: ResponseHead) -> Begun {
         self.answered = true;
         self.attempts.answered(head.status);
-        let Some(selected) = self.attempts.selected() else {
-            return Outcome::Refused(ErrorReply::Internal);
-        };
+        let Some(selected) = self.attempts.selected() else { return Begun::Refused(ErrorReply::Internal) };
         let (context, request) = (self.context, &self.attempts.request);
         let places = std::mem::take(&mut self.places);
         if context.head.method != Method::HEAD && head.is_event_stream() {
             let permits = match places.into_permits(request, selected, context.client.address) {
                 Ok(permits) => permits,
-                Err(reply) => return Outcome::Refused(reply),
+                Err(reply) => return Begun::Refused(reply),
             };
             if head.is_plain_event_stream() && transfer.is_uploaded() {
-                let (response, interim) = transfer.into_response(head);
-                return Outcome::Stream(Box::new(Opened { response, permits, interim }));
+                return Begun::Stream(Box::new(head), permits);
             }
-            self.delivered.stream = Some(PostStream::open(context, request, selected, permits));
+            let stream = PostStream::open(context, request, selected, permits);
+            self.delivered.stream = Some(Box::new(stream));
         } else {
             // Others may have them while this response passes.
             drop(places);
@@ -260,24 +299,8 @@ impl Exchange<'_> {
         account::count_response(context, &self.attempts, head.status, &self.delivered);
         let received = std::mem::take(&mut head.headers);
         let fields = rewrite::client_headers(context, request, selected, head.status, received);
-        let delivered = &mut self.delivered;
-        let mut passed = transfer.begin(&head, &fields, delivered);
-        if passed.is_ok() {
-            passed = poll_fn(|context| transfer.poll_body(context, timer.as_mut(), delivered)).await;
-        }
-        match passed {
-            Ok(()) => {
-                if let Some(transport) = transfer.into_kept() {
-                    pool::keep(target, transport);
-                }
-                Outcome::Answered { status: head.status, ending: Ending::Complete, unsent: Vec::new() }
-            }
-            Err(error) => Outcome::Answered {
-                status: head.status,
-                ending: Ending::Cut(error),
-                unsent: transfer.into_rest().unsent,
-            },
-        }
+        let passed = transfer.begin(&head, &fields, &mut self.delivered);
+        Begun::Response(head.status, passed)
     }
 
     /// Counts a failure before the response has begun; returns the reply to the client.
@@ -305,24 +328,36 @@ impl Exchange<'_> {
         }
     }
 
-    /// Returns the fields that are the same for every endpoint.
-    fn fields(&self, client: &PendingResponse) -> HeaderMap {
+    /// Returns the whole head for the endpoint of the current attempt.
+    fn upstream_head(&self, client: &PendingResponse, body: &BodyFraming) -> Vec<u8> {
+        let Some(selected) = self.attempts.selected() else { return Vec::new() };
         let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
         // A client that takes no interim response must not wait for one.
         if !client.takes_interim() {
             fields.remove(header::EXPECT);
         }
-        fields
-    }
-
-    /// Returns the whole head for the endpoint of the current attempt.
-    fn upstream_head(&self, fields: &mut HeaderMap, body: &BodyFraming) -> Vec<u8> {
-        let Some(selected) = self.attempts.selected() else { return Vec::new() };
-        let mut head = rewrite::upstream_head(self.context, &self.attempts.request, selected, fields);
+        let mut head = rewrite::upstream_head(self.context, &self.attempts.request, selected, &mut fields);
         head.extend_from_slice(body.field.as_bytes());
         head.extend_from_slice(b"\r\n");
         head
     }
+}
+
+/// Ends a response that has passed, or was cut; keeps the connection to the endpoint for another request if it may.
+fn end(
+    target: Target,
+    transfer: Transfer<'_>,
+    status: StatusCode,
+    passed: Result<(), TransferError>,
+) -> Outcome {
+    if let Err(error) = passed {
+        let unsent = transfer.into_rest().unsent;
+        return Outcome::Answered { status, ending: Ending::Cut(error), unsent };
+    }
+    if let Some(transport) = transfer.into_kept() {
+        pool::keep(target, transport);
+    }
+    Outcome::Answered { status, ending: Ending::Complete, unsent: Vec::new() }
 }
 
 /// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
@@ -344,9 +379,10 @@ fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     use super::*;
+    use crate::testing::{Scene, connected, nowhere, pending};
 
     fn head(method: Method, version: Version, length: Option<&str>) -> RequestHead {
         let mut headers = HeaderMap::new();
@@ -354,6 +390,15 @@ mod tests {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_str(length).unwrap());
         }
         RequestHead { method, target: "/".into(), version, headers, authority: "x".into() }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_waits_stays_small() {
+        // Beside its two sockets and its head; see docs/performance.md. What is larger and rare is boxed.
+        let scene = Scene::new(&[("a", nowhere())]);
+        let (_client, proxy) = connected().await;
+        let bytes = size_of_val(&serve(scene.context(HeaderMap::new()), pending(proxy)));
+        assert!(bytes <= 2_900, "a request grew to {bytes} bytes");
     }
 
     #[test]

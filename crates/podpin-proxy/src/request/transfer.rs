@@ -14,6 +14,7 @@ use podpin_sse::session::Fault;
 use podpin_time::Millis;
 use podpin_wire::http1::body::{BodyDecoder, Piece};
 use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, ResponseHead, ResponseHeadReader, ResponseStart};
+use podpin_wire::trailers;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -99,6 +100,8 @@ pub(crate) struct Transfer<'a> {
     decoder: BodyDecoder,
     /// Bytes of the body that came with the head.
     early: Vec<u8>,
+    /// Lines of the response's trailer section.
+    trailers: Vec<u8>,
     /// Whether the connection may be kept: the response was complete, and nothing came behind it.
     is_reusable: bool,
     ended: bool,
@@ -136,6 +139,7 @@ impl<'a> Transfer<'a> {
             moved: now,
             decoder: BodyDecoder::Done,
             early: Vec::new(),
+            trailers: Vec::new(),
             is_reusable: false,
             ended: false,
             unsent: Vec::new(),
@@ -308,7 +312,7 @@ impl<'a> Transfer<'a> {
                 Poll::Pending => return Ok(BlockedOn::Client),
             }
             self.moved = clock::now();
-            self.frame_appended(start);
+            self.frame_appended(start)?;
         }
     }
 
@@ -317,15 +321,16 @@ impl<'a> Transfer<'a> {
         if !self.client.is_body_read() {
             self.client.body_at_hand(&mut self.upload.unsent).map_err(TransferError::Client)?;
         }
-        self.frame_appended(start);
-        Ok(())
+        self.frame_appended(start)
     }
 
-    fn frame_appended(&mut self, start: usize) {
+    fn frame_appended(&mut self, start: usize) -> Result<(), TransferError> {
         self.upload.frame_appended(start);
         if self.client.is_body_read() {
-            self.upload.end();
+            let trailers = trailers::passed(&self.client.take_trailers());
+            self.upload.end(trailers.map_err(|_| TransferError::Client(ErrorReply::Body))?);
         }
+        Ok(())
     }
 
     /// Writes to the endpoint. Ready when it has taken everything, or takes nothing any more: its response may be there
@@ -344,7 +349,12 @@ impl<'a> Transfer<'a> {
                 }
             }
         }
-        upload.unsent.clear();
+        if upload.ended {
+            // A request that waits for its response keeps nothing that was sent.
+            upload.unsent = Vec::new();
+        } else {
+            upload.unsent.clear();
+        }
         upload.unsent_from = 0;
         if self.upstream.holds_bytes() && ready!(Pin::new(&mut self.upstream).poll_flush(context)).is_err() {
             upload.refused = true;
@@ -415,7 +425,7 @@ impl<'a> Transfer<'a> {
                     return Err(TransferError::Broken(Fault::Truncated));
                 }
                 self.decoder = BodyDecoder::Done;
-                self.end(write);
+                self.end(write)?;
             }
             let absorbed = self.absorb(buffer.filled(), write, sink);
             self.pass_on(context, write)?;
@@ -439,12 +449,12 @@ impl<'a> Transfer<'a> {
                     sink.deliver(data);
                     self.client.frame(data, out);
                 }
+                Ok(Piece::Trailers(lines)) => self.trailers.extend_from_slice(lines),
                 Ok(Piece::More) => break,
                 Ok(Piece::End) => {
                     // Bytes behind a response belong to no request.
                     self.is_reusable &= bytes.is_empty();
-                    self.end(out);
-                    break;
+                    return self.end(out);
                 }
                 Err(_) => return Err(TransferError::Broken(Fault::Malformed)),
             }
@@ -452,9 +462,12 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    fn end(&mut self, out: &mut Vec<u8>) {
+    fn end(&mut self, out: &mut Vec<u8>) -> Result<(), TransferError> {
+        let trailers = trailers::passed(&std::mem::take(&mut self.trailers));
+        let trailers = trailers.map_err(|_| TransferError::Broken(Fault::Malformed))?;
         self.ended = true;
-        out.extend_from_slice(self.client.last_bytes());
+        self.client.end_body(trailers, out);
+        Ok(())
     }
 
     /// Writes to the client, and keeps the bytes that it does not take at once.

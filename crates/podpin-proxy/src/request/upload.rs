@@ -1,6 +1,8 @@
 //! The body of a request on its way to an endpoint, and the copy of it for another attempt.
 
-use podpin_wire::http1::encode::{Framing, LAST_CHUNK, push_chunk};
+use http::HeaderMap;
+use podpin_wire::http1::encode::{Framing, push_chunk};
+use podpin_wire::trailers::write_last_chunk;
 
 /// Bytes of a request body that are kept for a second attempt on a fresh connection.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
@@ -14,6 +16,8 @@ pub(crate) struct Upload {
     pub unsent_from: usize,
     /// All of the body that was sent so far; `None` if it is not needed again.
     replay: Option<Vec<u8>>,
+    /// Fields behind the body, if that is kept.
+    trailers: Option<Box<HeaderMap>>,
     /// Whether some of the body was sent.
     pub begun: bool,
     /// Whether the endpoint takes no more of it.
@@ -30,6 +34,7 @@ impl Upload {
             unsent: head,
             unsent_from: 0,
             replay: None,
+            trailers: None,
             begun: false,
             refused: false,
             ended: false,
@@ -49,7 +54,7 @@ impl Upload {
             again.frame(&body);
             again.begun = true;
             if self.ended {
-                again.end();
+                again.end(self.trailers.map(|fields| *fields).unwrap_or_default());
             }
         }
         Some(again)
@@ -72,11 +77,14 @@ impl Upload {
         }
     }
 
-    /// Notes the end of the body.
-    pub(crate) fn end(&mut self) {
+    /// Notes the end of the body, with the fields behind it.
+    pub(crate) fn end(&mut self, trailers: HeaderMap) {
         self.ended = true;
         if self.framing == Framing::Chunked {
-            self.unsent.extend_from_slice(LAST_CHUNK);
+            write_last_chunk(&mut self.unsent, &trailers);
+        }
+        if self.replay.is_some() && !trailers.is_empty() {
+            self.trailers = Some(Box::new(trailers));
         }
     }
 
@@ -100,6 +108,8 @@ impl Upload {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderValue, header};
+
     use super::*;
 
     fn upload(framing: Framing, pieces: &[&str]) -> Upload {
@@ -110,20 +120,21 @@ mod tests {
             upload.unsent.extend_from_slice(piece.as_bytes());
             upload.frame_appended(start);
         }
-        upload.end();
+        upload.end(HeaderMap::from_iter([(header::ETAG, HeaderValue::from_static("x"))]));
         upload
     }
 
     #[test]
     fn a_body_is_sent_again_behind_another_head() {
-        for (framing, expected) in [(Framing::Plain, "hello"), (Framing::Chunked, "5\r\nhello\r\n0\r\n\r\n")]
+        for (framing, expected) in
+            [(Framing::Plain, "hello"), (Framing::Chunked, "5\r\nhello\r\n0\r\nEtag: x\r\n\r\n")]
         {
             let again = upload(framing, &["hel", "lo"]).again(b"AGAIN\r\n\r\n".to_vec()).unwrap();
             let text = String::from_utf8(again.unsent).unwrap();
             assert_eq!(text, format!("AGAIN\r\n\r\n{expected}"));
         }
         let unsent = upload(Framing::Chunked, &["hel", "lo"]).unsent;
-        assert!(unsent.ends_with(b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"));
+        assert!(unsent.ends_with(b"3\r\nhel\r\n2\r\nlo\r\n0\r\nEtag: x\r\n\r\n"));
     }
 
     #[test]

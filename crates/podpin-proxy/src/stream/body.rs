@@ -105,6 +105,8 @@ impl Body {
                     (Body::Events(framer), None) => events += framer.push(data, out).events,
                     (Body::Opaque, _) => out.extend_from_slice(data),
                 },
+                // Nothing reads trailers of an event stream.
+                Ok(Piece::Trailers(_)) => {}
                 Ok(Piece::More) if *decoder == BodyDecoder::Done => break Some(UpstreamEnd::Clean),
                 Ok(Piece::More) => break None,
                 Ok(Piece::End) => break Some(UpstreamEnd::Clean),

@@ -147,6 +147,8 @@ labels! {
         Upstream => "upstream",
         /// No room for the client's connection.
         Connections => "connections",
+        /// The process at `limits.requests`.
+        Requests => "requests",
     }
 }
 

@@ -114,6 +114,8 @@ families! {
             "1 when the configuration in force is the newest one that was given.";
         config_last_reload_at: Gauge = "config_last_reload_success_timestamp_seconds",
             "When the configuration in force was read, Unix seconds.";
+        requests_active: IntGauge = "requests_active",
+            "Requests in flight, from their head to the end of their response; event streams and upgraded connections apart.";
         shutdown_in_progress: IntGauge = "shutdown_in_progress",
             "1 from SIGTERM to the end of the process.";
     }

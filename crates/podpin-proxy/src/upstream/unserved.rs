@@ -5,6 +5,7 @@ use http::Method;
 use podpin_config::Unavailable;
 use podpin_sse::session::RetryRange;
 
+use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::balance::service::Kind;
@@ -42,15 +43,47 @@ pub(crate) enum Progress<'a> {
     },
 }
 
+/// A response of the proxy itself that is accounted for.
+struct Settled {
+    response: LocalResponse,
+    body: ResponseBody,
+    reuse: Reuse,
+}
+
 /// An event stream that makes its client come back, and the kind of refusal that it is counted as.
 struct RetryStream {
     kind: RefusalKind,
     response: LocalResponse,
 }
 
+/// Refuses a request that there is no room for. Its head is given up before the response is written, which may take as long
+/// as the client likes. Returns the connection if it may carry another request.
+pub(crate) async fn turn_away(
+    context: RequestContext,
+    kind: Kind,
+    client: PendingResponse,
+) -> Option<IdleConnection> {
+    let settled = settle_without_room(context, kind)?;
+    // The connection goes on under an event stream, too: the refusal has a length.
+    client.answer(settled.response, settled.body, Reuse::Allowed).await
+}
+
+fn settle_without_room(context: RequestContext, kind: Kind) -> Option<Settled> {
+    let request = RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client));
+    let request = request.ok();
+    let progress = request.as_ref().map_or(Progress::Unrouted, Progress::Routed);
+    Unserved { context: &context, kind, progress }.settle(ErrorReply::Requests)
+}
+
 impl<'a> Unserved<'a> {
     /// Refuses the request, and accounts for it. Returns the connection if it may carry another request.
     pub(crate) async fn refuse(self, reply: ErrorReply, client: PendingResponse) -> Option<IdleConnection> {
+        let Settled { response, body, reuse } = self.settle(reply)?;
+        client.answer(response, body, reuse).await
+    }
+
+    /// Accounts for the refusal of the request; returns the response to it, or `None` if the client is gone.
+    fn settle(&self, reply: ErrorReply) -> Option<Settled> {
         let (context, request) = (self.context, self.progress.request());
         let retry = request.and_then(|request| self.retry_stream(request, reply));
         let retry_kind = retry.as_ref().map(|retry| retry.kind);
@@ -73,7 +106,7 @@ impl<'a> Unserved<'a> {
             Kind::Stream => Reuse::Refused,
             Kind::Request => reuse_after(reply),
         };
-        client.answer(response?, self.body(), reuse).await
+        Some(Settled { response: response?, body: self.body(), reuse })
     }
 
     /// Sends a response that the route has without an endpoint, and accounts for it. Returns the connection if it may carry

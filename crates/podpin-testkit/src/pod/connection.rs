@@ -31,7 +31,16 @@ pub(super) async fn serve(mut wire: Wire, number: usize, shared: Arc<Shared>) {
         }
         let (body, body_ending) = Body::of_request(&head).all(&mut wire).await;
         let (method, target) = (head.word(0).to_owned(), head.word(1).to_owned());
-        let request = PodRequest { head, method, target, body, body_ending, connection: number, at };
+        let request = PodRequest {
+            head,
+            method,
+            target,
+            body,
+            trailers: std::mem::take(&mut wire.trailers),
+            body_ending,
+            connection: number,
+            at,
+        };
         shared.record(request.clone());
         if give(answer, request, &mut wire, &shared).await == Then::Over {
             return;

@@ -5,7 +5,7 @@
 
 use crate::http1::request_head::FIELDS_MAX;
 
-/// A chunk's extensions, or a trailer section, larger than this is refused; both are dropped.
+/// A chunk's extensions, or a trailer section, larger than this is refused.
 const CHUNK_LINE_BYTES_MAX: u16 = 8 * 1024;
 
 /// Digits of a chunk's size that are read at once: chunks of 16 MB and more are rare enough for the long way.
@@ -83,6 +83,8 @@ pub const FIRST_CHUNK: Chunk = Chunk::Size { value: 0, digits: 0 };
 pub enum Piece<'a> {
     /// Body bytes.
     Data(&'a [u8]),
+    /// Bytes of the trailer section's lines, without the empty one at its end.
+    Trailers(&'a [u8]),
     /// The input is used up.
     More,
     /// The body ended as it should.
@@ -168,6 +170,9 @@ impl Chunk {
                 }
                 return Ok(Piece::Data(data));
             }
+            if self.is_in_trailers() {
+                return self.decode_trailers(input);
+            }
             if self.leap(input) {
                 continue;
             }
@@ -177,6 +182,39 @@ impl Chunk {
                 Some(next) => *self = next,
                 None => return Ok(Piece::End),
             }
+        }
+    }
+
+    fn is_in_trailers(self) -> bool {
+        matches!(self, Chunk::Trailer { .. } | Chunk::TrailerLf { .. })
+    }
+
+    /// Takes the lines of the trailer section that are there, or a part of one.
+    fn decode_trailers<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, ChunkError> {
+        let start = *input;
+        let mut lines = 0;
+        while let Some((byte, rest)) = input.split_first() {
+            *input = rest;
+            let Some(next) = self.step(*byte)? else {
+                // The empty line is no field's.
+                return Ok(match start.split_at_checked(lines) {
+                    Some((fields @ [_, ..], end)) => {
+                        *self = Chunk::Trailer { seen: 0, line: 0, fields: 0 };
+                        *input = end;
+                        Piece::Trailers(fields)
+                    }
+                    _ => Piece::End,
+                });
+            };
+            *self = next;
+            let is_empty_line = matches!(next, Chunk::TrailerLf { line: 0, .. });
+            if !is_empty_line {
+                lines = start.len() - rest.len();
+            }
+        }
+        match start.get(..lines) {
+            Some(fields @ [_, ..]) => Ok(Piece::Trailers(fields)),
+            _ => Ok(Piece::More),
         }
     }
 
@@ -275,6 +313,7 @@ mod tests {
             loop {
                 match decoder.decode(&mut input)? {
                     Piece::Data(data) => body.extend_from_slice(data),
+                    Piece::Trailers(_) => {}
                     Piece::More => break,
                     Piece::End => return Ok((body, true)),
                 }
@@ -315,6 +354,31 @@ mod tests {
         let body = b"3;name=value\r\nabc\r\n2;a\r\nde\r\n0\r\nA: b\r\nC: d\r\n\r\n";
         let result = decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &[body]);
         assert_eq!(result, Ok((b"abcde".to_vec(), true)));
+    }
+
+    #[test]
+    fn trailers_are_the_same_however_they_are_cut() {
+        let body = b"1\r\na\r\n0;x\r\nA: b\r\nC:\r\n\r\nGET /next";
+        for size in 1..body.len() {
+            let (mut decoder, mut trailers, mut rest) =
+                (BodyDecoder::Chunked(FIRST_CHUNK), Vec::new(), Vec::new());
+            for piece in body.chunks(size) {
+                let mut input = piece;
+                loop {
+                    match decoder.decode(&mut input).unwrap() {
+                        Piece::Data(_) => {}
+                        Piece::Trailers(lines) => trailers.extend_from_slice(lines),
+                        Piece::More => break,
+                        Piece::End => {
+                            rest.extend_from_slice(input);
+                            break;
+                        }
+                    }
+                }
+            }
+            assert_eq!(String::from_utf8(trailers).unwrap(), "A: b\r\nC:\r\n", "{size}");
+            assert_eq!(String::from_utf8(rest).unwrap(), "GET /next", "{size}");
+        }
     }
 
     #[test]

@@ -99,7 +99,18 @@ pub struct RequestHead {
     pub authority: String,
 }
 
+/// Bytes that a field costs beside its name and its value, as [`FIELDS_MAX`] says.
+const FIELD_BYTES: usize = 256;
+
 impl RequestHead {
+    /// Returns the memory that the head holds, in bytes: its text, and as much for each field as one costs whatever its size.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let field =
+            |(name, value): (&HeaderName, &HeaderValue)| FIELD_BYTES + name.as_str().len() + value.len();
+        self.target.len() + self.authority.len() + self.headers.iter().map(field).sum::<usize>()
+    }
+
     /// The target without its query.
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or("/")

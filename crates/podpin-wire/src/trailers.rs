@@ -1,0 +1,151 @@
+//! Trailer sections: fields behind a body (RFC 9110 section 6.5, RFC 9112 section 7.1.2), on their way through the proxy.
+//!
+//! A recipient may merge trailers into the head, so that a field there could frame, route or authorize a message after all of
+//! it was checked. Such fields are dropped; anything else passes.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::headers::is_internal;
+use crate::http1::encode::{LAST_CHUNK, write_headers};
+use crate::http1::request_head::FIELDS_MAX;
+
+/// A trailer section that is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed trailers")]
+pub struct TrailerError;
+
+/// Returns the fields of a section, given as lines of HTTP/1.1 without the empty one at the end, that may pass.
+///
+/// ```
+/// use podpin_wire::trailers::passed;
+///
+/// let fields = passed(b"Grpc-Status: 0\r\nContent-Length: 7\r\n").unwrap();
+/// assert_eq!(fields.len(), 1);
+/// assert_eq!(fields["grpc-status"], "0");
+/// assert!(passed(b"no colon\r\n").is_err());
+/// ```
+///
+/// # Errors
+/// If a line is no field, or there are more than [`FIELDS_MAX`].
+pub fn passed(section: &[u8]) -> Result<HeaderMap, TrailerError> {
+    let mut text = Vec::with_capacity(section.len() + 2);
+    text.extend_from_slice(section);
+    text.extend_from_slice(b"\r\n");
+    let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let (end, lines) = match httparse::parse_headers(&text, &mut lines) {
+        Ok(httparse::Status::Complete(parsed)) => parsed,
+        Ok(httparse::Status::Partial) | Err(_) => return Err(TrailerError),
+    };
+    if end != text.len() {
+        return Err(TrailerError);
+    }
+    let mut fields = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| TrailerError)?;
+        let value = HeaderValue::from_bytes(line.value).map_err(|_| TrailerError)?;
+        if !is_forbidden(&name) {
+            fields.append(name, value);
+        }
+    }
+    Ok(fields)
+}
+
+/// Appends the end of a chunked body, with these fields.
+pub fn write_last_chunk(out: &mut Vec<u8>, fields: &HeaderMap) {
+    if fields.is_empty() {
+        return out.extend_from_slice(LAST_CHUNK);
+    }
+    out.extend_from_slice(b"0\r\n");
+    write_headers(out, fields);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a field has no place behind a body: it frames, routes, modifies or authorizes the message, tells how to process
+/// its content, or belongs to two neighbours (RFC 9110 section 6.5.1).
+fn is_forbidden(name: &HeaderName) -> bool {
+    let is_listed = matches!(
+        *name,
+        header::AUTHORIZATION
+            | header::CACHE_CONTROL
+            | header::CONTENT_ENCODING
+            | header::CONTENT_LENGTH
+            | header::CONTENT_RANGE
+            | header::CONTENT_TYPE
+            | header::COOKIE
+            | header::EXPECT
+            | header::FORWARDED
+            | header::HOST
+            | header::IF_MATCH
+            | header::IF_MODIFIED_SINCE
+            | header::IF_NONE_MATCH
+            | header::IF_RANGE
+            | header::IF_UNMODIFIED_SINCE
+            | header::LOCATION
+            | header::MAX_FORWARDS
+            | header::PRAGMA
+            | header::RANGE
+            | header::RETRY_AFTER
+            | header::SET_COOKIE
+            | header::VARY
+            | header::WWW_AUTHENTICATE
+    );
+    is_listed || is_internal(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_that_could_frame_route_or_authorize_are_dropped() {
+        let forbidden = [
+            "Content-Length: 1",
+            "Transfer-Encoding: chunked",
+            "Host: b",
+            "Authorization: x",
+            "Cookie: a=b",
+            "Set-Cookie: a=b",
+            "Connection: close",
+            "TE: trailers",
+            "Trailer: x",
+            "X-Forwarded-For: 1.2.3.4",
+            "X-Podpin-Session: a",
+            "X-Real-IP: 1.2.3.4",
+            "Forwarded: for=x",
+            "Upgrade: websocket",
+            "Keep-Alive: 5",
+            "Content-Type: text/html",
+            "Range: bytes=0-1",
+        ];
+        for line in forbidden {
+            let fields = passed(format!("{line}\r\nX-Checksum: abc\r\n").as_bytes()).unwrap();
+            assert_eq!(fields.keys().collect::<Vec<_>>(), ["x-checksum"], "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_field_is_an_error() {
+        for section in [
+            "no colon\r\n",
+            ": x\r\n",
+            "a b: c\r\n",
+            "a: b\r\n c\r\n",
+            "a: \0\r\n",
+            ":path: /\r\n",
+            "a: b\r\n\r\nc: d\r\n",
+        ] {
+            assert_eq!(passed(section.as_bytes()), Err(TrailerError), "{section:?}");
+        }
+        assert!(passed(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_last_chunk_has_the_fields_in_their_order() {
+        let mut out = Vec::new();
+        write_last_chunk(&mut out, &passed(b"grpc-status: 0\r\ngrpc-message: ok\r\n").unwrap());
+        assert_eq!(out, b"0\r\nGrpc-Status: 0\r\nGrpc-Message: ok\r\n\r\n");
+        out.clear();
+        write_last_chunk(&mut out, &HeaderMap::new());
+        assert_eq!(out, LAST_CHUNK);
+    }
+}

@@ -103,6 +103,7 @@ for purpose in "$@"; do
             # Tests start their own, each on a free port.
             want needed redis-server redis-server
             want needed dnsmasq dnsmasq-base
+            want needed nghttp nghttp2-client
             python=1
             want_venv
             ;;

@@ -35,12 +35,17 @@ pub(super) struct Browser {
 
 impl Browser {
     pub(super) async fn start() -> Browser {
+        Browser::with(&[]).await
+    }
+
+    /// A browser with these flags besides.
+    pub(super) async fn with(flags: &[&str]) -> Browser {
         let port = free_port();
         let driver = Process::spawn(Command::new("chromedriver").arg(format!("--port={port}")));
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         wait_for("chromedriver", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
         let profile = tempfile::tempdir().expect("a directory for the profile");
-        let mut arguments: Vec<String> = FLAGS.map(str::to_owned).to_vec();
+        let mut arguments: Vec<_> = FLAGS.iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
         arguments.push(format!("--user-data-dir={}", profile.path().display()));
         let capabilities =
             json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});

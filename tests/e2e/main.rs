@@ -30,6 +30,7 @@ mod header_matches;
 mod health_checks;
 mod heirs;
 mod http2;
+mod http2_clients;
 mod http2_floods;
 mod http2_ping;
 mod http2_requests;

@@ -27,14 +27,14 @@ fn interpreter() -> PathBuf {
 
 /// Returns the command for a script in `python`, leaving no bytecode beside it. Proxies of the machine's own are not
 /// meant for it.
-fn script(name: &str, arguments: &[&str]) -> Process {
+pub(super) fn script(name: &str, arguments: &[&str]) -> Process {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/python").join(name);
     let mut command = Command::new(interpreter());
     Process::spawn(command.arg("-B").arg(path).args(arguments).env("NO_PROXY", "127.0.0.1,localhost"))
 }
 
 /// Waits until a script has written this many lines; these, read as JSON where they are.
-async fn lines(script: &mut Process, count: usize) -> Vec<Value> {
+pub(super) async fn lines(script: &mut Process, count: usize) -> Vec<Value> {
     wait_for(&format!("{count} lines of a script"), async || {
         let said = script.stdout().len();
         assert!(said >= count || script.exit_code().is_none_or(|code| code == 0), "{:?}", script.stderr());

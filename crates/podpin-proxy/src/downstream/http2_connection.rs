@@ -216,6 +216,10 @@ impl State {
         }
         self.write_through(slices.get_mut(..=2 * frames).unwrap_or_default());
         scratch::give_back(output);
+        if framed > 0 {
+            // The driver has nothing to write, and would not come to give the next stream its turn.
+            self.wake_writers();
+        }
         Some(framed)
     }
 
@@ -440,5 +444,81 @@ fn body_refusal(refusal: Refusal) -> ErrorReply {
     match refusal {
         Refusal::Malformed(_) => ErrorReply::Body,
         Refusal::TooManyFields | Refusal::TooLarge => HeadError::TooLarge.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use http::{HeaderMap, StatusCode};
+    use podpin_h2::End;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::downstream::http2::Http2Stream;
+    use crate::testing::connected;
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    /// Bytes of each response, within the client's windows.
+    const LARGE: usize = 300_000;
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    /// Writes a large response as its task does.
+    async fn respond(mut stream: Http2Stream) {
+        stream.write_head(StatusCode::OK, &HeaderMap::new(), End::No).unwrap();
+        let body = vec![b'x'; LARGE];
+        let mut sent = 0;
+        while let Some(rest) = body.get(sent..).filter(|rest| !rest.is_empty()) {
+            sent += poll_fn(|context| stream.poll_write(context, rest)).await.unwrap();
+        }
+        stream.finish();
+    }
+
+    #[tokio::test]
+    async fn large_responses_take_turns_to_their_ends() {
+        const COUNT: u8 = 4;
+        let (mut client, proxy) = connected().await;
+        let windows = [&[0, 4, 0, 16, 0, 0][..], &[0, 32, 0, 0]];
+        let mut input = [PREFACE, &frame(4, 0, 0, windows[0]), &frame(8, 0, 0, windows[1])].concat();
+        for stream in 0..COUNT {
+            input.extend(frame(1, 5, 2 * stream + 1, &[0x82, 0x86, 0x84, 0x41, 1, b'x']));
+        }
+        client.write_all(&input).await.unwrap();
+        let config = Arc::new(Config::default());
+        let http2 = Http2Connection::new(
+            Transport::Plain(proxy),
+            BytesMut::new(),
+            Arc::clone(&config),
+            Trust::Client,
+        );
+        let driver = async {
+            let mut timer = pin!(tokio::time::sleep(Duration::from_secs(3600)));
+            loop {
+                match poll_fn(|context| http2.poll(context, timer.as_mut(), &config)).await {
+                    Progress::Arrivals(arrivals) => {
+                        for Arrival { stream, .. } in arrivals {
+                            tokio::spawn(respond(Http2Stream::new(Arc::clone(&http2), stream)));
+                        }
+                    }
+                    Progress::Ended(_) => return,
+                }
+            }
+        };
+        let reads = async {
+            let mut read = vec![0; usize::from(COUNT) * LARGE];
+            client.read_exact(&mut read).await.unwrap();
+        };
+        tokio::select! {
+            () = driver => panic!("the connection ended"),
+            () = reads => {}
+            () = tokio::time::sleep(Duration::from_secs(10)) => panic!("no stream has a turn"),
+        }
     }
 }

@@ -118,7 +118,7 @@ pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Fu
 
 async fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> Served {
     if context.permit.is_none() {
-        return unserved::turn_away(context, Kind::Request, client).await.into();
+        return Box::pin(unserved::turn_away(context, Kind::Request, client)).await.into();
     }
     let in_flight = context.shared.in_flight();
     let request =

@@ -201,7 +201,8 @@ fn an_endpoint_that_is_back_has_no_heir_any_more() {
 
 #[test]
 fn one_that_inherited_nothing_takes_over_what_another_inherited_last() {
-    let mut world = World::new(&["a1", "b1", "z1"]);
+    // One of another generation that was listed with those that leave is no successor.
+    let mut world = World::new(&["a1", "b1", "z0"]);
     world.say(&["c2"], READY);
     world.say(&["a1"], DRAINING);
     world.say(&["b1"], DRAINING);

@@ -40,9 +40,9 @@ const CRATES: [(&str, Layers); 14] = [
         &[
             "pick table",
             "snapshot",
-            "usage weighted_set",
+            "heirs usage weighted_set",
             "endpoint",
-            "tombstones update",
+            "generation tombstones update",
             "id phase streams",
         ],
     ),

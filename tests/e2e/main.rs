@@ -28,6 +28,7 @@ mod handover;
 mod header_fields;
 mod header_matches;
 mod health_checks;
+mod heirs;
 mod http2;
 mod http2_bombs;
 mod http2_clients;

@@ -1,7 +1,7 @@
-//! The endpoints file: a YAML list of `{name, address, state, zone, weight}`, read whole or refused whole.
+//! The endpoints file: a YAML list of `{name, address, state, zone, weight, generation}`, read whole or refused whole.
 //!
 //! ```yaml
-//! - {name: pod-a, address: 10.0.0.1:8080}
+//! - {name: pod-a, address: 10.0.0.1:8080, generation: "2"}
 //! - {name: pod-b, address: "[fd00::2]:8080", state: draining, zone: b, weight: 2}   # state: ready | draining | notReady
 //! ```
 //!
@@ -37,7 +37,7 @@ const NAME_CHARS_MAX: usize = 253;
 /// Longest Kubernetes label value.
 const ZONE_CHARS_MAX: usize = 63;
 
-const KEYS: &str = "name, address, state, zone or weight";
+const KEYS: &str = "name, address, state, zone, weight or generation";
 
 /// An endpoints file that was refused, with what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -176,6 +176,9 @@ impl Reading {
                 Some("address") => entry.address = self.address(&Value { yaml, path: path("address") }),
                 Some("state") => entry.condition = self.state(&Value { yaml, path: path("state") }),
                 Some("zone") => entry.zone = self.zone(&Value { yaml, path: path("zone") }),
+                Some("generation") => {
+                    entry.generation = self.generation(&Value { yaml, path: path("generation") });
+                }
                 Some("weight") => entry.weight = self.weight(&Value { yaml, path: path("weight") }),
                 Some(other) => {
                     let message = format!("unknown key; expected {KEYS}");
@@ -238,6 +241,13 @@ impl Reading {
             return None;
         }
         self.word(value, ZONE_CHARS_MAX, "a zone")
+    }
+
+    fn generation(&mut self, value: &Value<'_>) -> Option<String> {
+        if matches!(value.yaml.data, YamlData::Value(Scalar::Null)) {
+            return None;
+        }
+        self.word(value, NAME_CHARS_MAX, "a generation")
     }
 
     fn weight(&mut self, value: &Value<'_>) -> Option<u32> {
@@ -313,6 +323,7 @@ struct Entry {
     condition: Option<Condition>,
     zone: Option<String>,
     weight: Option<u32>,
+    generation: Option<String>,
 }
 
 impl Entry {
@@ -320,6 +331,7 @@ impl Entry {
         let (name, address) = (self.name?, self.address?);
         Some(Observed {
             zone: self.zone.map(Into::into),
+            generation: self.generation.map(Into::into),
             weight: self.weight.unwrap_or(1),
             condition: self.condition.unwrap_or(Condition::Ready),
             reversible_drain: true,
@@ -437,6 +449,7 @@ mod tests {
   state: draining
   zone: eu-1b
   weight: 1000
+  generation: chat-7d4b9c
 - {name: c, address: 10.0.0.1:8081, state: notReady, zone: null}
 - {name: d, address: 10.0.0.1:8082, state: ready}
 ";
@@ -456,6 +469,8 @@ mod tests {
                 ("d", "10.0.0.1:8082".into(), Condition::Ready, None, 1),
             ]
         );
+        let generations: Vec<_> = read.iter().map(|one| one.generation.as_deref()).collect();
+        assert_eq!(generations, [None, Some("chat-7d4b9c"), None, None]);
         assert!(read.iter().all(|one| one.reversible_drain && one.uid.is_none() && one.node.is_none()));
         assert_eq!(read[1].id, EndpointId::of_address("b.1_x", read[1].address));
     }
@@ -477,12 +492,12 @@ mod tests {
             ("endpoints: []", "file:1:1: expected a list of endpoints (`- {name: .., address: ..}`)".into()),
             ("[]\n---\n[]", "file:3:1: a second YAML document".into()),
             ("- {name: a", "file:2:1: not valid YAML: while parsing a flow mapping, did not find expected ',' or '}'".into()),
-            ("- a", "file:1:3: [0]: expected a mapping with name, address, state, zone or weight".into()),
+            ("- a", "file:1:3: [0]: expected a mapping with name, address, state, zone, weight or generation".into()),
             ("- {address: 10.0.0.1:80}", "file:1:3: [0]: `name` is missing".into()),
             ("- {name: a}", "file:1:3: [0]: `address` is missing".into()),
             (
                 "- name: a\n  adress: 10.0.0.1:80",
-                "file:2:3: [0].adress: unknown key; expected name, address, state, zone or weight\n\
+                "file:2:3: [0].adress: unknown key; expected name, address, state, zone, weight or generation\n\
                  file:1:3: [0]: `address` is missing".into(),
             ),
             ("- {name: a, name: b, address: 10.0.0.1:80}", "file:1:13: not valid YAML: duplicated key in mapping".into()),
@@ -496,9 +511,11 @@ mod tests {
             ("- {name: a, address: 10.0.0.1:80, state: notready}", "file:1:42: [0].state: expected ready, draining or notReady, found `notready`".into()),
             ("- {name: a, address: 10.0.0.1:80, zone: 1}", "file:1:41: [0].zone: expected a zone in quotes, found `1`".into()),
             ("- {name: a, address: 10.0.0.1:80, zone: z_}", format!("file:1:41: [0].zone: `z_` is not a zone: at most 63 {name}")),
+            ("- {name: a, address: 10.0.0.1:80, generation: 2}", "file:1:47: [0].generation: expected a generation in quotes, found `2`".into()),
+            ("- {name: a, address: 10.0.0.1:80, generation: a b}", format!("file:1:47: [0].generation: `a b` is not a generation: at most 253 {name}")),
             ("- {name: a, address: 10.0.0.1:80, weight: 0}", "file:1:43: [0].weight: expected a whole number from 1 to 1000, found `0`".into()),
             ("- {name: a, address: 10.0.0.1:80, weight: 1.5}", "file:1:43: [0].weight: expected a whole number from 1 to 1000, found `1.5`".into()),
-            ("- {name: a, address: 10.0.0.1:80, 7: x}", "file:1:35: [0].?: a key must be name, address, state, zone or weight".into()),
+            ("- {name: a, address: 10.0.0.1:80, 7: x}", "file:1:35: [0].?: a key must be name, address, state, zone, weight or generation".into()),
             (
                 "- {name: a, address: 10.0.0.1:80}\n- {name: a, address: 10.0.0.2:80}",
                 "file:2:10: [1].name: duplicate endpoint name `a`; the first is on line 1".into(),

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use podpin_config::IpFamily;
-use podpin_endpoints::{Condition, EndpointId, IdMap, Observed};
+use podpin_endpoints::{Condition, EndpointId, IdMap, Observed, generation_of_pod};
 
 /// Which port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -173,6 +173,8 @@ fn observed(endpoint: &Endpoint, address: SocketAddr, words: &mut Words) -> Obse
         Some(name) => name.into(),
         None => address.ip().to_string().into(),
     };
+    let of_pod = target.filter(|target| target.kind.as_deref() == Some("Pod")).and(named);
+    let generation = of_pod.and_then(generation_of_pod).map(|generation| words.word(generation));
     Observed {
         id: match uid {
             Some(uid) => EndpointId::of_pod(uid, address.port()),
@@ -184,6 +186,7 @@ fn observed(endpoint: &Endpoint, address: SocketAddr, words: &mut Words) -> Obse
         zone: non_empty(endpoint.zone.as_deref()).map(|zone| words.word(zone)),
         zone_hints: words.hints(endpoint),
         node: non_empty(endpoint.node_name.as_deref()).map(|node| words.word(node)),
+        generation,
         weight: 1,
         condition: condition_of(endpoint.conditions.as_ref()),
         // A slice without pods is written by a person or a controller of theirs, who may change their mind.
@@ -211,7 +214,7 @@ fn non_empty(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.is_empty())
 }
 
-/// Zones and nodes repeat in a slice; each is kept once.
+/// Zones, nodes and generations repeat in a slice; each is kept once.
 #[derive(Default)]
 struct Words {
     words: HashSet<Arc<str>>,
@@ -536,6 +539,26 @@ mod tests {
         let mut unhinted = pod("a", "10.0.0.1", "RS-");
         unhinted["hints"] = json!({"forZones": []});
         assert_eq!(merged(&[slice(1, &json!([unhinted]))], &http()).observed[0].zone_hints, None);
+    }
+
+    #[test]
+    fn the_generation_of_a_pod_is_that_of_its_replica_set() {
+        let mut node = pod("chat-7d4b9c-bbbbb", "10.0.0.3", "RS-");
+        node["targetRef"]["kind"] = json!("Node");
+        let endpoints = json!([
+            pod("chat-7d4b9c-x2x9k", "10.0.0.1", "RS-"),
+            pod("chat-0", "10.0.0.2", "RS-"),
+            node,
+            {"addresses": ["10.0.0.4"], "hostname": "chat-7d4b9c-x2x9k"},
+        ]);
+        let merged = merged(&[slice(1, &endpoints)], &http());
+        let mut generations: Vec<_> = merged
+            .observed
+            .iter()
+            .filter_map(|one| Some((one.address.ip().to_string(), one.generation.as_deref()?)))
+            .collect();
+        generations.sort();
+        assert_eq!(generations, [("10.0.0.1".to_owned(), "chat-7d4b9c")]);
     }
 
     #[test]

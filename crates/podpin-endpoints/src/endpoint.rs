@@ -31,6 +31,8 @@ pub struct Endpoint {
     pub zone_hints: Option<Arc<[Arc<str>]>>,
     /// Node that it runs on.
     pub node: Option<Arc<str>>,
+    /// The rollout that made it, where that is known.
+    pub generation: Option<Arc<str>>,
     /// Share of new clients beside the others, at least 1.
     pub weight: u32,
     /// Whether it takes new clients, keeps the pinned ones, or is leaving.
@@ -90,6 +92,7 @@ impl Endpoint {
             zone: observed.zone,
             zone_hints: observed.zone_hints,
             node: observed.node,
+            generation: observed.generation,
             // Zero would be an endpoint that no draw can choose, and a ring without a point.
             weight: observed.weight.max(1),
             phase: observed.condition.phase(),
@@ -124,6 +127,7 @@ impl Endpoint {
             && self.zone == observed.zone
             && self.zone_hints == observed.zone_hints
             && self.node == observed.node
+            && self.generation == observed.generation
             && self.weight == observed.weight.max(1)
             && (observed.deadline.is_none() || observed.deadline == self.deadline)
     }
@@ -146,6 +150,7 @@ impl Endpoint {
             || self.zone != other.zone
             || self.zone_hints != other.zone_hints
             || self.node != other.node
+            || self.generation != other.generation
             || self.deadline != other.deadline
     }
 

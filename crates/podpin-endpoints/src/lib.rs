@@ -6,6 +6,8 @@
 //! trait. Sockets, clocks, metrics and the ring's implementation are left to the crates around it.
 
 mod endpoint;
+mod generation;
+mod heirs;
 mod id;
 mod phase;
 mod pick;
@@ -18,6 +20,8 @@ mod usage;
 mod weighted_set;
 
 pub use endpoint::{DrainTimes, Endpoint};
+pub use generation::generation_of_pod;
+pub use heirs::HeirPolicy;
 pub use id::{EndpointId, IdHasher, IdMap};
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};

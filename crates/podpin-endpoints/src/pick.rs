@@ -4,13 +4,15 @@
 //!   or by turn, or at random. Fresh endpoints are drawn less often while they warm up.
 //! * With a zone asked for, a new client is drawn among the endpoints that serve this zone while one of them is eligible.
 //! * Endpoints that are not ready stand in while none is: `usage.rs` has the table.
-//! * A pinned client stays. If it cannot, its session id is looked up on the consistent-hash ring, so that all
-//!   replicas and all its parallel requests choose the same successor before any new cookie has arrived.
+//! * A pinned client stays. If its endpoint leaves and has an heir (`heirs.rs`), it goes there. Otherwise its session id is
+//!   looked up on the consistent-hash ring. So all replicas and all its parallel requests choose the same successor before
+//!   any new cookie has arrived.
 //!
 //! Works on a [`Snapshot`] and atomics only: no lock, no clock, and no walk over all endpoints unless draws failed or
 //! something is ejected. The choice is advice: the caller still takes a permit, and picks again when that fails.
 
 use std::cell::OnceCell;
+use std::iter::successors;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,9 @@ const DRAWS_MAX: usize = 8;
 /// How often a warming endpoint is accepted at least, in thousandths of the draws that fall on it: at 0 it would
 /// never meet its first request, and its caches would be cold when the slow start is over.
 const WARMTH_MIN_PER_MILLE: u64 = 100;
+
+/// Heirs of heirs that are followed: the rollouts that a client may miss, one each, before it goes where the ring sends it.
+const HEIRS_MAX: usize = 64;
 
 /// How new clients are spread (`balance.strategy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,11 +223,21 @@ impl Candidates<'_> {
     fn relocate(&self, reason: MoveReason, ring: &dyn Ring) -> Pick {
         let mut accept =
             |id: &EndpointId| self.snapshot.get(id).is_some_and(|endpoint| self.eligible(endpoint));
-        let successor = ring.first(self.request.session, &mut accept).and_then(|id| self.snapshot.get(&id));
-        match successor.or_else(|| self.nearest()) {
+        let on_ring = || ring.first(self.request.session, &mut accept).and_then(|id| self.snapshot.get(&id));
+        let leaves = matches!(reason, MoveReason::Draining | MoveReason::Gone);
+        let heir = self.request.pinned.filter(|_| leaves).and_then(|left| self.heir(left));
+        match heir.or_else(on_ring).or_else(|| self.nearest()) {
             Some(endpoint) => Pick::Move(Arc::clone(endpoint), reason),
             None => Pick::Nowhere(self.nowhere()),
         }
+    }
+
+    /// Returns the endpoint that has inherited from `left`, directly or from heir to heir, if it may be used; `None` if there is
+    /// none, or if it may not.
+    fn heir(&self, left: EndpointId) -> Option<&Arc<Endpoint>> {
+        let heirs = successors(Some(left), |left| self.snapshot.heir(left).copied());
+        let listed = heirs.skip(1).take(HEIRS_MAX).filter_map(|id| self.snapshot.get(&id));
+        listed.into_iter().find(|endpoint| self.eligible(endpoint))
     }
 
     /// The ring may lag behind the snapshot for a moment. Identities and session ids are both even over 128 bits, so

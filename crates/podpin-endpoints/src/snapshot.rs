@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::endpoint::{DrainTimes, Endpoint};
+use crate::heirs::HeirMap;
 use crate::id::{EndpointId, IdMap};
 use crate::phase::Phase;
 use crate::usage::{Tier, Usage, UseReason, UsedBy};
@@ -28,6 +29,8 @@ pub struct Snapshot {
     first_list_seen: bool,
     /// The round-robin turn, shared by all snapshots of the table.
     turn: Arc<AtomicU64>,
+    /// The heirs of the endpoints that left, those that are not listed any more included.
+    heirs: Arc<HeirMap>,
 }
 
 /// How many endpoints are in each phase.
@@ -81,7 +84,13 @@ impl Snapshot {
             draining: in_phase(Phase::Draining).count(),
         };
         let ready_by_zone = by_zone(ready.endpoints());
-        Snapshot { endpoints, index, tiers, ready_by_zone, counts, first_list_seen, turn }
+        let heirs = Arc::default();
+        Snapshot { endpoints, index, tiers, ready_by_zone, counts, first_list_seen, turn, heirs }
+    }
+
+    /// The same endpoints with these heirs.
+    pub(crate) fn with_heirs(self, heirs: Arc<HeirMap>) -> Snapshot {
+        Snapshot { heirs, ..self }
     }
 
     /// All endpoints, sorted by name, then identity: the same order on every replica.
@@ -94,6 +103,13 @@ impl Snapshot {
     #[must_use]
     pub fn get(&self, id: &EndpointId) -> Option<&Arc<Endpoint>> {
         self.index.get(id).and_then(|index| self.endpoints.get(*index))
+    }
+
+    /// Returns the endpoint that takes over the sessions of `left`, which drains or is gone; `None` if it has no heir. The heir may
+    /// have left in turn.
+    #[must_use]
+    pub fn heir(&self, left: &EndpointId) -> Option<&EndpointId> {
+        self.heirs.get(left)
     }
 
     /// The endpoints that a person means by a pod's name or uid (one per port); walks the whole list.

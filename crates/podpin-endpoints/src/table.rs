@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::endpoint::Endpoint;
+use crate::heirs::{HeirPolicy, Heirs};
 use crate::id::{EndpointId, IdMap};
 use crate::phase::{Drain, Phase};
 use crate::snapshot::Snapshot;
 use crate::tombstones::{End, Tombstones};
 use crate::update::{Condition, Observed, Update};
+use crate::usage::Tier;
 use podpin_time::Millis;
 
 /// The endpoints of one service, written by one task.
@@ -21,6 +23,7 @@ use podpin_time::Millis;
 pub struct Table {
     members: IdMap<Member>,
     tombstones: Tombstones,
+    heirs: Heirs,
     snapshot: Arc<Snapshot>,
     turn: Arc<AtomicU64>,
 }
@@ -112,6 +115,12 @@ impl Table {
         Arc::clone(&self.snapshot)
     }
 
+    /// Chooses heirs for the endpoints that leave from now on ([`Snapshot::heir`]). With `None`, as at first, no heirs are chosen,
+    /// and all are forgotten.
+    pub fn keep_heirs(&mut self, policy: Option<HeirPolicy>) {
+        self.heirs.keep(policy);
+    }
+
     /// Applies one sentence of discovery.
     ///
     /// ```
@@ -145,7 +154,7 @@ impl Table {
             Update::Upsert(list) => list.into_iter().for_each(|one| self.upsert(one, now, &mut changes)),
             Update::Remove(ids) => ids.iter().for_each(|id| self.remove(id, now, &mut changes)),
         }
-        self.publish(changes, first_list_seen)
+        self.publish(changes, first_list_seen, now)
     }
 
     /// An operator drains `id` by hand: it is draining whatever discovery says, until [`Table::undrain`] or until it
@@ -166,7 +175,7 @@ impl Table {
         let next = Endpoint::clone(&member.endpoint).entering(member.phase(), member.believed, now);
         let mut changes = Changes::default();
         changes.advance(member, next);
-        Some(self.publish(changes, self.snapshot.first_list_seen()))
+        Some(self.publish(changes, self.snapshot.first_list_seen(), now))
     }
 
     fn replace(&mut self, list: Vec<Observed>, now: Millis, changes: &mut Changes) {
@@ -237,15 +246,20 @@ impl Table {
         changes.go(member.endpoint.phase, last);
     }
 
-    fn publish(&mut self, changes: Changes, first_list_seen: bool) -> Applied {
+    fn publish(&mut self, changes: Changes, first_list_seen: bool, now: Millis) -> Applied {
         if changes.any {
-            self.snapshot = Arc::new(match changes.order {
+            let snapshot = match changes.order {
                 Order::Same => self.snapshot.with(&changes.changed, first_list_seen),
                 Order::New => {
                     let endpoints = self.sorted(&changes.joined);
                     Snapshot::new(endpoints, first_list_seen, Arc::clone(&self.turn))
                 }
-            });
+            };
+            for step in &changes.transitions {
+                self.heirs.note(&step.endpoint, step.from, now);
+            }
+            self.heirs.settle(snapshot.in_tier(Tier::Ready).endpoints(), now);
+            self.snapshot = Arc::new(snapshot.with_heirs(self.heirs.published()));
         }
         Applied {
             transitions: changes.transitions,

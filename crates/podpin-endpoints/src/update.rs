@@ -40,6 +40,8 @@ pub struct Observed {
     pub zone_hints: Option<Arc<[Arc<str>]>>,
     /// Node that it runs on.
     pub node: Option<Arc<str>>,
+    /// The rollout that made it, where that is known; see [`generation_of_pod`](crate::generation_of_pod).
+    pub generation: Option<Arc<str>>,
     /// Share of new clients; 0 is taken as 1.
     pub weight: u32,
     /// The reported readiness.
@@ -62,6 +64,7 @@ impl Observed {
             zone: None,
             zone_hints: None,
             node: None,
+            generation: None,
             weight: 1,
             condition: Condition::Ready,
             reversible_drain: false,

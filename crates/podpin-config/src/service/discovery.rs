@@ -22,7 +22,7 @@ const INTERVAL: DurationRange = DurationRange::new(Duration::from_millis(100), D
 pub enum Discovery {
     /// Written in the configuration; may be empty.
     Static(Vec<StaticEndpoint>),
-    /// A YAML list of `{name, address, state, zone, weight}`, re-read on change. Absolute, or joined to the
+    /// A YAML list of `{name, address, state, zone, weight, generation}`, re-read on change. Absolute, or joined to the
     /// configuration file's directory.
     File(PathBuf),
     /// The EndpointSlices of a Service, watched.

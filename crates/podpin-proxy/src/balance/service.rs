@@ -13,12 +13,12 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
 use podpin_config::{
-    Discovery, EndpointAddress, KubernetesService, Pinned, Service as Configuration, ZonePreference,
+    Discovery, EndpointAddress, Handover, KubernetesService, Pinned, Service as Configuration, ZonePreference,
 };
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
-    Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, Load, Phase, Refused, Snapshot, Table,
-    Transition, Update,
+    Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, HeirPolicy, Load, Phase, Refused, Snapshot,
+    Table, Transition, Update,
 };
 
 use crate::balance::client_limit::ClientStreams;
@@ -114,6 +114,15 @@ fn near(configuration: &Configuration, own_zone: Option<&str>) -> Option<String>
     own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer).map(str::to_owned)
 }
 
+/// Returns the policy of heirs; `None` if there are none: clients that name themselves always go where the ring sends them, and
+/// so do their streams.
+fn heir_policy(configuration: &Configuration) -> Option<HeirPolicy> {
+    let affinity = &configuration.affinity;
+    let is_named = affinity.header.is_some() || affinity.query.is_some() || affinity.client_ip.is_some();
+    let namesakes = configuration.drain.handover == Handover::None;
+    (!is_named).then_some(HeirPolicy { lifetime: affinity.absolute_timeout, namesakes })
+}
+
 /// Returns the field of `affinity.header`; podpin-config refuses names that are no field names.
 fn session_header(configuration: &Configuration) -> Option<HeaderName> {
     configuration.affinity.header.as_deref().and_then(|name| name.parse().ok())
@@ -139,7 +148,8 @@ impl ServiceState {
     #[must_use]
     pub fn new(configuration: Configuration, own_zone: Option<&str>, parts: ServiceParts) -> ServiceState {
         let ServiceParts { metrics, drain, tls, first_list } = parts;
-        let table = Table::new();
+        let mut table = Table::new();
+        table.keep_heirs(heir_policy(&configuration));
         let snapshot = table.snapshot();
         let ring = Arc::new(KetamaRing::new(snapshot.endpoints()));
         ServiceState {
@@ -170,6 +180,7 @@ impl ServiceState {
         own_zone: Option<&str>,
         tls: Option<Arc<UpstreamTls>>,
     ) -> ServiceState {
+        self.table.lock().keep_heirs(heir_policy(&configuration));
         ServiceState {
             name: Arc::clone(&self.name),
             ejection: ejection(&configuration),

@@ -1,0 +1,389 @@
+//! Heirs: the endpoints that take over the sessions of those that leave.
+//!
+//! Every replica sees the same endpoints come and go in the same order, so a rule over these events alone makes all replicas
+//! choose the same heir without a word among them. The rule:
+//!
+//! 1. A *successor* of an endpoint is ready, was listed later, and is of another generation (`generation.rs`); of an endpoint
+//!    without a generation, a successor has the same name and no generation either.
+//! 2. When an endpoint leaves (drains, or is gone), its heir is the successor with the fewest inheritances so far. Without one
+//!    its sessions go where the ring sends them, and the first successor that becomes ready before it is gone is its heir. An
+//!    endpoint without a generation awaits its namesake after that. One that went when none was ready has an heir as soon as
+//!    there is a successor that inherited nothing; until then, what becomes ready first does not get all.
+//! 3. An heir is chosen once, and stays the heir until the endpoint that left is back or its drain is taken back. A client with a
+//!    pin on an endpoint that left goes to its heir, or to the heir of that.
+//! 4. A successor that inherited nothing takes over the latest inheritance of an endpoint that inherited twice, unless its
+//!    sessions have settled there: the endpoint that left had an heir when it went.
+//!
+//! Heirs were ready when they were chosen, and what is chosen for them in turn is chosen later: chains end.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::endpoint::Endpoint;
+use crate::id::{EndpointId, IdMap};
+use crate::phase::Phase;
+use podpin_time::Millis;
+
+/// Endpoints that left whose heirs are remembered: a day of rollouts of a thousand pods every three hours, at about 250 bytes
+/// each. The oldest is forgotten first; its clients go where the ring sends them.
+const LEFT_MAX: usize = 8_192;
+
+/// Heirs by the endpoints that left.
+pub(crate) type HeirMap = IdMap<EndpointId>;
+
+/// The endpoints of a table that leave or have left, and who inherits from them.
+#[derive(Debug, Default)]
+pub(crate) struct Heirs {
+    /// `None` if no heirs are chosen.
+    policy: Option<HeirPolicy>,
+    members: IdMap<Standing>,
+    left: IdMap<Leaver>,
+    /// All of `left` by their sequence.
+    order: BTreeMap<u64, EndpointId>,
+    /// Sequences in `order` of leavers without an heir.
+    open: BTreeSet<u64>,
+    /// Leavers that this update brought, without a sequence yet.
+    fresh: Vec<EndpointId>,
+    /// Number of the current update.
+    update: u64,
+    sequence_last: u64,
+    published: Arc<HeirMap>,
+    changed: bool,
+}
+
+/// The endpoints that have heirs, and how long these are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeirPolicy {
+    /// Time for which an endpoint that is gone is remembered.
+    pub lifetime: Duration,
+    /// Whether an endpoint without a generation is succeeded by the next one of its name (StatefulSets). Streams that are handed
+    /// over cannot wait for that one.
+    pub namesakes: bool,
+}
+
+/// A listed endpoint among the others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    /// The update that listed it first.
+    joined: u64,
+    /// The endpoints that it is the heir of.
+    inheritances: u32,
+    /// The endpoints that it is or was the heir of: an inheritance that another one took over has left sessions here.
+    received: u32,
+    /// Whether it can have had clients.
+    has_been_ready: bool,
+}
+
+/// An endpoint that leaves, or has left.
+#[derive(Debug)]
+struct Leaver {
+    sequence: u64,
+    name: Arc<str>,
+    generation: Option<Arc<str>>,
+    /// The update that listed it first.
+    joined: u64,
+    heir: Option<EndpointId>,
+    stage: Stage,
+}
+
+/// How far a leaver has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Listed, with clients that have to leave.
+    Draining,
+    /// Not listed any more since then; its heir, if any, was chosen afterwards.
+    Gone(Millis),
+    /// Not listed any more since then, when no endpoint was ready.
+    Orphaned(Millis),
+    /// Not listed any more since then; its sessions are at its heir.
+    Settled(Millis),
+}
+
+/// A place in the order of successors: the first one inherits. Age is no part of the order, because two replicas may hear of
+/// two endpoints in one update or in two.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    received: u32,
+    id: EndpointId,
+    joined: u64,
+}
+
+impl Heirs {
+    /// Chooses heirs from now on; with `None` all are forgotten.
+    pub(crate) fn keep(&mut self, policy: Option<HeirPolicy>) {
+        if policy.is_none() {
+            *self = Heirs::default();
+        }
+        self.policy = policy;
+    }
+
+    /// Returns the heirs by the endpoints that left.
+    pub(crate) fn published(&self) -> Arc<HeirMap> {
+        Arc::clone(&self.published)
+    }
+
+    /// Notes a step of an endpoint from phase to phase; `from` is `None` if it joined.
+    pub(crate) fn note(&mut self, endpoint: &Endpoint, from: Option<Phase>, now: Millis) {
+        if self.policy.is_none() {
+            return;
+        }
+        let id = &endpoint.id;
+        if from.is_none() {
+            // One that is back and drains has been here before.
+            let before = self.left.get(id).map(|leaver| leaver.joined);
+            let joined = before.unwrap_or(self.update);
+            self.members.insert(*id, Standing { joined, ..Standing::default() });
+        }
+        match endpoint.phase {
+            Phase::Ready => {
+                self.take_back(id);
+                self.members.entry(*id).or_default().has_been_ready = true;
+            }
+            Phase::NotReady => self.take_back(id),
+            Phase::Draining => self.leave(endpoint, from, Stage::Draining),
+            Phase::Gone => {
+                self.leave(endpoint, from, Stage::Gone(now));
+                self.members.remove(id);
+            }
+        }
+    }
+
+    /// Ends an update: chooses heirs among the endpoints that are `ready` after it.
+    pub(crate) fn settle(&mut self, ready: &[Arc<Endpoint>], now: Millis) {
+        let Some(HeirPolicy { lifetime, .. }) = self.policy else { return };
+        self.update += 1;
+        self.enqueue();
+        self.forget(lifetime, now);
+        self.choose(ready);
+        self.relieve(ready);
+        if std::mem::take(&mut self.changed) {
+            let heirs = self.left.iter().filter_map(|(id, leaver)| Some((*id, leaver.heir?)));
+            self.published = Arc::new(heirs.collect());
+        }
+    }
+
+    fn leave(&mut self, endpoint: &Endpoint, from: Option<Phase>, stage: Stage) {
+        if let Some(leaver) = self.left.get_mut(&endpoint.id) {
+            leaver.stage = match (stage, leaver.heir) {
+                (Stage::Gone(since), Some(_)) => Stage::Settled(since),
+                (stage, _) => stage,
+            };
+            return;
+        }
+        let standing = self.members.get(&endpoint.id).copied();
+        let standing = standing.unwrap_or(Standing { has_been_ready: true, ..Standing::default() });
+        // A pod that was never ready leaves nothing, unless it was drained before this replica heard of it.
+        if !standing.has_been_ready && from.is_some() {
+            return;
+        }
+        if endpoint.generation.is_none() && !self.policy.is_some_and(|policy| policy.namesakes) {
+            return;
+        }
+        let leaver = Leaver {
+            sequence: 0,
+            name: Arc::clone(&endpoint.name),
+            generation: endpoint.generation.clone(),
+            joined: standing.joined,
+            heir: None,
+            stage,
+        };
+        self.left.insert(endpoint.id, leaver);
+        self.fresh.push(endpoint.id);
+    }
+
+    /// Forgets that an endpoint left: it is back. An heir keeps the count of what has settled.
+    fn take_back(&mut self, id: &EndpointId) {
+        let leaver = self.remove(id).filter(|leaver| leaver.stage == Stage::Draining);
+        if let Some(heir) = leaver.and_then(|leaver| leaver.heir)
+            && let Some(standing) = self.members.get_mut(&heir)
+        {
+            standing.inheritances = standing.inheritances.saturating_sub(1);
+            standing.received = standing.received.saturating_sub(1);
+        }
+    }
+
+    fn remove(&mut self, id: &EndpointId) -> Option<Leaver> {
+        let leaver = self.left.remove(id)?;
+        self.order.remove(&leaver.sequence);
+        self.open.remove(&leaver.sequence);
+        self.changed |= leaver.heir.is_some();
+        Some(leaver)
+    }
+
+    /// Gives the leavers of this update their sequence, in the order of their names: the order of a list says nothing.
+    fn enqueue(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        let name = |id: &EndpointId| self.left.get(id).map(|leaver| Arc::clone(&leaver.name));
+        fresh.sort_by_cached_key(|id| (name(id), *id));
+        fresh.dedup();
+        for id in fresh {
+            let Some(leaver) = self.left.get_mut(&id).filter(|leaver| leaver.sequence == 0) else { continue };
+            self.sequence_last += 1;
+            leaver.sequence = self.sequence_last;
+            self.order.insert(leaver.sequence, id);
+            self.open.insert(leaver.sequence);
+        }
+    }
+
+    fn forget(&mut self, lifetime: Duration, now: Millis) {
+        let is_over = |leaver: &Leaver| match leaver.stage {
+            Stage::Draining => false,
+            Stage::Gone(since) | Stage::Orphaned(since) | Stage::Settled(since) => {
+                now.since(since) > lifetime
+            }
+        };
+        let over = self.left.iter().filter(|(_, leaver)| is_over(leaver)).map(|(id, _)| *id);
+        let excess = self.order.len().saturating_sub(LEFT_MAX);
+        let forgotten: Vec<EndpointId> = over.chain(self.order.values().take(excess).copied()).collect();
+        forgotten.iter().for_each(|id| drop(self.remove(id)));
+    }
+
+    /// Chooses heirs for the leavers without one, in their order.
+    fn choose(&mut self, ready: &[Arc<Endpoint>]) {
+        if self.open.is_empty() {
+            return;
+        }
+        if ready.is_empty() {
+            return self.orphan();
+        }
+        let mut successors = Successors::new(self, ready);
+        for sequence in self.open.clone() {
+            let Some(id) = self.order.get(&sequence).copied() else { continue };
+            let Some(leaver) = self.left.get_mut(&id) else { continue };
+            if let Some(heir) = successors.take_first(leaver) {
+                leaver.heir = Some(heir);
+                self.members.entry(heir).or_default().inherit();
+                self.open.remove(&sequence);
+                self.changed = true;
+            } else if leaver.generation.is_some() && matches!(leaver.stage, Stage::Gone(_)) {
+                // Its sessions are where the ring has sent them.
+                self.remove(&id);
+            }
+        }
+    }
+
+    /// Notes of leavers that are gone without an heir that no endpoint is ready.
+    fn orphan(&mut self) {
+        for id in self.open.iter().filter_map(|sequence| self.order.get(sequence)) {
+            let Some(leaver) = self.left.get_mut(id) else { continue };
+            if let Stage::Gone(since) = leaver.stage {
+                leaver.stage = Stage::Orphaned(since);
+            }
+        }
+    }
+
+    fn received(&self, id: &EndpointId) -> u32 {
+        self.members.get(id).map_or(0, |standing| standing.received)
+    }
+
+    /// Moves inheritances from endpoints that have several to successors that have none.
+    fn relieve(&mut self, ready: &[Arc<Endpoint>]) {
+        let inheritances =
+            |members: &IdMap<Standing>, id: &EndpointId| members.get(id).map_or(0, |one| one.inheritances);
+        let mut movable: Vec<EndpointId> = Vec::new();
+        for (id, leaver) in &self.left {
+            let crowded = leaver.heir.is_some_and(|heir| inheritances(&self.members, &heir) > 1);
+            if crowded && !matches!(leaver.stage, Stage::Settled(_)) {
+                movable.push(*id);
+            }
+        }
+        if movable.is_empty() {
+            return;
+        }
+        let mut idle: Vec<&Arc<Endpoint>> =
+            ready.iter().filter(|endpoint| self.received(&endpoint.id) == 0).collect();
+        idle.sort_unstable_by_key(|endpoint| endpoint.id);
+        for endpoint in idle {
+            let joined = self.members.get(&endpoint.id).map_or(0, |one| one.joined);
+            let latest = movable.iter().filter_map(|id| {
+                let leaver = self.left.get(id)?;
+                let heir = leaver.heir?;
+                let burden = inheritances(&self.members, &heir);
+                let fits = burden > 1 && leaver.may_be_succeeded_by(endpoint, joined);
+                fits.then_some((burden, Reverse(heir), leaver.sequence, *id))
+            });
+            let Some((_, Reverse(heir), _, id)) = latest.max() else { continue };
+            if let Some(leaver) = self.left.get_mut(&id) {
+                leaver.heir = Some(endpoint.id);
+            }
+            if let Some(standing) = self.members.get_mut(&heir) {
+                standing.inheritances = standing.inheritances.saturating_sub(1);
+            }
+            self.members.entry(endpoint.id).or_default().inherit();
+            self.changed = true;
+        }
+    }
+}
+
+impl Standing {
+    fn inherit(&mut self) {
+        self.inheritances = self.inheritances.saturating_add(1);
+        self.received = self.received.saturating_add(1);
+    }
+}
+
+impl Leaver {
+    /// Returns whether a ready endpoint that was listed first by update `joined` may inherit.
+    fn may_be_succeeded_by(&self, endpoint: &Endpoint, joined: u64) -> bool {
+        let is_other = match (&self.generation, &endpoint.generation) {
+            (Some(own), Some(other)) => own != other,
+            (None, None) => self.name == endpoint.name,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        is_other && joined > self.joined
+    }
+}
+
+/// The ready endpoints of one moment, in the order in which they inherit.
+#[derive(Default)]
+struct Successors {
+    by_generation: BTreeMap<Arc<str>, BTreeSet<Place>>,
+    /// Endpoints without a generation, as far as a leaver has their name.
+    by_name: HashMap<Arc<str>, BTreeSet<Place>>,
+}
+
+impl Successors {
+    fn new(heirs: &Heirs, ready: &[Arc<Endpoint>]) -> Successors {
+        let open = heirs.open.iter().filter_map(|sequence| heirs.left.get(heirs.order.get(sequence)?));
+        let unnamed = open.filter(|leaver| leaver.generation.is_none());
+        let mut successors = Successors {
+            by_generation: BTreeMap::new(),
+            by_name: unnamed.map(|leaver| (Arc::clone(&leaver.name), BTreeSet::new())).collect(),
+        };
+        for endpoint in ready {
+            let standing = heirs.members.get(&endpoint.id).copied().unwrap_or_default();
+            let (id, joined) = (endpoint.id, standing.joined);
+            let place = Place { received: standing.received, id, joined };
+            let kin = match &endpoint.generation {
+                Some(generation) => Some(successors.by_generation.entry(Arc::clone(generation)).or_default()),
+                None => successors.by_name.get_mut(&endpoint.name),
+            };
+            if let Some(kin) = kin {
+                kin.insert(place);
+            }
+        }
+        successors
+    }
+
+    /// Returns the heir of a leaver, which has one inheritance more afterwards; `None` if there is no successor.
+    fn take_first(&mut self, leaver: &Leaver) -> Option<EndpointId> {
+        let orphaned = matches!(leaver.stage, Stage::Orphaned(_));
+        let fits = |place: &&Place| place.joined > leaver.joined && (!orphaned || place.received == 0);
+        let first = |kin: &BTreeSet<Place>| kin.iter().find(fits).copied();
+        let (place, kin) = match &leaver.generation {
+            Some(own) => {
+                let others = self.by_generation.iter_mut().filter(|(generation, _)| *generation != own);
+                others.filter_map(|(_, kin)| Some((first(kin)?, kin))).min_by_key(|(place, _)| *place)?
+            }
+            None => {
+                let kin = self.by_name.get_mut(&leaver.name)?;
+                (first(kin)?, kin)
+            }
+        };
+        kin.remove(&place);
+        kin.insert(Place { received: place.received.saturating_add(1), ..place });
+        Some(place.id)
+    }
+}

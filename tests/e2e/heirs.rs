@@ -1,0 +1,164 @@
+//! Heirs: what a leaving pod had goes to one pod of the next generation, at every replica of the proxy.
+
+use podpin_testkit::{EndpointsFile, EventStream, Pod, PodStream, Proxy, Request, Setup, Visitor};
+
+const QUICK: &str = "drain: {handover: lastEventId, spread: 0s, handoverTimeout: 2s}";
+const CLIENTS: usize = 12;
+
+/// A client whose stream runs at the first replica, with the cookie that it got first.
+struct Client {
+    visitor: Visitor,
+    events: EventStream,
+    /// The place of its pod among the old ones.
+    home: usize,
+}
+
+/// Pods of two generations, listed in a file, behind two replicas.
+struct Scene {
+    old: [Pod; 3],
+    new: [Pod; 3],
+    file: EndpointsFile,
+    one: Proxy,
+    other: Proxy,
+}
+
+impl Scene {
+    async fn new() -> Scene {
+        let old = [pod("old-a").await, pod("old-b").await, pod("old-c").await];
+        let new = [pod("new-a").await, pod("new-b").await, pod("new-c").await];
+        let file = EndpointsFile::absent();
+        let all: Vec<_> = old.iter().map(|pod| line(pod, "ready", "1")).collect();
+        file.write_text(&all.concat());
+        let setup = Setup::new().service_in("chat", &file).with("balance: {slowStart: off}").with(QUICK);
+        let (one, other) = (setup.start().await, setup.start().await);
+        Scene { old, new, file, one, other }
+    }
+
+    /// Lists old and new pods in these states, which both replicas know afterwards; "" leaves a pod out.
+    async fn list(&self, old: [&str; 3], new: [&str; 3]) {
+        let of = |pods: &'_ [Pod; 3], states: [&str; 3], generation: &str| -> Vec<String> {
+            let listed = pods.iter().zip(states).filter(|(_, state)| !state.is_empty());
+            listed.map(|(pod, state)| line(pod, state, generation)).collect()
+        };
+        self.file.write_text(&[of(&self.old, old, "1"), of(&self.new, new, "2")].concat().concat());
+        let named = self.old.iter().zip(old).chain(self.new.iter().zip(new));
+        let expected: Vec<_> =
+            named.filter(|(_, state)| !state.is_empty()).map(|(pod, state)| (pod.name(), state)).collect();
+        for replica in [&self.one, &self.other] {
+            replica.wait_endpoints("chat", &expected).await;
+        }
+    }
+
+    async fn open(&self) -> (Client, PodStream) {
+        let mut visitor = self.one.visitor();
+        let mut events = visitor.events("/events").await;
+        let [a, b, c] = &self.old;
+        let (home, mut stream) = tokio::select! {
+            stream = a.next_stream() => (0, stream),
+            stream = b.next_stream() => (1, stream),
+            stream = c.next_stream() => (2, stream),
+        };
+        stream.event_with_id("1", "x").await;
+        assert_eq!(events.next_event().await.id, "1");
+        (Client { visitor, events, home }, stream)
+    }
+
+    /// Requests of a client that still shows its first cookie are answered by `pod` at each replica.
+    async fn assert_at(&self, client: &Client, pod: &Pod) {
+        for replica in [&self.one, &self.other] {
+            assert_eq!(client.visitor.at(replica.address).get("/who").await.text(), pod.name());
+        }
+    }
+}
+
+async fn pod(name: &str) -> Pod {
+    let pod = Pod::start(name).await;
+    pod.answer("/events", podpin_testkit::StreamAnswer::new());
+    pod
+}
+
+fn line(pod: &Pod, state: &str, generation: &str) -> String {
+    let (name, address) = (pod.name(), pod.address());
+    format!("- {{name: {name}, address: \"{address}\", state: {state}, generation: \"{generation}\"}}\n")
+}
+
+#[tokio::test]
+async fn streams_and_requests_of_a_draining_pod_go_to_its_heir_at_every_replica() {
+    let scene = Scene::new().await;
+    let (mut clients, mut streams) = (Vec::new(), Vec::new());
+    for _ in 0..CLIENTS {
+        let (client, stream) = scene.open().await;
+        clients.push(client);
+        streams.push(stream);
+    }
+    let (mut old, mut new) = (["ready"; 3], [""; 3]);
+    for at in 0..3 {
+        new[at] = "ready";
+        scene.list(old, new).await;
+        old[at] = "draining";
+        scene.list(old, new).await;
+        let heir = &scene.new[at];
+        for client in clients.iter_mut().filter(|client| client.home == at) {
+            let mut stream = heir.next_stream().await;
+            assert_eq!(stream.request.header("x-podpin-repinned"), Some("draining"));
+            stream.event_with_id("2", "x").await;
+            streams.push(stream);
+            scene.assert_at(client, heir).await;
+        }
+    }
+    // The pods are gone, and the cookies are those of the beginning.
+    scene.list([""; 3], new).await;
+    for client in &mut clients {
+        assert_eq!(client.events.next_event().await.id, "2");
+        scene.assert_at(client, &scene.new[client.home]).await;
+    }
+    let moved = [("service", "chat"), ("cause", "planned"), ("result", "ok")];
+    let count = u32::try_from(CLIENTS).unwrap();
+    scene.one.wait_metric("podpin_handovers_total", &moved, f64::from(count)).await;
+}
+
+#[tokio::test]
+async fn an_heir_leaves_its_sessions_to_an_heir_of_its_own() {
+    let scene = Scene::new().await;
+    let (client, _stream) = scene.open().await;
+    let mut old = ["ready"; 3];
+    scene.list(old, ["ready", "", ""]).await;
+    old[client.home] = "";
+    scene.list(old, ["ready", "", ""]).await;
+    scene.assert_at(&client, &scene.new[0]).await;
+    // The next generation is the first one again: the rollout is rolled back.
+    let back = pod("back").await;
+    let text = [line(&scene.new[0], "draining", "2"), line(&back, "ready", "1")].concat();
+    scene.file.write_text(&text);
+    for replica in [&scene.one, &scene.other] {
+        replica.wait_endpoints("chat", &[("back", "ready"), ("new-a", "draining")]).await;
+    }
+    scene.assert_at(&client, &back).await;
+}
+
+#[tokio::test]
+async fn a_pod_without_a_generation_is_succeeded_by_its_namesake() {
+    let pods = Pod::start_three().await;
+    let listed = |own: &Pod| {
+        let rest = pods.iter().skip(1).map(|pod| (pod.name(), pod.address(), "ready"));
+        [(pods[0].name(), own.address(), "ready")].into_iter().chain(rest).collect::<Vec<_>>()
+    };
+    let file = EndpointsFile::with(&listed(&pods[0]));
+    let setup = Setup::new().service_in("chat", &file);
+    let (one, other) = (setup.start().await, setup.start().await);
+    let visitor = one.pinned_to(pods[0].name()).await;
+    file.write(&listed(&pods[0])[1..]);
+    let left = [(pods[1].name(), "ready"), (pods[2].name(), "ready")];
+    for replica in [&one, &other] {
+        replica.wait_endpoints("chat", &left).await;
+        assert_ne!(visitor.at(replica.address).get("/who").await.text(), pods[0].name());
+    }
+    let successor = Pod::start(pods[0].name()).await;
+    file.write(&listed(&successor));
+    for replica in [&one, &other] {
+        let all: Vec<_> = pods.iter().map(|pod| (pod.name(), "ready")).collect();
+        replica.wait_endpoints("chat", &all).await;
+        let seen = visitor.at(replica.address).send(Request::get("/who")).await.text();
+        assert_eq!(seen, pods[0].name());
+    }
+}

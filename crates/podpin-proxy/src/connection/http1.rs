@@ -1,9 +1,11 @@
 //! The serve loop of one HTTP/1 connection, from its first byte to its end or to an event stream that takes its socket.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use http::{Version, header};
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
@@ -145,23 +147,22 @@ async fn misdirect(idle: IdleConnection, received: ReceivedRequest) -> Option<Id
     client.answer(response, ResponseBody::to(&head.method), reuse).await
 }
 
-/// Serves one request that does not ask for an event stream by a GET.
-async fn serve_request(
-    connection: &Connection,
+/// Serves one request that does not ask for an event stream by a GET. Boxed: every idle connection would have room for it.
+fn serve_request<'a>(
+    connection: &'a Connection,
     idle: IdleConnection,
-    // Boxed still: every idle connection has room for the arguments of this.
     received: Box<ReceivedRequest>,
     snapshot: Arc<ConfigSnapshot>,
-    closing: &ShutdownWatch,
-) -> Served {
+    closing: &'a ShutdownWatch,
+) -> Pin<Box<dyn Future<Output = Served> + Send + 'a>> {
     let Some(body) = body_decoder(received.framing.body) else {
-        Box::pin(upgrade(connection, idle, *received, snapshot, closing)).await;
-        return Served::Closed;
+        let upgrade = upgrade(connection, idle, *received, snapshot, closing);
+        return Box::pin(upgrade.map(|()| Served::Closed));
     };
     let ReceivedRequest { head, framing, .. } = *received;
     let terms = terms(&head, &framing, body);
     let context = connection.request_context(snapshot, head, idle.transport.subject()).counted();
-    Box::pin(serve::serve(context, PendingResponse::http1(idle, terms, None))).await
+    Box::pin(serve::serve(context, PendingResponse::http1(idle, terms, None)))
 }
 
 /// Lets Pingora serve a request that offers another protocol; the socket does not come back.

@@ -127,7 +127,7 @@ async fn serve_event_stream(
     let context = connection.request_context(snapshot, head, idle.transport.subject()).counted();
     if context.permit.is_none() {
         let client = PendingResponse::http1(idle, terms, None);
-        let idle = unserved::turn_away(context, Kind::Stream, client).await?;
+        let idle = unserved::turn_away(context, Kind::Stream, ErrorReply::Requests, client).await?;
         return Some((connection, idle));
     }
     let client = PendingResponse::http1(idle, terms, connection.into_lease());

@@ -187,11 +187,13 @@ impl Requests {
             }));
         }
         if let Some(refusal) = self.refusal {
-            return Box::pin(open::turn_away(context, refusal.reply, client));
+            return Box::pin(unserved::turn_away(context, Kind::Stream, refusal.reply, client).map(drop));
         }
         let context = context.counted();
         if context.permit.is_none() {
-            return Box::pin(unserved::turn_away(context, Kind::Stream, client).map(drop));
+            return Box::pin(
+                unserved::turn_away(context, Kind::Stream, ErrorReply::Requests, client).map(drop),
+            );
         }
         Box::pin(open::serve(context, client))
     }

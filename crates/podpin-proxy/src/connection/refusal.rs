@@ -13,6 +13,7 @@ use podpin_wire::http1::body::BodyDecoder;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
+use crate::balance::service::Kind;
 use crate::connection::accepted::{Connection, Secured};
 use crate::connection::head_reader::{self, Next, ReceivedRequest};
 use crate::connection::http2::{self, Refusal};
@@ -21,8 +22,8 @@ use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::limits::connections::RefusalSlot;
 use crate::net::transport::Transport;
-use crate::stream::open;
 use crate::telemetry::labels::ConnectionLimit;
+use crate::upstream::unserved;
 
 /// Time in which the request of a refused client is read: it comes right behind the connection, one round trip is enough.
 const READ_LIMIT: Duration = Duration::from_secs(1);
@@ -125,7 +126,7 @@ async fn refuse_event_stream(
     let snapshot = connection.listener.shared.snapshot();
     let context = connection.request_context(snapshot, head, idle.transport.subject());
     let terms = Http1Terms { body: BodyDecoder::Done, is_http10, keep_alive: false, expects_continue: false };
-    open::turn_away(context, reply, PendingResponse::http1(idle, terms, None)).await;
+    unserved::turn_away(context, Kind::Stream, reply, PendingResponse::http1(idle, terms, None)).await;
 }
 
 /// Writes the reply into a fresh socket's empty buffer, and closes.

@@ -116,7 +116,9 @@ impl From<Option<IdleConnection>> for Served {
 /// Serves one request, up to its end or to the beginning of an event stream.
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
     if context.permit.is_none() {
-        return Either::Left(Box::pin(unserved::turn_away(context, Kind::Request, client).map(Served::from)));
+        return Either::Left(Box::pin(
+            unserved::turn_away(context, Kind::Request, ErrorReply::Requests, client).map(Served::from),
+        ));
     }
     let span = tracing::debug_span!(
         "request",

@@ -98,14 +98,6 @@ fn content_of(start: &ResponseStart) -> Content {
     if start.head.is_plain_event_stream() { Content::Events } else { Content::Opaque }
 }
 
-/// Refuses an event stream request that there is no room for, whatever its endpoints could do.
-pub(crate) async fn turn_away(context: RequestContext, reply: ErrorReply, client: PendingResponse) {
-    // Without a route there is no service that wants its clients back.
-    let request = route(&context).ok();
-    let progress = request.as_ref().map_or(Progress::Unrouted, Progress::Routed);
-    unserved(&context, progress).refuse(reply, client).await;
-}
-
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = ()> + Send {
     let span = tracing::debug_span!(

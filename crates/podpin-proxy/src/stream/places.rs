@@ -10,7 +10,6 @@ use podpin_wire::http1::request_head::{self, RequestHead};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
-use crate::balance::client_limit::ClientPermit;
 use crate::http::reply::ErrorReply;
 use crate::stream::account::Permits;
 use crate::upstream::attempts::Attempts;
@@ -18,30 +17,15 @@ use crate::upstream::attempts::Attempts;
 /// Places that a request holds until its response is there.
 #[derive(Default)]
 pub(crate) struct Places {
-    moment: Moment,
-    /// Place of the client, until there is one at an endpoint.
-    client: Option<ClientPermit>,
+    /// Whether the places are taken before an endpoint is asked.
+    is_early: bool,
     permits: Option<Permits>,
-}
-
-/// The moment at which a request takes its places.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Moment {
-    /// With the response.
-    #[default]
-    Answered,
-    /// Before the first endpoint is asked.
-    Selected,
-    /// Earlier: the place of the client is taken.
-    Taken,
 }
 
 impl Places {
     /// Returns the places of a request with this head, none of them taken yet.
     pub(crate) fn for_request(head: &RequestHead) -> Places {
-        let is_named = request_head::names_event_streams(&head.headers);
-        let moment = if is_named { Moment::Selected } else { Moment::Answered };
-        Places { moment, ..Places::default() }
+        Places { is_early: request_head::names_event_streams(&head.headers), permits: None }
     }
 
     /// Selects the endpoint of the next attempt, with a place at it if the request takes that early.
@@ -49,19 +33,16 @@ impl Places {
     /// # Errors
     /// As [`Attempts::select_request`], and [`ErrorReply::ClientLimit`].
     pub(crate) async fn select(&mut self, attempts: &mut Attempts, client: IpAddr) -> Result<(), ErrorReply> {
-        if self.moment == Moment::Answered {
+        if !self.is_early {
             return attempts.select_request().await;
         }
-        if self.moment == Moment::Selected {
-            self.client = attempts.request.client_permit(client)?;
-            self.moment = Moment::Taken;
-        }
-        // The place at an endpoint that failed is free again before another one is taken.
-        if let Some(mut before) = self.permits.take() {
-            self.client = before.take_client();
-        }
+        // The place at an endpoint that failed is free again before another one is taken; that of the client is kept.
+        let of_client = match self.permits.take() {
+            Some(mut before) => before.take_client(),
+            None => attempts.request.client_permit(client)?,
+        };
         let permit = attempts.select_stream().await?;
-        self.permits = Some(Permits::new(permit, self.client.take(), attempts.service()));
+        self.permits = Some(Permits::new(permit, of_client, attempts.service()));
         Ok(())
     }
 

@@ -55,23 +55,24 @@ struct RetryStream {
     response: LocalResponse,
 }
 
-/// Refuses a request that there is no room for. Its head is given up before the response is written, which may take as long
-/// as the client likes. Returns the connection if it may carry another request.
+/// Refuses a request that there is no room for, whatever its endpoints could do. Its head is given up before the response is
+/// written, which may take as long as the client likes. Returns the connection if it may carry another request.
 pub(crate) async fn turn_away(
     context: RequestContext,
     kind: Kind,
+    reply: ErrorReply,
     client: PendingResponse,
 ) -> Option<IdleConnection> {
-    let settled = settle_without_room(context, kind)?;
-    // The connection goes on under an event stream, too: the refusal has a length.
-    client.answer(settled.response, settled.body, Reuse::Allowed).await
+    let Settled { response, body, reuse } = settle_without_room(context, kind, reply)?;
+    client.answer(response, body, reuse).await
 }
 
-fn settle_without_room(context: RequestContext, kind: Kind) -> Option<Settled> {
-    let request = RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client));
-    let request = request.ok();
+fn settle_without_room(context: RequestContext, kind: Kind, reply: ErrorReply) -> Option<Settled> {
+    // Without a route there is no service that wants its clients back.
+    let request =
+        RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client)).ok();
     let progress = request.as_ref().map_or(Progress::Unrouted, Progress::Routed);
-    Unserved { context: &context, kind, progress }.settle(ErrorReply::Requests)
+    Unserved { context: &context, kind, progress }.settle(reply)
 }
 
 impl<'a> Unserved<'a> {
@@ -101,9 +102,11 @@ impl<'a> Unserved<'a> {
             log.error = Some(reply.to_string());
             context.shared.log(&log);
         }
-        let reuse = match self.kind {
-            Kind::Stream => Reuse::Refused,
-            Kind::Request => reuse_after(reply),
+        let reuse = match (self.kind, reply) {
+            // The connection goes on under an event stream, too: the refusal has a length.
+            (Kind::Stream, ErrorReply::Requests) => Reuse::Allowed,
+            (Kind::Stream, _) => Reuse::Refused,
+            (Kind::Request, _) => reuse_after(reply),
         };
         Some(Settled { response: response?, body: self.body(), reuse })
     }

@@ -78,14 +78,23 @@ async fn an_unannounced_stream_is_kept_alive_counted_and_moved_unseen() {
 }
 
 #[tokio::test]
-async fn a_post_ends_at_the_deadline_in_words_if_its_client_can_ask_for_the_rest() {
-    for (over_h2, has_id) in [(false, true), (false, false), (true, true), (true, false)] {
+async fn what_cannot_be_sent_again_ends_at_the_deadline_in_words_if_its_client_can_ask_for_the_rest() {
+    let get = || unannounced().body("{}");
+    let table = [
+        (post(), false, true),
+        (post(), false, false),
+        (post(), true, true),
+        (post(), true, false),
+        (get(), false, true),
+        (get(), true, false),
+    ];
+    for (request, over_h2, has_id) in table {
         let pod = pod("pod-a").await;
         let other = self::pod("pod-b").await;
         let file = EndpointsFile::with(&[("pod-a", pod.address(), "ready")]);
         let lines = "drain: {handover: lastEventId, spread: 0s, timeout: 1s}";
         let proxy = Setup::new().service_in("chat", &file).h2c().with(lines).start().await;
-        let (mut client, _connection) = opened(&proxy, &post(), over_h2).await;
+        let (mut client, _connection) = opened(&proxy, &request, over_h2).await;
         let mut stream = pod.next_stream().await;
         if has_id {
             stream.event_with_id("1", "half").await;
@@ -98,7 +107,7 @@ async fn a_post_ends_at_the_deadline_in_words_if_its_client_can_ask_for_the_rest
         let has_words = items.iter().any(|item| matches!(item, Item::Retry(_)));
         assert_eq!((has_words, ending == Ending::Clean), (has_id, has_id), "{over_h2}: {items:?} {ending:?}");
         proxy.wait_metric("podpin_streams_closed_total", &[("reason", "drain")], 1.0).await;
-        assert!(other.requests().is_empty(), "a POST is sent once");
+        assert!(other.requests().is_empty(), "it is sent once");
     }
 }
 

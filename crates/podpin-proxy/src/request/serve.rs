@@ -139,6 +139,7 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
             Ok(exchange) => exchange,
             Err(early) => return early.end(&context, client).await,
         };
+        let has_body = !client.is_body_read();
         match exchange.run(&mut client).await {
             Outcome::Refused(reply) => {
                 drop(std::mem::take(&mut exchange.places));
@@ -147,7 +148,8 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
             }
             Outcome::Stream(opened) => {
                 let attempts = exchange.attempts;
-                let stream = PendingStream { context, attempts, opened: *opened, client, in_flight };
+                let stream =
+                    PendingStream { context, attempts, opened: *opened, client, has_body, in_flight };
                 Served::Stream(Box::new(stream))
             }
             Outcome::Answered { status, ending, unsent } => {

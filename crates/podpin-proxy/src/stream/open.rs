@@ -51,9 +51,9 @@ struct Opening<'a> {
 /// Whether the request of a stream may be sent again, to another endpoint or by its client, without doing anything twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repetition {
-    /// A GET: the stream may go on elsewhere.
+    /// A GET without a body: the stream may go on elsewhere.
     Harmless,
-    /// Any other method: the stream stays where it is.
+    /// Any other request: the stream stays where it is.
     Forbidden,
 }
 
@@ -77,6 +77,8 @@ pub(crate) struct PendingStream {
     pub opened: Opened,
     /// The client.
     pub client: PendingResponse,
+    /// Whether the request had a body, which is not kept.
+    pub has_body: bool,
     /// The request's share in what a shutdown waits for, until the stream is registered.
     pub in_flight: InFlight,
 }
@@ -84,10 +86,10 @@ pub(crate) struct PendingStream {
 impl PendingStream {
     /// Answers the client and starts the relay, which takes an HTTP/1 connection with it by its `lease`.
     pub(crate) fn begin(self, lease: Option<ConnectionLease>) {
-        let PendingStream { context, attempts, opened, mut client, in_flight } = self;
+        let PendingStream { context, attempts, opened, mut client, has_body, in_flight } = self;
         client.set_lease(lease);
-        let is_get = context.head.method == Method::GET;
-        let repetition = if is_get { Repetition::Harmless } else { Repetition::Forbidden };
+        let may_repeat = context.head.method == Method::GET && !has_body;
+        let repetition = if may_repeat { Repetition::Harmless } else { Repetition::Forbidden };
         Opening { context: &context, attempts, repetition }.begin(opened, client);
         drop(in_flight);
     }

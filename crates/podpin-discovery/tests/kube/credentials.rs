@@ -118,7 +118,7 @@ async fn a_kubeconfig_that_cannot_be_used_is_named() {
     assert!(no_context.to_string().contains("nowhere"), "{no_context}");
 }
 
-/// What a credential plugin prints.
+/// The output of a credential plugin.
 fn credential(status: &str) -> String {
     format!(
         r#"{{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {{{status}}}}}"#

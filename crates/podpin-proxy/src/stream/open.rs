@@ -104,7 +104,7 @@ fn content_of(start: &ResponseStart) -> Content {
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = ()> + Send {
     let span = tracing::debug_span!(
         "stream",
-        host = %context.head.authority,
+        host = %context.head.authority(),
         path = context.head.path(),
         client = %context.client.address,
         service = tracing::field::Empty,
@@ -294,7 +294,7 @@ impl Opening<'_> {
         request.count_decision(Some(selected));
         self.context.count(Some(&request.route), status.as_u16());
         if content == Content::Events {
-            let is_resumed = self.context.head.headers.contains_key(LAST_EVENT_ID);
+            let is_resumed = self.context.head.fields.contains(&LAST_EVENT_ID);
             let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
             let decision = request.decision(Some(selected));
             request.service().metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
@@ -304,7 +304,7 @@ impl Opening<'_> {
     /// Returns `retry:` for a client that comes back: a goodbye may have set another; empty if none is needed.
     fn preface(&self, content: Content) -> Vec<u8> {
         let request = &self.attempts.request;
-        let is_back = request.is_returning() || self.context.head.headers.contains_key(LAST_EVENT_ID);
+        let is_back = request.is_returning() || self.context.head.fields.contains(&LAST_EVENT_ID);
         let normal = request.service().configuration.sse.retry.normal;
         // Clients of other methods read a completion, and take a block without data for a broken event.
         let reconnects = content == Content::Events && self.repetition == Repetition::Harmless;

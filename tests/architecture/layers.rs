@@ -28,7 +28,7 @@ const CRATES: [(&str, Layers); 14] = [
             "parse",
             "route",
             "admin listener service",
-            "affinity filters keys kubernetes scalar shutdown sse tls",
+            "affinity filters host keys kubernetes scalar shutdown sse tls",
             "access_log name section",
             "node",
             "error path schema suggest unit",

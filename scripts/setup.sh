@@ -89,7 +89,7 @@ fi
 if missing_toolchain >&2; then exit 1; fi
 
 for purpose in "$@"; do
-    # Every build: pingora's zlib is built with cmake, rustls' ring with a C compiler.
+    # Every build: pingora's zlib is built with cmake, AWS-LC with cmake and a C compiler.
     want needed cmake cmake
     want needed cc gcc
     case "$purpose" in

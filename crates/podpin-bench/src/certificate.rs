@@ -10,7 +10,7 @@ use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
 
 use crate::protocol::Protocol;
@@ -83,7 +83,7 @@ impl Certificate {
     /// # Errors
     /// When the TLS library lacks TLS 1.3.
     pub(crate) fn client(&self, protocol: Protocol, visit: Visit) -> anyhow::Result<TlsConnector> {
-        let mut config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&version::TLS13])?
             .with_root_certificates(Arc::clone(&self.authorities))
             .with_no_client_auth();
@@ -112,7 +112,7 @@ mod tests {
     async fn serve(listener: TcpListener, made: Certificate) {
         let chain = vec![CertificateDer::from_pem_file(made.chain()).unwrap()];
         let key = PrivateKeyDer::from_pem_file(made.key()).unwrap();
-        let mut config = ServerConfig::builder_with_provider(ring::default_provider().into())
+        let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&version::TLS13])
             .unwrap()
             .with_no_client_auth()

@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -101,7 +101,7 @@ impl Authority {
         let (certificate, key) = self.sign(names);
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
-        let builder = ServerConfig::builder_with_provider(ring::default_provider().into())
+        let builder = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
             .expect("versions");
         let builder = match clients {
@@ -109,7 +109,7 @@ impl Authority {
             Some(authority) => {
                 let mut roots = RootCertStore::empty();
                 roots.add(authority.certificate.clone()).expect("an authority");
-                let provider = ring::default_provider().into();
+                let provider = aws_lc_rs::default_provider().into();
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
                 builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
             }
@@ -140,7 +140,7 @@ impl Authority {
     ) -> TlsClient {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).expect("an authority");
-        let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
+        let builder = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_protocol_versions(versions)
             .expect("versions")
             .with_root_certificates(roots);

@@ -29,7 +29,7 @@ impl Cluster {
     /// When there is no configuration, or none that a client can be made of.
     pub(crate) async fn reach(settings: &KubeSettings) -> Result<Cluster, KubeError> {
         // Someone else in the process may have installed it before; it is the same then.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut config = configuration(settings).await?;
         let token = take_token(&mut config.auth_info)?;
         let namespace = config.default_namespace.clone();

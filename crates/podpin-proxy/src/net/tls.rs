@@ -2,6 +2,7 @@
 
 pub mod certificate;
 pub mod error;
+pub mod provider;
 mod server;
 mod upstream;
 

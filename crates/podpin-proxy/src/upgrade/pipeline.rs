@@ -22,6 +22,7 @@ use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::clock;
 use crate::http::reply::ErrorReply;
+use crate::net::tls::provider::provider;
 use crate::request_context::RequestContext;
 use crate::shared::{InFlight, Shared};
 use crate::telemetry::access_log::Record;
@@ -68,6 +69,8 @@ pub(crate) struct UpgradeRequest {
 
 /// Builds the pipeline of one worker.
 pub(crate) fn for_worker(shared: &Arc<Shared>) -> Arc<HttpProxy<Pipeline>> {
+    // Before Pingora makes its first connector, which would choose a provider of its own.
+    let _ours = provider();
     let conf = ServerConf { threads: 1, max_retries: 64, ..ServerConf::default() };
     Arc::new(http_proxy(&Arc::new(conf), Pipeline::new(Arc::clone(shared))))
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
 use crate::{Connection, Request, in_time};
 
@@ -281,7 +281,7 @@ async fn over_tls_it_is_known_by_the_authority_of_its_kubeconfig_only() {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_file(kubeconfig.path().with_file_name("ca.crt")).unwrap();
     roots.add(authority).unwrap();
-    let configuration = ClientConfig::builder_with_provider(ring::default_provider().into())
+    let configuration = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)

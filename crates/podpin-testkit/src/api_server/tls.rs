@@ -2,7 +2,7 @@
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// A certificate authority that only its own server and the kubeconfig know.
@@ -24,7 +24,7 @@ impl Authority {
         let server = CertificateParams::new(names).expect("names");
         let signed = server.signed_by(&server_key, &issuer).expect("a server certificate");
         let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
-        let configuration = ServerConfig::builder_with_provider(ring::default_provider().into())
+        let configuration = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
             .expect("TLS 1.2 and 1.3")
             .with_no_client_auth()

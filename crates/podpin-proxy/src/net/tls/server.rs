@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use podpin_config::{Listener, ListenerTls, TlsVersion};
-use rustls::crypto::ring;
+use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::error::TlsError;
+use crate::net::tls::provider::provider;
 use crate::net::transport::Transport;
 use crate::telemetry::metrics::Metrics;
 
@@ -163,7 +164,7 @@ pub fn load(
     let path = format!("listeners[{index}].tls");
     let tickets = match before {
         Some(before) => Arc::clone(&before.tickets),
-        None => ring::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
+        None => aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
     };
     let Built { in_force, certificates } = build(&path, files, &tickets)?;
     let inner = ArcSwap::from_pointee(in_force);
@@ -172,7 +173,7 @@ pub fn load(
 }
 
 fn build(path: &str, files: &ListenerTls, tickets: &Arc<dyn ProducesTickets>) -> Result<Built, TlsError> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = provider();
     let mut certificates = Vec::with_capacity(files.certificates.len());
     for (index, pair) in files.certificates.iter().enumerate() {
         certificates.push(certificate::read(&format!("{path}.certificates[{index}]"), pair, &provider)?);
@@ -197,7 +198,7 @@ fn build(path: &str, files: &ListenerTls, tickets: &Arc<dyn ProducesTickets>) ->
     config.ticketer = match &files.client_auth {
         None => Arc::clone(tickets),
         // A client that is no longer trusted must not resume a session by an old ticket.
-        Some(_) => ring::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
+        Some(_) => aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
     };
     let in_force = InForce { config: Arc::new(config), resolver };
     Ok(Built { in_force, certificates })
@@ -208,7 +209,8 @@ fn build(path: &str, files: &ListenerTls, tickets: &Arc<dyn ProducesTickets>) ->
 struct Resolver {
     /// By DNS name as certificates write it, wildcards included; in the configuration's order.
     named: HashMap<String, Vec<Arc<CertifiedKey>>>,
-    default: Option<Arc<CertifiedKey>>,
+    /// All, in the configuration's order.
+    all: Vec<Arc<CertifiedKey>>,
 }
 
 impl Resolver {
@@ -219,7 +221,7 @@ impl Resolver {
                 named.entry(name.clone()).or_default().push(Arc::clone(&certificate.key));
             }
         }
-        Resolver { named, default: certificates.first().map(|one| Arc::clone(&one.key)) }
+        Resolver { named, all: certificates.iter().map(|one| Arc::clone(&one.key)).collect() }
     }
 
     /// Returns the certificates for `name`: exact ones first, then those of the wildcard one label up (RFC 6125 section
@@ -238,7 +240,7 @@ impl Resolver {
             return true;
         }
         let mut shown = self.matching(server_name).peekable();
-        let default = if shown.peek().is_none() { self.default.as_ref() } else { None };
+        let default = if shown.peek().is_none() { self.all.first() } else { None };
         let shown: Vec<_> = shown.chain(default).collect();
         self.matching(host).any(|key| shown.iter().any(|one| Arc::ptr_eq(one, key)))
     }
@@ -253,7 +255,9 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let named = hello.server_name().and_then(|name| self.matching(name).find(usable));
-        named.or(self.default.as_ref()).map(Arc::clone)
+        // A client that names none of them, or can verify none of those for its name, gets the first that it can verify;
+        // with none at all, the handshake fails with the alert for that.
+        named.or_else(|| self.all.iter().find(usable)).or(self.all.first()).map(Arc::clone)
     }
 }
 
@@ -295,7 +299,7 @@ mod tests {
         write_for(directory, names);
         let listener = listener(directory);
         let pair = &listener.tls.as_ref().unwrap().certificates[0];
-        certificate::read("tls", pair, &ring::default_provider()).unwrap()
+        certificate::read("tls", pair, &provider()).unwrap()
     }
 
     fn shown(metrics: &Metrics, name: &str) -> bool {

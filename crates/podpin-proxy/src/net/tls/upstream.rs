@@ -16,7 +16,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
 use podpin_config::{PodTls as Files, Service};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version};
@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::error::TlsError;
+use crate::net::tls::provider::provider;
 use crate::net::transport::Transport;
 
 /// The TLS to the endpoints of one service.
@@ -87,7 +88,7 @@ impl UpstreamTls {
         let Some(files) = &service.tls else { return Ok(None) };
         let path = format!("services.{}.tls", service.name);
         let (group, digest) = (GROUPS.fetch_add(1, Ordering::Relaxed), digest(files));
-        let provider = Arc::new(ring::default_provider());
+        let provider = provider();
         let place = Place { path: &path, files };
         let name = files.server_name.as_ref().map(|name| server_name(&place, name)).transpose()?;
         let Trusted { roots, authorities } = trusted(&place)?;

@@ -7,8 +7,6 @@
 //! the proxy in that way only, does not cross either.
 
 use std::collections::HashSet;
-use std::fmt::{self, Write as _};
-use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -121,39 +119,64 @@ pub fn forwarding_headers(
 ) -> Vec<(HeaderName, HeaderValue)> {
     let before = client.trusted.then_some(received);
     let scheme = if client.secure { "https" } else { "http" };
-    let mut fields = SharedValues::default();
-    match client.address {
+    let peer = client.peer.to_string();
+    let mut fields = SharedValues::new(2 * (peer.len() + authority.len()));
+    if client.address != client.peer && !received.contains(&FORWARDED_FOR) {
         // Named by `Forwarded` alone.
-        address if address != client.peer && !received.contains(&FORWARDED_FOR) => {
-            fields.list(FORWARDED_FOR, None, format_args!("{address}, {}", client.peer));
-        }
-        _ => fields.list(FORWARDED_FOR, before, format_args!("{}", client.peer)),
+        fields.list(FORWARDED_FOR, None, &[&client.address.to_string(), ", ", &peer]);
+    } else {
+        fields.list(FORWARDED_FOR, before, &[&peer]);
     }
     fields.first(FORWARDED_PROTO, before, scheme);
     fields.first(FORWARDED_HOST, before, authority);
-    fields.list(REAL_IP, None, format_args!("{}", client.address));
-    let element = ForwardedElement { peer: client.peer, authority, scheme };
-    fields.list(header::FORWARDED, before, format_args!("{element}"));
+    if client.address == client.peer {
+        fields.list(REAL_IP, None, &[&peer]);
+    } else {
+        fields.list(REAL_IP, None, &[&client.address.to_string()]);
+    }
+    // RFC 7239 section 4: IPv6 addresses and hosts with a port are quoted.
+    let [before_peer, behind_peer] = if client.peer.is_ipv6() { ["for=\"[", "]\""] } else { ["for=", ""] };
+    let [before_host, behind_host] = match authority {
+        "" => ["", ""],
+        host if is_plain_host(host) => [";host=", ""],
+        _ => [";host=\"", "\""],
+    };
+    let element = [before_peer, &peer, behind_peer, before_host, authority, behind_host, ";proto=", scheme];
+    fields.list(header::FORWARDED, before, &element);
     fields.first(CLIENT_SUBJECT, None, client.subject.as_deref().unwrap_or_default());
     fields.finish()
 }
 
+/// Whether a host needs no quotes in `Forwarded`.
+fn is_plain_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+/// Number of fields about a client.
+const CLIENT_FIELDS: usize = 6;
+/// Bytes of the values of these fields beside addresses and hosts.
+const CLIENT_FIELDS_BYTES: usize = 96;
+
 /// Header fields whose values share one piece of memory.
-#[derive(Default)]
 struct SharedValues {
     text: String,
     ends: Vec<(HeaderName, usize)>,
 }
 
 impl SharedValues {
-    /// Adds a list: the items of the fields of this name before, and one more.
-    fn list(&mut self, name: HeaderName, before: Option<&Fields>, item: fmt::Arguments<'_>) {
+    /// Returns no fields, with room for this many bytes of addresses and hosts.
+    fn new(bytes: usize) -> SharedValues {
+        let text = String::with_capacity(CLIENT_FIELDS_BYTES + bytes);
+        SharedValues { text, ends: Vec::with_capacity(CLIENT_FIELDS) }
+    }
+
+    /// Adds a list: the items of the fields of this name before, and one more, of these parts.
+    fn list(&mut self, name: HeaderName, before: Option<&Fields>, item: &[&str]) {
         self.join(&name, before);
         if self.is_begun() {
             self.text.push_str(", ");
         }
-        // Writing to a string cannot fail.
-        let _taken = self.text.write_fmt(item);
+        self.text.extend(item.iter().copied());
         self.ends.push((name, self.text.len()));
     }
 
@@ -207,31 +230,6 @@ impl SharedValues {
             start = end;
         }
         fields
-    }
-}
-
-/// An element of `Forwarded` (RFC 7239 section 4); IPv6 addresses and hosts with a port must be quoted.
-struct ForwardedElement<'a> {
-    peer: IpAddr,
-    authority: &'a str,
-    scheme: &'a str,
-}
-
-impl fmt::Display for ForwardedElement<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.peer {
-            IpAddr::V4(ip) => write!(out, "for={ip}")?,
-            IpAddr::V6(ip) => write!(out, "for=\"[{ip}]\"")?,
-        }
-        let token = |text: &str| {
-            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
-        };
-        match self.authority {
-            "" => {}
-            host if token(host) => write!(out, ";host={host}")?,
-            host => write!(out, ";host=\"{host}\"")?,
-        }
-        write!(out, ";proto={}", self.scheme)
     }
 }
 

@@ -5,6 +5,7 @@
 //! `chunked`, several `Host`s. Requests that pass are served from the parsed head; only an offer of another protocol goes on byte for byte.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 use std::net::Ipv6Addr;
 use std::ops::Range;
 
@@ -166,9 +167,9 @@ fn with_parsed<T>(
 ) -> Result<T, HeadError> {
     // RFC 9112 section 2.2: an empty line before the request line is skipped.
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
-    let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut lines);
-    match request.parse(head) {
+    let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut lines) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => then(&request),
         Ok(_) => Err(HeadError::Malformed("the head does not end where its blank line is")),
         Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooLarge),

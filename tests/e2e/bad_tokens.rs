@@ -59,7 +59,18 @@ async fn a_bad_token_is_a_new_client_counted_by_reason() {
     for (what, value, result) in cases {
         expect(&proxy, what, &format!("podpin-chat={value}"), result).await;
     }
-    expect(&proxy, "twice", &format!("podpin-chat={good}; podpin-chat={good}"), "malformed").await;
+    // Its endpoint is unknown here: another one is found, and the cookie written anew.
+    let forged = with_last_changed(&good);
+    for beside in [&good, &forged, "", "planted"] {
+        let cookies = [
+            format!("podpin-chat={good}; podpin-chat={beside}"),
+            format!("podpin-chat={beside}; podpin-chat={good}"),
+        ];
+        for cookie in cookies {
+            expect(&proxy, "a good one beside another", &cookie, "repinned").await;
+        }
+    }
+    expect(&proxy, "two bad ones", &format!("podpin-chat={forged}; podpin-chat="), "forged").await;
     assert_eq!(proxy.metric("podpin_affinity_decisions_total", &[("result", "pinned")]).await, 0.0);
 }
 

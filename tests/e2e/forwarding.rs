@@ -180,3 +180,31 @@ async fn an_offer_of_http_2_is_passed_over_and_not_passed_on() {
     assert_eq!(connection.into_events(head).next_data().await, "one", "it is an event stream like any other");
     proxy.wait_metric("podpin_streams_active", &[("endpoint", "pod-a")], 0.0).await;
 }
+
+#[tokio::test]
+async fn a_name_with_underscores_does_not_stand_for_a_field_of_the_proxy() {
+    let pod = Pod::start("pod-a").await;
+    let route = "{name: all, service: chat, headers: {request: {set: {X-Team: ours}, remove: [X-Gone]}}}";
+    let setup = Setup::chat(&[&pod]).route(route).with("affinity: {header: X-Session-Id}");
+    let proxy = setup.top("trustedProxies: [127.0.0.0/8]").start().await;
+    let twins = [
+        "X_Podpin_Client_Subject",
+        "X_Forwarded_For",
+        "X-Real_IP",
+        "X_Team",
+        "x_gone",
+        "X_Session_Id",
+        "Proxy",
+    ];
+    for request in [Request::get("/who"), Request::events("/events"), Request::websocket("/socket")] {
+        let request = twins.iter().fold(request, |request, name| request.header(name, "forged"));
+        let mut connection = proxy.connect().await;
+        connection.send(request.header("X_Request_Id", "kept").bytes()).await;
+        connection.head().await;
+        let seen = pod.next_request().await;
+        for name in twins {
+            assert_eq!(seen.header(name), None, "{name}");
+        }
+        assert_eq!((seen.header("x_request_id"), seen.header("x-team")), (Some("kept"), Some("ours")));
+    }
+}

@@ -191,7 +191,7 @@ impl Front {
     }
 }
 
-/// Debian keeps daemons where not everybody's path leads.
+/// Debian keeps daemons where the path of most users does not lead.
 fn path_with_daemons() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }

@@ -45,6 +45,7 @@ mod misdirected;
 mod names;
 mod ordinary;
 mod passing_on;
+mod paths;
 mod picking;
 mod pipelining;
 mod post_streams;

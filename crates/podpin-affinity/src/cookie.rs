@@ -19,24 +19,29 @@ pub enum Claim {
     Pinned(Verified),
 }
 
+/// Cookies of one name that are verified. A browser keeps one for each path and domain; each costs a keyed hash.
+const VERIFIED_MAX: usize = 8;
+
 /// Finds the cookie `name` in the values of a request's `Cookie` lines and has its value verified.
 ///
-/// Two cookies of the name are [`Claim::Refused`] as malformed, even when equal: a neighbouring host can plant a
-/// second one on a parent domain, and which of the two is ours can not be told (RFC 6265bis, section 8.6).
+/// Of several cookies of the name the first that verifies counts: a browser has two after a change of `path` or `domain`, and a
+/// neighbouring host can plant others on a parent domain (RFC 6265bis, section 8.6), which must not unpin the client. If none of the
+/// first [`VERIFIED_MAX`] does, the first one's error is returned.
 pub fn claim<'a>(
     cookie_headers: impl IntoIterator<Item = &'a [u8]>,
     name: &str,
-    verify: impl FnOnce(&[u8]) -> Result<Verified, TokenError>,
+    verify: impl Fn(&[u8]) -> Result<Verified, TokenError>,
 ) -> Claim {
-    let mut values = cookie_headers.into_iter().flat_map(pairs).filter_map(|pair| value_of(pair, name));
-    let Some(value) = values.next() else { return Claim::None };
-    if values.next().is_some() {
-        return Claim::Refused(TokenError::Malformed);
+    let values = cookie_headers.into_iter().flat_map(pairs).filter_map(|pair| value_of(pair, name));
+    let mut claim = Claim::None;
+    for value in values.take(VERIFIED_MAX) {
+        match verify(value) {
+            Ok(verified) => return Claim::Pinned(verified),
+            Err(error) if claim == Claim::None => claim = Claim::Refused(error),
+            Err(_) => {}
+        }
     }
-    match verify(value) {
-        Ok(verified) => Claim::Pinned(verified),
-        Err(error) => Claim::Refused(error),
-    }
+    claim
 }
 
 /// The value of one `Cookie` line without the cookie `name`; the other cookies stay byte for byte as they are.
@@ -190,9 +195,12 @@ mod tests {
             (&[b"podpin-chat=go\xffod"], forged),
             (&[b"podpin-chat="], malformed),
             (&[b"podpin-chat= ; a=b"], malformed),
-            (&[b"podpin-chat=good; podpin-chat=good"], malformed),
-            (&[b"podpin-chat=good; podpin-chat="], malformed),
-            (&[b"podpin-chat=good", b"a=b; podpin-chat=other"], malformed),
+            (&[b"podpin-chat=good; podpin-chat=good"], pinned),
+            (&[b"podpin-chat=good; podpin-chat="], pinned),
+            (&[b"podpin-chat=; podpin-chat=good"], pinned),
+            (&[b"podpin-chat=other", b"a=b; podpin-chat=good"], pinned),
+            (&[b"podpin-chat=other; podpin-chat="], forged),
+            (&[b"podpin-chat=; podpin-chat=other"], malformed),
             (&[b"podpin-chat"], Claim::None),
             (&[b"podpin-chat; a=b"], Claim::None),
             (&[b"xpodpin-chat=good"], Claim::None),
@@ -230,6 +238,15 @@ mod tests {
             let left = without_cookie(header, "podpin-chat");
             assert_eq!(left.as_deref(), *expected, "{}", String::from_utf8_lossy(header));
         }
+    }
+
+    #[test]
+    fn no_more_than_a_few_cookies_of_the_name_are_verified() {
+        let mut planted = b"podpin-chat=planted; ".repeat(VERIFIED_MAX - 1);
+        planted.extend_from_slice(b"podpin-chat=good");
+        assert_eq!(claim_in(&[&planted]), Claim::Pinned(VERIFIED));
+        planted.splice(0..0, *b"podpin-chat=planted; ");
+        assert_eq!(claim_in(&[&planted]), Claim::Refused(TokenError::Forged));
     }
 
     #[test]

@@ -22,5 +22,19 @@ pub(crate) fn refuse_path(path: &str) -> Option<String> {
     if path.contains("//") {
         return Some("a path must not contain //".to_owned());
     }
+    if let Some((octet, plain)) = encoded_unreserved(path) {
+        return Some(format!(
+            "write `{plain}` for `{octet}`: paths of requests are compared decoded that far"
+        ));
+    }
     path.split('/').any(dots).then(|| "a path must not contain the elements . or ..".to_owned())
+}
+
+/// Returns an encoded octet that has no need to be (RFC 3986 section 2.3), and what it stands for; `None` if there is none.
+fn encoded_unreserved(path: &str) -> Option<(&str, char)> {
+    path.match_indices('%').find_map(|(at, _)| {
+        let octet = path.get(at..at + 3)?;
+        let plain = char::from(u8::from_str_radix(octet.get(1..)?, 16).ok()?);
+        (plain.is_ascii_alphanumeric() || matches!(plain, '-' | '_' | '~')).then_some((octet, plain))
+    })
 }

@@ -44,6 +44,7 @@ const SHAPES: &[Shape] = &[
             "requests",
             "requestsPerConnection",
             "requestHeaderBytes",
+            "ambiguousPaths",
             "requestHeaderTimeout",
             "requestBodyTimeout",
             "keepAliveTimeout",

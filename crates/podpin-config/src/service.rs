@@ -96,7 +96,7 @@ pub enum ZonePreference {
 pub struct Timeouts {
     /// To connect, 1 ms to 5 min, default 2 s.
     pub connect: Duration,
-    /// From the request sent to the response's head. 10 ms to 1 h, default 30 s; `None` if unlimited.
+    /// From the request sent to the response's head. 10 ms to 1 h, default 60 s; `None` if unlimited.
     pub response_header: Option<Duration>,
     /// The pod's silence within a response, our keep-alives apart. 100 ms to 24 h; default `None` if absent: unlimited.
     pub upstream_idle: Option<Duration>,
@@ -148,7 +148,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(2),
-            response_header: Some(Duration::from_secs(30)),
+            response_header: Some(Duration::from_secs(60)),
             upstream_idle: None,
             client_write: Some(Duration::from_secs(30)),
         }

@@ -2,13 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::header::HeaderName;
 use podpin_config::Cidr;
 
 use crate::fields::Fields;
-
-pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+use crate::forwarded;
 
 /// The client of a connection or request, as far as its peer may be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,18 +31,15 @@ impl Client {
         if !is_trusted(peer) {
             return Client { peer, address: peer, trusted: false, secure: tls, subject: None };
         }
-        let name = FORWARDED_FOR;
-        let lists = fields.all(&name).filter_map(|value| std::str::from_utf8(value).ok());
-        let hops: Vec<&str> = lists.flat_map(|list| list.split(',')).map(str::trim).collect();
         let mut address = peer;
-        for hop in hops.iter().rev() {
+        for hop in forwarded::hops(fields).iter().rev() {
             let Some(ip) = parse_hop(hop) else { break };
             address = ip;
             if !is_trusted(ip) {
                 break;
             }
         }
-        let https = fields.get(&FORWARDED_PROTO).is_some_and(|value| value.eq_ignore_ascii_case(b"https"));
+        let https = forwarded::is_https(fields);
         Client { peer, address, trusted: true, secure: tls || https, subject: None }
     }
 }
@@ -74,8 +68,10 @@ pub fn masked(address: IpAddr, ipv4_bits: u8, ipv6_bits: u8) -> IpAddr {
     }
 }
 
-/// Parses an address in `X-Forwarded-For`: bare, with a port, or an IPv6 one in brackets.
-fn parse_hop(hop: &str) -> Option<IpAddr> {
+/// Parses an address of a hop: bare, with a port, or an IPv6 one in brackets, with or without quotes around it.
+fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
+    let hop = hop.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(hop);
     let bare = hop.strip_prefix('[').and_then(|rest| rest.split_once(']')).map_or(hop, |(inside, _)| inside);
     let parsed = bare.parse::<IpAddr>().ok();
     parsed.or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|at| at.ip())).map(|ip| ip.to_canonical())
@@ -113,11 +109,13 @@ mod tests {
             ("[2001:db8::7]:80", Some("2001:db8::7")),
             ("2001:db8::7", Some("2001:db8::7")),
             ("::ffff:192.0.2.7", Some("192.0.2.7")),
+            ("\"[2001:db8::7]:80\"", Some("2001:db8::7")),
             ("unknown", None),
+            ("_hidden", None),
             ("", None),
         ];
         for (text, expected) in cases {
-            assert_eq!(parse_hop(text), expected.map(|ip| ip.parse().unwrap()), "{text}");
+            assert_eq!(parse_hop(text.as_bytes()), expected.map(|ip| ip.parse().unwrap()), "{text}");
         }
     }
 }

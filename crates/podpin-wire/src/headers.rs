@@ -2,6 +2,9 @@
 //!
 //! One set of rules for all data paths and both directions: hop-by-hop fields and those that `Connection` nominates
 //! end here, forwarding fields are the proxy's own, `X-Podpin-*` never crosses from outside to inside or back.
+//!
+//! Applications behind CGI, WSGI, Rack and their like read `X-Real-IP` and `X_Real_IP` as one field. A *twin*, which differs from a field of
+//! the proxy in that way only, does not cross either.
 
 use std::collections::HashSet;
 
@@ -9,8 +12,9 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::client::{Client, FORWARDED_FOR, FORWARDED_PROTO};
+use crate::client::Client;
 use crate::fields::Fields;
+use crate::forwarded::{FORWARDED_FOR, FORWARDED_PROTO};
 
 /// Session that the endpoint should restore; stable over re-pins.
 pub const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
@@ -43,6 +47,11 @@ pub(crate) fn is_internal(name: &HeaderName) -> bool {
     is_hop_by_hop(name) || *name == REAL_IP || text.starts_with(OURS) || text.starts_with(FORWARDED_PREFIX)
 }
 
+/// As [`is_internal`], for a name with underscores for hyphens as well.
+pub(crate) fn is_internal_or_twin(name: &HeaderName) -> bool {
+    is_internal(name) || is_twin(name, is_internal)
+}
+
 /// Returns the names that `Connection` nominates (RFC 9110 section 7.6.1), as a set: a head of 32 KiB can nominate
 /// 16,000. The length is left out: the recipient finds the end of the message by it.
 fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> HashSet<HeaderName> {
@@ -60,9 +69,33 @@ fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> HashSet<HeaderNa
 pub fn request_headers(received: &Fields, client: &Client) -> HeaderMap {
     let nominated = nominated(received.all(&header::CONNECTION));
     received.to_map(|name| {
-        let is_replaced = matches!(*name, header::HOST | header::CONTENT_LENGTH);
-        !is_replaced && !is_hop_by_hop(name) && !nominated.contains(name) && !is_claimed(name, client)
+        !is_replaced(name)
+            && !is_hop_by_hop(name)
+            && !nominated.contains(name)
+            && !is_claimed(name, client)
+            // CGI hands it to programs as HTTP_PROXY, which makes them send their own requests there (httpoxy).
+            && name.as_str() != "proxy"
+            && !is_twin(name, |twin| is_replaced(twin) || is_internal(twin) || *twin == header::FORWARDED)
     })
+}
+
+/// Whether the proxy writes a field of a request itself, or leaves it out.
+fn is_replaced(name: &HeaderName) -> bool {
+    matches!(*name, header::HOST | header::CONTENT_LENGTH)
+}
+
+/// Whether a name would be one for which `is_ours` holds, if it had hyphens for its underscores.
+fn is_twin(name: &HeaderName, is_ours: impl Fn(&HeaderName) -> bool) -> bool {
+    name.as_str().contains('_')
+        && HeaderName::from_bytes(name.as_str().replace('_', "-").as_bytes()).is_ok_and(|twin| is_ours(&twin))
+}
+
+/// Removes the twins of fields for which `is_ours` holds.
+pub fn remove_twins(headers: &mut HeaderMap, is_ours: impl Fn(&HeaderName) -> bool) {
+    let twins: Vec<HeaderName> = headers.keys().filter(|name| is_twin(name, &is_ours)).cloned().collect();
+    for twin in twins {
+        headers.remove(twin);
+    }
 }
 
 /// Whether only the proxy may write a field: clients cannot choose their address or their session.
@@ -88,7 +121,12 @@ pub fn forwarding_headers(
     let scheme = if client.secure { "https" } else { "http" };
     let peer = client.peer.to_string();
     let mut fields = SharedValues::new(2 * (peer.len() + authority.len()));
-    fields.list(FORWARDED_FOR, before, &[&peer]);
+    if client.address != client.peer && !received.contains(&FORWARDED_FOR) {
+        // Named by `Forwarded` alone.
+        fields.list(FORWARDED_FOR, None, &[&client.address.to_string(), ", ", &peer]);
+    } else {
+        fields.list(FORWARDED_FOR, before, &[&peer]);
+    }
     fields.first(FORWARDED_PROTO, before, scheme);
     fields.first(FORWARDED_HOST, before, authority);
     if client.address == client.peer {
@@ -152,13 +190,23 @@ impl SharedValues {
     }
 
     fn join(&mut self, name: &HeaderName, before: Option<&Fields>) {
-        let values = before.into_iter().flat_map(|fields| fields.all(name)).filter(|value| value.is_ascii());
-        for value in values.filter_map(|value| std::str::from_utf8(value).ok()) {
-            if self.is_begun() {
-                self.text.push_str(", ");
+        for value in before.into_iter().flat_map(|fields| fields.all(name)) {
+            match std::str::from_utf8(value).ok().filter(|text| text.is_ascii()) {
+                Some(text) => self.push(text),
+                // Bytes that no item has take their item along, and no other.
+                None => value.split(|byte| *byte == b',').filter(|item| item.is_ascii()).for_each(|item| {
+                    self.push(std::str::from_utf8(item.trim_ascii()).unwrap_or_default());
+                }),
             }
-            self.text.push_str(value);
         }
+    }
+
+    /// Adds an item to the field that is being written.
+    fn push(&mut self, item: &str) {
+        if self.is_begun() && !item.is_empty() {
+            self.text.push_str(", ");
+        }
+        self.text.push_str(item);
     }
 
     fn start(&self) -> usize {
@@ -303,6 +351,34 @@ mod tests {
         let passed = request_headers(&Fields::from(&map(&lines)), &client("203.0.113.1", &lines, &[]));
         let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["accept-encoding", "cookie", "last-event-id"]);
+    }
+
+    #[test]
+    fn a_name_with_underscores_is_no_other_name_of_a_field_of_ours() {
+        let dropped = [
+            "x_podpin_session",
+            "x_podpin_client_subject",
+            "x-podpin_repinned",
+            "x_forwarded_for",
+            "x_forwarded-proto",
+            "x_forwarded_anything",
+            "x_real_ip",
+            "content_length",
+            "transfer_encoding",
+            "keep_alive",
+            "proxy",
+        ];
+        let kept = ["foo_bar", "x_request_id", "_", "x_real_ips", "forwarded_", "proxy_"];
+        let lines: Vec<(&str, &str)> = dropped.iter().chain(&kept).map(|name| (*name, "1")).collect();
+        for trusted in [&[][..], &["203.0.113.1/32"]] {
+            let passed =
+                request_headers(&Fields::from(&map(&lines)), &client("203.0.113.1", &lines, trusted));
+            let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
+            assert_eq!(names, kept);
+        }
+        let mut headers = map(&[("x_user", "forged"), ("x-user", "own"), ("x_users", "1")]);
+        remove_twins(&mut headers, |name| name.as_str() == "x-user");
+        assert!(!headers.contains_key("x_user") && headers.len() == 2, "{headers:?}");
     }
 
     #[test]

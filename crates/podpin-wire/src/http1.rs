@@ -4,3 +4,4 @@ pub mod body;
 pub mod encode;
 pub mod request_head;
 pub mod response_head;
+pub mod target;

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod fields;
+mod forwarded;
 pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;

@@ -5,7 +5,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::headers::is_internal;
+use crate::headers::is_internal_or_twin;
 use crate::http1::encode::{LAST_CHUNK, write_headers};
 use crate::http1::request_head::FIELDS_MAX;
 
@@ -89,7 +89,7 @@ fn is_forbidden(name: &HeaderName) -> bool {
             | header::VARY
             | header::WWW_AUTHENTICATE
     );
-    is_listed || is_internal(name)
+    is_listed || is_internal_or_twin(name)
 }
 
 #[cfg(test)]
@@ -102,6 +102,7 @@ mod tests {
             "Content-Length: 1",
             "Transfer-Encoding: chunked",
             "Host: b",
+            "X_Real_IP: 1.1.1.1",
             "Authorization: x",
             "Cookie: a=b",
             "Set-Cookie: a=b",

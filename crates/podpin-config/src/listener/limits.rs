@@ -17,11 +17,14 @@ pub struct ListenerLimits {
     pub requests_per_connection: Option<u32>,
     /// Request line and headers together, in bytes, 1 KiB to 1 MiB. Default 32 KiB.
     pub request_header_bytes: usize,
+    /// Requests whose path leads to another route if encoded slashes and the like are read as slashes. Default: refused.
+    pub ambiguous_paths: AmbiguousPaths,
     /// For the whole head, from its first byte, not for each read. 100 ms to 5 min, default 10 s.
     pub request_header_timeout: Duration,
-    /// How long a request body may stall. 100 ms to 1 h, default 10 s.
+    /// How long a request body may stall. 100 ms to 1 h, default 60 s.
     pub request_body_timeout: Duration,
-    /// How long an idle client connection is kept for its next request. 1 s to 1 h, default 60 s.
+    /// How long an idle client connection is kept for its next request. 1 s to 1 h, default 75 s: cloud load balancers
+    /// keep theirs for 60 s, and one that is closed as a request comes is a 502 there.
     pub keep_alive_timeout: Duration,
     /// Silence of an HTTP/2 connection with open streams before a PING, 1 s to 1 h. Default `None` if absent: none is sent.
     pub http2_ping: Option<Duration>,
@@ -30,6 +33,15 @@ pub struct ListenerLimits {
     pub tcp_user_timeout: Option<Duration>,
     /// Probes into silence (RFC 9293 section 3.8.4); `None` if there are none.
     pub tcp_keep_alive: Option<TcpKeepAlive>,
+}
+
+/// The treatment of paths that applications read in different ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AmbiguousPaths {
+    /// Refused with 400 if the other reading leads to another route.
+    Refuse,
+    /// Routed as they were sent.
+    Pass,
 }
 
 /// When a silent connection is probed, and given up. By default within the same minute as `tcp_user_timeout`.
@@ -62,9 +74,10 @@ impl Default for ListenerLimits {
             requests: 50_000,
             requests_per_connection: Some(1_000),
             request_header_bytes: 32 << 10,
+            ambiguous_paths: AmbiguousPaths::Refuse,
             request_header_timeout: Duration::from_secs(10),
-            request_body_timeout: Duration::from_secs(10),
-            keep_alive_timeout: Duration::from_secs(60),
+            request_body_timeout: Duration::from_secs(60),
+            keep_alive_timeout: Duration::from_secs(75),
             http2_ping: None,
             tcp_user_timeout: Some(Duration::from_secs(60)),
             tcp_keep_alive: Some(TcpKeepAlive::default()),
@@ -100,6 +113,11 @@ impl ListenerLimits {
                 "requestHeaderBytes",
                 (1 << 10)..=(1 << 20),
                 default.request_header_bytes,
+            ),
+            ambiguous_paths: section.choice(
+                "ambiguousPaths",
+                &[("refuse", AmbiguousPaths::Refuse), ("pass", AmbiguousPaths::Pass)],
+                default.ambiguous_paths,
             ),
             request_header_timeout: duration(
                 "requestHeaderTimeout",

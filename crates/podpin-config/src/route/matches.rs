@@ -19,7 +19,7 @@ pub struct RouteMatch {
     pub headers: Vec<HeaderMatch>,
 }
 
-/// A path that a route answers to; compared as it stands in the request, without decoding.
+/// A path that a route answers to, compared with the normalised path of a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PathMatch {
     /// This path only.

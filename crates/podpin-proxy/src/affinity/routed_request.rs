@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podpin_affinity::{SessionId, TokenError};
+use podpin_config::AmbiguousPaths;
 use podpin_endpoints::{EndpointId, MoveReason, Ring as _};
+use podpin_wire::http1::request_head::HeadError;
+use podpin_wire::http1::target;
 
 use crate::affinity::identify::{ClientIdentity, IdentitySource, identify};
 use crate::affinity::request_view::RequestView;
@@ -25,6 +28,8 @@ use crate::telemetry::labels::AffinityDecision;
 pub(crate) struct RoutedRequest {
     /// The route as it leads to the service of this request.
     pub route: Arc<Route>,
+    /// Path and query for endpoints, before a rewrite; `None` if they are as the client sent them.
+    pub target: Option<Box<str>>,
     /// The route as it leads to all of its services; `None` if it has one only.
     pub backends: Option<Arc<[Backend]>>,
     /// Session of the client, known or new.
@@ -35,18 +40,51 @@ pub(crate) struct RoutedRequest {
     pub may_wait: bool,
 }
 
+/// A route that was found, and the path that endpoints get.
+struct Found {
+    destination: Destination,
+    /// The normalised path; `None` if the path is passed on as it was sent.
+    path: Option<String>,
+}
+
+/// Finds the route of a request by its normalised path. The path is passed on as it was sent where every reading of it leads to that
+/// route.
+///
+/// # Errors
+/// If there is no route, or an application might read the path as one that leads elsewhere.
+fn find(snapshot: &ConfigSnapshot, request: &RequestView<'_>) -> Result<Found, ErrorReply> {
+    const AMBIGUOUS: HeadError =
+        HeadError::Malformed("the path leads to different routes, by how it is read");
+    let look_up = |path: &str| snapshot.table.find(request.authority, path, request.fields);
+    let normalized = target::normalized(request.path);
+    let path = normalized.as_deref().unwrap_or(request.path);
+    let destination = look_up(path);
+    let leads_here = |path: &str| match (&destination, &look_up(path)) {
+        (Some(one), Some(other)) => one.is_same(other),
+        (one, other) => one.is_none() && other.is_none(),
+    };
+    let is_strict = snapshot.limits.ambiguous_paths == AmbiguousPaths::Refuse;
+    if is_strict && target::loose(path).is_some_and(|loose| !leads_here(&loose)) {
+        return Err(ErrorReply::Head(AMBIGUOUS));
+    }
+    let passes = normalized.is_none() || leads_here(request.path);
+    let destination = destination.ok_or(ErrorReply::NoRoute)?;
+    let rewrites = destination.routes().any(|route| route.filters.rewrites_path());
+    Ok(Found { destination, path: normalized.filter(|_| !passes || rewrites) })
+}
+
 impl RoutedRequest {
     /// Routes a request and reads its token.
     ///
     /// # Errors
-    /// [`ErrorReply::NoRoute`]; a client with a bad token is a new client.
+    /// If no route or more than one may be meant; a client with a bad token is a new client.
     pub(crate) fn new(
         snapshot: &ConfigSnapshot,
         request: &RequestView<'_>,
     ) -> Result<RoutedRequest, ErrorReply> {
         let keyring = &snapshot.keyring;
-        let destination = snapshot.table.find(request.authority, request.path, request.fields);
-        let (route, identity, backends) = match destination.ok_or(ErrorReply::NoRoute)? {
+        let Found { destination, path } = find(snapshot, request)?;
+        let (route, identity, backends) = match destination {
             Destination::One(route) => {
                 let identity = identify(keyring, &route.service, request);
                 (route, identity, None)
@@ -57,13 +95,17 @@ impl RoutedRequest {
             }
         };
         let session = identity.session;
-        Ok(RoutedRequest { route, backends, session, identity, may_wait: true })
+        let target = path.map(|path| match request.query {
+            Some(query) => format!("{path}?{query}").into(),
+            None => path.into(),
+        });
+        Ok(RoutedRequest { route, target, backends, session, identity, may_wait: true })
     }
 
     /// Returns the request of a stream in flight whose client is pinned to `endpoint`.
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> RoutedRequest {
         let identity = ClientIdentity::of_stream(session, endpoint);
-        RoutedRequest { route, backends: None, session, identity, may_wait: false }
+        RoutedRequest { route, target: None, backends: None, session, identity, may_wait: false }
     }
 
     /// Returns the service that the request is for.

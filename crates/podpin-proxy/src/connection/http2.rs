@@ -217,6 +217,9 @@ fn request_head(head: Head) -> Result<RequestHead, HeadError> {
     let Some(path) = head.path().filter(|_| method != Method::CONNECT) else {
         return Err(HeadError::Connect);
     };
+    if method == Method::TRACE {
+        return Err(HeadError::Trace);
+    }
     std::str::from_utf8(path).map_err(|_| HeadError::Malformed("the request target is not UTF-8"))?;
     request_head::check_authority(std::str::from_utf8(head.authority()).map_err(|_| MALFORMED)?)?;
     let HeadText { text, path, authority, lines } = head.into_text();

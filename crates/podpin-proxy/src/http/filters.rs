@@ -74,13 +74,24 @@ impl RouteFilters {
         if let Some(cors) = self.cors.as_ref().filter(|_| is_preflight(method, received)) {
             return Some(LocalResponse::empty(StatusCode::NO_CONTENT, cors.preflight_headers(received)));
         }
-        let status = self.redirect.filter(|_| !is_secure && !authority.is_empty())?;
+        let status = self.redirect.filter(|_| !is_secure)?;
         let host = request_head::without_port(authority);
+        if host.is_empty() {
+            // There is no name to redirect to, and what the route keeps to https is not answered without it.
+            return Some(LocalResponse::empty(StatusCode::BAD_REQUEST, HeaderMap::new()));
+        }
         let location = HeaderValue::try_from(format!("https://{host}{target}")).ok()?;
         let mut headers = HeaderMap::new();
         headers.insert(header::LOCATION, location);
         self.cross_origin(received, &mut headers);
         Some(LocalResponse::empty(status, headers))
+    }
+
+    /// Returns whether the edits of a request set, add or remove a field of this name.
+    #[must_use]
+    pub fn edits_request(&self, name: &HeaderName) -> bool {
+        let Edits { remove, set, add } = &self.request;
+        remove.contains(name) || set.iter().chain(add).any(|(edited, _)| edited == name)
     }
 
     /// Edits the fields of a request to an endpoint.
@@ -99,6 +110,12 @@ impl RouteFilters {
         if let Some(cors) = &self.cors {
             cors.write(received, headers);
         }
+    }
+
+    /// Returns whether a path gets another prefix.
+    #[must_use]
+    pub fn rewrites_path(&self) -> bool {
+        self.prefix.is_some()
     }
 
     /// Returns path and query for the endpoint; `None` if they stay as they are.

@@ -85,7 +85,7 @@ impl ErrorReply {
             ErrorReply::Head(HeadError::Malformed(_)) | ErrorReply::Body => StatusCode::BAD_REQUEST,
             ErrorReply::Head(HeadError::TooLarge) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             ErrorReply::Head(HeadError::TargetTooLong) => StatusCode::URI_TOO_LONG,
-            ErrorReply::Head(HeadError::Connect) => StatusCode::METHOD_NOT_ALLOWED,
+            ErrorReply::Head(HeadError::Connect | HeadError::Trace) => StatusCode::METHOD_NOT_ALLOWED,
             ErrorReply::Head(HeadError::Version) => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             ErrorReply::HeadTimeout | ErrorReply::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             ErrorReply::Misdirected => StatusCode::MISDIRECTED_REQUEST,

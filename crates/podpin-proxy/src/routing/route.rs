@@ -52,6 +52,16 @@ pub struct Backend {
 }
 
 impl Destination {
+    /// Returns whether both are one route of one configuration.
+    #[must_use]
+    pub fn is_same(&self, other: &Destination) -> bool {
+        match (self, other) {
+            (Destination::One(one), Destination::One(other)) => Arc::ptr_eq(one, other),
+            (Destination::Several(one), Destination::Several(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
     /// Returns the route as it leads to each of its services.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         let (one, several) = match self {

@@ -3,8 +3,8 @@
 //!
 //! The table is built whole from the configuration and swapped whole. A look-up hashes each label of the host and each
 //! element of the path once, however many routes there are, and none beyond the longest that is configured; headers are
-//! looked at only if a match of the path has some. Paths are compared as they were sent: decoding is left to the endpoints,
-//! so that they see the path that was routed on.
+//! looked at only if a match of the path has some. Paths come in the one spelling that `podpin_wire::http1::target` gives them, which
+//! the endpoints get, too.
 
 use std::collections::HashMap;
 

@@ -1,6 +1,5 @@
 //! Pingora's heads and errors in the words of the other data paths, and replies of the proxy over Pingora's session.
 
-use std::borrow::Cow;
 use std::io;
 
 use http::header::{self, HeaderMap, HeaderName};
@@ -45,10 +44,7 @@ pub(crate) fn rewrite_request(
     }
     let host = rewrite::upstream_host(request, &context.head, selected.endpoint.address);
     upstream.insert_header(header::HOST, &*host)?;
-    match rewrite::upstream_target(request, &context.head) {
-        Cow::Owned(target) => upstream.set_raw_path(target.as_bytes()),
-        Cow::Borrowed(_) => Ok(()),
-    }
+    upstream.set_raw_path(rewrite::upstream_target(request, &context.head).as_bytes())
 }
 
 /// Gives a response, interim or final, the fields that every other data path would give it.

@@ -20,6 +20,10 @@ use crate::request_context::RequestContext;
 pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest) -> HeaderMap {
     let RequestContext { head, client, .. } = context;
     let mut fields = headers::request_headers(&head.fields, client);
+    headers::remove_twins(&mut fields, |name| {
+        request.route.filters.edits_request(name)
+            || request.services().any(|service| service.session_header.as_ref() == Some(name))
+    });
     session_headers::strip_cookies(request, &mut fields);
     session_headers::unbind_session_id(request, &mut fields);
     request.route.filters.edit_request(&mut fields);
@@ -31,9 +35,9 @@ pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest
 }
 
 /// Returns path and query for the endpoint, by the route's rewrite.
-pub(crate) fn upstream_target<'a>(request: &RoutedRequest, head: &'a RequestHead) -> Cow<'a, str> {
-    let rewritten = request.route.filters.target(head.target());
-    rewritten.map_or(Cow::Borrowed(head.target()), Cow::Owned)
+pub(crate) fn upstream_target<'a>(request: &'a RoutedRequest, head: &'a RequestHead) -> Cow<'a, str> {
+    let target = request.target.as_deref().unwrap_or(head.target());
+    request.route.filters.target(target).map_or(Cow::Borrowed(target), Cow::Owned)
 }
 
 /// Returns `Host` for the endpoint: the route's, the client's, or the address of the endpoint if neither has one.

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -39,6 +40,9 @@ pub enum HeadError {
     /// `CONNECT` is not proxied.
     #[error("CONNECT is not supported")]
     Connect,
+    /// `TRACE` would show scripts what the proxy and the endpoints add to requests (RFC 9110 section 9.3.8).
+    #[error("TRACE is not supported")]
+    Trace,
     /// A major version other than 1 in HTTP/1 framing.
     #[error("HTTP version not supported")]
     Version,
@@ -127,7 +131,7 @@ impl RequestHead {
         size_of::<RequestHead>() + self.fields.held_bytes()
     }
 
-    /// Returns path and query in origin form.
+    /// Returns path and query in origin form, as they were sent.
     #[must_use]
     pub fn target(&self) -> &str {
         self.fields.text_at(self.target)
@@ -195,8 +199,10 @@ fn version_error(head: &[u8]) -> HeadError {
 fn framing(request: &httparse::Request<'_, '_>) -> Result<RequestFraming, HeadError> {
     let minor = request.version.unwrap_or(0);
     let method = request.method.unwrap_or_default();
-    if method == "CONNECT" {
-        return Err(HeadError::Connect);
+    match method {
+        "CONNECT" => return Err(HeadError::Connect),
+        "TRACE" => return Err(HeadError::Trace),
+        _ => {}
     }
     check_target(method, request.path.unwrap_or_default())?;
     let framing = FramingFields::of(request)?;
@@ -327,18 +333,23 @@ fn offers_upgrade(value: &[u8]) -> bool {
     offered.any(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
+/// Checks `uri-host [":" port]` (RFC 9110 section 7.2).
 fn check_host(value: &[u8]) -> Result<(), HeadError> {
-    let allowed = |byte: &u8| {
-        byte.is_ascii_graphic() && !matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"')
-    };
-    let host = match value.iter().rposition(|byte| *byte == b':') {
-        Some(colon) if !value.ends_with(b"]") => value.get(..colon).unwrap_or(value),
-        _ => value,
+    const MALFORMED: HeadError = HeadError::Malformed("Host is not a host and port");
+    let (host, port) = match value.iter().rposition(|byte| *byte == b':') {
+        Some(colon) if !value.ends_with(b"]") => value.split_at(colon),
+        _ => (value, &b""[..]),
     };
     if host.len() > HOST_BYTES_MAX {
         return Err(HeadError::Malformed("Host is longer than 255 bytes"));
     }
-    if value.iter().all(allowed) { Ok(()) } else { Err(HeadError::Malformed("Host is not a host and port")) }
+    let port = port.strip_prefix(b":").unwrap_or(port);
+    let is_port = port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
+    let is_host = match host.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")) {
+        Some(inside) => std::str::from_utf8(inside).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()),
+        None => host.iter().all(|byte| byte.is_ascii_graphic() && !b"/@?#\\,\":[]<>^`{|}".contains(byte)),
+    };
+    if is_host && is_port { Ok(()) } else { Err(MALFORMED) }
 }
 
 fn content_length(value: &[u8]) -> Result<u64, HeadError> {
@@ -478,6 +489,56 @@ mod tests {
         }
         assert_eq!(verdict("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Err(HeadError::Version));
         assert_eq!(verdict("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"), Err(HeadError::Connect));
+        assert_eq!(verdict("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n"), Err(HeadError::Trace));
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_or_without_a_port() {
+        let good = [
+            "a",
+            "a:80",
+            "a:",
+            "",
+            "A.example.",
+            "a_b",
+            "127.0.0.1:8080",
+            "[::1]",
+            "[::1]:80",
+            "a%41",
+            "x:99999",
+        ];
+        for host in good {
+            assert_eq!(check_host(host.as_bytes()), Ok(()), "{host:?}");
+        }
+        let bad = [
+            "a:b",
+            "a:8x",
+            "a:-1",
+            "a:80:80",
+            "a:123456",
+            "[::1",
+            "::1]",
+            "[::1]x",
+            "[::1]:x",
+            "[]",
+            "[a]",
+            "[fe80::1%25eth0]",
+            "a]",
+            "[a",
+            "a b",
+            "a,b",
+            "a/b",
+            "a@b",
+            "a\\b",
+            "a\"b",
+            "a<b",
+            "::1",
+            "a:80]",
+            "m\u{fc}",
+        ];
+        for host in bad {
+            assert!(check_host(host.as_bytes()).is_err(), "{host:?}");
+        }
     }
 
     #[test]

@@ -261,7 +261,8 @@ impl<M: DrainMember> DrainController<M> {
                 self.facts.push(group.reschedule(now.moment, deadline));
             }
         } else if to != Phase::Gone || !self.streams_at(&endpoint.id).is_empty() {
-            let window = self.policy.window(&endpoint, now.moment, Refuge::of(now.snapshot));
+            let refuge = Refuge::from(&endpoint.id, now.snapshot, now.moment);
+            let window = self.policy.window(&endpoint, now.moment, refuge);
             self.begin(endpoint, window, now);
         }
     }
@@ -339,13 +340,13 @@ impl<M: DrainMember> DrainController<M> {
     /// Reschedules groups whose endpoint learned its deadline or stopped to serve, or whose streams have another endpoint
     /// to go to from now on, or none any more.
     fn follow_deadlines(&mut self, now: &Now<'_>) {
-        let refuge = Refuge::of(now.snapshot);
         for (id, group) in &mut self.endpoints {
             let Some(current) = now.snapshot.get(id) else { continue };
+            let refuge = Refuge::from(id, now.snapshot, now.moment);
             let DrainWindow { begins, deadline } = group.policy.window(current, group.began, refuge);
             let before = (group.schedule.begins(), group.schedule.deadline());
             group.subject = DrainSubject::Endpoint(Arc::clone(current));
-            let waits_longer = refuge == Refuge::Awaited && begins > before.0.max(now.moment);
+            let waits_longer = refuge != Refuge::Ready && begins > before.0.max(now.moment);
             if deadline != before.1 || begins < before.0 || waits_longer {
                 let begins = if begins >= now.moment { begins } else { before.0.min(now.moment) };
                 let is_new = (begins, deadline) != before;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use podpin_config::{Budget, Drain, Handover, Order, Pinned, Rebalance, RetryHint, Service};
-use podpin_endpoints::{DrainTimes, Endpoint, Phase, Snapshot};
+use podpin_endpoints::{DrainTimes, Endpoint, EndpointId, Phase, Snapshot};
 use podpin_time::Millis;
 
 use crate::pacer::{BudgetLimits, BudgetUse};
@@ -47,12 +47,18 @@ pub(crate) enum Refuge {
     Ready,
     /// No endpoint is ready.
     Awaited,
+    /// Other endpoints are ready, but the heir is awaited until this moment.
+    HeirAwaited(Millis),
 }
 
 impl Refuge {
-    /// Returns what `snapshot` offers.
-    pub(crate) fn of(snapshot: &Snapshot) -> Refuge {
-        if snapshot.counts().ready > 0 { Refuge::Ready } else { Refuge::Awaited }
+    /// Returns what `snapshot` offers to the streams of the endpoint `left`.
+    pub(crate) fn from(left: &EndpointId, snapshot: &Snapshot, now: Millis) -> Refuge {
+        match snapshot.held_until(left, now) {
+            _ if snapshot.counts().ready == 0 => Refuge::Awaited,
+            Some(until) => Refuge::HeirAwaited(until),
+            None => Refuge::Ready,
+        }
     }
 }
 
@@ -77,11 +83,17 @@ impl DrainPolicy {
     }
 
     /// Returns the times of a drain of `endpoint` that began at `began`. While no endpoint is ready that could take its
-    /// streams, they stay as long as they can.
+    /// streams, or while its heir is awaited, they stay as long as they can.
     pub(crate) fn window(&self, endpoint: &Endpoint, began: Millis, refuge: Refuge) -> DrainWindow {
         let keeps = self.pinned == Pinned::Keep && endpoint.serving;
-        let waits = refuge == Refuge::Awaited && endpoint.phase < Phase::Gone;
-        let begins = if keeps || waits { self.times.last_departures(endpoint).max(began) } else { began };
+        let last = self.times.last_departures(endpoint);
+        let begins = match refuge {
+            _ if keeps => last,
+            Refuge::Awaited if endpoint.phase < Phase::Gone => last,
+            Refuge::HeirAwaited(until) if endpoint.phase < Phase::Gone => until.min(last),
+            Refuge::Awaited | Refuge::HeirAwaited(_) | Refuge::Ready => began,
+        };
+        let begins = begins.max(began);
         DrainWindow { begins, deadline: self.times.deadline(endpoint) }
     }
 

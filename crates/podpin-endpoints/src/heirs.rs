@@ -13,15 +13,19 @@
 //!    pin on an endpoint that left goes to its heir, or to the heir of that.
 //! 4. A successor that inherited nothing takes over the latest inheritance of an endpoint that inherited twice, unless its
 //!    sessions have settled there: the endpoint that left had an heir when it went.
+//! 5. A draining endpoint without an heir of its own (none, or one that inherited before) is *promised* a successor that is listed,
+//!    not ready yet and has inherited nothing, one for each, and takes no other heir than one that has inherited nothing. Its
+//!    sessions stay until then, or until the last moment at which streams can leave evenly. Without such a successor they stay
+//!    for [`LISTING_WAIT`]. Which heir is chosen does not depend on the moment; how long sessions stay does.
 //!
 //! Heirs were ready when they were chosen, and what is chosen for them in turn is chosen later: chains end.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{DrainTimes, Endpoint};
 use crate::id::{EndpointId, IdMap};
 use crate::phase::Phase;
 use podpin_time::Millis;
@@ -30,8 +34,16 @@ use podpin_time::Millis;
 /// each. The oldest is forgotten first; its clients go where the ring sends them.
 const LEFT_MAX: usize = 8_192;
 
+/// Time for which a draining endpoint of a generation, without an heir of its own, waits for one to be listed: a pod that replaces
+/// it is created in the same second, and listed once it has an address. Too short a time shows as sessions whose stream and
+/// requests are at two endpoints after a rollout with `maxUnavailable` above 0.
+const LISTING_WAIT: Duration = Duration::from_secs(3);
+
 /// Heirs by the endpoints that left.
 pub(crate) type HeirMap = IdMap<EndpointId>;
+
+/// Moments until which draining endpoints keep their sessions, because their heir is awaited.
+pub(crate) type Holds = IdMap<Millis>;
 
 /// The endpoints of a table that leave or have left, and who inherits from them.
 #[derive(Debug, Default)]
@@ -49,7 +61,10 @@ pub(crate) struct Heirs {
     /// Number of the current update.
     update: u64,
     sequence_last: u64,
+    /// The endpoint that an operator drains with this update: no other one replaces it.
+    by_hand: Option<EndpointId>,
     published: Arc<HeirMap>,
+    holds: Arc<Holds>,
     changed: bool,
 }
 
@@ -61,6 +76,8 @@ pub struct HeirPolicy {
     /// Whether an endpoint without a generation is succeeded by the next one of its name (StatefulSets). Streams that are handed
     /// over cannot wait for that one.
     pub namesakes: bool,
+    /// How long drains take: departures are held while the heir is awaited, as far as that leaves the time to leave evenly.
+    pub times: DrainTimes,
 }
 
 /// A listed endpoint among the others.
@@ -86,6 +103,10 @@ struct Leaver {
     joined: u64,
     heir: Option<EndpointId>,
     stage: Stage,
+    /// Whether an operator drains it: nothing is held.
+    is_by_hand: bool,
+    /// Whether a successor of its own is listed and not ready yet: it takes no other heir that has inherited already.
+    is_promised: bool,
 }
 
 /// How far a leaver has come.
@@ -99,6 +120,15 @@ enum Stage {
     Orphaned(Millis),
     /// Not listed any more since then; its sessions are at its heir.
     Settled(Millis),
+}
+
+/// The successors among which heirs are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// Successors that inherited nothing.
+    Fresh,
+    /// All successors, except for leavers that are promised one of their own.
+    Any,
 }
 
 /// A place in the order of successors: the first one inherits. Age is no part of the order, because two replicas may hear of
@@ -122,6 +152,16 @@ impl Heirs {
     /// Returns the heirs by the endpoints that left.
     pub(crate) fn published(&self) -> Arc<HeirMap> {
         Arc::clone(&self.published)
+    }
+
+    /// Returns the moments until which draining endpoints keep their sessions.
+    pub(crate) fn holds(&self) -> Arc<Holds> {
+        Arc::clone(&self.holds)
+    }
+
+    /// Notes that the step of this endpoint that comes next is an operator's.
+    pub(crate) fn expect_by_hand(&mut self, id: EndpointId) {
+        self.by_hand = Some(id);
     }
 
     /// Notes a step of an endpoint from phase to phase; `from` is `None` if it joined.
@@ -150,18 +190,23 @@ impl Heirs {
         }
     }
 
-    /// Ends an update: chooses heirs among the endpoints that are `ready` after it.
-    pub(crate) fn settle(&mut self, ready: &[Arc<Endpoint>], now: Millis) {
-        let Some(HeirPolicy { lifetime, .. }) = self.policy else { return };
+    /// Ends an update: chooses heirs among the endpoints that are `ready` after it, of those that are `listed`.
+    pub(crate) fn settle(&mut self, listed: &[Arc<Endpoint>], ready: &[Arc<Endpoint>], now: Millis) {
+        self.by_hand = None;
+        let Some(HeirPolicy { lifetime, times, .. }) = self.policy else { return };
         self.update += 1;
         self.enqueue();
         self.forget(lifetime, now);
-        self.choose(ready);
+        // Successors that inherited nothing first: what was promised to those who take one is free again.
+        self.choose(ready, Choice::Fresh);
+        self.promise(listed);
+        self.choose(ready, Choice::Any);
         self.relieve(ready);
         if std::mem::take(&mut self.changed) {
             let heirs = self.left.iter().filter_map(|(id, leaver)| Some((*id, leaver.heir?)));
             self.published = Arc::new(heirs.collect());
         }
+        self.hold(listed, times);
     }
 
     fn leave(&mut self, endpoint: &Endpoint, from: Option<Phase>, stage: Stage) {
@@ -188,6 +233,8 @@ impl Heirs {
             joined: standing.joined,
             heir: None,
             stage,
+            is_by_hand: self.by_hand == Some(endpoint.id),
+            is_promised: false,
         };
         self.left.insert(endpoint.id, leaver);
         self.fresh.push(endpoint.id);
@@ -196,11 +243,8 @@ impl Heirs {
     /// Forgets that an endpoint left: it is back. An heir keeps the count of what has settled.
     fn take_back(&mut self, id: &EndpointId) {
         let leaver = self.remove(id).filter(|leaver| leaver.stage == Stage::Draining);
-        if let Some(heir) = leaver.and_then(|leaver| leaver.heir)
-            && let Some(standing) = self.members.get_mut(&heir)
-        {
-            standing.inheritances = standing.inheritances.saturating_sub(1);
-            standing.received = standing.received.saturating_sub(1);
+        if let Some(heir) = leaver.and_then(|leaver| leaver.heir) {
+            self.give_back(&heir);
         }
     }
 
@@ -241,7 +285,7 @@ impl Heirs {
     }
 
     /// Chooses heirs for the leavers without one, in their order.
-    fn choose(&mut self, ready: &[Arc<Endpoint>]) {
+    fn choose(&mut self, ready: &[Arc<Endpoint>], choice: Choice) {
         if self.open.is_empty() {
             return;
         }
@@ -252,12 +296,15 @@ impl Heirs {
         for sequence in self.open.clone() {
             let Some(id) = self.order.get(&sequence).copied() else { continue };
             let Some(leaver) = self.left.get_mut(&id) else { continue };
-            if let Some(heir) = successors.take_first(leaver) {
+            if let Some(heir) = successors.take_first(leaver, choice) {
                 leaver.heir = Some(heir);
                 self.members.entry(heir).or_default().inherit();
                 self.open.remove(&sequence);
                 self.changed = true;
-            } else if leaver.generation.is_some() && matches!(leaver.stage, Stage::Gone(_)) {
+            } else if choice == Choice::Any
+                && leaver.generation.is_some()
+                && matches!(leaver.stage, Stage::Gone(_))
+            {
                 // Its sessions are where the ring has sent them.
                 self.remove(&id);
             }
@@ -272,6 +319,78 @@ impl Heirs {
                 leaver.stage = Stage::Orphaned(since);
             }
         }
+    }
+
+    /// Promises each draining endpoint without an heir of its own a successor that is listed and not ready yet. An heir that it
+    /// shares with others is none of its own, and taken back.
+    fn promise(&mut self, listed: &[Arc<Endpoint>]) {
+        let is_coming = |one: &&Arc<Endpoint>| one.phase == Phase::NotReady && self.received(&one.id) == 0;
+        let mut coming: Vec<(&Arc<Endpoint>, u64)> =
+            listed.iter().filter(is_coming).map(|one| (one, self.joined(&one.id))).collect();
+        for id in self.waiting(listed) {
+            let Some(leaver) = self.left.get_mut(&id) else { continue };
+            let own = coming.iter().position(|(other, joined)| leaver.may_be_succeeded_by(other, *joined));
+            leaver.is_promised = own.is_some();
+            let Some(place) = own else { continue };
+            coming.remove(place);
+            if let Some(heir) = leaver.heir.take() {
+                self.open.insert(leaver.sequence);
+                self.changed = true;
+                self.give_back(&heir);
+            }
+        }
+    }
+
+    /// Decides until when draining endpoints keep their sessions for a better heir.
+    fn hold(&mut self, listed: &[Arc<Endpoint>], times: DrainTimes) {
+        let waiting: HashSet<EndpointId> = self.waiting(listed).into_iter().collect();
+        if waiting.is_empty() && self.holds.is_empty() {
+            return;
+        }
+        let held = listed.iter().filter(|endpoint| waiting.contains(&endpoint.id));
+        let holds = held.map(|endpoint| {
+            let last = times.last_departures(endpoint);
+            let is_promised = self.left.get(&endpoint.id).is_some_and(|leaver| leaver.is_promised);
+            let until = if is_promised { last } else { endpoint.phase_since.after(LISTING_WAIT).min(last) };
+            (endpoint.id, until)
+        });
+        self.holds = Arc::new(holds.collect());
+    }
+
+    /// Returns the draining endpoints of a generation that have no heir, or share theirs with one that left before, in the order in
+    /// which they left.
+    fn waiting(&self, listed: &[Arc<Endpoint>]) -> Vec<EndpointId> {
+        let draining = listed.iter().filter(|endpoint| endpoint.phase == Phase::Draining);
+        let mut leavers: Vec<(&Leaver, EndpointId)> =
+            draining.filter_map(|endpoint| Some((self.left.get(&endpoint.id)?, endpoint.id))).collect();
+        leavers.sort_unstable_by_key(|(leaver, _)| leaver.sequence);
+        // Inheritances of each heir that came before, those that have settled first.
+        let mut before: IdMap<u32> = IdMap::default();
+        for heir in leavers.iter().filter_map(|(leaver, _)| leaver.heir) {
+            let all = self.members.get(&heir).map_or(0, |standing| standing.inheritances);
+            let settled = before.entry(heir).or_insert(all);
+            *settled = settled.saturating_sub(1);
+        }
+        leavers.retain(|(leaver, _)| {
+            let shares = leaver.heir.and_then(|heir| before.get_mut(&heir)).is_none_or(|before| {
+                *before = before.saturating_add(1);
+                *before > 1
+            });
+            shares && leaver.generation.is_some() && !leaver.is_by_hand
+        });
+        leavers.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Takes an inheritance back of which no session has come yet.
+    fn give_back(&mut self, heir: &EndpointId) {
+        if let Some(standing) = self.members.get_mut(heir) {
+            standing.inheritances = standing.inheritances.saturating_sub(1);
+            standing.received = standing.received.saturating_sub(1);
+        }
+    }
+
+    fn joined(&self, id: &EndpointId) -> u64 {
+        self.members.get(id).map_or(0, |standing| standing.joined)
     }
 
     fn received(&self, id: &EndpointId) -> u32 {
@@ -296,7 +415,7 @@ impl Heirs {
             ready.iter().filter(|endpoint| self.received(&endpoint.id) == 0).collect();
         idle.sort_unstable_by_key(|endpoint| endpoint.id);
         for endpoint in idle {
-            let joined = self.members.get(&endpoint.id).map_or(0, |one| one.joined);
+            let joined = self.joined(&endpoint.id);
             let latest = movable.iter().filter_map(|id| {
                 let leaver = self.left.get(id)?;
                 let heir = leaver.heir?;
@@ -368,9 +487,14 @@ impl Successors {
     }
 
     /// Returns the heir of a leaver, which has one inheritance more afterwards; `None` if there is no successor.
-    fn take_first(&mut self, leaver: &Leaver) -> Option<EndpointId> {
-        let orphaned = matches!(leaver.stage, Stage::Orphaned(_));
-        let fits = |place: &&Place| place.joined > leaver.joined && (!orphaned || place.received == 0);
+    fn take_first(&mut self, leaver: &Leaver, choice: Choice) -> Option<EndpointId> {
+        let awaits = match leaver.stage {
+            _ if choice == Choice::Fresh => true,
+            Stage::Draining => leaver.is_promised,
+            Stage::Orphaned(_) => true,
+            Stage::Gone(_) | Stage::Settled(_) => false,
+        };
+        let fits = |place: &&Place| place.joined > leaver.joined && (!awaits || place.received == 0);
         let first = |kin: &BTreeSet<Place>| kin.iter().find(fits).copied();
         let (place, kin) = match &leaver.generation {
             Some(own) => {

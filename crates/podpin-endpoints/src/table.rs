@@ -175,6 +175,7 @@ impl Table {
         let next = Endpoint::clone(&member.endpoint).entering(member.phase(), member.believed, now);
         let mut changes = Changes::default();
         changes.advance(member, next);
+        self.heirs.expect_by_hand(*id);
         Some(self.publish(changes, self.snapshot.first_list_seen(), now))
     }
 
@@ -258,8 +259,8 @@ impl Table {
             for step in &changes.transitions {
                 self.heirs.note(&step.endpoint, step.from, now);
             }
-            self.heirs.settle(snapshot.in_tier(Tier::Ready).endpoints(), now);
-            self.snapshot = Arc::new(snapshot.with_heirs(self.heirs.published()));
+            self.heirs.settle(snapshot.endpoints(), snapshot.in_tier(Tier::Ready).endpoints(), now);
+            self.snapshot = Arc::new(snapshot.with_heirs(self.heirs.published(), self.heirs.holds()));
         }
         Applied {
             transitions: changes.transitions,

@@ -41,6 +41,8 @@ const CRATES: [(&str, Layers); 14] = [
             "pick table",
             "snapshot",
             "heirs usage weighted_set",
+            "successors",
+            "leaver",
             "endpoint",
             "generation tombstones update",
             "id phase streams",

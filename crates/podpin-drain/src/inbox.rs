@@ -84,7 +84,7 @@ impl DrainInbox {
         &self.reconnects
     }
 
-    /// Returns the sessions whose stream moved before their cookie did.
+    /// Returns the sessions whose stream moved, perhaps before their cookie did.
     #[must_use]
     pub fn moved_pins(&self) -> &MovedPins {
         &self.moved_pins

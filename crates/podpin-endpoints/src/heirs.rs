@@ -21,13 +21,15 @@
 //! Heirs were ready when they were chosen, and what is chosen for them in turn is chosen later: chains end.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::endpoint::{DrainTimes, Endpoint};
 use crate::id::{EndpointId, IdMap};
+use crate::leaver::{Departed, Leaver, Stage, Standing};
 use crate::phase::Phase;
+use crate::successors::{Choice, Successors};
 use podpin_time::Millis;
 
 /// Endpoints that left whose heirs are remembered: a day of rollouts of a thousand pods every three hours, at about 250 bytes
@@ -80,66 +82,6 @@ pub struct HeirPolicy {
     pub times: DrainTimes,
 }
 
-/// A listed endpoint among the others.
-#[derive(Clone, Copy, Debug, Default)]
-struct Standing {
-    /// The update that listed it first.
-    joined: u64,
-    /// The endpoints that it is the heir of.
-    inheritances: u32,
-    /// The endpoints that it is or was the heir of: an inheritance that another one took over has left sessions here.
-    received: u32,
-    /// Whether it can have had clients.
-    has_been_ready: bool,
-}
-
-/// An endpoint that leaves, or has left.
-#[derive(Debug)]
-struct Leaver {
-    sequence: u64,
-    name: Arc<str>,
-    generation: Option<Arc<str>>,
-    /// The update that listed it first.
-    joined: u64,
-    heir: Option<EndpointId>,
-    stage: Stage,
-    /// Whether an operator drains it: nothing is held.
-    is_by_hand: bool,
-    /// Whether a successor of its own is listed and not ready yet: it takes no other heir that has inherited already.
-    is_promised: bool,
-}
-
-/// How far a leaver has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Listed, with clients that have to leave.
-    Draining,
-    /// Not listed any more since then; its heir, if any, was chosen afterwards.
-    Gone(Millis),
-    /// Not listed any more since then, when no endpoint was ready.
-    Orphaned(Millis),
-    /// Not listed any more since then; its sessions are at its heir.
-    Settled(Millis),
-}
-
-/// The successors among which heirs are chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Choice {
-    /// Successors that inherited nothing.
-    Fresh,
-    /// All successors, except for leavers that are promised one of their own.
-    Any,
-}
-
-/// A place in the order of successors: the first one inherits. Age is no part of the order, because two replicas may hear of
-/// two endpoints in one update or in two.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    received: u32,
-    id: EndpointId,
-    joined: u64,
-}
-
 impl Heirs {
     /// Chooses heirs from now on; with `None` all are forgotten.
     pub(crate) fn keep(&mut self, policy: Option<HeirPolicy>) {
@@ -152,6 +94,17 @@ impl Heirs {
     /// Returns the heirs by the endpoints that left.
     pub(crate) fn published(&self) -> Arc<HeirMap> {
         Arc::clone(&self.published)
+    }
+
+    /// Returns the endpoints that drain or are gone, the last one first.
+    pub(crate) fn departed(&self) -> impl Iterator<Item = Departed> {
+        let leavers = self.order.values().rev().filter_map(|id| self.left.get(id));
+        leavers.map(Leaver::departed)
+    }
+
+    /// Returns how many endpoints this one has inherited from.
+    pub(crate) fn inheritances(&self, id: &EndpointId) -> u32 {
+        self.members.get(id).map_or(0, |standing| standing.inheritances)
     }
 
     /// Returns the moments until which draining endpoints keep their sessions.
@@ -292,7 +245,8 @@ impl Heirs {
         if ready.is_empty() {
             return self.orphan();
         }
-        let mut successors = Successors::new(self, ready);
+        let open = self.open.iter().filter_map(|sequence| self.left.get(self.order.get(sequence)?));
+        let mut successors = Successors::new(open, &self.members, ready);
         for sequence in self.open.clone() {
             let Some(id) = self.order.get(&sequence).copied() else { continue };
             let Some(leaver) = self.left.get_mut(&id) else { continue };
@@ -367,7 +321,7 @@ impl Heirs {
         // Inheritances of each heir that came before, those that have settled first.
         let mut before: IdMap<u32> = IdMap::default();
         for heir in leavers.iter().filter_map(|(leaver, _)| leaver.heir) {
-            let all = self.members.get(&heir).map_or(0, |standing| standing.inheritances);
+            let all = self.inheritances(&heir);
             let settled = before.entry(heir).or_insert(all);
             *settled = settled.saturating_sub(1);
         }
@@ -399,11 +353,9 @@ impl Heirs {
 
     /// Moves inheritances from endpoints that have several to successors that have none.
     fn relieve(&mut self, ready: &[Arc<Endpoint>]) {
-        let inheritances =
-            |members: &IdMap<Standing>, id: &EndpointId| members.get(id).map_or(0, |one| one.inheritances);
         let mut movable: Vec<EndpointId> = Vec::new();
         for (id, leaver) in &self.left {
-            let crowded = leaver.heir.is_some_and(|heir| inheritances(&self.members, &heir) > 1);
+            let crowded = leaver.heir.is_some_and(|heir| self.inheritances(&heir) > 1);
             if crowded && !matches!(leaver.stage, Stage::Settled(_)) {
                 movable.push(*id);
             }
@@ -419,7 +371,7 @@ impl Heirs {
             let latest = movable.iter().filter_map(|id| {
                 let leaver = self.left.get(id)?;
                 let heir = leaver.heir?;
-                let burden = inheritances(&self.members, &heir);
+                let burden = self.inheritances(&heir);
                 let fits = burden > 1 && leaver.may_be_succeeded_by(endpoint, joined);
                 fits.then_some((burden, Reverse(heir), leaver.sequence, *id))
             });
@@ -433,81 +385,5 @@ impl Heirs {
             self.members.entry(endpoint.id).or_default().inherit();
             self.changed = true;
         }
-    }
-}
-
-impl Standing {
-    fn inherit(&mut self) {
-        self.inheritances = self.inheritances.saturating_add(1);
-        self.received = self.received.saturating_add(1);
-    }
-}
-
-impl Leaver {
-    /// Returns whether a ready endpoint that was listed first by update `joined` may inherit.
-    fn may_be_succeeded_by(&self, endpoint: &Endpoint, joined: u64) -> bool {
-        let is_other = match (&self.generation, &endpoint.generation) {
-            (Some(own), Some(other)) => own != other,
-            (None, None) => self.name == endpoint.name,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        is_other && joined > self.joined
-    }
-}
-
-/// The ready endpoints of one moment, in the order in which they inherit.
-#[derive(Default)]
-struct Successors {
-    by_generation: BTreeMap<Arc<str>, BTreeSet<Place>>,
-    /// Endpoints without a generation, as far as a leaver has their name.
-    by_name: HashMap<Arc<str>, BTreeSet<Place>>,
-}
-
-impl Successors {
-    fn new(heirs: &Heirs, ready: &[Arc<Endpoint>]) -> Successors {
-        let open = heirs.open.iter().filter_map(|sequence| heirs.left.get(heirs.order.get(sequence)?));
-        let unnamed = open.filter(|leaver| leaver.generation.is_none());
-        let mut successors = Successors {
-            by_generation: BTreeMap::new(),
-            by_name: unnamed.map(|leaver| (Arc::clone(&leaver.name), BTreeSet::new())).collect(),
-        };
-        for endpoint in ready {
-            let standing = heirs.members.get(&endpoint.id).copied().unwrap_or_default();
-            let (id, joined) = (endpoint.id, standing.joined);
-            let place = Place { received: standing.received, id, joined };
-            let kin = match &endpoint.generation {
-                Some(generation) => Some(successors.by_generation.entry(Arc::clone(generation)).or_default()),
-                None => successors.by_name.get_mut(&endpoint.name),
-            };
-            if let Some(kin) = kin {
-                kin.insert(place);
-            }
-        }
-        successors
-    }
-
-    /// Returns the heir of a leaver, which has one inheritance more afterwards; `None` if there is no successor.
-    fn take_first(&mut self, leaver: &Leaver, choice: Choice) -> Option<EndpointId> {
-        let awaits = match leaver.stage {
-            _ if choice == Choice::Fresh => true,
-            Stage::Draining => leaver.is_promised,
-            Stage::Orphaned(_) => true,
-            Stage::Gone(_) | Stage::Settled(_) => false,
-        };
-        let fits = |place: &&Place| place.joined > leaver.joined && (!awaits || place.received == 0);
-        let first = |kin: &BTreeSet<Place>| kin.iter().find(fits).copied();
-        let (place, kin) = match &leaver.generation {
-            Some(own) => {
-                let others = self.by_generation.iter_mut().filter(|(generation, _)| *generation != own);
-                others.filter_map(|(_, kin)| Some((first(kin)?, kin))).min_by_key(|(place, _)| *place)?
-            }
-            None => {
-                let kin = self.by_name.get_mut(&leaver.name)?;
-                (first(kin)?, kin)
-            }
-        };
-        kin.remove(&place);
-        kin.insert(Place { received: place.received.saturating_add(1), ..place });
-        Some(place.id)
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU64;
 use crate::endpoint::Endpoint;
 use crate::heirs::{HeirPolicy, Heirs};
 use crate::id::{EndpointId, IdMap};
+use crate::leaver::Departed;
 use crate::phase::{Drain, Phase};
 use crate::snapshot::Snapshot;
 use crate::tombstones::{End, Tombstones};
@@ -119,6 +120,17 @@ impl Table {
     /// and all are forgotten.
     pub fn keep_heirs(&mut self, policy: Option<HeirPolicy>) {
         self.heirs.keep(policy);
+    }
+
+    /// Returns the endpoints that drain or are gone and whose heirs are chosen or remembered, the last one first.
+    pub fn departed(&self) -> impl Iterator<Item = Departed> {
+        self.heirs.departed()
+    }
+
+    /// Returns how many endpoints a listed one has inherited from.
+    #[must_use]
+    pub fn inheritances(&self, id: &EndpointId) -> u32 {
+        self.heirs.inheritances(id)
     }
 
     /// Applies one sentence of discovery.

@@ -439,6 +439,19 @@ fn rebalancing_moves_streams_that_may_move_and_remembers_their_sessions() {
 }
 
 #[test]
+fn an_endpoint_whose_streams_cannot_move_does_not_keep_others_full() {
+    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 100 });
+    let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 3);
+    open(&mut world, 0, 40);
+    for _ in 0..20 {
+        world.open(1, Opening { mobility: Mobility::Rebalances, ..OPENING }).unwrap();
+    }
+    world.run_for(2_000);
+    let at = |number| world.streams.iter().filter(|stream| stream.endpoint().id == id(number)).count();
+    assert_eq!((at(0), at(1), at(2)), (40, 10, 10));
+}
+
+#[test]
 fn a_stream_that_could_not_be_rebalanced_leaves_with_the_drain_that_began_meanwhile() {
     let rebalance = Some(Rebalance { threshold: 1.1, budget_per_second: 1_000 });
     let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);

@@ -18,8 +18,8 @@ use podpin_config::{
 };
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
-    Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, HeirPolicy, Load, Phase, Refused, Snapshot,
-    Table, Transition, Update,
+    Applied, Departed, DrainTimes, EjectionPolicy, Endpoint, EndpointId, HeirPolicy, Load, Phase, Refused,
+    Snapshot, Table, Transition, Update,
 };
 
 use crate::balance::client_limit::ClientStreams;
@@ -343,6 +343,21 @@ impl ServiceState {
         }?;
         self.publish(applied);
         self.endpoint(id)
+    }
+
+    /// Returns up to `limit` endpoints that drain or are gone and whose heirs are remembered, the last one first, and how many
+    /// there are in all.
+    #[must_use]
+    pub fn departed(&self, limit: usize) -> (Vec<Departed>, usize) {
+        let table = self.table.lock();
+        (table.departed().take(limit).collect(), table.departed().count())
+    }
+
+    /// Returns how many endpoints each of these has inherited from.
+    #[must_use]
+    pub fn inheritances(&self, endpoints: &[Arc<Endpoint>]) -> Vec<u32> {
+        let table = self.table.lock();
+        endpoints.iter().map(|endpoint| table.inheritances(&endpoint.id)).collect()
     }
 
     /// Publishes the outcome of an update: to readers, the log, the drain and waiting requests.

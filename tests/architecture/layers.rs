@@ -63,7 +63,7 @@ const CRATES: [(&str, Layers); 14] = [
             "member",
             "inbox",
             "moved_pins",
-            "fact handle reconnects",
+            "fact handle herd reconnects",
             "policy report",
             "pacer rebalance_plan wake",
         ],

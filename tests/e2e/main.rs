@@ -29,6 +29,7 @@ mod header_fields;
 mod header_matches;
 mod health_checks;
 mod heirs;
+mod herd;
 mod http2;
 mod http2_bombs;
 mod http2_clients;

@@ -103,9 +103,9 @@ fn pinned_clients_are_kept_until_spread_before_the_deadline_while_the_endpoint_s
         {
             world.run_for(50);
         }
-        // Ten streams in twenty seconds: the first leaves after one.
+        // Ten streams in twenty seconds: the first leaves after one, at another phase in each replica.
         let first = world.now.0 - begins;
-        assert!((900..=1_200).contains(&first), "{serves} {gone}: the first after {first} ms");
+        assert!((500..=1_700).contains(&first), "{serves} {gone}: the first after {first} ms");
     }
 }
 

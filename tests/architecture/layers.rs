@@ -71,7 +71,7 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-wire",
         // Rules over header and trailer fields; the client and the bytes.
-        &["trailers", "headers", "client field http1 proxy_protocol"],
+        &["trailers", "headers", "client http1 proxy_protocol", "fields"],
     ),
     (
         "podpin-h2",

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use crate::endpoint::{DrainTimes, Endpoint};
 use crate::id::{EndpointId, IdMap};
-use crate::leaver::{Departed, Leaver, Stage, Standing};
+use crate::leaver::{Departed, Leaver, Stage, Standing, Wait};
 use crate::phase::Phase;
 use crate::successors::{Choice, Successors};
 use podpin_time::Millis;
@@ -186,7 +186,11 @@ impl Heirs {
             joined: standing.joined,
             heir: None,
             stage,
-            is_by_hand: self.by_hand == Some(endpoint.id),
+            wait: match from {
+                _ if self.by_hand == Some(endpoint.id) => Wait::Nothing,
+                None => Wait::Listed,
+                Some(_) => Wait::Any,
+            },
             is_promised: false,
         };
         self.left.insert(endpoint.id, leaver);
@@ -302,11 +306,14 @@ impl Heirs {
             return;
         }
         let held = listed.iter().filter(|endpoint| waiting.contains(&endpoint.id));
-        let holds = held.map(|endpoint| {
-            let last = times.last_departures(endpoint);
-            let is_promised = self.left.get(&endpoint.id).is_some_and(|leaver| leaver.is_promised);
-            let until = if is_promised { last } else { endpoint.phase_since.after(LISTING_WAIT).min(last) };
-            (endpoint.id, until)
+        let holds = held.filter_map(|endpoint| {
+            let (leaver, last) = (self.left.get(&endpoint.id)?, times.last_departures(endpoint));
+            let until = match (leaver.is_promised, leaver.wait) {
+                (true, _) => last,
+                (false, Wait::Any) => endpoint.phase_since.after(LISTING_WAIT).min(last),
+                (false, Wait::Listed | Wait::Nothing) => return None,
+            };
+            Some((endpoint.id, until))
         });
         self.holds = Arc::new(holds.collect());
     }
@@ -330,7 +337,7 @@ impl Heirs {
                 *before = before.saturating_add(1);
                 *before > 1
             });
-            shares && leaver.generation.is_some() && !leaver.is_by_hand
+            shares && leaver.generation.is_some() && leaver.wait != Wait::Nothing
         });
         leavers.into_iter().map(|(_, id)| id).collect()
     }

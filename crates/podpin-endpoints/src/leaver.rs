@@ -42,10 +42,20 @@ pub(crate) struct Leaver {
     pub(crate) joined: u64,
     pub(crate) heir: Option<EndpointId>,
     pub(crate) stage: Stage,
-    /// Whether an operator drains it: nothing is held.
-    pub(crate) is_by_hand: bool,
+    pub(crate) wait: Wait,
     /// Whether a successor of its own is listed and not ready yet: it takes no other heir that has inherited already.
     pub(crate) is_promised: bool,
+}
+
+/// The successors that the sessions of a draining endpoint wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// No successor: an operator drains the endpoint, and nothing replaces it.
+    Nothing,
+    /// A successor that is listed: the endpoint drained already when it was listed first, and so what replaces it is listed as well.
+    Listed,
+    /// A successor that is listed, or will be.
+    Any,
 }
 
 /// How far a leaver has come.

@@ -190,6 +190,15 @@ fn sessions_wait_for_no_longer_than_lets_them_leave_evenly() {
 }
 
 #[test]
+fn an_endpoint_that_drained_when_it_was_listed_first_waits_for_no_listing() {
+    let mut world = World::new(&["a1"]);
+    world.say(&["b1"], DRAINING);
+    assert_eq!(held(&world, "b1"), None, "its replacement would be there");
+    world.say(&["c2"], NOT_READY);
+    assert_eq!(held(&world, "b1"), Some(9));
+}
+
+#[test]
 fn an_heir_that_is_shared_is_given_up_for_one_that_is_listed_and_one_of_an_operator_is_not() {
     let mut world = World::new(&["a1", "b1", "z1"]);
     world.say(&["c2"], READY);

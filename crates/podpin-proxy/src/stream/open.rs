@@ -11,6 +11,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use podpin_config::{Handover, Unavailable};
 use podpin_drain::{Comer, Mobility};
+use podpin_endpoints::MoveReason;
 use podpin_sse::session::{Content, Recovery, RetryRange, Settings};
 use podpin_sse::{Framer, retry_line};
 use podpin_wire::http1::response_head::ResponseStart;
@@ -34,7 +35,7 @@ use crate::stream::handover::{HandoverDriver, LAST_EVENT_ID, allows_handover, li
 use crate::stream::relay::{Relay, Start};
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
-use crate::stream_registry;
+use crate::stream_registry::{self, ReturnEvidence};
 use crate::telemetry::labels::{OpenedStream, Resumption};
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
@@ -105,7 +106,7 @@ fn content_of(start: &ResponseStart) -> Content {
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = ()> + Send {
     let span = tracing::debug_span!(
         "stream",
-        host = %context.head.authority,
+        host = %context.head.authority(),
         path = context.head.path(),
         client = %context.client.address,
         service = tracing::field::Empty,
@@ -164,7 +165,7 @@ async fn turn_away(context: &RequestContext, request: &RoutedRequest, mut client
 
 /// Returns whether a client had a stream before.
 fn comer(context: &RequestContext, request: &RoutedRequest) -> Comer {
-    let is_back = request.is_returning() || context.head.headers.contains_key(LAST_EVENT_ID);
+    let is_back = request.is_returning() || context.head.fields.contains(&LAST_EVENT_ID);
     if is_back { Comer::Returning } else { Comer::New }
 }
 
@@ -256,7 +257,7 @@ impl Opening<'_> {
         let handover_enabled = handover.is_some();
         let accounts = self.accounts(selected, start.head.status, content, handover_enabled);
         if content == Content::Events && self.repetition == Repetition::Harmless {
-            accounts.record().note_return(clock::now());
+            accounts.record().note_return(self.return_evidence(selected), clock::now());
             self.attempts
                 .service()
                 .drain
@@ -284,6 +285,16 @@ impl Opening<'_> {
         });
         let task = StreamTask::new(relay, accounts, started.connection);
         self.context.shared.lifecycle.tasks.spawn(task);
+    }
+
+    /// Returns whether the request shows that another stream of the client was ended, by whichever replica.
+    fn return_evidence(&self, selected: &Selected) -> ReturnEvidence {
+        let has_left = matches!(selected.moved, Some(MoveReason::Draining | MoveReason::Gone));
+        if has_left && self.context.head.fields.contains(&LAST_EVENT_ID) {
+            ReturnEvidence::LeftEndpoint
+        } else {
+            ReturnEvidence::None
+        }
     }
 
     /// Returns the driver of the stream's handovers; `None` if it stays at its endpoint.
@@ -321,7 +332,7 @@ impl Opening<'_> {
         request.count_decision(Some(selected));
         self.context.count(Some(&request.route), status.as_u16());
         if content == Content::Events {
-            let is_resumed = self.context.head.headers.contains_key(LAST_EVENT_ID);
+            let is_resumed = self.context.head.fields.contains(&LAST_EVENT_ID);
             let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
             let decision = request.decision(Some(selected));
             request.service().metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
@@ -332,8 +343,8 @@ impl Opening<'_> {
     /// from the default. Empty if none is needed.
     fn preface(&self, content: Content) -> Vec<u8> {
         let request = &self.attempts.request;
-        let is_back = request.is_returning() || self.context.head.headers.contains_key(LAST_EVENT_ID);
-        let tells = is_back || request.service().configuration.sse.retry.tells_new();
+        let tells = comer(self.context, request) == Comer::Returning
+            || request.service().configuration.sse.retry.tells_new();
         // Clients of other methods read a completion, and take a block without data for a broken event.
         let reconnects = content == Content::Events && self.repetition == Repetition::Harmless;
         if !(reconnects && tells) {

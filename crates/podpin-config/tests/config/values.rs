@@ -59,6 +59,23 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
     assert_eq!(config.shutdown, shutdown);
 }
 
+fn default_sse() -> Sse {
+    Sse {
+        keep_alive: Some(seconds(15)),
+        retry: RetryHint {
+            normal: Some(seconds(3)),
+            drain_min: seconds(1),
+            drain_max: seconds(10),
+            shutdown_min: Duration::from_millis(500),
+            shutdown_max: seconds(2),
+        },
+        reconnects_per_second: None,
+        max_duration: None,
+        unavailable: Unavailable::Retry,
+        event_bytes_max: 1_048_576,
+    }
+}
+
 #[test]
 fn a_service_has_the_defaults_of_the_contract() {
     let cookie = CookieAttributes {
@@ -101,20 +118,7 @@ fn a_service_has_the_defaults_of_the_contract() {
             handovers_per_stream: HandoverLimit { limit: 5, window: MINUTE },
             return_window: seconds(30),
         },
-        sse: Sse {
-            keep_alive: Some(seconds(15)),
-            retry: RetryHint {
-                normal: Some(seconds(3)),
-                drain_min: seconds(1),
-                drain_max: seconds(10),
-                shutdown_min: Duration::from_millis(500),
-                shutdown_max: seconds(2),
-            },
-            reconnects_per_second: None,
-            max_duration: None,
-            unavailable: Unavailable::Retry,
-            event_bytes_max: 1_048_576,
-        },
+        sse: default_sse(),
         timeouts: Timeouts {
             connect: seconds(2),
             response_header: Some(seconds(30)),

@@ -95,12 +95,13 @@ impl Left {
     /// Returns the items before the goodbye.
     ///
     /// # Panics
-    /// When it was none: a reconnection time from `sse.retry.drain` (1 s to 10 s by default) and a clean end.
+    /// When it was none: a reconnection time from `sse.retry.drain` (1 s to 10 s by default) or `sse.retry.shutdown` (500 ms to
+    /// 2 s), and a clean end.
     pub(super) fn goodbye(&self) -> &[Item] {
         let Some((Item::Retry(retry), before)) = self.items.split_last() else {
             panic!("no goodbye: {self:?}")
         };
-        assert!((1_000..=10_000).contains(retry), "{retry} ms");
+        assert!((500..=10_000).contains(retry), "{retry} ms");
         assert_eq!(
             (&self.ending, self.stream.is_inside_event()),
             (&Ending::Clean, false),

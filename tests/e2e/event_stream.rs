@@ -124,16 +124,29 @@ async fn keep_alive_off_writes_nothing() {
 #[tokio::test]
 async fn a_returning_client_is_first_told_the_normal_reconnection_time() {
     let pods = Pod::start_three().await;
-    let proxy = Setup::chat(&[&pods[0]]).with("sse: {retry: {normal: 2500ms}}").start().await;
+    let proxy = Setup::chat(&[&pods[0]]).start().await;
     let mut visitor = proxy.visitor();
     let mut first = visitor.events("/events").await;
     assert!(matches!(first.next().await, Ok(Item::Event(_))), "a new client is told nothing");
     let mut second = visitor.events("/events").await;
-    assert_eq!(second.next().await, Ok(Item::Retry(2500)), "by its token");
+    assert!(matches!(second.next().await, Ok(Item::Retry(2_400..=3_600))), "by its token");
     assert!(matches!(second.next().await, Ok(Item::Event(_))));
     let mut third = Request::events("/events").header("Last-Event-ID", "7").open(proxy.address).await;
-    assert_eq!(third.next().await, Ok(Item::Retry(2500)), "by its Last-Event-ID");
+    assert!(matches!(third.next().await, Ok(Item::Retry(2_400..=3_600))), "by its Last-Event-ID");
     proxy.wait_metric("podpin_streams_opened_total", &[("result", "resumed")], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_reconnection_time_that_is_configured_is_told_to_all_and_differs_from_one_to_the_next() {
+    let pods = Pod::start_three().await;
+    let proxy = Setup::chat(&[&pods[0]]).with("sse: {retry: {normal: 2500ms}}").start().await;
+    let mut told = std::collections::BTreeSet::new();
+    for _ in 0..20 {
+        let mut stream = Request::events("/events").open(proxy.address).await;
+        let Ok(Item::Retry(time @ 2_000..=3_000)) = stream.next().await else { panic!("{stream:?}") };
+        told.insert(time);
+    }
+    assert!(told.len() > 10, "{told:?}");
 }
 
 #[tokio::test]
@@ -198,7 +211,8 @@ async fn a_reset_by_the_pod_is_an_unclean_end_after_the_last_whole_event() {
     assert_eq!(client.next_data().await, "whole");
     stream.reset();
     let (items, ending) = client.rest().await;
-    assert!(items.is_empty() && matches!(ending, Ending::Cut | Ending::Reset), "{items:?} {ending:?}");
+    let is_told = matches!(items.as_slice(), [Item::Retry(1_000..=10_000)]);
+    assert!(is_told && matches!(ending, Ending::Cut | Ending::Reset), "{items:?} {ending:?}");
     assert!(!client.is_inside_event());
     closed(&proxy, "upstream_reset").await;
     proxy.wait_metric("podpin_upstream_errors_total", &[("service", "chat"), ("kind", "reset")], 1.0).await;
@@ -210,6 +224,7 @@ async fn a_missing_last_chunk_is_an_unclean_end() {
     stream.event("whole").await;
     assert_eq!(client.next_data().await, "whole");
     stream.close();
+    assert!(matches!(client.next().await, Ok(Item::Retry(1_000..=10_000))), "not all come back at once");
     assert!(matches!(client.next().await, Err(Ending::Cut | Ending::Reset)));
     closed(&proxy, "upstream_reset").await;
 }

@@ -42,8 +42,9 @@ impl Scene {
         };
         self.file.write_text(&[of(&self.old, old, "1"), of(&self.new, new, "2")].concat().concat());
         let named = self.old.iter().zip(old).chain(self.new.iter().zip(new));
-        let expected: Vec<_> =
-            named.filter(|(_, state)| !state.is_empty()).map(|(pod, state)| (pod.name(), state)).collect();
+        let shown = |state| if state == "notReady" { "resting" } else { state };
+        let listed = named.filter(|(_, state)| !state.is_empty());
+        let expected: Vec<_> = listed.map(|(pod, state)| (pod.name(), shown(state))).collect();
         for replica in [&self.one, &self.other] {
             replica.wait_endpoints("chat", &expected).await;
         }
@@ -115,6 +116,71 @@ async fn streams_and_requests_of_a_draining_pod_go_to_its_heir_at_every_replica(
     let moved = [("service", "chat"), ("cause", "planned"), ("result", "ok")];
     let count = u32::try_from(CLIENTS).unwrap();
     scene.one.wait_metric("podpin_handovers_total", &moved, f64::from(count)).await;
+}
+
+#[tokio::test]
+async fn streams_and_requests_wait_at_a_draining_pod_for_an_heir_that_is_not_ready_yet() {
+    let scene = Scene::new().await;
+    let (mut client, mut stream) = scene.open().await;
+    let mut old = ["ready"; 3];
+    old[client.home] = "draining";
+    scene.list(old, ["notReady", "", ""]).await;
+    scene.assert_at(&client, &scene.old[client.home]).await;
+    stream.event_with_id("2", "x").await;
+    assert_eq!(client.events.next_event().await.id, "2", "it flows on");
+    let shown = &scene.one.endpoints("chat").await;
+    let own = shown.iter().find(|one| one["state"] == "draining").unwrap();
+    assert_eq!((own["usedBy"].as_str(), own["heir"].as_str()), (Some("pinned"), None));
+    scene.list(old, ["ready", "", ""]).await;
+    let mut next = scene.new[0].next_stream().await;
+    next.event_with_id("3", "x").await;
+    assert_eq!(client.events.next_event().await.id, "3");
+    scene.assert_at(&client, &scene.new[0]).await;
+    for replica in [&scene.one, &scene.other] {
+        let shown = replica.endpoints("chat").await;
+        let own = shown.iter().find(|one| one["state"] == "draining").unwrap();
+        assert_eq!((own["heir"].as_str(), own["generation"].as_str()), (Some("new-a"), Some("1")));
+        let labels = [("service", "chat"), ("endpoint", "new-a")];
+        assert_eq!(replica.metric("podpin_endpoint_inheritances", &labels).await, 1.0);
+    }
+    old[client.home] = "";
+    scene.list(old, ["ready", "", ""]).await;
+    let text = scene.one.admin_get("/api/endpoints").await.text();
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let departed = &shown["services"][0]["departed"][0];
+    assert_eq!(
+        (&departed["name"], &departed["heir"]),
+        (&scene.old[client.home].name().into(), &"new-a".into())
+    );
+    assert!(departed["goneSince"].is_string() && shown["services"][0]["departedTotal"] == 1, "{text}");
+}
+
+#[tokio::test]
+async fn requests_follow_a_stream_whose_pod_restarted_under_one_identity_at_every_replica() {
+    let mut pods = [pod("pod-a").await, pod("pod-b").await];
+    let setup = Setup::chat(&[&pods[0], &pods[1]]).with(QUICK);
+    let (one, other) = (setup.start().await, setup.start().await);
+    let mut visitor = one.visitor();
+    let mut events = visitor.events("/events").await;
+    let (home, mut stream) = tokio::select! {
+        stream = pods[0].next_stream() => (0, stream),
+        stream = pods[1].next_stream() => (1, stream),
+    };
+    stream.event_with_id("1", "x").await;
+    assert_eq!(events.next_event().await.id, "1");
+    let (name, address) = (pods[home].name().to_owned(), pods[home].address());
+    pods[home].stop().await;
+    drop(stream);
+    let mut next = pods[1 - home].next_stream().await;
+    next.event_with_id("2", "x").await;
+    assert_eq!(events.next_event().await.id, "2");
+    let back = Pod::start_at(&name, address).await;
+    // The replica without the stream knows nothing of it.
+    assert_eq!(visitor.at(other.address).get("/who").await.text(), back.name());
+    assert_eq!(visitor.get("/who").await.text(), pods[1 - home].name(), "where the stream is");
+    for replica in [&one, &other] {
+        assert_eq!(visitor.at(replica.address).get("/who").await.text(), pods[1 - home].name());
+    }
 }
 
 #[tokio::test]

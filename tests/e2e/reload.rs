@@ -84,6 +84,32 @@ async fn the_streams_of_a_route_that_is_gone_leave_and_no_others() {
 }
 
 #[tokio::test]
+async fn of_several_routes_without_names_the_one_that_is_removed_loses_its_streams_and_no_other() {
+    let pods = silent_pods(&["pod-a"]).await;
+    pods[0].answer("/admin/events", StreamAnswer::new());
+    let setup = Setup::chat(&[&pods[0]]).with(QUICK);
+    let first = "{matches: [{path: {value: /admin}}], service: chat}";
+    let second = "{matches: [{path: {value: /events}}], service: chat}";
+    let proxy = setup.clone().route(first).route(second).start().await;
+    let mut leaves = proxy.visitor().events("/admin/events").await;
+    let _leaves = pods[0].next_stream().await;
+    let mut stays = proxy.visitor().events("/events").await;
+    let mut stream = pods[0].next_stream().await;
+    // The second one takes over the name of the first.
+    proxy.reload(&setup.clone().route(second)).await;
+    assert_eq!(leaves.rest().await.1, Ending::Clean);
+    stream.event("still here").await;
+    assert_eq!(stays.next_data().await, "still here");
+    // The same name and other matches: a change of that route, which its streams survive.
+    let wider = "{matches: [{path: {value: /events}}, {path: {value: /more}}], service: chat}";
+    proxy.reload(&setup.route(wider)).await;
+    stream.event("still here").await;
+    assert_eq!(stays.next_data().await, "still here");
+    let closed = proxy.metrics().await;
+    assert_eq!(closed.sum("podpin_streams_closed_total", &[]), 1.0);
+}
+
+#[tokio::test]
 async fn a_stream_whose_route_is_gone_is_not_handed_over() {
     let pods = silent_pods(&["pod-a", "pod-b"]).await;
     let setup = Setup::chat(&[&pods[0], &pods[1]]).with("drain: {handover: lastEventId, spread: 0s}");

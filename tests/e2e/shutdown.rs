@@ -115,7 +115,7 @@ async fn an_event_stream_that_still_waits_for_its_pod_begins_and_is_told_goodbye
     let mut client = connection.into_events(head);
     assert_eq!(client.next_data().await, "whole");
     let (items, ending) = client.rest().await;
-    assert!(matches!(items.as_slice(), [Item::Retry(1_000..=10_000)]), "{items:?}");
+    assert!(matches!(items.as_slice(), [Item::Retry(500..=2_000)]), "{items:?}");
     assert_eq!((ending, client.is_inside_event()), (Ending::Clean, false));
     assert_eq!(proxy.wait_exit().await, 0);
     let lines = logged(&proxy);
@@ -153,7 +153,7 @@ async fn streams_begun_while_it_announces_its_end_are_told_goodbye_within_the_sp
     for client in &mut clients {
         assert_eq!(client.next_data().await, "pod-a");
         let (items, ending) = client.rest().await;
-        assert!(matches!(items.as_slice(), [Item::Retry(1_000..=10_000)]), "{items:?}");
+        assert!(matches!(items.as_slice(), [Item::Retry(500..=2_000)]), "{items:?}");
         assert_eq!(ending, Ending::Clean);
     }
     // 1.5 s and 1 s, and what a busy machine adds.

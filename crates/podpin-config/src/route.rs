@@ -34,6 +34,30 @@ pub struct Route {
     pub filters: RouteFilters,
 }
 
+impl Route {
+    /// Returns the text by which the route is known after a reload: its name, or its hosts and matches if it has the name that an
+    /// unnamed one gets, since those follow from the order of the routes.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let service = self.backends.first().map_or("", |backend| backend.service.as_str());
+        let suffix = self.name.strip_prefix(service);
+        let is_numbered = |suffix: &str| {
+            let number = suffix.strip_prefix('-');
+            number
+                .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        if !suffix.is_some_and(|suffix| suffix.is_empty() || is_numbered(suffix)) {
+            return self.name.clone();
+        }
+        let mut hosts: Vec<String> = self.hosts.iter().map(Host::to_string).collect();
+        let mut matches: Vec<String> = self.matches.iter().map(RouteMatch::to_string).collect();
+        hosts.sort_unstable();
+        matches.sort_unstable();
+        // No name has a line break.
+        format!("\n{}\n{}", hosts.join(" "), matches.join("\n"))
+    }
+}
+
 /// Names that a route may refer to.
 pub(crate) struct Known<'a> {
     /// Every name under `services`, faulty ones included.

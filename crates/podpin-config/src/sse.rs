@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    node::Node,
     section::Section,
     unit::{DurationRange, format_duration},
 };
@@ -14,6 +15,8 @@ pub struct Sse {
     pub keep_alive: Option<Duration>,
     /// Reconnection times sent to clients.
     pub retry: RetryHint,
+    /// Clients that come back to the service each second at most, 1 to 1,000,000; default `None` if absent: any number.
+    pub reconnects_per_second: Option<u32>,
     /// Age at which a stream is closed gracefully. 1 s to 9600 h; default `None` if absent: never.
     pub max_duration: Option<Duration>,
     /// Answer to an event stream request that nothing can serve. Default: to come back.
@@ -40,8 +43,14 @@ pub struct RetryHint {
     pub drain_min: Duration,
     /// At least `drain_min`, at most 24 h. Default 10 s.
     pub drain_max: Duration,
+    /// Goodbyes at the shutdown of the proxy draw from `shutdown_min..=shutdown_max`. 1 ms to 24 h, default 500 ms.
+    pub shutdown_min: Duration,
+    /// At least `shutdown_min`, at most 24 h. Default 2 s.
+    pub shutdown_max: Duration,
 }
 
+/// Default of [`RetryHint::normal`], which is about what browsers do by themselves.
+const NORMAL: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(600));
 const RETRY: DurationRange =
     DurationRange::whole_milliseconds(Duration::from_millis(1), Duration::from_secs(86_400));
@@ -53,6 +62,7 @@ impl Default for Sse {
         Self {
             keep_alive: Some(Duration::from_secs(15)),
             retry: RetryHint::default(),
+            reconnects_per_second: None,
             max_duration: None,
             unavailable: Unavailable::Retry,
             event_bytes_max: 1 << 20,
@@ -63,9 +73,11 @@ impl Default for Sse {
 impl Default for RetryHint {
     fn default() -> Self {
         Self {
-            normal: Some(Duration::from_secs(3)),
+            normal: Some(NORMAL),
             drain_min: Duration::from_secs(1),
             drain_max: Duration::from_secs(10),
+            shutdown_min: Duration::from_millis(500),
+            shutdown_max: Duration::from_secs(2),
         }
     }
 }
@@ -77,6 +89,7 @@ impl Sse {
         Self {
             keep_alive: section.duration_or_off("keepAlive", KEEP_ALIVE, default.keep_alive),
             retry: RetryHint::read(&section.section("retry")),
+            reconnects_per_second: section.get("reconnect").and_then(read_reconnect),
             max_duration: section.duration_or_off("maxDuration", MAX_DURATION, default.max_duration),
             unavailable: section.choice(
                 "unavailable",
@@ -89,18 +102,43 @@ impl Sse {
 }
 
 impl RetryHint {
+    /// Returns whether new clients are told the normal time as well: one that differs from the default is not what they do by
+    /// themselves.
+    #[must_use]
+    pub fn tells_new(&self) -> bool {
+        self.normal.is_some_and(|normal| normal != NORMAL)
+    }
+
     fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
-        let drain = section.section("drain");
-        let retry = Self {
+        let (drain, shutdown) = (section.section("drain"), section.section("shutdown"));
+        let (drain_min, drain_max) = read_range(&drain, default.drain_min, default.drain_max);
+        let (shutdown_min, shutdown_max) = read_range(&shutdown, default.shutdown_min, default.shutdown_max);
+        Self {
             normal: section.duration_or_off("normal", RETRY, default.normal),
-            drain_min: drain.duration("min", RETRY, default.drain_min),
-            drain_max: drain.duration("max", RETRY, default.drain_max),
-        };
-        if retry.drain_min > retry.drain_max {
-            let (min, max) = (format_duration(retry.drain_min), format_duration(retry.drain_max));
-            drain.node().fail(format!("min ({min}) must not be longer than max ({max})"));
+            drain_min,
+            drain_max,
+            shutdown_min,
+            shutdown_max,
         }
-        retry
     }
+}
+
+/// Reads `min` and `max`.
+fn read_range(section: &Section<'_>, min: Duration, max: Duration) -> (Duration, Duration) {
+    let (min, max) = (section.duration("min", RETRY, min), section.duration("max", RETRY, max));
+    if min > max {
+        let (shown_min, shown_max) = (format_duration(min), format_duration(max));
+        section.node().fail(format!("min ({shown_min}) must not be longer than max ({shown_max})"));
+    }
+    (min, max)
+}
+
+/// Reads `reconnect`; `None` if it is off.
+fn read_reconnect(node: &Node<'_>) -> Option<u32> {
+    let section = node.section_or_off("a mapping of perSecond")??;
+    if section.is_blank() {
+        node.fail("an empty reconnect limits nothing; write perSecond or `off`");
+    }
+    section.count_or_off("perSecond", 1..=1_000_000, None)
 }

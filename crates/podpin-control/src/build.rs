@@ -63,7 +63,8 @@ pub(crate) fn snapshot(
     let zone = std::env::var(ZONE_VARIABLE).ok().filter(|zone| !zone.is_empty());
     let services = config.services.iter().map(|service| build_service(service, zone.as_deref(), around));
     let services = services.collect::<Result<Vec<_>, _>>()?;
-    let resolver = RouteResolver { services: &services, before: around.before() };
+    let identities: Vec<String> = config.routes.iter().map(RouteConfig::identity).collect();
+    let resolver = RouteResolver { services: &services, before: around.before(), identities: &identities };
     let destinations: Vec<_> = config.routes.iter().map(|route| resolver.destination(route)).collect();
     let entries = config.routes.iter().zip(&destinations).map(|(route, destination)| RouteEntry {
         hosts: &route.hosts,
@@ -140,6 +141,8 @@ fn succeed(
 struct RouteResolver<'a> {
     services: &'a [Arc<ServiceState>],
     before: Option<&'a ConfigSnapshot>,
+    /// Identities of all routes of the configuration.
+    identities: &'a [String],
 }
 
 impl RouteResolver<'_> {
@@ -160,11 +163,13 @@ impl RouteResolver<'_> {
         let service = self.services.iter().find(|known| *known.name == *service)?;
         let mut resolved = Route {
             name: route.name.as_str().into(),
+            identity: route.identity().into(),
             service: Arc::clone(service),
             filters: RouteFilters::new(route),
             withdrawn: Arc::new(AtomicBool::new(false)),
         };
-        if let Some(known) = self.before.and_then(|before| before.route(&resolved)) {
+        let is_other = |identity: &str| self.identities.iter().any(|known| known == identity);
+        if let Some(known) = self.before.and_then(|before| before.route(&resolved, is_other)) {
             resolved.withdrawn = Arc::clone(&known.withdrawn);
         }
         Some(Arc::new(resolved))

@@ -164,6 +164,7 @@ fn log_report(service: &str, subject: &DrainSubject, report: &DrainReport, took:
         forced = report.forced,
         broken = report.broken,
         left = report.left,
+        seen_again_here = report.returned,
         returned = report.returned,
         lost = report.lost,
         gap_p50_seconds = seconds(report.gap_millis(500)),

@@ -23,12 +23,15 @@ use crate::group::{DrainGroup, TURN};
 use crate::inbox::DrainInbox;
 use crate::member::DrainMember;
 use crate::pacer::{BudgetUse, DrainSchedule, InFlight, Pacer};
-use crate::policy::{DrainPolicy, DrainWindow, Refuge};
+use crate::policy::{DrainPolicy, DrainWindow, Places, Refuge};
 use crate::rebalance::{Rebalancer, ServiceStreams};
 use crate::registry::{DrainRegistry, ShutdownTimes};
 
 /// Time between two turns while no stream gets a moment: clients are awaited, or departures have yet to begin.
 const LOOK: Duration = Duration::from_millis(250);
+/// Phases at which a group may begin, in thousandths of a stream: a stream that leaves alone does so between a third and three
+/// quarters of the time.
+const PHASES: std::ops::Range<u64> = 250..700;
 /// Time between two turns while nothing goes on; events wake the caller.
 const NOTHING: Duration = Duration::from_secs(3_600);
 
@@ -116,6 +119,11 @@ pub struct DrainController<M> {
     /// Groups that are over and whose clients are awaited, or that were taken back.
     awaited: Vec<DrainGroup<M>>,
     facts: Vec<Fact>,
+}
+
+/// Returns the phase of a group that begins.
+fn phase(rng: &mut dyn FnMut(u64) -> u64) -> u64 {
+    PHASES.start + rng(PHASES.end - PHASES.start)
 }
 
 /// Circumstances of one turn.
@@ -261,7 +269,7 @@ impl<M: DrainMember> DrainController<M> {
                 self.facts.push(group.reschedule(now.moment, deadline));
             }
         } else if to != Phase::Gone || !self.streams_at(&endpoint.id).is_empty() {
-            let window = self.policy.window(&endpoint, now.moment, self.refuge(now.snapshot));
+            let window = self.policy.window(&endpoint, now.moment, self.refuge(&endpoint.id, now));
             self.begin(endpoint, window, now);
         }
     }
@@ -285,7 +293,7 @@ impl<M: DrainMember> DrainController<M> {
     /// Begins to drain all streams that are open on an endpoint.
     fn begin(&mut self, endpoint: Arc<Endpoint>, window: DrainWindow, now: &mut Now<'_>) {
         let id = endpoint.id;
-        let schedule = self.schedule(window, self.policy.budget_use());
+        let schedule = self.schedule(window, self.policy.budget_use()).at_phase(phase(now.rng));
         let mut group = self.group(DrainSubject::Endpoint(endpoint), schedule, now.moment);
         self.streams_at(&id).into_iter().for_each(|member| group.join(member));
         group.put_in_order(self.policy.order, now.moment, now.rng);
@@ -293,10 +301,14 @@ impl<M: DrainMember> DrainController<M> {
         self.endpoints.insert(id, group);
     }
 
-    /// Returns whether a stream that leaves now has an endpoint to go to. Those that left before it have not all arrived:
-    /// their places are taken.
-    fn refuge(&self, snapshot: &Snapshot) -> Refuge {
-        Refuge::of(snapshot, self.policy.streams_per_endpoint, self.inbox.expected_streams())
+    /// Returns whether a stream that leaves an endpoint now has another one to go to.
+    fn refuge(&self, left: &EndpointId, now: &Now<'_>) -> Refuge {
+        Refuge::from(left, now.snapshot, now.moment, self.places())
+    }
+
+    /// Returns the places of endpoints. Streams that left before have not all arrived: their places are taken.
+    fn places(&self) -> Places {
+        Places { each: self.policy.streams_per_endpoint, taken: self.inbox.expected_streams() }
     }
 
     /// Returns the open streams of an endpoint.
@@ -309,6 +321,7 @@ impl<M: DrainMember> DrainController<M> {
         // Streams without a moment leave with all the others: the drain of their endpoint may have hours.
         self.endpoints.values_mut().chain(&mut self.withdrawn).for_each(DrainGroup::release);
         let schedule = DrainSchedule::new(times.begins, times.spread, times.deadline, BudgetUse::Charged);
+        let schedule = schedule.at_phase(phase(now.rng));
         let mut group = self.group(DrainSubject::Shutdown, schedule, now.moment);
         for member in self.registry.streams_of(&self.inbox, |_| true) {
             if member.drain().order().is_some() {
@@ -345,13 +358,14 @@ impl<M: DrainMember> DrainController<M> {
     /// Reschedules groups whose endpoint learned its deadline or stopped to serve, or whose streams have another endpoint
     /// to go to from now on, or none any more.
     fn follow_deadlines(&mut self, now: &Now<'_>) {
-        let refuge = self.refuge(now.snapshot);
+        let places = self.places();
         for (id, group) in &mut self.endpoints {
             let Some(current) = now.snapshot.get(id) else { continue };
+            let refuge = Refuge::from(id, now.snapshot, now.moment, places);
             let DrainWindow { begins, deadline } = group.policy.window(current, group.began, refuge);
             let before = (group.schedule.begins(), group.schedule.deadline());
             group.subject = DrainSubject::Endpoint(Arc::clone(current));
-            let waits_longer = refuge == Refuge::Awaited && begins > before.0.max(now.moment);
+            let waits_longer = refuge != Refuge::Ready && begins > before.0.max(now.moment);
             if deadline != before.1 || begins < before.0 || waits_longer {
                 let begins = if begins >= now.moment { begins } else { before.0.min(now.moment) };
                 let is_new = (begins, deadline) != before;

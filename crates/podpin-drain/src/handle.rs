@@ -191,6 +191,17 @@ impl DrainHandle {
         }
     }
 
+    /// Returns the ways in which the stream can leave; `None` if it has ended.
+    #[must_use]
+    pub fn mobility(&self) -> Option<Mobility> {
+        match self.inner.lock().state {
+            State::Staying { mobility }
+            | State::Queued { mobility, .. }
+            | State::Leaving { mobility, .. } => Some(mobility),
+            State::Ended => None,
+        }
+    }
+
     /// Returns why, when and whither the stream leaves; `None` if it has no moment.
     #[must_use]
     pub fn order(&self) -> Option<LeaveOrder> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::Mutex;
 use podpin_endpoints::{Phase, Transition};
 
+use crate::herd::Herd;
 use crate::moved_pins::MovedPins;
 use crate::reconnects::ReconnectTracker;
 use crate::report::LeavingCount;
@@ -24,6 +25,7 @@ pub struct DrainInbox {
     leaving: Arc<LeavingCount>,
     reconnects: ReconnectTracker,
     moved_pins: MovedPins,
+    herd: Herd,
     wake: Arc<DrainWake>,
 }
 
@@ -46,6 +48,7 @@ impl DrainInbox {
             leaving: Arc::default(),
             reconnects: ReconnectTracker::default(),
             moved_pins: MovedPins::default(),
+            herd: Herd::default(),
             wake,
         }
     }
@@ -89,10 +92,16 @@ impl DrainInbox {
         &self.reconnects
     }
 
-    /// Returns the sessions whose stream moved before their cookie did.
+    /// Returns the sessions whose stream moved, perhaps before their cookie did.
     #[must_use]
     pub fn moved_pins(&self) -> &MovedPins {
         &self.moved_pins
+    }
+
+    /// Returns the clients that are told when to come back.
+    #[must_use]
+    pub fn herd(&self) -> &Herd {
+        &self.herd
     }
 
     /// Returns and forgets the events since the last turn.

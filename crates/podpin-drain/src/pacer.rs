@@ -85,6 +85,13 @@ impl DrainSchedule {
         DrainSchedule { begins, ends, deadline, budget_use, carry: HALF, remaining: 0, due: 0 }
     }
 
+    /// Returns the same schedule at another phase, from 0 to 999: the part of a stream that is due at the beginning. Replicas whose
+    /// drains begin together do not send their first streams away together.
+    #[must_use]
+    pub fn at_phase(self, phase: u64) -> DrainSchedule {
+        DrainSchedule { carry: phase * WHOLE / 1_000, ..self }
+    }
+
     /// Returns the effect of the departures on the budget.
     #[must_use]
     pub fn budget_use(&self) -> BudgetUse {

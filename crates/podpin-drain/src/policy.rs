@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use podpin_config::{Budget, Drain, Handover, Order, Pinned, Rebalance, RetryHint, Service, ServiceLimits};
-use podpin_endpoints::{DrainTimes, Endpoint, Phase, Snapshot};
+use podpin_endpoints::{DrainTimes, Endpoint, EndpointId, Phase, Snapshot};
 use podpin_time::Millis;
 
 use crate::pacer::{BudgetLimits, BudgetUse};
@@ -42,6 +42,15 @@ pub(crate) struct DrainWindow {
     pub(crate) deadline: Millis,
 }
 
+/// Places of streams at the endpoints of a service.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    /// Streams that each endpoint may have; any number if `None`.
+    pub(crate) each: Option<u32>,
+    /// Streams on their way to an endpoint.
+    pub(crate) taken: u32,
+}
+
 /// Whether streams that leave an endpoint have another one to go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refuge {
@@ -49,12 +58,18 @@ pub(crate) enum Refuge {
     Ready,
     /// No endpoint is ready, or all of them are full.
     Awaited,
+    /// Other endpoints are ready, but the heir is awaited until this moment.
+    HeirAwaited(Millis),
 }
 
 impl Refuge {
-    /// Returns what `snapshot` offers beyond the places of the `expected` streams that are on their way to it.
-    pub(crate) fn of(snapshot: &Snapshot, limit: Option<u32>, expected: u32) -> Refuge {
-        if snapshot.has_places(limit, expected) { Refuge::Ready } else { Refuge::Awaited }
+    /// Returns what `snapshot` offers to the streams of the endpoint `left`, beyond the places that are taken.
+    pub(crate) fn from(left: &EndpointId, snapshot: &Snapshot, now: Millis, places: Places) -> Refuge {
+        match snapshot.held_until(left, now) {
+            _ if !snapshot.has_places(places.each, places.taken) => Refuge::Awaited,
+            Some(until) => Refuge::HeirAwaited(until),
+            None => Refuge::Ready,
+        }
     }
 }
 
@@ -83,11 +98,17 @@ impl DrainPolicy {
     }
 
     /// Returns the times of a drain of `endpoint` that began at `began`. While no endpoint is ready and has a place for its
-    /// streams, they stay as long as they can.
+    /// streams, or while its heir is awaited, they stay as long as they can.
     pub(crate) fn window(&self, endpoint: &Endpoint, began: Millis, refuge: Refuge) -> DrainWindow {
         let keeps = self.pinned == Pinned::Keep && endpoint.serving;
-        let waits = refuge == Refuge::Awaited && endpoint.phase < Phase::Gone;
-        let begins = if keeps || waits { self.times.last_departures(endpoint).max(began) } else { began };
+        let last = self.times.last_departures(endpoint);
+        let begins = match refuge {
+            _ if keeps => last,
+            Refuge::Awaited if endpoint.phase < Phase::Gone => last,
+            Refuge::HeirAwaited(until) if endpoint.phase < Phase::Gone => until.min(last),
+            Refuge::Awaited | Refuge::HeirAwaited(_) | Refuge::Ready => began,
+        };
+        let begins = begins.max(began);
         DrainWindow { begins, deadline: self.times.deadline(endpoint) }
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use podpin_config::Rebalance;
-use podpin_endpoints::{Endpoint, EndpointId, Phase, Snapshot};
+use podpin_endpoints::{Endpoint, EndpointId, IdMap, Phase, Snapshot};
 use podpin_time::Millis;
 
 use crate::fact::Fact;
@@ -74,16 +74,23 @@ impl<M: DrainMember> Rebalancer<M> {
         let can_take =
             |endpoint: &&Arc<Endpoint>| endpoint.phase == Phase::Ready && !endpoint.load.is_ejected(now);
         let endpoints: Vec<&Arc<Endpoint>> = streams.snapshot.endpoints().iter().filter(can_take).collect();
-        let shares: Vec<EndpointShare> = endpoints.iter().map(|endpoint| self.share(endpoint)).collect();
-        let Some(planned) = plan_rebalance(&shares, self.balance, self.settings.threshold) else {
+        let mut shares: Vec<EndpointShare> = endpoints.iter().map(|endpoint| self.share(endpoint)).collect();
+        if plan_rebalance(&shares, self.balance, self.settings.threshold).is_none() {
             self.balance = Balance::AtRest;
             return None;
-        };
+        }
+        let mut movable = movable(streams);
+        // An endpoint whose streams cannot move does not keep others from being relieved.
+        for (share, endpoint) in shares.iter_mut().zip(&endpoints) {
+            share.is_source = movable.contains_key(&endpoint.id);
+        }
+        let planned = plan_rebalance(&shares, self.balance, self.settings.threshold)?;
         let began = self.balance == Balance::AtRest;
         self.balance = Balance::Moving;
         let count = usize::try_from(u64::from(planned.streams).min(self.allowance / STREAM)).unwrap_or(0);
         if let (Some(from), Some(to), 1..) = (endpoints.get(planned.from), endpoints.get(planned.to), count) {
-            self.move_streams(streams, Direction { from, to }, count, now);
+            let members = movable.remove(&from.id).unwrap_or_default();
+            self.move_streams(members, Direction { from, to }, count, now);
         }
         began.then_some(Fact::RebalanceBegan)
     }
@@ -107,20 +114,18 @@ impl<M: DrainMember> Rebalancer<M> {
         // A stream that has begun to go on there is open at both.
         let coming = count(&|one| one.to == endpoint.id && one.member.drain().has_target());
         let streams = endpoint.load.open_streams().saturating_sub(leaving).saturating_add(coming);
-        EndpointShare { streams, weight: endpoint.weight }
+        EndpointShare { streams, weight: endpoint.weight, is_source: true }
     }
 
-    /// Gives the most silent streams that may move their moment.
+    /// Gives the most silent of `members`, which may move, their moment.
     fn move_streams(
         &mut self,
-        streams: &ServiceStreams<'_, M>,
+        mut members: Vec<Arc<M>>,
         direction: Direction<'_>,
         count: usize,
         now: Millis,
     ) {
         let Direction { from, to } = direction;
-        let may = |member: &M| member.drain().may_be_rebalanced() && member.endpoint().id == from.id;
-        let mut members = streams.registry.streams_of(streams.inbox, may);
         members.sort_by_cached_key(|member| (member.last_event(), member.id()));
         for member in members.into_iter().take(count) {
             if member.drain().rebalance(&self.account, to, now) {
@@ -129,4 +134,13 @@ impl<M: DrainMember> Rebalancer<M> {
             }
         }
     }
+}
+
+/// Returns the streams that may be rebalanced, by their endpoints.
+fn movable<M: DrainMember>(streams: &ServiceStreams<'_, M>) -> IdMap<Vec<Arc<M>>> {
+    let mut movable = IdMap::<Vec<Arc<M>>>::default();
+    for member in streams.registry.streams_of(streams.inbox, |member| member.drain().may_be_rebalanced()) {
+        movable.entry(member.endpoint().id).or_default().push(member);
+    }
+    movable
 }

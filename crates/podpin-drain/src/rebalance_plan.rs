@@ -11,12 +11,14 @@ pub struct EndpointShare {
     pub streams: u32,
     /// Weight as in `Endpoint::weight`, at least 1.
     pub weight: u32,
+    /// Whether any of its streams may move.
+    pub is_source: bool,
 }
 
 /// Number of streams that should move, and between which endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannedMove {
-    /// Index of the fullest endpoint for its weight.
+    /// Index of the fullest endpoint for its weight, of those with streams that may move.
     pub from: usize,
     /// Index of the emptiest.
     pub to: usize,
@@ -40,7 +42,8 @@ pub fn plan_rebalance(shares: &[EndpointShare], balance: Balance, threshold: f64
     // a/wa < b/wb, without division.
     let by_load =
         |a: &(usize, &EndpointShare), b: &(usize, &EndpointShare)| crossed(a.1, b.1).cmp(&crossed(b.1, a.1));
-    let (from, fullest) = shares.iter().enumerate().max_by(by_load)?;
+    let sources = shares.iter().enumerate().filter(|(_, share)| share.is_source);
+    let (from, fullest) = sources.max_by(by_load)?;
     let (to, emptiest) = shares.iter().enumerate().min_by(by_load)?;
     let (full, empty) = (crossed(fullest, emptiest), crossed(emptiest, fullest));
     let weights = u64::from(fullest.weight) + u64::from(emptiest.weight);
@@ -67,7 +70,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn shares(streams: &[u32]) -> Vec<EndpointShare> {
-        streams.iter().map(|streams| EndpointShare { streams: *streams, weight: 1 }).collect()
+        streams
+            .iter()
+            .map(|streams| EndpointShare { streams: *streams, weight: 1, is_source: true })
+            .collect()
     }
 
     fn of(streams: &[u32], balance: Balance) -> Option<(usize, usize, u32)> {
@@ -89,9 +95,10 @@ mod tests {
 
     #[test]
     fn weights_say_what_is_even() {
-        let heavy = [EndpointShare { streams: 300, weight: 3 }, EndpointShare { streams: 100, weight: 1 }];
+        let share = |streams, weight| EndpointShare { streams, weight, is_source: true };
+        let heavy = [share(300, 3), share(100, 1)];
         assert_eq!(plan_rebalance(&heavy, Balance::Moving, 1.5), None);
-        let fresh = [EndpointShare { streams: 100, weight: 1 }, EndpointShare { streams: 0, weight: 3 }];
+        let fresh = [share(100, 1), share(0, 3)];
         assert_eq!(
             plan_rebalance(&fresh, Balance::AtRest, 1.5),
             Some(PlannedMove { from: 0, to: 1, streams: 75 })
@@ -103,7 +110,7 @@ mod tests {
         #[test]
         fn it_comes_to_rest(loads in prop::collection::vec((0..2_000_u32, 1..10_u32), 2..12)) {
             let mut shares: Vec<EndpointShare> =
-                loads.into_iter().map(|(streams, weight)| EndpointShare { streams, weight }).collect();
+                loads.into_iter().map(|(streams, weight)| EndpointShare { streams, weight, is_source: true }).collect();
             let all: u32 = shares.iter().map(|share| share.streams).sum();
             let mut steps = 0;
             while let Some(PlannedMove { from, to, streams }) = plan_rebalance(&shares, Balance::Moving, 1.5) {

@@ -19,6 +19,7 @@ use podpin_time::Millis;
 use crate::handle::Ending;
 use crate::inbox::DrainInbox;
 use crate::member::DrainMember;
+use crate::moved_pins::StreamMove;
 use crate::report::{Cause, StreamEnd};
 use crate::wake::DrainWake;
 
@@ -92,12 +93,9 @@ impl<M: DrainMember> DrainRegistry<M> {
     /// Returns the cause of the group that it left; `None` if it belonged to none.
     pub fn moved(&self, member: &M, from: EndpointId, now: Millis) -> Option<Cause> {
         let cause = member.drain().moved(now);
-        let pins = member.inbox().moved_pins();
-        let to = member.endpoint().id;
-        match (member.session(), cause) {
-            (Some(session), Some(Cause::Rebalance)) => pins.remember(session, from, to),
-            (Some(session), _) => pins.follow(session, to),
-            (None, _) => {}
+        if let Some(session) = member.session() {
+            let step = StreamMove { stream: member.id(), from, to: member.endpoint().id };
+            member.inbox().moved_pins().remember(session, step);
         }
         self.report_if_endpoint_leaving(member);
         cause
@@ -118,6 +116,9 @@ impl<M: DrainMember> DrainRegistry<M> {
         let end = StreamEnd { is_awaited: awaited.is_some(), ..end };
         let Ending::First { group } = member.drain().end(end, now) else { return 0 };
         let inbox = member.inbox();
+        if let Some(session) = member.session() {
+            inbox.moved_pins().closed(session, member.id());
+        }
         let is_last = group.as_ref().is_some_and(|group| group.has_ended());
         let lost = awaited.map_or(0, |session| inbox.reconnects().expect(session, group, now));
         if member.is_stream() {

@@ -13,25 +13,39 @@
 //!    pin on an endpoint that left goes to its heir, or to the heir of that.
 //! 4. A successor that inherited nothing takes over the latest inheritance of an endpoint that inherited twice, unless its
 //!    sessions have settled there: the endpoint that left had an heir when it went.
+//! 5. A draining endpoint without an heir of its own (none, or one that inherited before) is *promised* a successor that is listed,
+//!    not ready yet and has inherited nothing, one for each, and takes no other heir than one that has inherited nothing. Its
+//!    sessions stay until then, or until the last moment at which streams can leave evenly. Without such a successor they stay
+//!    for [`LISTING_WAIT`]. Which heir is chosen does not depend on the moment; how long sessions stay does.
 //!
 //! Heirs were ready when they were chosen, and what is chosen for them in turn is chosen later: chains end.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{DrainTimes, Endpoint};
 use crate::id::{EndpointId, IdMap};
+use crate::leaver::{Departed, Leaver, Stage, Standing, Wait};
 use crate::phase::Phase;
+use crate::successors::{Choice, Successors};
 use podpin_time::Millis;
 
 /// Endpoints that left whose heirs are remembered: a day of rollouts of a thousand pods every three hours, at about 250 bytes
 /// each. The oldest is forgotten first; its clients go where the ring sends them.
 const LEFT_MAX: usize = 8_192;
 
+/// Time for which a draining endpoint of a generation, without an heir of its own, waits for one to be listed: a pod that replaces
+/// it is created in the same second, and listed once it has an address. Too short a time shows as sessions whose stream and
+/// requests are at two endpoints after a rollout with `maxUnavailable` above 0.
+const LISTING_WAIT: Duration = Duration::from_secs(3);
+
 /// Heirs by the endpoints that left.
 pub(crate) type HeirMap = IdMap<EndpointId>;
+
+/// Moments until which draining endpoints keep their sessions, because their heir is awaited.
+pub(crate) type Holds = IdMap<Millis>;
 
 /// The endpoints of a table that leave or have left, and who inherits from them.
 #[derive(Debug, Default)]
@@ -49,7 +63,10 @@ pub(crate) struct Heirs {
     /// Number of the current update.
     update: u64,
     sequence_last: u64,
+    /// The endpoint that an operator drains with this update: no other one replaces it.
+    by_hand: Option<EndpointId>,
     published: Arc<HeirMap>,
+    holds: Arc<Holds>,
     changed: bool,
 }
 
@@ -61,53 +78,8 @@ pub struct HeirPolicy {
     /// Whether an endpoint without a generation is succeeded by the next one of its name (StatefulSets). Streams that are handed
     /// over cannot wait for that one.
     pub namesakes: bool,
-}
-
-/// A listed endpoint among the others.
-#[derive(Clone, Copy, Debug, Default)]
-struct Standing {
-    /// The update that listed it first.
-    joined: u64,
-    /// The endpoints that it is the heir of.
-    inheritances: u32,
-    /// The endpoints that it is or was the heir of: an inheritance that another one took over has left sessions here.
-    received: u32,
-    /// Whether it can have had clients.
-    has_been_ready: bool,
-}
-
-/// An endpoint that leaves, or has left.
-#[derive(Debug)]
-struct Leaver {
-    sequence: u64,
-    name: Arc<str>,
-    generation: Option<Arc<str>>,
-    /// The update that listed it first.
-    joined: u64,
-    heir: Option<EndpointId>,
-    stage: Stage,
-}
-
-/// How far a leaver has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Listed, with clients that have to leave.
-    Draining,
-    /// Not listed any more since then; its heir, if any, was chosen afterwards.
-    Gone(Millis),
-    /// Not listed any more since then, when no endpoint was ready.
-    Orphaned(Millis),
-    /// Not listed any more since then; its sessions are at its heir.
-    Settled(Millis),
-}
-
-/// A place in the order of successors: the first one inherits. Age is no part of the order, because two replicas may hear of
-/// two endpoints in one update or in two.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    received: u32,
-    id: EndpointId,
-    joined: u64,
+    /// How long drains take: departures are held while the heir is awaited, as far as that leaves the time to leave evenly.
+    pub times: DrainTimes,
 }
 
 impl Heirs {
@@ -122,6 +94,27 @@ impl Heirs {
     /// Returns the heirs by the endpoints that left.
     pub(crate) fn published(&self) -> Arc<HeirMap> {
         Arc::clone(&self.published)
+    }
+
+    /// Returns the endpoints that drain or are gone, the last one first.
+    pub(crate) fn departed(&self) -> impl Iterator<Item = Departed> {
+        let leavers = self.order.values().rev().filter_map(|id| self.left.get(id));
+        leavers.map(Leaver::departed)
+    }
+
+    /// Returns how many endpoints this one has inherited from.
+    pub(crate) fn inheritances(&self, id: &EndpointId) -> u32 {
+        self.members.get(id).map_or(0, |standing| standing.inheritances)
+    }
+
+    /// Returns the moments until which draining endpoints keep their sessions.
+    pub(crate) fn holds(&self) -> Arc<Holds> {
+        Arc::clone(&self.holds)
+    }
+
+    /// Notes that the step of this endpoint that comes next is an operator's.
+    pub(crate) fn expect_by_hand(&mut self, id: EndpointId) {
+        self.by_hand = Some(id);
     }
 
     /// Notes a step of an endpoint from phase to phase; `from` is `None` if it joined.
@@ -150,18 +143,23 @@ impl Heirs {
         }
     }
 
-    /// Ends an update: chooses heirs among the endpoints that are `ready` after it.
-    pub(crate) fn settle(&mut self, ready: &[Arc<Endpoint>], now: Millis) {
-        let Some(HeirPolicy { lifetime, .. }) = self.policy else { return };
+    /// Ends an update: chooses heirs among the endpoints that are `ready` after it, of those that are `listed`.
+    pub(crate) fn settle(&mut self, listed: &[Arc<Endpoint>], ready: &[Arc<Endpoint>], now: Millis) {
+        self.by_hand = None;
+        let Some(HeirPolicy { lifetime, times, .. }) = self.policy else { return };
         self.update += 1;
         self.enqueue();
         self.forget(lifetime, now);
-        self.choose(ready);
+        // Successors that inherited nothing first: what was promised to those who take one is free again.
+        self.choose(ready, Choice::Fresh);
+        self.promise(listed);
+        self.choose(ready, Choice::Any);
         self.relieve(ready);
         if std::mem::take(&mut self.changed) {
             let heirs = self.left.iter().filter_map(|(id, leaver)| Some((*id, leaver.heir?)));
             self.published = Arc::new(heirs.collect());
         }
+        self.hold(listed, times);
     }
 
     fn leave(&mut self, endpoint: &Endpoint, from: Option<Phase>, stage: Stage) {
@@ -188,6 +186,12 @@ impl Heirs {
             joined: standing.joined,
             heir: None,
             stage,
+            wait: match from {
+                _ if self.by_hand == Some(endpoint.id) => Wait::Nothing,
+                None => Wait::Listed,
+                Some(_) => Wait::Any,
+            },
+            is_promised: false,
         };
         self.left.insert(endpoint.id, leaver);
         self.fresh.push(endpoint.id);
@@ -196,11 +200,8 @@ impl Heirs {
     /// Forgets that an endpoint left: it is back. An heir keeps the count of what has settled.
     fn take_back(&mut self, id: &EndpointId) {
         let leaver = self.remove(id).filter(|leaver| leaver.stage == Stage::Draining);
-        if let Some(heir) = leaver.and_then(|leaver| leaver.heir)
-            && let Some(standing) = self.members.get_mut(&heir)
-        {
-            standing.inheritances = standing.inheritances.saturating_sub(1);
-            standing.received = standing.received.saturating_sub(1);
+        if let Some(heir) = leaver.and_then(|leaver| leaver.heir) {
+            self.give_back(&heir);
         }
     }
 
@@ -241,23 +242,27 @@ impl Heirs {
     }
 
     /// Chooses heirs for the leavers without one, in their order.
-    fn choose(&mut self, ready: &[Arc<Endpoint>]) {
+    fn choose(&mut self, ready: &[Arc<Endpoint>], choice: Choice) {
         if self.open.is_empty() {
             return;
         }
         if ready.is_empty() {
             return self.orphan();
         }
-        let mut successors = Successors::new(self, ready);
+        let open = self.open.iter().filter_map(|sequence| self.left.get(self.order.get(sequence)?));
+        let mut successors = Successors::new(open, &self.members, ready);
         for sequence in self.open.clone() {
             let Some(id) = self.order.get(&sequence).copied() else { continue };
             let Some(leaver) = self.left.get_mut(&id) else { continue };
-            if let Some(heir) = successors.take_first(leaver) {
+            if let Some(heir) = successors.take_first(leaver, choice) {
                 leaver.heir = Some(heir);
                 self.members.entry(heir).or_default().inherit();
                 self.open.remove(&sequence);
                 self.changed = true;
-            } else if leaver.generation.is_some() && matches!(leaver.stage, Stage::Gone(_)) {
+            } else if choice == Choice::Any
+                && leaver.generation.is_some()
+                && matches!(leaver.stage, Stage::Gone(_))
+            {
                 // Its sessions are where the ring has sent them.
                 self.remove(&id);
             }
@@ -274,17 +279,90 @@ impl Heirs {
         }
     }
 
+    /// Promises each draining endpoint without an heir of its own a successor that is listed and not ready yet. An heir that it
+    /// shares with others is none of its own, and taken back.
+    fn promise(&mut self, listed: &[Arc<Endpoint>]) {
+        let is_coming = |one: &&Arc<Endpoint>| one.phase == Phase::NotReady && self.received(&one.id) == 0;
+        let mut coming: Vec<(&Arc<Endpoint>, u64)> =
+            listed.iter().filter(is_coming).map(|one| (one, self.joined(&one.id))).collect();
+        for id in self.waiting(listed) {
+            let Some(leaver) = self.left.get_mut(&id) else { continue };
+            let own = coming.iter().position(|(other, joined)| leaver.may_be_succeeded_by(other, *joined));
+            leaver.is_promised = own.is_some();
+            let Some(place) = own else { continue };
+            coming.remove(place);
+            if let Some(heir) = leaver.heir.take() {
+                self.open.insert(leaver.sequence);
+                self.changed = true;
+                self.give_back(&heir);
+            }
+        }
+    }
+
+    /// Decides until when draining endpoints keep their sessions for a better heir.
+    fn hold(&mut self, listed: &[Arc<Endpoint>], times: DrainTimes) {
+        let waiting: HashSet<EndpointId> = self.waiting(listed).into_iter().collect();
+        if waiting.is_empty() && self.holds.is_empty() {
+            return;
+        }
+        let held = listed.iter().filter(|endpoint| waiting.contains(&endpoint.id));
+        let holds = held.filter_map(|endpoint| {
+            let (leaver, last) = (self.left.get(&endpoint.id)?, times.last_departures(endpoint));
+            let until = match (leaver.is_promised, leaver.wait) {
+                (true, _) => last,
+                (false, Wait::Any) => endpoint.phase_since.after(LISTING_WAIT).min(last),
+                (false, Wait::Listed | Wait::Nothing) => return None,
+            };
+            Some((endpoint.id, until))
+        });
+        self.holds = Arc::new(holds.collect());
+    }
+
+    /// Returns the draining endpoints of a generation that have no heir, or share theirs with one that left before, in the order in
+    /// which they left.
+    fn waiting(&self, listed: &[Arc<Endpoint>]) -> Vec<EndpointId> {
+        let draining = listed.iter().filter(|endpoint| endpoint.phase == Phase::Draining);
+        let mut leavers: Vec<(&Leaver, EndpointId)> =
+            draining.filter_map(|endpoint| Some((self.left.get(&endpoint.id)?, endpoint.id))).collect();
+        leavers.sort_unstable_by_key(|(leaver, _)| leaver.sequence);
+        // Inheritances of each heir that came before, those that have settled first.
+        let mut before: IdMap<u32> = IdMap::default();
+        for heir in leavers.iter().filter_map(|(leaver, _)| leaver.heir) {
+            let all = self.inheritances(&heir);
+            let settled = before.entry(heir).or_insert(all);
+            *settled = settled.saturating_sub(1);
+        }
+        leavers.retain(|(leaver, _)| {
+            let shares = leaver.heir.and_then(|heir| before.get_mut(&heir)).is_none_or(|before| {
+                *before = before.saturating_add(1);
+                *before > 1
+            });
+            shares && leaver.generation.is_some() && leaver.wait != Wait::Nothing
+        });
+        leavers.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Takes an inheritance back of which no session has come yet.
+    fn give_back(&mut self, heir: &EndpointId) {
+        if let Some(standing) = self.members.get_mut(heir) {
+            standing.inheritances = standing.inheritances.saturating_sub(1);
+            standing.received = standing.received.saturating_sub(1);
+        }
+    }
+
+    fn joined(&self, id: &EndpointId) -> u64 {
+        self.members.get(id).map_or(0, |standing| standing.joined)
+    }
+
     fn received(&self, id: &EndpointId) -> u32 {
         self.members.get(id).map_or(0, |standing| standing.received)
     }
 
     /// Moves inheritances from endpoints that have several to successors that have none.
     fn relieve(&mut self, ready: &[Arc<Endpoint>]) {
-        let inheritances =
-            |members: &IdMap<Standing>, id: &EndpointId| members.get(id).map_or(0, |one| one.inheritances);
         let mut movable: Vec<EndpointId> = Vec::new();
         for (id, leaver) in &self.left {
-            let crowded = leaver.heir.is_some_and(|heir| inheritances(&self.members, &heir) > 1);
+            let crowded = leaver.heir.is_some_and(|heir| self.inheritances(&heir) > 1);
             if crowded && !matches!(leaver.stage, Stage::Settled(_)) {
                 movable.push(*id);
             }
@@ -296,11 +374,11 @@ impl Heirs {
             ready.iter().filter(|endpoint| self.received(&endpoint.id) == 0).collect();
         idle.sort_unstable_by_key(|endpoint| endpoint.id);
         for endpoint in idle {
-            let joined = self.members.get(&endpoint.id).map_or(0, |one| one.joined);
+            let joined = self.joined(&endpoint.id);
             let latest = movable.iter().filter_map(|id| {
                 let leaver = self.left.get(id)?;
                 let heir = leaver.heir?;
-                let burden = inheritances(&self.members, &heir);
+                let burden = self.inheritances(&heir);
                 let fits = burden > 1 && leaver.may_be_succeeded_by(endpoint, joined);
                 fits.then_some((burden, Reverse(heir), leaver.sequence, *id))
             });
@@ -314,76 +392,5 @@ impl Heirs {
             self.members.entry(endpoint.id).or_default().inherit();
             self.changed = true;
         }
-    }
-}
-
-impl Standing {
-    fn inherit(&mut self) {
-        self.inheritances = self.inheritances.saturating_add(1);
-        self.received = self.received.saturating_add(1);
-    }
-}
-
-impl Leaver {
-    /// Returns whether a ready endpoint that was listed first by update `joined` may inherit.
-    fn may_be_succeeded_by(&self, endpoint: &Endpoint, joined: u64) -> bool {
-        let is_other = match (&self.generation, &endpoint.generation) {
-            (Some(own), Some(other)) => own != other,
-            (None, None) => self.name == endpoint.name,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        is_other && joined > self.joined
-    }
-}
-
-/// The ready endpoints of one moment, in the order in which they inherit.
-#[derive(Default)]
-struct Successors {
-    by_generation: BTreeMap<Arc<str>, BTreeSet<Place>>,
-    /// Endpoints without a generation, as far as a leaver has their name.
-    by_name: HashMap<Arc<str>, BTreeSet<Place>>,
-}
-
-impl Successors {
-    fn new(heirs: &Heirs, ready: &[Arc<Endpoint>]) -> Successors {
-        let open = heirs.open.iter().filter_map(|sequence| heirs.left.get(heirs.order.get(sequence)?));
-        let unnamed = open.filter(|leaver| leaver.generation.is_none());
-        let mut successors = Successors {
-            by_generation: BTreeMap::new(),
-            by_name: unnamed.map(|leaver| (Arc::clone(&leaver.name), BTreeSet::new())).collect(),
-        };
-        for endpoint in ready {
-            let standing = heirs.members.get(&endpoint.id).copied().unwrap_or_default();
-            let (id, joined) = (endpoint.id, standing.joined);
-            let place = Place { received: standing.received, id, joined };
-            let kin = match &endpoint.generation {
-                Some(generation) => Some(successors.by_generation.entry(Arc::clone(generation)).or_default()),
-                None => successors.by_name.get_mut(&endpoint.name),
-            };
-            if let Some(kin) = kin {
-                kin.insert(place);
-            }
-        }
-        successors
-    }
-
-    /// Returns the heir of a leaver, which has one inheritance more afterwards; `None` if there is no successor.
-    fn take_first(&mut self, leaver: &Leaver) -> Option<EndpointId> {
-        let orphaned = matches!(leaver.stage, Stage::Orphaned(_));
-        let fits = |place: &&Place| place.joined > leaver.joined && (!orphaned || place.received == 0);
-        let first = |kin: &BTreeSet<Place>| kin.iter().find(fits).copied();
-        let (place, kin) = match &leaver.generation {
-            Some(own) => {
-                let others = self.by_generation.iter_mut().filter(|(generation, _)| *generation != own);
-                others.filter_map(|(_, kin)| Some((first(kin)?, kin))).min_by_key(|(place, _)| *place)?
-            }
-            None => {
-                let kin = self.by_name.get_mut(&leaver.name)?;
-                (first(kin)?, kin)
-            }
-        };
-        kin.remove(&place);
-        kin.insert(Place { received: place.received.saturating_add(1), ..place });
-        Some(place.id)
     }
 }

@@ -4,7 +4,8 @@
 //!   or by turn, or at random. Fresh endpoints are drawn less often while they warm up.
 //! * With a zone asked for, a new client is drawn among the endpoints that serve this zone while one of them is eligible.
 //! * Endpoints that are not ready stand in while none is: `usage.rs` has the table.
-//! * A pinned client stays. If its endpoint leaves and has an heir (`heirs.rs`), it goes there. Otherwise its session id is
+//! * A pinned client stays. If its endpoint leaves and has an heir (`heirs.rs`), it goes there, and stays until then if the heir
+//!   is awaited. Otherwise its session id is
 //!   looked up on the consistent-hash ring. So all replicas and all its parallel requests choose the same successor before
 //!   any new cookie has arrived.
 //!
@@ -375,8 +376,9 @@ impl Candidates<'_> {
 
     /// Whether a client that is pinned to this draining endpoint may still begin something there.
     fn is_kept(&self, endpoint: &Endpoint) -> bool {
-        let until = self.request.keep.map(|times| times.last_departures(endpoint));
-        endpoint.serving && until.is_some_and(|until| self.request.now < until)
+        let now = self.request.now;
+        let is_kept = self.request.keep.is_some_and(|times| now < times.last_departures(endpoint));
+        endpoint.serving && (is_kept || self.snapshot.held_until(&endpoint.id, now).is_some())
     }
 
     fn excluded(&self, endpoint: &Endpoint) -> bool {

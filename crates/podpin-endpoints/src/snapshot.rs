@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::endpoint::{DrainTimes, Endpoint};
-use crate::heirs::HeirMap;
+use crate::heirs::{HeirMap, Holds};
 use crate::id::{EndpointId, IdMap};
 use crate::phase::Phase;
 use crate::usage::{Tier, Usage, UseReason, UsedBy};
@@ -31,6 +31,8 @@ pub struct Snapshot {
     turn: Arc<AtomicU64>,
     /// The heirs of the endpoints that left, those that are not listed any more included.
     heirs: Arc<HeirMap>,
+    /// Moments until which draining endpoints keep their sessions.
+    holds: Arc<Holds>,
 }
 
 /// How many endpoints are in each phase.
@@ -84,13 +86,13 @@ impl Snapshot {
             draining: in_phase(Phase::Draining).count(),
         };
         let ready_by_zone = by_zone(ready.endpoints());
-        let heirs = Arc::default();
-        Snapshot { endpoints, index, tiers, ready_by_zone, counts, first_list_seen, turn, heirs }
+        let (heirs, holds) = (Arc::default(), Arc::default());
+        Snapshot { endpoints, index, tiers, ready_by_zone, counts, first_list_seen, turn, heirs, holds }
     }
 
-    /// The same endpoints with these heirs.
-    pub(crate) fn with_heirs(self, heirs: Arc<HeirMap>) -> Snapshot {
-        Snapshot { heirs, ..self }
+    /// The same endpoints with these heirs, and draining endpoints that await theirs.
+    pub(crate) fn with_heirs(self, heirs: Arc<HeirMap>, holds: Arc<Holds>) -> Snapshot {
+        Snapshot { heirs, holds, ..self }
     }
 
     /// All endpoints, sorted by name, then identity: the same order on every replica.
@@ -110,6 +112,12 @@ impl Snapshot {
     #[must_use]
     pub fn heir(&self, left: &EndpointId) -> Option<&EndpointId> {
         self.heirs.get(left)
+    }
+
+    /// Returns until when the sessions of a draining endpoint stay there, because its heir is awaited; `None` if they do not wait.
+    #[must_use]
+    pub fn held_until(&self, id: &EndpointId, now: Millis) -> Option<Millis> {
+        self.holds.get(id).copied().filter(|until| now < *until)
     }
 
     /// The endpoints that a person means by a pod's name or uid (one per port); walks the whole list.
@@ -164,6 +172,7 @@ impl Snapshot {
     /// draining endpoint; `None` if they do not.
     #[must_use]
     pub fn usage(&self, endpoint: &Endpoint, keep: Option<DrainTimes>, now: Millis) -> Usage {
+        let is_held = || endpoint.serving && self.held_until(&endpoint.id, now).is_some();
         let is_kept = || endpoint.serving && keep.is_some_and(|times| now < times.last_departures(endpoint));
         let (by, why) = match (self.takes_new(endpoint), endpoint.phase) {
             (true, _) if endpoint.load.is_ejected(now) => match self.honours_ejection(now) {
@@ -175,6 +184,7 @@ impl Snapshot {
             (true, Phase::Ready | Phase::Gone) => (UsedBy::All, UseReason::Ready),
             (false, Phase::NotReady) if endpoint.serving => (UsedBy::Pinned, UseReason::NotReadyButServing),
             (false, Phase::Draining) if is_kept() => (UsedBy::Pinned, UseReason::DrainKeepsPinned),
+            (false, Phase::Draining) if is_held() => (UsedBy::Pinned, UseReason::AwaitsHeir),
             (false, Phase::Draining) if endpoint.serving => (UsedBy::Nobody, UseReason::Draining),
             (false, _) => (UsedBy::Nobody, UseReason::NotServing),
         };

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicU64;
 use crate::endpoint::Endpoint;
 use crate::heirs::{HeirPolicy, Heirs};
 use crate::id::{EndpointId, IdMap};
+use crate::leaver::Departed;
 use crate::phase::{Drain, Phase};
 use crate::snapshot::Snapshot;
 use crate::tombstones::{End, Tombstones};
@@ -121,6 +122,17 @@ impl Table {
         self.heirs.keep(policy);
     }
 
+    /// Returns the endpoints that drain or are gone and whose heirs are chosen or remembered, the last one first.
+    pub fn departed(&self) -> impl Iterator<Item = Departed> {
+        self.heirs.departed()
+    }
+
+    /// Returns how many endpoints a listed one has inherited from.
+    #[must_use]
+    pub fn inheritances(&self, id: &EndpointId) -> u32 {
+        self.heirs.inheritances(id)
+    }
+
     /// Applies one sentence of discovery.
     ///
     /// ```
@@ -175,6 +187,7 @@ impl Table {
         let next = Endpoint::clone(&member.endpoint).entering(member.phase(), member.believed, now);
         let mut changes = Changes::default();
         changes.advance(member, next);
+        self.heirs.expect_by_hand(*id);
         Some(self.publish(changes, self.snapshot.first_list_seen(), now))
     }
 
@@ -258,8 +271,8 @@ impl Table {
             for step in &changes.transitions {
                 self.heirs.note(&step.endpoint, step.from, now);
             }
-            self.heirs.settle(snapshot.in_tier(Tier::Ready).endpoints(), now);
-            self.snapshot = Arc::new(snapshot.with_heirs(self.heirs.published()));
+            self.heirs.settle(snapshot.endpoints(), snapshot.in_tier(Tier::Ready).endpoints(), now);
+            self.snapshot = Arc::new(snapshot.with_heirs(self.heirs.published(), self.heirs.holds()));
         }
         Applied {
             transitions: changes.transitions,

@@ -3,7 +3,7 @@
 //! | state | EndpointSlice | clients that are not pinned | clients pinned to it |
 //! |---|---|---|---|
 //! | ready | `ready`, `serving` | first | stay |
-//! | terminating or drained, and serving | `serving`, `terminating` | second: while none is ready | stay while none is ready, or as `drain.pinned: keep` says; else move |
+//! | terminating or drained, and serving | `serving`, `terminating` | second: while none is ready | stay while none is ready or the heir is awaited, or as `drain.pinned: keep` says; else move |
 //! | published although not ready | `ready` without `serving` | third: while none serves | stay while none serves; else move |
 //! | not ready, serving | `serving` alone | never | stay |
 //! | not serving | neither, or `terminating` alone | never | move |
@@ -72,6 +72,8 @@ pub enum UseReason {
     Draining,
     /// Terminating or drained; pinned clients are kept (`drain.pinned: keep`).
     DrainKeepsPinned,
+    /// Terminating; pinned clients stay until its heir is there.
+    AwaitsHeir,
     /// Not ready, but serving.
     NotReadyButServing,
     /// Not serving.
@@ -90,6 +92,7 @@ impl UseReason {
             UseReason::NobodyServes => "published although not ready: nobody serves",
             UseReason::Draining => "draining",
             UseReason::DrainKeepsPinned => "draining, and keeps pinned clients",
+            UseReason::AwaitsHeir => "draining, and keeps pinned clients until its heir is ready",
             UseReason::NotReadyButServing => "not ready, but serving",
             UseReason::NotServing => "not serving",
         }

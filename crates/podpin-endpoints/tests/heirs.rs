@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use podpin_endpoints::{
-    Condition, EndpointId, HeirPolicy, MoveReason, Observed, Pick, PickRequest, Ring, Snapshot,
+    Condition, DrainTimes, EndpointId, HeirPolicy, MoveReason, Observed, Pick, PickRequest, Ring, Snapshot,
     Strategy as Balance, Table, Update, pick,
 };
 use podpin_time::Millis;
@@ -15,6 +15,14 @@ const LIFETIME: Duration = Duration::from_secs(3_600);
 const READY: Condition = Condition::Ready;
 const NOT_READY: Condition = Condition::NotReady { serving: false };
 const DRAINING: Condition = Condition::Draining { serving: true };
+
+/// Drains of 30 s, of which streams need 20.
+const TIMES: DrainTimes =
+    DrainTimes { spread: Duration::from_secs(20), timeout: Duration::from_secs(30), margin: Duration::ZERO };
+
+fn policy(namesakes: bool) -> HeirPolicy {
+    HeirPolicy { lifetime: LIFETIME, namesakes, times: TIMES }
+}
 
 /// A table that chooses heirs, and the moment of its last update.
 struct World {
@@ -37,7 +45,7 @@ impl World {
     /// Begins with a list of ready pods.
     fn new(ready: &[&str]) -> World {
         let mut table = Table::new();
-        table.keep_heirs(Some(HeirPolicy { lifetime: LIFETIME, namesakes: true }));
+        table.keep_heirs(Some(policy(true)));
         let list = ready.iter().map(|name| observed(name, READY)).collect();
         table.apply(Update::Replace(list), Millis(1));
         World { table, now: 1 }
@@ -139,6 +147,75 @@ fn an_endpoint_that_drains_alone_awaits_its_heir_until_it_is_gone() {
     assert_eq!(world.heir("b1", &["d2"]), None, "its sessions are where the ring has sent them");
 }
 
+/// Returns for how many seconds from now the sessions of `left` stay where they are.
+fn held(world: &World, left: &str) -> Option<u64> {
+    let now = Millis(world.now);
+    Some(world.table.snapshot().held_until(&id(left), now)?.0.saturating_sub(world.now) / 1_000)
+}
+
+#[test]
+fn sessions_stay_while_a_successor_of_their_own_is_listed_and_not_ready_yet() {
+    let mut world = World::new(&["a1", "b1", "z1"]);
+    world.say(&["a1", "b1"], DRAINING);
+    assert_eq!(["a1", "b1", "z1"].map(|left| held(&world, left)), [Some(3), Some(3), None], "none is listed");
+    world.say(&["c2", "d2"], NOT_READY);
+    assert_eq!(["a1", "b1"].map(|left| held(&world, left)), [Some(9); 2], "20 s before the deadline");
+    assert!(matches!(world.pick("a1", &[]), Pick::Stay(_)));
+    world.say(&["d2"], READY);
+    let names = ["c2", "d2"];
+    assert_eq!(["a1", "b1"].map(|left| world.heir(left, &names)), [Some("d2"), None], "one for each");
+    assert_eq!(["a1", "b1"].map(|left| held(&world, left)), [None, Some(9)]);
+    assert!(
+        matches!(world.pick("a1", &[]), Pick::Move(..)) && matches!(world.pick("b1", &[]), Pick::Stay(_))
+    );
+    world.say(&["c2"], READY);
+    assert_eq!((world.heir("b1", &names), held(&world, "b1")), (Some("c2"), None));
+}
+
+#[test]
+fn sessions_wait_for_no_longer_than_lets_them_leave_evenly() {
+    let mut world = World::new(&["a1", "z1"]);
+    world.say(&["b2"], NOT_READY);
+    world.say(&["a1"], DRAINING);
+    world.now += 9_999;
+    assert!(matches!(world.pick("a1", &[]), Pick::Stay(_)));
+    world.now += 1;
+    assert!(matches!(world.pick("a1", &[]), Pick::Move(to, MoveReason::Draining) if to.id == id("z1")));
+    // An endpoint that does not serve is not waited at.
+    let mut world = World::new(&["a1", "z1"]);
+    world.say(&["b2"], NOT_READY);
+    world.say(&["a1"], Condition::Draining { serving: false });
+    assert!(held(&world, "a1").is_some(), "streams may flow on");
+    assert!(matches!(world.pick("a1", &[]), Pick::Move(..)));
+}
+
+#[test]
+fn an_endpoint_that_drained_when_it_was_listed_first_waits_for_no_listing() {
+    let mut world = World::new(&["a1"]);
+    world.say(&["b1"], DRAINING);
+    assert_eq!(held(&world, "b1"), None, "its replacement would be there");
+    world.say(&["c2"], NOT_READY);
+    assert_eq!(held(&world, "b1"), Some(9));
+}
+
+#[test]
+fn an_heir_that_is_shared_is_given_up_for_one_that_is_listed_and_one_of_an_operator_is_not() {
+    let mut world = World::new(&["a1", "b1", "z1"]);
+    world.say(&["c2"], READY);
+    world.say(&["a1"], DRAINING);
+    world.say(&["b1"], DRAINING);
+    assert_eq!(
+        (world.heir("b1", &["c2"]), held(&world, "a1"), held(&world, "b1")),
+        (Some("c2"), None, Some(3))
+    );
+    world.say(&["d2"], NOT_READY);
+    assert_eq!((world.heir("b1", &[]), held(&world, "b1")), (None, Some(9)));
+    world.table.drain(&id("z1"), Millis(world.now));
+    assert_eq!((world.heir("z1", &["c2"]), held(&world, "z1")), (Some("c2"), None));
+    world.remove(&["d2"]);
+    assert_eq!(world.heir("b1", &["c2"]), Some("c2"), "what was promised does not come");
+}
+
 #[test]
 fn while_nobody_is_ready_heirs_are_awaited_one_for_each() {
     let mut world = World::new(&["a1", "b1", "c1"]);
@@ -235,7 +312,7 @@ fn a_pod_that_was_never_ready_leaves_nothing() {
 fn an_endpoint_without_a_generation_is_succeeded_by_its_namesake_where_streams_can_wait() {
     for namesakes in [true, false] {
         let mut world = World::new(&["a1"]);
-        world.table.keep_heirs(Some(HeirPolicy { lifetime: LIFETIME, namesakes }));
+        world.table.keep_heirs(Some(policy(namesakes)));
         let namesake = |uid: &str, name: &str| Observed { id: id(uid), ..observed(name, READY) };
         let list = vec![namesake("old", "db"), namesake("other", "dc")];
         world.table.apply(Update::Upsert(list), Millis(2));
@@ -320,7 +397,7 @@ impl Event {
 /// Returns a table after these events, at these moments.
 fn told(events: &[Event], moments: impl Iterator<Item = u64>) -> Table {
     let mut table = Table::new();
-    table.keep_heirs(Some(HeirPolicy { lifetime: LIFETIME, namesakes: true }));
+    table.keep_heirs(Some(policy(true)));
     table.apply(Update::Replace(Vec::new()), Millis(0));
     for (event, moment) in events.iter().zip(moments) {
         table.apply(event.update(), Millis(moment));

@@ -3,5 +3,6 @@
 pub mod client_limit;
 mod flaps;
 pub mod queue;
+pub(crate) mod retry;
 pub mod ring;
 pub mod service;

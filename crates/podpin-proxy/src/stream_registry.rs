@@ -56,6 +56,15 @@ struct Place {
     before: Vec<Arc<str>>,
 }
 
+/// Sign that a client had a stream that was ended, in its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReturnEvidence {
+    /// The id of an event, and a pin on an endpoint that drains or is gone.
+    LeftEndpoint,
+    /// No such sign.
+    None,
+}
+
 /// Facts about a stream that begins.
 #[derive(Debug)]
 pub struct Opening {
@@ -153,12 +162,14 @@ impl StreamRecord {
         self.last_event.store(at.0, Ordering::Relaxed);
     }
 
-    /// Accounts for a client that was awaited and is back with this stream.
-    pub fn note_return(&self, now: Millis) {
+    /// Accounts for a client that is back with this stream: one that was awaited here, or one that another replica sent away.
+    pub fn note_return(&self, evidence: ReturnEvidence, now: Millis) {
         let service = &self.route.service;
         let gap = self.session.and_then(|session| service.drain.reconnects().came_back(session, now));
-        if let Some(gap) = gap {
+        if gap.is_some() || evidence == ReturnEvidence::LeftEndpoint {
             service.metrics.reconnects.inc(ReconnectOutcome::Returned);
+        }
+        if let Some(gap) = gap {
             service.metrics.reconnect_gap.observe(gap.as_secs_f64());
         }
     }

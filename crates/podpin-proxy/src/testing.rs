@@ -92,6 +92,7 @@ impl Scene {
         let drains = DrainController::new(Arc::clone(&registry), inbox, policy, clock::now());
         let route = Arc::new(Route {
             name: name.into(),
+            identity: name.into(),
             service: Arc::clone(&service),
             filters: RouteFilters::new(&config.routes[0]),
             withdrawn: Arc::new(AtomicBool::new(false)),

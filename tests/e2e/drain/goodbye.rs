@@ -132,7 +132,11 @@ async fn the_next_stream_begins_with_the_normal_time_on_another_pod_that_is_told
         .header("x-podpin-other", "forged")
         .header("Last-Event-ID", "41");
     let mut again = client.visitor.open(forged).await;
-    assert_eq!(again.next().await, Ok(Item::Retry(2_500)), "the normal time, before anything else");
+    let first = again.next().await;
+    assert!(
+        matches!(first, Ok(Item::Retry(2_000..=3_000))),
+        "the normal time, before anything else: {first:?}"
+    );
     let home = again.next_data().await;
     assert_ne!(home, "pod-a");
     assert!(again.header("set-cookie").is_some_and(|line| line.starts_with("podpin-chat=")));

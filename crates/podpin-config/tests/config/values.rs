@@ -60,6 +60,23 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
     assert_eq!(config.shutdown, shutdown);
 }
 
+fn default_sse() -> Sse {
+    Sse {
+        keep_alive: Some(seconds(15)),
+        retry: RetryHint {
+            normal: Some(seconds(3)),
+            drain_min: seconds(1),
+            drain_max: seconds(10),
+            shutdown_min: Duration::from_millis(500),
+            shutdown_max: seconds(2),
+        },
+        reconnects_per_second: None,
+        max_duration: None,
+        unavailable: Unavailable::Retry,
+        event_bytes_max: 1_048_576,
+    }
+}
+
 #[test]
 fn a_service_has_the_defaults_of_the_contract() {
     let cookie = CookieAttributes {
@@ -102,13 +119,7 @@ fn a_service_has_the_defaults_of_the_contract() {
             handovers_per_stream: HandoverLimit { limit: 5, window: MINUTE },
             return_window: seconds(30),
         },
-        sse: Sse {
-            keep_alive: Some(seconds(15)),
-            retry: RetryHint { normal: Some(seconds(3)), drain_min: seconds(1), drain_max: seconds(10) },
-            max_duration: None,
-            unavailable: Unavailable::Retry,
-            event_bytes_max: 1_048_576,
-        },
+        sse: default_sse(),
         timeouts: Timeouts {
             connect: seconds(2),
             response_header: Some(seconds(60)),
@@ -238,9 +249,12 @@ fn off_in_all_its_spellings_switches_off() {
             service(&format!("balance: {{slowStart: {off}, zone: {off}, rebalance: {off}}}")).balance;
         assert_eq!(balance.slow_start, None);
         assert_eq!(service(&format!("affinity: {{cookie: {off}, header: {off}}}")).affinity.cookie, None);
-        let sse =
-            service(&format!("sse: {{keepAlive: {off}, retry: {{normal: {off}}}, maxDuration: {off}}}")).sse;
+        let sse = service(&format!(
+            "sse: {{keepAlive: {off}, retry: {{normal: {off}}}, reconnect: {off}, maxDuration: {off}}}"
+        ))
+        .sse;
         assert_eq!((sse.keep_alive, sse.retry.normal, sse.max_duration), (None, None, None));
+        assert_eq!(sse.reconnects_per_second, None);
         let keys = format!("timeouts: {{responseHeader: {off}, upstreamIdle: {off}, clientWrite: {off}}}");
         let timeouts = service(&keys).timeouts;
         assert_eq!(
@@ -297,7 +311,7 @@ fn services_may_share_a_cookie_name_on_different_paths() {
 
 #[test]
 fn numbers_and_words_of_a_service_are_read() {
-    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}}, maxDuration: 1h30m, unavailable: status, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
     let service = service(keys);
     let expected = Balance {
         strategy: Strategy::RoundRobin,
@@ -306,11 +320,17 @@ fn numbers_and_words_of_a_service_are_read() {
         rebalance: None,
     };
     assert_eq!(service.balance, expected);
-    let retry =
-        RetryHint { normal: Some(Duration::from_millis(250)), drain_min: seconds(5), drain_max: seconds(5) };
+    let retry = RetryHint {
+        normal: Some(Duration::from_millis(250)),
+        drain_min: seconds(5),
+        drain_max: seconds(5),
+        shutdown_min: seconds(1),
+        shutdown_max: seconds(3),
+    };
     let sse = Sse {
         keep_alive: Some(seconds(1)),
         retry,
+        reconnects_per_second: Some(500),
         max_duration: Some(90 * MINUTE),
         unavailable: Unavailable::Status,
         event_bytes_max: 65_536,

@@ -10,8 +10,11 @@ use podpin_proxy::shared::Shared;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::problem::Problem;
-use crate::admin::views::EndpointView;
+use crate::admin::views::{DepartedView, EndpointView};
 use crate::readiness::Readiness;
+
+/// Endpoints that left and are shown of each service: those of the last rollouts.
+const DEPARTED_MAX: usize = 200;
 
 /// All services with their endpoints.
 #[derive(Serialize)]
@@ -20,9 +23,14 @@ pub(super) struct EndpointList {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ServiceEndpoints {
     service: String,
     endpoints: Vec<EndpointView>,
+    /// The endpoints whose heirs are remembered, the last one first.
+    departed: Vec<DepartedView>,
+    /// How many those are in all.
+    departed_total: usize,
 }
 
 /// The endpoint that a path names, by the name or the uid of its pod.
@@ -35,9 +43,14 @@ pub(super) struct EndpointPath {
 /// Answers `GET /api/endpoints`.
 pub(super) async fn list(State(readiness): State<Arc<Readiness>>) -> Json<EndpointList> {
     let snapshot = readiness.shared().snapshot();
-    let services = snapshot.services.iter().map(|service| ServiceEndpoints {
-        service: service.name.to_string(),
-        endpoints: EndpointView::all(service, clock::now()),
+    let services = snapshot.services.iter().map(|service| {
+        let (departed, departed_total) = service.departed(DEPARTED_MAX);
+        ServiceEndpoints {
+            service: service.name.to_string(),
+            endpoints: EndpointView::all(service, clock::now()),
+            departed: departed.iter().map(|one| DepartedView::new(service, one)).collect(),
+            departed_total,
+        }
     });
     Json(EndpointList { services: services.collect() })
 }

@@ -17,6 +17,7 @@ pub(super) fn measure(shared: &Shared) {
     shared.metrics.process.requests_active.set(requests);
     gauges.streams_active.reset();
     gauges.drain_remaining.reset();
+    gauges.inheritances.reset();
     gauges.endpoints.reset();
     shared.snapshot().services.iter().for_each(|service| measure_endpoints(gauges, service));
     // Streams are counted one by one: those of an endpoint that left the list are open all the same.
@@ -31,7 +32,9 @@ fn measure_endpoints(gauges: &EndpointMetrics, service: &ServiceState) {
     let (view, now) = (service.view(), clock::now());
     // Every state and endpoint shows, with 0 if nothing is counted there.
     EndpointState::ALL.iter().for_each(|state| gauges.endpoints.add(&service.name, *state, 0));
-    for endpoint in view.snapshot.endpoints() {
+    let inheritances = service.inheritances(view.snapshot.endpoints());
+    for (endpoint, inherited) in view.snapshot.endpoints().iter().zip(inheritances) {
+        gauges.inheritances.add(&service.name, &endpoint.name, i64::from(inherited));
         gauges.endpoints.add(&service.name, endpoint_state(endpoint.phase), 1);
         if is_ejected(&view.snapshot, endpoint, now) {
             gauges.endpoints.add(&service.name, EndpointState::Ejected, 1);
@@ -95,6 +98,7 @@ mod tests {
             "podpin_endpoints{service=\"a\",state=\"ready\"} 1",
             "podpin_endpoints{service=\"a\",state=\"draining\"} 1",
             "podpin_drain_streams_remaining{endpoint=\"p\",service=\"a\"} 0",
+            "podpin_endpoint_inheritances{endpoint=\"q\",service=\"a\"} 0",
         ]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use podpin_endpoints::{DrainTimes, Endpoint, Phase, Snapshot};
+use podpin_endpoints::{Departed, DrainTimes, Endpoint, EndpointId, Phase, Snapshot};
 use podpin_proxy::balance::service::ServiceState;
 use podpin_proxy::clock;
 use podpin_proxy::stream_registry::StreamRecord;
@@ -28,8 +28,41 @@ pub(super) struct EndpointView {
     deadline: Option<String>,
     zone: Option<String>,
     node: Option<String>,
+    /// The rollout that made it; `None` if it is unknown.
+    generation: Option<String>,
+    /// The name of the endpoint that takes over its sessions; `None` if it does not leave, or has none.
+    heir: Option<String>,
     weight: u32,
     pub(super) streams: u32,
+}
+
+/// An endpoint that drains or is gone, with its heir.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DepartedView {
+    name: String,
+    generation: Option<String>,
+    /// The name of its heir; `None` if it has none, or if that is gone in turn.
+    heir: Option<String>,
+    /// The time since when it is not listed any more; `None` if it drains.
+    gone_since: Option<String>,
+}
+
+impl DepartedView {
+    /// Builds the view of an endpoint of `service`.
+    pub(super) fn new(service: &ServiceState, departed: &Departed) -> DepartedView {
+        DepartedView {
+            name: departed.name.to_string(),
+            generation: departed.generation.as_deref().map(str::to_owned),
+            heir: departed.heir.and_then(|heir| name_of(&service.view().snapshot, &heir)),
+            gone_since: departed.gone_since.map(clock::rfc3339),
+        }
+    }
+}
+
+/// Returns the name of an endpoint; `None` if it is not listed.
+fn name_of(snapshot: &Snapshot, id: &EndpointId) -> Option<String> {
+    snapshot.get(id).map(|endpoint| endpoint.name.to_string())
 }
 
 impl EndpointView {
@@ -57,6 +90,8 @@ impl EndpointView {
             deadline: endpoint.deadline.map(clock::rfc3339),
             zone: endpoint.zone.as_deref().map(str::to_owned),
             node: endpoint.node.as_deref().map(str::to_owned),
+            generation: endpoint.generation.as_deref().map(str::to_owned),
+            heir: snapshot.heir(&endpoint.id).and_then(|heir| name_of(snapshot, heir)),
             weight: endpoint.weight,
             streams: endpoint.load.open_streams(),
         }

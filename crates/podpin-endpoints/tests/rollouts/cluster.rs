@@ -3,13 +3,19 @@
 use podpin_endpoints::{Condition, EndpointId, Observed, Update};
 use podpin_time::Millis;
 
-/// Seconds from the beginning of a drain to the end of a pod: the spread of its streams, and one.
-pub(crate) const DRAIN_SECONDS: u64 = 20;
+/// Seconds over which the streams of a draining pod leave.
+pub(crate) const SPREAD_SECONDS: u64 = 20;
+
+/// Seconds from the beginning of a drain to the end of a pod.
+pub(crate) const DRAIN_SECONDS: u64 = 30;
+
+/// Seconds from the creation of a pod until it is listed: it has an address then.
+const LISTING_SECONDS: u64 = 1;
 
 /// The state of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    Starting { ready_at: u64 },
+    Starting { listed_at: u64, ready_at: u64 },
     Ready,
     Draining { since: u64 },
 }
@@ -88,7 +94,10 @@ impl Cluster {
         self.second += 1;
         let second = self.second;
         for pod in &mut self.pods {
-            if matches!(pod.state, State::Starting { ready_at } if ready_at <= second) {
+            if matches!(pod.state, State::Starting { listed_at, .. } if listed_at == second) {
+                self.updates.push(Update::Upsert(vec![pod.observed()]));
+            }
+            if matches!(pod.state, State::Starting { ready_at, .. } if ready_at <= second) {
                 pod.state = State::Ready;
                 self.updates.push(Update::Upsert(vec![pod.observed()]));
             }
@@ -111,10 +120,9 @@ impl Cluster {
             Some(template) => format!("chat-{template}-{number}"),
             None => format!("chat-{index}"),
         };
-        let state = State::Starting { ready_at: self.second + 4 + mixed(number) % 5 };
-        let pod = Pod { name, number, template, state };
-        self.updates.push(Update::Upsert(vec![pod.observed()]));
-        self.pods.push(pod);
+        let listed_at = self.second + LISTING_SECONDS;
+        let state = State::Starting { listed_at, ready_at: self.second + 4 + mixed(number) % 5 };
+        self.pods.push(Pod { name, number, template, state });
     }
 
     /// Ends up to `count` pods that `which` takes: those that are not ready first, then in any order.

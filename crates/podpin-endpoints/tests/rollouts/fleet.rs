@@ -1,16 +1,20 @@
 //! Two thousand streams on the pods of a cluster, and how they fare.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
 use podpin_endpoints::{
-    EndpointId, HeirPolicy, Phase, Pick, PickRequest, Ring, Snapshot, Strategy, Table, Update, pick,
+    DrainTimes, EndpointId, HeirPolicy, Phase, Pick, PickRequest, Ring, Snapshot, Strategy, Table, Update,
+    pick,
 };
 
-use crate::cluster::{Cluster, DRAIN_SECONDS, mixed};
+use crate::cluster::{Cluster, DRAIN_SECONDS, SPREAD_SECONDS, mixed};
 
 const SESSIONS: u64 = 2_000;
+
+/// Seconds between two requests of a client that sends any.
+const REQUEST_SECONDS: u64 = 5;
 
 /// Points of an endpoint on the ring, as many as ketama has.
 const POINTS: u64 = 160;
@@ -20,11 +24,13 @@ const POINTS: u64 = 160;
 pub(crate) enum Law {
     /// The ring, as without generations.
     Ring,
-    /// Heirs.
+    /// Heirs that are never awaited.
+    HeirsAtOnce,
+    /// Heirs, and departures held while they are awaited.
     Heirs,
 }
 
-/// A client with one stream, whose cookie is never written anew.
+/// A client with one stream. Every other one sends requests as well, which another replica answers.
 struct Session {
     id: [u8; 16],
     cookie: EndpointId,
@@ -38,8 +44,16 @@ pub(crate) struct Fleet {
     table: Table,
     ring: Points,
     sessions: Vec<Session>,
-    /// The moment at which a stream leaves, in milliseconds, by its place in `sessions`.
-    due: HashMap<usize, u64>,
+    /// The draining endpoints, with the streams that have to leave.
+    leaving: BTreeMap<EndpointId, Leaving>,
+}
+
+/// The streams of an endpoint that have to leave, by their places in `sessions`.
+struct Leaving {
+    since: u64,
+    /// The second in which the first one left; `None` if none has.
+    began: Option<u64>,
+    streams: VecDeque<usize>,
 }
 
 /// The figures of a rollout.
@@ -87,11 +101,14 @@ impl Fleet {
     /// Returns a fleet whose sessions are spread evenly over the pods of `cluster`.
     pub(crate) fn new(cluster: Cluster, law: Law) -> Fleet {
         let mut table = Table::new();
-        if law == Law::Heirs {
-            table.keep_heirs(Some(HeirPolicy { lifetime: Duration::from_secs(86_400), namesakes: true }));
-        }
-        let (ring, sessions, due) = (Points::default(), Vec::new(), HashMap::new());
-        let mut fleet = Fleet { cluster, table, ring, sessions, due };
+        let timeout = Duration::from_secs(DRAIN_SECONDS);
+        // A drain that needs all of its time cannot wait.
+        let spread = if law == Law::HeirsAtOnce { timeout } else { Duration::from_secs(SPREAD_SECONDS) };
+        let times = DrainTimes { spread, timeout, margin: Duration::ZERO };
+        let lifetime = Duration::from_secs(86_400);
+        table.keep_heirs((law != Law::Ring).then_some(HeirPolicy { lifetime, namesakes: false, times }));
+        let (ring, sessions, leaving) = (Points::default(), Vec::new(), BTreeMap::new());
+        let mut fleet = Fleet { cluster, table, ring, sessions, leaving };
         fleet.hear();
         let snapshot = fleet.table.snapshot();
         for (number, endpoint) in (0..SESSIONS).zip(snapshot.endpoints().iter().cycle()) {
@@ -102,24 +119,56 @@ impl Fleet {
         fleet
     }
 
-    /// Hears what happened in the cluster, and moves what is due.
+    /// Hears what happened in the cluster, answers requests, and moves what is due.
     pub(crate) fn turn(&mut self) {
         self.hear();
+        self.request();
         if self.table.snapshot().counts().ready == 0 {
             return;
         }
-        let now = self.cluster.now().0;
-        let mut due: Vec<usize> =
-            self.due.iter().filter(|(_, moment)| **moment <= now).map(|(index, _)| *index).collect();
-        due.sort_unstable();
-        for index in due {
-            let to = self.successor(&self.sessions[index], self.sessions[index].at);
-            // Otherwise it waits for one.
-            if let Some(to) = to {
-                let session = &mut self.sessions[index];
-                (session.at, session.moves) = (to, session.moves + 1);
-                self.due.remove(&index);
-                self.leave_late(index, to);
+        let second = self.cluster.second;
+        let ids: Vec<EndpointId> = self.leaving.keys().copied().collect();
+        for id in ids {
+            let is_held = self.table.snapshot().held_until(&id, self.cluster.now()).is_some();
+            let Some(leaving) = self.leaving.get_mut(&id).filter(|_| !is_held) else { continue };
+            let began = *leaving.began.get_or_insert(second);
+            let ends = (began + SPREAD_SECONDS).min(leaving.since + DRAIN_SECONDS);
+            let seconds = usize::try_from(ends.saturating_sub(second).max(1)).unwrap();
+            let count = leaving.streams.len().div_ceil(seconds);
+            let due: Vec<usize> = leaving.streams.drain(..count).collect();
+            for index in due {
+                self.depart(index);
+            }
+        }
+        self.leaving.retain(|_, leaving| !leaving.streams.is_empty());
+    }
+
+    /// Moves a stream.
+    fn depart(&mut self, index: usize) {
+        let from = self.sessions[index].at;
+        let Some(to) = self.successor(&self.sessions[index], from) else {
+            // It waits for one.
+            return self.leave_late(index, from);
+        };
+        let is_back = self.table.snapshot().get(&from).is_none();
+        let session = &mut self.sessions[index];
+        (session.at, session.moves) = (to, session.moves + 1);
+        if is_back {
+            // Its pod is gone: the client has come back by itself.
+            session.cookie = to;
+        }
+        if self.table.snapshot().get(&to).is_none_or(|endpoint| endpoint.phase != Phase::Ready) {
+            self.leave_late(index, to);
+        }
+    }
+
+    /// Answers a request of some clients that send any, and writes their cookies anew.
+    fn request(&mut self) {
+        let turn = usize::try_from(self.cluster.second % REQUEST_SECONDS).unwrap();
+        for index in (turn..self.sessions.len()).step_by(2 * usize::try_from(REQUEST_SECONDS).unwrap()) {
+            let session = &self.sessions[index];
+            if let Some(to) = self.successor(session, session.cookie) {
+                self.sessions[index].cookie = to;
             }
         }
     }
@@ -138,25 +187,27 @@ impl Fleet {
         }
         for step in applied.transitions {
             if matches!(step.to, Phase::Draining | Phase::Gone) {
-                self.leave(step.endpoint.id, now.0);
+                self.leave(step.endpoint.id);
             }
         }
     }
 
-    /// The streams of an endpoint leave evenly from now on.
-    fn leave(&mut self, from: EndpointId, now: u64) {
+    /// The streams of an endpoint leave from now on.
+    fn leave(&mut self, from: EndpointId) {
         let of = |(index, session): (usize, &Session)| (session.at == from).then_some(index);
-        let leaving: Vec<usize> = self.sessions.iter().enumerate().filter_map(of).collect();
-        for (place, index) in (1..).zip(&leaving) {
-            let share = DRAIN_SECONDS * 1_000 * place / u64::try_from(leaving.len()).unwrap();
-            self.due.entry(*index).or_insert(now + share);
+        let all: Vec<usize> = self.sessions.iter().enumerate().filter_map(of).collect();
+        for index in all {
+            self.leave_late(index, from);
         }
     }
 
-    /// An endpoint that a stream came to may be draining itself.
-    fn leave_late(&mut self, index: usize, to: EndpointId) {
-        if self.table.snapshot().get(&to).is_none_or(|endpoint| endpoint.phase != Phase::Ready) {
-            self.due.insert(index, self.cluster.now().0 + 1_000);
+    /// A stream leaves with the others of its endpoint.
+    fn leave_late(&mut self, index: usize, from: EndpointId) {
+        let since = self.cluster.second;
+        let new = || Leaving { since, began: None, streams: VecDeque::new() };
+        let streams = &mut self.leaving.entry(from).or_insert_with(new).streams;
+        if !streams.contains(&index) {
+            streams.push_back(index);
         }
     }
 
@@ -181,7 +232,7 @@ impl Fleet {
 
     /// Returns the figures, once all is quiet.
     pub(crate) fn figures(mut self) -> Figures {
-        while !self.due.is_empty() {
+        while !self.leaving.is_empty() {
             self.cluster.tick();
             self.turn();
         }

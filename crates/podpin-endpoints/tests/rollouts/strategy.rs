@@ -61,8 +61,12 @@ struct Deployment {
 }
 
 impl Deployment {
-    /// Creates and ends pods as the controller does at one look.
+    /// Creates and ends pods as the controller does within a second: what it ends is replaced.
     fn reconcile(&self, cluster: &mut Cluster) {
+        (0..2).for_each(|_| self.look(cluster));
+    }
+
+    fn look(&self, cluster: &mut Cluster) {
         let is_new = |pod: &Pod| pod.template == Some(self.template);
         let (new, old) = (cluster.count(is_new), cluster.count(|pod| !is_new(pod)));
         let room = (self.pods + self.surge).saturating_sub(new + old);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use podpin_affinity::{SessionId, TokenError};
 use podpin_config::AmbiguousPaths;
+use podpin_drain::ClientName;
 use podpin_endpoints::{EndpointId, MoveReason, Ring as _};
 use podpin_wire::http1::request_head::HeadError;
 use podpin_wire::http1::target;
@@ -16,6 +17,7 @@ use crate::affinity::request_view::RequestView;
 use crate::affinity::selected::Selected;
 use crate::affinity::split;
 use crate::balance::client_limit::{ClientKey, ClientPermit};
+use crate::balance::retry::name_of_address;
 use crate::balance::service::{ServiceState, View};
 use crate::http::reply::ErrorReply;
 use crate::routing::route::{Backend, Destination, Route};
@@ -123,6 +125,11 @@ impl RoutedRequest {
     /// Whether the client has shown a valid token.
     pub(crate) fn is_returning(&self) -> bool {
         self.identity.pinned.is_some()
+    }
+
+    /// Returns the name by which refusals of the client are counted: its session if it has shown a token, else its address.
+    pub(crate) fn client_name(&self, address: IpAddr) -> ClientName {
+        if self.is_returning() { *self.session.as_bytes() } else { name_of_address(address) }
     }
 
     /// Whether the client is expected to come back with this session.

@@ -13,12 +13,13 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
 use podpin_config::{
-    Discovery, EndpointAddress, Handover, KubernetesService, Pinned, Service as Configuration, ZonePreference,
+    Discovery, Drain, EndpointAddress, Handover, KubernetesService, Pinned, Service as Configuration,
+    ZonePreference,
 };
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
-    Applied, DrainTimes, EjectionPolicy, Endpoint, EndpointId, HeirPolicy, Load, Phase, Refused, Snapshot,
-    Table, Transition, Update,
+    Applied, Departed, DrainTimes, EjectionPolicy, Endpoint, EndpointId, HeirPolicy, Load, Phase, Refused,
+    Snapshot, Table, Transition, Update,
 };
 
 use crate::balance::client_limit::ClientStreams;
@@ -114,13 +115,18 @@ fn near(configuration: &Configuration, own_zone: Option<&str>) -> Option<String>
     own_zone.filter(|_| configuration.balance.zone == ZonePreference::Prefer).map(str::to_owned)
 }
 
+fn drain_times(drain: &Drain) -> DrainTimes {
+    DrainTimes { spread: drain.spread, timeout: drain.timeout, margin: drain.margin }
+}
+
 /// Returns the policy of heirs; `None` if there are none: clients that name themselves always go where the ring sends them, and
 /// so do their streams.
 fn heir_policy(configuration: &Configuration) -> Option<HeirPolicy> {
     let affinity = &configuration.affinity;
     let is_named = affinity.header.is_some() || affinity.query.is_some() || affinity.client_ip.is_some();
     let namesakes = configuration.drain.handover == Handover::None;
-    (!is_named).then_some(HeirPolicy { lifetime: affinity.absolute_timeout, namesakes })
+    let times = drain_times(&configuration.drain);
+    (!is_named).then_some(HeirPolicy { lifetime: affinity.absolute_timeout, namesakes, times })
 }
 
 /// Returns the field of `affinity.header`; podpin-config refuses names that are no field names.
@@ -319,8 +325,7 @@ impl ServiceState {
     /// Returns how long drains of this service take.
     #[must_use]
     pub fn drain_times(&self) -> DrainTimes {
-        let drain = &self.configuration.drain;
-        DrainTimes { spread: drain.spread, timeout: drain.timeout, margin: drain.margin }
+        drain_times(&self.configuration.drain)
     }
 
     /// Returns how long pinned clients stay on a draining endpoint; `None` if they do not.
@@ -338,6 +343,21 @@ impl ServiceState {
         }?;
         self.publish(applied);
         self.endpoint(id)
+    }
+
+    /// Returns up to `limit` endpoints that drain or are gone and whose heirs are remembered, the last one first, and how many
+    /// there are in all.
+    #[must_use]
+    pub fn departed(&self, limit: usize) -> (Vec<Departed>, usize) {
+        let table = self.table.lock();
+        (table.departed().take(limit).collect(), table.departed().count())
+    }
+
+    /// Returns how many endpoints each of these has inherited from.
+    #[must_use]
+    pub fn inheritances(&self, endpoints: &[Arc<Endpoint>]) -> Vec<u32> {
+        let table = self.table.lock();
+        endpoints.iter().map(|endpoint| table.inheritances(&endpoint.id)).collect()
     }
 
     /// Publishes the outcome of an update: to readers, the log, the drain and waiting requests.

@@ -144,10 +144,11 @@ impl PendingResponse {
         })
     }
 
-    /// Gives an HTTP/1 client the connection that its stream is to take with it.
-    pub(crate) fn set_lease(&mut self, lease: Option<ConnectionLease>) {
-        if let PendingResponse::H1(client) = self {
-            client.lease = lease;
+    /// Exchanges the connection that the stream of an HTTP/1 client is to take with it.
+    pub(crate) fn exchange_lease(&mut self, lease: Option<ConnectionLease>) -> Option<ConnectionLease> {
+        match self {
+            PendingResponse::H1(client) => std::mem::replace(&mut client.lease, lease),
+            PendingResponse::H2(_) => None,
         }
     }
 

@@ -49,6 +49,9 @@ pub enum ErrorReply {
     /// Stream beyond the client's `limits.streamsPerClient`.
     #[error("too many streams of this client")]
     ClientLimit,
+    /// Stream of a client that comes back while more than `sse.reconnect` come.
+    #[error("too many clients come back at once")]
+    ReconnectRate,
     /// No free slot within `affinity.queue.timeout`, or a full queue.
     #[error("no place became free in time")]
     QueueTimeout,
@@ -95,6 +98,7 @@ impl ErrorReply {
             | ErrorReply::Requests
             | ErrorReply::NoEndpoint
             | ErrorReply::Full
+            | ErrorReply::ReconnectRate
             | ErrorReply::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
             ErrorReply::UpstreamStatus(code) => {
                 StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
@@ -118,6 +122,7 @@ impl ErrorReply {
             | ErrorReply::NoEndpoint
             | ErrorReply::Full
             | ErrorReply::ClientLimit
+            | ErrorReply::ReconnectRate
             | ErrorReply::QueueTimeout
             | ErrorReply::UpstreamStatus(_) => Some(RETRY_AFTER_SECONDS),
             ErrorReply::Head(_)
@@ -141,6 +146,7 @@ impl ErrorReply {
             ErrorReply::NoEndpoint => Some(RefusalKind::NoEndpoint),
             ErrorReply::Full => Some(RefusalKind::Full),
             ErrorReply::ClientLimit => Some(RefusalKind::ClientLimit),
+            ErrorReply::ReconnectRate => Some(RefusalKind::ReconnectRate),
             ErrorReply::QueueTimeout => Some(RefusalKind::QueueTimeout),
             ErrorReply::Connections | ErrorReply::ClientConnections => Some(RefusalKind::Connections),
             ErrorReply::Requests => Some(RefusalKind::Requests),
@@ -181,6 +187,7 @@ impl ErrorReply {
             | ErrorReply::NoEndpoint
             | ErrorReply::Full
             | ErrorReply::ClientLimit
+            | ErrorReply::ReconnectRate
             | ErrorReply::QueueTimeout
             | ErrorReply::Connections
             | ErrorReply::ClientConnections

@@ -11,6 +11,8 @@ use crate::http::filters::RouteFilters;
 pub struct Route {
     /// The name in the configuration.
     pub name: Arc<str>,
+    /// The text by which it is known after a reload: its name, or its hosts and matches if it has none.
+    pub identity: Arc<str>,
     /// The service.
     pub service: Arc<ServiceState>,
     /// The filters of the route.
@@ -29,6 +31,13 @@ impl Route {
     /// Returns whether both are versions of one route to one service.
     #[must_use]
     pub fn is_same(&self, other: &Route) -> bool {
+        self.identity == other.identity && self.service.is_same(&other.service)
+    }
+
+    /// Returns whether both have one name and one service: versions of a route without a name of its own, if its hosts or matches
+    /// changed.
+    #[must_use]
+    pub fn is_namesake(&self, other: &Route) -> bool {
         self.name == other.name && self.service.is_same(&other.service)
     }
 }
@@ -94,6 +103,7 @@ mod tests {
         let (one, same_name) = (Scene::new(&[]), Scene::new(&[]));
         let version = |of: &Scene, name: &str| Route {
             name: name.into(),
+            identity: name.into(),
             service: Arc::clone(&of.route.service),
             filters: RouteFilters::default(),
             withdrawn: Arc::default(),

@@ -60,10 +60,14 @@ impl ConfigSnapshot {
         self.service(&service.name).filter(|one| one.is_same(service))
     }
 
-    /// Returns the same route as it is in this snapshot; `None` if it is gone.
+    /// Returns the same route as it is in this snapshot; `None` if it is not there. A route whose hosts or matches changed is
+    /// known by its name, unless the one of that name is another route of the other snapshot, by its `identity`: names of routes
+    /// that the configuration does not name follow from their order.
     #[must_use]
-    pub fn route(&self, route: &Route) -> Option<&Arc<Route>> {
-        self.routes.iter().find(|one| one.is_same(route))
+    pub fn route(&self, route: &Route, is_other: impl Fn(&str) -> bool) -> Option<&Arc<Route>> {
+        let same = self.routes.iter().find(|one| one.is_same(route));
+        let namesake = || self.routes.iter().find(|one| one.is_namesake(route) && !is_other(&one.identity));
+        same.or_else(namesake)
     }
 
     /// Returns whether `peer` is in `trustedProxies`.
@@ -80,7 +84,8 @@ impl ConfigSnapshot {
 
     /// Marks the routes that `next` does not have as withdrawn.
     pub fn withdraw_routes_missing_in(&self, next: &ConfigSnapshot) {
-        let missing = self.routes.iter().filter(|route| next.route(route).is_none());
+        let is_own = |identity: &str| self.routes.iter().any(|route| *route.identity == *identity);
+        let missing = self.routes.iter().filter(|route| next.route(route, is_own).is_none());
         missing.for_each(|route| route.withdrawn.store(true, Ordering::SeqCst));
     }
 
@@ -114,7 +119,8 @@ mod tests {
         assert!(old.service("chat").is_some() && old.service("else").is_none());
         assert!(old.counterpart(&before.route.service).is_some());
         assert!(new.counterpart(&before.route.service).is_none());
-        assert!(old.route(&before.route).is_some() && new.route(&before.route).is_none());
+        let none = |_: &str| false;
+        assert!(old.route(&before.route, none).is_some() && new.route(&before.route, none).is_none());
         let missing: Vec<&str> = old.services_missing_in(&new).map(|service| &*service.name).collect();
         assert_eq!(missing, ["chat"]);
     }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use podpin_config::{Handover, Unavailable};
-use podpin_drain::Mobility;
+use podpin_drain::{Comer, Mobility};
+use podpin_endpoints::MoveReason;
 use podpin_sse::session::{Content, Recovery, RetryRange, Settings};
 use podpin_sse::{Framer, retry_line};
 use podpin_wire::http1::response_head::ResponseStart;
@@ -20,10 +21,11 @@ use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::balance::client_limit::ClientPermit;
+use crate::balance::retry::Occasion;
 use crate::balance::service::Kind;
 use crate::clock;
 use crate::downstream::lease::ConnectionLease;
-use crate::downstream::pending::{BodyLength, PendingResponse};
+use crate::downstream::pending::{BodyLength, IdleConnection, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::request_context::RequestContext;
 use crate::shared::InFlight;
@@ -33,7 +35,7 @@ use crate::stream::handover::{HandoverDriver, LAST_EVENT_ID, allows_handover, li
 use crate::stream::relay::{Relay, Start};
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
-use crate::stream_registry;
+use crate::stream_registry::{self, ReturnEvidence};
 use crate::telemetry::labels::{OpenedStream, Resumption};
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
@@ -87,7 +89,7 @@ impl PendingStream {
     /// Answers the client and starts the relay, which takes an HTTP/1 connection with it by its `lease`.
     pub(crate) fn begin(self, lease: Option<ConnectionLease>) {
         let PendingStream { context, attempts, opened, mut client, has_body, in_flight } = self;
-        client.set_lease(lease);
+        drop(client.exchange_lease(lease));
         let may_repeat = context.head.method == Method::GET && !has_body;
         let repetition = if may_repeat { Repetition::Harmless } else { Repetition::Forbidden };
         Opening { context: &context, attempts, repetition }.begin(opened, client);
@@ -125,6 +127,9 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
         if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
             return drop(unserved(&context, Progress::Routed(&request)).respond(response, client).await);
         }
+        if !request.service().admits(comer(&context, &request)) {
+            return turn_away(&context, &request, client).await;
+        }
         let attempts = Attempts::new(request, Purpose::Stream);
         let mut opening = Opening { context: &context, attempts, repetition: Repetition::Harmless };
         let opened = tokio::select! {
@@ -144,6 +149,24 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
 
 fn unserved<'a>(context: &'a RequestContext, progress: Progress<'a>) -> Unserved<'a> {
     Unserved { context, kind: Kind::Stream, progress }
+}
+
+/// Sends a client away that comes back while too many do. The connection goes on: the next handshake would cost more than the
+/// refusal.
+async fn turn_away(context: &RequestContext, request: &RoutedRequest, mut client: PendingResponse) {
+    let lease = client.exchange_lease(None);
+    let refused = unserved(context, Progress::Routed(request)).refuse(ErrorReply::ReconnectRate, client);
+    let idle = Box::pin(refused).await;
+    if let (Some(lease), Some(IdleConnection { transport, ahead })) = (lease, idle) {
+        // A client that has sent more behind its request connects anew.
+        if ahead.is_empty() { lease.resume(transport) } else { transport.close() }
+    }
+}
+
+/// Returns whether a client had a stream before.
+fn comer(context: &RequestContext, request: &RoutedRequest) -> Comer {
+    let is_back = request.is_returning() || context.head.fields.contains(&LAST_EVENT_ID);
+    if is_back { Comer::Returning } else { Comer::New }
 }
 
 fn route(context: &RequestContext) -> Result<RoutedRequest, ErrorReply> {
@@ -234,7 +257,12 @@ impl Opening<'_> {
         let handover_enabled = handover.is_some();
         let accounts = self.accounts(selected, start.head.status, content, handover_enabled);
         if content == Content::Events && self.repetition == Repetition::Harmless {
-            accounts.record().note_return(clock::now());
+            accounts.record().note_return(self.return_evidence(selected), clock::now());
+            self.attempts
+                .service()
+                .drain
+                .herd()
+                .served(self.attempts.request.client_name(self.context.client.address));
         }
         let Some(started) = client.start(start.head.status, &fields, length) else {
             accounts.settle(Finished::client_gone());
@@ -257,6 +285,16 @@ impl Opening<'_> {
         });
         let task = StreamTask::new(relay, accounts, started.connection);
         self.context.shared.lifecycle.tasks.spawn(task);
+    }
+
+    /// Returns whether the request shows that another stream of the client was ended, by whichever replica.
+    fn return_evidence(&self, selected: &Selected) -> ReturnEvidence {
+        let has_left = matches!(selected.moved, Some(MoveReason::Draining | MoveReason::Gone));
+        if has_left && self.context.head.fields.contains(&LAST_EVENT_ID) {
+            ReturnEvidence::LeftEndpoint
+        } else {
+            ReturnEvidence::None
+        }
     }
 
     /// Returns the driver of the stream's handovers; `None` if it stays at its endpoint.
@@ -301,17 +339,19 @@ impl Opening<'_> {
         }
     }
 
-    /// Returns `retry:` for a client that comes back: a goodbye may have set another; empty if none is needed.
+    /// Returns `retry:` for a client that comes back: a goodbye may have set another. For a new one as well, if it differs
+    /// from the default. Empty if none is needed.
     fn preface(&self, content: Content) -> Vec<u8> {
         let request = &self.attempts.request;
-        let is_back = request.is_returning() || self.context.head.fields.contains(&LAST_EVENT_ID);
-        let normal = request.service().configuration.sse.retry.normal;
+        let tells = comer(self.context, request) == Comer::Returning
+            || request.service().configuration.sse.retry.tells_new();
         // Clients of other methods read a completion, and take a block without data for a broken event.
         let reconnects = content == Content::Events && self.repetition == Repetition::Harmless;
-        match normal.filter(|_| reconnects && is_back) {
-            Some(retry) => retry_line(clock::duration_millis(retry)).into_bytes(),
-            None => Vec::new(),
+        if !(reconnects && tells) {
+            return Vec::new();
         }
+        let retry = request.service().retry_millis(Occasion::Normal);
+        retry.map(|retry| retry_line(retry).into_bytes()).unwrap_or_default()
     }
 
     fn body(&self, content: Content, handover_enabled: bool) -> Body {

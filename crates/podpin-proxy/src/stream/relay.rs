@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use podpin_drain::{BudgetUse, DrainMember};
+use podpin_drain::{BudgetUse, Cause, DrainMember, Mobility};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
     Action, Client, Close, Farewell, HandoverCause, LeaveOrder, Outcome, Reason, Report, ResumePoint,
@@ -34,6 +34,7 @@ use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use podpin_wire::http1::response_head::ResponseStart;
 
+use crate::balance::retry::Occasion;
 use crate::clock;
 use crate::downstream::body::Downstream;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
@@ -339,11 +340,27 @@ impl Relay {
     fn finish(&mut self, farewell: Farewell) {
         match farewell {
             Farewell::Goodbye => {
-                self.client.append(retry_line(self.session.retry_ms(fastrand::u64(..))).as_bytes());
+                let is_shutdown =
+                    self.record.drain().order().is_some_and(|order| order.cause == Cause::Shutdown);
+                self.say_retry(if is_shutdown { Occasion::Shutdown } else { Occasion::Goodbye });
                 self.client.append_end();
             }
             Farewell::Clean => self.client.append_end(),
-            Farewell::Broken => {}
+            Farewell::Broken => {
+                let is_at_boundary = matches!(&self.body, Body::Events(framer) if framer.at_boundary());
+                // No other client comes back by itself.
+                let repeats = self.record.drain().mobility() != Some(Mobility::CutAtDeadline);
+                if is_at_boundary && repeats {
+                    self.say_retry(Occasion::Break);
+                }
+            }
+        }
+    }
+
+    /// Adds a drawn reconnection time.
+    fn say_retry(&mut self, occasion: Occasion) {
+        if let Some(retry) = self.record.route.service.retry_millis(occasion) {
+            self.client.append(retry_line(retry).as_bytes());
         }
     }
 
@@ -427,7 +444,7 @@ impl Future for Relay {
 #[cfg(test)]
 mod tests {
     use podpin_affinity::SessionId;
-    use podpin_drain::{DrainState, Mobility};
+    use podpin_drain::DrainState;
     use podpin_sse::Framer;
     use podpin_sse::session::Fault;
     use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};

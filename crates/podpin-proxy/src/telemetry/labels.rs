@@ -141,6 +141,8 @@ labels! {
         Full => "full",
         /// The client at `limits.streamsPerClient`.
         ClientLimit => "client_limit",
+        /// More clients that come back than `sse.reconnect` allows.
+        ReconnectRate => "reconnect_rate",
         /// No place within `affinity.queue.timeout`, or a full queue.
         QueueTimeout => "queue_timeout",
         /// No good answer to an event stream request; the client got `retry:` instead of a 502 or 504.

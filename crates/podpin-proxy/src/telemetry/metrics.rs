@@ -79,6 +79,8 @@ families! {
             "Open event streams; state is active, or draining when their endpoint is.";
         drain_remaining: GaugesByEndpoint = "drain_streams_remaining",
             "Event streams still open on endpoints that drain or are no longer listed.";
+        inheritances: GaugesByEndpoint = "endpoint_inheritances",
+            "Endpoints that left, in this rollout or before, and whose sessions this one took over.";
         endpoints: EndpointGauges = "endpoints", "Endpoints by state.";
     }
 }

@@ -2,11 +2,11 @@
 //! and ordinary requests alike.
 
 use podpin_config::Unavailable;
-use podpin_sse::session::RetryRange;
 
 use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
+use crate::balance::retry::Occasion;
 use crate::balance::service::Kind;
 use crate::clock;
 use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
@@ -104,7 +104,7 @@ impl<'a> Unserved<'a> {
         }
         let reuse = match (self.kind, reply) {
             // The connection goes on under an event stream, too: the refusal has a length.
-            (Kind::Stream, ErrorReply::Requests) => Reuse::Allowed,
+            (Kind::Stream, ErrorReply::Requests | ErrorReply::ReconnectRate) => Reuse::Allowed,
             (Kind::Stream, _) => Reuse::Refused,
             (Kind::Request, _) => reuse_after(reply),
         };
@@ -170,8 +170,9 @@ impl<'a> Unserved<'a> {
         let sse = &request.service().configuration.sse;
         let is_wanted = self.kind == Kind::Stream && sse.unavailable == Unavailable::Retry;
         let kind = reply.transient_refusal().filter(|_| is_wanted)?;
-        let range = RetryRange::new(sse.retry.drain_min, sse.retry.drain_max);
-        Some(RetryStream { kind, response: reply.retry_stream(range.pick(fastrand::u64(..))) })
+        let client = request.client_name(self.context.client.address);
+        let retry_millis = request.service().retry_millis(Occasion::Refusal(client))?;
+        Some(RetryStream { kind, response: reply.retry_stream(retry_millis) })
     }
 }
 

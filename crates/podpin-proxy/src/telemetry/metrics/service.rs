@@ -97,7 +97,7 @@ service_metrics! {
     drain_departures: CountersBy<DepartureKind> = "drain_departures_total",
         "Event streams that left an endpoint because it drained: polite (retry: and a clean end between two events) or forced (cut at the deadline).";
     reconnects: CountersBy<ReconnectOutcome> = "reconnects_total",
-        "Clients whose stream was ended or broken: returned within drain.returnWindow, or lost.";
+        "Clients whose stream was ended or broken: returned, counted at the replica that saw them come, or lost, not back within drain.returnWindow at the replica that they left.";
     reconnect_gap: Histograms<ReconnectGap> = "reconnect_gap_seconds",
         "How long clients that returned were without their stream.";
     budget_exceeded: Counters = "disconnect_budget_exceeded_total",

@@ -21,6 +21,7 @@ use podpin_endpoints::{
     Applied, Departed, DrainTimes, EjectionPolicy, Endpoint, EndpointId, FailureSource, HeirPolicy, Load,
     Phase, Refused, Snapshot, Table, Transition, Update,
 };
+use podpin_wire::via::Via;
 
 use crate::balance::client_limit::ClientStreams;
 use crate::balance::flaps::{Flaps, Logged};
@@ -65,6 +66,8 @@ pub struct ServiceState {
     pub near: Option<String>,
     /// The field of `affinity.header`.
     pub session_header: Option<HeaderName>,
+    /// The name of the proxy in `Via` of requests for this service.
+    pub via: Arc<Via>,
     /// The TLS towards the endpoints.
     pub tls: Option<Arc<UpstreamTls>>,
     first_list: FirstList,
@@ -163,6 +166,7 @@ impl ServiceState {
             ejection: ejection(&configuration),
             near: near(&configuration, own_zone),
             session_header: session_header(&configuration),
+            via: Arc::new(Via::new(fastrand::u32(..))),
             tls,
             first_list,
             configuration,
@@ -192,6 +196,7 @@ impl ServiceState {
             ejection: ejection(&configuration),
             near: near(&configuration, own_zone),
             session_header: session_header(&configuration),
+            via: Arc::clone(&self.via),
             tls,
             first_list: self.first_list,
             configuration,

@@ -208,7 +208,7 @@ impl SuccessorRequest {
         let request = self.head(attempts);
         let connect_limit = configuration.timeouts.connect.min(limit);
         let transport = attempts.connect(endpoint.address, self.tls.as_deref(), connect_limit).await?;
-        connect::exchange(transport, &request, Some(limit)).await
+        connect::exchange(transport, &request, Some(limit), drop).await
     }
 
     fn failed(&self, attempts: &mut Attempts, error: &UpstreamError) -> Result<Box<Successor>, Answer> {

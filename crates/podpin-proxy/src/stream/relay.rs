@@ -25,26 +25,28 @@ use std::time::Duration;
 use podpin_drain::{BudgetUse, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Client, Close, Farewell, HandoverCause, LeaveOrder, Outcome, Reason, Report, ResumePoint,
-    Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
+    Action, Answer, Client, Close, Farewell, Fault, HandoverCause, Held, LeaveOrder, Outcome, Reason, Report,
+    ResumePoint, Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
 };
-use podpin_sse::{KEEP_ALIVE, retry_line};
+use podpin_sse::{KEEP_ALIVE, Start, retry_line};
 use podpin_time::Millis;
+use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use podpin_wire::http1::response_head::ResponseStart;
 
+use crate::balance::service::Kind;
 use crate::clock;
 use crate::downstream::body::Downstream;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::stream::account::{Finished, Permits, upstream_error_kind};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
-use crate::stream::handover::{HandoverDriver, SuccessorTarget};
+use crate::stream::handover::{EARLIEST, HandoverDriver, ResumeFrom, Successor, SuccessorTarget};
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
-use crate::telemetry::labels::DepartureKind;
+use crate::telemetry::labels::{DepartureKind, Join};
 
 /// Number of reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
@@ -62,6 +64,8 @@ pub(crate) struct Relay {
     /// Handovers; `None` if the stream stays at one endpoint.
     handover: Option<Box<HandoverDriver>>,
     timer: Timer,
+    /// Moment of the first event; `None` if there was none.
+    first_event: Option<Millis>,
 }
 
 /// Parts of a relay that begins.
@@ -102,6 +106,7 @@ impl Relay {
             permits: start.permits,
             handover: start.handover,
             timer: Timer::new(now),
+            first_event: None,
         };
         if relay.upstream.is_empty() {
             // A response without a body is whole, whatever becomes of its endpoint.
@@ -156,7 +161,7 @@ impl Relay {
 
     /// Looks whether the successor that is being opened has answered, and how long the proxy itself is still there.
     fn poll_successor(&mut self, context: &mut Context<'_>) {
-        if !self.session.is_opening() {
+        if !self.session.is_moving() {
             return;
         }
         if let Some(times) = self.streams.shutdown_times() {
@@ -164,10 +169,22 @@ impl Relay {
         }
         // An answer may make another request begin, which has to be polled for its waker.
         while let Some(answer) = self.handover.as_mut().and_then(|handover| handover.poll(context)) {
+            if matches!(answer, Answer::EventStream(_)) && self.knows_more() {
+                self.open_successor(Target::Chosen);
+                continue;
+            }
             let now = clock::now();
             let step = self.session.on_answer(answer, self.body.resume_point(), now);
+            self.finish_held(step.action);
             self.obey(step, now);
         }
+    }
+
+    /// Whether the successor was to begin at the present moment, and the client has seen an id since: from there on nothing
+    /// may be missing.
+    fn knows_more(&self) -> bool {
+        let resumes = self.handover.as_ref().is_some_and(|handover| handover.resumes());
+        !resumes && self.body.last_event_id().is_some()
     }
 
     /// Writes what is left to write, and looks whether the client is still there. Returns the end of the stream if that
@@ -211,18 +228,21 @@ impl Relay {
         out.clear();
         out.resize(CHUNK_PREFIX_BYTES, 0);
         let decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
-        if out.len() > CHUNK_PREFIX_BYTES {
-            if self.session.on_forwarded(decoded.events, decoded.position, now) {
-                let took = now.since(self.record.since);
-                self.record.route.service.metrics.stream_first_event.observe(took.as_secs_f64());
-            }
-            self.send(context, out);
-        }
-        self.count(&decoded, now);
+        self.session.on_held(self.body.held(), now);
+        self.forward(context, &decoded, out, now);
         if out.capacity() > 4 * READ_BYTES {
             *out = Vec::new();
         }
         decoded.end
+    }
+
+    /// Sends what became of some bytes, and counts it.
+    fn forward(&mut self, context: &mut Context<'_>, decoded: &Decoded, out: &mut Vec<u8>, now: Millis) {
+        if out.len() > CHUNK_PREFIX_BYTES {
+            self.session.on_forwarded(decoded.events, decoded.position, now);
+            self.send(context, out);
+        }
+        self.count(decoded, now);
     }
 
     /// Counts the events of one read.
@@ -235,6 +255,10 @@ impl Relay {
             metrics.handover_duplicates.inc_by(u64::from(decoded.dropped));
         }
         if decoded.events > 0 {
+            if self.first_event.is_none() {
+                self.first_event = Some(now);
+                metrics.stream_first_event.observe(now.since(self.record.since).as_secs_f64());
+            }
             self.record.set_last_event(now);
             self.record.events.fetch_add(u64::from(decoded.events), Ordering::Relaxed);
             metrics.stream_events.add(u64::from(decoded.events));
@@ -248,7 +272,7 @@ impl Relay {
     fn send(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) {
         let bytes = u64::try_from(out.len().saturating_sub(CHUNK_PREFIX_BYTES)).unwrap_or(0);
         self.record.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if matches!(self.body, Body::Events(_)) {
+        if self.record.kind == Kind::Stream {
             self.record.route.service.metrics.stream_bytes.add(bytes);
         }
         if self.client.send(context, out) == Client::Blocked {
@@ -260,12 +284,39 @@ impl Relay {
     /// Reports the end of the upstream's body.
     fn end_upstream(&mut self, end: UpstreamEnd) {
         let now = clock::now();
+        // A close is the end of this body, but no endpoint ends its stream within an event.
+        let is_torn = self.upstream.decoder.ends_at_close() && self.body.is_within_event();
+        let end = match end {
+            UpstreamEnd::Clean if is_torn && self.upstream.decoder != BodyDecoder::Done => {
+                UpstreamEnd::Broken(Fault::Truncated)
+            }
+            end => end,
+        };
         let step = self.session.on_upstream_end(end, self.standing(), now);
-        if end == UpstreamEnd::Clean && step.action == Action::Finish(Farewell::Clean) {
-            // No event to a browser, but the last line of many a server that ends its stream without an empty one.
-            self.client.append(&self.body.take_held());
+        if end == UpstreamEnd::Clean {
+            self.upstream.close();
+            self.finish_held(step.action);
         }
         self.obey(step, now);
+    }
+
+    /// Adds what is held back behind a body that ended cleanly: no event to a browser, but the last line of many a server that
+    /// ends its stream without an empty one.
+    fn finish_held(&mut self, action: Action) {
+        if self.upstream.is_closed() && action == Action::Finish(Farewell::Clean) {
+            self.finish_undecided();
+            self.client.append(&self.body.take_held());
+        }
+    }
+
+    /// Adds events that may be history, but nothing has shown that.
+    fn finish_undecided(&mut self) {
+        if self.body.held() == Held::Undecided {
+            let mut rest = Vec::new();
+            let passed = self.body.pass_held(&mut rest);
+            self.client.append(&rest);
+            self.count(&passed, clock::now());
+        }
     }
 
     /// Does what is due, and sets the timer for what comes next. `Ready` when the stream is over.
@@ -280,6 +331,7 @@ impl Relay {
             match step.action {
                 Action::Close(close) => return Poll::Ready(close),
                 Action::KeepAlive => self.keep_alive(context),
+                Action::PassHeld => self.pass_held(context, now),
                 _ => self.obey(step, now),
             }
             // A request that was begun just now has to be polled, so that it registers the waker.
@@ -307,11 +359,14 @@ impl Relay {
             self.record.inbox().charge();
         }
         match step.action {
-            // The two that need the task's context come from `Session::on_time` only, see `poll_time`.
-            Action::Continue | Action::KeepAlive | Action::Close(_) => {}
+            // Those that need the task's context come from `Session::on_time` only, see `poll_time`.
+            Action::Continue | Action::KeepAlive | Action::PassHeld | Action::Close(_) => {}
             Action::Open { target } => self.open_successor(target),
             Action::Swap => self.swap(now),
-            Action::Stay => self.streams.stayed(&self.record),
+            Action::Stay => {
+                self.body.stay();
+                self.streams.stayed(&self.record);
+            }
             Action::Finish(farewell) => self.finish(farewell),
         }
         if !self.session.has_upstream() {
@@ -335,15 +390,28 @@ impl Relay {
         });
     }
 
+    /// Sends what is held back.
+    fn pass_held(&mut self, context: &mut Context<'_>, now: Millis) {
+        scratch::with(|Scratch { write, .. }| {
+            write.clear();
+            write.resize(CHUNK_PREFIX_BYTES, 0);
+            let passed = self.body.pass_held(write);
+            self.forward(context, &passed, write, now);
+        });
+    }
+
     /// Adds the last bytes of the stream.
     fn finish(&mut self, farewell: Farewell) {
-        match farewell {
-            Farewell::Goodbye => {
-                self.client.append(retry_line(self.session.retry_ms(fastrand::u64(..))).as_bytes());
-                self.client.append_end();
-            }
-            Farewell::Clean => self.client.append_end(),
-            Farewell::Broken => {}
+        if farewell != Farewell::Broken {
+            self.finish_undecided();
+        }
+        if matches!(farewell, Farewell::Goodbye | Farewell::BrokenGoodbye)
+            && let Some(retry) = self.session.retry_ms(fastrand::u64(..))
+        {
+            self.client.append(retry_line(retry).as_bytes());
+        }
+        if matches!(farewell, Farewell::Goodbye | Farewell::Clean) {
+            self.client.append_end();
         }
     }
 
@@ -352,14 +420,30 @@ impl Relay {
         let Some(handover) = &mut self.handover else { return };
         let ordered = match target {
             Target::Ordered => self.record.drain().take_target(),
-            Target::Chosen => None,
+            Target::Chosen | Target::Another => None,
         };
+        let present = self.record.endpoint().id;
         let target = match ordered {
             Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
-            None if self.session.has_upstream() => SuccessorTarget::AwayFrom(self.record.endpoint().id),
-            None => SuccessorTarget::PinnedTo(self.record.endpoint().id),
+            None if target == Target::Another => SuccessorTarget::Another(present),
+            None if self.session.has_upstream() => SuccessorTarget::AwayFrom(present),
+            None => SuccessorTarget::PinnedTo(present),
         };
-        handover.begin(&self.record.route, self.body.begin_handover(), target);
+        let last_event_id = self.body.begin_handover();
+        let resume = ResumeFrom { last_event_id, known: self.body.known_ids() };
+        handover.begin(&self.record.route, resume, target);
+    }
+
+    /// Returns what is known of the join with a successor.
+    fn join(&self, successor: &Successor) -> Join {
+        let resumes = self.handover.as_ref().is_some_and(|handover| handover.resumes());
+        match successor.begins_after() {
+            Some(id) if resumes && self.body.known_ids().contains(id) => Join::Exact,
+            Some(_) if resumes => Join::Gap,
+            _ if resumes && self.body.repeats_ids() => Join::Unknown,
+            _ if resumes || !self.upstream.is_closed() => Join::Exact,
+            _ => Join::Unknown,
+        }
     }
 
     /// Continues at the successor: its body begins at a boundary, and its replay is dropped.
@@ -367,10 +451,17 @@ impl Relay {
         let Some(successor) = self.handover.as_mut().and_then(|handover| handover.take_successor()) else {
             return;
         };
+        let join = self.join(&successor);
+        self.record.route.service.metrics.handover_joins.inc(join);
+        let is_named = successor.begins_after().is_some();
+        let start = if is_named && join == Join::Exact { Start::Known } else { Start::Unnamed };
+        self.body.adopt(start);
+        if let Some(id) = successor.begins_after().filter(|id| *id != EARLIEST) {
+            self.body.seed(id);
+        }
         let (response, endpoint) = (successor.response, successor.endpoint);
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         tracing::Span::current().record("endpoint", &*endpoint.name);
-        self.body.adopt();
         self.upstream.close();
         let ResponseStart { body, rest, .. } = response.start;
         self.upstream = UpstreamReader::new(response.transport, body, rest);
@@ -394,7 +485,7 @@ impl Relay {
                 _ => {}
             }
         }
-        if matches!(report.outcome, Outcome::Ok | Outcome::Refused | Outcome::Timeout) {
+        if !matches!(report.outcome, Outcome::NoId | Outcome::Limit) {
             metrics.handover_duration.observe(Duration::from_millis(report.took_ms).as_secs_f64());
         }
         tracing::debug!(
@@ -411,7 +502,7 @@ impl Relay {
     fn close(&mut self, close: Close) -> Finished {
         self.upstream.close();
         let tcp = self.client.close(close.body);
-        Finished { tcp, ..Finished::of(close, self.session.first_event()) }
+        Finished { tcp, ..Finished::of(close, self.first_event) }
     }
 }
 
@@ -429,8 +520,8 @@ mod tests {
     use podpin_affinity::SessionId;
     use podpin_drain::{DrainState, Mobility};
     use podpin_sse::Framer;
-    use podpin_sse::session::Fault;
-    use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
+    use podpin_sse::session::{Content, RetryRange};
+    use podpin_wire::http1::body::FIRST_CHUNK;
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
@@ -459,7 +550,8 @@ mod tests {
             let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
             let driver = || HandoverDriver::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);
             let settings = Settings {
-                content: body.content(),
+                content: if moves { Content::Events } else { Content::Opaque },
+                goodbye_retry: Some(RetryRange::default()),
                 handover: moves.then(|| limits(&scene.route.service.configuration)),
                 ..Settings::default()
             };
@@ -481,7 +573,7 @@ mod tests {
         }
 
         async fn events(scene: &Scene) -> Line {
-            let body = Body::Events(Framer::with_cursor(1_024));
+            let body = Body::Events(Framer::with_cursor(1_024, 64));
             Line::new(scene, BodyDecoder::Chunked(FIRST_CHUNK), body).await
         }
 

@@ -88,7 +88,7 @@ impl Flow {
     pub(super) fn duration_due(&self) -> Millis {
         match (self.content, self.position) {
             (Content::Opaque, _) => NEVER,
-            (Content::Events, Position::Boundary) => self.ends_at,
+            (Content::Encoded, _) | (Content::Events, Position::Boundary) => self.ends_at,
             (Content::Events, Position::WithinEvent) => self.ends_at.after(BOUNDARY_WAIT),
         }
     }

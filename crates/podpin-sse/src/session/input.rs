@@ -2,6 +2,8 @@
 
 use podpin_time::Millis;
 
+use super::action::Outcome;
+
 /// Place in the event stream after the bytes that were forwarded last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
@@ -48,12 +50,23 @@ pub enum Standing {
     Leaving,
 }
 
+/// Bytes that the framer keeps back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// None.
+    Nothing,
+    /// The beginning of an event.
+    Block,
+    /// Events of a successor that may be history.
+    Undecided,
+}
+
 /// Whether a successor can be asked for exactly what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResumePoint {
-    /// A last event id that fits into `Last-Event-ID`.
+    /// A last event id that fits into `Last-Event-ID`, or a client that has seen no event.
     Known,
-    /// No such id: none came, it was reset or is too long, or an event was too large to be held.
+    /// No such id: events came without one, it was reset or is too long, or an event was too large to be held.
     Unknown,
 }
 
@@ -65,7 +78,7 @@ pub struct LeaveOrder {
     /// Last moment of a goodbye: it waits no longer, neither for a boundary nor for a client to take it. The session waits
     /// five seconds after `at` at most.
     pub by: Millis,
-    /// Moment at which a handover is given up while the old upstream flows.
+    /// Moment until which successors are requested while the old upstream flows.
     pub deadline: Millis,
     /// Reason of the order.
     pub cause: LeaveCause,
@@ -126,10 +139,8 @@ pub enum Answer {
     EventStream(Eligibility),
     /// 204: the stream is over, clients shall not reconnect (WHATWG HTML, section 9.2.3).
     NoContent,
-    /// Any other response.
-    Refused,
-    /// No response, or no endpoint to ask.
-    Failed,
+    /// Anything else, and what the last attempt came to.
+    Failed(Outcome),
 }
 
 /// Whether a stream may be handed over.

@@ -15,8 +15,8 @@ pub struct Settings {
     pub client_write: Option<Duration>,
     /// Longest life of the stream before jitter, `sse.maxDuration`; `None` if it is off.
     pub max_duration: Option<Duration>,
-    /// Bounds of the `retry:` of a goodbye, `sse.retry.drain`.
-    pub goodbye_retry: RetryRange,
+    /// Bounds of the `retry:` of a goodbye, `sse.retry.drain`; `None` if nothing may be written into the response.
+    pub goodbye_retry: Option<RetryRange>,
     /// Limits of the stream's handovers; `None` if it stays at one endpoint.
     pub handover: Option<Limits>,
     /// Request of the client after an early end.
@@ -47,9 +47,17 @@ impl RetryRange {
         Self { min_ms: whole_millis(min), max_ms: whole_millis(max.max(min)) }
     }
 
+    /// Range without values.
+    pub(super) const NONE: Self = Self { min_ms: 1, max_ms: 0 };
+
+    /// Whether the range has no values.
+    pub(super) fn is_none(self) -> bool {
+        self.min_ms > self.max_ms
+    }
+
     /// Returns the number of milliseconds that a random number stands for.
     pub fn pick(self, draw: u64) -> u64 {
-        let values = u64::from(self.max_ms - self.min_ms) + 1;
+        let values = u64::from(self.max_ms.saturating_sub(self.min_ms)) + 1;
         u64::from(self.min_ms) + draw % values
     }
 }
@@ -60,6 +68,8 @@ pub enum Content {
     /// `text/event-stream` that a framer cuts into whole events.
     #[default]
     Events,
+    /// `text/event-stream` that the endpoint compressed: nothing may be inserted, and it ends anywhere.
+    Encoded,
     /// Anything else, forwarded as it comes: nothing may be inserted, and only a broken end shows that something is missing.
     Opaque,
 }
@@ -71,7 +81,7 @@ pub struct Limits {
     pub handovers: u16,
     /// Milliseconds that `handovers` are counted for, from the first of them on.
     pub window_ms: u32,
-    /// Milliseconds from the beginning of a handover until it is given up, over all successors that are tried.
+    /// Milliseconds without an upstream until a handover is given up, over all successors that are tried.
     pub handover_ms: u32,
 }
 

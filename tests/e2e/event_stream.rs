@@ -157,7 +157,8 @@ async fn the_pod_is_told_the_last_event_id() {
 
 #[tokio::test]
 async fn the_longest_allowed_duration_ends_a_stream_cleanly_at_a_boundary() {
-    let (_pod, proxy, mut client, mut stream) = open(&["sse: {maxDuration: 1s, keepAlive: off}"]).await;
+    let lines = ["sse: {maxDuration: 1s, keepAlive: off}", "drain: {handover: lastEventId}"];
+    let (_pod, proxy, mut client, mut stream) = open(&lines).await;
     stream.send("data: whole\n\ndata: half").await;
     assert_eq!(client.next_data().await, "whole");
     let (items, ending) = client.rest().await;

@@ -111,6 +111,7 @@ const SHAPES: &[Shape] = &[
             "handover",
             "handoverTimeout",
             "handoversPerStream",
+            "replayIds",
             "budget",
             "returnWindow",
         ],

@@ -125,7 +125,7 @@ pub(crate) enum Ahead {
 
 /// The beginning of a successor's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub enum ReplayStart {
     /// After an event that the client has, as the response says: what is unknown is new.
     Known,
     /// Wherever the successor chose.
@@ -234,7 +234,7 @@ impl Cursor {
 
     /// Expects a replay: the next blocks come from a successor that was sent `last`, the id of the client. `start` says
     /// whether it named the event that it begins after.
-    pub(crate) fn arm(&mut self, last: &[u8], start: Start) {
+    pub(crate) fn arm(&mut self, last: &[u8], start: ReplayStart) {
         self.undecided = None;
         self.look_for_repetition();
         if self.phase == Phase::Repeating {
@@ -248,7 +248,7 @@ impl Cursor {
         self.followers_max = self.followers_max.max(self.followers);
         self.followers_left = 0;
         self.known_left = u16::try_from(self.hashes.len()).unwrap_or(u16::MAX);
-        self.waits = start == Start::Unnamed;
+        self.waits = start == ReplayStart::Unnamed;
         self.is_frozen = true;
         self.phase = Phase::AwaitingReplay;
     }

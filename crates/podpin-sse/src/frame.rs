@@ -26,6 +26,7 @@
 //! A stream that may be handed over has a `Cursor`, which is told of every block that is forwarded; what a successor
 //! replays of them is dropped in `frame/replay.rs`.
 
+mod block;
 mod pass_through;
 mod replay;
 
@@ -33,10 +34,11 @@ pub use self::replay::Resumption;
 
 use std::mem;
 
+use self::block::{Block, Blocks, after_block, append, before};
 use self::pass_through::{Destination, PassThrough};
 use crate::cursor::Cursor;
 use crate::insert::retry_line;
-use crate::line::{CR, Field, ID_BYTES_MAX, LF, is_comment, split_line};
+use crate::line::{CR, ID_BYTES_MAX, LF, is_comment};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
@@ -47,7 +49,7 @@ const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 /// 152 bytes more on the heap from the first event id on, and 536 once it remembers 64 ids.
 ///
 /// ```
-/// use podpin_sse::{Framer, KEEP_ALIVE, Resumption, Start};
+/// use podpin_sse::{Framer, KEEP_ALIVE, Resumption, ReplayStart};
 ///
 /// let mut framer = Framer::with_cursor(64 * 1024, 64);
 /// let mut out = Vec::new();
@@ -62,7 +64,7 @@ const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 /// // The endpoint leaves. Its successor is asked for what follows event 2, and its replay of that is dropped.
 /// out.clear();
 /// assert_eq!(framer.mark_resume_point(), Resumption::After(b"2"));
-/// framer.adopt(Start::Unnamed);
+/// framer.adopt(ReplayStart::Unnamed);
 /// let pushed = framer.push(b"id: 2\ndata: b\n\nid: 3\ndata: c\n\n", &mut out);
 /// assert_eq!((pushed.events, pushed.dropped), (1, 1));
 /// assert_eq!(out, b"id: 3\ndata: c\n\n");
@@ -221,7 +223,11 @@ impl Framer {
         }
         // Of a block that passes through, the beginning may be there only.
         let is_own = rest.starts_with(b"retry");
-        if rest.is_empty() || is_comment(rest) || b"retry".starts_with(rest) || rest.starts_with(BYTE_ORDER_MARK) {
+        if rest.is_empty()
+            || is_comment(rest)
+            || b"retry".starts_with(rest)
+            || rest.starts_with(BYTE_ORDER_MARK)
+        {
             return;
         }
         let milliseconds = mem::take(&mut self.retry_ms);
@@ -449,100 +455,6 @@ impl Framer {
             self.id_state = IdState::Known;
         }
     }
-}
-
-/// The whole blocks at the beginning of some bytes, and what they say together.
-struct Blocks<'a> {
-    /// Bytes after the last whole block.
-    rest: &'a [u8],
-    events: u32,
-    retry_seen: bool,
-    id: Option<&'a [u8]>,
-}
-
-/// The meaning of a block. A comment has none.
-#[derive(Default)]
-struct Block<'a> {
-    has_fields: bool,
-    has_data: bool,
-    retry_seen: bool,
-    id: Option<&'a [u8]>,
-}
-
-impl<'a> Blocks<'a> {
-    /// Reads `bytes`, which start at a boundary, and shows each block to `note`.
-    fn scan(bytes: &'a [u8], mut note: impl FnMut(&Block<'a>)) -> Self {
-        let mut blocks = Self { rest: bytes, events: 0, retry_seen: false, id: None };
-        while let Some((block, rest)) = Block::split(blocks.rest) {
-            note(&block);
-            blocks.add(&block);
-            blocks.rest = rest;
-        }
-        blocks
-    }
-
-    fn add(&mut self, block: &Block<'a>) {
-        self.events += u32::from(block.has_data);
-        self.retry_seen |= block.retry_seen;
-        self.id = block.id.or(self.id);
-    }
-}
-
-impl<'a> Block<'a> {
-    /// Reads the first whole block of `bytes`, which start at a boundary. Returns what follows it, too.
-    fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let mut block = Self::default();
-        let mut lines = bytes;
-        while let Some((line, rest)) = split_line(lines) {
-            lines = rest;
-            if line.is_empty() || (is_comment(line) && !block.has_fields) {
-                return Some((block, rest));
-            }
-            if !is_comment(line) {
-                block.take(line);
-            }
-        }
-        None
-    }
-
-    fn take(&mut self, line: &'a [u8]) {
-        self.has_fields = true;
-        match Field::parse(line) {
-            Field::Data => self.has_data = true,
-            Field::Id(id) => self.id = Some(id),
-            Field::Retry => self.retry_seen = true,
-            Field::Other => {}
-        }
-    }
-}
-
-/// Returns the bytes after the block that begins with `held` and ends in `input`; `None` if it does not end there.
-fn after_block<'a>(held: &[u8], input: &'a [u8]) -> Option<&'a [u8]> {
-    let mut line_is_empty = matches!(held.last(), Some(&(CR | LF)));
-    let mut lines = input;
-    while let Some((line, rest)) = split_line(lines) {
-        if is_comment(held) || (line_is_empty && line.is_empty()) {
-            return Some(rest);
-        }
-        line_is_empty = true;
-        lines = rest;
-    }
-    None
-}
-
-/// `whole` without `rest`, which is its end.
-fn before<'a>(whole: &'a [u8], rest: &[u8]) -> &'a [u8] {
-    whole.split_at(whole.len() - rest.len()).0
-}
-
-/// Appends `more` to `held`. Grows by doubling, as `Vec` does, but not beyond `bytes_max`.
-fn append(held: &mut Vec<u8>, more: &[u8], bytes_max: usize) {
-    let bytes = held.len() + more.len();
-    if bytes > held.capacity() {
-        let capacity = bytes.max(bytes_max.min(held.capacity() * 2));
-        held.reserve_exact(capacity - held.len());
-    }
-    held.extend_from_slice(more);
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod insert;
 mod line;
 pub mod session;
 
-pub use cursor::{KnownIds, Start};
+pub use cursor::{KnownIds, ReplayStart};
 pub use frame::{Framer, Pushed, Resumption};
 pub use insert::{KEEP_ALIVE, retry_line};
 pub use line::ID_BYTES_MAX;

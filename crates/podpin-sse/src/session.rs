@@ -30,7 +30,7 @@
 //! neither side means anything, and only `timeouts.clientWrite` runs.
 //!
 //! While *Opening* or *Pausing* the old upstream's events still flow (make before break); while *AwaitingSuccessor* none do.
-//! Nobody is disconnected whose old upstream flows: a successor that cannot be had is requested again with growing pauses,
+//! No client is disconnected whose old upstream flows: a successor that cannot be had is requested again with growing pauses,
 //! until the order's deadline; one that answers 4xx is not, since that is the application's answer. A clean end is no
 //! different from a death, since an endpoint that stops ends its streams before discovery says so: the stream goes on
 //! at the same endpoint, or another; after two such ends without an event between them it is over. A death is handed
@@ -60,18 +60,16 @@ use std::time::Duration;
 
 use podpin_time::Millis;
 
-pub use self::action::{
-    Action, Close, Farewell, HandoverCause, Outcome, Reason, Report, ResponseBody, Step, Target,
-};
+pub use self::action::{Action, Close, Farewell, HandoverCause, Reason, Report, ResponseBody, Step, Target};
 pub use self::input::{
-    Answer, Client, Eligibility, Fault, Held, LeaveCause, LeaveOrder, Position, ResumePoint, Standing, Upstream,
-    UpstreamEnd,
+    Answer, Client, Eligibility, Fault, Held, LeaveCause, LeaveOrder, Outcome, Position, ResumePoint,
+    Standing, Upstream, UpstreamEnd,
 };
 pub use self::settings::{Content, Limits, Recovery, RetryRange, Settings};
 
 use self::flow::{BOUNDARY_WAIT, Flow, NEVER};
-use self::jitter::Jitter;
 use self::handovers::Handovers;
+use self::jitter::Jitter;
 use self::state::{Attempt, State};
 
 /// Time that a client has at least for a goodbye that comes late: instead of a handover, or at the proxy's own end.

@@ -21,9 +21,9 @@ use podpin_endpoints::{
     Table, Transition, Update,
 };
 
+use crate::balance::asks::Asks;
 use crate::balance::client_limit::ClientStreams;
 use crate::balance::flaps::{Flaps, Logged};
-use crate::balance::asks::Asks;
 use crate::balance::queue::Queue;
 use crate::balance::ring::KetamaRing;
 use crate::clock;

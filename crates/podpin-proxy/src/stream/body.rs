@@ -1,7 +1,7 @@
 //! Body of a stream on its way from the upstream to the client: HTTP framing removed, events kept whole.
 
 use podpin_sse::session::{Fault, Held, Position, ResumePoint, UpstreamEnd};
-use podpin_sse::{Framer, KnownIds, Pushed, Resumption, Start};
+use podpin_sse::{Framer, KnownIds, Pushed, ReplayStart, Resumption};
 use podpin_wire::http1::body::{BodyDecoder, Piece};
 
 /// Content of a response body.
@@ -141,7 +141,7 @@ impl Body {
     }
 
     /// Continues with the body of a successor: half an event is dropped, and so is what is replayed.
-    pub(crate) fn adopt(&mut self, start: Start) {
+    pub(crate) fn adopt(&mut self, start: ReplayStart) {
         if let Body::Events(framer) = self {
             framer.adopt(start);
         }
@@ -223,7 +223,7 @@ mod tests {
         let (mut body, mut decoder, mut out) = (events(), chunked(), Vec::new());
         body.decode(&mut decoder, b"f\r\nid: 1\ndata: a\n\n\r\n", &mut out);
         assert_eq!((body.resume_point(), body.begin_handover()), (ResumePoint::Known, Some(b"1".to_vec())));
-        body.adopt(Start::Unnamed);
+        body.adopt(ReplayStart::Unnamed);
         assert!(body.awaits_replay());
         out.clear();
         let replay = b"f\r\nid: 1\ndata: a\n\n\r\nf\r\nid: 2\ndata: b\n\n\r\n";

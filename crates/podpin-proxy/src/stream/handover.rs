@@ -20,8 +20,8 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
 use podpin_config::Service;
 use podpin_endpoints::{Endpoint, EndpointId, Permit, Phase};
-use podpin_sse::KnownIds;
-use podpin_sse::session::{Answer, Eligibility, Limits, Outcome};
+use podpin_sse::session::{Answer, Eligibility, HandoverCause, Limits, Outcome, Reason, Report};
+use podpin_sse::{KnownIds, ReplayStart};
 use podpin_wire::http1::encode;
 
 use crate::affinity::routed_request::RoutedRequest;
@@ -30,7 +30,10 @@ use crate::http::reply::ErrorReply;
 use crate::net::tls::UpstreamTls;
 use crate::routing::route::Route;
 use crate::shared::Shared;
-use crate::telemetry::labels::UpstreamErrorKind;
+use crate::stream::account::upstream_error_kind;
+use crate::stream::body::Body;
+use crate::stream_registry::StreamRecord;
+use crate::telemetry::labels::{DepartureKind, Join, UpstreamErrorKind};
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
 use crate::upstream::error::UpstreamError;
@@ -152,9 +155,24 @@ impl HandoverDriver {
         self.resumes
     }
 
-    /// Takes the successor that has answered; `None` if none has.
-    pub(crate) fn take_successor(&mut self) -> Option<Successor> {
-        self.successor.take().map(|successor| *successor)
+    /// Takes the successor that has answered, and makes `body` expect what it sends. Returns what is known of the join as
+    /// well; `None` if there is no successor. `is_flowing` says whether the old upstream was there until now.
+    pub(crate) fn take_successor(&mut self, body: &mut Body, is_flowing: bool) -> Option<(Successor, Join)> {
+        let successor = *self.successor.take()?;
+        let begins_after = successor.begins_after();
+        let is_known = begins_after.is_some_and(|id| body.known_ids().contains(id));
+        let join = match begins_after {
+            Some(_) if self.resumes && is_known => Join::Exact,
+            Some(_) if self.resumes => Join::Gap,
+            _ if self.resumes && body.repeats_ids() => Join::Unknown,
+            _ if self.resumes || is_flowing => Join::Exact,
+            _ => Join::Unknown,
+        };
+        body.adopt(if is_known { ReplayStart::Known } else { ReplayStart::Unnamed });
+        if let Some(id) = begins_after.filter(|id| *id != EARLIEST) {
+            body.seed(id);
+        }
+        Some((successor, join))
     }
 
     /// Drops the request that is under way, and a successor that is not wanted any more.
@@ -318,6 +336,31 @@ impl SuccessorRequest {
     }
 }
 
+/// Counts a handover that is over.
+pub(crate) fn count(record: &StreamRecord, report: &Report) {
+    let metrics = &record.route.service.metrics;
+    metrics.handovers.inc(report.cause, report.outcome);
+    if report.outcome == Outcome::Ok {
+        match report.otherwise_ends_with {
+            // The end of a stream that ends for it is counted by its account.
+            Some(Reason::UpstreamReset) => metrics.upstream_errors.inc(upstream_error_kind(report.fault)),
+            Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
+            _ => {}
+        }
+    }
+    if !matches!(report.outcome, Outcome::NoId | Outcome::Limit) {
+        metrics.handover_duration.observe(Duration::from_millis(report.took_ms).as_secs_f64());
+    }
+    tracing::debug!(
+        stream = record.id,
+        endpoint = %record.endpoint().name,
+        planned = report.cause == HandoverCause::Planned,
+        outcome = ?report.outcome,
+        millis = report.took_ms,
+        "handover"
+    );
+}
+
 /// Returns the limits on handovers of the service's streams.
 pub(crate) fn limits(service: &Service) -> Limits {
     let (per_stream, each) = (service.drain.handovers_per_stream, service.drain.handover_timeout);
@@ -341,6 +384,7 @@ pub(crate) fn allows_handover(headers: &HeaderMap) -> bool {
 mod tests {
     use std::future::poll_fn;
 
+    use podpin_sse::Framer;
     use podpin_sse::session::{Fault, ResumePoint, Session, Settings, Standing, Upstream, UpstreamEnd};
     use podpin_time::Millis;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -392,7 +436,8 @@ mod tests {
             };
             let (answered, _socket) = tokio::join!(answer(&mut handover), serve);
             assert_eq!(answered, expected, "{head}");
-            let successor = handover.take_successor();
+            let mut body = Body::Events(Framer::with_cursor(1_024, 64));
+            let successor = handover.take_successor(&mut body, true);
             assert_eq!(successor.is_some(), matches!(expected, Answer::EventStream(_)), "{head}");
         }
     }
@@ -403,7 +448,7 @@ mod tests {
         let mut handover = driver(&scene);
         handover.begin(&scene.route, resume(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
         assert_eq!(answer(&mut handover).await, Answer::Failed(Outcome::Connect));
-        assert!(handover.take_successor().is_none());
+        assert!(handover.take_successor(&mut Body::Opaque, true).is_none());
     }
 
     #[tokio::test]
@@ -420,7 +465,11 @@ mod tests {
         service.operate(&b, Operation::Undrain).unwrap();
         handover.begin(&scene.route, resume(), SuccessorTarget::AwayFrom(a));
         let accepted = async { drop(successors.accept().await.unwrap()) };
-        assert_eq!(tokio::join!(answer(&mut handover), accepted).0, Answer::Failed(Outcome::Connect), "it was asked, and left");
+        assert_eq!(
+            tokio::join!(answer(&mut handover), accepted).0,
+            Answer::Failed(Outcome::Connect),
+            "it was asked, and left"
+        );
     }
 
     #[tokio::test]
@@ -452,7 +501,7 @@ mod tests {
         assert_eq!(session.due(), Some(Millis(40)), "one attempt at the old endpoint, and one elsewhere");
         let mut handover = driver(&scene);
         handover.begin(&scene.route, resume(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
-        assert_eq!(answer(&mut handover).await, Answer::Failed(Outcome::Connect));
+        assert_eq!(answer(&mut handover).await, Answer::Failed(Outcome::Timeout));
         let (hanging, next) = tokio::join!(hanging.accept(), next.accept());
         assert!(hanging.is_ok() && next.is_ok(), "both were tried");
     }

@@ -20,15 +20,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use podpin_drain::{BudgetUse, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Answer, Client, Close, Farewell, Fault, HandoverCause, Held, LeaveOrder, Outcome, Reason, Report,
-    ResumePoint, Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
+    Action, Answer, Client, Close, Farewell, Fault, Held, LeaveOrder, ResumePoint, Session, Settings,
+    Standing, Step, Target, Upstream, UpstreamEnd,
 };
-use podpin_sse::{KEEP_ALIVE, Start, retry_line};
+use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
 use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
@@ -39,14 +38,13 @@ use crate::balance::service::Kind;
 use crate::clock;
 use crate::downstream::body::Downstream;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::stream::account::{Finished, Permits, upstream_error_kind};
+use crate::stream::account::{Finished, Permits};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
-use crate::stream::handover::{EARLIEST, HandoverDriver, ResumeFrom, Successor, SuccessorTarget};
+use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget};
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
-use crate::telemetry::labels::{DepartureKind, Join};
 
 /// Number of reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
@@ -64,8 +62,6 @@ pub(crate) struct Relay {
     /// Handovers; `None` if the stream stays at one endpoint.
     handover: Option<Box<HandoverDriver>>,
     timer: Timer,
-    /// Moment of the first event; `None` if there was none.
-    first_event: Option<Millis>,
 }
 
 /// Parts of a relay that begins.
@@ -74,8 +70,6 @@ pub(crate) struct Start {
     pub downstream: Downstream,
     /// Response head of an HTTP/1 client, still to be written.
     pub head: Vec<u8>,
-    /// Beginning of the body, before anything of the upstream.
-    pub preface: Vec<u8>,
     /// Response body of the upstream.
     pub upstream: UpstreamReader,
     /// Content of the body.
@@ -97,7 +91,7 @@ impl Relay {
     pub(crate) fn new(start: Start) -> Relay {
         let now = clock::now();
         let mut relay = Relay {
-            client: ClientWriter::new(start.downstream, start.head, &start.preface),
+            client: ClientWriter::new(start.downstream, start.head),
             upstream: start.upstream,
             body: start.body,
             session: Session::new(&start.settings, fastrand::f64(), now),
@@ -106,7 +100,6 @@ impl Relay {
             permits: start.permits,
             handover: start.handover,
             timer: Timer::new(now),
-            first_event: None,
         };
         if relay.upstream.is_empty() {
             // A response without a body is whole, whatever becomes of its endpoint.
@@ -255,8 +248,7 @@ impl Relay {
             metrics.handover_duplicates.inc_by(u64::from(decoded.dropped));
         }
         if decoded.events > 0 {
-            if self.first_event.is_none() {
-                self.first_event = Some(now);
+            if self.record.note_first_event(now) {
                 metrics.stream_first_event.observe(now.since(self.record.since).as_secs_f64());
             }
             self.record.set_last_event(now);
@@ -353,7 +345,7 @@ impl Relay {
     /// Does what the session says.
     fn obey(&mut self, step: Step, now: Millis) {
         if let Some(report) = &step.report {
-            self.count_handover(report);
+            handover::count(&self.record, report);
         }
         if step.charges_budget {
             self.record.inbox().charge();
@@ -434,31 +426,15 @@ impl Relay {
         handover.begin(&self.record.route, resume, target);
     }
 
-    /// Returns what is known of the join with a successor.
-    fn join(&self, successor: &Successor) -> Join {
-        let resumes = self.handover.as_ref().is_some_and(|handover| handover.resumes());
-        match successor.begins_after() {
-            Some(id) if resumes && self.body.known_ids().contains(id) => Join::Exact,
-            Some(_) if resumes => Join::Gap,
-            _ if resumes && self.body.repeats_ids() => Join::Unknown,
-            _ if resumes || !self.upstream.is_closed() => Join::Exact,
-            _ => Join::Unknown,
-        }
-    }
-
     /// Continues at the successor: its body begins at a boundary, and its replay is dropped.
     fn swap(&mut self, now: Millis) {
-        let Some(successor) = self.handover.as_mut().and_then(|handover| handover.take_successor()) else {
+        let is_flowing = !self.upstream.is_closed();
+        let Some((successor, join)) =
+            self.handover.as_mut().and_then(|handover| handover.take_successor(&mut self.body, is_flowing))
+        else {
             return;
         };
-        let join = self.join(&successor);
         self.record.route.service.metrics.handover_joins.inc(join);
-        let is_named = successor.begins_after().is_some();
-        let start = if is_named && join == Join::Exact { Start::Known } else { Start::Unnamed };
-        self.body.adopt(start);
-        if let Some(id) = successor.begins_after().filter(|id| *id != EARLIEST) {
-            self.body.seed(id);
-        }
         let (response, endpoint) = (successor.response, successor.endpoint);
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         tracing::Span::current().record("endpoint", &*endpoint.name);
@@ -473,36 +449,11 @@ impl Relay {
         self.streams.moved(&self.record, from, now);
     }
 
-    /// Counts a handover that is over.
-    fn count_handover(&self, report: &Report) {
-        let metrics = &self.record.route.service.metrics;
-        metrics.handovers.inc(report.cause, report.outcome);
-        if report.outcome == Outcome::Ok {
-            match report.otherwise_ends_with {
-                // The end of a stream that ends for it is counted by its account.
-                Some(Reason::UpstreamReset) => metrics.upstream_errors.inc(upstream_error_kind(report.fault)),
-                Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
-                _ => {}
-            }
-        }
-        if !matches!(report.outcome, Outcome::NoId | Outcome::Limit) {
-            metrics.handover_duration.observe(Duration::from_millis(report.took_ms).as_secs_f64());
-        }
-        tracing::debug!(
-            stream = self.record.id,
-            endpoint = %self.record.endpoint().name,
-            planned = report.cause == HandoverCause::Planned,
-            outcome = ?report.outcome,
-            millis = report.took_ms,
-            "handover"
-        );
-    }
-
     /// Closes both sides.
     fn close(&mut self, close: Close) -> Finished {
         self.upstream.close();
         let tcp = self.client.close(close.body);
-        Finished { tcp, ..Finished::of(close, self.first_event) }
+        Finished { tcp, ..Finished::of(close, self.record.first_event()) }
     }
 }
 
@@ -560,7 +511,6 @@ mod tests {
             let relay = Relay::new(Start {
                 downstream: Downstream::H1(side),
                 head: b"HEAD\r\n\r\n".to_vec(),
-                preface: Vec::new(),
                 upstream: UpstreamReader::new(Transport::Plain(from), decoder, Vec::new()),
                 body,
                 settings,
@@ -652,10 +602,23 @@ mod tests {
     #[tokio::test]
     async fn a_stream_without_an_id_leaves_with_a_goodbye() {
         let mut scene = scene();
-        let line = Line::events(&scene).await;
+        let mut line = Line::events(&scene).await;
+        line.upstream.write_all(&chunk("data: a\n\n")).await.unwrap();
         scene.operate("a", Operation::Drain);
-        scene.order_to_leave(&line.relay.record);
-        let (finished, read) = line.finish().await;
+        let (record, mut client) = (Arc::clone(&line.relay.record), line.client);
+        let script = async {
+            let read = expect(&mut client, "data: a\n\n").await;
+            scene.order_to_leave(&record);
+            let mut rest = String::new();
+            client.read_to_string(&mut rest).await.unwrap();
+            read + &rest
+        };
+        let relay = async {
+            let mut finished = line.relay.await;
+            drop(finished.tcp.take());
+            finished
+        };
+        let (finished, read) = tokio::join!(relay, script);
         assert_eq!((finished.reason, finished.forced), (CloseReason::Drain, false));
         assert!(read.contains("retry: ") && read.ends_with("0\r\n\r\n"), "{read}");
     }

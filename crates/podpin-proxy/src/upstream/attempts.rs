@@ -151,11 +151,6 @@ impl Attempts {
         self.tried.push(endpoint);
     }
 
-    /// Lets an endpoint be tried that was passed over.
-    pub(crate) fn admit(&mut self, endpoint: EndpointId) {
-        self.tried.retain(|tried| *tried != endpoint);
-    }
-
     /// Makes `endpoint` the endpoint of the next attempt, past all rules.
     pub(crate) fn select_fixed(&mut self, endpoint: Arc<Endpoint>) {
         self.begin(Selected::fixed(endpoint));

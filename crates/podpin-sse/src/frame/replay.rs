@@ -8,9 +8,10 @@
 
 use std::mem;
 
+use super::block::{Block, after_block, before};
 use super::pass_through::PassThrough;
-use super::{Block, Framer, Tail, after_block, before};
-use crate::cursor::{Ahead, Cursor, KnownIds, Start, Verdict};
+use super::{Framer, Tail};
+use crate::cursor::{Ahead, Cursor, KnownIds, ReplayStart, Verdict};
 use crate::frame::Pushed;
 
 /// The point in a stream from which a successor can go on.
@@ -91,7 +92,7 @@ impl Framer {
 
     /// Drops what is held of the old endpoint; the next bytes pushed are the beginning of the successor's body, and what
     /// they replay is dropped. Without a cursor, or in pass-through, the same as [`Framer::discard`].
-    pub fn adopt(&mut self, start: Start) {
+    pub fn adopt(&mut self, start: ReplayStart) {
         self.discard();
         if self.may_be_handed_over()
             && let Some(id) = self.last_event_id().filter(|id| !id.is_empty()).map(<[u8]>::to_vec)
@@ -259,7 +260,7 @@ mod tests {
         let mut framer = Framer::with_cursor(LARGE, RING);
         framer.push(first, &mut Vec::new());
         framer.mark_resume_point();
-        framer.adopt(Start::Unnamed);
+        framer.adopt(ReplayStart::Unnamed);
         framer
     }
 
@@ -297,7 +298,13 @@ mod tests {
             ("one too many", TWO, &[b"id: 2\ndata: b\n\nid: 3\ndata: c\n\n"], THREE, 1),
             ("cut within", TWO, &[b"id: 2\nda", b"ta: b\n", b"\nid: 3\ndata: c\n\n"], THREE, 1),
             ("all again", TWO, &[TWO, THREE], THREE, 2),
-            ("another one, then what is known", TWO, &[b"id: 0\ndata\n\nid: 2\ndata: b\n\n"], b"id: 0\ndata\n\n", 1),
+            (
+                "another one, then what is known",
+                TWO,
+                &[b"id: 0\ndata\n\nid: 2\ndata: b\n\n"],
+                b"id: 0\ndata\n\n",
+                1,
+            ),
             ("a new one before what is known", TWO, &[THREE, TWO_AND_FOUR], &three_and_four, 1),
             ("history before the stream", TWO, &[b"id: 0\ndata\n\n", TWO, THREE], THREE, 3),
             ("known ones far apart", ONE_TO_THREE, &[b"id: 1\ndata\n\n", FOUR, THREE], FOUR, 2),
@@ -382,7 +389,7 @@ mod tests {
         framer.push(&events(0..10), &mut Vec::new());
         assert_eq!(framer.mark_resume_point(), Resumption::After(b"9"));
         framer.push(&events(10..300), &mut Vec::new());
-        framer.adopt(Start::Unnamed);
+        framer.adopt(ReplayStart::Unnamed);
         let replay = events(10..301);
         let pushes: Vec<_> = replay.chunks(5).collect();
         assert_eq!(replayed(&mut framer, &pushes), (events([300]).escape_ascii().to_string(), 290));
@@ -394,7 +401,7 @@ mod tests {
         framer.push(&events([0]), &mut Vec::new());
         framer.mark_resume_point();
         framer.push(&events(1..100), &mut Vec::new());
-        framer.adopt(Start::Unnamed);
+        framer.adopt(ReplayStart::Unnamed);
         framer.mark_resume_point();
         let replay = events(1..101);
         let pushes: Vec<_> = replay.chunks(5).collect();
@@ -416,7 +423,7 @@ mod tests {
     fn a_replayed_event_too_large_to_be_held_is_dropped_as_it_comes() {
         let mut framer = Framer::with_cursor(20, RING);
         framer.push(b"id: 1\ndata: 0123456789abcdef\n\n", &mut Vec::new());
-        framer.adopt(Start::Unnamed);
+        framer.adopt(ReplayStart::Unnamed);
         let pushes: [&[u8]; 4] = [b"id: 1\ndata: 0123", b"456789", b"abcdef\n\r", b"\nid: 2\ndata\n\n"];
         let expected = ("\\nid: 2\\ndata\\n\\n".to_owned(), 1);
         assert_eq!(replayed(&mut framer, &pushes[..3]), (String::new(), 1));
@@ -428,10 +435,10 @@ mod tests {
     fn a_swallowed_event_is_forgotten_when_its_pod_dies_in_turn() {
         let mut framer = Framer::with_cursor(20, RING);
         framer.push(b"id: 1\ndata: 0123456789abcdef\n\n", &mut Vec::new());
-        framer.adopt(Start::Unnamed);
+        framer.adopt(ReplayStart::Unnamed);
         assert_eq!(replayed(&mut framer, &[b"id: 1\ndata: 0123456789abc"]), (String::new(), 0));
         assert_eq!(framer.resumption().id(), Some(b"1".as_slice()));
-        framer.adopt(Start::Unnamed);
+        framer.adopt(ReplayStart::Unnamed);
         assert_eq!(replayed(&mut framer, &[b"id: 2\ndata\n\n"]), ("id: 2\\ndata\\n\\n".into(), 0));
     }
 
@@ -439,7 +446,7 @@ mod tests {
     fn a_new_event_too_large_to_be_held_ends_all_handovers() {
         let mut framer = Framer::with_cursor(20, RING);
         framer.push(b"id: 1\ndata\n\n", &mut Vec::new());
-        framer.adopt(Start::Unnamed);
+        framer.adopt(ReplayStart::Unnamed);
         let push = b"id: 2\ndata: 0123456789abcdef";
         assert_eq!(replayed(&mut framer, &[push]), (push.escape_ascii().to_string(), 0));
         framer.push(b"\n\nid: 3\ndata\n\n", &mut Vec::new());

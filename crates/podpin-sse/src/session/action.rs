@@ -1,6 +1,6 @@
 //! Orders of a session to the relay that owns the sockets, and facts to be counted.
 
-use super::input::{Fault, LeaveCause, Standing, UpstreamEnd};
+use super::input::{Fault, LeaveCause, Outcome, Standing, UpstreamEnd};
 
 /// Result of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub enum Action {
     Swap,
     /// The stream stays where it is: its order is returned to the drain, and an attempt to open a successor is dropped.
     Stay,
-    /// What is held back passes: the rest of it did not come in time.
+    /// Bytes that are held back to be sent: the rest of the event did not come in time.
     PassHeld,
     /// Last bytes to be written. Once the client has taken all of them, [`Client::Ready`](super::Client::Ready) is reported.
     Finish(Farewell),
@@ -192,29 +192,4 @@ pub struct Report {
     pub otherwise_ends_with: Option<Reason>,
     /// Fault that the old upstream ended with; `None` if it was still there, or ended cleanly.
     pub fault: Option<Fault>,
-}
-
-/// Result of a handover.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Success: the stream continues at another endpoint.
-    Ok,
-    /// Response of the last successor that is neither an event stream nor a failure: 204, or another type.
-    Refused,
-    /// Response of 400 to 499: the application's answer, which no other endpoint is asked for.
-    Status4xx,
-    /// Response of 500 to 599.
-    Status5xx,
-    /// Endpoints under `limits.streamsPerEndpoint` only.
-    Cap,
-    /// No endpoint that could be asked.
-    NoEndpoint,
-    /// No connection to the last successor, or none that lasted until its response.
-    Connect,
-    /// No successor in time.
-    Timeout,
-    /// No point to resume from: no id came, it was reset or is too long, or an event was too large to be held.
-    NoId,
-    /// Too many handovers of this stream within the window.
-    Limit,
 }

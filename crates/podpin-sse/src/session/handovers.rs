@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use podpin_time::Millis;
 
-use super::action::{Outcome, Target};
-use super::input::{Eligibility, ResumePoint};
+use super::action::Target;
+use super::input::{Eligibility, Outcome, ResumePoint};
 use super::settings::Limits;
 
 /// Handovers of one stream: whether one may begin.

@@ -2,8 +2,6 @@
 
 use podpin_time::Millis;
 
-use super::action::Outcome;
-
 /// Place in the event stream after the bytes that were forwarded last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
@@ -141,6 +139,31 @@ pub enum Answer {
     NoContent,
     /// Anything else, and what the last attempt came to.
     Failed(Outcome),
+}
+
+/// Result of a handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Success: the stream continues at another endpoint.
+    Ok,
+    /// Response of the last successor that is neither an event stream nor a failure: 204, or another type.
+    Refused,
+    /// Response of 400 to 499: the application's answer, which no other endpoint is asked for.
+    Status4xx,
+    /// Response of 500 to 599.
+    Status5xx,
+    /// Endpoints under `limits.streamsPerEndpoint` only.
+    Cap,
+    /// No endpoint that could be asked.
+    NoEndpoint,
+    /// No connection to the last successor, or none that lasted until its response.
+    Connect,
+    /// No successor in time.
+    Timeout,
+    /// No point to resume from: no id came, it was reset or is too long, or an event was too large to be held.
+    NoId,
+    /// Too many handovers of this stream within the window.
+    Limit,
 }
 
 /// Whether a stream may be handed over.

@@ -235,7 +235,10 @@ impl Relay {
         self.has_upstream = self.session.has_upstream();
         assert_eq!(self.moving.is_some(), self.session.is_moving());
         let is_orphan = !self.has_upstream && self.moving.is_some();
-        assert!(self.session.is_opening() || !is_orphan, "nothing is requested for a stream without an upstream");
+        assert!(
+            self.session.is_opening() || !is_orphan,
+            "nothing is requested for a stream without an upstream"
+        );
     }
 
     fn finish(&mut self, farewell: Farewell) {

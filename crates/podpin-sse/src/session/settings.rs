@@ -74,6 +74,13 @@ pub enum Content {
     Opaque,
 }
 
+impl Content {
+    /// Returns whether the body is an event stream.
+    pub fn is_event_stream(self) -> bool {
+        self != Self::Opaque
+    }
+}
+
 /// Limits of the handovers of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -2,9 +2,9 @@
 
 use podpin_time::Millis;
 
-use super::action::{Close, HandoverCause, Outcome, Reason, Report};
+use super::action::{Close, HandoverCause, Reason, Report};
 use super::flow::NEVER;
-use super::input::{Fault, LeaveCause, LeaveOrder};
+use super::input::{Fault, LeaveCause, LeaveOrder, Outcome};
 
 /// State of a stream, named by what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +55,7 @@ impl Attempt {
 impl State {
     #[inline]
     pub(super) fn has_upstream(&self) -> bool {
-        matches!(
-            self,
-            State::Streaming | State::Leaving(_) | State::Opening { .. } | State::Pausing { .. }
-        )
+        matches!(self, State::Streaming | State::Leaving(_) | State::Opening { .. } | State::Pausing { .. })
     }
 
     #[inline]
@@ -86,7 +83,9 @@ impl State {
     /// Returns the order that the stream has not settled yet; `None` if there is none, or it is part of the end.
     pub(super) fn order(&self) -> Option<LeaveOrder> {
         match self {
-            State::Leaving(order) | State::Opening { order, .. } | State::Pausing { order, .. } => Some(*order),
+            State::Leaving(order) | State::Opening { order, .. } | State::Pausing { order, .. } => {
+                Some(*order)
+            }
             State::AwaitingSuccessor { order, .. } => *order,
             State::Streaming | State::Finishing { .. } | State::Closed => None,
         }

@@ -13,7 +13,7 @@
 #[path = "../framing/reference.rs"]
 mod reference;
 
-use podpin_sse::{Framer, Start};
+use podpin_sse::{Framer, ReplayStart};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -176,7 +176,7 @@ fn hand_over(log: &[Entry], legs: &[Leg]) -> Vec<Event> {
         from = resume(log, framer.mark_resume_point().id(), next.overlap);
         dropped += push(&mut framer, after, &leg.cuts, &mut out);
         came += interpret(&[before, after].concat()).events.len();
-        framer.adopt(Start::Unnamed);
+        framer.adopt(ReplayStart::Unnamed);
     }
     let events = interpret(&out).events;
     assert!(dropped as usize <= came - events.len());

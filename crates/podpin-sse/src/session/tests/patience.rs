@@ -15,7 +15,8 @@ fn refused(outcome: Outcome) -> Session {
 
 #[test]
 fn a_successor_that_fails_is_requested_again_until_the_deadline() {
-    for outcome in [Outcome::Connect, Outcome::Status5xx, Outcome::NoEndpoint, Outcome::Cap, Outcome::Timeout] {
+    for outcome in [Outcome::Connect, Outcome::Status5xx, Outcome::NoEndpoint, Outcome::Cap, Outcome::Timeout]
+    {
         let mut session = refused(outcome);
         let mut moments = Vec::new();
         while let Some(due) = session.due().filter(|due| due.0 < 1_000) {
@@ -63,7 +64,8 @@ fn a_drain_that_is_taken_back_between_two_requests_lets_the_stream_stay() {
 
 #[test]
 fn an_upstream_that_ends_between_two_requests_is_replaced_at_once() {
-    for (end, averted) in [(DEAD, Reason::UpstreamReset), (E(UpstreamEnd::Clean, Standing::Leaving), Reason::Drain)]
+    for (end, averted) in
+        [(DEAD, Reason::UpstreamReset), (E(UpstreamEnd::Clean, Standing::Leaving), Reason::Drain)]
     {
         let mut session = refused(Outcome::Status5xx);
         assert_eq!(feed(&mut session, end, ResumePoint::Known, 50), open(Target::Chosen));

@@ -17,7 +17,8 @@ fn a_rebalanced_stream_stays_when_it_cannot_be_handed_over() {
     };
     let known = ResumePoint::Known;
     let four = Outcome::Status4xx;
-    let answers = [(FAILED, Outcome::Connect), (Answer::NoContent, Outcome::Refused), (Answer::Failed(four), four)];
+    let answers =
+        [(FAILED, Outcome::Connect), (Answer::NoContent, Outcome::Refused), (Answer::Failed(four), four)];
     for (answer, outcome) in answers {
         let mut session = begun(5);
         assert_eq!(feed(&mut session, A(answer), known, 7), stays(outcome, 2));

@@ -254,7 +254,7 @@ async fn a_pod_that_ends_its_streams_before_discovery_knows_is_replaced() {
     let Open { mut client, mut stream, at, .. } = scene.open().await;
     stream.event_with_id("1", "x").await;
     assert_eq!(ids(&mut client, 1).await, ["1"]);
-    // It is ready as far as anybody knows, takes one more stream, and ends that as well.
+    // It is ready as far as discovery knows, takes one more stream, and ends that as well.
     stream.finish().await;
     scene.pods[at].next_stream().await.finish().await;
     let (_, mut next) = successor(&scene.pods, at).await;

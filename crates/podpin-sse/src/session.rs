@@ -67,7 +67,7 @@ pub use self::input::{
 };
 pub use self::settings::{Content, Limits, Recovery, RetryRange, Settings};
 
-use self::flow::{BOUNDARY_WAIT, Flow, NEVER};
+use self::flow::{BOUNDARY_WAIT, Flow, NEVER, Return};
 use self::handovers::Handovers;
 use self::jitter::Jitter;
 use self::state::{Attempt, State};
@@ -194,12 +194,14 @@ impl Session {
     /// Whether the client can go on after an early end. If not, the relay reports the first event id that it forwards.
     #[inline]
     pub fn is_resumable(&self) -> bool {
-        self.flow.is_resumable
+        self.flow.return_of_client != Return::Impossible
     }
 
     /// Records that an event id was forwarded, by which the client can request the rest of the stream.
     pub fn on_event_id(&mut self) {
-        self.flow.is_resumable = true;
+        if !self.is_resumable() {
+            self.flow.return_of_client = Return::ByEventId;
+        }
     }
 
     /// Records that the client took bytes that were queued.
@@ -385,7 +387,7 @@ impl Session {
                 self.give_up(attempt, Outcome::Timeout, now)
             }
             State::Leaving(order) if self.state_due() <= now => self.leave(order, upstream, now),
-            _ if self.duration_due() <= now && !self.flow.is_resumable => {
+            _ if self.duration_due() <= now && !self.is_resumable() => {
                 self.break_off_early(Reason::MaxDuration, now)
             }
             _ if self.duration_due() <= now => self.end(Reason::MaxDuration, now),
@@ -561,7 +563,7 @@ impl Session {
 
     /// Says goodbye where that is possible, and ends the body.
     fn goodbye(&mut self, reason: Reason, now: Millis) -> Step {
-        if !self.flow.is_resumable {
+        if !self.is_resumable() {
             return self.break_off_early(reason, now);
         }
         let is_within = self.flow.position == Position::WithinEvent;
@@ -585,7 +587,8 @@ impl Session {
 
     /// Leaves the body without its end, after the last whole event; a client that comes back by itself is told when.
     fn break_off(&mut self, fault: Fault, now: Millis) -> Step {
-        let comes_back = self.flow.is_resumable && self.flow.position == Position::Boundary;
+        let comes_back =
+            self.flow.return_of_client == Return::Unasked && self.flow.position == Position::Boundary;
         let farewell = if comes_back { Farewell::BrokenGoodbye } else { Farewell::Broken };
         self.finish(Close::broken(fault), farewell, now)
     }

@@ -1,4 +1,4 @@
-//! What a successor says of itself: the event that it begins after.
+//! A successor's own word on the event that it begins after.
 
 use super::*;
 

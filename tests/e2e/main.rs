@@ -33,6 +33,7 @@ mod http2;
 mod http2_bombs;
 mod http2_clients;
 mod http2_floods;
+mod http2_peers;
 mod http2_ping;
 mod http2_requests;
 mod http2_stalls;

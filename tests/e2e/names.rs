@@ -1,6 +1,6 @@
 //! Endpoints from names in DNS, asked of a real name server (dnsmasq), and of one that misbehaves.
 
-use podpin_testkit::{BadNameServer, NameServer, Pod, Proxy, Setup, start_pods, wait_for};
+use podpin_testkit::{BadNameServer, NameServer, Network, Pod, Proxy, Setup, start_pods, wait_for};
 
 /// Discovery of the service `chat` from `chat.test` on the pods' port, at this name server.
 fn setup(server: &NameServer, pods: &[Pod]) -> Setup {
@@ -157,4 +157,47 @@ async fn a_static_endpoint_may_be_named_by_its_host() {
     let mut visitor = proxy.pinned_to("pod-a").await;
     assert_eq!(visitor.get("/who").await.text(), "pod-a");
     proxy.wait_metric(CONNECTED.0, &CONNECTED.1, 1.0).await;
+}
+
+/// As the kubelet writes it for Pods: a search list, and names of fewer than five dots are looked up in it first.
+const RESOLV_CONF: &str = "search prod.svc.test svc.test test\noptions ndots:5 timeout:1\nnameserver";
+
+#[test]
+fn without_a_resolver_names_are_looked_up_as_etc_resolv_conf_says() {
+    Network::with(async |network| {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        // The file itself changes, not the one that is at its path: a Pod's is mounted, too.
+        let ask = |servers: &str| {
+            std::fs::write(file.path(), format!("{RESOLV_CONF} {servers}\n")).expect("resolv.conf");
+        };
+        // Nothing listens at the first.
+        ask("127.0.0.52\nnameserver 127.0.0.53");
+        network.resolve_as(file.path());
+        let first = NameServer::start_at(([127, 0, 0, 53], 53).into(), &[]).await;
+        let pods = start_pods(&["pod-a", "pod-b"]).await;
+        let entry = |name, pod: &Pod| (name, pod.address().ip().to_string());
+        let set = |server: &NameServer, entries: &[(&str, String)]| {
+            server.set(&entries.iter().map(|(name, ip)| (*name, ip.as_str())).collect::<Vec<_>>());
+        };
+        // The search list has an order.
+        set(&first, &[entry("chat.prod.svc.test", &pods[0]), entry("chat.test", &pods[1])]);
+        let keys = format!("{{dns: {{name: chat, port: {}, interval: 200ms}}}}", pods[0].address().port());
+        let service = Setup::new().service_from("chat", &keys).with("drain: {spread: 100ms, timeout: 1s}");
+        let proxy = service.start().await;
+        wait_listed(&proxy, &[(&pods[0], "ready")]).await;
+        assert_eq!(proxy.get("/who").await.text(), "pod-a");
+        set(&first, &[entry("chat.test", &pods[1])]);
+        wait_listed(&proxy, &[(&pods[1], "ready")]).await;
+        // Another name server from now on, without a signal or a reload.
+        let second = NameServer::start_at(([127, 0, 0, 54], 53).into(), &[]).await;
+        set(&second, &[entry("chat.svc.test", &pods[0])]);
+        ask("127.0.0.54");
+        wait_listed(&proxy, &[(&pods[0], "ready")]).await;
+        // A file in which no server is named says nothing about the name.
+        std::fs::write(file.path(), "").expect("resolv.conf");
+        proxy.wait_metric(CONNECTED.0, &CONNECTED.1, 0.0).await;
+        assert_eq!(proxy.get("/who").await.text(), "pod-a", "what is known stays in use");
+        ask("127.0.0.54");
+        proxy.wait_metric(CONNECTED.0, &CONNECTED.1, 1.0).await;
+    });
 }

@@ -9,6 +9,7 @@ mod admin;
 mod affinity;
 mod error;
 mod filters;
+mod host;
 mod keys;
 mod kubernetes;
 mod listener;
@@ -32,12 +33,13 @@ pub use admin::Admin;
 pub use affinity::{Affinity, ClientIp, CookieAttributes, OnUnavailable, SameSite, Secure, WaitQueue};
 pub use error::{ConfigError, Problem};
 pub use filters::{Cors, HeaderEdits, RouteFilters};
+pub use host::Host;
 pub use keys::{AffinityKeys, KeyFile};
 pub use kubernetes::Kubernetes;
 pub use listener::{Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive};
 pub use node::Position;
 pub use parse::Config;
-pub use route::{Backend, Expression, HeaderMatch, Host, PathMatch, Route, RouteMatch, ValueMatch};
+pub use route::{Backend, Expression, HeaderMatch, PathMatch, Route, RouteMatch, ValueMatch};
 pub use service::{
     ActiveHealth, Balance, Budget, Discovery, DnsName, Drain, EndpointAddress, Handover, HandoverLimit,
     Health, IpFamily, KubernetesService, Order, PassiveHealth, Pinned, Port, Probe, Rebalance, Retries,

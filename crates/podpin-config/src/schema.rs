@@ -34,7 +34,8 @@ const SHAPES: &[Shape] = &[
     shape("listeners[].tls", &["minVersion", "certificates", "clientAuth"]),
     shape("listeners[].tls.clientAuth", &["caFile", "mode"]),
     shape("listeners[].tls.certificates[]", &["certFile", "keyFile"]),
-    shape("admin", &["address"]),
+    shape("admin", &["address", "hostnames", "token"]),
+    shape("admin.token", &["file"]),
     shape(
         "limits",
         &[

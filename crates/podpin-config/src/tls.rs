@@ -159,7 +159,8 @@ fn read_pair(section: &Section<'_>) -> Option<CertificateFiles> {
     Some(CertificateFiles { cert_file: cert_file?, key_file: key_file? })
 }
 
-fn read_file(section: &Section<'_>, key: &str) -> Option<FileAt> {
+/// Reads the path of a file that has to be given.
+pub(crate) fn read_file(section: &Section<'_>, key: &str) -> Option<FileAt> {
     section.require(key, "the path of a file").and_then(read_file_at)
 }
 

@@ -3,12 +3,15 @@
 //! The port is served by the control thread, so that it answers however busy the workers are. Each page is a function of the
 //! shared state; this file has the paths.
 
+mod connections;
 mod drain_wait;
 mod endpoints;
 mod gauges;
+mod guard;
 mod problem;
 mod status_page;
 mod streams;
+mod token;
 mod views;
 
 use std::sync::Arc;
@@ -16,16 +19,19 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
+use podpin_config::Admin;
 use podpin_proxy::balance::service::ServiceState;
 use tokio::net::TcpListener;
 
 use crate::admin::problem::Problem;
+use crate::error::StartError;
 use crate::readiness::Readiness;
 
 /// Serves the admin port for as long as the process runs.
-pub(crate) async fn serve(socket: TcpListener, readiness: Arc<Readiness>) {
+pub(crate) async fn serve(socket: TcpListener, admin: Arc<Admin>, readiness: Arc<Readiness>) {
     let routes = Router::new()
         .route("/", get(status))
         .route("/livez", get(|| async { "ok\n" }))
@@ -40,10 +46,20 @@ pub(crate) async fn serve(socket: TcpListener, readiness: Arc<Readiness>) {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here")
         })
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "no such path"))
+        .layer(from_fn_with_state(admin, guard::guard))
         .with_state(readiness);
-    if let Err(error) = axum::serve(socket, routes).await {
-        tracing::error!(%error, "the admin port is closed");
-    }
+    connections::serve(socket, routes).await
+}
+
+/// Checks the file of the token.
+///
+/// # Errors
+/// [`StartError::AdminToken`] if it cannot be read, or holds no token.
+pub(crate) fn verify(admin: &Admin) -> Result<(), StartError> {
+    let Some(file) = &admin.token else { return Ok(()) };
+    let refused =
+        |source| StartError::AdminToken { at: file.at, file: file.file.display().to_string(), source };
+    token::read(&file.file).map(drop).map_err(refused)
 }
 
 async fn ready(State(readiness): State<Arc<Readiness>>) -> Response {

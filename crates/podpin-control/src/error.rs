@@ -37,6 +37,16 @@ pub enum StartError {
         /// The fault of the key.
         error: String,
     },
+    /// A file of the admin port's token that cannot be used.
+    #[error("admin.token: {file}: {source}")]
+    AdminToken {
+        /// The place in the configuration that names the file.
+        at: Position,
+        /// The file.
+        file: String,
+        /// The error of the file system, or of the token.
+        source: io::Error,
+    },
     /// TLS files of a listener or of a service that cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -72,7 +82,7 @@ impl StartError {
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         match self {
-            StartError::KeyFile { at, .. } => Some(*at),
+            StartError::KeyFile { at, .. } | StartError::AdminToken { at, .. } => Some(*at),
             StartError::Tls(error) => error.position(),
             StartError::Key { at, .. } => *at,
             StartError::NoKeys

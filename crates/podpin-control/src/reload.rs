@@ -216,6 +216,9 @@ fn refuse_restart(old: &Config, new: &Config) -> Result<(), ReloadError> {
     if old.admin.address != new.admin.address {
         return refuse(format!("admin.address changes from {} to {}", old.admin.address, new.admin.address));
     }
+    if old.admin != new.admin {
+        return refuse("admin changes".to_owned());
+    }
     if old.workers != new.workers {
         return refuse("workers changes".to_owned());
     }
@@ -238,6 +241,8 @@ async fn warm(services: &[Arc<ServiceState>], limit: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use podpin_config::Host;
+
     use super::*;
     use crate::fixture;
 
@@ -258,6 +263,7 @@ mod tests {
         );
         change(|new| new.listeners.clear(), "listeners: `http` is gone");
         change(|new| new.admin.address = "127.0.0.1:3".parse().unwrap(), "admin.address changes");
+        change(|new| new.admin.hostnames = vec![Host::Exact("a.example".to_owned())], "admin changes");
         change(|new| new.workers = Some(7), "workers changes");
         for (new, expected) in cases {
             let error = refuse_restart(&old, &new).unwrap_err().to_string();

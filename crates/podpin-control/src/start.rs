@@ -87,6 +87,7 @@ struct ControlRequests {
 /// The error that [`start()`] would fail with for the same reason.
 pub fn verify(config: &Config) -> Result<(), StartError> {
     keys::load(&config.affinity_keys)?;
+    admin::verify(&config.admin)?;
     certificates::verify(config)?;
     for service in &config.services {
         InitialEndpoints::read(&service.discovery)?;
@@ -105,6 +106,7 @@ pub fn start(config: &Config, version: &str) -> Result<Running, StartError> {
     let (metrics, streams) = (Metrics::new(version)?, Arc::new(StreamRegistry::new()));
     let around = Surroundings { in_force: None, metrics: &metrics, streams: &streams };
     let Prepared { snapshot, listener_tls, initial, .. } = Prepared::read(config, &around)?;
+    admin::verify(&config.admin)?;
     cluster::verify(config)?;
     let sockets = Sockets::bind(config)?;
     let (listeners, admin) = (sockets.addresses()?, sockets.admin.local_addr()?);
@@ -164,7 +166,10 @@ impl Control {
         tasks.spawn(readiness::report_missing_lists(Arc::clone(&self.readiness)));
         tasks.spawn(drain::run(Arc::clone(&shared)));
         match tokio::net::TcpListener::from_std(self.admin_socket) {
-            Ok(socket) => drop(tasks.spawn(admin::serve(socket, self.readiness))),
+            Ok(socket) => {
+                let admin = Arc::new(self.config.admin.clone());
+                tasks.spawn(admin::serve(socket, admin, self.readiness));
+            }
             Err(error) => tracing::error!(%error, "the admin port is closed"),
         }
         let mut reload = Reload::new(self.config, Arc::clone(&shared));

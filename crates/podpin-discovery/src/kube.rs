@@ -246,7 +246,7 @@ pub enum KubeError {
         error: kube::config::KubeconfigError,
     },
     /// No client can be made: a certificate, a key or a credential plugin is wrong.
-    #[error("the Kubernetes client cannot be set up: {0}")]
+    #[error("the Kubernetes client cannot be set up: {}", failure::with_sources(.0))]
     Client(#[source] kube::Error),
     /// The token cannot be used.
     #[error("{place} {error}")]

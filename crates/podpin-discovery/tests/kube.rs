@@ -41,6 +41,8 @@ struct Seen {
     pods_failed: BTreeMap<usize, usize>,
     /// The deadlines of a service's endpoints by name, in milliseconds since 1970.
     deadlines: BTreeMap<usize, BTreeMap<String, u64>>,
+    /// Why lists and watches failed.
+    failures: Vec<String>,
     /// How often its endpoints were told.
     told: BTreeMap<usize, usize>,
 }
@@ -69,7 +71,10 @@ impl Seen {
                     "told without a change"
                 );
             }
-            KubeEvent::Failed { reason, .. } => assert!(!reason.is_empty()),
+            KubeEvent::Failed { reason, .. } => {
+                assert!(!reason.is_empty());
+                self.failures.push(reason.to_string());
+            }
             KubeEvent::Heard { service } => *self.heard.entry(service).or_default() += 1,
             KubeEvent::Relist { service, reason } => {
                 assert!(self.endpoints.contains_key(&service), "told before its endpoints");

@@ -261,7 +261,7 @@ impl<M: DrainMember> DrainController<M> {
                 self.facts.push(group.reschedule(now.moment, deadline));
             }
         } else if to != Phase::Gone || !self.streams_at(&endpoint.id).is_empty() {
-            let window = self.policy.window(&endpoint, now.moment, Refuge::of(now.snapshot));
+            let window = self.policy.window(&endpoint, now.moment, self.refuge(now.snapshot));
             self.begin(endpoint, window, now);
         }
     }
@@ -291,6 +291,12 @@ impl<M: DrainMember> DrainController<M> {
         group.put_in_order(self.policy.order, now.moment, now.rng);
         self.facts.push(group.began());
         self.endpoints.insert(id, group);
+    }
+
+    /// Returns whether a stream that leaves now has an endpoint to go to. Those that left before it have not all arrived:
+    /// their places are taken.
+    fn refuge(&self, snapshot: &Snapshot) -> Refuge {
+        Refuge::of(snapshot, self.policy.streams_per_endpoint, self.inbox.expected_streams())
     }
 
     /// Returns the open streams of an endpoint.
@@ -339,7 +345,7 @@ impl<M: DrainMember> DrainController<M> {
     /// Reschedules groups whose endpoint learned its deadline or stopped to serve, or whose streams have another endpoint
     /// to go to from now on, or none any more.
     fn follow_deadlines(&mut self, now: &Now<'_>) {
-        let refuge = Refuge::of(now.snapshot);
+        let refuge = self.refuge(now.snapshot);
         for (id, group) in &mut self.endpoints {
             let Some(current) = now.snapshot.get(id) else { continue };
             let DrainWindow { begins, deadline } = group.policy.window(current, group.began, refuge);
@@ -368,7 +374,7 @@ impl<M: DrainMember> DrainController<M> {
         }
         let in_flight = InFlight {
             streams: self.inbox.open_streams(),
-            away: self.inbox.reconnects().away().saturating_add(self.inbox.leaving_streams()),
+            away: self.inbox.expected_streams(),
             absence: self.policy.absence,
         };
         // A turn that comes a little late makes up for it, or a budget would lose a part of each.

@@ -78,6 +78,11 @@ impl DrainInbox {
         self.leaving.get()
     }
 
+    /// Returns how many streams have left or have their moment, and are not open at another endpoint yet.
+    pub(crate) fn expected_streams(&self) -> u32 {
+        self.reconnects().away().saturating_add(self.leaving_streams())
+    }
+
     /// Returns the clients that are awaited back.
     #[must_use]
     pub fn reconnects(&self) -> &ReconnectTracker {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use podpin_config::{Budget, Drain, Handover, Order, Pinned, Rebalance, RetryHint, Service};
+use podpin_config::{Budget, Drain, Handover, Order, Pinned, Rebalance, RetryHint, Service, ServiceLimits};
 use podpin_endpoints::{DrainTimes, Endpoint, Phase, Snapshot};
 use podpin_time::Millis;
 
@@ -29,6 +29,8 @@ pub struct DrainPolicy {
     pub absence: Duration,
     /// Rebalancing (`balance.rebalance`); off if `None`.
     pub rebalance: Option<Rebalance>,
+    /// Streams that an endpoint takes (`limits.streamsPerEndpoint`); any number if `None`.
+    pub streams_per_endpoint: Option<u32>,
 }
 
 /// Times of one group of streams.
@@ -43,16 +45,16 @@ pub(crate) struct DrainWindow {
 /// Whether streams that leave an endpoint have another one to go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refuge {
-    /// At least one endpoint is ready.
+    /// At least one endpoint is ready and has a place.
     Ready,
-    /// No endpoint is ready.
+    /// No endpoint is ready, or all of them are full.
     Awaited,
 }
 
 impl Refuge {
-    /// Returns what `snapshot` offers.
-    pub(crate) fn of(snapshot: &Snapshot) -> Refuge {
-        if snapshot.counts().ready > 0 { Refuge::Ready } else { Refuge::Awaited }
+    /// Returns what `snapshot` offers beyond the places of the `expected` streams that are on their way to it.
+    pub(crate) fn of(snapshot: &Snapshot, limit: Option<u32>, expected: u32) -> Refuge {
+        if snapshot.has_places(limit, expected) { Refuge::Ready } else { Refuge::Awaited }
     }
 }
 
@@ -60,10 +62,13 @@ impl DrainPolicy {
     /// Takes the policy out of the configuration of a service.
     #[must_use]
     pub fn of(service: &Service) -> DrainPolicy {
-        DrainPolicy::of_sections(&service.drain, &service.sse.retry, service.balance.rebalance)
+        DrainPolicy {
+            rebalance: service.balance.rebalance,
+            ..DrainPolicy::of_sections(&service.drain, &service.sse.retry, &service.limits)
+        }
     }
 
-    fn of_sections(drain: &Drain, retry: &RetryHint, rebalance: Option<Rebalance>) -> DrainPolicy {
+    fn of_sections(drain: &Drain, retry: &RetryHint, limits: &ServiceLimits) -> DrainPolicy {
         DrainPolicy {
             times: DrainTimes { spread: drain.spread, timeout: drain.timeout, margin: drain.margin },
             pinned: drain.pinned,
@@ -72,11 +77,12 @@ impl DrainPolicy {
             handover: drain.handover,
             return_window: drain.return_window,
             absence: (retry.drain_min + retry.drain_max) / 2,
-            rebalance,
+            rebalance: None,
+            streams_per_endpoint: limits.streams_per_endpoint,
         }
     }
 
-    /// Returns the times of a drain of `endpoint` that began at `began`. While no endpoint is ready that could take its
+    /// Returns the times of a drain of `endpoint` that began at `began`. While no endpoint is ready and has a place for its
     /// streams, they stay as long as they can.
     pub(crate) fn window(&self, endpoint: &Endpoint, began: Millis, refuge: Refuge) -> DrainWindow {
         let keeps = self.pinned == Pinned::Keep && endpoint.serving;
@@ -108,6 +114,6 @@ impl DrainPolicy {
 impl Default for DrainPolicy {
     /// Returns the policy of a service that configures nothing about drains.
     fn default() -> DrainPolicy {
-        DrainPolicy::of_sections(&Drain::default(), &RetryHint::default(), None)
+        DrainPolicy::of_sections(&Drain::default(), &RetryHint::default(), &ServiceLimits::default())
     }
 }

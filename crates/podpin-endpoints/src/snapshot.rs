@@ -125,6 +125,16 @@ impl Snapshot {
         self.counts
     }
 
+    /// Returns whether the ready endpoints have places for more than `expected` streams, if each takes `limit` at most: for any
+    /// number if there is no limit, for none if no endpoint is ready.
+    #[must_use]
+    pub fn has_places(&self, limit: Option<u32>, expected: u32) -> bool {
+        let ready = self.in_tier(Tier::Ready).endpoints();
+        let Some(limit) = limit else { return !ready.is_empty() };
+        let free = ready.iter().map(|endpoint| limit.saturating_sub(endpoint.load.open_streams()));
+        free.map(u64::from).sum::<u64>() > u64::from(expected)
+    }
+
     /// Whether discovery has given a full list, even an empty one, since the table was made.
     #[must_use]
     pub fn first_list_seen(&self) -> bool {

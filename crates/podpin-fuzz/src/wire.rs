@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use podpin_config::Cidr;
 use podpin_wire::client::Client;
+use podpin_wire::fields::Fields;
 use podpin_wire::headers;
 use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK, Piece};
 use podpin_wire::http1::request_head::{self, HeadError, Scan};
@@ -20,14 +20,15 @@ pub fn request_head(input: &[u8]) {
     assert_eq!(scan_in_pieces(bytes, usize::from(*step).max(1)), whole, "the pieces matter");
     let Ok(Scan::Complete(length)) = whole else { return };
     let only = bytes.get(..length).unwrap_or_default();
-    let Ok((framing, head)) = request_head::read(&Bytes::copy_from_slice(only)) else { return };
-    assert!(head.target.starts_with('/') || head.target == "*", "{:?}", head.target);
-    assert!(head.authority.is_empty() || request_head::check_authority(&head.authority).is_ok());
+    let Ok((framing, head)) = request_head::read(only) else { return };
+    let (target, authority) = (head.target(), head.authority());
+    assert!(target.starts_with('/') || target == "*", "{target:?}");
+    assert!(authority.is_empty() || request_head::check_authority(authority).is_ok());
     assert!(!framing.event_stream || head.method == http::Method::GET);
-    assert!(head.headers.get_all(header::HOST).iter().count() <= 1, "two hosts");
-    assert!(head.headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1, "two lengths");
-    let framed =
-        [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].map(|name| head.headers.contains_key(name));
+    assert!(head.fields.all(&header::HOST).count() <= 1, "two hosts");
+    assert!(head.fields.all(&header::CONTENT_LENGTH).count() <= 1, "two lengths");
+    assert_eq!(head.fields.to_map(|_| true).len(), head.fields.len(), "a field that cannot be passed on");
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].map(|name| head.fields.contains(&name));
     assert_ne!(framed, [true, true], "a length beside chunks");
 }
 
@@ -118,7 +119,7 @@ pub fn forwarding(input: &[u8]) {
     let peer = peers.get(usize::from(*who) % peers.len()).and_then(|text| text.parse().ok());
     let Some(peer) = peer else { return };
     let trusted: Vec<Cidr> = ["10.0.0.0/8", "::1/128"].iter().filter_map(|text| text.parse().ok()).collect();
-    let client = Client::of(peer, *who > 127, &headers, &trusted);
+    let client = Client::of(peer, *who > 127, &Fields::from(&headers), &trusted);
     nobody_else_says_who_asks(&headers, &client, authority);
     only_what_goes_to_the_end_passes(&headers, &client);
 }
@@ -131,7 +132,7 @@ fn header_line(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
 }
 
 fn nobody_else_says_who_asks(headers: &HeaderMap, client: &Client, authority: &str) {
-    let lines = headers::forwarding_headers(headers, client, authority);
+    let lines = headers::forwarding_headers(&Fields::from(headers), client, authority);
     let text = |wanted: &str| {
         let found = lines.iter().find(|(name, _)| name.as_str() == wanted);
         found.and_then(|(_, value)| value.to_str().ok()).unwrap_or_default()
@@ -159,7 +160,7 @@ fn only_what_goes_to_the_end_passes(headers: &HeaderMap, client: &Client) {
         .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
         .collect();
     for passed in [
-        headers::request_headers(headers, client),
+        headers::request_headers(&Fields::from(headers), client),
         headers::response_headers(headers.clone(), |value| headers::sets_cookie(value, "podpin-chat")),
     ] {
         for (name, value) in &passed {

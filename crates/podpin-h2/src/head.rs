@@ -12,4 +12,4 @@ mod text;
 
 pub(crate) use builder::{Bounds, Builder, Purpose};
 pub use refusal::Refusal;
-pub use text::{Field, Fields, Head, Trailers};
+pub use text::{Field, Fields, Head, HeadText, Trailers};

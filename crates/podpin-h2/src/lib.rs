@@ -35,7 +35,7 @@ pub use connection::Connection;
 pub use error::{Cause, Closed, ErrorCode};
 pub use event::{Event, Side};
 pub use frame::FRAME_HEAD_BYTES;
-pub use head::{Field, Fields, Head, Refusal, Trailers};
+pub use head::{Field, Fields, Head, HeadText, Refusal, Trailers};
 pub use hpack::HpackError;
 pub use podpin_time::Millis;
 pub use respond::{DataFrame, End, SendError, StreamMut};

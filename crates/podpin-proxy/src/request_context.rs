@@ -47,11 +47,10 @@ impl RequestContext {
         let mut log = Record::begun(kind, self.began);
         log.client = Some(self.client.address);
         log.method = self.head.method.to_string();
-        log.host.clone_from(&self.head.authority);
-        log.path.clone_from(&self.head.target);
+        self.head.authority().clone_into(&mut log.host);
+        self.head.target().clone_into(&mut log.path);
         log.protocol = protocol_name(self.head.version);
-        let agent = self.head.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
-        log.user_agent = agent.map(str::to_owned);
+        log.user_agent = self.head.fields.text(&header::USER_AGENT).map(str::to_owned);
         log
     }
 

@@ -13,6 +13,7 @@ use podpin_config::Config;
 use podpin_drain::{DrainController, DrainMember, DrainPolicy, DrainState, Mobility};
 use podpin_endpoints::{DrainTimes, EndpointId, Observed, Update};
 use podpin_wire::client::Client;
+use podpin_wire::fields::Fields;
 use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::request_head::RequestHead;
 use tokio::net::{TcpListener, TcpStream};
@@ -112,14 +113,8 @@ impl Scene {
 
     /// A request of a client without a session, with these header fields.
     pub(crate) fn context(&self, headers: HeaderMap) -> RequestContext {
-        let client = Client::of([192, 0, 2, 7].into(), false, &headers, &[]);
-        let head = RequestHead {
-            method: Method::GET,
-            target: "/a?b".to_owned(),
-            version: Version::HTTP_11,
-            headers,
-            authority: String::new(),
-        };
+        let client = Client::of([192, 0, 2, 7].into(), false, &Fields::from(&headers), &[]);
+        let head = request_head(Method::GET, Version::HTTP_11, &headers);
         let shared = Arc::clone(&self.shared);
         let (snapshot, began) = (shared.snapshot(), clock::now());
         RequestContext { snapshot, shared, head, client, began, permit: None }.counted()
@@ -181,4 +176,18 @@ fn observed(name: &str, address: SocketAddr) -> Observed {
 /// Address at which nothing listens.
 pub(crate) fn nowhere() -> SocketAddr {
     ([127, 0, 0, 1], 1).into()
+}
+
+/// A request of this method for `/a?b`, without an authority.
+pub(crate) fn request_head(method: Method, version: Version, headers: &HeaderMap) -> RequestHead {
+    let target = b"/a?b";
+    let mut text = target.to_vec();
+    for (name, value) in headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            text.extend_from_slice(part);
+        }
+    }
+    let end = text.len();
+    let fields = Fields::within(text.into(), target.len()..end).unwrap();
+    RequestHead::new(method, version, fields, 0..target.len(), 0..0).unwrap()
 }

@@ -35,8 +35,16 @@ impl NameServer {
     /// # Panics
     /// When there is no `dnsmasq`.
     pub async fn start_with(arguments: &[&str]) -> NameServer {
+        NameServer::start_at((Ipv4Addr::LOCALHOST, free_port()).into(), arguments).await
+    }
+
+    /// Starts one at this address, with more arguments.
+    ///
+    /// # Panics
+    /// When there is no `dnsmasq`, or the address is in use.
+    pub async fn start_at(address: SocketAddr, arguments: &[&str]) -> NameServer {
         let mut server = NameServer {
-            address: (Ipv4Addr::LOCALHOST, free_port()).into(),
+            address,
             directory: TempDir::new().expect("a temporary directory"),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             process: None,
@@ -81,7 +89,8 @@ impl NameServer {
             "--no-hosts",
             "--bind-interfaces",
         ]);
-        command.args(["--listen-address=127.0.0.1", "--local=/test/", "--local-ttl=1", "--log-facility=-"]);
+        command.args(["--local=/test/", "--local-ttl=1", "--log-facility=-"]);
+        command.arg(format!("--listen-address={}", self.address.ip()));
         command.arg(format!("--port={}", self.address.port()));
         command.arg(format!("--addn-hosts={}", self.hosts().display()));
         command.arg(format!("--pid-file={}", self.directory.path().join("pid").display()));

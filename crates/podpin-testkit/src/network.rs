@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 
@@ -70,6 +71,16 @@ impl Network {
         let said =
             writeln!(std::io::stderr(), "SKIPPED: no network namespaces here ({error}); root may make them");
         said.expect("standard error");
+    }
+
+    /// Gives this thread, and the programs that it starts from now on, a `/etc/resolv.conf` of their own: the file at `path`.
+    ///
+    /// # Panics
+    /// When this process may not mount.
+    pub fn resolve_as(&self, path: &Path) {
+        unshare(UnshareFlags::NEWNS).expect("a mount namespace");
+        run("mount", &["--make-rprivate", "/"]);
+        run("mount", &["--bind", &path.display().to_string(), "/etc/resolv.conf"]);
     }
 
     /// In a thread that is in the near one.
@@ -170,19 +181,28 @@ impl Network {
 
 /// Moves this thread into a network namespace of its own.
 fn enter_new() -> std::io::Result<()> {
+    unshare(UnshareFlags::NEWNET)
+}
+
+fn unshare(what: UnshareFlags) -> std::io::Result<()> {
     #[expect(
         deprecated,
         reason = "what replaces it is unsafe, because of file descriptors, which stay shared here"
     )]
-    let made = rustix::thread::unshare(UnshareFlags::NEWNET);
+    let made = rustix::thread::unshare(what);
     Ok(made?)
 }
 
-/// iproute2, which Debian has where only root looks.
+/// iproute2.
 fn ip(arguments: &str) {
+    run("ip", &arguments.split(' ').collect::<Vec<_>>());
+}
+
+/// Runs a program which Debian has where only root looks.
+fn run(program: &str, arguments: &[&str]) {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new("ip").args(arguments.split(' ')).env("PATH", path).output();
-    let output = output.expect("ip, of Debian's iproute2");
+    let output = Command::new(program).args(arguments).env("PATH", path).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {said}");
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
 }

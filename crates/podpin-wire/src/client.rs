@@ -2,8 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderName;
 use podpin_config::Cidr;
+
+use crate::fields::Fields;
 
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -26,13 +28,14 @@ pub struct Client {
 impl Client {
     /// Reads the forwarding fields of a trusted peer; an untrusted peer is the client itself.
     #[must_use]
-    pub fn of(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted: &[Cidr]) -> Client {
+    pub fn of(peer: IpAddr, tls: bool, fields: &Fields, trusted: &[Cidr]) -> Client {
         let peer = peer.to_canonical();
         let is_trusted = |ip: IpAddr| trusted.iter().any(|range| range.contains(ip));
         if !is_trusted(peer) {
             return Client { peer, address: peer, trusted: false, secure: tls, subject: None };
         }
-        let lists = headers.get_all(&FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+        let name = FORWARDED_FOR;
+        let lists = fields.all(&name).filter_map(|value| std::str::from_utf8(value).ok());
         let hops: Vec<&str> = lists.flat_map(|list| list.split(',')).map(str::trim).collect();
         let mut address = peer;
         for hop in hops.iter().rev() {
@@ -42,9 +45,7 @@ impl Client {
                 break;
             }
         }
-        let https = headers
-            .get(&FORWARDED_PROTO)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"));
+        let https = fields.get(&FORWARDED_PROTO).is_some_and(|value| value.eq_ignore_ascii_case(b"https"));
         Client { peer, address, trusted: true, secure: tls || https, subject: None }
     }
 }

@@ -4,14 +4,13 @@
 //! end here, forwarding fields are the proxy's own, `X-Podpin-*` never crosses from outside to inside or back.
 
 use std::collections::HashSet;
-use std::fmt::{self, Write as _};
-use std::net::IpAddr;
 
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::client::{Client, FORWARDED_FOR, FORWARDED_PROTO};
+use crate::fields::Fields;
 
 /// Session that the endpoint should restore; stable over re-pins.
 pub const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
@@ -46,10 +45,9 @@ pub(crate) fn is_internal(name: &HeaderName) -> bool {
 
 /// Returns the names that `Connection` nominates (RFC 9110 section 7.6.1), as a set: a head of 32 KiB can nominate
 /// 16,000. The length is left out: the recipient finds the end of the message by it.
-fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
-    let lists = headers.get_all(header::CONNECTION).iter();
-    lists
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> HashSet<HeaderName> {
+    connection
+        .flat_map(|value| value.split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .filter(|name| *name != header::CONTENT_LENGTH)
         .collect()
@@ -59,16 +57,12 @@ fn nominated(headers: &HeaderMap) -> HashSet<HeaderName> {
 ///
 /// `Host` and `Content-Length` are left out: the caller writes its own or none.
 #[must_use]
-pub fn request_headers(headers: &HeaderMap, client: &Client) -> HeaderMap {
-    let nominated = nominated(headers);
-    let mut passed = HeaderMap::with_capacity(headers.len() + 8);
-    for (name, value) in headers {
-        let replaced = matches!(*name, header::HOST | header::CONTENT_LENGTH);
-        if !replaced && !is_hop_by_hop(name) && !nominated.contains(name) && !is_claimed(name, client) {
-            passed.append(name.clone(), value.clone());
-        }
-    }
-    passed
+pub fn request_headers(received: &Fields, client: &Client) -> HeaderMap {
+    let nominated = nominated(received.all(&header::CONNECTION));
+    received.to_map(|name| {
+        let is_replaced = matches!(*name, header::HOST | header::CONTENT_LENGTH);
+        !is_replaced && !is_hop_by_hop(name) && !nominated.contains(name) && !is_claimed(name, client)
+    })
 }
 
 /// Whether only the proxy may write a field: clients cannot choose their address or their session.
@@ -86,66 +80,80 @@ fn is_claimed(name: &HeaderName, client: &Client) -> bool {
 /// values of a trusted proxy, in the place of any other client's. `received` are the fields as they came.
 #[must_use]
 pub fn forwarding_headers(
-    received: &HeaderMap,
+    received: &Fields,
     client: &Client,
     authority: &str,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let before = |name: &HeaderName| received.get_all(name).iter().filter(|_| client.trusted);
+    let before = client.trusted.then_some(received);
     let scheme = if client.secure { "https" } else { "http" };
-    let mut fields = SharedValues::default();
-    fields.list(FORWARDED_FOR, before(&FORWARDED_FOR), format_args!("{}", client.peer));
-    fields.first(FORWARDED_PROTO, before(&FORWARDED_PROTO), scheme);
-    fields.first(FORWARDED_HOST, before(&FORWARDED_HOST), authority);
-    fields.list(REAL_IP, [], format_args!("{}", client.address));
-    fields.list(
-        header::FORWARDED,
-        before(&header::FORWARDED),
-        format_args!("{}", ForwardedElement { peer: client.peer, authority, scheme }),
-    );
-    fields.first(CLIENT_SUBJECT, [], client.subject.as_deref().unwrap_or_default());
+    let peer = client.peer.to_string();
+    let mut fields = SharedValues::new(2 * (peer.len() + authority.len()));
+    fields.list(FORWARDED_FOR, before, &[&peer]);
+    fields.first(FORWARDED_PROTO, before, scheme);
+    fields.first(FORWARDED_HOST, before, authority);
+    if client.address == client.peer {
+        fields.list(REAL_IP, None, &[&peer]);
+    } else {
+        fields.list(REAL_IP, None, &[&client.address.to_string()]);
+    }
+    // RFC 7239 section 4: IPv6 addresses and hosts with a port are quoted.
+    let [before_peer, behind_peer] = if client.peer.is_ipv6() { ["for=\"[", "]\""] } else { ["for=", ""] };
+    let [before_host, behind_host] = match authority {
+        "" => ["", ""],
+        host if is_plain_host(host) => [";host=", ""],
+        _ => [";host=\"", "\""],
+    };
+    let element = [before_peer, &peer, behind_peer, before_host, authority, behind_host, ";proto=", scheme];
+    fields.list(header::FORWARDED, before, &element);
+    fields.first(CLIENT_SUBJECT, None, client.subject.as_deref().unwrap_or_default());
     fields.finish()
 }
 
+/// Whether a host needs no quotes in `Forwarded`.
+fn is_plain_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+/// Number of fields about a client.
+const CLIENT_FIELDS: usize = 6;
+/// Bytes of the values of these fields beside addresses and hosts.
+const CLIENT_FIELDS_BYTES: usize = 96;
+
 /// Header fields whose values share one piece of memory.
-#[derive(Default)]
 struct SharedValues {
     text: String,
     ends: Vec<(HeaderName, usize)>,
 }
 
 impl SharedValues {
-    /// Adds a list: the items before, and one more.
-    fn list<'a>(
-        &mut self,
-        name: HeaderName,
-        before: impl IntoIterator<Item = &'a HeaderValue>,
-        item: fmt::Arguments<'_>,
-    ) {
-        self.join(before);
+    /// Returns no fields, with room for this many bytes of addresses and hosts.
+    fn new(bytes: usize) -> SharedValues {
+        let text = String::with_capacity(CLIENT_FIELDS_BYTES + bytes);
+        SharedValues { text, ends: Vec::with_capacity(CLIENT_FIELDS) }
+    }
+
+    /// Adds a list: the items of the fields of this name before, and one more, of these parts.
+    fn list(&mut self, name: HeaderName, before: Option<&Fields>, item: &[&str]) {
+        self.join(&name, before);
         if self.is_begun() {
             self.text.push_str(", ");
         }
-        // Writing to a string cannot fail.
-        let _taken = self.text.write_fmt(item);
+        self.text.extend(item.iter().copied());
         self.ends.push((name, self.text.len()));
     }
 
-    /// Adds the values before, or else `otherwise`.
-    fn first<'a>(
-        &mut self,
-        name: HeaderName,
-        before: impl IntoIterator<Item = &'a HeaderValue>,
-        otherwise: &str,
-    ) {
-        self.join(before);
+    /// Adds the values of the fields of this name before, or else `otherwise`.
+    fn first(&mut self, name: HeaderName, before: Option<&Fields>, otherwise: &str) {
+        self.join(&name, before);
         if !self.is_begun() {
             self.text.push_str(otherwise);
         }
         self.ends.push((name, self.text.len()));
     }
 
-    fn join<'a>(&mut self, values: impl IntoIterator<Item = &'a HeaderValue>) {
-        for value in values.into_iter().filter_map(|value| value.to_str().ok()) {
+    fn join(&mut self, name: &HeaderName, before: Option<&Fields>) {
+        let values = before.into_iter().flat_map(|fields| fields.all(name)).filter(|value| value.is_ascii());
+        for value in values.filter_map(|value| std::str::from_utf8(value).ok()) {
             if self.is_begun() {
                 self.text.push_str(", ");
             }
@@ -177,36 +185,12 @@ impl SharedValues {
     }
 }
 
-/// An element of `Forwarded` (RFC 7239 section 4); IPv6 addresses and hosts with a port must be quoted.
-struct ForwardedElement<'a> {
-    peer: IpAddr,
-    authority: &'a str,
-    scheme: &'a str,
-}
-
-impl fmt::Display for ForwardedElement<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.peer {
-            IpAddr::V4(ip) => write!(out, "for={ip}")?,
-            IpAddr::V6(ip) => write!(out, "for=\"[{ip}]\"")?,
-        }
-        let token = |text: &str| {
-            text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
-        };
-        match self.authority {
-            "" => {}
-            host if token(host) => write!(out, ";host={host}")?,
-            host => write!(out, ";host=\"{host}\"")?,
-        }
-        write!(out, ";proto={}", self.scheme)
-    }
-}
-
 /// Returns the end-to-end fields of a response: without hop-by-hop and nominated ones, `X-Podpin-*`, and `Set-Cookie`
 /// fields for which `sets_ours` holds.
 #[must_use]
 pub fn response_headers(mut headers: HeaderMap, sets_ours: impl Fn(&HeaderValue) -> bool) -> HeaderMap {
-    let nominated = nominated(&headers);
+    let connection = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    let nominated = nominated(connection);
     let ends_here = |name: &&HeaderName| {
         name.as_str().starts_with(OURS) || is_hop_by_hop(name) || nominated.contains(*name)
     };
@@ -281,7 +265,7 @@ mod tests {
 
     fn client(peer: &str, lines: &[(&str, &str)], trusted: &[&str]) -> Client {
         let ranges: Vec<Cidr> = trusted.iter().map(|range| range.parse().unwrap()).collect();
-        Client::of(peer.parse().unwrap(), false, &map(lines), &ranges)
+        Client::of(peer.parse().unwrap(), false, &Fields::from(&map(lines)), &ranges)
     }
 
     #[test]
@@ -316,7 +300,7 @@ mod tests {
             ("cookie", "a=b"),
             ("last-event-id", "7"),
         ];
-        let passed = request_headers(&map(&lines), &client("203.0.113.1", &lines, &[]));
+        let passed = request_headers(&Fields::from(&map(&lines)), &client("203.0.113.1", &lines, &[]));
         let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["accept-encoding", "cookie", "last-event-id"]);
     }
@@ -329,7 +313,11 @@ mod tests {
             ("x-forwarded-host", "o"),
         ];
         let text = |trusted: &[&str]| {
-            let told = forwarding_headers(&map(&lines), &client("10.0.0.1", &lines, trusted), "h:8080");
+            let told = forwarding_headers(
+                &Fields::from(&map(&lines)),
+                &client("10.0.0.1", &lines, trusted),
+                "h:8080",
+            );
             told.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect::<Vec<_>>()
         };
         assert_eq!(

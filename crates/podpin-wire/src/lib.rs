@@ -5,7 +5,7 @@
 //! could stretch has a limit here.
 
 pub mod client;
-pub mod field;
+pub mod fields;
 pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;

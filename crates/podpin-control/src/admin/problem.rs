@@ -21,6 +21,16 @@ impl Problem {
         Problem::new(StatusCode::BAD_REQUEST, error)
     }
 
+    /// Refuses a request that would be right from elsewhere.
+    pub(super) fn forbidden(error: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::FORBIDDEN, error)
+    }
+
+    /// Returns the sentence.
+    pub(super) fn reason(&self) -> &str {
+        &self.error
+    }
+
     pub(super) fn not_found(error: impl Into<String>) -> Problem {
         Problem::new(StatusCode::NOT_FOUND, error)
     }

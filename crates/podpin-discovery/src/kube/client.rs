@@ -162,7 +162,20 @@ fn client(config: &Config) -> Result<Client, kube::Error> {
     let connector = connector();
     let Some(proxy) = config.proxy_url.clone() else { return client_over(config, connector) };
     match proxy.scheme_str() {
-        Some("socks5") => client_over(config, SocksV5::new(proxy, connector)),
+        Some("socks5") => {
+            let tunnel = SocksV5::new(proxy.clone(), connector);
+            client_over(
+                config,
+                match login(&proxy) {
+                    // RFC 1929: a user name without a password is one with an empty password.
+                    Some(login) => {
+                        let (user, password) = login.split_once(':').unwrap_or((&login, ""));
+                        tunnel.with_auth(decoded(user), decoded(password))
+                    }
+                    None => tunnel,
+                },
+            )
+        }
         Some("http") => client_over(config, authorized(Tunnel::new(proxy.clone(), connector), &proxy)),
         Some("https") => {
             let connector = config.rustls_https_connector_with_connector(connector)?;
@@ -186,14 +199,22 @@ fn connector() -> HttpConnector {
 
 /// Adds the user and password in the proxy's URL.
 fn authorized<C>(tunnel: Tunnel<C>, proxy: &Uri) -> Tunnel<C> {
-    let userinfo = proxy.authority().and_then(|authority| authority.as_str().rsplit_once('@'));
-    let Some((userinfo, _)) = userinfo else { return tunnel };
-    let decoded: Vec<u8> = percent_encoding::percent_decode_str(userinfo).collect();
-    let basic = format!("Basic {}", BASE64.encode(decoded));
+    let Some(login) = login(proxy) else { return tunnel };
+    let basic = format!("Basic {}", BASE64.encode(decoded(&login)));
     match HeaderValue::try_from(basic) {
         Ok(value) => tunnel.with_auth(value),
         Err(_) => tunnel,
     }
+}
+
+/// Returns the user and password in a proxy's URL, as they are written there.
+fn login(proxy: &Uri) -> Option<String> {
+    let (login, _) = proxy.authority()?.as_str().rsplit_once('@')?;
+    Some(login.to_owned())
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 fn client_over<C>(config: &Config, connector: C) -> Result<Client, kube::Error>

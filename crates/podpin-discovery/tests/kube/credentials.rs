@@ -117,3 +117,97 @@ async fn a_kubeconfig_that_cannot_be_used_is_named() {
     let no_context = error(Some("nowhere")).await;
     assert!(no_context.to_string().contains("nowhere"), "{no_context}");
 }
+
+/// The output of a credential plugin.
+fn credential(status: &str) -> String {
+    format!(
+        r#"{{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {{{status}}}}}"#
+    )
+}
+
+/// Replaces the credentials of the kubeconfig by a plugin that prints the file `credential` beside it. Returns that file.
+fn use_plugin(kubeconfig: &Kubeconfig) -> std::path::PathBuf {
+    let printed = kubeconfig.path().with_file_name("credential");
+    let version = "client.authentication.k8s.io/v1";
+    let exec = format!(
+        "exec: {{apiVersion: {version}, interactiveMode: Never, command: cat, args: [\"{}\"]}}",
+        printed.display()
+    );
+    let text = std::fs::read_to_string(kubeconfig.path()).unwrap();
+    let file = format!("tokenFile: {}", kubeconfig.token_path().display());
+    std::fs::write(kubeconfig.path(), text.replace(&file, &exec)).unwrap();
+    printed
+}
+
+#[tokio::test]
+async fn the_token_of_a_credential_plugin_is_renewed_before_it_expires() {
+    let (server, kubeconfig, settings) = server().await;
+    let printed = use_plugin(&kubeconfig);
+    let past = r#""expirationTimestamp": "2026-01-01T00:00:00Z""#;
+    std::fs::write(&printed, credential(&format!(r#""token": "secret", {past}"#))).unwrap();
+    let followed = Followed::with(kubeconfig, settings);
+    followed.expect(0, &["a ready", "b ready"]).await;
+    server.wait_watches(1).await;
+    std::fs::write(&printed, credential(&format!(r#""token": "next", {past}"#))).unwrap();
+    server.require_token("next");
+    server.put_unseen(&chat(&["c"]));
+    server.cut_watches(Cut::Expired);
+    followed.expect(0, &["c ready"]).await;
+    server.wait_watches(1).await;
+    std::fs::write(&printed, "a secret that is no JSON").unwrap();
+    server.cut_watches(Cut::Expired);
+    let failed = |seen: &Seen| seen.failures.iter().any(|reason| reason.contains("no ExecCredential"));
+    followed.until("the plugin's failure", failed).await;
+    assert!(followed.seen().failures.iter().all(|reason| !reason.contains("secret")));
+}
+
+#[tokio::test]
+async fn a_plugin_is_run_again_when_its_token_is_refused() {
+    let (server, kubeconfig, settings) = server().await;
+    let printed = use_plugin(&kubeconfig);
+    // When it expires is not said.
+    std::fs::write(&printed, credential(r#""token": "secret""#)).unwrap();
+    let followed = Followed::with(kubeconfig, settings);
+    followed.expect(0, &["a ready", "b ready"]).await;
+    server.wait_watches(1).await;
+    std::fs::write(&printed, credential(r#""token": "next""#)).unwrap();
+    server.require_token("next");
+    server.put_unseen(&chat(&["c"]));
+    server.cut_watches(Cut::Expired);
+    followed.expect(0, &["c ready"]).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_gives_no_credentials_is_refused_with_its_words() {
+    let (_server, kubeconfig, settings) = server().await;
+    let printed = use_plugin(&kubeconfig);
+    let refused = async || check(&settings).await.unwrap_err().to_string();
+    let missing = refused().await;
+    assert!(missing.contains("No such file"), "{missing}");
+    assert!(missing.contains("credential plugin"), "{missing}");
+    for content in ["no JSON, but a secret", "", r#"{"kind": "ExecCredential"}"#] {
+        std::fs::write(&printed, content).unwrap();
+        let error = refused().await;
+        assert!(error.to_lowercase().contains("exec"), "{content:?}: {error}");
+        assert!(!error.contains("secret"), "{content:?}: {error}");
+    }
+    let text = std::fs::read_to_string(kubeconfig.path()).unwrap();
+    std::fs::write(kubeconfig.path(), text.replace("command: cat", "command: no-such-plugin")).unwrap();
+    let error = refused().await;
+    assert!(error.contains("exec") && error.contains("No such file"), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_of_a_kind_that_is_not_supported_are_refused() {
+    let (_server, kubeconfig, settings) = server().await;
+    let text = std::fs::read_to_string(kubeconfig.path()).unwrap();
+    let file = format!("tokenFile: {}", kubeconfig.token_path().display());
+    for (provider, words) in
+        [("oidc", "oidc"), ("gcp", "oauth"), ("azure", "azure"), ("openstack", "openstack")]
+    {
+        let user = format!("auth-provider: {{name: {provider}, config: {{x: y}}}}");
+        std::fs::write(kubeconfig.path(), text.replace(&file, &user)).unwrap();
+        let error = check(&settings).await.unwrap_err().to_string();
+        assert!(error.contains("auth error") && error.contains(words), "{provider}: {error}");
+    }
+}

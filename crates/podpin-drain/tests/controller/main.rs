@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
 
 mod laws;
+mod places;
 mod scenes;
 mod threads;
 mod world;

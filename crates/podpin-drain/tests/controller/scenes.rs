@@ -21,11 +21,11 @@ fn policy() -> DrainPolicy {
     DrainPolicy::default()
 }
 
-fn open(world: &mut World, number: usize, count: usize) -> Vec<Arc<Stream>> {
+pub(crate) fn open(world: &mut World, number: usize, count: usize) -> Vec<Arc<Stream>> {
     (0..count).map(|_| world.open(number, OPENING).unwrap()).collect()
 }
 
-fn states(streams: &[Arc<Stream>], state: DrainState) -> usize {
+pub(crate) fn states(streams: &[Arc<Stream>], state: DrainState) -> usize {
     streams.iter().filter(|stream| stream.drain.state() == state).count()
 }
 

@@ -1,5 +1,7 @@
 //! The text of a head, and how it is read.
 
+use std::ops::Range;
+
 /// A field of a head or trailer section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'a> {
@@ -126,10 +128,32 @@ impl Head {
         self.text.len()
     }
 
+    /// Returns the text of the head, and where the path, the authority and the lines of [`Head::lines`] stand in it.
+    #[must_use]
+    pub fn into_text(self) -> HeadText {
+        let place = |which: Pseudo| self.pseudo.get(which as usize).copied().flatten().map(bounds);
+        let (path, authority) = (place(Pseudo::Path), place(Pseudo::Authority));
+        let lines = bounds(self.lines);
+        HeadText { path, authority: authority.unwrap_or_default(), lines, text: self.text }
+    }
+
     fn pseudo(&self, which: Pseudo) -> Option<&[u8]> {
         let span = (*self.pseudo.get(which as usize)?)?;
         Some(slice(&self.text, span))
     }
+}
+
+/// The memory of a head, and the places of its parts in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadText {
+    /// All parts, in any order.
+    pub text: Box<[u8]>,
+    /// Place of path and query; `None` if this is a plain CONNECT.
+    pub path: Option<Range<usize>>,
+    /// Place of host and port.
+    pub authority: Range<usize>,
+    /// Place of the fields, as HTTP/1.1 lines without a blank line.
+    pub lines: Range<usize>,
 }
 
 /// The trailer section of a request, without pseudo-header fields and fields of the connection.
@@ -172,6 +196,10 @@ impl<'a> Iterator for Fields<'a> {
 
 /// Returns the text of a place.
 pub(super) fn slice(text: &[u8], span: Span) -> &[u8] {
-    let bounds = usize::try_from(span.start).ok().zip(usize::try_from(span.length).ok());
-    bounds.and_then(|(start, length)| text.get(start..start + length)).unwrap_or_default()
+    text.get(bounds(span)).unwrap_or_default()
+}
+
+fn bounds(span: Span) -> Range<usize> {
+    let to_usize = |place: u32| usize::try_from(place).unwrap_or(usize::MAX);
+    to_usize(span.start)..to_usize(span.start).saturating_add(to_usize(span.length))
 }

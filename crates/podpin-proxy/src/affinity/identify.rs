@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::net::IpAddr;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use podpin_affinity::{Bound, Claim, Keyring, Lifetime, SessionId, Source, TokenError, Verified};
 use podpin_config::ClientIp;
 use podpin_endpoints::EndpointId;
@@ -18,7 +18,7 @@ use crate::affinity::request_view::RequestView;
 use crate::balance::service::ServiceState;
 use crate::clock;
 use podpin_wire::client::masked;
-use podpin_wire::field;
+use podpin_wire::fields::Fields;
 
 /// Session ids that one call to the operating system draws.
 const DRAWN_AT_ONCE: usize = 16;
@@ -121,7 +121,7 @@ pub(crate) fn evidence<'a>(
     request: &RequestView<'a>,
 ) -> Evidence<'a> {
     let by_header = service.session_header.as_ref();
-    if let Some(value) = by_header.and_then(|name| value_of(request.headers, name)) {
+    if let Some(value) = by_header.and_then(|name| value_of(request.fields, name)) {
         return header_evidence(keyring, service, value);
     }
     let affinity = &service.configuration.affinity;
@@ -129,7 +129,7 @@ pub(crate) fn evidence<'a>(
     if let Some(value) = by_query.and_then(|name| parameter(request.query?, name)) {
         return Evidence::Chosen(Source::Query, value.into(), None);
     }
-    let refused = match claim(keyring, service, request.headers) {
+    let refused = match claim(keyring, service, request.fields) {
         Claim::Pinned(verified) => return Evidence::Token(verified, IdentitySource::Cookie),
         Claim::Refused(error) => Some(error),
         Claim::None => None,
@@ -195,16 +195,16 @@ fn lifetime(service: &ServiceState) -> Lifetime {
     }
 }
 
-fn claim(keyring: &Keyring, service: &ServiceState, headers: &HeaderMap) -> Claim {
+fn claim(keyring: &Keyring, service: &ServiceState, fields: &Fields) -> Claim {
     let Some(name) = service.cookie_name() else { return Claim::None };
-    let lines = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    let lines = fields.all(&header::COOKIE);
     let lifetime = lifetime(service);
     podpin_affinity::claim(lines, name, |value| keyring.verify(&service.name, value, lifetime))
 }
 
 /// Returns the value of the header; `None` if it is empty or missing.
-fn value_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    field::value(headers, name).filter(|value| !value.is_empty())
+fn value_of<'a>(fields: &'a Fields, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    fields.joined(name).filter(|value| !value.is_empty())
 }
 
 /// Returns the value of the first parameter called `name` (WHATWG URL, section 5.1); `None` if it is empty or missing.

@@ -1,7 +1,7 @@
 //! The parts of a request that decide its route and its client's session.
 
-use http::header::HeaderMap;
 use podpin_wire::client::Client;
+use podpin_wire::fields::Fields;
 use podpin_wire::http1::request_head::RequestHead;
 
 /// The parts of a request that routing and identification read.
@@ -14,7 +14,7 @@ pub(crate) struct RequestView<'a> {
     /// Query without the question mark; `None` if there is none.
     pub query: Option<&'a str>,
     /// Header fields as they came.
-    pub headers: &'a HeaderMap,
+    pub fields: &'a Fields,
     /// The client that sent it.
     pub client: &'a Client,
 }
@@ -23,10 +23,10 @@ impl<'a> RequestView<'a> {
     /// Returns the view of a request head.
     pub(crate) fn new(head: &'a RequestHead, client: &'a Client) -> RequestView<'a> {
         RequestView {
-            authority: &head.authority,
+            authority: head.authority(),
             path: head.path(),
             query: head.query(),
-            headers: &head.headers,
+            fields: &head.fields,
             client,
         }
     }

@@ -45,7 +45,7 @@ impl RoutedRequest {
         request: &RequestView<'_>,
     ) -> Result<RoutedRequest, ErrorReply> {
         let keyring = &snapshot.keyring;
-        let destination = snapshot.table.find(request.authority, request.path, request.headers);
+        let destination = snapshot.table.find(request.authority, request.path, request.fields);
         let (route, identity, backends) = match destination.ok_or(ErrorReply::NoRoute)? {
             Destination::One(route) => {
                 let identity = identify(keyring, &route.service, request);

@@ -119,6 +119,7 @@ mod tests {
     use http::header::{self, HeaderMap, HeaderValue};
     use podpin_affinity::{SessionId, Token};
     use podpin_wire::client::Client;
+    use podpin_wire::fields::Fields;
 
     use super::*;
     use crate::clock;
@@ -153,14 +154,15 @@ mod tests {
         }
 
         /// Chooses for a request with these fields; returns the index of the service too.
-        fn choose(&self, fields: &[(header::HeaderName, &str)]) -> (usize, ClientIdentity) {
+        fn choose(&self, lines: &[(header::HeaderName, &str)]) -> (usize, ClientIdentity) {
             let mut headers = HeaderMap::new();
-            for (name, value) in fields {
+            for (name, value) in lines {
                 headers.append(name, HeaderValue::from_str(value).unwrap());
             }
-            let client = Client::of([192, 0, 2, 7].into(), false, &headers, &[]);
+            let fields = Fields::from(&headers);
+            let client = Client::of([192, 0, 2, 7].into(), false, &fields, &[]);
             let request =
-                RequestView { authority: "x", path: "/", query: None, headers: &headers, client: &client };
+                RequestView { authority: "x", path: "/", query: None, fields: &fields, client: &client };
             let chosen = choose(&self.keyring(), &self.backends, &request).unwrap();
             let at = usize::from(!Arc::ptr_eq(&chosen.route, &self.backends[ONE].route));
             (at, chosen.identity)

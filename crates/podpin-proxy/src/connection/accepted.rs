@@ -185,7 +185,7 @@ impl Connection {
         subject: Option<String>,
     ) -> RequestContext {
         let is_tls = self.listener.tls().is_some();
-        let mut client = Client::of(self.peer.ip(), is_tls, &head.headers, &snapshot.trusted_proxies);
+        let mut client = Client::of(self.peer.ip(), is_tls, &head.fields, &snapshot.trusted_proxies);
         client.subject = subject;
         let shared = Arc::clone(&self.listener.shared);
         RequestContext { shared, snapshot, head, client, began: clock::now(), permit: None }

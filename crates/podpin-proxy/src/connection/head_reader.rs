@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -110,7 +111,9 @@ impl Look {
         match request_head::scan(bytes, *scanned) {
             Ok(Scan::Complete(length)) if length > self.bytes_max => Some(too_large(bytes)),
             Ok(Scan::Complete(length)) => {
-                let bytes = bytes.split_to(length).freeze();
+                // The whole buffer, so that nothing of it stays with the connection.
+                let whole = if length == bytes.len() { mem::take(bytes) } else { bytes.split_to(length) };
+                let bytes = whole.freeze();
                 Some(match request_head::read(&bytes) {
                     Ok((framing, head)) => Next::Request(Box::new(ReceivedRequest { head, framing, bytes })),
                     Err(error) => Next::Refused(error.into()),
@@ -161,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn the_bytes_so_far_are_a_request_a_preface_or_too_much() {
         let request = look_at(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET", false).await;
-        assert!(matches!(request, Some(Next::Request(received)) if received.head.target == "/"));
+        assert!(matches!(request, Some(Next::Request(received)) if received.head.target() == "/"));
         assert!(look_at(b"GET / HTTP/1.1\r\n", false).await.is_none());
         assert!(matches!(look_at(HTTP2_PREFACE, true).await, Some(Next::Http2)));
         assert!(look_at(&HTTP2_PREFACE[..5], true).await.is_none());

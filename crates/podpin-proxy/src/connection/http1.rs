@@ -91,7 +91,7 @@ fn serve_requests(
             // The one configuration that the request sees, from here to its end.
             let snapshot = connection.listener.shared.snapshot();
             received.framing.keep_alive &= !connection.is_last_request(&snapshot) && !*closing.borrow();
-            if connection.is_misdirected(&idle.transport, &received.head.authority, &snapshot) {
+            if connection.is_misdirected(&idle.transport, received.head.authority(), &snapshot) {
                 connection.count_refused(ErrorReply::Misdirected);
                 let Some(next) = Box::pin(misdirect(idle, *received)).await else { return };
                 (idle, is_first) = (next, false);
@@ -177,7 +177,7 @@ async fn upgrade(
     let context = connection.request_context(snapshot, head, idle.transport.subject());
     let span = tracing::debug_span!(
         "upgrade",
-        host = %context.head.authority,
+        host = %context.head.authority(),
         path = context.head.path(),
         client = %context.client.address,
     );
@@ -206,6 +206,6 @@ fn terms(head: &RequestHead, framing: &RequestFraming, body: BodyDecoder) -> Htt
         body,
         is_http10: head.version == Version::HTTP_10,
         keep_alive: framing.keep_alive,
-        expects_continue: head.headers.contains_key(header::EXPECT),
+        expects_continue: head.fields.contains(&header::EXPECT),
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
-use podpin_h2::{Cause, Closed, Head, Trust};
+use podpin_h2::{Cause, Closed, Head, HeadText, Trust};
+use podpin_wire::fields::Fields;
 use podpin_wire::http1::request_head::{self, HeadError, RequestHead};
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -159,7 +159,7 @@ impl Requests {
         head: Result<Box<Head>, HeadError>,
         subject: Option<String>,
     ) -> Task {
-        let head = match head.and_then(|head| request_head(&head)) {
+        let head = match head.and_then(|head| request_head(*head)) {
             Ok(head) => head,
             Err(error) => {
                 self.connection.count_refused(error.into());
@@ -169,7 +169,7 @@ impl Requests {
         // The one configuration that the request sees, from here to its end.
         let snapshot = self.connection.listener.shared.snapshot();
         let is_misdirected =
-            |transport: &Transport| self.connection.is_misdirected(transport, &head.authority, &snapshot);
+            |transport: &Transport| self.connection.is_misdirected(transport, head.authority(), &snapshot);
         if client.transport(is_misdirected) == Some(true) {
             self.connection.count_refused(ErrorReply::Misdirected);
             return refuse(client, ErrorReply::Misdirected, ResponseBody::to(&head.method));
@@ -207,25 +207,23 @@ fn refuse(client: PendingResponse, reply: ErrorReply, body: ResponseBody) -> Tas
 }
 
 fn wants_events(head: &RequestHead, is_complete: bool) -> bool {
-    head.method == Method::GET && is_complete && request_head::names_event_streams(&head.headers)
+    head.method == Method::GET && is_complete && request_head::names_event_streams(&head.fields)
 }
 
-/// Returns a head as HTTP/1 has it.
-fn request_head(head: &Head) -> Result<RequestHead, HeadError> {
+/// Returns a head as HTTP/1 has it, in the memory that it has already.
+fn request_head(head: Head) -> Result<RequestHead, HeadError> {
     const MALFORMED: HeadError = HeadError::Malformed("a field that HTTP/1.1 does not allow");
     let method = Method::from_bytes(head.method()).map_err(|_| MALFORMED)?;
     let Some(path) = head.path().filter(|_| method != Method::CONNECT) else {
         return Err(HeadError::Connect);
     };
-    let target = std::str::from_utf8(path);
-    let target = target.map_err(|_| HeadError::Malformed("the request target is not UTF-8"))?.to_owned();
-    let authority = std::str::from_utf8(head.authority()).map_err(|_| MALFORMED)?.to_owned();
-    request_head::check_authority(&authority)?;
-    let mut headers = HeaderMap::with_capacity(head.fields().count());
-    for field in head.fields() {
-        let name = HeaderName::from_bytes(field.name).map_err(|_| MALFORMED)?;
-        let value = HeaderValue::from_bytes(field.value).map_err(|_| MALFORMED)?;
-        headers.append(name, value);
+    std::str::from_utf8(path).map_err(|_| HeadError::Malformed("the request target is not UTF-8"))?;
+    request_head::check_authority(std::str::from_utf8(head.authority()).map_err(|_| MALFORMED)?)?;
+    let HeadText { text, path, authority, lines } = head.into_text();
+    let fields = Fields::within(text.into(), lines).ok_or(HeadError::TooLarge)?;
+    if fields.iter().any(|(name, _)| name.len() > request_head::NAME_BYTES_MAX) {
+        return Err(HeadError::TooLarge);
     }
-    Ok(RequestHead { method, target, version: Version::HTTP_2, headers, authority })
+    let target = path.unwrap_or_default();
+    RequestHead::new(method, Version::HTTP_2, fields, target, authority).ok_or(HeadError::TooLarge)
 }

@@ -456,12 +456,13 @@ fn body_refusal(refusal: Refusal) -> ErrorReply {
 mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
     use std::time::Duration;
 
     use http::{HeaderMap, StatusCode};
     use podpin_h2::End;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::task::JoinSet;
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
     use crate::downstream::http2::Http2Stream;
@@ -476,56 +477,82 @@ mod tests {
         [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
     }
 
-    /// Writes a large response as its task does.
-    async fn respond(mut stream: Http2Stream) {
-        stream.write_head(StatusCode::OK, &HeaderMap::new(), End::No).unwrap();
-        let body = vec![b'x'; LARGE];
-        let mut sent = 0;
-        while let Some(rest) = body.get(sent..).filter(|rest| !rest.is_empty()) {
-            sent += poll_fn(|context| stream.poll_write(context, rest)).await.unwrap();
+    /// A waker that knows whether it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
         }
-        stream.finish();
     }
 
+    /// A large response whose pod is slow.
+    struct Response {
+        stream: Http2Stream,
+        woken: Arc<Woken>,
+    }
+
+    impl Response {
+        fn begin(mut stream: Http2Stream) -> Response {
+            stream.write_head(StatusCode::OK, &HeaderMap::new(), End::No).unwrap();
+            Response { stream, woken: Arc::default() }
+        }
+
+        /// Writes so many bytes; whether anything went.
+        fn write(&mut self, bytes: usize) -> bool {
+            self.woken.0.store(false, Ordering::Relaxed);
+            let waker = Arc::clone(&self.woken).into();
+            let written = self.stream.poll_write(&mut Context::from_waker(&waker), &vec![b'x'; bytes]);
+            written.is_ready()
+        }
+
+        fn has_turn(&self) -> bool {
+            self.woken.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// More streams than have a turn at once send until the socket is full. Behind that, those with a turn write straight
+    /// into the socket and then wait for their pods: the others get the next turns although the driver has nothing to do.
     #[tokio::test]
-    async fn large_responses_take_turns_to_their_ends() {
-        const COUNT: u8 = 4;
+    async fn large_responses_take_turns_without_the_driver() {
+        const COUNT: usize = 6;
         let (mut client, proxy) = connected().await;
-        let windows = [&[0, 4, 0, 16, 0, 0][..], &[0, 32, 0, 0]];
+        let windows = [&[0, 4, 0, 64, 0, 0][..], &[0, 64, 0, 0]];
         let mut input = [PREFACE, &frame(4, 0, 0, windows[0]), &frame(8, 0, 0, windows[1])].concat();
-        for stream in 0..COUNT {
-            input.extend(frame(1, 5, 2 * stream + 1, &[0x82, 0x86, 0x84, 0x41, 1, b'x']));
+        for stream in (1..).step_by(2).take(COUNT) {
+            input.extend(frame(1, 5, stream, &[0x82, 0x86, 0x84, 0x41, 1, b'x']));
         }
         client.write_all(&input).await.unwrap();
-        let config = Arc::new(Config::default());
-        let http2 = Http2Connection::new(
-            Transport::Plain(proxy),
-            BytesMut::new(),
-            Arc::clone(&config),
-            Trust::Client,
-        );
-        let driver = async {
-            let mut tasks = JoinSet::new();
-            let mut timer = pin!(tokio::time::sleep(Duration::from_secs(3600)));
-            loop {
-                match poll_fn(|context| http2.poll(context, timer.as_mut(), &config)).await {
-                    Progress::Arrivals(arrivals) => {
-                        for Arrival { stream, .. } in arrivals {
-                            tasks.spawn(respond(Http2Stream::new(Arc::clone(&http2), stream)));
-                        }
-                    }
-                    Progress::Ended(_) => return,
-                }
-            }
-        };
-        let reads = async {
-            let mut read = vec![0; usize::from(COUNT) * LARGE];
-            client.read_exact(&mut read).await.unwrap();
-        };
-        tokio::select! {
-            () = driver => panic!("the connection ended"),
-            () = reads => {}
-            () = tokio::time::sleep(Duration::from_secs(10)) => panic!("no stream has a turn"),
+        let (config, transport) = (Arc::new(Config::default()), Transport::Plain(proxy));
+        let http2 = Http2Connection::new(transport, BytesMut::new(), Arc::clone(&config), Trust::Client);
+        let mut timer = pin!(tokio::time::sleep(Duration::from_secs(3600)));
+        let mut responses = Vec::new();
+        while responses.len() < COUNT {
+            let progress = poll_fn(|context| http2.poll(context, timer.as_mut(), &config)).await;
+            let Progress::Arrivals(arrivals) = progress else { panic!("the connection ended") };
+            let stream = |arrival: Arrival| Http2Stream::new(Arc::clone(&http2), arrival.stream);
+            responses.extend(arrivals.into_iter().map(stream).map(Response::begin));
         }
+        while responses.iter_mut().fold(false, |any, response| response.write(LARGE) || any) {}
+        let mut read = vec![0; 1 << 20];
+        poll_fn(|context| {
+            while let Poll::Ready(count) =
+                Pin::new(&mut client).poll_read(context, &mut ReadBuf::new(&mut read))
+            {
+                count.unwrap();
+            }
+            assert!(http2.poll(context, timer.as_mut(), &config).is_pending());
+            let is_done = responses.iter().any(Response::has_turn) && http2.lock().output.is_empty();
+            if is_done { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        let (mut ahead, behind): (Vec<_>, Vec<_>) = responses.iter_mut().partition(|one| one.has_turn());
+        assert!(!behind.is_empty(), "all have a turn at once");
+        for response in &mut ahead {
+            assert!(response.write(8192), "a turn is a frame");
+        }
+        assert!(http2.lock().output.is_empty(), "the driver has nothing to write");
+        assert!(behind.iter().any(|response| response.has_turn()), "a turn was lost");
     }
 }

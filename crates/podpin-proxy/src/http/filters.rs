@@ -8,6 +8,7 @@ use http::{Method, StatusCode};
 use podpin_config as config;
 
 use crate::http::reply::LocalResponse;
+use podpin_wire::fields::Fields;
 use podpin_wire::http1::request_head::{self, RequestHead};
 
 /// The filters of one route.
@@ -68,7 +69,8 @@ impl RouteFilters {
     /// has to answer. `is_secure` if the client's connection is encrypted.
     #[must_use]
     pub fn local_response(&self, head: &RequestHead, is_secure: bool) -> Option<LocalResponse> {
-        let RequestHead { method, target, authority, headers: received, .. } = head;
+        let (method, received) = (&head.method, &head.fields);
+        let (target, authority) = (head.target(), head.authority());
         if let Some(cors) = self.cors.as_ref().filter(|_| is_preflight(method, received)) {
             return Some(LocalResponse::empty(StatusCode::NO_CONTENT, cors.preflight_headers(received)));
         }
@@ -87,13 +89,13 @@ impl RouteFilters {
     }
 
     /// Edits the fields of an endpoint's response to a request with the fields `received`.
-    pub fn edit_response(&self, received: &HeaderMap, headers: &mut HeaderMap) {
+    pub fn edit_response(&self, received: &Fields, headers: &mut HeaderMap) {
         self.response.apply(headers);
         self.cross_origin(received, headers);
     }
 
     /// Writes whether the page that sent a request may read its response, an endpoint's or the proxy's.
-    pub fn cross_origin(&self, received: &HeaderMap, headers: &mut HeaderMap) {
+    pub fn cross_origin(&self, received: &Fields, headers: &mut HeaderMap) {
         if let Some(cors) = &self.cors {
             cors.write(received, headers);
         }
@@ -118,10 +120,10 @@ impl RouteFilters {
     }
 }
 
-fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+fn is_preflight(method: &Method, fields: &Fields) -> bool {
     *method == Method::OPTIONS
-        && headers.contains_key(header::ORIGIN)
-        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        && fields.contains(&header::ORIGIN)
+        && fields.contains(&header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl Edits {
@@ -174,15 +176,15 @@ impl Cors {
     }
 
     /// Returns `Access-Control-Allow-Origin` for a request; `None` if its origin may not read the response.
-    fn allowed(&self, received: &HeaderMap) -> Option<HeaderValue> {
-        let origin = received.get(header::ORIGIN)?;
+    fn allowed(&self, received: &Fields) -> Option<HeaderValue> {
+        let origin = received.get(&header::ORIGIN)?;
         match &self.origins {
             None => Some(HeaderValue::from_static("*")),
-            Some(list) => list.contains(origin).then(|| origin.clone()),
+            Some(list) => list.iter().find(|allowed| allowed.as_bytes() == origin).cloned(),
         }
     }
 
-    fn preflight_headers(&self, received: &HeaderMap) -> HeaderMap {
+    fn preflight_headers(&self, received: &Fields) -> HeaderMap {
         let mut headers = HeaderMap::new();
         self.write(received, &mut headers);
         if headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
@@ -192,7 +194,7 @@ impl Cors {
     }
 
     /// Writes the fields of CORS in the place of the endpoint's own: a browser refuses two values.
-    fn write(&self, received: &HeaderMap, headers: &mut HeaderMap) {
+    fn write(&self, received: &Fields, headers: &mut HeaderMap) {
         headers.remove(header::ACCESS_CONTROL_ALLOW_ORIGIN);
         headers.remove(header::ACCESS_CONTROL_ALLOW_CREDENTIALS);
         if let Some(origin) = self.allowed(received) {

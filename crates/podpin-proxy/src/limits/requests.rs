@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes of heads that each request of the limit adds to what all heads together may hold. A browser's request with
-/// cookies costs about 6 KiB by the measure of `RequestHead::held_bytes`; too few show as refusals while
+/// cookies costs about 2 KiB by the measure of `RequestHead::held_bytes`; too few show as refusals while
 /// `podpin_requests_active` is below the limit.
 const HEAD_BYTES_EACH: usize = 8 << 10;
 /// Bytes of heads that may be held under any limit: several heads of the largest `limits.requestHeaderBytes`.

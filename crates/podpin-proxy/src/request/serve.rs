@@ -122,7 +122,7 @@ pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Fu
     }
     let span = tracing::debug_span!(
         "request",
-        host = %context.head.authority,
+        host = %context.head.authority(),
         path = context.head.path(),
         client = %context.client.address,
         service = tracing::field::Empty,
@@ -401,7 +401,7 @@ fn end(
 
 /// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
 fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
-    let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length = head.fields.text(&header::CONTENT_LENGTH);
     // HTTP/2 may repeat the same number in one field.
     let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
     let expects_one = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
@@ -421,14 +421,14 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
-    use crate::testing::{Scene, connected, nowhere, pending};
+    use crate::testing::{Scene, connected, nowhere, pending, request_head};
 
     fn head(method: Method, version: Version, length: Option<&str>) -> RequestHead {
         let mut headers = HeaderMap::new();
         if let Some(length) = length {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_str(length).unwrap());
         }
-        RequestHead { method, target: "/".into(), version, headers, authority: "x".into() }
+        request_head(method, version, &headers)
     }
 
     #[tokio::test]

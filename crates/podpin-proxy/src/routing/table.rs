@@ -8,9 +8,9 @@
 
 use std::collections::HashMap;
 
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderName;
 use podpin_config::{Host, PathMatch, RouteMatch, ValueMatch};
-use podpin_wire::field;
+use podpin_wire::fields::Fields;
 use podpin_wire::http1::request_head;
 
 use crate::routing::route::Destination;
@@ -136,22 +136,22 @@ impl<R: Clone> RouteTable<R> {
 
     /// Returns the route for an authority (host with or without port, any case), a path without its query, and header fields;
     /// `None` if no route matches.
-    pub fn find(&self, authority: &str, path: &str, headers: &HeaderMap) -> Option<R> {
+    pub fn find(&self, authority: &str, path: &str, fields: &Fields) -> Option<R> {
         if self.exact_hosts.is_empty() && self.wildcard_hosts.is_empty() {
-            return self.any_host.find(path, headers);
+            return self.any_host.find(path, fields);
         }
         let host = host_of(authority);
         probe(&self.exact_hosts, &host)
-            .and_then(|paths| paths.find(path, headers))
-            .or_else(|| self.find_wildcard(&host, path, headers))
-            .or_else(|| self.any_host.find(path, headers))
+            .and_then(|paths| paths.find(path, fields))
+            .or_else(|| self.find_wildcard(&host, path, fields))
+            .or_else(|| self.any_host.find(path, fields))
     }
 
-    fn find_wildcard(&self, host: &str, path: &str, headers: &HeaderMap) -> Option<R> {
+    fn find_wildcard(&self, host: &str, path: &str, fields: &Fields) -> Option<R> {
         // A wildcard stands for at least a byte before its dot.
         let dot = host.match_indices('.').map(|(at, _)| at).find(|at| *at > 0)?;
         let suffix = host.get(dot + 1..)?;
-        self.wildcard_hosts.longest(suffix.rsplit('.'), &|paths: &Paths<R>| paths.find(path, headers))
+        self.wildcard_hosts.longest(suffix.rsplit('.'), &|paths: &Paths<R>| paths.find(path, fields))
     }
 }
 
@@ -170,12 +170,12 @@ impl<R: Clone> Paths<R> {
         }
     }
 
-    fn find(&self, path: &str, headers: &HeaderMap) -> Option<R> {
+    fn find(&self, path: &str, fields: &Fields) -> Option<R> {
         let exact = if self.exact.is_empty() { None } else { probe(&self.exact, path) };
-        exact.and_then(|rules| first(rules, headers)).or_else(|| {
+        exact.and_then(|rules| first(rules, fields)).or_else(|| {
             // `*` has no elements and no prefix.
             path.starts_with('/').then_some(())?;
-            self.prefixes.longest(elements(path), &|rules: &Vec<Rule<R>>| first(rules, headers))
+            self.prefixes.longest(elements(path), &|rules: &Vec<Rule<R>>| first(rules, fields))
         })
     }
 }
@@ -186,9 +186,9 @@ fn elements(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Returns the route of the first rule whose headers all match.
-fn first<R: Clone>(rules: &[Rule<R>], headers: &HeaderMap) -> Option<R> {
+fn first<R: Clone>(rules: &[Rule<R>], fields: &Fields) -> Option<R> {
     let has = |(name, wanted): &(HeaderName, ValueMatch)| {
-        field::value(headers, name).is_some_and(|value| wanted.matches(&value))
+        fields.joined(name).is_some_and(|value| wanted.matches(&value))
     };
     rules.iter().find(|rule| rule.headers.iter().all(has)).map(|rule| rule.route.clone())
 }
@@ -231,12 +231,12 @@ mod tests {
         pairs.iter().map(exact).collect()
     }
 
-    fn lines(pairs: &[(String, String)]) -> HeaderMap {
-        let mut lines = HeaderMap::new();
+    fn lines(pairs: &[(String, String)]) -> Fields {
+        let mut lines = http::HeaderMap::new();
         for (name, value) in pairs {
             lines.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
-        lines
+        Fields::from(&lines)
     }
 
     fn host(text: &str) -> Host {
@@ -273,7 +273,7 @@ mod tests {
             ("[::1]:8080", "/", 0),
         ];
         for (host, path, expected) in cases {
-            assert_eq!(table.find(host, path, &HeaderMap::new()), Some(expected), "{host}{path}");
+            assert_eq!(table.find(host, path, &Fields::default()), Some(expected), "{host}{path}");
         }
     }
 
@@ -284,7 +284,7 @@ mod tests {
 
     fn hashed_bytes(table: &RouteTable<usize>, host: &str, path: &str) -> usize {
         HASHED_BYTES.set(0);
-        table.find(host, path, &HeaderMap::new());
+        table.find(host, path, &Fields::default());
         HASHED_BYTES.get()
     }
 
@@ -325,9 +325,9 @@ mod tests {
         let cases = [("a.example.com", true), (".example.com", false), ("..example.com", true)];
         let more = [("example.com", false), ("a..example.com", true), ("aexample.com", false), ("", false)];
         for (host, expected) in cases.into_iter().chain(more) {
-            assert_eq!(table.find(host, "/", &HeaderMap::new()).is_some(), expected, "{host}");
+            assert_eq!(table.find(host, "/", &Fields::default()).is_some(), expected, "{host}");
         }
-        assert_eq!(table.find("a.example.com", "*", &HeaderMap::new()), None, "OPTIONS *");
+        assert_eq!(table.find("a.example.com", "*", &Fields::default()), None, "OPTIONS *");
     }
 
     #[test]
@@ -348,7 +348,7 @@ mod tests {
             ("/", None),
         ];
         for (path, expected) in cases {
-            assert_eq!(table.find("h", path, &HeaderMap::new()), expected, "{path}");
+            assert_eq!(table.find("h", path, &Fields::default()), expected, "{path}");
         }
     }
 

@@ -117,7 +117,7 @@ fn is_fixed(headers: &HeaderMap) -> bool {
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = ()> + Send {
     let span = tracing::debug_span!(
         "stream",
-        host = %context.head.authority,
+        host = %context.head.authority(),
         path = context.head.path(),
         client = %context.client.address,
         service = tracing::field::Empty,
@@ -309,7 +309,7 @@ impl Opening<'_> {
         request.count_decision(Some(selected));
         self.context.count(Some(&request.route), status.as_u16());
         if content.is_event_stream() {
-            let is_resumed = self.context.head.headers.contains_key(LAST_EVENT_ID);
+            let is_resumed = self.context.head.fields.contains(&LAST_EVENT_ID);
             let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
             let decision = request.decision(Some(selected));
             request.service().metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
@@ -320,7 +320,7 @@ impl Opening<'_> {
     /// none is needed.
     fn normal_retry(&self) -> Option<u32> {
         let request = &self.attempts.request;
-        let is_back = request.is_returning() || self.context.head.headers.contains_key(LAST_EVENT_ID);
+        let is_back = request.is_returning() || self.context.head.fields.contains(&LAST_EVENT_ID);
         let normal = request.service().configuration.sse.retry.normal;
         // Clients of other methods read a completion, and do not come back.
         let reconnects = self.repetition == Repetition::Harmless;
@@ -339,9 +339,10 @@ impl Opening<'_> {
             None => Framer::unbuffered(),
         };
         // The endpoint's word on where it begins is better than the client's.
-        let named = start.head.headers.get(LAST_EVENT_ID).filter(|id| id.as_bytes() != EARLIEST);
-        if let Some(id) = named.or_else(|| self.context.head.headers.get(LAST_EVENT_ID)) {
-            framer.seed(id.as_bytes());
+        let named = start.head.headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
+        let named = named.filter(|id| *id != EARLIEST);
+        if let Some(id) = named.or_else(|| self.context.head.fields.get(&LAST_EVENT_ID)) {
+            framer.seed(id);
         }
         if let Some(retry) = self.normal_retry().filter(|_| settings.goodbye_retry.is_some()) {
             framer.set_retry(retry);

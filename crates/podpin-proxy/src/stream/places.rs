@@ -25,7 +25,7 @@ pub(crate) struct Places {
 impl Places {
     /// Returns the places of a request with this head, none of them taken yet.
     pub(crate) fn for_request(head: &RequestHead) -> Places {
-        Places { is_early: request_head::names_event_streams(&head.headers), permits: None }
+        Places { is_early: request_head::names_event_streams(&head.fields), permits: None }
     }
 
     /// Selects the endpoint of the next attempt, with a place at it if the request takes that early.

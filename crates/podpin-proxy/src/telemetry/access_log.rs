@@ -7,6 +7,8 @@ use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -16,8 +18,10 @@ use serde::Serialize;
 use crate::clock;
 use crate::telemetry::labels::AffinityDecision;
 
-/// Lines that may wait for a slow disk: about 2 MB of JSON. A queue that is full for long means that the log cannot keep up.
+/// Lines that may wait for a slow disk. A queue that is full for long means that the log cannot keep up.
 const QUEUE_LINES: usize = 8192;
+/// Bytes of JSON that may wait: twice what as many lines of the usual size have. A client chooses the length of its path.
+const QUEUE_BYTES: usize = 4 << 20;
 /// The time that the end of the process waits for a slow disk.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
@@ -89,7 +93,11 @@ pub struct Record {
 
 /// An open target of access log lines, with a thread that writes to the target and ends when this is dropped.
 #[derive(Debug)]
-pub struct LogSink(SyncSender<Entry>);
+pub struct LogSink {
+    queue: SyncSender<Entry>,
+    /// Bytes of the lines in the queue.
+    waiting: Arc<AtomicUsize>,
+}
 
 /// The error of a line that was dropped because the queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +119,7 @@ impl LogSink {
     /// Waits until everything queued so far is written, at most a second.
     pub fn flush(&self) {
         let (mark, written) = sync_channel(1);
-        if self.0.send(Entry::Mark(mark)).is_err() || written.recv_timeout(FLUSH_LIMIT).is_err() {
+        if self.queue.send(Entry::Mark(mark)).is_err() || written.recv_timeout(FLUSH_LIMIT).is_err() {
             tracing::warn!("the access log is behind: its last lines are lost");
         }
     }
@@ -123,7 +131,15 @@ impl LogSink {
     pub fn write(&self, record: &Record) -> Result<(), Dropped> {
         let Ok(mut line) = serde_json::to_vec(record) else { return Ok(()) };
         line.push(b'\n');
-        self.0.try_send(Entry::Line(line)).map_err(|_| Dropped)
+        let bytes = line.len();
+        // Relaxed is enough: the count guards no other memory.
+        if self.waiting.fetch_add(bytes, Ordering::Relaxed) < QUEUE_BYTES
+            && self.queue.try_send(Entry::Line(line)).is_ok()
+        {
+            return Ok(());
+        }
+        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        Err(Dropped)
     }
 }
 
@@ -153,12 +169,16 @@ fn append(path: &Path) -> io::Result<std::fs::File> {
 
 fn start(target: impl Write + Send + 'static) -> io::Result<LogSink> {
     let (queue, lines) = sync_channel(QUEUE_LINES);
-    std::thread::Builder::new().name("access-log".to_owned()).spawn(move || drain(&lines, target))?;
-    Ok(LogSink(queue))
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let written = Arc::clone(&waiting);
+    std::thread::Builder::new()
+        .name("access-log".to_owned())
+        .spawn(move || drain(&lines, &written, target))?;
+    Ok(LogSink { queue, waiting })
 }
 
 /// Writes what is queued in one go and flushes when nothing waits: few calls under load, no delay without.
-fn drain(lines: &Receiver<Entry>, target: impl Write) {
+fn drain(lines: &Receiver<Entry>, waiting: &AtomicUsize, target: impl Write) {
     let mut target = BufWriter::with_capacity(64 * 1024, target);
     while let Ok(first) = lines.recv() {
         let mut next = Some(first);
@@ -169,6 +189,7 @@ fn drain(lines: &Receiver<Entry>, target: impl Write) {
                     if let Err(error) = target.write_all(&line) {
                         tracing::warn!(%error, "the access log cannot be written");
                     }
+                    waiting.fetch_sub(line.len(), Ordering::Relaxed);
                 }
                 Entry::Mark(mark) => marks.push(mark),
             }
@@ -217,6 +238,38 @@ mod tests {
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!((&lines[0]["affinity"], &lines[1]["retries"]), (&"repinned".into(), &2.into()));
         assert!(lines[0].get("endpoint").is_none() && lines[0].get("session").is_none(), "{text}");
+    }
+
+    /// A disk that is stuck until a test lets it go.
+    struct Stuck(Receiver<()>, Kept);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _released = self.0.recv();
+            self.1.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_stuck_disk_is_bounded_in_bytes() {
+        let (release, stuck) = sync_channel(0);
+        let kept = Kept::default();
+        let sink = start(Stuck(stuck, kept.clone())).unwrap();
+        let record = Record { path: "/".repeat(64 << 10), ..Record::default() };
+        let queued = (0..QUEUE_LINES).take_while(|_| sink.write(&record).is_ok()).count();
+        // The writer has a line or two in its hands.
+        assert!((64..=67).contains(&queued), "{queued} lines of 64 KiB");
+        assert_eq!(sink.write(&Record::default()), Err(Dropped), "a short one as well");
+        drop(release);
+        sink.flush();
+        sink.write(&Record::default()).unwrap();
+        sink.flush();
+        assert_eq!(sink.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(kept.0.lock().iter().filter(|byte| **byte == b'\n').count(), queued + 1);
     }
 
     #[test]

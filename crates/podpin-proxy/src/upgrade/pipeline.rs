@@ -340,8 +340,8 @@ impl ProxyHttp for Pipeline {
             }
         } else if let Some(mut response) = response {
             session.set_keepalive(None);
-            if let Some(attempts) = &request.attempts {
-                let received = &session.req_header().headers;
+            if let (Some(attempts), Some(start)) = (&request.attempts, &request.start) {
+                let received = &start.context.head.fields;
                 attempts.request.route.filters.cross_origin(received, &mut response.headers);
             }
             if let Err(error) = write_response(session, response).await {

@@ -19,12 +19,12 @@ use crate::request_context::RequestContext;
 /// [`session_headers::write_session`].
 pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest) -> HeaderMap {
     let RequestContext { head, client, .. } = context;
-    let mut fields = headers::request_headers(&head.headers, client);
+    let mut fields = headers::request_headers(&head.fields, client);
     session_headers::strip_cookies(request, &mut fields);
     session_headers::unbind_session_id(request, &mut fields);
     request.route.filters.edit_request(&mut fields);
     // Last, so that no filter can change the client's address.
-    for (name, value) in headers::forwarding_headers(&head.headers, client, &head.authority) {
+    for (name, value) in headers::forwarding_headers(&head.fields, client, head.authority()) {
         fields.insert(name, value);
     }
     fields
@@ -32,8 +32,8 @@ pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest
 
 /// Returns path and query for the endpoint, by the route's rewrite.
 pub(crate) fn upstream_target<'a>(request: &RoutedRequest, head: &'a RequestHead) -> Cow<'a, str> {
-    let rewritten = request.route.filters.target(&head.target);
-    rewritten.map_or(Cow::Borrowed(&head.target), Cow::Owned)
+    let rewritten = request.route.filters.target(head.target());
+    rewritten.map_or(Cow::Borrowed(head.target()), Cow::Owned)
 }
 
 /// Returns `Host` for the endpoint: the route's, the client's, or the address of the endpoint if neither has one.
@@ -43,7 +43,7 @@ pub(crate) fn upstream_host<'a>(
     address: SocketAddr,
 ) -> Cow<'a, str> {
     let fixed = request.route.filters.hostname().and_then(|host| host.to_str().ok());
-    match fixed.unwrap_or(&head.authority) {
+    match fixed.unwrap_or(head.authority()) {
         "" => Cow::Owned(address.to_string()),
         host => Cow::Borrowed(host),
     }
@@ -89,7 +89,7 @@ pub(crate) fn client_headers(
     let sets_ours = |value: &_| session_headers::sets_affinity_cookie(request, value);
     let mut fields = headers::response_headers(received, sets_ours);
     headers::single_length(status, &mut fields);
-    request.route.filters.edit_response(&context.head.headers, &mut fields);
+    request.route.filters.edit_response(&context.head.fields, &mut fields);
     let keyring = &context.snapshot.keyring;
     session_headers::write_affinity(keyring, request, selected.endpoint.id, &context.client, &mut fields);
     fields

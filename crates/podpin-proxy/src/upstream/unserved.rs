@@ -89,7 +89,7 @@ impl<'a> Unserved<'a> {
         let retry_kind = retry.as_ref().map(|retry| retry.kind);
         let mut response = retry.map(|retry| retry.response).or_else(|| reply.response());
         if let (Some(response), Some(request)) = (&mut response, request) {
-            request.route.filters.cross_origin(&context.head.headers, &mut response.headers);
+            request.route.filters.cross_origin(&context.head.fields, &mut response.headers);
         }
         let status = response.as_ref().map_or(0, |response| response.status.as_u16());
         context.count(request.map(|request| &*request.route), status);

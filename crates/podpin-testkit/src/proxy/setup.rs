@@ -28,6 +28,7 @@ pub struct Setup {
     h2c: bool,
     tls: Option<String>,
     proxy_protocol: Option<String>,
+    admin: String,
     keys: Option<Vec<(String, String)>>,
     top: Vec<String>,
     routes: Vec<String>,
@@ -89,6 +90,12 @@ impl Setup {
     /// Adds a line at the top level, such as `trustedProxies: [127.0.0.0/8]`.
     pub fn top(mut self, line: &str) -> Setup {
         self.top.push(line.to_owned());
+        self
+    }
+
+    /// Adds keys to `admin`, such as `token: {file: t}`.
+    pub fn admin(mut self, keys: &str) -> Setup {
+        self.admin = format!(", {keys}");
         self
     }
 
@@ -193,7 +200,7 @@ impl Setup {
         writeln!(text, "  - {{name: http, address: \"{address}\", h2c: {}{more}}}", self.h2c)
             .expect("writing to a string");
         let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string");
-        line(&format!("admin: {{address: \"{admin}\"}}"));
+        line(&format!("admin: {{address: \"{admin}\"{}}}", self.admin));
         if !self.top.iter().any(|line| line.starts_with("affinityKeys")) {
             line("affinityKeys:");
             let keys = self.keys.clone().unwrap_or_else(|| vec![("k1".to_owned(), "k1".to_owned())]);

@@ -83,10 +83,14 @@ fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
 /// Writes header fields in HTTP/1.1, with the customary capitals.
 pub fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers {
-        let mut starts = true;
-        for byte in name.as_str().bytes() {
-            out.push(if starts { byte.to_ascii_uppercase() } else { byte });
-            starts = byte == b'-';
+        let start = out.len();
+        out.extend_from_slice(name.as_str().as_bytes());
+        let mut is_first = true;
+        for byte in out.iter_mut().skip(start) {
+            if is_first {
+                byte.make_ascii_uppercase();
+            }
+            is_first = *byte == b'-';
         }
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());

@@ -4,16 +4,25 @@
 //! several or malformed `Content-Length`s, `Content-Length` beside `Transfer-Encoding`, codings other than a single
 //! `chunked`, several `Host`s. Requests that pass are served from the parsed head; only an offer of another protocol goes on byte for byte.
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use std::borrow::Cow;
+use std::mem::MaybeUninit;
+use std::ops::Range;
 
-/// Fields of one head or one trailer section, from clients and from pods, over every version of HTTP. A field costs about
-/// 250 bytes of memory whatever its size, and over HTTP/2 one byte on the wire. nginx and HAProxy stop near 100; too low
+use bytes::Bytes;
+use http::{HeaderValue, Method, Version};
+
+use crate::fields::{self, Fields, Span};
+
+/// Fields of one head or one trailer section, from clients and from pods, over every version of HTTP. While a field is
+/// passed on it costs about 250 bytes of memory whatever its size, and over HTTP/2 one byte on the wire. nginx and HAProxy stop near 100; too low
 /// shows as `podpin_request_heads_refused_total{code="431"}` without an attack.
 pub const FIELDS_MAX: usize = 128;
 
 /// Bytes of a host without its port; a name in the DNS has 253 at most (RFC 1035 section 2.3.4).
 const HOST_BYTES_MAX: usize = 255;
+
+/// Bytes of the name of a field: as many as the library for header fields takes.
+pub const NAME_BYTES_MAX: usize = 65_535;
 
 /// The reason why a request head is refused; the proxy's replies say what that is on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,47 +93,68 @@ pub struct RequestFraming {
     pub keep_alive: bool,
 }
 
-/// A request head that was read and checked.
+/// A request head that was read and checked, in one piece of memory.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     /// Method of the request.
     pub method: Method,
-    /// Path and query in origin form.
-    pub target: String,
     /// Version of the protocol: 1.0, 1.1 or 2.
     pub version: Version,
     /// Header fields, as they came.
-    pub headers: HeaderMap,
-    /// Host and port as the client wrote them; empty when it did not (HTTP/1.0).
-    pub authority: String,
+    pub fields: Fields,
+    target: Span,
+    authority: Span,
 }
-
-/// Bytes that a field costs beside its name and its value, as [`FIELDS_MAX`] says.
-const FIELD_BYTES: usize = 256;
 
 impl RequestHead {
-    /// Returns the memory that the head holds, in bytes: its text, and as much for each field as one costs whatever its size.
+    /// Returns the head of a request with these fields, for a target in origin form and an authority that are part of the
+    /// text of `fields`; `None` if they are not.
+    #[must_use]
+    pub fn new(
+        method: Method,
+        version: Version,
+        fields: Fields,
+        target: Range<usize>,
+        authority: Range<usize>,
+    ) -> Option<RequestHead> {
+        let (target, authority) = (Span::of(target)?, Span::of(authority)?);
+        Some(RequestHead { method, version, fields, target, authority })
+    }
+
+    /// Returns the memory that the head holds, in bytes.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        let field =
-            |(name, value): (&HeaderName, &HeaderValue)| FIELD_BYTES + name.as_str().len() + value.len();
-        self.target.len() + self.authority.len() + self.headers.iter().map(field).sum::<usize>()
+        size_of::<RequestHead>() + self.fields.held_bytes()
     }
 
-    /// The target without its query.
+    /// Returns path and query in origin form.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.fields.text_at(self.target)
+    }
+
+    /// Returns host and port as the client wrote them; empty if it did not (HTTP/1.0).
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        self.fields.text_at(self.authority)
+    }
+
+    /// Returns the target without its query.
+    #[must_use]
     pub fn path(&self) -> &str {
-        self.target.split('?').next().unwrap_or("/")
+        self.target().split('?').next().unwrap_or("/")
     }
 
-    /// The query of the target.
+    /// Returns the query of the target.
+    #[must_use]
     pub fn query(&self) -> Option<&str> {
-        self.target.split_once('?').map(|(_, query)| query)
+        self.target().split_once('?').map(|(_, query)| query)
     }
 }
 
-/// Checks and parses a complete head (as [`scan`] measured it). The values of its fields share its memory.
-pub fn read(head: &Bytes) -> Result<(RequestFraming, RequestHead), HeadError> {
-    with_parsed(head, |request| Ok((framing(request)?, build(head, request)?)))
+/// Checks and parses a complete head (as [`scan`] measured it).
+pub fn read(head: &[u8]) -> Result<(RequestFraming, RequestHead), HeadError> {
+    with_parsed(head, |request| Ok((framing(request)?, build(request)?)))
 }
 
 fn with_parsed<T>(
@@ -133,9 +163,9 @@ fn with_parsed<T>(
 ) -> Result<T, HeadError> {
     // RFC 9112 section 2.2: an empty line before the request line is skipped.
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
-    let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut request = httparse::Request::new(&mut lines);
-    match request.parse(head) {
+    let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut lines) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => then(&request),
         Ok(_) => Err(HeadError::Malformed("the head does not end where its blank line is")),
         Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooLarge),
@@ -239,6 +269,9 @@ impl FramingFields {
         if name.is_empty() {
             return Err(HeadError::Malformed("a header name is not a token"));
         }
+        if name.len() > NAME_BYTES_MAX {
+            return Err(HeadError::TooLarge);
+        }
         if name.eq_ignore_ascii_case("host") {
             self.hosts += 1;
             check_host(value)?;
@@ -335,8 +368,8 @@ fn accepts_event_stream(value: &[u8]) -> bool {
 
 /// Whether a request names `text/event-stream` in one of its `Accept` fields, with any weight but zero. Clients of the
 /// Model Context Protocol name JSON, too: which of the two answers such a request is known from the response only.
-pub fn names_event_streams(headers: &HeaderMap) -> bool {
-    headers.get_all(http::header::ACCEPT).iter().any(|value| accepts_event_stream(value.as_bytes()))
+pub fn names_event_streams(fields: &Fields) -> bool {
+    fields.all(&http::header::ACCEPT).any(accepts_event_stream)
 }
 
 fn is_weight_zero(parameter: &[u8]) -> bool {
@@ -346,22 +379,23 @@ fn is_weight_zero(parameter: &[u8]) -> bool {
     std::str::from_utf8(weight).ok().and_then(|text| text.parse::<f32>().ok()) == Some(0.0)
 }
 
-fn build(bytes: &Bytes, request: &httparse::Request<'_, '_>) -> Result<RequestHead, HeadError> {
+fn build(request: &httparse::Request<'_, '_>) -> Result<RequestHead, HeadError> {
     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes())
         .map_err(|_| HeadError::Malformed("the method is not a token"))?;
-    let mut headers = HeaderMap::with_capacity(request.headers.len());
-    for line in request.headers.iter() {
-        let name = HeaderName::from_bytes(line.name.as_bytes())
-            .map_err(|_| HeadError::Malformed("a header name is not a token"))?;
-        let value = shared_value(bytes, bytes, line.value)
-            .ok_or(HeadError::Malformed("a header value has a control character"))?;
-        headers.append(name, value);
-    }
-    let (authority, target) = split_target(request.path.unwrap_or_default());
-    let host = headers.get(http::header::HOST).and_then(|value| value.to_str().ok());
-    let authority = authority.or(host).unwrap_or_default().to_owned();
     let version = if request.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-    Ok(RequestHead { method, target, version, headers, authority })
+    let (named, target) = split_target(request.path.unwrap_or_default());
+    let lines = request.headers.iter().map(|line| line.name.len() + line.value.len() + 4);
+    let bytes = target.len() + named.map_or(0, str::len) + lines.sum::<usize>();
+    let mut fields = fields::Builder::new(bytes, request.headers.len());
+    let target = fields.append(&target).ok_or(HeadError::TargetTooLong)?;
+    let mut authority = fields.append(named.unwrap_or_default()).ok_or(HeadError::TooLarge)?;
+    for line in request.headers.iter() {
+        let value = fields.push(line.name, line.value).ok_or(HeadError::TooLarge)?;
+        if named.is_none() && line.name.eq_ignore_ascii_case("host") {
+            authority = value;
+        }
+    }
+    Ok(RequestHead { method, version, fields: fields.finish(), target, authority })
 }
 
 /// Returns `value`, which lies within `head`, as a header value in the memory of `bytes`, which begin with the same
@@ -373,13 +407,13 @@ pub fn shared_value(bytes: &Bytes, head: &[u8], value: &[u8]) -> Option<HeaderVa
 }
 
 /// Authority and origin form of a request target (RFC 9112 section 3.2: an absolute form beats `Host`).
-fn split_target(target: &str) -> (Option<&str>, String) {
+fn split_target(target: &str) -> (Option<&str>, Cow<'_, str>) {
     let Some((_, rest)) = target.split_once("://").filter(|_| !target.starts_with('/')) else {
-        return (None, target.to_owned());
+        return (None, target.into());
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path = if path.starts_with('/') { path.into() } else { format!("/{path}").into() };
     (Some(authority), path)
 }
 
@@ -398,16 +432,14 @@ mod tests {
 
     fn verdict(head: &str) -> Result<RequestFraming, HeadError> {
         match scan(head.as_bytes(), 0)? {
-            Scan::Complete(end) if end == head.len() => {
-                read(&Bytes::copy_from_slice(head.as_bytes())).map(|(facts, _)| facts)
-            }
+            Scan::Complete(end) if end == head.len() => read(head.as_bytes()).map(|(facts, _)| facts),
             Scan::Complete(_) => Err(HeadError::Malformed("test: bytes after the head")),
             Scan::Partial => Err(HeadError::Malformed("test: no end")),
         }
     }
 
     fn parsed(head: &'static str) -> RequestHead {
-        read(&Bytes::from_static(head.as_bytes())).unwrap().1
+        read(head.as_bytes()).unwrap().1
     }
 
     #[test]
@@ -518,13 +550,10 @@ mod tests {
     #[test]
     fn an_absolute_target_wins_over_host() {
         let head = parsed("GET http://b.example:81/x?y=1 HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!(
-            (head.authority.as_str(), head.target.as_str(), head.path()),
-            ("b.example:81", "/x?y=1", "/x")
-        );
+        assert_eq!((head.authority(), head.target(), head.path()), ("b.example:81", "/x?y=1", "/x"));
         let head = parsed("GET http://b.example?y HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!(head.target, "/?y");
+        assert_eq!(head.target(), "/?y");
         let head = parsed("GET /go?to=http://c/ HTTP/1.1\r\nHost: a\r\n\r\n");
-        assert_eq!((head.authority.as_str(), head.target.as_str()), ("a", "/go?to=http://c/"));
+        assert_eq!((head.authority(), head.target()), ("a", "/go?to=http://c/"));
     }
 }

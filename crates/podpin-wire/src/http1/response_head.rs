@@ -3,6 +3,8 @@
 //! Framing follows RFC 9112 section 6; what is ambiguous there (`Content-Length` beside `Transfer-Encoding`, differing
 //! lengths) is refused.
 
+use std::mem::MaybeUninit;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
@@ -149,13 +151,17 @@ pub fn is_worth_parsing(buffer: &[u8], parsed: usize) -> bool {
 /// # Errors
 /// If it is malformed, or its body has no clear end.
 pub fn parse_head(buffer: &[u8], method: &Method) -> Result<Option<ParsedHead>, ResponseError> {
-    let mut lines = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut response = httparse::Response::new(&mut lines);
+    let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut []);
     // Each empty line would bring another look.
     if buffer.get(..EMPTY_BYTES_MAX).is_some_and(|start| start.iter().all(|byte| b"\r\n".contains(byte))) {
         return Err(ResponseError("there are empty lines before the response"));
     }
-    let length = match response.parse(buffer) {
+    let length = match httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        buffer,
+        &mut lines,
+    ) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
         Err(httparse::Error::TooManyHeaders) => return Err(ResponseError("too many header lines")),

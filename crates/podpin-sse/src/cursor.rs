@@ -329,7 +329,8 @@ impl Cursor {
         if !is_known && awaits && self.waits && ahead == Ahead::NotYet {
             return Verdict::Undecided;
         }
-        if !is_known && !(awaits && ahead == Ahead::Oldest) {
+        let is_history = awaits && ahead == Ahead::Oldest;
+        if !(is_known || is_history) {
             self.followers_left = 0;
             return self.resume();
         }

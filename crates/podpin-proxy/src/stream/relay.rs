@@ -481,7 +481,7 @@ impl Future for Relay {
 #[cfg(test)]
 mod tests {
     use podpin_affinity::SessionId;
-    use podpin_drain::DrainState;
+    use podpin_drain::{DrainState, Mobility};
     use podpin_sse::Framer;
     use podpin_sse::session::Content;
     use podpin_wire::http1::body::FIRST_CHUNK;

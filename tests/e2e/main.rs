@@ -19,6 +19,7 @@ mod crowd;
 mod demo;
 mod drain;
 mod drain_wait;
+mod ejection;
 mod endpoint_states;
 mod event_stream;
 mod faults;

@@ -146,6 +146,11 @@ impl Attempts {
         Ok(permit)
     }
 
+    /// Leaves out an endpoint without an attempt.
+    pub(crate) fn pass_over(&mut self, endpoint: EndpointId) {
+        self.tried.push(endpoint);
+    }
+
     /// Makes `endpoint` the endpoint of the next attempt, past all rules.
     pub(crate) fn select_fixed(&mut self, endpoint: Arc<Endpoint>) {
         self.begin(Selected::fixed(endpoint));
@@ -189,6 +194,8 @@ impl Attempts {
     fn weigh(&self, endpoint: &Endpoint, evidence: Evidence) {
         let service = self.service();
         match evidence {
+            // Many streams ask a successor at once: what their burst breaks says nothing of it.
+            Evidence::Failure | Evidence::Suspicion if self.is_successor() => {}
             Evidence::Success => service.endpoint_succeeded(&endpoint.load),
             Evidence::Failure => service.endpoint_failed(endpoint, FailureSource::Endpoint),
             Evidence::Suspicion => {
@@ -232,6 +239,12 @@ impl Attempts {
         self.count_retry(RetryReason::Reset);
     }
 
+    /// Whether a stream in flight looks for another endpoint. All streams of an endpoint do so at once, and retry: what such
+    /// a burst breaks says nothing about the endpoint.
+    fn is_successor(&self) -> bool {
+        matches!(self.purpose, Purpose::Successor { .. })
+    }
+
     fn kind(&self) -> Kind {
         match self.purpose {
             Purpose::Request => Kind::Request,
@@ -267,7 +280,7 @@ impl Attempts {
     fn count_retry(&mut self, reason: RetryReason) {
         self.retries += 1;
         // A handover has metrics of its own.
-        if !matches!(self.purpose, Purpose::Successor { .. }) {
+        if !self.is_successor() {
             self.service().metrics.upstream_retries.inc(reason);
         }
     }

@@ -95,7 +95,9 @@ async fn a_pod_may_pad_the_sizes_of_its_chunks() {
     let (pod, proxy) = by_hand().await;
     let body = "2  \r\nab\r\n 3\t\r\ncde\r\n0 \r\n\r\n";
     for kind in ["text/plain", "text/event-stream"] {
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
         for request in [Request::get("/by-hand"), Request::events("/by-hand")] {
             let mut connection = proxy.connect().await;
             connection.send(request.bytes()).await;

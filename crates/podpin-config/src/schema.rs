@@ -129,7 +129,7 @@ const SHAPES: &[Shape] = &[
     shape("services.*.sse.reconnect", &["perSecond"]),
     shape("services.*.timeouts", &["connect", "responseHeader", "upstreamIdle", "clientWrite"]),
     shape("services.*.retries", &["attempts"]),
-    shape("services.*.limits", &["streamsPerEndpoint", "streamsPerClient"]),
+    shape("services.*.limits", &["streamsPerEndpoint", "streamsPerClient", "streamsPerClientIP"]),
     shape("services.*.health", &["passive", "active"]),
     shape("services.*.health.passive", &["failures", "ejection"]),
     shape("services.*.health.active", &["type", "path", "interval", "timeout", "failures", "successes"]),

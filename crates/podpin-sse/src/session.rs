@@ -319,6 +319,11 @@ impl Session {
         (due != NEVER).then_some(due)
     }
 
+    /// Whether a comment may be written now: between events, to a client that takes it, while the stream goes on.
+    pub fn takes_comments(&self) -> bool {
+        self.flow.takes_comments() && !matches!(self.state, State::Finishing { .. } | State::Closed)
+    }
+
     /// Whether the relay reads its upstream: it has one, and the client takes what comes.
     #[inline]
     pub fn reads_upstream(&self) -> bool {

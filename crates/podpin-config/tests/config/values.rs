@@ -127,7 +127,11 @@ fn a_service_has_the_defaults_of_the_contract() {
             client_write: Some(seconds(30)),
         },
         retries: Retries { attempts: 2 },
-        limits: ServiceLimits { streams_per_endpoint: Some(10_000), streams_per_client: None },
+        limits: ServiceLimits {
+            streams_per_endpoint: Some(10_000),
+            streams_per_client: None,
+            streams_per_client_ip: None,
+        },
         health: Health { passive: Some(PassiveHealth { failures: 5, ejection: seconds(15) }), active: None },
         tls: None,
     };
@@ -311,7 +315,7 @@ fn services_may_share_a_cookie_name_on_different_paths() {
 
 #[test]
 fn numbers_and_words_of_a_service_are_read() {
-    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1}}";
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6, streamsPerClientIP: 60}\nhealth: {passive: {failures: 1}}";
     let service = service(keys);
     let expected = Balance {
         strategy: Strategy::RoundRobin,
@@ -344,7 +348,11 @@ fn numbers_and_words_of_a_service_are_read() {
     };
     assert_eq!(service.timeouts, timeouts);
     assert_eq!(service.retries.attempts, 0);
-    let limits = ServiceLimits { streams_per_endpoint: Some(7), streams_per_client: Some(6) };
+    let limits = ServiceLimits {
+        streams_per_endpoint: Some(7),
+        streams_per_client: Some(6),
+        streams_per_client_ip: Some(60),
+    };
     assert_eq!(service.limits, limits);
     let passive = PassiveHealth { failures: 1, ejection: seconds(15) };
     assert_eq!(service.health, Health { passive: Some(passive), active: None });

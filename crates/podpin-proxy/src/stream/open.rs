@@ -177,7 +177,7 @@ impl Opening<'_> {
     /// Tries endpoints until one answers, within `retries`.
     async fn open(&mut self) -> Result<Opened, ErrorReply> {
         let mut of_client: Option<ClientPermit> =
-            self.attempts.request.client_permit(self.context.client.address)?;
+            self.attempts.request.claim_client_permit(self.context.client.address).await?;
         // The last response of 502, 503 or 504, for a client that gets it if no other endpoint can be tried.
         let mut unavailable: Option<Opened> = None;
         loop {

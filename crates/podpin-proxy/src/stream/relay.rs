@@ -37,6 +37,7 @@ use podpin_wire::http1::response_head::ResponseStart;
 use crate::balance::retry::Occasion;
 use crate::clock;
 use crate::downstream::body::Downstream;
+use crate::net::peer::Peer;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::stream::account::{Finished, Permits, upstream_error_kind};
 use crate::stream::body::{Body, Decoded};
@@ -123,6 +124,9 @@ impl Relay {
     /// Does everything that can be done now. `Ready` when the stream is over.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Close> {
         self.poll_order(context);
+        if let Some(close) = self.poll_inquiry(context) {
+            return Poll::Ready(close);
+        }
         for _ in 0..READS_A_TURN {
             self.poll_successor(context);
             if let Some(close) = self.poll_client(context) {
@@ -153,6 +157,26 @@ impl Relay {
             let already_charged = order.budget_use == BudgetUse::Charged;
             self.session.on_order(LeaveOrder { at, by, deadline, cause, already_charged });
         }
+    }
+
+    /// Looks whether the client still acknowledges anything, when a newcomer would like to have its place. Returns the end of
+    /// the stream if it does not.
+    fn poll_inquiry(&mut self, context: &mut Context<'_>) -> Option<Close> {
+        let permit = self.permits.as_ref()?.of_client()?;
+        if !permit.is_asked(context.waker()) {
+            return None;
+        }
+        match self.client.peer() {
+            Peer::Vanished => return self.session.on_client(Client::Gone),
+            Peer::Behind => {}
+            Peer::Acknowledged if permit.acknowledged(clock::now()) => {}
+            Peer::Acknowledged if self.session.takes_comments() => {
+                permit.commented(clock::now());
+                self.keep_alive(context);
+            }
+            Peer::Acknowledged => {}
+        }
+        None
     }
 
     /// Looks whether the successor that is being opened has answered, and how long the proxy itself is still there.

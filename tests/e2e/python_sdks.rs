@@ -3,6 +3,7 @@
 //! Their versions are pinned in `python/requirements.txt`; `scripts/setup.sh test` installs them. Each scene is of two
 //! replicas of the proxy behind one address, as a load balancer shows them, and of three pods.
 
+mod clients;
 mod completions;
 mod deaths;
 mod sessions;

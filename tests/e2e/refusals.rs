@@ -19,7 +19,10 @@ pub(super) fn assert_invitation(response: &Response, why: &str) {
     let [Item::Retry(retry), Item::Comment(comment)] = items.as_slice() else { panic!("{text}") };
     assert!((1_000..=10_000).contains(retry), "{retry} ms");
     assert!(comment.contains(why), "{comment}");
-    assert!(!parser.is_inside_event() && text.ends_with("\n\n"), "{text:?}");
+    assert!(
+        !parser.is_inside_event() && text.ends_with('\n') && !text.contains("\n\n"),
+        "no event of its own: {text:?}"
+    );
 }
 
 /// Asserts what is logged and counted about `count` refused event streams, and that they are no streams.

@@ -9,6 +9,9 @@ use podpin_testkit::{
 };
 use serde_json::Value;
 
+/// Half an event is withheld from clients of streams that may move.
+const HELD: &str = "drain: {handover: lastEventId}";
+
 /// An event stream request at a pod that has not answered when the listener has been closed.
 async fn waiting_while_we_leave(pod: &Pod, proxy: &Proxy) -> (Connection, podpin_testkit::PodStream) {
     pod.answer("/events", Answer::ByHand);
@@ -69,8 +72,11 @@ async fn while_it_announces_its_end_it_is_not_ready_and_still_serves() {
 #[tokio::test]
 async fn open_streams_end_cleanly_between_events() {
     let pods = Pod::start_three().await;
-    let mut proxy =
-        Setup::chat(&[&pods[0]]).top("shutdown: {announce: 0s, spread: 0s, timeout: 5s}").start().await;
+    let mut proxy = Setup::chat(&[&pods[0]])
+        .with(HELD)
+        .top("shutdown: {announce: 0s, spread: 0s, timeout: 5s}")
+        .start()
+        .await;
     let mut client = Request::events("/events").open(proxy.address).await;
     client.next_event().await;
     let mut stream = pods[0].next_stream().await;
@@ -106,7 +112,7 @@ async fn a_request_in_flight_is_finished() {
 async fn an_event_stream_that_still_waits_for_its_pod_begins_and_is_told_goodbye() {
     let pod = Pod::start("pod-a").await;
     let times = "shutdown: {announce: 0s, spread: 500ms, timeout: 8s}";
-    let mut proxy = Setup::chat(&[&pod]).top(times).start().await;
+    let mut proxy = Setup::chat(&[&pod]).with(HELD).top(times).start().await;
     let (mut connection, mut stream) = waiting_while_we_leave(&pod, &proxy).await;
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.raw(&format!("{head}d\r\ndata: whole\n\n\r\n8\r\ndata: ha\r\n")).await;

@@ -70,6 +70,7 @@ async fn an_unannounced_stream_is_kept_alive_counted_and_moved_unseen() {
         successor.event_with_id("2", "second").await;
         assert_eq!(client.next_data().await, "second");
         proxy.wait_metric("podpin_handovers_total", &[("result", "ok")], 1.0).await;
+        to.answer("/events", Reply::new(204));
         successor.finish().await;
         assert_eq!(client.rest().await.1, Ending::Clean);
         let line = proxy.access_log_line(|line| line["kind"] == "stream").await;

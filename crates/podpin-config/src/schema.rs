@@ -113,6 +113,7 @@ const SHAPES: &[Shape] = &[
             "handover",
             "handoverTimeout",
             "handoversPerStream",
+            "replayIds",
             "budget",
             "returnWindow",
         ],

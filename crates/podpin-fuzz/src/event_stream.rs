@@ -19,7 +19,7 @@ pub fn event_stream(input: &[u8]) {
     let cut = usize::from(*cut).max(1);
     let limit = if *limit > 127 { 1 << 20 } else { usize::from(*limit) };
     for with_cursor in [false, true] {
-        let framer = || if with_cursor { Framer::with_cursor(limit) } else { Framer::new(limit) };
+        let framer = || if with_cursor { Framer::with_cursor(limit, 64) } else { Framer::new(limit) };
         let (mut whole, mut all) = (framer(), Vec::new());
         let events = whole.push(stream, &mut all).events;
         let (mut pieces, mut out, mut counted, mut came) = (framer(), Vec::new(), 0, Vec::new());

@@ -1,5 +1,6 @@
 //! A service at run time: its endpoints, ring, queue and limits.
 
+pub mod asks;
 pub mod client_limit;
 mod flaps;
 pub mod queue;

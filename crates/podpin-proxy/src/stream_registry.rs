@@ -43,6 +43,8 @@ pub struct StreamRecord {
     pub events: AtomicU64,
     /// Number of body bytes sent to the client.
     pub bytes: AtomicU64,
+    /// Moment of the first event; the end of time before it.
+    first_event: AtomicU64,
     /// Moment of the last event; the beginning before the first.
     last_event: AtomicU64,
     last_event_id: Mutex<Vec<u8>>,
@@ -99,6 +101,7 @@ impl Opening {
             since,
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            first_event: AtomicU64::new(u64::MAX),
             last_event: AtomicU64::new(since.0),
             last_event_id: Mutex::default(),
             drain: DrainHandle::new(mobility),
@@ -155,6 +158,20 @@ impl StreamRecord {
             Cause::Drain => LeaveCause::Drain,
             Cause::Rebalance => LeaveCause::Rebalance,
         }
+    }
+
+    /// Stores the moment of the first event; false if there was one before.
+    pub fn note_first_event(&self, at: Millis) -> bool {
+        let is_first = self.first_event.load(Ordering::Relaxed) == u64::MAX;
+        if is_first {
+            self.first_event.store(at.0, Ordering::Relaxed);
+        }
+        is_first
+    }
+
+    /// Returns the moment of the first event; `None` if there was none.
+    pub fn first_event(&self) -> Option<Millis> {
+        Some(self.first_event.load(Ordering::Relaxed)).filter(|at| *at != u64::MAX).map(Millis)
     }
 
     /// Stores that an event went to the client at this moment.

@@ -21,7 +21,9 @@ fn main() {
     let halves: Vec<_> = one_by_one.iter().flat_map(|event| [&event[..60], &event[60..]]).collect();
     let numbered_burst = numbered.concat();
 
-    for (name, framer) in [("", Framer::new as fn(usize) -> Framer), (", cursor", Framer::with_cursor)] {
+    for (name, framer) in
+        [("", Framer::new as fn(usize) -> Framer), (", cursor", |bytes| Framer::with_cursor(bytes, 64))]
+    {
         measure(&format!("one event a push{name}"), framer, &one_by_one, BURST_EVENTS);
         measure(&format!("an event in two pushes{name}"), framer, &halves, BURST_EVENTS);
         measure(&format!("a burst of events a push{name}"), framer, &[&numbered_burst], BURST_EVENTS);

@@ -26,14 +26,19 @@
 //! A stream that may be handed over has a `Cursor`, which is told of every block that is forwarded; what a successor
 //! replays of them is dropped in `frame/replay.rs`.
 
+mod block;
 mod pass_through;
 mod replay;
 
+pub use self::replay::Resumption;
+
 use std::mem;
 
+use self::block::{Block, Blocks, after_block, append, before};
 use self::pass_through::{Destination, PassThrough};
 use crate::cursor::Cursor;
-use crate::line::{CR, Field, ID_BYTES_MAX, LF, is_comment, split_line};
+use crate::insert::retry_line;
+use crate::line::{CR, ID_BYTES_MAX, LF, is_comment};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
@@ -41,12 +46,12 @@ const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 /// Cuts one event stream into whole blocks.
 ///
 /// An idle one is at most 72 bytes, and on the heap only the last event id (`ID_BYTES_MAX` at most); with a cursor
-/// 536 bytes more on the heap from the first event id on.
+/// 152 bytes more on the heap from the first event id on, and 536 once it remembers 64 ids.
 ///
 /// ```
-/// use podpin_sse::{Framer, KEEP_ALIVE};
+/// use podpin_sse::{Framer, KEEP_ALIVE, Resumption, ReplayStart};
 ///
-/// let mut framer = Framer::with_cursor(64 * 1024);
+/// let mut framer = Framer::with_cursor(64 * 1024, 64);
 /// let mut out = Vec::new();
 ///
 /// // Half an event is held back, so that the client is between two events and a comment can be inserted.
@@ -58,8 +63,8 @@ const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 ///
 /// // The endpoint leaves. Its successor is asked for what follows event 2, and its replay of that is dropped.
 /// out.clear();
-/// assert_eq!(framer.mark_resume_point(), Some(&b"2"[..]));
-/// framer.adopt();
+/// assert_eq!(framer.mark_resume_point(), Resumption::After(b"2"));
+/// framer.adopt(ReplayStart::Unnamed);
 /// let pushed = framer.push(b"id: 2\ndata: b\n\nid: 3\ndata: c\n\n", &mut out);
 /// assert_eq!((pushed.events, pushed.dropped), (1, 1));
 /// assert_eq!(out, b"id: 3\ndata: c\n\n");
@@ -69,12 +74,16 @@ pub struct Framer {
     tail: Tail,
     /// The last event id, if `id_state` says that it is known. Kept for its capacity otherwise.
     id: Vec<u8>,
-    event_bytes_max: usize,
     /// The ids that were forwarded lately. Empty before the first id.
     cursor: Option<Box<Cursor>>,
+    event_bytes_max: u32,
+    /// Reconnection time to be written before the next event, in milliseconds; 0 if there is none.
+    retry_ms: u32,
+    /// Number of ids that the cursor remembers; 0 if the stream may not be handed over.
+    cursor_ids: u16,
     id_state: IdState,
-    /// The stream may be handed over.
-    has_cursor: bool,
+    /// An event was forwarded, or a part of one.
+    has_shown_event: bool,
     /// Nothing was decided about a byte order mark yet.
     opening: bool,
     /// The last byte pushed was a CR: an LF that comes next belongs to it.
@@ -119,19 +128,22 @@ impl Framer {
         Self {
             tail: NOTHING_HELD,
             id: Vec::new(),
-            event_bytes_max,
             cursor: None,
+            event_bytes_max: u32::try_from(event_bytes_max).unwrap_or(u32::MAX),
+            retry_ms: 0,
+            cursor_ids: 0,
             id_state: IdState::NeverSet,
-            has_cursor: false,
+            has_shown_event: false,
             opening: true,
             after_carriage_return: false,
             ever_overflowed: false,
         }
     }
 
-    /// A framer like that of [`Framer::new`] for a stream that may be handed over: it remembers recent event ids.
-    pub fn with_cursor(event_bytes_max: usize) -> Self {
-        Self { has_cursor: true, ..Self::new(event_bytes_max) }
+    /// A framer like that of [`Framer::new`] for a stream that may be handed over: it remembers the last `ids_max` event
+    /// ids, of which there is at least one.
+    pub fn with_cursor(event_bytes_max: usize, ids_max: u16) -> Self {
+        Self { cursor_ids: ids_max.max(1), ..Self::new(event_bytes_max) }
     }
 
     /// A framer that holds nothing back: bytes are appended as they come, and only the ends of blocks are followed.
@@ -144,12 +156,85 @@ impl Framer {
     /// What follows the last whole block is held back, up to the limit; beyond it the block is appended as it comes.
     pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) -> Pushed {
         let mut pushed = Pushed::default();
+        let boundary = (self.retry_ms > 0 && self.at_boundary()).then_some(out.len());
         if self.opening {
             self.open(input, out, &mut pushed);
         } else {
             self.take(input, out, &mut pushed);
         }
+        if let Some(boundary) = boundary {
+            self.write_retry(out, boundary);
+        }
         pushed
+    }
+
+    /// Writes `retry: N` before the first line of the next event (WHATWG HTML, section 9.2.6: the field is processed when the
+    /// line is read), since a block of its own would be an event to lenient clients. Not written if the endpoint's own
+    /// comes first.
+    pub fn set_retry(&mut self, milliseconds: u32) {
+        self.retry_ms = milliseconds;
+    }
+
+    /// Appends what is kept back because no more of it came in time: blocks that may have been a replay, or the block at
+    /// hand, which passes through from here on.
+    pub fn pass_on(&mut self, out: &mut Vec<u8>) -> Pushed {
+        let (mut pushed, boundary) = (Pushed::default(), out.len());
+        if self.has_undecided() {
+            self.pass_undecided(out, &mut pushed);
+        } else if self.holds_block()
+            && let Tail::Held(held) = &mut self.tail
+        {
+            let held = mem::take(held);
+            self.pass_through(&held, &[], out, &mut pushed);
+        }
+        if self.retry_ms > 0 {
+            self.write_retry(out, boundary);
+        }
+        pushed
+    }
+
+    /// Whether the beginning of a block is kept back that will pass in time: the next bytes are no replay.
+    pub fn holds_block(&self) -> bool {
+        matches!(&self.tail, Tail::Held(held) if !held.is_empty()) && !self.opening && !self.is_armed()
+    }
+
+    /// Whether the stream may be handed over, and remembers ids for that.
+    pub fn may_be_handed_over(&self) -> bool {
+        self.cursor_ids > 0
+    }
+
+    fn is_armed(&self) -> bool {
+        self.cursor.as_ref().is_some_and(|cursor| cursor.is_armed())
+    }
+
+    /// Inserts the reconnection time before the first event in what follows `boundary`.
+    #[cold]
+    fn write_retry(&mut self, out: &mut Vec<u8>, boundary: usize) {
+        let (_, mut rest) = out.split_at(boundary);
+        while let Some((block, after)) = Block::split(rest) {
+            if block.retry_seen {
+                self.retry_ms = 0;
+                return;
+            }
+            if block.has_fields {
+                break;
+            }
+            rest = after;
+        }
+        // Of a block that passes through, the beginning may be there only.
+        let is_own = rest.starts_with(b"retry");
+        if rest.is_empty()
+            || is_comment(rest)
+            || b"retry".starts_with(rest)
+            || rest.starts_with(BYTE_ORDER_MARK)
+        {
+            return;
+        }
+        let milliseconds = mem::take(&mut self.retry_ms);
+        if !is_own {
+            let place = out.len() - rest.len();
+            out.splice(place..place, retry_line(milliseconds.into()).into_bytes());
+        }
     }
 
     /// Whether what was appended so far ends between events, so that something of our own may be inserted.
@@ -250,7 +335,7 @@ impl Framer {
     /// Takes the LF of a line that ended at the CR before. The limit can wait for what comes with it.
     fn take_late_line_feed(&mut self, out: &mut Vec<u8>) {
         match &mut self.tail {
-            Tail::Held(held) if !held.is_empty() => append(held, &[LF], self.event_bytes_max),
+            Tail::Held(held) if !held.is_empty() => append(held, &[LF], self.event_bytes_max as usize),
             _ => out.push(LF),
         }
     }
@@ -296,7 +381,11 @@ impl Framer {
         pushed.retry_seen |= mem::take(&mut passing.retry_seen);
         let Some(rest) = rest else { return &[] };
         pushed.events += u32::from(passing.has_data);
-        if let Some(id) = passing.id.take() {
+        let (id, has_data) = (passing.id.take(), passing.has_data);
+        if self.may_be_handed_over() {
+            Cursor::note(&mut self.cursor, self.cursor_ids, id.as_deref(), has_data);
+        }
+        if let Some(id) = id {
             self.set_id(&id);
         }
         self.tail = NOTHING_HELD;
@@ -306,26 +395,34 @@ impl Framer {
     /// Holds `more`, which ends no block, behind what is held already; if that is too much, passes both through.
     fn hold(&mut self, more: &[u8], out: &mut Vec<u8>, pushed: &mut Pushed) {
         let Tail::Held(held) = &mut self.tail else { return };
-        if held.len() + more.len() <= self.event_bytes_max {
-            append(held, more, self.event_bytes_max);
+        if held.len() + more.len() <= self.event_bytes_max as usize {
+            append(held, more, self.event_bytes_max as usize);
             return;
         }
         let held = mem::take(held);
-        let mut passing = Box::new(PassThrough::new(is_comment(if held.is_empty() { more } else { &held })));
-        passing.follow(&held);
+        if self.pass_through(&held, more, out, pushed) {
+            self.ever_overflowed = true;
+            self.cursor_ids = 0;
+            self.cursor = None;
+        }
+    }
+
+    /// Passes a block through, of which `held` and `more` have come; false if the client has it, and it is dropped.
+    fn pass_through(&mut self, held: &[u8], more: &[u8], out: &mut Vec<u8>, pushed: &mut Pushed) -> bool {
+        let mut passing = Box::new(PassThrough::new(is_comment(if held.is_empty() { more } else { held })));
+        passing.follow(held);
         passing.follow(more);
         if self.drops_unfinished(&passing) {
             passing.destination = Destination::Nowhere;
             self.tail = Tail::PassThrough(passing);
-            return;
+            return false;
         }
-        out.extend_from_slice(&held);
+        out.extend_from_slice(held);
         out.extend_from_slice(more);
         pushed.retry_seen |= mem::take(&mut passing.retry_seen);
+        self.has_shown_event |= !passing.is_comment;
         self.tail = Tail::PassThrough(passing);
-        self.ever_overflowed = true;
-        self.has_cursor = false;
-        self.cursor = None;
+        true
     }
 
     /// Reads whole blocks that are being forwarded, and lets the cursor know of them.
@@ -333,16 +430,17 @@ impl Framer {
     /// Inlined by force, like its caller: called out of line from the two of them it costs each push 50 instructions.
     #[inline(always)]
     fn scan<'a>(&mut self, bytes: &'a [u8]) -> Blocks<'a> {
-        if !self.has_cursor {
+        if !self.may_be_handed_over() {
             return Blocks::scan(bytes, |_| {});
         }
-        let cursor = &mut self.cursor;
-        Blocks::scan(bytes, |block| Cursor::note(cursor, block.id, block.has_data))
+        let (cursor, ids_max) = (&mut self.cursor, self.cursor_ids);
+        Blocks::scan(bytes, |block| Cursor::note(cursor, ids_max, block.id, block.has_data))
     }
 
     fn apply(&mut self, blocks: &Blocks<'_>, pushed: &mut Pushed) {
         pushed.events += blocks.events;
         pushed.retry_seen |= blocks.retry_seen;
+        self.has_shown_event |= blocks.events > 0;
         if let Some(id) = blocks.id {
             self.set_id(id);
         }
@@ -357,100 +455,6 @@ impl Framer {
             self.id_state = IdState::Known;
         }
     }
-}
-
-/// The whole blocks at the beginning of some bytes, and what they say together.
-struct Blocks<'a> {
-    /// Bytes after the last whole block.
-    rest: &'a [u8],
-    events: u32,
-    retry_seen: bool,
-    id: Option<&'a [u8]>,
-}
-
-/// The meaning of a block. A comment has none.
-#[derive(Default)]
-struct Block<'a> {
-    has_fields: bool,
-    has_data: bool,
-    retry_seen: bool,
-    id: Option<&'a [u8]>,
-}
-
-impl<'a> Blocks<'a> {
-    /// Reads `bytes`, which start at a boundary, and shows each block to `note`.
-    fn scan(bytes: &'a [u8], mut note: impl FnMut(&Block<'a>)) -> Self {
-        let mut blocks = Self { rest: bytes, events: 0, retry_seen: false, id: None };
-        while let Some((block, rest)) = Block::split(blocks.rest) {
-            note(&block);
-            blocks.add(&block);
-            blocks.rest = rest;
-        }
-        blocks
-    }
-
-    fn add(&mut self, block: &Block<'a>) {
-        self.events += u32::from(block.has_data);
-        self.retry_seen |= block.retry_seen;
-        self.id = block.id.or(self.id);
-    }
-}
-
-impl<'a> Block<'a> {
-    /// Reads the first whole block of `bytes`, which start at a boundary. Returns what follows it, too.
-    fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
-        let mut block = Self::default();
-        let mut lines = bytes;
-        while let Some((line, rest)) = split_line(lines) {
-            lines = rest;
-            if line.is_empty() || (is_comment(line) && !block.has_fields) {
-                return Some((block, rest));
-            }
-            if !is_comment(line) {
-                block.take(line);
-            }
-        }
-        None
-    }
-
-    fn take(&mut self, line: &'a [u8]) {
-        self.has_fields = true;
-        match Field::parse(line) {
-            Field::Data => self.has_data = true,
-            Field::Id(id) => self.id = Some(id),
-            Field::Retry => self.retry_seen = true,
-            Field::Other => {}
-        }
-    }
-}
-
-/// Returns the bytes after the block that begins with `held` and ends in `input`; `None` if it does not end there.
-fn after_block<'a>(held: &[u8], input: &'a [u8]) -> Option<&'a [u8]> {
-    let mut line_is_empty = matches!(held.last(), Some(&(CR | LF)));
-    let mut lines = input;
-    while let Some((line, rest)) = split_line(lines) {
-        if is_comment(held) || (line_is_empty && line.is_empty()) {
-            return Some(rest);
-        }
-        line_is_empty = true;
-        lines = rest;
-    }
-    None
-}
-
-/// `whole` without `rest`, which is its end.
-fn before<'a>(whole: &'a [u8], rest: &[u8]) -> &'a [u8] {
-    whole.split_at(whole.len() - rest.len()).0
-}
-
-/// Appends `more` to `held`. Grows by doubling, as `Vec` does, but not beyond `bytes_max`.
-fn append(held: &mut Vec<u8>, more: &[u8], bytes_max: usize) {
-    let bytes = held.len() + more.len();
-    if bytes > held.capacity() {
-        let capacity = bytes.max(bytes_max.min(held.capacity() * 2));
-        held.reserve_exact(capacity - held.len());
-    }
-    held.extend_from_slice(more);
 }
 
 #[cfg(test)]

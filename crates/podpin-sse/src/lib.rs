@@ -10,6 +10,7 @@ mod insert;
 mod line;
 pub mod session;
 
-pub use frame::{Framer, Pushed};
+pub use cursor::{KnownIds, ReplayStart};
+pub use frame::{Framer, Pushed, Resumption};
 pub use insert::{KEEP_ALIVE, retry_line};
 pub use line::ID_BYTES_MAX;

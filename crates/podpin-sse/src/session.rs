@@ -7,13 +7,14 @@
 //! ```text
 //!             order          its moment              answer: Swap
 //! Streaming ---------> Leaving ---------> Opening -----------------> Streaming
-//!     |                 |   |                |
-//!     | the upstream    |   |                | the upstream ends
-//!     | breaks          v   |                v       answer: Swap
-//!     +------> AwaitingSuccessor <-----------+---------------------> Streaming
-//!     |                     |                |
-//!     | its clean end,      | goodbye        | refused, too late, shutdown
-//!     | sse.maxDuration     v                v                 the client took all
+//!     |                 |   |              |  ^ |
+//!     |                 |   |      refused v  | | the upstream ends
+//!     | the upstream    |   |           Pausing |
+//!     | ends            v   |              |    v    answer: Swap
+//!     +------> AwaitingSuccessor <---------+----+------------------> Streaming
+//!     |                     |              |
+//!     | sse.maxDuration     | goodbye      | the order's deadline, shutdown
+//!     |                     v              v                   the client took all
 //!     +----------------------------------> Finishing ------------------------------> Closed
 //!
 //! any ------- the client is gone, or blocked for timeouts.clientWrite -------------> Closed
@@ -21,13 +22,18 @@
 //! Streaming   the upstream's next bytes         AwaitingSuccessor   a successor; no upstream flows
 //! Leaving     the moment of an order to leave   Finishing           the client, to take the last bytes
 //! Opening     a successor; the old one flows    Closed              nothing
+//! Pausing     to ask again; the old one flows
 //! ```
 //!
 //! From *Opening* or *Leaving* a rebalanced stream returns to *Streaming* when its handover is not possible (`Stay`). Apart
 //! from that the client is *ready* or *blocked* in each state; while blocked the upstream is not read, so the silence of
 //! neither side means anything, and only `timeouts.clientWrite` runs.
 //!
-//! While *Opening* the old upstream's events still flow (make before break); while *AwaitingSuccessor* none do. A death is handed
+//! While *Opening* or *Pausing* the old upstream's events still flow (make before break); while *AwaitingSuccessor* none do.
+//! No client is disconnected whose old upstream flows: a successor that cannot be had is requested again with growing pauses,
+//! until the order's deadline; one that answers 4xx is not, since that is the application's answer. A clean end is no
+//! different from a death, since an endpoint that stops ends its streams before discovery says so: the stream goes on
+//! at the same endpoint, or another; after two such ends without an event between them it is over. A death is handed
 //! over, or passed on as a death, so that no client takes half a stream for a whole one. A planned departure is handed
 //! over, or ends with a goodbye: `retry:` and a clean end. So does each handover that fails after it began: the client
 //! reconnects by itself, and sends its last event id.
@@ -41,6 +47,7 @@ mod action;
 mod flow;
 mod handovers;
 mod input;
+mod jitter;
 mod settings;
 mod state;
 
@@ -53,21 +60,26 @@ use std::time::Duration;
 
 use podpin_time::Millis;
 
-pub use self::action::{
-    Action, Close, Farewell, HandoverCause, Outcome, Reason, Report, ResponseBody, Step, Target,
-};
+pub use self::action::{Action, Close, Farewell, HandoverCause, Reason, Report, ResponseBody, Step, Target};
 pub use self::input::{
-    Answer, Client, Eligibility, Fault, LeaveCause, LeaveOrder, Position, ResumePoint, Standing, Upstream,
-    UpstreamEnd,
+    Answer, Client, Eligibility, Fault, Held, LeaveCause, LeaveOrder, Outcome, Position, ResumePoint,
+    Standing, Upstream, UpstreamEnd,
 };
-pub use self::settings::{Content, Limits, Recovery, RetryRange, Settings};
+pub use self::settings::{Content, Limits, Recovery, Settings};
 
-use self::flow::{BOUNDARY_WAIT, Flow, NEVER};
+use self::flow::{BOUNDARY_WAIT, Flow, NEVER, Return};
 use self::handovers::Handovers;
+use self::jitter::Jitter;
 use self::state::{Attempt, State};
 
 /// Time that a client has at least for a goodbye that comes late: instead of a handover, or at the proxy's own end.
 const LATE_GOODBYE: Duration = Duration::from_millis(300);
+/// Longest time that the beginning of an event is held back. Endpoints write an event at once, or in pieces that follow
+/// each other within milliseconds; one that leaves events open for longer has clients that read them line by line.
+const BLOCK_WAIT: Duration = Duration::from_secs(1);
+/// Longest time that a successor's events are held back for the decision whether they are history: several packets of a
+/// replay, and no delay that is noticed. If it is too short, clients see history from before their stream after a handover.
+const DECISION_WAIT: Duration = Duration::from_millis(30);
 
 /// State machine of one event stream. At most 144 bytes, without heap.
 ///
@@ -114,7 +126,7 @@ const LATE_GOODBYE: Duration = Duration::from_millis(300);
 /// let reset = UpstreamEnd::Broken(Fault::Reset);
 /// let step = session.on_upstream_end(reset, upstream, Millis(21_000));
 /// assert_eq!(step.action, Action::Open { target: Target::Chosen });
-/// let step = session.on_answer(Answer::Failed, ResumePoint::Known, Millis(21_500));
+/// let step = session.on_answer(Answer::Failed(Outcome::Connect), ResumePoint::Known, Millis(21_500));
 /// assert_eq!(step.action, Action::Finish(Farewell::Goodbye));
 /// let close = session.on_client(Client::Ready).unwrap();
 /// assert_eq!((close.reason, close.body), (Reason::UpstreamReset, ResponseBody::Clean));
@@ -126,8 +138,11 @@ pub struct Session {
     handovers: Handovers,
     /// Moment from which the proxy's own shutdown gives up handovers that are under way.
     shutdown_ends: Millis,
-    first_event: Millis,
-    goodbye_retry: RetryRange,
+    /// Moment at which the bytes that are held back pass.
+    held_until: Millis,
+    tells_retry: bool,
+    /// Source of the jitter of pauses.
+    jitter: Jitter,
 }
 
 impl Session {
@@ -138,8 +153,9 @@ impl Session {
             flow: Flow::new(settings, draw, now),
             handovers: Handovers::new(settings.handover.filter(|_| settings.content == Content::Events)),
             shutdown_ends: NEVER,
-            first_event: NEVER,
-            goodbye_retry: settings.goodbye_retry,
+            held_until: NEVER,
+            tells_retry: settings.tells_retry,
+            jitter: Jitter::new(draw),
         }
     }
 
@@ -149,30 +165,43 @@ impl Session {
         self.flow.last_read = now;
     }
 
-    /// Records that bytes with this many whole events were written or queued for the client, and where they end. Returns
-    /// true for the first event of the stream.
+    /// Records that bytes with this many whole events were written or queued for the client, and where they end.
     #[inline]
-    pub fn on_forwarded(&mut self, events: u32, position: Position, now: Millis) -> bool {
+    pub fn on_forwarded(&mut self, events: u32, position: Position, now: Millis) {
         self.flow.last_write = now;
         if self.flow.content == Content::Events {
             self.flow.position = position;
         }
-        let is_first = events > 0 && self.first_event == NEVER;
-        if is_first {
-            self.first_event = now;
+        if events > 0 {
+            self.handovers.note_event();
         }
-        is_first
+    }
+
+    /// Records which bytes the framer keeps back after a read. They pass if that lasts too long.
+    #[inline]
+    pub fn on_held(&mut self, held: Held, now: Millis) {
+        let wait = match held {
+            Held::Nothing => {
+                self.held_until = NEVER;
+                return;
+            }
+            Held::Block => BLOCK_WAIT,
+            Held::Undecided => DECISION_WAIT,
+        };
+        self.held_until = self.held_until.min(now.after(wait));
     }
 
     /// Whether the client can go on after an early end. If not, the relay reports the first event id that it forwards.
     #[inline]
     pub fn is_resumable(&self) -> bool {
-        self.flow.is_resumable
+        self.flow.return_of_client != Return::Impossible
     }
 
     /// Records that an event id was forwarded, by which the client can request the rest of the stream.
     pub fn on_event_id(&mut self) {
-        self.flow.is_resumable = true;
+        if !self.is_resumable() {
+            self.flow.return_of_client = Return::ByEventId;
+        }
     }
 
     /// Records that the client took bytes that were queued.
@@ -212,36 +241,47 @@ impl Session {
         if !self.has_upstream() {
             return Step::CONTINUE;
         }
-        let is_end_of_stream = end == UpstreamEnd::Clean && upstream.standing == Standing::Serving;
-        if is_end_of_stream || !self.handovers.is_eligible() {
+        self.held_until = NEVER;
+        if !self.handovers.is_eligible() {
             return self.pass_on(end, now);
         }
+        let Some(target) = self.target_after(end, upstream) else { return self.pass_on(end, now) };
         let order = self.state.order();
-        let otherwise_ends_with = Some(Reason::unless_moved(end));
-        let (attempt, begun, action) = match self.state.attempt() {
-            Some(attempt) if upstream.resume == ResumePoint::Known => (attempt, Ok(()), Action::Continue),
-            Some(attempt) => (attempt, Err(Outcome::NoId), Action::Continue),
+        let otherwise_ends_with = Some(Reason::unless_moved(end, upstream.standing));
+        let (attempt, begun) = match self.state.attempt() {
+            Some(attempt) if upstream.resume == ResumePoint::Known => (attempt, Ok(())),
+            Some(attempt) => (attempt, Err(Outcome::NoId)),
             None => {
-                let cause = HandoverCause::of(end);
-                let target = order.map_or(Target::Chosen, |order| Target::of(order.cause));
-                let begun = self.handovers.begin(upstream.resume, now);
-                (
-                    Attempt { cause, from: now, otherwise_ends_with, fault: None },
-                    begun,
-                    Action::Open { target },
-                )
+                let attempt = Attempt::new(HandoverCause::of(end), otherwise_ends_with, now);
+                (attempt, self.handovers.begin(upstream.resume, now))
             }
         };
         let attempt = Attempt { otherwise_ends_with, fault: end.fault(), ..attempt };
         if let Err(outcome) = begun {
             let step = match end {
                 UpstreamEnd::Broken(fault) if fault != Fault::Silent => self.break_off(fault, now),
-                _ => self.late_goodbye(Reason::unless_moved(end), now),
+                _ => self.late_goodbye(Reason::unless_moved(end, upstream.standing), now),
             };
             return Step { report: attempt.report(outcome, now), ..step };
         }
-        self.state = State::AwaitingSuccessor { attempt, order };
+        // A request that is under way goes on; it has as long as one that begins now.
+        let action = if self.state.is_opening() { Action::Continue } else { Action::Open { target } };
+        self.state = State::AwaitingSuccessor { attempt: Attempt { from: now, ..attempt }, order };
         Step::of(action)
+    }
+
+    /// Returns the endpoint at which a stream goes on whose upstream ended; `None` if the stream is over.
+    fn target_after(&mut self, end: UpstreamEnd, upstream: Upstream) -> Option<Target> {
+        match (end, self.state.order()) {
+            (UpstreamEnd::Clean, _) if upstream.standing == Standing::Serving => {
+                // The end of an endpoint's answer, as far as anything can be known of it.
+                let may_follow = upstream.resume == ResumePoint::Known;
+                if may_follow { self.handovers.after_clean_end() } else { None }
+            }
+            (UpstreamEnd::Broken(Fault::Silent), _) => Some(Target::Another),
+            (_, Some(order)) => Some(Target::of(order.cause)),
+            (_, None) => Some(Target::Chosen),
+        }
     }
 
     /// Reacts to the answer of the successor that was to be opened.
@@ -249,7 +289,7 @@ impl Session {
     /// Without a point to resume from any more (the old upstream reset the id meanwhile, or sends an event too large to
     /// be held), the successor cannot be used.
     pub fn on_answer(&mut self, answer: Answer, resume: ResumePoint, now: Millis) -> Step {
-        let Some(attempt) = self.state.attempt() else { return Step::CONTINUE };
+        let Some(attempt) = self.state.attempt().filter(|_| self.is_opening()) else { return Step::CONTINUE };
         match answer {
             Answer::EventStream(_) if resume == ResumePoint::Unknown => {
                 self.give_up(attempt, Outcome::NoId, now)
@@ -258,19 +298,62 @@ impl Session {
                 self.state = State::Streaming;
                 self.handovers.set_eligibility(eligibility);
                 self.flow.last_read = now;
+                self.held_until = NEVER;
                 Step { report: attempt.report(Outcome::Ok, now), ..Step::of(Action::Swap) }
             }
             Answer::NoContent if attempt.otherwise_ends_with.is_some() => {
                 let report = attempt.report(Outcome::Refused, now);
                 Step { report, ..self.end(Reason::UpstreamEnd, now) }
             }
-            Answer::Refused | Answer::Failed if self.state.forget_target() => {
+            Answer::Failed(_) if self.state.forget_target() => {
                 Step::of(Action::Open { target: Target::Chosen })
             }
-            Answer::NoContent | Answer::Refused | Answer::Failed => {
-                self.give_up(attempt, Outcome::Refused, now)
-            }
+            Answer::NoContent => self.give_up(attempt, Outcome::Refused, now),
+            Answer::Failed(outcome) => self.fail(attempt, outcome, now),
         }
+    }
+
+    /// Pauses if the old upstream flows and has to be left; else the handover has failed.
+    fn fail(&mut self, attempt: Attempt, outcome: Outcome, now: Millis) -> Step {
+        match self.state {
+            State::Opening { order, .. } if attempt.otherwise_ends_with.is_some() => {
+                self.pause(Attempt { last: outcome, ..attempt }, order, now)
+            }
+            // The application says that the rest of what ended cleanly is not there.
+            _ if outcome == Outcome::Status4xx
+                && attempt.otherwise_ends_with == Some(Reason::UpstreamEnd) =>
+            {
+                let report = attempt.report(outcome, now);
+                Step { report, ..self.end(Reason::UpstreamEnd, now) }
+            }
+            _ => self.give_up(attempt, outcome, now),
+        }
+    }
+
+    fn pause(&mut self, attempt: Attempt, order: LeaveOrder, now: Millis) -> Step {
+        let at = now.after(self.jitter.pause(attempt.failed));
+        let attempt = Attempt { failed: attempt.failed.saturating_add(1), ..attempt };
+        self.state = State::Pausing { attempt, order: LeaveOrder { at, ..order } };
+        Step::CONTINUE
+    }
+
+    /// Requests a successor once more, at the end of a pause or of the order. After the application's own refusal there
+    /// is only to be seen whether the drain was taken back.
+    fn retry(&mut self, attempt: Attempt, order: LeaveOrder, upstream: Upstream, now: Millis) -> Step {
+        if order.cause == LeaveCause::Drain && upstream.standing == Standing::Serving {
+            return self.stay();
+        }
+        if order.deadline <= now {
+            return self.give_up(attempt, attempt.last, now);
+        }
+        if upstream.resume == ResumePoint::Unknown {
+            return self.give_up(attempt, Outcome::NoId, now);
+        }
+        if attempt.last == Outcome::Status4xx {
+            return self.pause(attempt, order, now);
+        }
+        self.state = State::Opening { attempt, order };
+        Step::of(Action::Open { target: Target::of(order.cause) })
     }
 
     /// Reacts to the passing of time: does the first thing that is due. To be called again while [`Session::due`] has
@@ -285,10 +368,18 @@ impl Session {
                 Step::of(Action::Close(close))
             }
             State::Finishing { .. } | State::Closed => Step::CONTINUE,
-            State::Opening { .. } | State::AwaitingSuccessor { .. } if self.shutdown_ends <= now => {
+            State::Opening { .. } | State::Pausing { .. } | State::AwaitingSuccessor { .. }
+                if self.shutdown_ends <= now =>
+            {
                 let step = self.goodbye(Reason::Shutdown, now);
                 self.state.set_cut_at(now.after(LATE_GOODBYE));
                 step
+            }
+            State::Pausing { attempt, order } if self.state_due() <= now => {
+                self.retry(attempt, order, upstream, now)
+            }
+            State::Opening { attempt, order } if order.deadline <= now => {
+                self.retry(attempt, order, upstream, now)
             }
             State::Opening { attempt, .. } | State::AwaitingSuccessor { attempt, .. }
                 if self.state_due() <= now =>
@@ -296,12 +387,16 @@ impl Session {
                 self.give_up(attempt, Outcome::Timeout, now)
             }
             State::Leaving(order) if self.state_due() <= now => self.leave(order, upstream, now),
-            _ if self.duration_due() <= now && !self.flow.is_resumable => {
+            _ if self.duration_due() <= now && !self.is_resumable() => {
                 self.break_off_early(Reason::MaxDuration, now)
             }
             _ if self.duration_due() <= now => self.end(Reason::MaxDuration, now),
             _ if self.idle_due() <= now => {
                 self.on_upstream_end(UpstreamEnd::Broken(Fault::Silent), upstream, now)
+            }
+            _ if self.held_due() <= now => {
+                self.held_until = NEVER;
+                Step::of(Action::PassHeld)
             }
             _ if self.flow.keep_alive_due() <= now => {
                 self.flow.last_write = now;
@@ -315,7 +410,8 @@ impl Session {
     #[inline]
     pub fn due(&self) -> Option<Millis> {
         let silence = self.idle_due().min(self.flow.keep_alive_due());
-        let due = self.state_due().min(self.flow.client_due()).min(self.duration_due()).min(silence);
+        let due = self.state_due().min(self.flow.client_due()).min(self.duration_due());
+        let due = due.min(silence).min(self.held_due());
         (due != NEVER).then_some(due)
     }
 
@@ -339,6 +435,12 @@ impl Session {
     /// Whether a successor is being opened. If not, the relay drops its attempt.
     #[inline]
     pub fn is_opening(&self) -> bool {
+        self.state.is_opening()
+    }
+
+    /// Whether a handover is under way, between two requests as well.
+    #[inline]
+    pub fn is_moving(&self) -> bool {
         self.state.attempt().is_some()
     }
 
@@ -348,14 +450,9 @@ impl Session {
         self.state.takes_orders()
     }
 
-    /// Returns the moment of the stream's first event; `None` if there was none.
-    pub fn first_event(&self) -> Option<Millis> {
-        (self.first_event != NEVER).then_some(self.first_event)
-    }
-
-    /// Returns the reconnection time for [`Farewell::Goodbye`] in milliseconds, from a number drawn at random.
-    pub fn retry_ms(&self, draw: u64) -> u64 {
-        self.goodbye_retry.pick(draw)
+    /// Returns whether [`Farewell::Goodbye`] and [`Farewell::BrokenGoodbye`] say `retry:`.
+    pub fn tells_retry(&self) -> bool {
+        self.tells_retry
     }
 
     // What is due, each reason once, for `due` and `on_time` alike.
@@ -366,10 +463,14 @@ impl Session {
             State::Streaming | State::Closed => NEVER,
             State::Leaving(order) => match (self.flow.content, self.flow.position) {
                 (Content::Opaque, _) => NEVER,
-                (Content::Events, Position::Boundary) => order.at,
+                (Content::Encoded, _) | (Content::Events, Position::Boundary) => order.at,
                 (Content::Events, Position::WithinEvent) => order.by,
             },
+            State::Opening { attempt, order } if attempt.otherwise_ends_with.is_some() => {
+                order.deadline.min(self.shutdown_ends)
+            }
             State::Opening { attempt, order } => self.gives_up(attempt).min(order.deadline),
+            State::Pausing { order, .. } => order.at.min(order.deadline).min(self.shutdown_ends),
             State::AwaitingSuccessor { attempt, .. } => self.gives_up(attempt),
             State::Finishing { cut_at, .. } => *cut_at,
         }
@@ -382,6 +483,11 @@ impl Session {
     #[inline]
     fn duration_due(&self) -> Millis {
         if self.state.is_ending() { NEVER } else { self.flow.duration_due() }
+    }
+
+    #[inline]
+    fn held_due(&self) -> Millis {
+        if self.reads_upstream() { self.held_until } else { NEVER }
     }
 
     #[inline]
@@ -406,7 +512,7 @@ impl Session {
 
     fn make_before_break(&mut self, order: LeaveOrder, resume: ResumePoint, now: Millis) -> Step {
         let otherwise_ends_with = (order.cause == LeaveCause::Drain).then_some(Reason::Drain);
-        let attempt = Attempt { cause: HandoverCause::Planned, from: now, otherwise_ends_with, fault: None };
+        let attempt = Attempt::new(HandoverCause::Planned, otherwise_ends_with, now);
         match self.handovers.begin(resume, now) {
             Ok(()) => {
                 self.state = State::Opening { attempt, order };
@@ -442,7 +548,7 @@ impl Session {
     fn pass_on(&mut self, end: UpstreamEnd, now: Millis) -> Step {
         match end {
             UpstreamEnd::Clean => self.end(Reason::UpstreamEnd, now),
-            UpstreamEnd::Broken(Fault::Silent) if self.flow.content == Content::Events => {
+            UpstreamEnd::Broken(Fault::Silent) if self.flow.content != Content::Opaque => {
                 self.goodbye(Reason::Idle, now)
             }
             UpstreamEnd::Broken(fault) => self.break_off(fault, now),
@@ -461,11 +567,12 @@ impl Session {
 
     /// Says goodbye where that is possible, and ends the body.
     fn goodbye(&mut self, reason: Reason, now: Millis) -> Step {
-        if !self.flow.is_resumable {
+        if !self.is_resumable() {
             return self.break_off_early(reason, now);
         }
         let is_within = self.flow.position == Position::WithinEvent;
-        let is_forced = is_within && matches!(reason, Reason::Drain | Reason::Shutdown);
+        let is_torn = is_within && self.flow.content == Content::Events;
+        let is_forced = is_torn && matches!(reason, Reason::Drain | Reason::Shutdown);
         let farewell = if is_within { Farewell::Clean } else { Farewell::Goodbye };
         self.finish(Close { is_forced, ..Close::clean(reason) }, farewell, now)
     }
@@ -482,9 +589,12 @@ impl Session {
         self.finish(ending, Farewell::Broken, now)
     }
 
-    /// Leaves the body without its end, after the last whole event.
+    /// Leaves the body without its end, after the last whole event; a client that comes back by itself is told when.
     fn break_off(&mut self, fault: Fault, now: Millis) -> Step {
-        self.finish(Close::broken(fault), Farewell::Broken, now)
+        let comes_back =
+            self.flow.return_of_client == Return::Unasked && self.flow.position == Position::Boundary;
+        let farewell = if comes_back { Farewell::BrokenGoodbye } else { Farewell::Broken };
+        self.finish(Close::broken(fault), farewell, now)
     }
 
     fn finish(&mut self, ending: Close, farewell: Farewell, now: Millis) -> Step {

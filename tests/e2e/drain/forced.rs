@@ -30,7 +30,7 @@ async fn an_event_beyond_the_bound_may_end_and_is_cut_at_the_deadline_if_it_does
     }
     file.write(&listed(&pods, &["draining", "ready", "ready"]));
     proxy.wait_metric("podpin_endpoints", &[("state", "draining")], 1.0).await;
-    open[0].send("!\n\ndata: half").await;
+    open[0].send("!\n\n").await;
     let [ends, cut] = clients;
     let left = ends.left().await;
     long.push('!');

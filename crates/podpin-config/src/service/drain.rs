@@ -26,6 +26,9 @@ pub struct Drain {
     pub handover_timeout: Duration,
     /// How often one stream is handed over, so that two failing pods do not play it against each other.
     pub handovers_per_stream: HandoverLimit,
+    /// Event ids of a stream that are remembered, so that what a successor replays is not sent twice. 1 to 4,096,
+    /// default 64.
+    pub replay_ids: u16,
     /// A client that was disconnected and is back within this time has returned, later it is lost.
     /// 1 s to 1 h, default 30 s.
     pub return_window: Duration,
@@ -99,6 +102,7 @@ impl Default for Drain {
             handover: Handover::None,
             handover_timeout: Duration::from_secs(5),
             handovers_per_stream: HandoverLimit::default(),
+            replay_ids: 64,
             return_window: Duration::from_secs(30),
         }
     }
@@ -125,6 +129,7 @@ impl Drain {
             handover: section.get("handover").and_then(Handover::read).unwrap_or(default.handover),
             handover_timeout: section.duration("handoverTimeout", HANDOVER_TIMEOUT, default.handover_timeout),
             handovers_per_stream: HandoverLimit::read(&section.section("handoversPerStream")),
+            replay_ids: section.count("replayIds", 1..=4_096, default.replay_ids),
             return_window: section.duration("returnWindow", RETURN_WINDOW, default.return_window),
         }
     }

@@ -117,6 +117,7 @@ fn a_service_has_the_defaults_of_the_contract() {
             handover: Handover::None,
             handover_timeout: seconds(5),
             handovers_per_stream: HandoverLimit { limit: 5, window: MINUTE },
+            replay_ids: 64,
             return_window: seconds(30),
         },
         sse: default_sse(),
@@ -387,7 +388,7 @@ fn active_checks_are_read() {
 
 #[test]
 fn a_drain_is_read() {
-    let keys = "drain: {pinned: keep, spread: 0s, timeout: 1h, margin: 500ms, order: idle, budget: {perSecond: 100, percent: 10}, handover: lastEventId, handoverTimeout: 1s, handoversPerStream: {limit: 2, window: 10s}, returnWindow: 1m}";
+    let keys = "drain: {pinned: keep, spread: 0s, timeout: 1h, margin: 500ms, order: idle, budget: {perSecond: 100, percent: 10}, handover: lastEventId, handoverTimeout: 1s, handoversPerStream: {limit: 2, window: 10s}, replayIds: 300, returnWindow: 1m}";
     let expected = Drain {
         pinned: Pinned::Keep,
         spread: Duration::ZERO,
@@ -398,6 +399,7 @@ fn a_drain_is_read() {
         handover: Handover::LastEventId,
         handover_timeout: seconds(1),
         handovers_per_stream: HandoverLimit { limit: 2, window: seconds(10) },
+        replay_ids: 300,
         return_window: MINUTE,
     };
     assert_eq!(service(keys).drain, expected);

@@ -22,6 +22,7 @@ use podpin_endpoints::{
     Snapshot, Table, Transition, Update,
 };
 
+use crate::balance::asks::Asks;
 use crate::balance::client_limit::ClientStreams;
 use crate::balance::flaps::{Flaps, Logged};
 use crate::balance::queue::Queue;
@@ -72,6 +73,8 @@ pub struct ServiceState {
     pub client_streams: Arc<ClientStreams>,
     /// Requests that wait for a place, for `affinity.onUnavailable: wait`.
     pub queue: Arc<Queue>,
+    /// Requests for successors of streams that are under way.
+    pub asks: Arc<Asks>,
     /// Events for the drain of the service, and counts of its streams; identifies the service over reloads.
     pub drain: Arc<DrainInbox>,
     /// The table is changed on the control thread only; requests never take the lock.
@@ -169,6 +172,7 @@ impl ServiceState {
             metrics: Arc::new(metrics),
             client_streams: Arc::default(),
             queue: Arc::default(),
+            asks: Arc::default(),
             drain: Arc::new(drain),
             table: Arc::new(Mutex::new(table)),
             view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
@@ -198,6 +202,7 @@ impl ServiceState {
             metrics: Arc::clone(&self.metrics),
             client_streams: Arc::clone(&self.client_streams),
             queue: Arc::clone(&self.queue),
+            asks: Arc::clone(&self.asks),
             drain: Arc::clone(&self.drain),
             table: Arc::clone(&self.table),
             view: Arc::clone(&self.view),

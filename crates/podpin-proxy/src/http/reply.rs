@@ -229,7 +229,7 @@ impl ErrorReply {
             status: StatusCode::OK,
             content_type: "text/event-stream",
             retry_after_seconds: None,
-            body: format!("{}: podpin: {self}\n\n", podpin_sse::retry_line(retry_millis)),
+            body: format!("{}: podpin: {self}\n", podpin_sse::retry_line(retry_millis)),
             headers: HeaderMap::new(),
         }
     }
@@ -331,6 +331,6 @@ mod tests {
         .unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"), "{head}");
-        assert_eq!(body, "retry: 1234\n\n: podpin: every endpoint is at its limit\n\n");
+        assert_eq!(body, "retry: 1234\n: podpin: every endpoint is at its limit\n");
     }
 }

@@ -325,7 +325,8 @@ impl Exchange<'_> {
                 Ok(permits) => permits,
                 Err(reply) => return Begun::Refused(reply),
             };
-            if head.is_plain_event_stream() && transfer.is_uploaded() {
+            let is_relayed = head.is_plain_event_stream() || context.head.method == Method::GET;
+            if is_relayed && transfer.is_uploaded() {
                 return Begun::Stream(Box::new(head), permits);
             }
             let stream = PostStream::open(context, request, selected, permits);

@@ -1,7 +1,7 @@
 //! Body of a stream on its way from the upstream to the client: HTTP framing removed, events kept whole.
 
-use podpin_sse::Framer;
-use podpin_sse::session::{Content, Fault, Position, ResumePoint, UpstreamEnd};
+use podpin_sse::session::{Fault, Held, Position, ResumePoint, UpstreamEnd};
+use podpin_sse::{Framer, KnownIds, Pushed, ReplayStart, Resumption};
 use podpin_wire::http1::body::{BodyDecoder, Piece};
 
 /// Content of a response body.
@@ -26,14 +26,6 @@ pub(crate) struct Decoded {
 }
 
 impl Body {
-    /// Returns the kind of the content, for a session.
-    pub(crate) fn content(&self) -> Content {
-        match self {
-            Body::Events(_) => Content::Events,
-            Body::Opaque => Content::Opaque,
-        }
-    }
-
     /// Returns the place in the event stream after the bytes that were forwarded last.
     fn position(&self) -> Position {
         match self {
@@ -57,19 +49,86 @@ impl Body {
 
     /// Returns whether a successor can be requested for exactly what follows.
     pub(crate) fn resume_point(&self) -> ResumePoint {
-        let id = match self {
-            Body::Events(framer) => framer.resume_id(),
-            Body::Opaque => None,
-        };
-        if id.is_some_and(is_field_value) { ResumePoint::Known } else { ResumePoint::Unknown }
+        match self.resumption() {
+            Resumption::After(id) if is_field_value(id) => ResumePoint::Known,
+            Resumption::Now => ResumePoint::Known,
+            Resumption::After(_) | Resumption::Unknown => ResumePoint::Unknown,
+        }
     }
 
-    /// Returns the id to resume from, for a successor's request. Events of the old upstream are counted from here on:
-    /// the successor replays them.
-    pub(crate) fn begin_handover(&mut self) -> Vec<u8> {
+    fn resumption(&self) -> Resumption<'_> {
         match self {
-            Body::Events(framer) => framer.mark_resume_point().unwrap_or_default().to_vec(),
-            Body::Opaque => Vec::new(),
+            Body::Events(framer) => framer.resumption(),
+            Body::Opaque => Resumption::Unknown,
+        }
+    }
+
+    /// Returns the id to resume from, for a successor's request; `None` if the client has seen nothing. No id is forgotten
+    /// from here on: the successor replays what the old upstream still sends.
+    pub(crate) fn begin_handover(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Body::Events(framer) => framer.mark_resume_point().id().map(<[u8]>::to_vec),
+            Body::Opaque => None,
+        }
+    }
+
+    /// Records that no successor is requested any more.
+    pub(crate) fn stay(&mut self) {
+        if let Body::Events(framer) = self {
+            framer.stay();
+        }
+    }
+
+    /// Returns the ids that the client has seen lately.
+    pub(crate) fn known_ids(&self) -> KnownIds {
+        match self {
+            Body::Events(framer) => framer.known_ids(),
+            Body::Opaque => KnownIds::default(),
+        }
+    }
+
+    /// Whether the endpoint uses one id for several events, so that nothing of a replay is dropped.
+    pub(crate) fn repeats_ids(&self) -> bool {
+        matches!(self, Body::Events(framer) if framer.repeats_ids())
+    }
+
+    /// Makes `id` the client's last one, if it has none: the event before the successor's first.
+    pub(crate) fn seed(&mut self, id: &[u8]) {
+        if let Body::Events(framer) = self
+            && framer.last_event_id().is_none()
+        {
+            framer.seed(id);
+        }
+    }
+
+    /// Returns what is kept back of the bytes that came.
+    pub(crate) fn held(&self) -> Held {
+        match self {
+            Body::Events(framer) if framer.has_undecided() => Held::Undecided,
+            Body::Events(framer) if framer.holds_block() => Held::Block,
+            Body::Events(_) | Body::Opaque => Held::Nothing,
+        }
+    }
+
+    /// Appends to `out` what is kept back, since the rest of it did not come in time. Returns the number of events, and the
+    /// place where they end.
+    pub(crate) fn pass_held(&mut self, out: &mut Vec<u8>) -> Decoded {
+        let pushed = match self {
+            Body::Events(framer) => framer.pass_on(out),
+            Body::Opaque => Pushed::default(),
+        };
+        let (events, dropped) = (pushed.events, pushed.dropped);
+        Decoded { events, dropped, end: None, position: self.position() }
+    }
+
+    /// Whether an event has begun that a close of the connection would tear, on a stream that is known to have events.
+    pub(crate) fn is_within_event(&self) -> bool {
+        match self {
+            Body::Events(framer) => {
+                let is_held = framer.holds_block() || !framer.at_boundary();
+                is_held && framer.may_be_handed_over() && framer.last_event_id().is_some()
+            }
+            Body::Opaque => false,
         }
     }
 
@@ -82,9 +141,9 @@ impl Body {
     }
 
     /// Continues with the body of a successor: half an event is dropped, and so is what is replayed.
-    pub(crate) fn adopt(&mut self) {
+    pub(crate) fn adopt(&mut self, start: ReplayStart) {
         if let Body::Events(framer) = self {
-            framer.adopt();
+            framer.adopt(start);
         }
     }
 
@@ -137,7 +196,7 @@ mod tests {
     }
 
     fn events() -> Body {
-        Body::Events(Framer::with_cursor(1_024))
+        Body::Events(Framer::with_cursor(1_024, 64))
     }
 
     #[test]
@@ -163,8 +222,8 @@ mod tests {
     fn a_replay_is_dropped_and_counted() {
         let (mut body, mut decoder, mut out) = (events(), chunked(), Vec::new());
         body.decode(&mut decoder, b"f\r\nid: 1\ndata: a\n\n\r\n", &mut out);
-        assert_eq!((body.resume_point(), body.begin_handover()), (ResumePoint::Known, b"1".to_vec()));
-        body.adopt();
+        assert_eq!((body.resume_point(), body.begin_handover()), (ResumePoint::Known, Some(b"1".to_vec())));
+        body.adopt(ReplayStart::Unnamed);
         assert!(body.awaits_replay());
         out.clear();
         let replay = b"f\r\nid: 1\ndata: a\n\n\r\nf\r\nid: 2\ndata: b\n\n\r\n";
@@ -189,6 +248,6 @@ mod tests {
         let (mut body, mut decoder, mut out) = (Body::Opaque, chunked(), Vec::new());
         let decoded = body.decode(&mut decoder, b"5\r\nhello\r\n", &mut out);
         assert_eq!((decoded.events, decoded.end, &out[..]), (0, None, &b"hello"[..]));
-        assert_eq!((decoded.position, body.content()), (Position::WithinEvent, Content::Opaque));
+        assert_eq!((decoded.position, body.held()), (Position::WithinEvent, Held::Nothing));
     }
 }

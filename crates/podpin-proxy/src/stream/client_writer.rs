@@ -29,11 +29,9 @@ pub(crate) struct Flushed {
 }
 
 impl ClientWriter {
-    /// Begins with the response head and, where there is one, a preface of the body, both still to be written.
-    pub(crate) fn new(downstream: Downstream, head: Vec<u8>, preface: &[u8]) -> ClientWriter {
-        let mut writer = ClientWriter { downstream: Some(downstream), unsent: head, taken: 0 };
-        writer.append(preface);
-        writer
+    /// Begins with the response head, still to be written.
+    pub(crate) fn new(downstream: Downstream, head: Vec<u8>) -> ClientWriter {
+        ClientWriter { downstream: Some(downstream), unsent: head, taken: 0 }
     }
 
     /// Writes what is left to be written.
@@ -152,7 +150,9 @@ mod tests {
         let mut side = Http1Side::new(Transport::Plain(proxy));
         side.framing = Framing::Chunked;
         let downstream = Downstream::H1(side);
-        (ClientWriter::new(downstream, b"HEAD\r\n\r\n".to_vec(), preface), client)
+        let mut writer = ClientWriter::new(downstream, b"HEAD\r\n\r\n".to_vec());
+        writer.append(preface);
+        (writer, client)
     }
 
     fn piece(bytes: &[u8]) -> Vec<u8> {

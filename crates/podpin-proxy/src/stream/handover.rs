@@ -15,24 +15,33 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
 use podpin_config::Service;
 use podpin_endpoints::{Endpoint, EndpointId, Permit, Phase};
-use podpin_sse::session::{Answer, Eligibility, Limits};
+use podpin_sse::session::{Answer, Eligibility, HandoverCause, Limits, Outcome, Reason, Report};
+use podpin_sse::{KnownIds, ReplayStart};
 use podpin_wire::http1::encode;
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::session_headers;
+use crate::http::reply::ErrorReply;
 use crate::net::tls::UpstreamTls;
 use crate::routing::route::Route;
 use crate::shared::Shared;
+use crate::stream::account::upstream_error_kind;
+use crate::stream::body::Body;
+use crate::stream_registry::StreamRecord;
+use crate::telemetry::labels::{DepartureKind, Join, UpstreamErrorKind};
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
 use crate::upstream::error::UpstreamError;
 
 /// Field in which an event stream client names the last event it has seen.
 pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Id by which a successor says that its history does not reach back to the requested event (Mercure specification).
+pub(crate) const EARLIEST: &[u8] = b"earliest";
 /// Field by which an application forbids the handover of a stream.
 const HANDOVER: HeaderName = HeaderName::from_static("x-podpin-handover");
 
@@ -49,6 +58,8 @@ pub(crate) struct HandoverDriver {
     request: Option<PendingSuccessor>,
     /// Successor that has answered with an event stream.
     successor: Option<Box<Successor>>,
+    /// Whether the last request named an event.
+    resumes: bool,
 }
 
 /// A request for a successor.
@@ -58,7 +69,16 @@ pub(crate) struct SuccessorRequest {
     tls: Option<Arc<UpstreamTls>>,
     session: SessionId,
     head: Vec<u8>,
-    last_event_id: Vec<u8>,
+    resume: ResumeFrom,
+}
+
+/// The point that a successor is requested from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ResumeFrom {
+    /// Id to be sent; `None` if the client has seen nothing, so that the successor begins at the present moment.
+    pub last_event_id: Option<Vec<u8>>,
+    /// Ids that the client has seen, by which a successor's own word on where it begins is judged.
+    pub known: KnownIds,
 }
 
 /// An endpoint that has answered with an event stream.
@@ -72,31 +92,45 @@ pub(crate) struct Successor {
 }
 
 /// The endpoint that a successor is looked for at.
+#[derive(Clone, Debug)]
 pub(crate) enum SuccessorTarget {
     /// The endpoint for all requests of a client that is pinned to this one.
     PinnedTo(EndpointId),
     /// The same, for a stream that still flows: an endpoint that leaves as well is no better than its own.
     AwayFrom(EndpointId),
+    /// Any but this one, which comes last.
+    Another(EndpointId),
     /// This endpoint and no other.
     Endpoint(Arc<Endpoint>),
+}
+
+/// The result of one attempt that brings no successor.
+enum Refusal {
+    /// Another endpoint may be tried.
+    Next(Outcome),
+    /// The answer holds for all endpoints.
+    Final(Answer),
 }
 
 impl HandoverDriver {
     /// Returns the driver of a stream that may be handed over; `head` is its request head without `Last-Event-ID` and
     /// session fields.
     pub(crate) fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> HandoverDriver {
-        HandoverDriver { shared, session, head: head.into_boxed_slice(), request: None, successor: None }
+        let head = head.into_boxed_slice();
+        HandoverDriver { shared, session, head, request: None, successor: None, resumes: false }
     }
 
-    /// Begins to request a successor for what follows `last_event_id`. The task has to poll afterwards.
-    pub(crate) fn begin(&mut self, route: &Arc<Route>, last_event_id: Vec<u8>, target: SuccessorTarget) {
+    /// Begins to request a successor for what follows `resume`. The task has to poll afterwards.
+    pub(crate) fn begin(&mut self, route: &Arc<Route>, resume: ResumeFrom, target: SuccessorTarget) {
         let snapshot = self.shared.snapshot();
+        self.resumes = resume.last_event_id.is_some();
+        self.successor = None;
         let request = SuccessorRequest {
             route: Arc::clone(route),
             tls: snapshot.counterpart(&route.service).unwrap_or(&route.service).tls.clone(),
             session: self.session,
             head: self.head.to_vec(),
-            last_event_id,
+            resume,
         };
         self.request = Some(Box::pin(request.send(target)));
     }
@@ -116,9 +150,29 @@ impl HandoverDriver {
         Some(Answer::EventStream(eligibility))
     }
 
-    /// Takes the successor that has answered; `None` if none has.
-    pub(crate) fn take_successor(&mut self) -> Option<Successor> {
-        self.successor.take().map(|successor| *successor)
+    /// Whether the successor was sent an id; false if it began at the present moment.
+    pub(crate) fn resumes(&self) -> bool {
+        self.resumes
+    }
+
+    /// Takes the successor that has answered, and makes `body` expect what it sends. Returns what is known of the join as
+    /// well; `None` if there is no successor. `is_flowing` says whether the old upstream was there until now.
+    pub(crate) fn take_successor(&mut self, body: &mut Body, is_flowing: bool) -> Option<(Successor, Join)> {
+        let successor = *self.successor.take()?;
+        let begins_after = successor.begins_after();
+        let is_known = begins_after.is_some_and(|id| body.known_ids().contains(id));
+        let join = match begins_after {
+            Some(_) if self.resumes && is_known => Join::Exact,
+            Some(_) if self.resumes => Join::Gap,
+            _ if self.resumes && body.repeats_ids() => Join::Unknown,
+            _ if self.resumes || is_flowing => Join::Exact,
+            _ => Join::Unknown,
+        };
+        body.adopt(if is_known { ReplayStart::Known } else { ReplayStart::Unnamed });
+        if let Some(id) = begins_after.filter(|id| *id != EARLIEST) {
+            body.seed(id);
+        }
+        Some((successor, join))
     }
 
     /// Drops the request that is under way, and a successor that is not wanted any more.
@@ -127,47 +181,86 @@ impl HandoverDriver {
     }
 }
 
+impl Successor {
+    /// Returns the id of the event before the first one of the body, as the response says (the Mercure specification has
+    /// that field); `None` if it says nothing.
+    pub(crate) fn begins_after(&self) -> Option<&[u8]> {
+        self.response.start.head.headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes)
+    }
+}
+
 impl SuccessorRequest {
     /// Tries endpoints until one answers with an event stream, within `retries`. `Err` with the last answer if none does, or
-    /// with that which ends the stream.
+    /// if one holds for all endpoints.
     pub(crate) async fn send(self, target: SuccessorTarget) -> Result<Box<Successor>, Answer> {
         match target {
             SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
-            SuccessorTarget::PinnedTo(pinned_to) => self.try_endpoints(pinned_to, |_| true).await,
-            SuccessorTarget::AwayFrom(pinned_to) => {
-                self.try_endpoints(pinned_to, |endpoint| endpoint.phase < Phase::Draining).await
+            SuccessorTarget::PinnedTo(id) => self.try_endpoints(self.attempts(id), |_| true).await,
+            SuccessorTarget::AwayFrom(id) => {
+                self.try_endpoints(self.attempts(id), |endpoint| endpoint.phase < Phase::Draining).await
+            }
+            SuccessorTarget::Another(id) => {
+                let mut attempts = self.attempts(id);
+                attempts.pass_over(id);
+                match self.try_endpoints(attempts, |_| true).await {
+                    Err(Answer::Failed(_)) => self.try_endpoints(self.attempts(id), |_| true).await,
+                    answered => answered,
+                }
             }
         }
     }
 
+    /// Tries endpoints that are good enough. One that begins somewhere else than was requested is used if no other does
+    /// better: its history is gone, and so may be that of all.
     async fn try_endpoints(
         &self,
-        pinned_to: EndpointId,
-        is_better: fn(&Endpoint) -> bool,
+        mut attempts: Attempts,
+        is_good: fn(&Endpoint) -> bool,
     ) -> Result<Box<Successor>, Answer> {
-        let mut attempts = self.attempts(pinned_to);
-        let mut outcome = Answer::Failed;
+        let mut outcome = Outcome::NoEndpoint;
+        let mut astray = None;
         while attempts.may_retry() {
-            let Ok(permit) = attempts.select_successor() else { break };
-            if !attempts.endpoint().is_some_and(|endpoint| is_better(endpoint)) {
+            let permit = match attempts.select_successor() {
+                Ok(permit) => permit,
+                Err(ErrorReply::Full) => {
+                    outcome = if outcome == Outcome::NoEndpoint { Outcome::Cap } else { outcome };
+                    break;
+                }
+                Err(_) => break,
+            };
+            if !attempts.endpoint().is_some_and(|endpoint| is_good(endpoint)) {
                 break;
             }
             match self.attempt(&mut attempts, permit).await {
-                Err(again @ (Answer::Refused | Answer::Failed)) => outcome = again,
-                decided => return decided,
+                Ok(successor) if self.follows(&successor) => return Ok(successor),
+                Ok(successor) => {
+                    attempts.rejected(successor.response.start.head.status);
+                    astray = astray.or(Some(successor));
+                }
+                Err(Refusal::Next(failed)) => outcome = failed,
+                Err(Refusal::Final(answer)) => return Err(answer),
             }
         }
-        Err(outcome)
+        astray.ok_or(Answer::Failed(outcome))
+    }
+
+    /// Whether a successor begins where it was to, as far as it says.
+    fn follows(&self, successor: &Successor) -> bool {
+        let is_known = |id: &[u8]| self.resume.known.contains(id);
+        self.resume.last_event_id.is_none() || successor.begins_after().is_none_or(is_known)
     }
 
     async fn send_to(&self, endpoint: Arc<Endpoint>) -> Result<Box<Successor>, Answer> {
         let limit = self.route.service.configuration.limits.streams_per_endpoint;
         let Some(permit) = endpoint.load.try_open(limit) else {
-            return Err(Answer::Failed);
+            return Err(Answer::Failed(Outcome::Cap));
         };
         let mut attempts = self.attempts(endpoint.id);
         attempts.select_fixed(endpoint);
-        self.attempt(&mut attempts, permit).await
+        self.attempt(&mut attempts, permit).await.map_err(|refusal| match refusal {
+            Refusal::Next(outcome) => Answer::Failed(outcome),
+            Refusal::Final(answer) => answer,
+        })
     }
 
     fn attempts(&self, pinned_to: EndpointId) -> Attempts {
@@ -175,27 +268,43 @@ impl SuccessorRequest {
         Attempts::new(request, Purpose::Successor { pinned_to })
     }
 
-    async fn attempt(&self, attempts: &mut Attempts, permit: Permit) -> Result<Box<Successor>, Answer> {
+    async fn attempt(&self, attempts: &mut Attempts, permit: Permit) -> Result<Box<Successor>, Refusal> {
         let Some(endpoint) = attempts.endpoint().map(Arc::clone) else {
-            return Err(Answer::Failed);
+            return Err(Refusal::Next(Outcome::NoEndpoint));
         };
         let limit = self.route.service.configuration.drain.handover_timeout;
-        let response = match tokio::time::timeout(limit, self.exchange(attempts, &endpoint)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return self.failed(attempts, &error),
-            Err(_) => return self.failed(attempts, &UpstreamError::ResponseTimeout),
+        let under_way = self.route.service.asks.permit(endpoint.id).await;
+        let exchange = tokio::time::timeout(limit, self.exchange(attempts, &endpoint)).await;
+        drop(under_way);
+        let error = match exchange {
+            Ok(Ok(response)) => return self.judge(attempts, Successor { endpoint, permit, response }),
+            Ok(Err(error)) => error,
+            Err(_) => UpstreamError::ResponseTimeout,
         };
-        let status = response.start.head.status;
-        attempts.answered(status);
-        if status == http::StatusCode::NO_CONTENT {
-            return Err(Answer::NoContent);
+        attempts.failed(&error);
+        Err(Refusal::Next(match error.kind() {
+            UpstreamErrorKind::Timeout => Outcome::Timeout,
+            UpstreamErrorKind::Connect | UpstreamErrorKind::Reset | UpstreamErrorKind::Protocol => {
+                Outcome::Connect
+            }
+        }))
+    }
+
+    /// Accepts an event stream. A response of 400 to 499 is the application's answer, which others would give as well.
+    fn judge(&self, attempts: &mut Attempts, successor: Successor) -> Result<Box<Successor>, Refusal> {
+        let head = &successor.response.start.head;
+        attempts.answered(head.status);
+        if head.is_plain_event_stream() {
+            return Ok(Box::new(successor));
         }
-        if !response.start.head.is_plain_event_stream() {
-            tracing::debug!(endpoint = %endpoint.name, %status, "no successor");
-            attempts.rejected(status);
-            return Err(Answer::Refused);
-        }
-        Ok(Box::new(Successor { endpoint, permit, response }))
+        tracing::debug!(endpoint = %successor.endpoint.name, status = %head.status, "no successor");
+        attempts.rejected(head.status);
+        Err(match head.status {
+            StatusCode::NO_CONTENT => Refusal::Final(Answer::NoContent),
+            status if status.is_client_error() => Refusal::Final(Answer::Failed(Outcome::Status4xx)),
+            status if status.is_server_error() => Refusal::Next(Outcome::Status5xx),
+            _ => Refusal::Next(Outcome::Refused),
+        })
     }
 
     async fn exchange(
@@ -211,18 +320,13 @@ impl SuccessorRequest {
         connect::exchange(transport, &request, Some(limit)).await
     }
 
-    fn failed(&self, attempts: &mut Attempts, error: &UpstreamError) -> Result<Box<Successor>, Answer> {
-        attempts.failed(error);
-        Err(Answer::Failed)
-    }
-
     /// Returns the whole request head for the endpoint of the current attempt.
     fn head(&self, attempts: &Attempts) -> Vec<u8> {
         let mut fields = HeaderMap::with_capacity(3);
         if let Some(selected) = attempts.selected() {
             session_headers::write_session(&attempts.request, selected, &mut fields);
         }
-        if let Ok(id) = HeaderValue::from_bytes(&self.last_event_id) {
+        if let Some(Ok(id)) = self.resume.last_event_id.as_deref().map(HeaderValue::from_bytes) {
             fields.insert(LAST_EVENT_ID, id);
         }
         let mut head = self.head.clone();
@@ -230,6 +334,31 @@ impl SuccessorRequest {
         head.extend_from_slice(b"\r\n");
         head
     }
+}
+
+/// Counts a handover that is over.
+pub(crate) fn count(record: &StreamRecord, report: &Report) {
+    let metrics = &record.route.service.metrics;
+    metrics.handovers.inc(report.cause, report.outcome);
+    if report.outcome == Outcome::Ok {
+        match report.otherwise_ends_with {
+            // The end of a stream that ends for it is counted by its account.
+            Some(Reason::UpstreamReset) => metrics.upstream_errors.inc(upstream_error_kind(report.fault)),
+            Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
+            _ => {}
+        }
+    }
+    if !matches!(report.outcome, Outcome::NoId | Outcome::Limit) {
+        metrics.handover_duration.observe(Duration::from_millis(report.took_ms).as_secs_f64());
+    }
+    tracing::debug!(
+        stream = record.id,
+        endpoint = %record.endpoint().name,
+        planned = report.cause == HandoverCause::Planned,
+        outcome = ?report.outcome,
+        millis = report.took_ms,
+        "handover"
+    );
 }
 
 /// Returns the limits on handovers of the service's streams.
@@ -255,6 +384,7 @@ pub(crate) fn allows_handover(headers: &HeaderMap) -> bool {
 mod tests {
     use std::future::poll_fn;
 
+    use podpin_sse::Framer;
     use podpin_sse::session::{Fault, ResumePoint, Session, Settings, Standing, Upstream, UpstreamEnd};
     use podpin_time::Millis;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -269,6 +399,10 @@ mod tests {
         HandoverDriver::new(Arc::clone(&scene.shared), SessionId::from_bytes([1; 16]), head)
     }
 
+    fn resume() -> ResumeFrom {
+        ResumeFrom { last_event_id: Some(b"7".to_vec()), known: KnownIds::default() }
+    }
+
     async fn answer(handover: &mut HandoverDriver) -> Answer {
         poll_fn(|context| handover.poll(context).map_or(Poll::Pending, Poll::Ready)).await
     }
@@ -281,15 +415,16 @@ mod tests {
             (stream, Answer::EventStream(Eligibility::Eligible)),
             (&*vetoed, Answer::EventStream(Eligibility::Ineligible)),
             ("204 No Content", Answer::NoContent),
-            ("200 OK\r\nContent-Type: text/html", Answer::Refused),
-            ("503 Service Unavailable", Answer::Refused),
+            ("200 OK\r\nContent-Type: text/html", Answer::Failed(Outcome::Refused)),
+            ("404 Not Found", Answer::Failed(Outcome::Status4xx)),
+            ("503 Service Unavailable", Answer::Failed(Outcome::Status5xx)),
         ];
         for (head, expected) in table {
             let successors = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let scene = Scene::new(&[("b", successors.local_addr().unwrap())]);
             let mut handover = driver(&scene);
             let from = SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80));
-            handover.begin(&scene.route, b"7".to_vec(), from);
+            handover.begin(&scene.route, resume(), from);
             let serve = async {
                 let (mut socket, _) = successors.accept().await.unwrap();
                 let mut request = Vec::new();
@@ -301,7 +436,8 @@ mod tests {
             };
             let (answered, _socket) = tokio::join!(answer(&mut handover), serve);
             assert_eq!(answered, expected, "{head}");
-            let successor = handover.take_successor();
+            let mut body = Body::Events(Framer::with_cursor(1_024, 64));
+            let successor = handover.take_successor(&mut body, true);
             assert_eq!(successor.is_some(), matches!(expected, Answer::EventStream(_)), "{head}");
         }
     }
@@ -310,9 +446,9 @@ mod tests {
     async fn an_endpoint_that_does_not_answer_is_a_failure() {
         let scene = Scene::new(&[("b", nowhere())]);
         let mut handover = driver(&scene);
-        handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
-        assert_eq!(answer(&mut handover).await, Answer::Failed);
-        assert!(handover.take_successor().is_none());
+        handover.begin(&scene.route, resume(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
+        assert_eq!(answer(&mut handover).await, Answer::Failed(Outcome::Connect));
+        assert!(handover.take_successor(&mut Body::Opaque, true).is_none());
     }
 
     #[tokio::test]
@@ -324,19 +460,23 @@ mod tests {
         let service = &scene.route.service;
         service.operate(&a, Operation::Drain).unwrap();
         service.operate(&b, Operation::Drain).unwrap();
-        handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::AwayFrom(a));
-        assert_eq!(answer(&mut handover).await, Answer::Failed, "nobody is ready");
+        handover.begin(&scene.route, resume(), SuccessorTarget::AwayFrom(a));
+        assert_eq!(answer(&mut handover).await, Answer::Failed(Outcome::NoEndpoint), "none is ready");
         service.operate(&b, Operation::Undrain).unwrap();
-        handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::AwayFrom(a));
+        handover.begin(&scene.route, resume(), SuccessorTarget::AwayFrom(a));
         let accepted = async { drop(successors.accept().await.unwrap()) };
-        assert_eq!(tokio::join!(answer(&mut handover), accepted).0, Answer::Failed, "it was asked, and left");
+        assert_eq!(
+            tokio::join!(answer(&mut handover), accepted).0,
+            Answer::Failed(Outcome::Connect),
+            "it was asked, and left"
+        );
     }
 
     #[tokio::test]
     async fn a_request_that_is_cancelled_has_no_answer() {
         let scene = Scene::new(&[("b", nowhere())]);
         let mut handover = driver(&scene);
-        handover.begin(&scene.route, b"7".to_vec(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
+        handover.begin(&scene.route, resume(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
         handover.cancel();
         let polled = poll_fn(|context| Poll::Ready(handover.poll(context))).await;
         assert_eq!(polled, None);
@@ -360,8 +500,8 @@ mod tests {
         let _ = session.on_upstream_end(UpstreamEnd::Broken(Fault::Reset), upstream, Millis(0));
         assert_eq!(session.due(), Some(Millis(40)), "one attempt at the old endpoint, and one elsewhere");
         let mut handover = driver(&scene);
-        handover.begin(&scene.route, b"1".to_vec(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
-        assert_eq!(answer(&mut handover).await, Answer::Failed);
+        handover.begin(&scene.route, resume(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
+        assert_eq!(answer(&mut handover).await, Answer::Failed(Outcome::Timeout));
         let (hanging, next) = tokio::join!(hanging.accept(), next.accept());
         assert!(hanging.is_ok() && next.is_ok(), "both were tried");
     }

@@ -12,8 +12,8 @@ use http::{Method, StatusCode};
 use podpin_config::{Handover, Unavailable};
 use podpin_drain::{Comer, Mobility};
 use podpin_endpoints::MoveReason;
-use podpin_sse::session::{Content, Recovery, RetryRange, Settings};
-use podpin_sse::{Framer, retry_line};
+use podpin_sse::Framer;
+use podpin_sse::session::{Content, Recovery, Settings};
 use podpin_wire::http1::response_head::ResponseStart;
 use tracing::{Instrument, Span};
 
@@ -31,7 +31,7 @@ use crate::request_context::RequestContext;
 use crate::shared::InFlight;
 use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream::body::Body;
-use crate::stream::handover::{HandoverDriver, LAST_EVENT_ID, allows_handover, limits};
+use crate::stream::handover::{EARLIEST, HandoverDriver, LAST_EVENT_ID, allows_handover, limits};
 use crate::stream::relay::{Relay, Start};
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
@@ -97,9 +97,22 @@ impl PendingStream {
     }
 }
 
-/// Returns whether a response is an event stream that the relay can frame.
+/// Returns the kind of a response's body: an event stream that the relay can frame, one that it cannot, or anything else.
 fn content_of(start: &ResponseStart) -> Content {
-    if start.head.is_plain_event_stream() { Content::Events } else { Content::Opaque }
+    if start.head.is_plain_event_stream() {
+        Content::Events
+    } else if start.head.is_event_stream() {
+        Content::Encoded
+    } else {
+        Content::Opaque
+    }
+}
+
+/// Whether nothing may be written into a response but its endpoint's own bytes (RFC 9111 section 5.2.2.6).
+fn is_fixed(headers: &HeaderMap) -> bool {
+    let is_no_transform = |directive: &str| directive.trim().eq_ignore_ascii_case("no-transform");
+    let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(is_no_transform)
 }
 
 /// Serves one event stream request from its head to the start of its relay, which goes on by itself.
@@ -250,13 +263,13 @@ impl Opening<'_> {
         let Some(selected) = self.attempts.selected() else { return };
         let content = content_of(&start);
         let length =
-            if content == Content::Events { BodyLength::Unknown } else { BodyLength::of(&start.body) };
+            if content.is_event_stream() { BodyLength::Unknown } else { BodyLength::of(&start.body) };
         let fields = self.response_fields(&start, selected, content);
         self.count(selected, start.head.status, content);
         let handover = self.handover(&start, selected, content);
         let handover_enabled = handover.is_some();
         let accounts = self.accounts(selected, start.head.status, content, handover_enabled);
-        if content == Content::Events && self.repetition == Repetition::Harmless {
+        if content.is_event_stream() && self.repetition == Repetition::Harmless {
             accounts.record().note_return(self.return_evidence(selected), clock::now());
             self.attempts
                 .service()
@@ -269,14 +282,16 @@ impl Opening<'_> {
             return;
         };
         // Only event streams hold a slot of their endpoint.
-        let permits = Some(permits).filter(|_| content == Content::Events);
-        let body = self.body(content, handover_enabled);
+        let permits = Some(permits).filter(|_| content.is_event_stream());
+        let is_fixed = is_fixed(&start.head.headers);
+        let mut settings = self.settings(content, handover_enabled);
+        settings.tells_retry &= !is_fixed;
+        let body = self.body(&start, &settings);
         let relay = Relay::new(Start {
             downstream: started.downstream,
             head: [interim, started.head].concat(),
-            preface: self.preface(content),
             upstream: UpstreamReader::new(transport, start.body, start.rest),
-            settings: self.settings(&body, handover_enabled),
+            settings,
             body,
             streams: Arc::clone(&self.context.shared.streams),
             record: Arc::clone(accounts.record()),
@@ -321,7 +336,7 @@ impl Opening<'_> {
         let (status, received) = (start.head.status, start.head.headers.clone());
         let request = &self.attempts.request;
         let mut fields = rewrite::client_headers(self.context, request, selected, status, received);
-        if content == Content::Events {
+        if content.is_event_stream() {
             fields.remove(header::CONTENT_LENGTH);
         }
         fields
@@ -331,7 +346,7 @@ impl Opening<'_> {
         let request = &self.attempts.request;
         request.count_decision(Some(selected));
         self.context.count(Some(&request.route), status.as_u16());
-        if content == Content::Events {
+        if content.is_event_stream() {
             let is_resumed = self.context.head.fields.contains(&LAST_EVENT_ID);
             let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
             let decision = request.decision(Some(selected));
@@ -339,44 +354,50 @@ impl Opening<'_> {
         }
     }
 
-    /// Returns `retry:` for a client that comes back: a goodbye may have set another. For a new one as well, if it differs
-    /// from the default. Empty if none is needed.
-    fn preface(&self, content: Content) -> Vec<u8> {
+    /// Returns the reconnection time in milliseconds for a client that comes back: a goodbye may have set another. For a new
+    /// one as well, if it differs from the default. `None` if none is needed.
+    fn normal_retry(&self) -> Option<u32> {
         let request = &self.attempts.request;
         let tells = comer(self.context, request) == Comer::Returning
             || request.service().configuration.sse.retry.tells_new();
-        // Clients of other methods read a completion, and take a block without data for a broken event.
-        let reconnects = content == Content::Events && self.repetition == Repetition::Harmless;
-        if !(reconnects && tells) {
-            return Vec::new();
-        }
-        let retry = request.service().retry_millis(Occasion::Normal);
-        retry.map(|retry| retry_line(retry).into_bytes()).unwrap_or_default()
+        // Clients of other methods read a completion, and do not come back.
+        let reconnects = self.repetition == Repetition::Harmless;
+        let retry = request.service().retry_millis(Occasion::Normal).filter(|_| reconnects && tells)?;
+        u32::try_from(retry).ok()
     }
 
-    fn body(&self, content: Content, handover_enabled: bool) -> Body {
-        let max = self.attempts.service().configuration.sse.event_bytes_max;
-        match (content, handover_enabled) {
-            (Content::Events, true) => Body::Events(Framer::with_cursor(max)),
-            (Content::Events, false) if self.repetition == Repetition::Harmless => {
-                Body::Events(Framer::new(max))
-            }
-            (Content::Events, false) => Body::Events(Framer::unbuffered()),
-            (Content::Opaque, _) => Body::Opaque,
+    /// Returns the body of the response. Only a stream that may be handed over is held back event by event.
+    fn body(&self, start: &ResponseStart, settings: &Settings) -> Body {
+        if settings.content != Content::Events {
+            return Body::Opaque;
         }
+        let service = &self.attempts.service().configuration;
+        let mut framer = match settings.handover {
+            Some(_) => Framer::with_cursor(service.sse.event_bytes_max, service.drain.replay_ids),
+            None => Framer::unbuffered(),
+        };
+        // The endpoint's word on where it begins is better than the client's.
+        let named = start.head.headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
+        let named = named.filter(|id| *id != EARLIEST);
+        if let Some(id) = named.or_else(|| self.context.head.fields.get(&LAST_EVENT_ID)) {
+            framer.seed(id);
+        }
+        if let Some(retry) = self.normal_retry().filter(|_| settings.tells_retry) {
+            framer.set_retry(retry);
+        }
+        Body::Events(framer)
     }
 
     /// Returns the timeouts and limits of the stream, as the request's configuration has them.
-    fn settings(&self, body: &Body, handover_enabled: bool) -> Settings {
+    fn settings(&self, content: Content, handover_enabled: bool) -> Settings {
         let service = &self.attempts.service().configuration;
-        let retry = &service.sse.retry;
         Settings {
-            content: body.content(),
+            content,
             keep_alive: service.sse.keep_alive,
             upstream_idle: service.timeouts.upstream_idle,
             client_write: service.timeouts.client_write,
             max_duration: service.sse.max_duration,
-            goodbye_retry: RetryRange::new(retry.drain_min, retry.drain_max),
+            tells_retry: true,
             handover: handover_enabled.then(|| limits(service)),
             recovery: match self.repetition {
                 Repetition::Harmless => Recovery::Reconnects,
@@ -408,7 +429,7 @@ impl Opening<'_> {
         let returns = self.repetition == Repetition::Harmless && request.is_recognised();
         let session = returns.then(|| *request.session.as_bytes());
         let opening = stream_registry::Opening {
-            kind: if content == Content::Events { Kind::Stream } else { Kind::Request },
+            kind: if content.is_event_stream() { Kind::Stream } else { Kind::Request },
             route: Arc::clone(&request.route),
             endpoint: Arc::clone(&selected.endpoint),
             client: context.client.address,
@@ -418,7 +439,7 @@ impl Opening<'_> {
         };
         let record = context.shared.streams.open(|id| opening.into_record(id));
         let log = context.shared.is_logging().then(|| {
-            let mut log = context.record(if content == Content::Events { "stream" } else { "request" });
+            let mut log = context.record(if content.is_event_stream() { "stream" } else { "request" });
             log.status = status.as_u16();
             self.attempts.describe(true, &mut log);
             Box::new(log)
@@ -434,6 +455,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_is_written_into_a_response_that_forbids_it() {
+        for (value, fixed) in [("no-transform", true), ("no-store, No-Transform", true), ("no-cache", false)]
+        {
+            let headers = HeaderMap::from_iter([(header::CACHE_CONTROL, HeaderValue::from_static(value))]);
+            assert_eq!(is_fixed(&headers), fixed, "{value}");
+        }
+        assert!(!is_fixed(&HeaderMap::new()));
+    }
+
+    #[test]
     fn an_encoded_event_stream_is_relayed_as_it_is() {
         let cases = [
             ("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", Content::Events),
@@ -444,7 +475,7 @@ mod tests {
             ),
             (
                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n",
-                Content::Opaque,
+                Content::Encoded,
             ),
             ("HTTP/1.1 503 Down\r\nContent-Type: text/event-stream\r\n\r\n", Content::Opaque),
             ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n", Content::Opaque),

@@ -1,5 +1,5 @@
-//! Event streams that stay on the path of ordinary requests: those that are encoded, and those that begin while their
-//! request body is still being sent.
+//! Event streams that stay on the path of ordinary requests: those that are encoded and answer anything but a GET, and those
+//! that begin while their request body is still being sent.
 //!
 //! The bytes pass as they come, like any response's. Here such a stream is counted and takes the slots of one. A handover
 //! is out of the question, and it may finish while its endpoint drains; at the end of that time `request/transfer.rs` cuts

@@ -20,33 +20,33 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
-use podpin_drain::{BudgetUse, Cause, DrainMember, Mobility};
+use podpin_drain::{BudgetUse, Cause, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Client, Close, Farewell, HandoverCause, LeaveOrder, Outcome, Reason, Report, ResumePoint,
-    Session, Settings, Standing, Step, Target, Upstream, UpstreamEnd,
+    Action, Answer, Client, Close, Farewell, Fault, Held, LeaveOrder, ResumePoint, Session, Settings,
+    Standing, Step, Target, Upstream, UpstreamEnd,
 };
 use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
+use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use podpin_wire::http1::response_head::ResponseStart;
 
 use crate::balance::retry::Occasion;
+use crate::balance::service::Kind;
 use crate::clock;
 use crate::downstream::body::Downstream;
 use crate::net::peer::Peer;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::stream::account::{Finished, Permits, upstream_error_kind};
+use crate::stream::account::{Finished, Permits};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
-use crate::stream::handover::{HandoverDriver, SuccessorTarget};
+use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget};
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
-use crate::telemetry::labels::DepartureKind;
 
 /// Number of reads in one turn before other streams of the worker get theirs.
 const READS_A_TURN: usize = 4;
@@ -72,8 +72,6 @@ pub(crate) struct Start {
     pub downstream: Downstream,
     /// Response head of an HTTP/1 client, still to be written.
     pub head: Vec<u8>,
-    /// Beginning of the body, before anything of the upstream.
-    pub preface: Vec<u8>,
     /// Response body of the upstream.
     pub upstream: UpstreamReader,
     /// Content of the body.
@@ -95,7 +93,7 @@ impl Relay {
     pub(crate) fn new(start: Start) -> Relay {
         let now = clock::now();
         let mut relay = Relay {
-            client: ClientWriter::new(start.downstream, start.head, &start.preface),
+            client: ClientWriter::new(start.downstream, start.head),
             upstream: start.upstream,
             body: start.body,
             session: Session::new(&start.settings, fastrand::f64(), now),
@@ -181,7 +179,7 @@ impl Relay {
 
     /// Looks whether the successor that is being opened has answered, and how long the proxy itself is still there.
     fn poll_successor(&mut self, context: &mut Context<'_>) {
-        if !self.session.is_opening() {
+        if !self.session.is_moving() {
             return;
         }
         if let Some(times) = self.streams.shutdown_times() {
@@ -189,10 +187,22 @@ impl Relay {
         }
         // An answer may make another request begin, which has to be polled for its waker.
         while let Some(answer) = self.handover.as_mut().and_then(|handover| handover.poll(context)) {
+            if matches!(answer, Answer::EventStream(_)) && self.knows_more() {
+                self.open_successor(Target::Chosen);
+                continue;
+            }
             let now = clock::now();
             let step = self.session.on_answer(answer, self.body.resume_point(), now);
+            self.finish_held(step.action);
             self.obey(step, now);
         }
+    }
+
+    /// Whether the successor was to begin at the present moment, and the client has seen an id since: from there on nothing
+    /// may be missing.
+    fn knows_more(&self) -> bool {
+        let resumes = self.handover.as_ref().is_some_and(|handover| handover.resumes());
+        !resumes && self.body.last_event_id().is_some()
     }
 
     /// Writes what is left to write, and looks whether the client is still there. Returns the end of the stream if that
@@ -236,18 +246,21 @@ impl Relay {
         out.clear();
         out.resize(CHUNK_PREFIX_BYTES, 0);
         let decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
-        if out.len() > CHUNK_PREFIX_BYTES {
-            if self.session.on_forwarded(decoded.events, decoded.position, now) {
-                let took = now.since(self.record.since);
-                self.record.route.service.metrics.stream_first_event.observe(took.as_secs_f64());
-            }
-            self.send(context, out);
-        }
-        self.count(&decoded, now);
+        self.session.on_held(self.body.held(), now);
+        self.forward(context, &decoded, out, now);
         if out.capacity() > 4 * READ_BYTES {
             *out = Vec::new();
         }
         decoded.end
+    }
+
+    /// Sends what became of some bytes, and counts it.
+    fn forward(&mut self, context: &mut Context<'_>, decoded: &Decoded, out: &mut Vec<u8>, now: Millis) {
+        if out.len() > CHUNK_PREFIX_BYTES {
+            self.session.on_forwarded(decoded.events, decoded.position, now);
+            self.send(context, out);
+        }
+        self.count(decoded, now);
     }
 
     /// Counts the events of one read.
@@ -260,6 +273,9 @@ impl Relay {
             metrics.handover_duplicates.inc_by(u64::from(decoded.dropped));
         }
         if decoded.events > 0 {
+            if self.record.note_first_event(now) {
+                metrics.stream_first_event.observe(now.since(self.record.since).as_secs_f64());
+            }
             self.record.set_last_event(now);
             self.record.events.fetch_add(u64::from(decoded.events), Ordering::Relaxed);
             metrics.stream_events.add(u64::from(decoded.events));
@@ -273,7 +289,7 @@ impl Relay {
     fn send(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) {
         let bytes = u64::try_from(out.len().saturating_sub(CHUNK_PREFIX_BYTES)).unwrap_or(0);
         self.record.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if matches!(self.body, Body::Events(_)) {
+        if self.record.kind == Kind::Stream {
             self.record.route.service.metrics.stream_bytes.add(bytes);
         }
         if self.client.send(context, out) == Client::Blocked {
@@ -285,12 +301,39 @@ impl Relay {
     /// Reports the end of the upstream's body.
     fn end_upstream(&mut self, end: UpstreamEnd) {
         let now = clock::now();
+        // A close is the end of this body, but no endpoint ends its stream within an event.
+        let is_torn = self.upstream.decoder.ends_at_close() && self.body.is_within_event();
+        let end = match end {
+            UpstreamEnd::Clean if is_torn && self.upstream.decoder != BodyDecoder::Done => {
+                UpstreamEnd::Broken(Fault::Truncated)
+            }
+            end => end,
+        };
         let step = self.session.on_upstream_end(end, self.standing(), now);
-        if end == UpstreamEnd::Clean && step.action == Action::Finish(Farewell::Clean) {
-            // No event to a browser, but the last line of many a server that ends its stream without an empty one.
-            self.client.append(&self.body.take_held());
+        if end == UpstreamEnd::Clean {
+            self.upstream.close();
+            self.finish_held(step.action);
         }
         self.obey(step, now);
+    }
+
+    /// Adds what is held back behind a body that ended cleanly: no event to a browser, but the last line of many a server that
+    /// ends its stream without an empty one.
+    fn finish_held(&mut self, action: Action) {
+        if self.upstream.is_closed() && action == Action::Finish(Farewell::Clean) {
+            self.finish_undecided();
+            self.client.append(&self.body.take_held());
+        }
+    }
+
+    /// Adds events that may be history, but nothing has shown that.
+    fn finish_undecided(&mut self) {
+        if self.body.held() == Held::Undecided {
+            let mut rest = Vec::new();
+            let passed = self.body.pass_held(&mut rest);
+            self.client.append(&rest);
+            self.count(&passed, clock::now());
+        }
     }
 
     /// Does what is due, and sets the timer for what comes next. `Ready` when the stream is over.
@@ -305,6 +348,7 @@ impl Relay {
             match step.action {
                 Action::Close(close) => return Poll::Ready(close),
                 Action::KeepAlive => self.keep_alive(context),
+                Action::PassHeld => self.pass_held(context, now),
                 _ => self.obey(step, now),
             }
             // A request that was begun just now has to be polled, so that it registers the waker.
@@ -326,17 +370,20 @@ impl Relay {
     /// Does what the session says.
     fn obey(&mut self, step: Step, now: Millis) {
         if let Some(report) = &step.report {
-            self.count_handover(report);
+            handover::count(&self.record, report);
         }
         if step.charges_budget {
             self.record.inbox().charge();
         }
         match step.action {
-            // The two that need the task's context come from `Session::on_time` only, see `poll_time`.
-            Action::Continue | Action::KeepAlive | Action::Close(_) => {}
+            // Those that need the task's context come from `Session::on_time` only, see `poll_time`.
+            Action::Continue | Action::KeepAlive | Action::PassHeld | Action::Close(_) => {}
             Action::Open { target } => self.open_successor(target),
             Action::Swap => self.swap(now),
-            Action::Stay => self.streams.stayed(&self.record),
+            Action::Stay => {
+                self.body.stay();
+                self.streams.stayed(&self.record);
+            }
             Action::Finish(farewell) => self.finish(farewell),
         }
         if !self.session.has_upstream() {
@@ -360,30 +407,38 @@ impl Relay {
         });
     }
 
+    /// Sends what is held back.
+    fn pass_held(&mut self, context: &mut Context<'_>, now: Millis) {
+        scratch::with(|Scratch { write, .. }| {
+            write.clear();
+            write.resize(CHUNK_PREFIX_BYTES, 0);
+            let passed = self.body.pass_held(write);
+            self.forward(context, &passed, write, now);
+        });
+    }
+
     /// Adds the last bytes of the stream.
     fn finish(&mut self, farewell: Farewell) {
+        if farewell != Farewell::Broken {
+            self.finish_undecided();
+        }
+        let is_shutdown = || self.record.drain().order().is_some_and(|order| order.cause == Cause::Shutdown);
         match farewell {
-            Farewell::Goodbye => {
-                let is_shutdown =
-                    self.record.drain().order().is_some_and(|order| order.cause == Cause::Shutdown);
-                self.say_retry(if is_shutdown { Occasion::Shutdown } else { Occasion::Goodbye });
-                self.client.append_end();
-            }
-            Farewell::Clean => self.client.append_end(),
-            Farewell::Broken => {
-                let is_at_boundary = matches!(&self.body, Body::Events(framer) if framer.at_boundary());
-                // No other client comes back by itself.
-                let repeats = self.record.drain().mobility() != Some(Mobility::CutAtDeadline);
-                if is_at_boundary && repeats {
-                    self.say_retry(Occasion::Break);
-                }
-            }
+            Farewell::Goodbye if is_shutdown() => self.say_retry(Occasion::Shutdown),
+            Farewell::Goodbye => self.say_retry(Occasion::Goodbye),
+            Farewell::BrokenGoodbye => self.say_retry(Occasion::Break),
+            Farewell::Clean | Farewell::Broken => {}
+        }
+        if matches!(farewell, Farewell::Goodbye | Farewell::Clean) {
+            self.client.append_end();
         }
     }
 
-    /// Adds a drawn reconnection time.
+    /// Adds a drawn reconnection time, if one may be written.
     fn say_retry(&mut self, occasion: Occasion) {
-        if let Some(retry) = self.record.route.service.retry_millis(occasion) {
+        if self.session.tells_retry()
+            && let Some(retry) = self.record.route.service.retry_millis(occasion)
+        {
             self.client.append(retry_line(retry).as_bytes());
         }
     }
@@ -393,25 +448,32 @@ impl Relay {
         let Some(handover) = &mut self.handover else { return };
         let ordered = match target {
             Target::Ordered => self.record.drain().take_target(),
-            Target::Chosen => None,
+            Target::Chosen | Target::Another => None,
         };
+        let present = self.record.endpoint().id;
         let target = match ordered {
             Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
-            None if self.session.has_upstream() => SuccessorTarget::AwayFrom(self.record.endpoint().id),
-            None => SuccessorTarget::PinnedTo(self.record.endpoint().id),
+            None if target == Target::Another => SuccessorTarget::Another(present),
+            None if self.session.has_upstream() => SuccessorTarget::AwayFrom(present),
+            None => SuccessorTarget::PinnedTo(present),
         };
-        handover.begin(&self.record.route, self.body.begin_handover(), target);
+        let last_event_id = self.body.begin_handover();
+        let resume = ResumeFrom { last_event_id, known: self.body.known_ids() };
+        handover.begin(&self.record.route, resume, target);
     }
 
     /// Continues at the successor: its body begins at a boundary, and its replay is dropped.
     fn swap(&mut self, now: Millis) {
-        let Some(successor) = self.handover.as_mut().and_then(|handover| handover.take_successor()) else {
+        let is_flowing = !self.upstream.is_closed();
+        let Some((successor, join)) =
+            self.handover.as_mut().and_then(|handover| handover.take_successor(&mut self.body, is_flowing))
+        else {
             return;
         };
+        self.record.route.service.metrics.handover_joins.inc(join);
         let (response, endpoint) = (successor.response, successor.endpoint);
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         tracing::Span::current().record("endpoint", &*endpoint.name);
-        self.body.adopt();
         self.upstream.close();
         let ResponseStart { body, rest, .. } = response.start;
         self.upstream = UpstreamReader::new(response.transport, body, rest);
@@ -423,36 +485,11 @@ impl Relay {
         self.streams.moved(&self.record, from, now);
     }
 
-    /// Counts a handover that is over.
-    fn count_handover(&self, report: &Report) {
-        let metrics = &self.record.route.service.metrics;
-        metrics.handovers.inc(report.cause, report.outcome);
-        if report.outcome == Outcome::Ok {
-            match report.otherwise_ends_with {
-                // The end of a stream that ends for it is counted by its account.
-                Some(Reason::UpstreamReset) => metrics.upstream_errors.inc(upstream_error_kind(report.fault)),
-                Some(Reason::Drain) => metrics.drain_departures.inc(DepartureKind::Handover),
-                _ => {}
-            }
-        }
-        if matches!(report.outcome, Outcome::Ok | Outcome::Refused | Outcome::Timeout) {
-            metrics.handover_duration.observe(Duration::from_millis(report.took_ms).as_secs_f64());
-        }
-        tracing::debug!(
-            stream = self.record.id,
-            endpoint = %self.record.endpoint().name,
-            planned = report.cause == HandoverCause::Planned,
-            outcome = ?report.outcome,
-            millis = report.took_ms,
-            "handover"
-        );
-    }
-
     /// Closes both sides.
     fn close(&mut self, close: Close) -> Finished {
         self.upstream.close();
         let tcp = self.client.close(close.body);
-        Finished { tcp, ..Finished::of(close, self.session.first_event()) }
+        Finished { tcp, ..Finished::of(close, self.record.first_event()) }
     }
 }
 
@@ -470,8 +507,8 @@ mod tests {
     use podpin_affinity::SessionId;
     use podpin_drain::DrainState;
     use podpin_sse::Framer;
-    use podpin_sse::session::Fault;
-    use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
+    use podpin_sse::session::Content;
+    use podpin_wire::http1::body::FIRST_CHUNK;
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
@@ -500,7 +537,8 @@ mod tests {
             let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
             let driver = || HandoverDriver::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);
             let settings = Settings {
-                content: body.content(),
+                content: if moves { Content::Events } else { Content::Opaque },
+                tells_retry: true,
                 handover: moves.then(|| limits(&scene.route.service.configuration)),
                 ..Settings::default()
             };
@@ -509,7 +547,6 @@ mod tests {
             let relay = Relay::new(Start {
                 downstream: Downstream::H1(side),
                 head: b"HEAD\r\n\r\n".to_vec(),
-                preface: Vec::new(),
                 upstream: UpstreamReader::new(Transport::Plain(from), decoder, Vec::new()),
                 body,
                 settings,
@@ -522,7 +559,7 @@ mod tests {
         }
 
         async fn events(scene: &Scene) -> Line {
-            let body = Body::Events(Framer::with_cursor(1_024));
+            let body = Body::Events(Framer::with_cursor(1_024, 64));
             Line::new(scene, BodyDecoder::Chunked(FIRST_CHUNK), body).await
         }
 
@@ -601,10 +638,23 @@ mod tests {
     #[tokio::test]
     async fn a_stream_without_an_id_leaves_with_a_goodbye() {
         let mut scene = scene();
-        let line = Line::events(&scene).await;
+        let mut line = Line::events(&scene).await;
+        line.upstream.write_all(&chunk("data: a\n\n")).await.unwrap();
         scene.operate("a", Operation::Drain);
-        scene.order_to_leave(&line.relay.record);
-        let (finished, read) = line.finish().await;
+        let (record, mut client) = (Arc::clone(&line.relay.record), line.client);
+        let script = async {
+            let read = expect(&mut client, "data: a\n\n").await;
+            scene.order_to_leave(&record);
+            let mut rest = String::new();
+            client.read_to_string(&mut rest).await.unwrap();
+            read + &rest
+        };
+        let relay = async {
+            let mut finished = line.relay.await;
+            drop(finished.tcp.take());
+            finished
+        };
+        let (finished, read) = tokio::join!(relay, script);
         assert_eq!((finished.reason, finished.forced), (CloseReason::Drain, false));
         assert!(read.contains("retry: ") && read.ends_with("0\r\n\r\n"), "{read}");
     }

@@ -79,6 +79,11 @@ impl UpstreamReader {
         }
     }
 
+    /// Whether there is no connection any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.connection, Connection::Closed)
+    }
+
     /// Closes the connection, if there is one.
     pub(crate) fn close(&mut self) {
         if let Connection::Open(transport) = std::mem::replace(&mut self.connection, Connection::Closed) {

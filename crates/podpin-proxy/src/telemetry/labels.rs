@@ -203,6 +203,20 @@ labels! {
 }
 
 labels! {
+    /// `handover_joins_total{result}`: the seam between two endpoints in one response.
+    Join, "result", {
+        /// The successor began after the client's last event, or both were at the present moment.
+        Exact => "exact",
+        /// Both endpoints were read until the same event came from both.
+        Overlap => "overlap",
+        /// The successor said that it begins after another event than the client's last.
+        Gap => "gap",
+        /// Nothing says what came between: the upstream died before any event, or ids name no events.
+        Unknown => "unknown",
+    }
+}
+
+labels! {
     /// `affinity_decisions_total{result}`: the worth of a request's affinity token.
     AffinityDecision, "result", {
         /// A valid pin that was followed.
@@ -390,6 +404,11 @@ impl_label!(Cause, "cause", {
 impl_label!(Outcome, "result", {
     Ok => "ok",
     Refused => "refused",
+    Status4xx => "status_4xx",
+    Status5xx => "status_5xx",
+    Cap => "cap",
+    NoEndpoint => "no_endpoint",
+    Connect => "connect",
     Timeout => "timeout",
     NoId => "no_id",
     Limit => "limit",

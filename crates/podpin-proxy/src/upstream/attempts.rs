@@ -146,6 +146,11 @@ impl Attempts {
         Ok(permit)
     }
 
+    /// Leaves out an endpoint without an attempt.
+    pub(crate) fn pass_over(&mut self, endpoint: EndpointId) {
+        self.tried.push(endpoint);
+    }
+
     /// Makes `endpoint` the endpoint of the next attempt, past all rules.
     pub(crate) fn select_fixed(&mut self, endpoint: Arc<Endpoint>) {
         self.begin(Selected::fixed(endpoint));
@@ -183,8 +188,8 @@ impl Attempts {
         let Some(endpoint) = self.endpoint() else { return };
         match Evidence::of_status(self.kind(), status) {
             Evidence::Success => self.service().endpoint_succeeded(&endpoint.load),
-            Evidence::Failure => self.service().endpoint_unavailable(endpoint),
-            Evidence::Nothing => {}
+            Evidence::Failure if !self.is_successor() => self.service().endpoint_unavailable(endpoint),
+            Evidence::Failure | Evidence::Nothing => {}
         }
     }
 
@@ -207,8 +212,10 @@ impl Attempts {
         let Some(endpoint) = self.endpoint() else { return };
         tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
         match error.evidence() {
-            Evidence::Failure => self.service().endpoint_failed(endpoint, error.kind()),
-            Evidence::Success | Evidence::Nothing => {
+            Evidence::Failure if !self.is_successor() => {
+                self.service().endpoint_failed(endpoint, error.kind());
+            }
+            Evidence::Failure | Evidence::Success | Evidence::Nothing => {
                 self.service().metrics.upstream_errors.inc(error.kind());
             }
         }
@@ -217,6 +224,12 @@ impl Attempts {
     /// Counts a retry of the same endpoint on a fresh connection: the endpoint had closed the kept one.
     pub(crate) fn retry_stale(&mut self) {
         self.count_retry(RetryReason::Reset);
+    }
+
+    /// Whether a stream in flight looks for another endpoint. All streams of an endpoint do so at once, and retry: what such
+    /// a burst breaks says nothing about the endpoint.
+    fn is_successor(&self) -> bool {
+        matches!(self.purpose, Purpose::Successor { .. })
     }
 
     fn kind(&self) -> Kind {
@@ -254,7 +267,7 @@ impl Attempts {
     fn count_retry(&mut self, reason: RetryReason) {
         self.retries += 1;
         // A handover has metrics of its own.
-        if !matches!(self.purpose, Purpose::Successor { .. }) {
+        if !self.is_successor() {
             self.service().metrics.upstream_retries.inc(reason);
         }
     }

@@ -1,6 +1,6 @@
 //! Orders of a session to the relay that owns the sockets, and facts to be counted.
 
-use super::input::{Fault, LeaveCause, UpstreamEnd};
+use super::input::{Fault, LeaveCause, Outcome, Standing, UpstreamEnd};
 
 /// Result of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub enum Action {
     Swap,
     /// The stream stays where it is: its order is returned to the drain, and an attempt to open a successor is dropped.
     Stay,
+    /// Bytes that are held back to be sent: the rest of the event did not come in time.
+    PassHeld,
     /// Last bytes to be written. Once the client has taken all of them, [`Client::Ready`](super::Client::Ready) is reported.
     Finish(Farewell),
     /// Client connection to be closed now.
@@ -53,6 +55,8 @@ pub enum Target {
     Chosen,
     /// The one that the order names.
     Ordered,
+    /// Any but the present one, which comes last.
+    Another,
 }
 
 impl Target {
@@ -72,6 +76,8 @@ pub enum Farewell {
     Goodbye,
     /// End of the body.
     Clean,
+    /// `retry:` of [`Session::retry_ms`](super::Session::retry_ms), and no end of the body.
+    BrokenGoodbye,
     /// Nothing: the body is left without its end, so that no client takes it for a whole one.
     Broken,
 }
@@ -142,10 +148,10 @@ impl Reason {
         }
     }
 
-    /// Returns the reason of a stream that ends because of this and is not handed over. A clean end is meant that is
-    /// the endpoint's and not the stream's.
-    pub(super) fn unless_moved(end: UpstreamEnd) -> Self {
+    /// Returns the reason of a stream that ends because of this and is not handed over.
+    pub(super) fn unless_moved(end: UpstreamEnd, standing: Standing) -> Self {
         match end {
+            UpstreamEnd::Clean if standing == Standing::Serving => Self::UpstreamEnd,
             UpstreamEnd::Clean => Self::Drain,
             UpstreamEnd::Broken(Fault::Silent) => Self::Idle,
             UpstreamEnd::Broken(Fault::Truncated | Fault::Reset | Fault::Malformed) => Self::UpstreamReset,
@@ -172,33 +178,18 @@ impl HandoverCause {
     }
 }
 
-/// A handover that is over. Each that begins, or was due and could not begin, has exactly one report, with two
-/// exceptions: the stream ends meanwhile for a reason of its own, or a rebalancing could not begin.
+/// A handover that is over. Each that begins, or was due and could not begin, has exactly one report, with three
+/// exceptions: the stream ends meanwhile for a reason of its own, its drain is taken back, or a rebalancing could not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Reason of the handover.
     pub cause: HandoverCause,
     /// Result.
     pub outcome: Outcome,
-    /// Milliseconds from its beginning. Zero for one that could not begin.
+    /// Milliseconds from its beginning, or from the end of the old upstream if that came meanwhile. Zero for one that could not begin.
     pub took_ms: u64,
     /// End that the handover averts, or fails to avert; `None` if the stream could have stayed.
     pub otherwise_ends_with: Option<Reason>,
     /// Fault that the old upstream ended with; `None` if it was still there, or ended cleanly.
     pub fault: Option<Fault>,
-}
-
-/// Result of a handover.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Success: the stream continues at another endpoint.
-    Ok,
-    /// Refusal by all successors that were asked.
-    Refused,
-    /// No successor in time.
-    Timeout,
-    /// No point to resume from: no id came, it was reset or is too long, or an event was too large to be held.
-    NoId,
-    /// Too many handovers of this stream within the window.
-    Limit,
 }

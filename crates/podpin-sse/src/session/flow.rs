@@ -31,8 +31,19 @@ pub(super) struct Flow {
     pub(super) content: Content,
     pub(super) position: Position,
     pub(super) client: Client,
-    /// Whether the client can go on after an early end, so that it need not look like a failure.
-    pub(super) is_resumable: bool,
+    /// Ability of the client to go on after an early end.
+    pub(super) return_of_client: Return,
+}
+
+/// Ability of a client to go on after an early end, so that the end need not look like a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Return {
+    /// By a new request, as `EventSource` sends it.
+    Unasked,
+    /// By the last event id, if the client knows how.
+    ByEventId,
+    /// None: the response has shown no id.
+    Impossible,
 }
 
 /// Limit of a silence in whole milliseconds; off if it is `u32::MAX`. Four bytes where an `Option<Duration>` is sixteen.
@@ -52,7 +63,10 @@ impl Flow {
             content: settings.content,
             position: Position::of(settings.content == Content::Events),
             client: Client::Ready,
-            is_resumable: settings.recovery == Recovery::Reconnects,
+            return_of_client: match settings.recovery {
+                Recovery::Reconnects => Return::Unasked,
+                Recovery::NeedsEventId => Return::Impossible,
+            },
         }
     }
 
@@ -91,7 +105,7 @@ impl Flow {
     pub(super) fn duration_due(&self) -> Millis {
         match (self.content, self.position) {
             (Content::Opaque, _) => NEVER,
-            (Content::Events, Position::Boundary) => self.ends_at,
+            (Content::Encoded, _) | (Content::Events, Position::Boundary) => self.ends_at,
             (Content::Events, Position::WithinEvent) => self.ends_at.after(BOUNDARY_WAIT),
         }
     }

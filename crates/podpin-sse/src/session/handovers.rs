@@ -4,24 +4,47 @@ use std::time::Duration;
 
 use podpin_time::Millis;
 
-use super::action::Outcome;
-use super::input::{Eligibility, ResumePoint};
+use super::action::Target;
+use super::input::{Eligibility, Outcome, ResumePoint};
 use super::settings::Limits;
 
 /// Handovers of one stream: whether one may begin.
 #[derive(Debug)]
 pub(super) struct Handovers {
-    limits: Limits,
-    eligibility: Eligibility,
+    window_ms: u32,
+    handover_ms: u32,
+    /// Beginning of the window, without its upper half: a window is shorter than that.
+    window_from: u32,
+    handovers: u16,
     begun: u16,
-    window_from: Millis,
+    eligibility: Eligibility,
+    /// Clean ends of endpoints that serve since the last event.
+    clean_ends: u8,
 }
 
 impl Handovers {
     /// Returns the account of a stream that begins; `limits` is `None` if it stays at one endpoint.
     pub(super) fn new(limits: Option<Limits>) -> Self {
         let eligibility = limits.map_or(Eligibility::Ineligible, |_| Eligibility::Eligible);
-        Self { limits: limits.unwrap_or_default(), eligibility, begun: 0, window_from: Millis(0) }
+        let Limits { handovers, window_ms, handover_ms } = limits.unwrap_or_default();
+        Self { window_ms, handover_ms, window_from: 0, handovers, begun: 0, eligibility, clean_ends: 0 }
+    }
+
+    /// Records that an event came: the endpoint has something to say.
+    #[inline]
+    pub(super) fn note_event(&mut self) {
+        self.clean_ends = 0;
+    }
+
+    /// Counts a clean end of an endpoint that serves. Returns the endpoint to ask for the rest; `None` if the stream is
+    /// over, for nothing came after such ends of its own endpoint and of another one.
+    pub(super) fn after_clean_end(&mut self) -> Option<Target> {
+        self.clean_ends = self.clean_ends.saturating_add(1);
+        match self.clean_ends {
+            1 => Some(Target::Chosen),
+            2 => Some(Target::Another),
+            _ => None,
+        }
     }
 
     pub(super) fn is_eligible(&self) -> bool {
@@ -46,16 +69,18 @@ impl Handovers {
 
     /// Returns the moment at which a handover that began at `from` is given up.
     pub(super) fn give_up_at(&self, from: Millis) -> Millis {
-        later(from, self.limits.handover_ms)
+        later(from, self.handover_ms)
     }
 
     /// Counts a handover; false if the limit is reached.
     fn take(&mut self, now: Millis) -> bool {
-        if self.begun == 0 || later(self.window_from, self.limits.window_ms) <= now {
+        #[expect(clippy::cast_possible_truncation, reason = "differences of less than 49 days are meant")]
+        let now = now.0 as u32;
+        if self.begun == 0 || now.wrapping_sub(self.window_from) >= self.window_ms {
             self.window_from = now;
             self.begun = 0;
         }
-        let is_within = self.begun < self.limits.handovers;
+        let is_within = self.begun < self.handovers;
         self.begun += u16::from(is_within);
         is_within
     }

@@ -48,12 +48,23 @@ pub enum Standing {
     Leaving,
 }
 
+/// Bytes that the framer keeps back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// None.
+    Nothing,
+    /// The beginning of an event.
+    Block,
+    /// Events of a successor that may be history.
+    Undecided,
+}
+
 /// Whether a successor can be asked for exactly what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResumePoint {
-    /// A last event id that fits into `Last-Event-ID`.
+    /// A last event id that fits into `Last-Event-ID`, or a client that has seen no event.
     Known,
-    /// No such id: none came, it was reset or is too long, or an event was too large to be held.
+    /// No such id: events came without one, it was reset or is too long, or an event was too large to be held.
     Unknown,
 }
 
@@ -65,7 +76,7 @@ pub struct LeaveOrder {
     /// Last moment of a goodbye: it waits no longer, neither for a boundary nor for a client to take it. The session waits
     /// five seconds after `at` at most.
     pub by: Millis,
-    /// Moment at which a handover is given up while the old upstream flows.
+    /// Moment until which successors are requested while the old upstream flows.
     pub deadline: Millis,
     /// Reason of the order.
     pub cause: LeaveCause,
@@ -126,10 +137,33 @@ pub enum Answer {
     EventStream(Eligibility),
     /// 204: the stream is over, clients shall not reconnect (WHATWG HTML, section 9.2.3).
     NoContent,
-    /// Any other response.
+    /// Anything else, and what the last attempt came to.
+    Failed(Outcome),
+}
+
+/// Result of a handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Success: the stream continues at another endpoint.
+    Ok,
+    /// Response of the last successor that is neither an event stream nor a failure: 204, or another type.
     Refused,
-    /// No response, or no endpoint to ask.
-    Failed,
+    /// Response of 400 to 499: the application's answer, which no other endpoint is asked for.
+    Status4xx,
+    /// Response of 500 to 599.
+    Status5xx,
+    /// Endpoints under `limits.streamsPerEndpoint` only.
+    Cap,
+    /// No endpoint that could be asked.
+    NoEndpoint,
+    /// No connection to the last successor, or none that lasted until its response.
+    Connect,
+    /// No successor in time.
+    Timeout,
+    /// No point to resume from: no id came, it was reset or is too long, or an event was too large to be held.
+    NoId,
+    /// Too many handovers of this stream within the window.
+    Limit,
 }
 
 /// Whether a stream may be handed over.

@@ -11,6 +11,8 @@ use super::*;
 enum Event {
     /// Bytes of the upstream that bring this many events to the client, and where they end.
     Read(u32, Position),
+    /// Bytes that are held back after a read.
+    Held(Held),
     /// End of the upstream's body.
     End(UpstreamEnd),
     Answer(Answer),
@@ -44,8 +46,9 @@ struct Relay {
     has_upstream: bool,
     order: Option<LeaveOrder>,
     shutdown_ends: u64,
-    /// Beginning of the handover that is under way.
-    opening: Option<u64>,
+    /// Beginning of the handover that is under way, or of the time without an upstream.
+    moving: Option<u64>,
+    held_until: u64,
     /// Last bytes, and when they were written.
     farewell: Option<(Farewell, u64)>,
     close: Option<Close>,
@@ -59,7 +62,7 @@ impl Relay {
             upstream_idle: Some(Duration::from_millis(IDLE_MS)),
             client_write: Some(Duration::from_millis(CLIENT_WRITE_MS)),
             max_duration: Some(Duration::from_millis(DURATION_MS)),
-            goodbye_retry: RetryRange::default(),
+            tells_retry: true,
             handover: Some(Limits { handovers: 3, window_ms: 1_000, handover_ms: HANDOVER_MS as u32 }),
             recovery: Recovery::Reconnects,
         };
@@ -74,7 +77,8 @@ impl Relay {
             has_upstream: true,
             order: None,
             shutdown_ends: u64::MAX,
-            opening: None,
+            moving: None,
+            held_until: u64::MAX,
             farewell: None,
             close: None,
         }
@@ -84,9 +88,18 @@ impl Relay {
         let now = Millis(self.now);
         match event {
             Event::Read(events, position) if self.session.reads_upstream() => self.read(events, position),
+            Event::Held(held) if self.session.reads_upstream() => {
+                self.session.on_held(held, now);
+                let wait = match held {
+                    Held::Nothing => u64::MAX,
+                    Held::Block => 1_000,
+                    Held::Undecided => 30,
+                };
+                let kept = if held == Held::Nothing { u64::MAX } else { self.held_until };
+                self.held_until = kept.min(self.now.saturating_add(wait));
+            }
             Event::End(end) if self.session.reads_upstream() => {
                 let step = self.session.on_upstream_end(end, self.upstream, now);
-                self.has_upstream = false;
                 self.obey(step);
             }
             Event::Answer(answer) if self.session.is_opening() => {
@@ -157,9 +170,8 @@ impl Relay {
         let mut steps = 0;
         while self.session.due().is_some_and(|due| due.0 <= self.now) {
             let step = self.session.on_time(self.upstream, Millis(self.now));
-            // The old upstream falls silent while its successor is opened.
-            let loses_upstream = self.opening.is_some() && self.has_upstream && !self.session.has_upstream();
-            let is_left = step == Step::CONTINUE && !loses_upstream;
+            // The old upstream falls silent while its successor is opened, or a pause goes on.
+            let is_left = step == Step::CONTINUE && self.session.due().is_some_and(|due| due.0 <= self.now);
             assert!(!is_left, "a moment that was due was left: {:?}", self.session);
             self.obey(step);
             steps += 1;
@@ -177,7 +189,7 @@ impl Relay {
             "{action:?} after the last bytes"
         );
         assert!(!charges_budget || self.order.is_some(), "a disconnect charged that no order caused");
-        let was_opening = self.opening;
+        let was_moving = self.moving;
         match action {
             Action::Continue => {}
             Action::KeepAlive => {
@@ -186,38 +198,54 @@ impl Relay {
             }
             Action::Open { target, .. } => {
                 let may_be_ordered = self.order.is_some_and(|order| order.cause == LeaveCause::Rebalance);
-                assert!(target == Target::Chosen || may_be_ordered);
-                self.opening = self.opening.or(Some(self.now));
+                assert!(target != Target::Ordered || may_be_ordered);
+                self.moving = self.moving.or(Some(self.now));
+                assert!(self.session.is_opening());
             }
             Action::Swap => {
                 (self.has_upstream, self.last_read) = (true, self.now);
-                (self.opening, self.order) = (None, None);
+                (self.moving, self.order) = (None, None);
+                self.held_until = u64::MAX;
                 assert!(self.session.has_upstream() && self.session.takes_orders());
             }
             Action::Stay => {
                 assert!(self.order.take().is_some() && self.has_upstream);
-                self.opening = None;
+                self.moving = None;
                 assert!(self.session.has_upstream() && self.session.takes_orders());
+            }
+            Action::PassHeld => {
+                assert!(self.has_upstream && self.client == Client::Ready && self.held_until <= self.now);
+                self.held_until = u64::MAX;
             }
             Action::Finish(farewell) => self.finish(farewell),
             Action::Close(close) => self.closes(close),
         }
         if let Some(report) = report {
             let never_began = matches!(report.outcome, Outcome::NoId | Outcome::Limit);
-            assert!(was_opening.is_some() || never_began, "{report:?} of no handover");
-            assert_eq!(report.took_ms, self.now - was_opening.unwrap_or(self.now));
-            assert_eq!(self.opening, None, "{report:?} of a handover that goes on");
+            assert!(was_moving.is_some() || never_began, "{report:?} of no handover");
+            assert_eq!(report.took_ms, self.now - was_moving.unwrap_or(self.now));
+            assert_eq!(self.moving, None, "{report:?} of a handover that goes on");
         }
         // An upstream may be given up, but only a swap brings another one.
         assert!(self.has_upstream || !self.session.has_upstream());
+        if self.has_upstream && !self.session.has_upstream() {
+            self.moving = self.moving.map(|_| self.now);
+            self.held_until = u64::MAX;
+        }
         self.has_upstream = self.session.has_upstream();
-        assert_eq!(self.opening.is_some(), self.session.is_opening());
+        assert_eq!(self.moving.is_some(), self.session.is_moving());
+        let is_orphan = !self.has_upstream && self.moving.is_some();
+        assert!(
+            self.session.is_opening() || !is_orphan,
+            "nothing is requested for a stream without an upstream"
+        );
     }
 
     fn finish(&mut self, farewell: Farewell) {
-        assert!(farewell != Farewell::Goodbye || self.position == Position::Boundary);
+        let speaks = matches!(farewell, Farewell::Goodbye | Farewell::BrokenGoodbye);
+        assert!(!speaks || self.position == Position::Boundary);
         self.farewell = Some((farewell, self.now));
-        (self.client, self.opening, self.last_write) = (Client::Blocked, None, self.now);
+        (self.client, self.moving, self.last_write) = (Client::Blocked, None, self.now);
     }
 
     /// Compares the end with what the client got: all of a clean one, all but the end of a broken one, or else a cut.
@@ -226,11 +254,11 @@ impl Relay {
         let farewell = self.farewell.map(|(farewell, _)| farewell).filter(|_| self.client == Client::Ready);
         let body = match farewell {
             Some(Farewell::Goodbye | Farewell::Clean) => ResponseBody::Clean,
-            Some(Farewell::Broken) => ResponseBody::Broken,
+            Some(Farewell::BrokenGoodbye | Farewell::Broken) => ResponseBody::Broken,
             None => ResponseBody::Cut,
         };
         assert_eq!(close.body, body, "{:?}", self.farewell);
-        self.opening = None;
+        self.moving = None;
         self.has_upstream = false;
     }
 
@@ -271,14 +299,23 @@ impl Relay {
         if is_ready && self.has_upstream {
             reasons.insert(("upstream idle", self.last_read + IDLE_MS));
         }
-        if let Some(from) = self.opening {
-            reasons.insert(("handover", from + HANDOVER_MS));
+        if is_ready && self.has_upstream {
+            reasons.insert(("held", self.held_until));
+        }
+        let is_patient =
+            self.has_upstream && self.order.is_some_and(|order| order.cause == LeaveCause::Drain);
+        if let Some(from) = self.moving {
             reasons.insert(("shutdown", self.shutdown_ends));
+            if !is_patient {
+                reasons.insert(("handover", from + HANDOVER_MS));
+            } else if !self.session.is_opening() {
+                reasons.insert(("pause", self.session.state_due().0));
+            }
         }
         let order = self.order.filter(|_| self.has_upstream);
         if self.session.flow.content == Content::Events {
             reasons.insert(("duration", DURATION_MS + if is_boundary { 0 } else { 5_000 }));
-            match (order, self.opening) {
+            match (order, self.moving) {
                 (Some(order), Some(_)) => reasons.insert(("deadline", order.deadline.0)),
                 (Some(order), None) => {
                     reasons.insert(("order", if is_boundary { order.at.0 } else { order.by.0 }))
@@ -298,7 +335,7 @@ impl Relay {
             }
             let is_opening = self.session.is_opening();
             let event = match (is_opening, self.session.reads_upstream()) {
-                (true, _) => Event::Answer(Answer::Failed),
+                (true, _) => Event::Answer(Answer::Failed(Outcome::Connect)),
                 (false, true) => Event::End(UpstreamEnd::Broken(Fault::Reset)),
                 (false, false) => Event::Client(Client::Ready),
             };
@@ -312,6 +349,10 @@ fn position() -> impl Strategy<Value = Position> {
     prop_oneof![3 => Just(Position::Boundary), 1 => Just(Position::WithinEvent)]
 }
 
+fn held() -> impl Strategy<Value = Held> {
+    prop_oneof![Just(Held::Nothing), Just(Held::Block), Just(Held::Undecided)]
+}
+
 fn end() -> impl Strategy<Value = UpstreamEnd> {
     let faults = [Fault::Truncated, Fault::Reset, Fault::Malformed].map(UpstreamEnd::Broken);
     prop_oneof![Just(UpstreamEnd::Clean), proptest::sample::select(faults.to_vec())]
@@ -322,8 +363,8 @@ fn answer() -> impl Strategy<Value = Answer> {
         4 => Just(Answer::EventStream(Eligibility::Eligible)),
         1 => Just(Answer::EventStream(Eligibility::Ineligible)),
         1 => Just(Answer::NoContent),
-        1 => Just(Answer::Refused),
-        1 => Just(Answer::Failed),
+        1 => Just(Answer::Failed(Outcome::Connect)),
+        1 => Just(Answer::Failed(Outcome::Status4xx)),
     ]
 }
 
@@ -346,6 +387,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => (0..3_u32, position()).prop_map(|(events, position)| Event::Read(events, position)),
         2 => end().prop_map(Event::End),
+        1 => held().prop_map(Event::Held),
         4 => answer().prop_map(Event::Answer),
         2 => client.prop_map(Event::Client),
         3 => order().prop_map(Event::Order),

@@ -15,8 +15,8 @@ pub struct Settings {
     pub client_write: Option<Duration>,
     /// Longest life of the stream before jitter, `sse.maxDuration`; `None` if it is off.
     pub max_duration: Option<Duration>,
-    /// Bounds of the `retry:` of a goodbye, `sse.retry.drain`.
-    pub goodbye_retry: RetryRange,
+    /// Whether `retry:` may be written into the response, as into a goodbye.
+    pub tells_retry: bool,
     /// Limits of the stream's handovers; `None` if it stays at one endpoint.
     pub handover: Option<Limits>,
     /// Request of the client after an early end.
@@ -34,34 +34,23 @@ pub enum Recovery {
     NeedsEventId,
 }
 
-/// Bounds of a drawn reconnection time, both inclusive.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RetryRange {
-    min_ms: u32,
-    max_ms: u32,
-}
-
-impl RetryRange {
-    /// Returns the range from `min` to `max`, in whole milliseconds of at most 49 days.
-    pub fn new(min: Duration, max: Duration) -> Self {
-        Self { min_ms: whole_millis(min), max_ms: whole_millis(max.max(min)) }
-    }
-
-    /// Returns the number of milliseconds that a random number stands for.
-    pub fn pick(self, draw: u64) -> u64 {
-        let values = u64::from(self.max_ms - self.min_ms) + 1;
-        u64::from(self.min_ms) + draw % values
-    }
-}
-
 /// Kind of the body that a stream carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Content {
     /// `text/event-stream` that a framer cuts into whole events.
     #[default]
     Events,
+    /// `text/event-stream` that the endpoint compressed: nothing may be inserted, and it ends anywhere.
+    Encoded,
     /// Anything else, forwarded as it comes: nothing may be inserted, and only a broken end shows that something is missing.
     Opaque,
+}
+
+impl Content {
+    /// Returns whether the body is an event stream.
+    pub fn is_event_stream(self) -> bool {
+        self != Self::Opaque
+    }
 }
 
 /// Limits of the handovers of one stream.
@@ -71,7 +60,7 @@ pub struct Limits {
     pub handovers: u16,
     /// Milliseconds that `handovers` are counted for, from the first of them on.
     pub window_ms: u32,
-    /// Milliseconds from the beginning of a handover until it is given up, over all successors that are tried.
+    /// Milliseconds without an upstream until a handover is given up, over all successors that are tried.
     pub handover_ms: u32,
 }
 

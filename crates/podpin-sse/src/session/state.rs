@@ -2,9 +2,9 @@
 
 use podpin_time::Millis;
 
-use super::action::{Close, HandoverCause, Outcome, Reason, Report};
+use super::action::{Close, HandoverCause, Reason, Report};
 use super::flow::NEVER;
-use super::input::{Fault, LeaveCause, LeaveOrder};
+use super::input::{Fault, LeaveCause, LeaveOrder, Outcome};
 
 /// State of a stream, named by what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(super) enum State {
     Leaving(LeaveOrder),
     /// A successor; the upstream flows.
     Opening { attempt: Attempt, order: LeaveOrder },
+    /// The moment of the next request for a successor, `order.at`; the upstream flows.
+    Pausing { attempt: Attempt, order: LeaveOrder },
     /// A successor; no upstream flows.
     AwaitingSuccessor { attempt: Attempt, order: Option<LeaveOrder> },
     /// The client, to take the last bytes; `cut_at` is the last moment for that.
@@ -32,9 +34,17 @@ pub(super) struct Attempt {
     pub(super) otherwise_ends_with: Option<Reason>,
     /// Fault of the old upstream; `None` if it still flows, or ended cleanly.
     pub(super) fault: Option<Fault>,
+    /// Requests that failed.
+    pub(super) failed: u8,
+    /// Result of the last of them; [`Outcome::Timeout`] before the first.
+    pub(super) last: Outcome,
 }
 
 impl Attempt {
+    pub(super) fn new(cause: HandoverCause, otherwise_ends_with: Option<Reason>, now: Millis) -> Self {
+        Self { cause, from: now, otherwise_ends_with, fault: None, failed: 0, last: Outcome::Timeout }
+    }
+
     pub(super) fn report(self, outcome: Outcome, now: Millis) -> Option<Report> {
         let took_ms = now.0.saturating_sub(self.from.0);
         let Attempt { cause, otherwise_ends_with, fault, .. } = self;
@@ -45,7 +55,7 @@ impl Attempt {
 impl State {
     #[inline]
     pub(super) fn has_upstream(&self) -> bool {
-        matches!(self, State::Streaming | State::Leaving(_) | State::Opening { .. })
+        matches!(self, State::Streaming | State::Leaving(_) | State::Opening { .. } | State::Pausing { .. })
     }
 
     #[inline]
@@ -57,15 +67,25 @@ impl State {
     #[inline]
     pub(super) fn attempt(&self) -> Option<Attempt> {
         match self {
-            State::Opening { attempt, .. } | State::AwaitingSuccessor { attempt, .. } => Some(*attempt),
+            State::Opening { attempt, .. }
+            | State::Pausing { attempt, .. }
+            | State::AwaitingSuccessor { attempt, .. } => Some(*attempt),
             State::Streaming | State::Leaving(_) | State::Finishing { .. } | State::Closed => None,
         }
+    }
+
+    /// Whether a successor has been requested and has not answered.
+    #[inline]
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self, State::Opening { .. } | State::AwaitingSuccessor { .. })
     }
 
     /// Returns the order that the stream has not settled yet; `None` if there is none, or it is part of the end.
     pub(super) fn order(&self) -> Option<LeaveOrder> {
         match self {
-            State::Leaving(order) | State::Opening { order, .. } => Some(*order),
+            State::Leaving(order) | State::Opening { order, .. } | State::Pausing { order, .. } => {
+                Some(*order)
+            }
             State::AwaitingSuccessor { order, .. } => *order,
             State::Streaming | State::Finishing { .. } | State::Closed => None,
         }
@@ -76,7 +96,11 @@ impl State {
         match self {
             State::AwaitingSuccessor { attempt, .. } => attempt.fault,
             State::Finishing { ending, .. } => ending.fault,
-            State::Streaming | State::Leaving(_) | State::Opening { .. } | State::Closed => None,
+            State::Streaming
+            | State::Leaving(_)
+            | State::Opening { .. }
+            | State::Pausing { .. }
+            | State::Closed => None,
         }
     }
 
@@ -85,9 +109,11 @@ impl State {
         match self {
             State::Streaming | State::AwaitingSuccessor { order: None, .. } => true,
             State::Finishing { cut_at, .. } => *cut_at == NEVER,
-            State::Leaving(_) | State::Opening { .. } | State::AwaitingSuccessor { .. } | State::Closed => {
-                false
-            }
+            State::Leaving(_)
+            | State::Opening { .. }
+            | State::Pausing { .. }
+            | State::AwaitingSuccessor { .. }
+            | State::Closed => false,
         }
     }
 
@@ -98,6 +124,7 @@ impl State {
             State::Finishing { cut_at, .. } if *cut_at == NEVER => *cut_at = order.by,
             State::Leaving(_)
             | State::Opening { .. }
+            | State::Pausing { .. }
             | State::AwaitingSuccessor { .. }
             | State::Finishing { .. }
             | State::Closed => {}

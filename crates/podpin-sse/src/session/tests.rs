@@ -3,12 +3,14 @@
 mod ends;
 mod handovers;
 mod orders;
+mod patience;
 mod rebalancing;
 mod timers;
 
 use super::*;
 
 const LIMITS: Limits = Limits { handovers: 2, window_ms: 1_000, handover_ms: 100 };
+const FAILED: Answer = Answer::Failed(Outcome::Connect);
 const SERVING: Upstream = Upstream { standing: Standing::Serving, resume: ResumePoint::Known };
 const LEAVING: Upstream = Upstream { standing: Standing::Leaving, resume: ResumePoint::Known };
 const PLANNED: HandoverCause = HandoverCause::Planned;
@@ -46,9 +48,10 @@ fn ineligible() -> Session {
     session(&Settings { handover: None, ..settings() })
 }
 
-/// Order to leave at `at`; its last moment comes 50 milliseconds later, its deadline never.
+/// Order to leave at `at`; its last moment comes 50 milliseconds later, its deadline after a second.
 fn order(cause: LeaveCause, at: u64) -> LeaveOrder {
-    LeaveOrder { at: Millis(at), by: Millis(at + 50), deadline: NEVER, cause, already_charged: false }
+    let deadline = Millis(at + 1_000);
+    LeaveOrder { at: Millis(at), by: Millis(at + 50), deadline, cause, already_charged: false }
 }
 
 /// Input of a session.
@@ -116,7 +119,8 @@ fn charged(step: Step) -> Step {
 
 const GOODBYE: Action = Action::Finish(Farewell::Goodbye);
 const CLEAN: Action = Action::Finish(Farewell::Clean);
-const BROKEN: Action = Action::Finish(Farewell::Broken);
+const BROKEN: Action = Action::Finish(Farewell::BrokenGoodbye);
+const CUT_OFF: Action = Action::Finish(Farewell::Broken);
 
 /// Feeds inputs with their times, and compares the step that each gives; then whether the old upstream flows.
 fn check(name: &str, inputs: &[(Input, u64, Step)], flows: bool) {
@@ -129,27 +133,6 @@ fn check(name: &str, inputs: &[(Input, u64, Step)], flows: bool) {
 
 fn swap(cause: HandoverCause, took_ms: u64, otherwise_ends_with: Reason) -> Step {
     done(Action::Swap, cause, (Outcome::Ok, took_ms), otherwise_ends_with)
-}
-
-#[test]
-fn the_first_event_is_known() {
-    let mut session = eligible();
-    let forwarded = [(0, false), (2, true), (1, false)];
-    for (at, (events, is_first)) in (1..).zip(forwarded) {
-        assert_eq!(session.on_forwarded(events, Position::Boundary, Millis(at)), is_first, "{at}");
-    }
-    assert_eq!((session.first_event(), eligible().first_event()), (Some(Millis(2)), None));
-}
-
-#[test]
-fn a_retry_is_drawn_from_its_range() {
-    let (min, max) = (Duration::from_millis(10), Duration::from_millis(12));
-    for (range, drawn) in
-        [(RetryRange::new(min, max), [10, 11, 12, 10]), (RetryRange::new(max, min), [12; 4])]
-    {
-        let session = session(&Settings { goodbye_retry: range, ..settings() });
-        assert_eq!([0, 1, 2, 3].map(|draw| session.retry_ms(draw)), drawn);
-    }
 }
 
 #[test]

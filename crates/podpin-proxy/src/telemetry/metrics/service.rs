@@ -5,7 +5,7 @@ use podpin_sse::session::{HandoverCause as Cause, Outcome};
 use prometheus::Registry;
 
 use crate::telemetry::labels::{
-    AffinityDecision, CloseReason, DepartureKind, DiscoveryError, OpenedStream, ReconnectOutcome,
+    AffinityDecision, CloseReason, DepartureKind, DiscoveryError, Join, OpenedStream, ReconnectOutcome,
     RefusalKind, RelistReason, RetryReason, UpstreamErrorKind,
 };
 use crate::telemetry::metrics::family::{
@@ -104,6 +104,8 @@ service_metrics! {
         "Disconnects beyond drain.budget, because a deadline left no time for it.";
     handovers: CountersByPair<Cause, Outcome> = "handovers_total",
         "Streams that were to go on at another pod, by cause (planned: theirs leaves; crash: it died) and final result.";
+    handover_joins: CountersBy<Join> = "handover_joins_total",
+        "Handovers that succeeded, by what the successor began with.";
     handover_duration: Histograms<Latency> = "handover_seconds",
         "Time from the beginning of a handover to its result; when it is planned, events flow meanwhile.";
     handover_duplicates: Counters = "handover_duplicates_dropped_total",

@@ -39,7 +39,7 @@ fn a_response_that_cannot_be_asked_for_again_is_broken_off_unless_it_has_shown_a
         let mut anonymous = session(&once);
         anonymous.on_read(Millis(now));
         assert!(!anonymous.is_resumable());
-        assert_eq!(feed(&mut anonymous, input, ResumePoint::Unknown, now).action, BROKEN, "{input:?}");
+        assert_eq!(feed(&mut anonymous, input, ResumePoint::Unknown, now).action, CUT_OFF, "{input:?}");
         let close = anonymous.on_client(Client::Ready).unwrap();
         assert_eq!((close.reason, close.body), (reason, ResponseBody::Broken), "{input:?}");
         assert_eq!((close.is_forced, close.fault), (is_forced, Close::clean(reason).fault), "{input:?}");
@@ -100,10 +100,33 @@ fn a_client_that_is_gone_ends_any_state() {
 }
 
 #[test]
+fn an_encoded_stream_leaves_anywhere_and_without_a_retry() {
+    let settings = Settings { content: Content::Encoded, ..timed() };
+    // Input; its time; reason.
+    let table = [
+        (DRAIN, 5, Reason::Drain),
+        (Leave(LeaveCause::Shutdown), 5, Reason::Shutdown),
+        (E(SILENT, Standing::Serving), 5, Reason::Idle),
+        (Time, 60_000, Reason::MaxDuration),
+    ];
+    for (input, now, reason) in table {
+        let mut session = session(&settings);
+        assert_eq!(session.due(), Some(Millis(30_000)), "no comment is written");
+        session.on_read(Millis(now));
+        session.on_forwarded(0, Position::WithinEvent, Millis(now));
+        let step = feed(&mut session, input, ResumePoint::Unknown, now);
+        assert_eq!(step.action, CLEAN, "{input:?}");
+        assert_eq!(session.on_client(Client::Ready), Some(Close::clean(reason)), "{input:?}");
+    }
+    let broken = feed(&mut session(&settings), DEAD, ResumePoint::Unknown, 5);
+    assert_eq!(broken, Step::of(CUT_OFF));
+}
+
+#[test]
 fn an_opaque_body_is_left_alone() {
     let settings = Settings { content: Content::Opaque, upstream_idle: None, ..timed() };
     let mut session = session(&settings);
-    assert!(session.on_forwarded(1, Position::Boundary, Millis(1)));
+    session.on_forwarded(1, Position::Boundary, Millis(1));
     session.on_order(order(LeaveCause::Drain, 5));
     assert_eq!(session.due(), None);
     assert_eq!(session.on_time(LEAVING, Millis(100_000)), Step::CONTINUE);
@@ -117,7 +140,7 @@ fn an_opaque_body_is_left_alone() {
 fn a_goodbye_instead_of_a_failed_handover_keeps_the_fault() {
     let faults = [Fault::Truncated, Fault::Reset, Fault::Malformed, Fault::Silent];
     let ends: [(Input, u64, Reason); 4] = [
-        (A(Answer::Failed), 6, Reason::UpstreamReset),
+        (A(FAILED), 6, Reason::UpstreamReset),
         (A(Answer::NoContent), 6, Reason::UpstreamEnd),
         (Time, 105, Reason::UpstreamReset),
         (Time, 80, Reason::Shutdown),

@@ -68,11 +68,11 @@ fn a_goodbye_that_is_not_taken_is_cut() {
     // A goodbye instead of a handover has 300 milliseconds of its own.
     let mut late = eligible();
     let _ = feed(&mut late, DRAIN, ResumePoint::Known, 5);
-    assert_eq!(feed(&mut late, A(Answer::Failed), ResumePoint::Known, 60).action, GOODBYE);
-    assert_eq!(late.due(), Some(Millis(360)));
+    assert_eq!(feed(&mut late, Time, ResumePoint::Known, 1_005).action, GOODBYE);
+    assert_eq!(late.due(), Some(Millis(1_305)));
     // So has any other end an order's last moment, also of an order that comes later.
     let mut ended = eligible();
-    let _ = feed(&mut ended, E(UpstreamEnd::Clean, Standing::Serving), ResumePoint::Known, 5);
+    let _ = feed(&mut ended, E(UpstreamEnd::Clean, Standing::Serving), ResumePoint::Unknown, 5);
     assert_eq!(ended.due(), None);
     assert!(ended.takes_orders());
     ended.on_order(order(LeaveCause::Drain, 100));
@@ -89,14 +89,14 @@ fn a_disconnect_that_the_budget_has_paid_for_is_charged_once() {
         let mut opening = eligible();
         opening.on_order(paid(LeaveCause::Drain));
         assert_eq!(opening.on_time(LEAVING, Millis(5)), open(Target::Chosen));
-        let failed = feed(&mut opening, A(Answer::Failed), ResumePoint::Known, 6);
+        let failed = feed(&mut opening, Time, ResumePoint::Known, 1_005);
         let mut early = eligible();
         early.on_order(paid(LeaveCause::Drain));
         let ended = feed(&mut early, clean, ResumePoint::Unknown, 4);
         let mut broken = eligible();
         let _ = feed(&mut broken, DEAD, ResumePoint::Known, 4);
         broken.on_order(paid(LeaveCause::Drain));
-        let dead = feed(&mut broken, A(Answer::Failed), ResumePoint::Known, 6);
+        let dead = feed(&mut broken, A(FAILED), ResumePoint::Known, 6);
         for (name, step) in [("failed", failed), ("ended", ended), ("dead", dead)] {
             assert_eq!((step.action, step.charges_budget), (GOODBYE, !already_charged), "{name}");
         }

@@ -16,9 +16,12 @@ fn a_rebalanced_stream_stays_when_it_cannot_be_handed_over() {
         Step { report, ..Step::of(Action::Stay) }
     };
     let known = ResumePoint::Known;
-    for answer in [Answer::Refused, Answer::Failed, Answer::NoContent] {
+    let four = Outcome::Status4xx;
+    let answers =
+        [(FAILED, Outcome::Connect), (Answer::NoContent, Outcome::Refused), (Answer::Failed(four), four)];
+    for (answer, outcome) in answers {
         let mut session = begun(5);
-        assert_eq!(feed(&mut session, A(answer), known, 7), stays(Outcome::Refused, 2));
+        assert_eq!(feed(&mut session, A(answer), known, 7), stays(outcome, 2));
         assert!(session.has_upstream() && session.due().is_none() && session.takes_orders());
     }
     assert_eq!(feed(&mut begun(5), Time, known, 105), stays(Outcome::Timeout, 100));
@@ -53,10 +56,10 @@ fn a_rebalanced_stream_that_loses_its_upstream_goes_anywhere() {
     let mut broken = eligible();
     assert_eq!(feed(&mut broken, DEAD, known, 5), open(Target::Chosen));
     broken.on_order(order(LeaveCause::Rebalance, 6));
-    for (mut session, cause, took) in [(opening, PLANNED, 3), (waiting, CRASH, 3), (broken, CRASH, 3)] {
-        assert_eq!(feed(&mut session, A(Answer::Failed), known, 7), open(Target::Chosen));
-        let over = done(GOODBYE, cause, (Outcome::Refused, took), Reason::UpstreamReset);
-        assert_eq!(feed(&mut session, A(Answer::Refused), known, 8), charged(over));
+    for (mut session, cause, took) in [(opening, PLANNED, 2), (waiting, CRASH, 3), (broken, CRASH, 3)] {
+        assert_eq!(feed(&mut session, A(FAILED), known, 7), open(Target::Chosen));
+        let over = done(GOODBYE, cause, (Outcome::Connect, took), Reason::UpstreamReset);
+        assert_eq!(feed(&mut session, A(FAILED), known, 8), charged(over));
     }
     let mut without_id = eligible();
     let _ = feed(&mut without_id, REBALANCE, known, 5);

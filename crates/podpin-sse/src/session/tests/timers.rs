@@ -30,7 +30,7 @@ fn a_silent_upstream_counts_as_dead() {
     let idle = Settings { upstream_idle: seconds(30), ..settings() };
     let due = Millis(30_000);
     let mut moved = session(&idle);
-    assert_eq!(moved.on_time(SERVING, due), open(Target::Chosen));
+    assert_eq!(moved.on_time(SERVING, due), open(Target::Another));
     let mut fixed = session(&Settings { handover: None, ..idle });
     assert_eq!(fixed.on_time(SERVING, due), farewell(Farewell::Goodbye));
     assert_eq!(fixed.on_client(Client::Ready), Some(Close::clean(Reason::Idle)));
@@ -44,6 +44,24 @@ fn a_silent_upstream_counts_as_dead() {
 }
 
 #[test]
+fn what_is_held_back_passes_in_time_and_is_not_put_off_by_more_of_it() {
+    let mut session = eligible();
+    session.on_held(Held::Block, Millis(100));
+    session.on_held(Held::Block, Millis(900));
+    assert_eq!(session.due(), Some(Millis(1_100)));
+    assert_eq!(session.on_client(Client::Blocked), None);
+    assert_eq!(session.due(), None, "nothing can be sent");
+    assert_eq!(session.on_client(Client::Ready), None);
+    assert_eq!(session.on_time(SERVING, Millis(1_099)), Step::CONTINUE);
+    assert_eq!(session.on_time(SERVING, Millis(1_100)), Step::of(Action::PassHeld));
+    assert_eq!(session.due(), None);
+    session.on_held(Held::Undecided, Millis(2_000));
+    assert_eq!(session.due(), Some(Millis(2_030)));
+    session.on_held(Held::Nothing, Millis(2_001));
+    assert_eq!(session.due(), None);
+}
+
+#[test]
 fn a_client_that_takes_nothing_is_cut_in_any_state() {
     for inputs in [&[][..], &[DRAIN], &[DEAD], &[E(UpstreamEnd::Clean, Standing::Serving)]] {
         let long = Limits { handover_ms: 60_000, ..LIMITS };
@@ -53,6 +71,9 @@ fn a_client_that_takes_nothing_is_cut_in_any_state() {
         session.on_taken(Millis(1_000));
         for input in inputs {
             let _ = feed(&mut session, *input, ResumePoint::Known, 1_000);
+        }
+        if let State::Opening { order, .. } = &mut session.state {
+            order.deadline = NEVER;
         }
         assert!(!session.reads_upstream());
         assert_eq!(session.due(), Some(Millis(21_000)), "{inputs:?}");

@@ -1,0 +1,181 @@
+//! The law of moves: endpoints that lag behind one log, streams that are young, silent or old, successors that begin where
+//! they like. The client reads each event once, in order and whole, or the successor has said that it left a gap.
+//!
+//! Premises: a successor replays at once what it replays, and the event that it was told is part of that if it begins
+//! before it; an endpoint that has not come as far as that event waits for it; the lag is less than what is remembered.
+
+use podpin_sse::{Framer, ReplayStart};
+use proptest::prelude::*;
+
+use crate::reference::interpret;
+use crate::{cuts, id_of, push};
+
+/// Ids remembered.
+const RING: u16 = 16;
+const LAG_MAX: usize = 8;
+
+/// The beginning of a successor's body.
+#[derive(Clone, Copy, Debug)]
+enum Begin {
+    /// After the event that it was told.
+    Exact,
+    /// This many events too early.
+    Early(usize),
+    /// With the first event of the log.
+    History,
+    /// With the next event, and it says after which one.
+    Live,
+}
+
+/// Change of the endpoint, and what happens before.
+#[derive(Clone, Debug)]
+struct Move {
+    begin: Begin,
+    /// Events that the successor lags behind.
+    lag: usize,
+    cuts: Vec<usize>,
+    /// Events of the log before the successor is requested, and until it has answered.
+    before: usize,
+    meanwhile: usize,
+    /// Whether the old endpoint dies when the successor is requested.
+    is_crash: bool,
+    /// Whether it dies within an event.
+    is_torn: bool,
+    /// Events that come before the next move.
+    after: usize,
+}
+
+fn begin() -> impl Strategy<Value = Begin> {
+    prop_oneof![
+        Just(Begin::Exact),
+        (1..6_usize).prop_map(Begin::Early),
+        Just(Begin::History),
+        Just(Begin::Live)
+    ]
+}
+
+fn change() -> impl Strategy<Value = Move> {
+    let events = || prop_oneof![2 => Just(0_usize), 3 => 1..6_usize, 1 => 20..60_usize];
+    (begin(), 0..LAG_MAX, cuts(), events(), events(), any::<bool>(), any::<bool>(), events()).prop_map(
+        |(begin, lag, cuts, before, meanwhile, is_crash, is_torn, after)| Move {
+            begin,
+            lag,
+            cuts,
+            before,
+            meanwhile,
+            is_crash,
+            is_torn,
+            after,
+        },
+    )
+}
+
+/// A client, the endpoint that its stream is at, and the log.
+struct Scene {
+    framer: Framer,
+    out: Vec<u8>,
+    cuts: Vec<usize>,
+    /// Events in the log.
+    log: usize,
+    /// Events that the endpoint lags behind.
+    lag: usize,
+    /// Next event of the endpoint.
+    next: usize,
+    /// Whether a successor said that it left a gap.
+    has_gap: bool,
+}
+
+impl Scene {
+    /// Sends what the endpoint has of the log.
+    fn flow(&mut self) {
+        let bytes: Vec<u8> = (self.next..self.visible()).flat_map(event).collect();
+        self.next = self.next.max(self.visible());
+        push(&mut self.framer, &bytes, &self.cuts, &mut self.out);
+    }
+
+    fn visible(&self) -> usize {
+        self.log.saturating_sub(self.lag)
+    }
+
+    /// Returns the place in the log of the event that a successor is told; `None` if it is told nothing.
+    fn told(&mut self) -> Option<usize> {
+        let id = self.framer.mark_resume_point().id()?.to_vec();
+        (0..self.log).find(|place| id_of(*place).as_bytes() == id)
+    }
+
+    fn change(&mut self, change: &Move) {
+        self.log += change.before;
+        self.flow();
+        let mut told = self.told();
+        self.log += change.meanwhile;
+        if !change.is_crash {
+            self.flow();
+            // An id that came meanwhile: the successor is requested once more.
+            told = told.or_else(|| self.told());
+        }
+        if change.is_torn {
+            let whole = event(self.next);
+            self.framer.push(&whole[..whole.len() / 2], &mut self.out);
+        }
+        (self.lag, self.cuts) = (change.lag, change.cuts.clone());
+        let visible = self.visible();
+        let (from, named) = match (change.begin, told) {
+            (Begin::Live, Some(_)) => (visible, visible.checked_sub(1)),
+            (_, None) => (visible, None),
+            (_, Some(last)) if visible <= last => (last + 1, None),
+            (Begin::Exact, Some(last)) => (last + 1, None),
+            (Begin::Early(count), Some(last)) => ((last + 1).saturating_sub(count), None),
+            (Begin::History, Some(_)) => (0, None),
+        };
+        let known = self.framer.known_ids();
+        let is_known = named.is_some_and(|place| known.contains(id_of(place).as_bytes()));
+        self.has_gap |= matches!(change.begin, Begin::Live) && told.is_some() && !is_known;
+        self.framer.adopt(if is_known { ReplayStart::Known } else { ReplayStart::Unnamed });
+        self.next = from;
+        self.flow();
+        self.framer.pass_on(&mut self.out);
+        self.log += change.after;
+        self.flow();
+    }
+}
+
+fn event(place: usize) -> Vec<u8> {
+    format!("id: {}\ndata: {place}\n\n", id_of(place)).into_bytes()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn a_stream_that_moves_is_read_once_in_order_and_whole_or_the_gap_was_said(
+        history in 1..80_usize,
+        is_seeded in any::<bool>(),
+        moves in proptest::collection::vec(change(), 1..6),
+    ) {
+        let mut framer = Framer::with_cursor(1 << 20, RING);
+        if is_seeded {
+            framer.seed(id_of(history - 1).as_bytes());
+        }
+        let mut scene = Scene {
+            framer, out: Vec::new(), cuts: vec![7], log: history, lag: 0, next: history, has_gap: false,
+        };
+        for change in &moves {
+            scene.change(change);
+        }
+        scene.lag = 0;
+        scene.flow();
+        scene.framer.pass_on(&mut scene.out);
+        let events = interpret(&scene.out).events;
+        let places: Vec<usize> = events.iter().map(|event| event.data.parse().unwrap()).collect();
+        for (event, place) in events.iter().zip(&places) {
+            prop_assert_eq!(&event.last_event_id, &id_of(*place), "torn");
+        }
+        if scene.has_gap {
+            return Ok(());
+        }
+        let Some(first) = places.first() else { return Ok(()) };
+        prop_assert!(!is_seeded || *first == history, "the first is {}, after {}", first, history);
+        let expected: Vec<usize> = (*first..scene.log).collect();
+        prop_assert_eq!(places, expected);
+    }
+}

@@ -65,6 +65,8 @@ pub struct Herd {
     calendar: Mutex<Calendar>,
     gate: Mutex<Gate>,
     streaks: Mutex<HashMap<ClientName, Streak>>,
+    /// Moment of the next stream that goes on elsewhere because its endpoint died, in thousandths of a millisecond.
+    next_crash: Mutex<u64>,
 }
 
 /// Clients that were told a time which has not come.
@@ -147,6 +149,15 @@ impl Herd {
         gate.looked = now;
         gate.places = Some(if is_admitted { places - CLIENT } else { places });
         is_admitted
+    }
+
+    /// Returns how long a stream whose endpoint died waits before it looks for another one, so that `per_second` do.
+    pub fn crash_wait(&self, per_second: u32, now: Millis) -> Duration {
+        let mut next = self.next_crash.lock();
+        let now = now.0.saturating_mul(1_000);
+        let own = (*next).max(now);
+        *next = own.saturating_add(1_000_000 / u64::from(per_second.max(1)));
+        Duration::from_micros(own - now)
     }
 
     /// Counts a refusal of a client, and returns the bounds for the time that it is told: those configured, doubled for each refusal
@@ -279,6 +290,15 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % bound
         }
+    }
+
+    #[test]
+    fn streams_of_a_dead_endpoint_look_for_another_one_at_the_rate() {
+        let herd = Herd::default();
+        let waits: Vec<u128> = (0..5).map(|_| herd.crash_wait(4, Millis(1_000)).as_millis()).collect();
+        assert_eq!(waits, [0, 250, 500, 750, 1_000]);
+        assert_eq!(herd.crash_wait(4, Millis(2_100)).as_millis(), 150);
+        assert_eq!(herd.crash_wait(4, Millis(9_000)), Duration::ZERO, "what was not used is no stock");
     }
 
     #[test]

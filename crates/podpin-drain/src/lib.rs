@@ -48,7 +48,7 @@ pub use fact::{DrainSubject, Fact, Turn};
 pub use handle::{DrainHandle, DrainState, LeaveOrder, Mobility};
 pub use herd::{ClientName, Comer, Herd, RetryBounds};
 pub use inbox::DrainInbox;
-pub use member::DrainMember;
+pub use member::{Departure, DrainMember};
 pub use moved_pins::MovedPins;
 pub use pacer::{BudgetLimits, BudgetUse, DrainSchedule, InFlight, Pacer};
 pub use policy::DrainPolicy;

@@ -12,7 +12,6 @@ use podpin_time::Millis;
 use crate::fact::Fact;
 use crate::inbox::DrainInbox;
 use crate::member::DrainMember;
-use crate::pacer::BudgetUse;
 use crate::rebalance_plan::{Balance, EndpointShare, plan_rebalance};
 use crate::registry::DrainRegistry;
 use crate::report::{Cause, GroupAccount, LeavingCount};
@@ -63,7 +62,7 @@ impl<M: DrainMember> Rebalancer<M> {
             allowance: 0,
             looked: now,
             under_way: Vec::new(),
-            account: GroupAccount::new(Cause::Rebalance, BudgetUse::Free, leaving),
+            account: GroupAccount::new(Cause::Rebalance, leaving),
         }
     }
 

@@ -22,6 +22,7 @@ use podpin_wire::client::network;
 
 use crate::clock;
 use crate::limits::keyed::KeyedLimit;
+use crate::net::peer::Peer;
 
 /// Time for which an answer of a living client stands, and a comment waits for its acknowledgement: a page that reconnects in
 /// a loop does not make its streams write more than one comment in it.
@@ -79,6 +80,17 @@ pub enum Inquiry {
     AllLive,
     /// Some stream has no answer yet.
     Pending,
+}
+
+/// The result of [`ClientPermit::look`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Nothing to be done.
+    Nothing,
+    /// A comment to be written, so that the client has something to acknowledge.
+    Comment,
+    /// The end of the stream: its client is not there any more.
+    Vanished,
 }
 
 /// Open streams by client, for one service; only streams opened while there was a limit are counted.
@@ -215,18 +227,23 @@ impl ClientPermit {
         }
     }
 
-    /// Records that a comment was written to see whether the client acknowledges it.
-    pub fn commented(&self, now: Millis) {
-        self.place.awaited_until.store(now.after(LIVES_FOR).0, Ordering::Release);
-    }
-
-    /// Records that the client has acknowledged everything; false if no comment of late is among that.
-    pub fn acknowledged(&self, now: Millis) -> bool {
-        let has_commented = self.place.awaited_until.swap(0, Ordering::AcqRel) > now.0;
-        if has_commented {
-            self.place.lives_until.store(now.after(LIVES_FOR).0, Ordering::Release);
+    /// Records the state of the client, and returns what its stream does to find out more. A client lives that has acknowledged
+    /// everything, a comment of late among it.
+    pub fn look(&self, peer: Peer, takes_comments: bool, now: Millis) -> Look {
+        let (place, later) = (&self.place, now.after(LIVES_FOR).0);
+        match peer {
+            Peer::Vanished => return Look::Vanished,
+            Peer::Behind => {}
+            Peer::Acknowledged if place.awaited_until.swap(0, Ordering::AcqRel) > now.0 => {
+                place.lives_until.store(later, Ordering::Release);
+            }
+            Peer::Acknowledged if takes_comments => {
+                place.awaited_until.store(later, Ordering::Release);
+                return Look::Comment;
+            }
+            Peer::Acknowledged => {}
         }
-        has_commented
+        Look::Nothing
     }
 }
 
@@ -288,15 +305,18 @@ mod tests {
         assert!(!permit.is_asked(Waker::noop()) && !permit.is_asked(Waker::noop()));
         assert_eq!(streams.inquire(&one.key, Millis(0)), Inquiry::Pending);
         assert!(permit.is_asked(Waker::noop()) && !permit.is_asked(Waker::noop()));
-        assert!(!permit.acknowledged(Millis(50)), "nothing was written yet");
-        permit.commented(Millis(50));
-        assert!(permit.acknowledged(Millis(100)));
+        let look = |peer, now| permit.look(peer, true, Millis(now));
+        assert_eq!(permit.look(Peer::Acknowledged, false, Millis(50)), Look::Nothing, "within an event");
+        assert_eq!(look(Peer::Acknowledged, 50), Look::Comment);
+        assert_eq!(look(Peer::Behind, 60), Look::Nothing);
+        assert_eq!(look(Peer::Acknowledged, 100), Look::Nothing);
         assert_eq!(streams.inquire(&one.key, Millis(5_099)), Inquiry::AllLive);
         assert!(!permit.is_asked(Waker::noop()));
         assert_eq!(streams.inquire(&one.key, Millis(5_100)), Inquiry::Pending);
         assert!(permit.is_asked(Waker::noop()));
-        permit.commented(Millis(5_100));
-        assert!(!permit.acknowledged(Millis(10_100)), "of that comment nobody knows any more");
+        assert_eq!(look(Peer::Acknowledged, 5_100), Look::Comment);
+        assert_eq!(look(Peer::Acknowledged, 10_100), Look::Comment, "the first one was too long ago");
+        assert_eq!(look(Peer::Vanished, 10_200), Look::Vanished);
         drop(permit);
         assert_eq!(streams.inquire(&one.key, Millis(6_000)), Inquiry::Pending, "the place is free");
     }

@@ -21,11 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use podpin_drain::{BudgetUse, Cause, DrainMember};
+use podpin_drain::{BudgetUse, Cause, Departure, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Answer, Client, Close, Farewell, Fault, Held, LeaveOrder, ResumePoint, Session, Settings,
-    Standing, Step, Target, Upstream, UpstreamEnd,
+    Action, Answer, Client, Close, Farewell, Fault, Held, LeaveOrder, ResumePoint, Session, Standing, Step,
+    Target, Upstream, UpstreamEnd,
 };
 use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
@@ -34,16 +34,16 @@ use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use podpin_wire::http1::response_head::ResponseStart;
 
+use crate::balance::client_limit::Look;
 use crate::balance::retry::Occasion;
 use crate::balance::service::Kind;
 use crate::clock;
-use crate::downstream::body::Downstream;
-use crate::net::peer::Peer;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::stream::account::{Finished, Permits};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
 use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget};
+use crate::stream::start::Start;
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
@@ -64,28 +64,6 @@ pub(crate) struct Relay {
     /// Handovers; `None` if the stream stays at one endpoint.
     handover: Option<Box<HandoverDriver>>,
     timer: Timer,
-}
-
-/// Parts of a relay that begins.
-pub(crate) struct Start {
-    /// Response body of the client.
-    pub downstream: Downstream,
-    /// Response head of an HTTP/1 client, still to be written.
-    pub head: Vec<u8>,
-    /// Response body of the upstream.
-    pub upstream: UpstreamReader,
-    /// Content of the body.
-    pub body: Body,
-    /// Timeouts and limits.
-    pub settings: Settings,
-    /// Registry that `record` is in.
-    pub streams: Arc<StreamRegistry>,
-    /// Record of the stream.
-    pub record: Arc<StreamRecord>,
-    /// Permits of the endpoint and of the client; `None` if this is no event stream.
-    pub permits: Option<Permits>,
-    /// Handovers; `None` if the stream stays at one endpoint.
-    pub handover: Option<Box<HandoverDriver>>,
 }
 
 impl Relay {
@@ -111,7 +89,18 @@ impl Relay {
                 relay.finish(farewell);
             }
         }
+        relay.note_departure();
         relay
+    }
+
+    /// Notes how the stream would leave its endpoint now.
+    fn note_departure(&self) {
+        let may_move = self.session.may_move(self.body.resume_point());
+        self.record.set_departure(match self.session.is_resumable() {
+            _ if may_move => Departure::Handover,
+            true => Departure::Goodbye,
+            false => Departure::Cut,
+        });
     }
 
     /// Takes out the permits, to be returned.
@@ -164,15 +153,10 @@ impl Relay {
         if !permit.is_asked(context.waker()) {
             return None;
         }
-        match self.client.peer() {
-            Peer::Vanished => return self.session.on_client(Client::Gone),
-            Peer::Behind => {}
-            Peer::Acknowledged if permit.acknowledged(clock::now()) => {}
-            Peer::Acknowledged if self.session.takes_comments() => {
-                permit.commented(clock::now());
-                self.keep_alive(context);
-            }
-            Peer::Acknowledged => {}
+        match permit.look(self.client.peer(), self.session.takes_comments(), clock::now()) {
+            Look::Vanished => return self.session.on_client(Client::Gone),
+            Look::Comment => self.keep_alive(context),
+            Look::Nothing => {}
         }
         None
     }
@@ -283,6 +267,7 @@ impl Relay {
                 self.record.set_last_event_id(id);
             }
         }
+        self.note_departure();
     }
 
     /// Sends `out[CHUNK_PREFIX_BYTES..]`, and counts the bytes.
@@ -382,6 +367,7 @@ impl Relay {
             Action::Swap => self.swap(now),
             Action::Stay => {
                 self.body.stay();
+                self.note_departure();
                 self.streams.stayed(&self.record);
             }
             Action::Finish(farewell) => self.finish(farewell),
@@ -482,6 +468,7 @@ impl Relay {
         }
         // First the record, then the registry, which looks at the endpoint that the stream runs on.
         let from = self.record.move_to(endpoint);
+        self.note_departure();
         self.streams.moved(&self.record, from, now);
     }
 
@@ -507,7 +494,7 @@ mod tests {
     use podpin_affinity::SessionId;
     use podpin_drain::DrainState;
     use podpin_sse::Framer;
-    use podpin_sse::session::Content;
+    use podpin_sse::session::{Content, Settings};
     use podpin_wire::http1::body::FIRST_CHUNK;
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -515,6 +502,7 @@ mod tests {
 
     use super::*;
     use crate::balance::service::Operation;
+    use crate::downstream::body::Downstream;
     use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
     use crate::stream::account::Failure;
@@ -532,7 +520,7 @@ mod tests {
     impl Line {
         async fn new(scene: &Scene, decoder: BodyDecoder, body: Body) -> Line {
             let ((upstream, from), (client, to)) = (connected().await, connected().await);
-            let (shared, record) = (&scene.shared, scene.open("a", Mobility::Rebalances));
+            let (shared, record) = (&scene.shared, scene.open("a", podpin_drain::Mobility::Rebalances));
             let moves = matches!(&body, Body::Events(_));
             let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
             let driver = || HandoverDriver::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);

@@ -73,6 +73,40 @@ async fn a_crowd_that_is_sent_away_at_once_is_told_to_come_back_at_the_rate() {
 }
 
 #[tokio::test]
+async fn the_streams_of_a_pod_that_dies_go_on_elsewhere_at_the_rate() {
+    let mut pods = [Pod::start("pod-a").await, Pod::start("pod-b").await];
+    pods.iter().for_each(|pod| pod.answer("/events", podpin_testkit::StreamAnswer::new()));
+    let file = EndpointsFile::with(&listed(&pods[..1], &["ready"]));
+    let setup = Setup::new().service_in("chat", &file).with("drain: {handover: lastEventId}");
+    let proxy = setup.with("sse: {reconnect: {perSecond: 5}}").start().await;
+    let (mut clients, mut streams) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let begun = async {
+            let mut stream = pods[0].next_stream().await;
+            stream.event_with_id("8", "x").await;
+            stream
+        };
+        let (client, stream) = tokio::join!(admitted(&proxy), begun);
+        clients.push(client);
+        streams.push(stream);
+    }
+    file.write(&listed(&pods, &["ready", "ready"]));
+    proxy.wait_endpoints("chat", &[("pod-a", "ready"), ("pod-b", "ready")]).await;
+    pods[0].stop().await;
+    drop(streams);
+    let mut came = Vec::new();
+    for _ in 0..8 {
+        let mut stream = pods[1].next_stream().await;
+        stream.event_with_id("9", "x").await;
+        came.push(std::time::Instant::now());
+    }
+    // Seven fifths of a second, if the machine keeps up.
+    assert!(came[7] - came[0] > std::time::Duration::from_millis(1_000), "in {:?}", came[7] - came[0]);
+    proxy.wait_metric("podpin_handovers_total", &[("cause", "crash"), ("result", "ok")], 8.0).await;
+    assert_eq!(proxy.metric("podpin_streams_closed_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn a_client_above_the_rate_is_told_to_come_later_on_a_connection_that_stays_open() {
     let pod = Pod::start("pod-a").await;
     pod.greet("/events");

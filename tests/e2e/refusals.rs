@@ -108,15 +108,17 @@ async fn when_no_pod_can_be_reached_event_streams_are_asked_back() {
 }
 
 #[tokio::test]
-async fn when_every_pod_says_503_event_streams_are_asked_back() {
+async fn when_every_pod_says_503_that_is_the_answer() {
     let pods = Pod::start_three().await;
-    pods.iter().for_each(|pod| pod.answer("/events", Reply::new(503).body("starting")));
+    let starting = || Reply::new(503).header("Retry-After", "7").body("starting");
+    pods.iter().for_each(|pod| pod.answer("/events", starting()));
     let setup = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with("health: {passive: off}").h2c();
     let proxy = setup.start().await;
     for response in both(&proxy).await {
-        assert_invitation(&response, "the endpoints answer 503");
+        assert_eq!((response.status, response.text().as_str()), (503, "starting"));
+        assert_eq!(response.header("retry-after"), Some("7"), "the pod's own");
     }
-    assert_counted(&proxy, "upstream", "the endpoints answer 503", 2).await;
+    assert_eq!(proxy.metric(REFUSALS, &[]).await, 0.0);
     for pod in &pods {
         assert_eq!(pod.targets(), ["/events", "/events"], "{} was asked once each", pod.name());
     }
@@ -154,18 +156,33 @@ async fn a_pod_that_says_502_503_or_504_is_replaced_and_the_cookie_names_the_one
             let mut stream = visitor.events("/events").await;
             assert_eq!(stream.next_data().await, "pod-c", "{status}");
             assert_eq!(visitor.get("/who").await.text(), "pod-c", "{status}");
-            // A client that is pinned to one that says no is moved as well.
-            let mut pinned = proxy.visitor();
-            let home = pinned.get("/who").await.text();
-            assert_eq!(pinned.events("/events").await.next_data().await, "pod-c", "{status}");
-            assert_eq!(pinned.get("/who").await.text(), "pod-c", "{status}, was on {home}");
             retries = pods[..2].iter().flat_map(Pod::targets).filter(|target| target == "/events").count();
         }
         assert!(retries > 0);
         let labels = [("service", "chat"), ("reason", "status")];
         proxy.wait_metric("podpin_upstream_retries_total", &labels, retries as f64).await;
         assert_eq!(proxy.metric(REFUSALS, &[]).await, 0.0);
+        // A client that is pinned gets the answer of its own pod, and stays.
+        let mut pinned = proxy.pinned_to("pod-a").await;
+        assert_eq!(pinned.send(Request::events("/events")).await.status, status);
+        assert_eq!(pinned.get("/who").await.text(), "pod-a");
+        // With another list of statuses, so does every other.
+        let proxy = setup.with("retries: {statuses: []}").start().await;
+        let mut statuses = Vec::new();
+        for _ in 0..8 {
+            statuses.push(proxy_status(&proxy).await);
+        }
+        assert!(statuses.contains(&status), "{statuses:?}");
+        assert_eq!(proxy.metric("podpin_upstream_retries_total", &[]).await, 0.0);
     }
+}
+
+/// The status that a new client's event stream begins with.
+async fn proxy_status(proxy: &Proxy) -> u16 {
+    let mut connection = proxy.connect().await;
+    connection.send(Request::events("/events").bytes()).await;
+    let line = connection.head().await.start_line;
+    line.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 #[tokio::test]
@@ -177,7 +194,7 @@ async fn other_pods_are_asked_within_the_attempts_and_other_answers_are_answers(
     }
     let setup = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with("health: {passive: off}");
     let proxy = setup.with("retries: {attempts: 1}").start().await;
-    assert_invitation(&Request::events("/events").send(proxy.address).await, "503");
+    assert_eq!(Request::events("/events").send(proxy.address).await.status, 503);
     let asked = || pods.iter().map(|pod| pod.requests().len()).sum::<usize>();
     assert_eq!(asked(), 2, "one attempt after the first");
     let response = Request::events("/500").send(proxy.address).await;

@@ -94,6 +94,25 @@ async fn a_session_whose_pod_is_gone_is_bound_to_the_pod_that_takes_it_over() {
 }
 
 #[tokio::test]
+async fn a_session_stays_with_the_pod_that_issued_it_while_that_drains() {
+    let pods = pods().await;
+    let all: Vec<_> = pods.iter().map(|pod| (pod.name(), pod.address(), "ready")).collect();
+    let file = EndpointsFile::with(&all);
+    let proxy = Setup::new().service_in("chat", &file).with(BY_HEADER).start().await;
+    let issued = initialize(&proxy).await;
+    let (id, pod) = (issued.header(HEADER).unwrap().to_owned(), issued.text());
+    let draining = |name| if name == pod { "draining" } else { "ready" };
+    let changed: Vec<_> = all.iter().map(|(name, at, _)| (*name, *at, draining(*name))).collect();
+    file.write(&changed);
+    let expected: Vec<_> = all.iter().map(|(name, ..)| (*name, draining(*name))).collect();
+    proxy.wait_endpoints("chat", &expected).await;
+    assert_eq!(who(&proxy, &id).await, pod, "another pod's 404 would end the session");
+    for _ in 0..6 {
+        assert_ne!(initialize(&proxy).await.text(), pod, "no new session goes there");
+    }
+}
+
+#[tokio::test]
 async fn a_forged_id_is_counted_and_hashed_as_any_value_of_the_clients_own() {
     let pods = pods().await;
     let setup = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with(BY_HEADER);

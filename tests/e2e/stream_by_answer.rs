@@ -193,6 +193,7 @@ async fn a_pod_that_issued_a_session_id_answers_for_it_whatever_it_says() {
         .with("affinity: {header: Mcp-Session-Id, cookie: off}")
         .with("sse: {unavailable: retry}")
         .with("retries: {attempts: 3}")
+        .with("health: {passive: {failures: 1, ejection: 60s}}")
         .with("timeouts: {responseHeader: 300ms}");
     let proxy = setup.start().await;
     let issued = Request::new("POST", "/mcp").body("{}").send(proxy.address).await;

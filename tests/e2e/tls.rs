@@ -393,7 +393,7 @@ async fn the_pod_is_told_whose_certificate_a_client_has_shown() {
     assert_eq!(nobody.ask(&forged).await.status, 200);
     let told: Vec<_> =
         pod.requests().iter().map(|one| one.header("x-podpin-client-subject").map(str::to_owned)).collect();
-    let subject = Some(r"CN=a\,\ OU\=admin".to_owned());
+    let subject = Some(r"CN=a\, OU\=admin".to_owned());
     assert_eq!(told, [subject.clone(), subject.clone(), subject.clone(), subject, None]);
     // TLS 1.3 tells a client that it is refused after its own handshake is over.
     for client in [authority.client(&[]), authority.client_with_certificate(&stranger, "x")] {

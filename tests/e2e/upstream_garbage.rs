@@ -1,6 +1,6 @@
 //! Pods that do not speak HTTP, or stop in the middle: an honest end, bounded memory, counted.
 
-use podpin_testkit::{Answer, Ending, Pod, PodStream, Proxy, Request, Setup, wait_for};
+use podpin_testkit::{Answer, Ending, EventStream, Item, Pod, PodStream, Proxy, Request, Setup, wait_for};
 
 /// A proxy with one pod that answers by hand, without second tries.
 async fn by_hand() -> (Pod, Proxy) {
@@ -141,26 +141,24 @@ async fn opened(pod: &Pod, proxy: &Proxy) -> (podpin_testkit::EventStream, PodSt
 }
 
 #[tokio::test]
-async fn a_broken_chunk_ends_the_stream_as_a_death_after_the_last_whole_event() {
+async fn a_broken_chunk_ends_the_stream_as_a_death_after_what_came_before_it() {
     let (pod, proxy) = by_hand().await;
+    // With what of it reaches the client: between two events it is told when to come back.
     let pieces = [
-        "xyz\r\n",
-        "-1\r\n",
-        "+3\r\nabc\r\n",
-        "3\r\nabcXX",
-        "fffffffffffffffffffff\r\n",
-        "0x5\r\nabcde\r\n",
-        "\r\n",
-        "7\r\ndata: h\r\nnonsense\r\n",
+        ("xyz\r\n", ""),
+        ("-1\r\n", ""),
+        ("+3\r\nabc\r\n", ""),
+        ("3\r\nabcXX", "abc"),
+        ("fffffffffffffffffffff\r\n", ""),
+        ("0x5\r\nabcde\r\n", ""),
+        ("\r\n", ""),
+        ("7\r\ndata: h\r\nnonsense\r\n", "data: h"),
     ];
-    for piece in pieces {
+    for (piece, passed) in pieces {
         let before = errors(&proxy).await;
         let (mut client, mut stream) = opened(&pod, &proxy).await;
         assert!(stream.try_raw(piece.as_bytes()).await);
-        let (items, ending) = client.rest().await;
-        assert!(items.is_empty(), "{piece:?}: {items:?}");
-        assert!(matches!(ending, Ending::Cut | Ending::Reset), "{piece:?}: {ending:?}");
-        assert_eq!(client.text(), "data: whole\n\n", "{piece:?}");
+        assert_broken_behind(&mut client, passed).await;
         stream.client_gone().await;
         wait_for("the error to be counted", async || errors(&proxy).await == before + 1.0).await;
     }
@@ -168,19 +166,30 @@ async fn a_broken_chunk_ends_the_stream_as_a_death_after_the_last_whole_event() 
     proxy.wait_metric("podpin_upstream_errors_total", &labels, pieces.len() as f64).await;
 }
 
+/// Asserts that a stream breaks behind its first event and these bytes, or a `retry:` where there are none.
+async fn assert_broken_behind(client: &mut EventStream, passed: &str) {
+    let (items, ending) = client.rest().await;
+    assert!(matches!(ending, Ending::Cut | Ending::Reset), "{passed:?}: {ending:?}");
+    let text = client.text();
+    let rest = text.strip_prefix("data: whole\n\n").unwrap();
+    if passed.is_empty() {
+        assert!(matches!(items.as_slice(), [Item::Retry(1_000..=10_000)]), "{items:?}");
+        assert!(rest.starts_with("retry: ") && rest.lines().count() == 1, "{rest:?}");
+    } else {
+        assert_eq!((items.len(), rest), (0, passed));
+    }
+}
+
 #[tokio::test]
-async fn half_an_event_and_a_close_ends_after_the_last_whole_event() {
+async fn half_an_event_and_a_close_end_as_a_death() {
     let (pod, proxy) = by_hand().await;
-    for half in ["8\r\ndata: ha\r\n", "ff\r\ndata: ha", "5", ""] {
+    for (half, passed) in
+        [("8\r\ndata: ha\r\n", "data: ha"), ("ff\r\ndata: ha", "data: ha"), ("5", ""), ("", "")]
+    {
         let (mut client, mut stream) = opened(&pod, &proxy).await;
         assert!(stream.try_raw(half.as_bytes()).await);
         stream.close();
-        let (items, ending) = client.rest().await;
-        assert!(
-            items.is_empty() && matches!(ending, Ending::Cut | Ending::Reset),
-            "{half:?}: {items:?} {ending:?}"
-        );
-        assert_eq!(client.text(), "data: whole\n\n", "{half:?}");
+        assert_broken_behind(&mut client, passed).await;
     }
     proxy.wait_metric("podpin_streams_closed_total", &[("reason", "upstream_reset")], 4.0).await;
 }

@@ -120,6 +120,21 @@ impl<'a> Section<'a> {
         self.get(key).and_then(Node::boolean).unwrap_or(default)
     }
 
+    /// Reads a list of statuses of failure, or returns `default`.
+    pub(crate) fn statuses(&self, key: &str, default: Vec<u16>) -> Vec<u16> {
+        let Some(items) = self.get(key).and_then(|node| node.items("a list of statuses")) else {
+            return default;
+        };
+        let mut statuses = Vec::with_capacity(items.len());
+        for item in &items {
+            match item.count(500..=599_u16) {
+                Some(status) if statuses.contains(&status) => item.fail(format!("duplicate status {status}")),
+                status => statuses.extend(status),
+            }
+        }
+        statuses
+    }
+
     /// Reads a word out of `choices`, or returns `default`.
     pub(crate) fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)], default: T) -> T {
         self.get(key).and_then(|node| node.choice(choices)).unwrap_or(default)

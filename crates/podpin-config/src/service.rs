@@ -104,11 +104,14 @@ pub struct Timeouts {
     pub client_write: Option<Duration>,
 }
 
-/// Further tries at other endpoints, while nothing was sent.
+/// Further tries at other endpoints, while nothing was sent or the answer is one of `statuses`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// Tries after the first, 0 to 10, default 2.
     pub attempts: u32,
+    /// Answers to the event stream of a client that is not pinned after which another endpoint is tried. 500 to 599,
+    /// default 502, 503, 504.
+    pub statuses: Vec<u16>,
 }
 
 /// How many event streams at once.
@@ -159,7 +162,7 @@ impl Default for Timeouts {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self { attempts: 2 }
+        Self { attempts: 2, statuses: vec![502, 503, 504] }
     }
 }
 
@@ -276,7 +279,11 @@ impl Timeouts {
 
 impl Retries {
     fn read(section: &Section<'_>) -> Self {
-        Self { attempts: section.count("attempts", 0..=10, Self::default().attempts) }
+        let default = Self::default();
+        Self {
+            attempts: section.count("attempts", 0..=10, default.attempts),
+            statuses: section.statuses("statuses", default.statuses),
+        }
     }
 }
 

@@ -24,6 +24,7 @@
 //! is retried until the deadline keeps its stream `Leaving`; [`DrainHandle::take_target`] names one endpoint to go on at where
 //! the choice is not the stream's.
 
+mod claim;
 mod controller;
 mod fact;
 mod group;

@@ -29,7 +29,7 @@ pub use leaver::Departed;
 pub use phase::Phase;
 pub use pick::{MoveReason, Nowhere, Pick, PickRequest, Ring, Strategy, pick};
 pub use snapshot::{Counts, Snapshot};
-pub use streams::{EjectionPolicy, Load, Permit};
+pub use streams::{EjectionPolicy, FailureSource, Load, Permit};
 pub use table::{Applied, Refused, Table, Transition};
 pub use update::{Condition, Observed, Update};
 pub use usage::{Tier, Usage, UseReason, UsedBy};

@@ -432,7 +432,7 @@ fn less_loaded<'l>(first: &'l Arc<Endpoint>, second: &'l Arc<Endpoint>) -> &'l A
 mod tests {
     use super::*;
     use crate::table::tests::observed;
-    use crate::{Condition, EjectionPolicy, Observed, Permit, Table, Update};
+    use crate::{Condition, EjectionPolicy, FailureSource, Observed, Permit, Table, Update};
 
     const SESSION: [u8; 16] = [7; 16];
     const NOW: Millis = Millis(1_000_000);
@@ -499,7 +499,7 @@ mod tests {
 
     fn eject(snapshot: &Snapshot, name: &str) {
         let policy = EjectionPolicy { failures: 1, ejection: Duration::from_secs(15) };
-        assert!(load(snapshot, name).failed(&policy, NOW));
+        assert!(load(snapshot, name).failed(&policy, FailureSource::Endpoint, NOW));
     }
 
     fn fill(snapshot: &Snapshot, name: &str) -> [Permit; 2] {

@@ -14,6 +14,10 @@ use podpin_time::Millis;
 /// long enough to spare clients of a pod that is broken for good, short enough that a repaired one is not forgotten.
 const EJECTION_GROWTH_MAX: u32 = 10;
 
+/// Clients of a row of failures that are remembered. More than `failures` by default, so that no client counts twice; too few
+/// shows as ejections that a handful of clients cause.
+const CLIENTS_MAX: usize = 8;
+
 /// Open streams and recent failures of one endpoint identity.
 #[derive(Debug, Default)]
 pub struct Load {
@@ -21,6 +25,8 @@ pub struct Load {
     ejected_until: AtomicU64,
     streams: AtomicU32,
     consecutive_failures: AtomicU32,
+    /// The last clients that count in the row of failures; 0 = none.
+    failed_clients: [AtomicU64; CLIENTS_MAX],
     ejections: AtomicU32,
     /// Checks say that it cannot serve.
     is_unhealthy: AtomicBool,
@@ -33,6 +39,15 @@ pub struct EjectionPolicy {
     pub failures: u32,
     /// How long the first ejection lasts; the n-th in a row lasts n times as long, ten times at most.
     pub ejection: Duration,
+}
+
+/// The cause of a failure, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureSource {
+    /// The endpoint: no request has reached it.
+    Endpoint,
+    /// A client, by a number of its own: its request may have caused the failure, and would at any endpoint.
+    Client(u64),
 }
 
 impl Load {
@@ -68,15 +83,41 @@ impl Load {
         limit.is_some_and(|limit| self.open_streams() >= limit)
     }
 
-    /// Notes a failure (connect, reset or time-out before the answer); true when it ejected the endpoint just now.
-    pub fn failed(&self, policy: &EjectionPolicy, now: Millis) -> bool {
+    /// Notes a failure before the answer; true when it ejected the endpoint just now. Each client counts once in a row of
+    /// failures, as far as the last eight go.
+    pub fn failed(&self, policy: &EjectionPolicy, source: FailureSource, now: Millis) -> bool {
         let until = self.ejected_until.load(Ordering::Relaxed);
         // Failures that arrive while it is aside are echoes of requests that were already on their way.
         if now.0 < until {
             return false;
         }
+        if let FailureSource::Client(client) = source
+            && !self.counts(client)
+        {
+            return false;
+        }
         let failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         failures >= policy.failures && self.eject(policy, until, now)
+    }
+
+    /// Returns whether a client is new in the row of failures, and remembers it.
+    fn counts(&self, client: u64) -> bool {
+        // 0 is an empty slot.
+        let client = client.max(1);
+        if self.failed_clients.iter().any(|slot| slot.load(Ordering::Relaxed) == client) {
+            return false;
+        }
+        let at =
+            usize::try_from(self.consecutive_failures.load(Ordering::Relaxed)).unwrap_or(0) % CLIENTS_MAX;
+        if let Some(slot) = self.failed_clients.get(at) {
+            slot.store(client, Ordering::Relaxed);
+        }
+        true
+    }
+
+    fn end_row(&self) {
+        self.consecutive_failures.store(0, Ordering::Relaxed);
+        self.failed_clients.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
     }
 
     /// Ejects the endpoint. Of several concurrent failures a single one wins the exchange; the others see its result.
@@ -87,7 +128,7 @@ impl Load {
             self.ejected_until.compare_exchange(seen, until, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if won {
             self.ejections.store(growth, Ordering::Relaxed);
-            self.consecutive_failures.store(0, Ordering::Relaxed);
+            self.end_row();
         }
         won
     }
@@ -96,7 +137,7 @@ impl Load {
     pub fn succeeded(&self) {
         // Reads first: in good times no request writes to this cache line.
         if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
-            self.consecutive_failures.store(0, Ordering::Relaxed);
+            self.end_row();
         }
         if self.ejections.load(Ordering::Relaxed) != 0 {
             // An Err means that another success took the last step: nothing is left to do.
@@ -159,7 +200,7 @@ mod tests {
     const POLICY: EjectionPolicy = EjectionPolicy { failures: 3, ejection: Duration::from_millis(100) };
 
     fn fail(load: &Load, times: u32, now: u64) -> u32 {
-        (0..times).map(|_| u32::from(load.failed(&POLICY, Millis(now)))).sum()
+        (0..times).map(|_| u32::from(load.failed(&POLICY, FailureSource::Endpoint, Millis(now)))).sum()
     }
 
     #[test]
@@ -237,6 +278,21 @@ mod tests {
     }
 
     #[test]
+    fn one_client_alone_ejects_nothing_and_several_do() {
+        let load = Load::new();
+        let fail = |client| load.failed(&POLICY, FailureSource::Client(client), Millis(10));
+        assert!((0..100).all(|round| !fail(round % 2)), "two clients are not three");
+        assert!(fail(9));
+        assert!(load.is_ejected(Millis(10)));
+        let load = Load::new();
+        let fail = |client| load.failed(&POLICY, FailureSource::Client(client), Millis(10));
+        assert!(!fail(1) && !fail(2));
+        load.succeeded();
+        assert!(!fail(1) && !fail(2), "a success ends the row, and its clients count again");
+        assert_eq!(super::tests::fail(&load, 1, 10), 1, "failures of the endpoint count beside them");
+    }
+
+    #[test]
     fn a_failure_that_was_overtaken_does_not_eject_again() {
         let load = Load::new();
         assert!(load.eject(&POLICY, 0, Millis(7)));
@@ -253,7 +309,7 @@ mod tests {
             let ejections: u32 = thread::scope(|scope| {
                 let fail = || {
                     start.wait();
-                    u32::from(load.failed(&once, Millis(7)))
+                    u32::from(load.failed(&once, FailureSource::Endpoint, Millis(7)))
                 };
                 let threads = [(); 4].map(|()| scope.spawn(fail));
                 threads.into_iter().map(|thread| thread.join().unwrap()).sum()

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podpin_endpoints::{
-    Applied, Condition, EjectionPolicy, EndpointId, MoveReason, Nowhere, Observed, Phase, Pick, PickRequest,
-    Ring, Snapshot, Strategy as Balance, Table, Update, pick,
+    Applied, Condition, EjectionPolicy, EndpointId, FailureSource, MoveReason, Nowhere, Observed, Phase,
+    Pick, PickRequest, Ring, Snapshot, Strategy as Balance, Table, Update, pick,
 };
 use podpin_time::Millis;
 use proptest::prelude::*;
@@ -275,7 +275,8 @@ fn staged(sights: &[Sight]) -> (Arc<Snapshot>, Vec<podpin_endpoints::Permit>, Ve
             permits.extend(of(pod).try_open(None));
         }
         if sight.ejected {
-            of(pod).failed(&EjectionPolicy { failures: 1, ejection: Duration::from_secs(15) }, NOW);
+            let policy = EjectionPolicy { failures: 1, ejection: Duration::from_secs(15) };
+            of(pod).failed(&policy, FailureSource::Endpoint, NOW);
         }
         if sight.excluded {
             excluded.push(id(pod));

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podpin_endpoints::{
-    Condition, DrainTimes, EjectionPolicy, EndpointId, MoveReason, Nowhere, Observed, Permit, Pick,
-    PickRequest, Ring, Snapshot, Strategy, Table, Update, pick,
+    Condition, DrainTimes, EjectionPolicy, EndpointId, FailureSource, MoveReason, Nowhere, Observed, Permit,
+    Pick, PickRequest, Ring, Snapshot, Strategy, Table, Update, pick,
 };
 use podpin_time::Millis;
 
@@ -218,7 +218,7 @@ fn fill(snapshot: &Snapshot, name: &str, streams: usize) -> Vec<Permit> {
 
 fn eject(snapshot: &Snapshot, name: &str) {
     let policy = EjectionPolicy { failures: 1, ejection: Duration::from_secs(15) };
-    assert!(snapshot.get(&id(name)).unwrap().load.failed(&policy, NOW));
+    assert!(snapshot.get(&id(name)).unwrap().load.failed(&policy, FailureSource::Endpoint, NOW));
 }
 
 #[test]

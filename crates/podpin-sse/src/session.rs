@@ -578,10 +578,12 @@ impl Session {
 
     /// Says goodbye where that is possible, and ends the body.
     fn goodbye(&mut self, reason: Reason, now: Millis) -> Step {
-        if !self.is_resumable() {
+        let is_within = self.flow.position == Position::WithinEvent;
+        // A client that asks by itself throws half an event away; another one would take it for the end of the answer.
+        let is_half = is_within && self.flow.return_of_client == Return::ByEventId;
+        if !self.is_resumable() || is_half {
             return self.break_off_early(reason, now);
         }
-        let is_within = self.flow.position == Position::WithinEvent;
         let is_torn = is_within && self.flow.content == Content::Events;
         let is_forced = is_torn && matches!(reason, Reason::Drain | Reason::Shutdown);
         let farewell = if is_within { Farewell::Clean } else { Farewell::Goodbye };

@@ -1,10 +1,11 @@
 //! Nothing that podpin writes is an event to a published client: comments, the reconnection time before the first event, and
 //! that of the goodbye.
 
-use podpin_testkit::{EndpointsFile, Pod, Process, Reply, Setup, StreamAnswer, wait_for};
+use podpin_testkit::{EndpointsFile, Pod, Process, Reply, Setup, StreamAnswer, wait_for, wait_long};
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// Clients of PyPI; mcp reads its streams with httpx-sse.
 const PYTHON: [&str; 5] = ["httpx-sse", "openai", "anthropic", "sseclient-py", "aiohttp-sse-client"];
@@ -35,6 +36,9 @@ async fn published_clients_see_the_pods_events_and_no_other() {
         } else {
             node_script("event_clients.mjs", &[name, &url])
         };
+        // On a busy machine a client takes its time to start.
+        let asked = async || !pod.requests().is_empty();
+        wait_long(Duration::from_secs(60), "the client's request", asked).await;
         let mut stream = pod.next_stream().await;
         let keepalives = "podpin_stream_keepalives_total";
         proxy.wait_metric_at_least(keepalives, &[], 1.0).await;

@@ -20,6 +20,8 @@ pub struct PassiveHealth {
     pub failures: u32,
     /// How long it is left out. 100 ms to 24 h, default 15 s.
     pub ejection: Duration,
+    /// Answers that count as failures. 500 to 599, default none: an application's answer is not its pod's illness.
+    pub statuses: Vec<u16>,
 }
 
 /// Asking every endpoint again and again.
@@ -56,7 +58,7 @@ const PATH_BYTES_MAX: usize = 1024;
 
 impl Default for PassiveHealth {
     fn default() -> Self {
-        Self { failures: 5, ejection: Duration::from_secs(15) }
+        Self { failures: 5, ejection: Duration::from_secs(15), statuses: Vec::new() }
     }
 }
 
@@ -93,6 +95,7 @@ impl PassiveHealth {
         Some(Self {
             failures: section.count("failures", 1..=1_000, default.failures),
             ejection: section.duration("ejection", EJECTION, default.ejection),
+            statuses: section.statuses("statuses", default.statuses),
         })
     }
 }

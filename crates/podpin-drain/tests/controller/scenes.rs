@@ -474,6 +474,26 @@ fn rebalancing_moves_streams_that_may_move_and_remembers_their_sessions() {
 }
 
 #[test]
+fn two_replicas_do_not_undo_for_each_other_what_they_rebalance() {
+    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 1_000 });
+    // The sessions are at one endpoint in the view of one replica, and at the other one in that of the other.
+    let moved: Vec<Vec<_>> = [0, 1]
+        .map(|full| {
+            let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
+            for number in 0..80_u8 {
+                let (mobility, session) = (Mobility::Rebalances, Some([number; 16]));
+                world.open(full, Opening { mobility, session, ..OPENING }).unwrap();
+            }
+            world.run_for(2_000);
+            let moved = world.streams.iter().filter(|stream| stream.endpoint().id != id(full));
+            moved.map(|stream| stream.session().unwrap()).collect()
+        })
+        .into();
+    assert_eq!((moved[0].len(), moved[1].len()), (40, 40));
+    assert!(!moved[0].iter().any(|session| moved[1].contains(session)));
+}
+
+#[test]
 fn an_endpoint_whose_streams_cannot_move_does_not_keep_others_full() {
     let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 100 });
     let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 3);

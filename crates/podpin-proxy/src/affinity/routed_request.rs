@@ -36,6 +36,8 @@ pub(crate) struct RoutedRequest {
     pub backends: Option<Arc<[Backend]>>,
     /// Session of the client, known or new.
     pub session: SessionId,
+    /// Number of the client's address, by which its failures are told from those of others; 0 if it is not known.
+    pub client: u64,
     /// Identity of the client.
     pub identity: ClientIdentity,
     /// Whether the request may wait for its pinned endpoint; a stream in flight may not.
@@ -75,6 +77,14 @@ fn find(snapshot: &ConfigSnapshot, request: &RequestView<'_>) -> Result<Found, E
     Ok(Found { destination, path: normalized.filter(|_| !passes || rewrites) })
 }
 
+/// Returns the number of a client's address; an IPv6 client has its /64.
+fn number_of_address(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => (1 << 32) | u64::from(address.to_bits()),
+        IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or(0),
+    }
+}
+
 impl RoutedRequest {
     /// Routes a request and reads its token.
     ///
@@ -101,13 +111,14 @@ impl RoutedRequest {
             Some(query) => format!("{path}?{query}").into(),
             None => path.into(),
         });
-        Ok(RoutedRequest { route, target, backends, session, identity, may_wait: true })
+        let client = number_of_address(request.client.address);
+        Ok(RoutedRequest { route, target, backends, session, client, identity, may_wait: true })
     }
 
     /// Returns the request of a stream in flight whose client is pinned to `endpoint`.
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> RoutedRequest {
         let identity = ClientIdentity::of_stream(session, endpoint);
-        RoutedRequest { route, target: None, backends: None, session, identity, may_wait: false }
+        RoutedRequest { route, target: None, backends: None, session, client: 0, identity, may_wait: false }
     }
 
     /// Returns the service that the request is for.
@@ -149,7 +160,7 @@ impl RoutedRequest {
     }
 
     /// Returns the client's own endpoint, so that its requests meet at one: that of its token; for a client that names
-    /// itself, the first on the ring; for one that comes from another service, the first on the ring that takes new ones.
+    /// itself, that of a stream of its own that moved, else the first on the ring; for one that comes from another service, the first on the ring that takes new ones.
     pub(crate) fn home(&self, view: &View) -> Option<EndpointId> {
         let takes_new =
             |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| view.snapshot.takes_new(endpoint));
@@ -157,7 +168,10 @@ impl RoutedRequest {
             _ if self.identity.is_displaced => {
                 view.ring.first(self.session.as_bytes(), &mut |id| takes_new(id))
             }
-            IdentitySource::Chosen => view.ring.first(self.session.as_bytes(), &mut |_| true),
+            IdentitySource::Chosen => {
+                let moved = self.service().drain.moved_pins().of_open_stream(self.session.as_bytes());
+                moved.or_else(|| view.ring.first(self.session.as_bytes(), &mut |_| true))
+            }
             IdentitySource::Cookie | IdentitySource::Bound(_) => self.identity.pinned,
         }
     }

@@ -124,14 +124,15 @@ pub(crate) fn select_stream(
 }
 
 /// Returns the endpoint that issued the client's session id, if that is still there and this request has not failed at
-/// it: no other one knows the id, so it is asked even while it is not ready or ejected.
+/// it: no other one knows the id, so it is asked even while it drains, is not ready or is ejected.
 fn issuer(
     request: &RoutedRequest,
     view: &View,
     reason: MoveReason,
     terms: &SelectionTerms<'_>,
 ) -> Option<Arc<Endpoint>> {
-    let may_answer = request.is_bound() && matches!(reason, MoveReason::Unready | MoveReason::Ejected);
+    let is_there = matches!(reason, MoveReason::Draining | MoveReason::Unready | MoveReason::Ejected);
+    let may_answer = request.is_bound() && is_there;
     let own = request.home(view).filter(|own| may_answer && !terms.tried.contains(own))?;
     view.snapshot.get(&own).cloned()
 }

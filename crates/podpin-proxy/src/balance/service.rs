@@ -18,8 +18,8 @@ use podpin_config::{
 };
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
-    Applied, Departed, DrainTimes, EjectionPolicy, Endpoint, EndpointId, HeirPolicy, Load, Phase, Refused,
-    Snapshot, Table, Transition, Update,
+    Applied, Departed, DrainTimes, EjectionPolicy, Endpoint, EndpointId, FailureSource, HeirPolicy, Load,
+    Phase, Refused, Snapshot, Table, Transition, Update,
 };
 
 use crate::balance::asks::Asks;
@@ -29,7 +29,7 @@ use crate::balance::queue::Queue;
 use crate::balance::ring::KetamaRing;
 use crate::clock;
 use crate::net::tls::UpstreamTls;
-use crate::telemetry::labels::{RefusalKind, UpstreamErrorKind};
+use crate::telemetry::labels::RefusalKind;
 use crate::telemetry::metrics::ServiceMetrics;
 
 /// Transitions and refused updates that are logged one by one; more of them are summed up.
@@ -277,14 +277,9 @@ impl ServiceState {
     }
 
     /// Counts a failure of an endpoint, and ejects it if the policy says so.
-    pub fn endpoint_failed(&self, endpoint: &Endpoint, kind: UpstreamErrorKind) {
-        self.metrics.upstream_errors.inc(kind);
-        self.eject_if_due(endpoint);
-    }
-
-    fn eject_if_due(&self, endpoint: &Endpoint) {
+    pub fn endpoint_failed(&self, endpoint: &Endpoint, source: FailureSource) {
         let Some(policy) = &self.ejection else { return };
-        if endpoint.load.failed(policy, clock::now()) {
+        if endpoint.load.failed(policy, source, clock::now()) {
             tracing::warn!(service = %self.name, endpoint = %endpoint.name, "ejected after consecutive failures");
             self.endpoint_ejected();
         }
@@ -308,11 +303,6 @@ impl ServiceState {
         if endpoint.load.is_ejected(clock::now()) {
             self.metrics.ejections_disregarded.inc();
         }
-    }
-
-    /// Counts an answer that says the endpoint cannot serve (502, 503, 504), and ejects it if the policy says so.
-    pub fn endpoint_unavailable(&self, endpoint: &Endpoint) {
-        self.eject_if_due(endpoint);
     }
 
     /// Counts a success, which ends a run of failures.

@@ -57,7 +57,7 @@ fn string(value: &Any<'_>) -> Option<String> {
         Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::NumericString | Tag::VisibleString => {
             String::from_utf8(bytes.to_vec()).ok()
         }
-        // No software implements T.61; authorities that used this type meant Latin-1.
+        // Authorities that used this type meant Latin-1; the real T.61 was hardly ever implemented.
         Tag::T61String => Some(bytes.iter().map(|byte| char::from(*byte)).collect()),
         Tag::BmpString => {
             let (pairs, []) = bytes.as_chunks::<2>() else { return None };

@@ -5,6 +5,7 @@ pub mod error;
 pub mod provider;
 mod server;
 mod upstream;
+mod verifier;
 
 pub use crate::net::tls::error::TlsError;
 pub use crate::net::tls::server::{LoadedTls, ServerTls, load};

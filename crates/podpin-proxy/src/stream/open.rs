@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use podpin_config::{Handover, Unavailable};
+use podpin_config::Handover;
 use podpin_drain::{Comer, Mobility};
 use podpin_endpoints::MoveReason;
 use podpin_sse::Framer;
@@ -40,7 +40,7 @@ use crate::stream_registry::{self, ReturnEvidence};
 use crate::telemetry::labels::{OpenedStream, Resumption};
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::{self, UpstreamResponse};
-use crate::upstream::error::{UpstreamError, is_unavailable};
+use crate::upstream::error::UpstreamError;
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{Progress, Unserved};
 
@@ -192,12 +192,12 @@ impl Opening<'_> {
     async fn open(&mut self) -> Result<Opened, ErrorReply> {
         let mut of_client: Option<ClientPermit> =
             self.attempts.request.claim_client_permit(self.context.client.address).await?;
-        // The last response of 502, 503 or 504, for a client that gets it if no other endpoint can be tried.
+        // The last response that was not taken for an answer; it is one if no other endpoint can be tried.
         let mut unavailable: Option<Opened> = None;
         loop {
             let permit = match self.attempts.select_stream().await {
                 Ok(permit) => permit,
-                Err(reply) => return self.give_up(unavailable, reply),
+                Err(reply) => return unavailable.ok_or(reply),
             };
             // The client's slot goes with the newest attempt.
             if let Some(mut before) = unavailable.take() {
@@ -212,21 +212,11 @@ impl Opening<'_> {
             self.attempts.answered(status);
             let permits = Permits::new(permit, of_client.take(), self.attempts.service());
             let opened = Opened { response, permits, interim: Vec::new() };
-            if !is_unavailable(status) {
+            if !self.attempts.is_retried(status) || !self.attempts.rejected(status) {
                 return Ok(opened);
-            }
-            if !self.attempts.rejected(status) {
-                return self.give_up(Some(opened), ErrorReply::UpstreamStatus(status.as_u16()));
             }
             unavailable = Some(opened);
         }
-    }
-
-    /// Returns the endpoint's own response if there is one, unless it would stop a browser for good.
-    fn give_up(&self, unavailable: Option<Opened>, reply: ErrorReply) -> Result<Opened, ErrorReply> {
-        let passes = self.attempts.service().configuration.sse.unavailable == Unavailable::Status;
-        let is_final = passes || self.attempts.is_at_issuer();
-        unavailable.filter(|_| is_final).ok_or(reply)
     }
 
     /// Connects to the endpoint of the current attempt, sends the request and reads the response head.

@@ -492,7 +492,7 @@ impl Future for Relay {
 #[cfg(test)]
 mod tests {
     use podpin_affinity::SessionId;
-    use podpin_drain::DrainState;
+    use podpin_drain::{DrainState, Mobility};
     use podpin_sse::Framer;
     use podpin_sse::session::{Content, Settings};
     use podpin_wire::http1::body::FIRST_CHUNK;
@@ -520,7 +520,7 @@ mod tests {
     impl Line {
         async fn new(scene: &Scene, decoder: BodyDecoder, body: Body) -> Line {
             let ((upstream, from), (client, to)) = (connected().await, connected().await);
-            let (shared, record) = (&scene.shared, scene.open("a", podpin_drain::Mobility::Rebalances));
+            let (shared, record) = (&scene.shared, scene.open("a", Mobility::Rebalances));
             let moves = matches!(&body, Body::Events(_));
             let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
             let driver = || HandoverDriver::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);

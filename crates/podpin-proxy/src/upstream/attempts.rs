@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use podpin_endpoints::{Endpoint, EndpointId, Permit};
+use podpin_endpoints::{Endpoint, EndpointId, FailureSource, Permit};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::select::{SelectedStream, SelectionTerms, select, select_stream};
@@ -186,11 +186,30 @@ impl Attempts {
     /// Counts a response of the endpoint.
     pub(crate) fn answered(&self, status: StatusCode) {
         let Some(endpoint) = self.endpoint() else { return };
-        match Evidence::of_status(self.kind(), status) {
-            Evidence::Success => self.service().endpoint_succeeded(&endpoint.load),
-            Evidence::Failure if !self.is_successor() => self.service().endpoint_unavailable(endpoint),
-            Evidence::Failure | Evidence::Nothing => {}
+        let passive = self.service().configuration.health.passive.as_ref();
+        let failures = passive.map(|passive| &*passive.statuses).unwrap_or_default();
+        self.weigh(endpoint, Evidence::of_status(status, failures));
+    }
+
+    fn weigh(&self, endpoint: &Endpoint, evidence: Evidence) {
+        let service = self.service();
+        match evidence {
+            // Many streams ask a successor at once: what their burst breaks says nothing of it.
+            Evidence::Failure | Evidence::Suspicion if self.is_successor() => {}
+            Evidence::Success => service.endpoint_succeeded(&endpoint.load),
+            Evidence::Failure => service.endpoint_failed(endpoint, FailureSource::Endpoint),
+            Evidence::Suspicion => {
+                service.endpoint_failed(endpoint, FailureSource::Client(self.request.client));
+            }
+            Evidence::Nothing => {}
         }
+    }
+
+    /// Returns whether a response is not the answer to an event stream as long as another endpoint can be tried. That of a
+    /// client's own endpoint always is.
+    pub(crate) fn is_retried(&self, status: StatusCode) -> bool {
+        let statuses = &self.service().configuration.retries.statuses;
+        statuses.contains(&status.as_u16()) && !self.selected().is_some_and(|selected| selected.is_pinned)
     }
 
     /// Counts the failure of the current attempt; returns whether another endpoint may be tried.
@@ -211,14 +230,8 @@ impl Attempts {
     pub(crate) fn count_failure(&self, error: &UpstreamError) {
         let Some(endpoint) = self.endpoint() else { return };
         tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
-        match error.evidence() {
-            Evidence::Failure if !self.is_successor() => {
-                self.service().endpoint_failed(endpoint, error.kind());
-            }
-            Evidence::Failure | Evidence::Success | Evidence::Nothing => {
-                self.service().metrics.upstream_errors.inc(error.kind());
-            }
-        }
+        self.service().metrics.upstream_errors.inc(error.kind());
+        self.weigh(endpoint, error.evidence());
     }
 
     /// Counts a retry of the same endpoint on a fresh connection: the endpoint had closed the kept one.

@@ -2,14 +2,15 @@
 //!
 //! An endpoint is ejected after a row of consecutive failures. ADR 4 has the reasons for the two tables here:
 //!
-//! | outcome of an attempt                                    | row of failures             |
-//! |----------------------------------------------------------|-----------------------------|
-//! | connection refused, unreachable, late, TLS refused       | one more                    |
-//! | connection broken, malformed or late before the response | one more                    |
-//! | no descriptor, port or memory on this machine            | unchanged                   |
-//! | response other than 502, 503, 504                        | ends                        |
-//! | 502, 503, 504 to an event stream request                 | one more                    |
-//! | 502, 503, 504 to any other request                       | unchanged                   |
+//! | outcome of an attempt                               | row of failures                  |
+//! |-----------------------------------------------------|----------------------------------|
+//! | connection refused, unreachable, late, TLS refused  | one more                         |
+//! | connection broken or malformed before the response  | one more, once for each client   |
+//! | no response in time                                 | unchanged                        |
+//! | no descriptor, port or memory on this machine       | unchanged                        |
+//! | response in `health.passive.statuses`               | one more, once for each client   |
+//! | response of 502, 503 or 504 that is not among them  | unchanged                        |
+//! | any other response                                  | ends                             |
 
 use std::io;
 
@@ -55,6 +56,8 @@ impl From<ResponseError> for UpstreamError {
 pub(crate) enum Evidence {
     /// The row grows by one.
     Failure,
+    /// The row grows by one if the client is new in it: its request may have caused the failure.
+    Suspicion,
     /// The row ends: the endpoint serves connections.
     Success,
     /// The row stays as it is.
@@ -62,19 +65,15 @@ pub(crate) enum Evidence {
 }
 
 impl Evidence {
-    /// Returns the evidence of a response with `status` to a stream or an ordinary request.
-    pub(crate) fn of_status(kind: Kind, status: StatusCode) -> Evidence {
-        match (is_unavailable(status), kind) {
-            (false, _) => Evidence::Success,
-            (true, Kind::Stream) => Evidence::Failure,
-            (true, Kind::Request) => Evidence::Nothing,
+    /// Returns the evidence of a response with `status`, where these statuses are `failures`.
+    pub(crate) fn of_status(status: StatusCode, failures: &[u16]) -> Evidence {
+        match status.as_u16() {
+            code if failures.contains(&code) => Evidence::Suspicion,
+            // A proxy in front of a dead application says the same: no sign of health.
+            502..=504 => Evidence::Nothing,
+            _ => Evidence::Success,
         }
     }
-}
-
-/// Whether a status says that the endpoint cannot serve now; another one may.
-pub(crate) fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 impl UpstreamError {
@@ -108,12 +107,9 @@ impl UpstreamError {
     /// Returns what the failure says of the endpoint.
     pub(crate) fn evidence(&self) -> Evidence {
         match self {
-            UpstreamError::Local(_) => Evidence::Nothing,
-            UpstreamError::Connect(_)
-            | UpstreamError::ConnectTimeout
-            | UpstreamError::Reset(_)
-            | UpstreamError::ResponseTimeout
-            | UpstreamError::Protocol(_) => Evidence::Failure,
+            UpstreamError::Local(_) | UpstreamError::ResponseTimeout => Evidence::Nothing,
+            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Evidence::Failure,
+            UpstreamError::Reset(_) | UpstreamError::Protocol(_) => Evidence::Suspicion,
         }
     }
 
@@ -146,9 +142,9 @@ mod tests {
         let errors = [
             (connect, Evidence::Failure),
             (UpstreamError::ConnectTimeout, Evidence::Failure),
-            (reset(), Evidence::Failure),
-            (UpstreamError::ResponseTimeout, Evidence::Failure),
-            (UpstreamError::Protocol("x"), Evidence::Failure),
+            (reset(), Evidence::Suspicion),
+            (UpstreamError::ResponseTimeout, Evidence::Nothing),
+            (UpstreamError::Protocol("x"), Evidence::Suspicion),
             (local, Evidence::Nothing),
         ];
         for (error, expected) in errors {
@@ -157,15 +153,15 @@ mod tests {
         let statuses = [
             (200, Evidence::Success, Evidence::Success),
             (404, Evidence::Success, Evidence::Success),
-            (500, Evidence::Success, Evidence::Success),
-            (502, Evidence::Failure, Evidence::Nothing),
-            (503, Evidence::Failure, Evidence::Nothing),
-            (504, Evidence::Failure, Evidence::Nothing),
+            (500, Evidence::Success, Evidence::Suspicion),
+            (502, Evidence::Nothing, Evidence::Nothing),
+            (503, Evidence::Nothing, Evidence::Suspicion),
+            (504, Evidence::Nothing, Evidence::Nothing),
         ];
-        for (code, to_stream, to_request) in statuses {
+        for (code, by_default, configured) in statuses {
             let status = StatusCode::from_u16(code).unwrap();
-            assert_eq!(Evidence::of_status(Kind::Stream, status), to_stream, "{code}");
-            assert_eq!(Evidence::of_status(Kind::Request, status), to_request, "{code}");
+            assert_eq!(Evidence::of_status(status, &[]), by_default, "{code}");
+            assert_eq!(Evidence::of_status(status, &[500, 503]), configured, "{code}");
         }
     }
 

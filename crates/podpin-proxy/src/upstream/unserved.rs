@@ -2,6 +2,7 @@
 //! and ordinary requests alike.
 
 use podpin_config::Unavailable;
+use podpin_wire::http1::request_head;
 
 use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
@@ -168,7 +169,10 @@ impl<'a> Unserved<'a> {
     /// help.
     fn retry_stream(&self, request: &RoutedRequest, reply: ErrorReply) -> Option<RetryStream> {
         let sse = &request.service().configuration.sse;
-        let is_wanted = self.kind == Kind::Stream && sse.unavailable == Unavailable::Retry;
+        // Any other client can read a status.
+        let is_wanted = self.kind == Kind::Stream
+            && sse.unavailable == Unavailable::Retry
+            && request_head::accepts_only_event_streams(&self.context.head.fields);
         let kind = reply.transient_refusal().filter(|_| is_wanted)?;
         let client = request.client_name(self.context.client.address);
         let retry_millis = request.service().retry_millis(Occasion::Refusal(client))?;
@@ -205,7 +209,7 @@ fn reuse_after(reply: ErrorReply) -> Reuse {
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
-    use http::header::HeaderMap;
+    use http::header::{ACCEPT, HeaderMap, HeaderValue};
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -214,7 +218,8 @@ mod tests {
 
     /// Refuses a request of this kind. Returns whether the connection goes on, and the whole response.
     async fn refused(scene: &Scene, kind: Kind, progress: Progress<'_>, reply: ErrorReply) -> (bool, String) {
-        let ((mut client, proxy), context) = (connected().await, scene.context(HeaderMap::new()));
+        let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("text/event-stream"))]);
+        let ((mut client, proxy), context) = (connected().await, scene.context(accept));
         let unserved = Unserved { context: &context, kind, progress };
         let goes_on = unserved.refuse(reply, pending(proxy)).await.is_some();
         let mut text = String::new();

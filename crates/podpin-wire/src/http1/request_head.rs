@@ -370,11 +370,26 @@ pub fn has_token(value: &[u8], token: &[u8]) -> bool {
 ///
 /// Wildcards do not count: every ordinary request of a browser has `*/*`.
 fn accepts_event_stream(value: &[u8]) -> bool {
-    value.split(|byte| *byte == b',').any(|range| {
+    accepted(value).any(is_event_stream)
+}
+
+fn is_event_stream(kind: &[u8]) -> bool {
+    kind.eq_ignore_ascii_case(b"text/event-stream")
+}
+
+/// Returns the media ranges of an `Accept` value with a weight above zero, without their parameters.
+fn accepted(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').filter_map(|range| {
         let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-        let named = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
-        named && !parts.any(is_weight_zero)
+        let kind = parts.next().filter(|kind| !kind.is_empty())?;
+        (!parts.any(is_weight_zero)).then_some(kind)
     })
+}
+
+/// Whether a request names `text/event-stream` in its `Accept` fields and nothing else, as a browser's `EventSource` does.
+pub fn accepts_only_event_streams(fields: &Fields) -> bool {
+    let mut all = fields.all(&http::header::ACCEPT).flat_map(accepted).peekable();
+    all.peek().is_some() && all.all(is_event_stream)
 }
 
 /// Whether a request names `text/event-stream` in one of its `Accept` fields, with any weight but zero. Clients of the
@@ -564,6 +579,24 @@ mod tests {
         ];
         for (head, expected) in cases {
             assert_eq!(verdict(head).map(|facts| facts.event_stream), Ok(expected), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_source_accepts_nothing_but_event_streams() {
+        let cases = [
+            ("Accept: text/event-stream", true),
+            ("Accept: Text/Event-Stream; q=0.5, ,text/event-stream", true),
+            ("Accept: text/event-stream, application/json;q=0", true),
+            ("Accept: application/json, text/event-stream", false),
+            ("Accept: text/event-stream\r\nAccept: */*", false),
+            ("Accept: text/event-stream;q=0", false),
+            ("Accept:", false),
+            ("X-Other: 1", false),
+        ];
+        for (lines, expected) in cases {
+            let (_, head) = read(format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n").as_bytes()).unwrap();
+            assert_eq!(accepts_only_event_streams(&head.fields), expected, "{lines:?}");
         }
     }
 

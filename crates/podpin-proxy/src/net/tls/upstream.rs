@@ -15,17 +15,18 @@ use pingora_core::protocols::tls::CaType;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
 use podpin_config::{PodTls as Files, Service};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, version};
+use rustls::{ClientConfig, RootCertStore, version};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::error::TlsError;
 use crate::net::tls::provider::provider;
+use crate::net::tls::verifier::{AnyCertificate, Authorized};
 use crate::net::transport::Transport;
 
 /// The TLS to the endpoints of one service.
@@ -53,6 +54,8 @@ struct UpstreamName {
 /// The certificates that verify an endpoint, for rustls and for Pingora.
 struct Trusted {
     roots: RootCertStore,
+    /// The certificates of the file; none if those of the system are trusted.
+    trusted: Vec<CertificateDer<'static>>,
     /// `None` if those of the system are trusted.
     authorities: Option<Arc<CaType>>,
 }
@@ -91,11 +94,12 @@ impl UpstreamTls {
         let provider = provider();
         let place = Place { path: &path, files };
         let name = files.server_name.as_ref().map(|name| server_name(&place, name)).transpose()?;
-        let Trusted { roots, authorities } = trusted(&place)?;
+        let trusted = trusted(&place)?;
+        let authorities = trusted.authorities.clone();
         let pair = files.certificate.as_ref();
         let pair = pair.map(|pair| certificate::read(&path, pair, &provider)).transpose()?;
         let shown = pair.as_ref().map(|pair| cert_key(&place, pair)).transpose()?.map(Arc::new);
-        let config = Arc::new(client_config(&place, roots, pair, provider)?);
+        let config = Arc::new(client_config(&place, trusted, pair, provider)?);
         Ok(Some(Arc::new(UpstreamTls {
             config,
             name,
@@ -171,17 +175,17 @@ fn trusted(place: &Place<'_>) -> Result<Trusted, TlsError> {
         if roots.is_empty() {
             return Err(place.fault(".caFile", "missing, and this system has no authorities of its own"));
         }
-        return Ok(Trusted { roots, authorities: None });
+        return Ok(Trusted { roots, trusted: Vec::new(), authorities: None });
     };
     let certificate::Authorities { roots, certificates } =
         certificate::authorities(place.path, "caFile", file)?;
     let mut wrapped = Vec::with_capacity(certificates.len());
-    for der in certificates {
+    for der in &certificates {
         // Pingora's own parser panics on a malformed certificate.
-        certificate::facts(&der).map_err(|error| certificate::fault(place.path, "caFile", file, &error))?;
+        certificate::facts(der).map_err(|error| certificate::fault(place.path, "caFile", file, &error))?;
         wrapped.push(WrappedX509::new(der.to_vec(), parse_x509));
     }
-    Ok(Trusted { roots, authorities: Some(Arc::from(wrapped)) })
+    Ok(Trusted { roots, trusted: certificates, authorities: Some(Arc::from(wrapped)) })
 }
 
 /// Returns our certificate as Pingora has it.
@@ -197,61 +201,23 @@ fn cert_key(place: &Place<'_>, pair: &Certificate) -> Result<CertKey, TlsError> 
 
 fn client_config(
     place: &Place<'_>,
-    roots: RootCertStore,
+    Trusted { roots, trusted, .. }: Trusted,
     pair: Option<Certificate>,
     provider: Arc<CryptoProvider>,
 ) -> Result<ClientConfig, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(|error| place.fault("", error.to_string()))?;
-    let builder = if place.files.verify {
-        builder.with_root_certificates(roots)
+    let verifier: Arc<dyn ServerCertVerifier> = if place.files.verify {
+        Arc::new(Authorized::new(roots, trusted).map_err(|error| place.fault(".caFile", error))?)
     } else {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        Arc::new(AnyCertificate(provider))
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = match pair {
         None => builder.with_no_client_auth(),
         Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair.key))),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
-}
-
-/// The verifier of `verify: false`: any certificate of any name. The endpoint still has to prove that it has the key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -51,6 +51,14 @@ fn a_response_that_cannot_be_asked_for_again_is_broken_off_unless_it_has_shown_a
         assert_eq!(feed(&mut resumable, input, ResumePoint::Unknown, now).action, action, "{input:?}");
         assert_eq!(resumable.on_client(Client::Ready), Some(Close::clean(reason)), "{input:?}");
     }
+    // Within an event a clean end would pass for that of the whole answer, except to `EventSource`, which comes back.
+    for (recovery, body) in [(Recovery::NeedsEventId, CUT_OFF), (Recovery::Reconnects, CLEAN)] {
+        let mut within = session(&Settings { recovery, ..once });
+        within.on_event_id();
+        within.on_forwarded(0, Position::WithinEvent, Millis(1));
+        let step = feed(&mut within, E(SILENT, serving), ResumePoint::Unknown, 5);
+        assert_eq!(step.action, body, "{recovery:?}");
+    }
     // The end of the whole answer is that, with or without ids.
     let step = feed(&mut session(&once), E(UpstreamEnd::Clean, serving), ResumePoint::Unknown, 5);
     assert_eq!(step, Step::of(CLEAN));

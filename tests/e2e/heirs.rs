@@ -210,6 +210,28 @@ async fn requests_of_a_client_that_names_itself_follow_its_stream_while_that_is_
 }
 
 #[tokio::test]
+async fn streams_and_requests_of_an_heir_that_vanishes_from_the_list_go_on_together() {
+    let scene = Scene::new().await;
+    let (mut client, _stream) = scene.open().await;
+    let mut old = ["ready"; 3];
+    scene.list(old, ["ready", "", ""]).await;
+    old[client.home] = "draining";
+    scene.list(old, ["ready", "", ""]).await;
+    let mut at_heir = scene.new[0].next_stream().await;
+    at_heir.event_with_id("2", "x").await;
+    assert_eq!(client.events.next_event().await.id, "2");
+    // Neither ready nor draining from one list to the next, while the drain of the first pod is still on.
+    old = ["", "", ""];
+    scene.list(old, ["", "ready", ""]).await;
+    let mut next = scene.new[1].next_stream().await;
+    assert_eq!(next.request.header("last-event-id"), Some("2"));
+    next.event_with_id("3", "x").await;
+    assert_eq!(client.events.next_event().await.id, "3");
+    scene.assert_at(&client, &scene.new[1]).await;
+    assert_eq!(scene.one.metric("podpin_streams_closed_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn an_heir_leaves_its_sessions_to_an_heir_of_its_own() {
     let scene = Scene::new().await;
     let (client, _stream) = scene.open().await;

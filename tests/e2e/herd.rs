@@ -34,6 +34,9 @@ async fn streams_that_break_are_told_a_drawn_time_first() {
     let times = times(&ended);
     assert!(times.iter().all(|time| (1_000..=10_000).contains(time)), "{times:?}");
     assert!(times.iter().collect::<BTreeSet<_>>().len() >= 50, "drawn: {times:?}");
+    let tenth = |time: &u64| (time - 1_000) * 10 / 9_001;
+    let fullest = (0..10).map(|one| times.iter().filter(|time| tenth(time) == one).count()).max();
+    assert!(fullest <= Some(9), "15 % in a tenth of the range: {times:?}");
 }
 
 /// Opens a stream, as often as that takes.

@@ -73,3 +73,4 @@ mod trailers;
 mod upstream_garbage;
 mod vanished;
 mod wait_queue;
+mod whole_rollout;

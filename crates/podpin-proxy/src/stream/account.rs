@@ -48,6 +48,11 @@ impl Permits {
         self.queue.wake();
     }
 
+    /// Returns the client's permit; `None` if clients have no limit.
+    pub(crate) fn of_client(&self) -> Option<&ClientPermit> {
+        self.client.as_ref()
+    }
+
     /// Takes out the client's permit, for another attempt.
     pub(crate) fn take_client(&mut self) -> Option<ClientPermit> {
         self.client.take()

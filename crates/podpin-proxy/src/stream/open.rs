@@ -33,7 +33,8 @@ use crate::shared::InFlight;
 use crate::stream::account::{Accounts, Finished, Permits, Slots};
 use crate::stream::body::Body;
 use crate::stream::handover::{EARLIEST, HandoverDriver, LAST_EVENT_ID, allows_handover, limits};
-use crate::stream::relay::{Relay, Start};
+use crate::stream::relay::Relay;
+use crate::stream::start::Start;
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{self, ReturnEvidence};
@@ -196,7 +197,7 @@ impl Opening<'_> {
     /// Tries endpoints until one answers, within `retries`.
     async fn open(&mut self) -> Result<Opened, ErrorReply> {
         let mut of_client: Option<ClientPermit> =
-            self.attempts.request.client_permit(self.context.client.address)?;
+            self.attempts.request.claim_client_permit(self.context.client.address).await?;
         // The last response that was not taken for an answer; it is one if no other endpoint can be tried.
         let mut unavailable: Option<Opened> = None;
         loop {

@@ -62,7 +62,7 @@ const CRATES: [(&str, Layers); 14] = [
             "group registry",
             "member",
             "inbox",
-            "moved_pins",
+            "claim moved_pins",
             "fact handle herd reconnects",
             "policy report",
             "pacer rebalance_plan wake",

@@ -184,6 +184,54 @@ async fn requests_follow_a_stream_whose_pod_restarted_under_one_identity_at_ever
 }
 
 #[tokio::test]
+async fn requests_of_a_client_that_names_itself_follow_its_stream_while_that_is_open() {
+    let mut pods = [pod("pod-a").await, pod("pod-b").await];
+    let setup = Setup::chat(&[&pods[0], &pods[1]]).with(QUICK);
+    let proxy = setup.with("affinity: {header: X-Chat, cookie: off}").start().await;
+    let mut events = Request::events("/events").header("X-Chat", "room-7").open(proxy.address).await;
+    let (home, mut stream) = tokio::select! {
+        stream = pods[0].next_stream() => (0, stream),
+        stream = pods[1].next_stream() => (1, stream),
+    };
+    stream.event_with_id("1", "x").await;
+    assert_eq!(events.next_event().await.id, "1");
+    let (name, address) = (pods[home].name().to_owned(), pods[home].address());
+    pods[home].stop().await;
+    drop(stream);
+    let mut next = pods[1 - home].next_stream().await;
+    next.event_with_id("2", "x").await;
+    assert_eq!(events.next_event().await.id, "2");
+    let back = Pod::start_at(&name, address).await;
+    let who = Request::get("/who").header("X-Chat", "room-7");
+    assert_eq!(who.send(proxy.address).await.text(), pods[1 - home].name(), "where the stream is");
+    drop(events);
+    proxy.wait_metric("podpin_streams_active", &[], 0.0).await;
+    assert_eq!(who.send(proxy.address).await.text(), back.name(), "where the name hashes to");
+}
+
+#[tokio::test]
+async fn streams_and_requests_of_an_heir_that_vanishes_from_the_list_go_on_together() {
+    let scene = Scene::new().await;
+    let (mut client, _stream) = scene.open().await;
+    let mut old = ["ready"; 3];
+    scene.list(old, ["ready", "", ""]).await;
+    old[client.home] = "draining";
+    scene.list(old, ["ready", "", ""]).await;
+    let mut at_heir = scene.new[0].next_stream().await;
+    at_heir.event_with_id("2", "x").await;
+    assert_eq!(client.events.next_event().await.id, "2");
+    // Neither ready nor draining from one list to the next, while the drain of the first pod is still on.
+    old = ["", "", ""];
+    scene.list(old, ["", "ready", ""]).await;
+    let mut next = scene.new[1].next_stream().await;
+    assert_eq!(next.request.header("last-event-id"), Some("2"));
+    next.event_with_id("3", "x").await;
+    assert_eq!(client.events.next_event().await.id, "3");
+    scene.assert_at(&client, &scene.new[1]).await;
+    assert_eq!(scene.one.metric("podpin_streams_closed_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn an_heir_leaves_its_sessions_to_an_heir_of_its_own() {
     let scene = Scene::new().await;
     let (client, _stream) = scene.open().await;

@@ -34,6 +34,9 @@ async fn streams_that_break_are_told_a_drawn_time_first() {
     let times = times(&ended);
     assert!(times.iter().all(|time| (1_000..=10_000).contains(time)), "{times:?}");
     assert!(times.iter().collect::<BTreeSet<_>>().len() >= 50, "drawn: {times:?}");
+    let tenth = |time: &u64| (time - 1_000) * 10 / 9_001;
+    let fullest = (0..10).map(|one| times.iter().filter(|time| tenth(time) == one).count()).max();
+    assert!(fullest <= Some(9), "15 % in a tenth of the range: {times:?}");
 }
 
 /// Opens a stream, as often as that takes.
@@ -70,6 +73,40 @@ async fn a_crowd_that_is_sent_away_at_once_is_told_to_come_back_at_the_rate() {
     let early = times.iter().filter(|time| **time < 2_000).count();
     // Ten for each of the two pages that a second touches.
     assert!(early <= 20 && times.iter().any(|time| *time > 2_500), "{times:?}");
+}
+
+#[tokio::test]
+async fn the_streams_of_a_pod_that_dies_go_on_elsewhere_at_the_rate() {
+    let mut pods = [Pod::start("pod-a").await, Pod::start("pod-b").await];
+    pods.iter().for_each(|pod| pod.answer("/events", podpin_testkit::StreamAnswer::new()));
+    let file = EndpointsFile::with(&listed(&pods[..1], &["ready"]));
+    let setup = Setup::new().service_in("chat", &file).with("drain: {handover: lastEventId}");
+    let proxy = setup.with("sse: {reconnect: {perSecond: 5}}").start().await;
+    let (mut clients, mut streams) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let begun = async {
+            let mut stream = pods[0].next_stream().await;
+            stream.event_with_id("8", "x").await;
+            stream
+        };
+        let (client, stream) = tokio::join!(admitted(&proxy), begun);
+        clients.push(client);
+        streams.push(stream);
+    }
+    file.write(&listed(&pods, &["ready", "ready"]));
+    proxy.wait_endpoints("chat", &[("pod-a", "ready"), ("pod-b", "ready")]).await;
+    pods[0].stop().await;
+    drop(streams);
+    let mut came = Vec::new();
+    for _ in 0..8 {
+        let mut stream = pods[1].next_stream().await;
+        stream.event_with_id("9", "x").await;
+        came.push(std::time::Instant::now());
+    }
+    // Seven fifths of a second, if the machine keeps up.
+    assert!(came[7] - came[0] > std::time::Duration::from_millis(1_000), "in {:?}", came[7] - came[0]);
+    proxy.wait_metric("podpin_handovers_total", &[("cause", "crash"), ("result", "ok")], 8.0).await;
+    assert_eq!(proxy.metric("podpin_streams_closed_total", &[]).await, 0.0);
 }
 
 #[tokio::test]

@@ -76,3 +76,4 @@ mod trailers;
 mod upstream_garbage;
 mod vanished;
 mod wait_queue;
+mod whole_rollout;

@@ -104,6 +104,49 @@ async fn a_client_with_too_many_streams_is_refused() {
 }
 
 #[tokio::test]
+async fn of_seven_tabs_at_a_limit_of_six_none_is_put_out() {
+    let pods = Pod::start_three().await;
+    let setup = Setup::chat(&[&pods[0]]).with("limits: {streamsPerClient: 6}");
+    let proxy = setup.with("sse: {unavailable: status}").start().await;
+    let mut visitor = proxy.visitor();
+    visitor.get("/").await;
+    let mut tabs = Vec::new();
+    for _ in 0..6 {
+        tabs.push((visitor.events("/events").await, pods[0].next_stream().await));
+    }
+    for _ in 0..3 {
+        assert_eq!(visitor.send(Request::events("/events")).await.status, 429);
+    }
+    for (tab, stream) in &mut tabs {
+        stream.event("still here").await;
+        while tab.next_data().await != "still here" {}
+    }
+    assert_eq!(proxy.metric("podpin_streams_closed_total", &[]).await, 0.0);
+    drop(tabs.pop());
+    proxy.wait_metric("podpin_streams_active", &[], 5.0).await;
+    let _seventh = visitor.events("/events").await;
+}
+
+#[tokio::test]
+async fn an_address_has_its_limit_whatever_tokens_it_shows() {
+    let pods = Pod::start_three().await;
+    let setup = Setup::chat(&[&pods[0]]).with("limits: {streamsPerClient: 2, streamsPerClientIP: 3}");
+    let proxy = setup.with("sse: {unavailable: status}").start().await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        let mut visitor = proxy.visitor();
+        visitor.get("/").await;
+        kept.push(visitor.events("/events").await);
+    }
+    let mut visitor = proxy.visitor();
+    visitor.get("/").await;
+    assert_eq!(visitor.send(Request::events("/events")).await.status, 429);
+    drop(kept.pop());
+    proxy.wait_metric("podpin_streams_active", &[], 2.0).await;
+    let _fits = visitor.events("/events").await;
+}
+
+#[tokio::test]
 async fn a_pod_that_cannot_be_reached_is_passed_over_and_the_cookie_tells_where_the_client_ended_up() {
     let pods = Pod::start_three().await;
     let nobody = ([127, 0, 0, 1], free_port()).into();

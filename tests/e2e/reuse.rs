@@ -1,6 +1,6 @@
 //! Connections to pods that are kept for the next request: how long, for which requests, and whose they are.
 
-use podpin_testkit::{Pod, Proxy, Reply, Request, Setup};
+use podpin_testkit::{Answer, Pod, Proxy, Reply, Request, Setup};
 
 async fn start(pod: &Pod, line: &str) -> Proxy {
     // Each worker has a pool of its own.
@@ -85,4 +85,19 @@ async fn a_refused_head_is_in_the_access_log() {
     let line = proxy.access_log_line(|line| line["status"] == 400).await;
     assert_eq!((&line["reason"], &line["client"]), (&"error".into(), &"127.0.0.1".into()), "{line}");
     assert!(line["error"].as_str().is_some_and(|error| error.contains("Host")), "{line}");
+}
+
+#[tokio::test]
+async fn the_access_log_says_that_podpin_cut_a_response_and_why() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/silent", Answer::ByHand);
+    let proxy = start(&pod, "timeouts: {upstreamIdle: 200ms}").await;
+    let mut connection = proxy.connect().await;
+    connection.send(Request::get("/silent").bytes()).await;
+    let mut stream = pod.next_stream().await;
+    stream.raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
+    assert!(connection.try_response("GET").await.is_ok_and(|response| response.text() == "half"));
+    let line = proxy.access_log_line(|line| line["path"] == "/silent").await;
+    assert_eq!(line["reason"], "idle", "{line}");
+    assert!(line["error"].as_str().is_some_and(|error| error.contains("silent")), "{line}");
 }

@@ -130,6 +130,23 @@ async fn an_event_stream_that_still_waits_for_its_pod_begins_and_is_told_goodbye
 }
 
 #[tokio::test]
+async fn an_answer_to_a_post_that_has_shown_an_id_ends_politely_at_the_pace() {
+    let pod = Pod::start("pod-a").await;
+    pod.answer("/mcp", Answer::Stream(podpin_testkit::StreamAnswer::new()));
+    // Longer than any wait of a test: what is left to the end of the shutdown is a failure.
+    let times = "shutdown: {announce: 0s, spread: 500ms, timeout: 1m}";
+    let mut proxy = Setup::chat(&[&pod]).top(times).start().await;
+    let mut client = Request::new("POST", "/mcp").body("{}").open(proxy.address).await;
+    pod.next_stream().await.event_with_id("1", "half").await;
+    assert_eq!(client.next_data().await, "half");
+    proxy.signal(Signal::TERM);
+    let (items, ending) = client.rest().await;
+    assert!(matches!(items[..], [Item::Retry(500..=2_000)]), "{items:?}");
+    assert_eq!(ending, Ending::Clean);
+    assert_eq!(proxy.wait_exit().await, 0);
+}
+
+#[tokio::test]
 async fn an_event_stream_whose_pod_never_answers_is_refused_and_logged_before_the_end() {
     let pod = Pod::start("pod-a").await;
     let times = "shutdown: {announce: 0s, spread: 0s, timeout: 8s}";

@@ -46,6 +46,55 @@ async fn given_up(proxy: &Proxy, streams: [PodStream; 2]) {
 }
 
 #[test]
+fn a_client_that_is_back_from_another_network_takes_the_places_of_streams_that_nobody_reads() {
+    Network::with(async |network| {
+        let pod = Pod::start("pod-a").await;
+        let setup = Setup::chat(&[&pod]).host(Network::NEAR).h2c();
+        let setup = setup.top("limits: {tcpUserTimeout: off, tcpKeepAlive: off}");
+        let setup = setup.with("limits: {streamsPerClient: 2}").with("timeouts: {clientWrite: off}");
+        let proxy = setup.with("sse: {keepAlive: off, unavailable: status}").start().await;
+        let mut visitor = proxy.visitor();
+        visitor.get("/").await;
+        let cookie = format!("podpin-chat={}", visitor.cookie("podpin-chat").unwrap());
+        let request = Request::events("/events").header("Cookie", &cookie);
+        let mut connection = network.connect(proxy.address);
+        connection.send(request.bytes()).await;
+        let head = connection.head().await;
+        let h1 = connection.into_events(head);
+        let first = pod.next_stream().await;
+        let mut connection = network.connect_h2(proxy.address).await;
+        let h2 = connection.events(&request).await;
+        let second = pod.next_stream().await;
+        // While the client lives, it has what it may have.
+        assert_eq!(visitor.send(Request::events("/events")).await.status, 429);
+        assert_eq!(proxy.metric("podpin_streams_closed_total", &[]).await, 0.0);
+        network.all_acknowledged(proxy.address).await;
+        network.client_vanishes();
+        let mut kept = Vec::new();
+        for _ in 0..2 {
+            // It may be known to live for five seconds more; then both its streams are silent for good.
+            let mut back = loop {
+                let mut connection = proxy.connect().await;
+                connection.send(request.bytes()).await;
+                let head = connection.head().await;
+                if head.start_line.contains("200") {
+                    break connection.into_events(head);
+                }
+            };
+            let mut stream = pod.next_stream().await;
+            stream.event("here").await;
+            assert_eq!(back.next_data().await, "here");
+            kept.push((back, stream));
+        }
+        for mut stream in [first, second] {
+            stream.client_gone().await;
+        }
+        proxy.wait_metric("podpin_streams_closed_total", &[("reason", "client")], 2.0).await;
+        drop((h1, h2, connection));
+    });
+}
+
+#[test]
 fn a_client_that_vanishes_while_events_flow_is_given_up_after_the_user_timeout() {
     Network::with(async |network| {
         let pod = Pod::start("pod-a").await;

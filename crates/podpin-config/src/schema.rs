@@ -141,7 +141,7 @@ const SHAPES: &[Shape] = &[
     shape("services.*.sse.reconnect", &["perSecond"]),
     shape("services.*.timeouts", &["connect", "responseHeader", "upstreamIdle", "clientWrite", "keepAlive"]),
     shape("services.*.retries", &["attempts", "statuses"]),
-    shape("services.*.limits", &["streamsPerEndpoint", "streamsPerClient"]),
+    shape("services.*.limits", &["streamsPerEndpoint", "streamsPerClient", "streamsPerClientIP"]),
     shape("services.*.health", &["passive", "active"]),
     shape("services.*.health.passive", &["failures", "ejection", "statuses"]),
     shape("services.*.health.active", &["type", "path", "interval", "timeout", "failures", "successes"]),

@@ -123,6 +123,8 @@ pub struct ServiceLimits {
     pub streams_per_endpoint: Option<u32>,
     /// Streams of one session, else of one client address. 1 to 1,000,000; default `None` if absent: unlimited.
     pub streams_per_client: Option<u32>,
+    /// Streams of one client address (IPv6: of one /64), whatever sessions. 1 to 1,000,000; default `None` if absent: unlimited.
+    pub streams_per_client_ip: Option<u32>,
 }
 
 const SLOW_START: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
@@ -170,7 +172,7 @@ impl Default for Retries {
 
 impl Default for ServiceLimits {
     fn default() -> Self {
-        Self { streams_per_endpoint: Some(10_000), streams_per_client: None }
+        Self { streams_per_endpoint: Some(10_000), streams_per_client: None, streams_per_client_ip: None }
     }
 }
 
@@ -313,6 +315,11 @@ impl ServiceLimits {
                 "streamsPerClient",
                 1..=1_000_000,
                 default.streams_per_client,
+            ),
+            streams_per_client_ip: section.count_or_off(
+                "streamsPerClientIP",
+                1..=1_000_000,
+                default.streams_per_client_ip,
             ),
         }
     }

@@ -396,7 +396,7 @@ impl<M: DrainMember> DrainController<M> {
         let (from, horizon) =
             if late < TURN { (self.decided_until, TURN + late) } else { (now.moment, TURN) };
         self.decided_until = now.moment.after(TURN);
-        let mut schedules: Vec<_> = groups.iter_mut().map(|group| &mut group.schedule).collect();
+        let mut schedules: Vec<_> = groups.iter_mut().flat_map(|group| group.schedules()).collect();
         let exceeded = self.pacer.turn(&mut schedules, in_flight, from, horizon);
         self.facts.extend((exceeded > 0).then_some(Fact::BudgetExceeded { streams: exceeded }));
         for group in groups {

@@ -9,8 +9,8 @@ use podpin_time::Millis;
 
 use crate::fact::{DrainSubject, Fact};
 use crate::handle::{LeaveTimes, Mobility};
-use crate::member::DrainMember;
-use crate::pacer::DrainSchedule;
+use crate::member::{Departure, DrainMember};
+use crate::pacer::{BudgetUse, DrainSchedule};
 use crate::policy::DrainPolicy;
 use crate::report::{Cause, GroupAccount, LeavingCount};
 
@@ -31,8 +31,12 @@ pub(crate) struct DrainGroup<M> {
     /// Policy at the beginning: a reload changes nothing for streams that leave already.
     pub(crate) policy: DrainPolicy,
     pub(crate) schedule: DrainSchedule,
+    /// Schedule of streams that cannot be handed over, where the others are: their departures are charged to the budget.
+    goodbye_schedule: DrainSchedule,
     /// Streams without a moment, the next one first.
     queue: VecDeque<Arc<M>>,
+    /// Streams without a moment that leave by [`DrainGroup::goodbye_schedule`].
+    goodbyes: VecDeque<Arc<M>>,
     /// Streams that may finish until the deadline.
     cut_at_deadline: VecDeque<Arc<M>>,
     account: Arc<GroupAccount>,
@@ -60,9 +64,11 @@ impl<M: DrainMember> DrainGroup<M> {
             subject,
             policy,
             schedule,
+            goodbye_schedule: schedule.charged(),
             queue: VecDeque::new(),
+            goodbyes: VecDeque::new(),
             cut_at_deadline: VecDeque::new(),
-            account: GroupAccount::new(cause, schedule.budget_use(), leaving),
+            account: GroupAccount::new(cause, leaving),
             began: now,
             ordered: now,
             has_warned: false,
@@ -80,7 +86,8 @@ impl<M: DrainMember> DrainGroup<M> {
 
     /// Lets all streams without a moment go.
     pub(crate) fn release(&mut self) {
-        let members = self.queue.drain(..).chain(self.cut_at_deadline.drain(..));
+        let members =
+            self.queue.drain(..).chain(self.goodbyes.drain(..)).chain(self.cut_at_deadline.drain(..));
         members.for_each(|member| member.drain().release(&self.account));
     }
 
@@ -89,38 +96,70 @@ impl<M: DrainMember> DrainGroup<M> {
         if now >= self.schedule.deadline() {
             let times = LeaveTimes { at: now, by: now, deadline: now };
             self.cut_at_deadline.drain(..).for_each(|member| {
-                member.drain().leave(&self.account, times);
+                member.drain().leave(&self.account, times, BudgetUse::Charged);
             });
         }
         self.queue.retain(|member| member.drain().is_queued_in(&self.account));
-        self.schedule.remaining = self.remaining();
+        self.goodbyes.retain(|member| member.drain().is_queued_in(&self.account));
+        self.sort_by_departure();
+        self.schedule.remaining = count(&self.queue);
+        self.goodbye_schedule.remaining = count(&self.goodbyes);
         if order == Order::Idle && now.since(self.ordered) >= REORDER {
             self.put_in_order(order, now, rng);
         }
     }
 
-    /// Sorts or shuffles the queue.
+    /// Puts each stream into the queue for the way in which it would leave now: what a stream has shown of itself may have
+    /// changed.
+    fn sort_by_departure(&mut self) {
+        if self.account.cause() == Cause::Shutdown {
+            // The client of an answer that has shown an event id can repair its end: a goodbye, at the pace of all.
+            let (repairable, others) =
+                split(&mut self.cut_at_deadline, |member| member.departure() == Departure::Goodbye);
+            self.cut_at_deadline = others;
+            self.queue.extend(repairable);
+        }
+        if self.schedule.budget_use() == BudgetUse::Free {
+            let is_handed_over = |member: &M| member.departure() == Departure::Handover;
+            let (stay_free, charged) = split(&mut self.queue, is_handed_over);
+            let (free, stay_charged) = split(&mut self.goodbyes, is_handed_over);
+            (self.queue, self.goodbyes) = (stay_free, stay_charged);
+            self.queue.extend(free);
+            self.goodbyes.extend(charged);
+        }
+    }
+
+    /// Sorts or shuffles the queues.
     pub(crate) fn put_in_order(&mut self, order: Order, now: Millis, rng: &mut dyn FnMut(u64) -> u64) {
         self.ordered = now;
-        let queue = self.queue.make_contiguous();
-        match order {
-            Order::Oldest => queue.sort_by_key(|member| (member.since(), member.id())),
-            // Cached: events flow while this sorts, and a key that changes is no order.
-            Order::Idle => queue.sort_by_cached_key(|member| (member.last_event(), member.id())),
-            Order::Random => shuffle(queue, rng),
+        for queue in [&mut self.queue, &mut self.goodbyes] {
+            let queue = queue.make_contiguous();
+            match order {
+                Order::Oldest => queue.sort_by_key(|member| (member.since(), member.id())),
+                // Cached: events flow while this sorts, and a key that changes is no order.
+                Order::Idle => queue.sort_by_cached_key(|member| (member.last_event(), member.id())),
+                Order::Random => shuffle(queue, rng),
+            }
         }
+    }
+
+    /// Returns the schedules of the group, for the pacer.
+    pub(crate) fn schedules(&mut self) -> [&mut DrainSchedule; 2] {
+        [&mut self.schedule, &mut self.goodbye_schedule]
     }
 
     /// Gives the streams that are due their moments, evenly within the turn. Returns what came of it.
     pub(crate) fn notify_due(&mut self, now: Millis) -> Option<Fact> {
-        let due = self.schedule.due;
         let mut streams = 0;
-        for place in 0..u64::from(due) {
-            let Some(member) = self.queue.pop_front() else { break };
-            let times = self.times(now, place, u64::from(due));
-            streams += u32::from(member.drain().leave(&self.account, times));
+        for (schedule, is_goodbye) in [(self.schedule, false), (self.goodbye_schedule, true)] {
+            for place in 0..u64::from(schedule.due) {
+                let queue = if is_goodbye { &mut self.goodbyes } else { &mut self.queue };
+                let Some(member) = queue.pop_front() else { break };
+                let times = self.times(now, place, u64::from(schedule.due));
+                streams += u32::from(member.drain().leave(&self.account, times, schedule.budget_use()));
+            }
         }
-        let (subject, remaining) = (self.subject.clone(), self.remaining());
+        let (subject, remaining) = (self.subject.clone(), count(&self.queue) + count(&self.goodbyes));
         (streams > 0).then_some(Fact::Notified { subject, streams, remaining })
     }
 
@@ -141,13 +180,15 @@ impl<M: DrainMember> DrainGroup<M> {
 
     /// Returns the warning that the budget is too small, once.
     pub(crate) fn warn_of_budget(&mut self) -> Option<Fact> {
-        let is_first = self.schedule.due > 0 && !std::mem::replace(&mut self.has_warned, true);
+        let is_due = self.schedule.due > 0 || self.goodbye_schedule.due > 0;
+        let is_first = is_due && !std::mem::replace(&mut self.has_warned, true);
         is_first.then(|| Fact::BudgetTooSmall { subject: self.subject.clone() })
     }
 
     /// Changes the times; streams that have their moment keep it.
     pub(crate) fn reschedule(&mut self, begins: Millis, deadline: Millis) -> Fact {
-        self.schedule.reschedule(begins, self.policy.times.spread, deadline);
+        let spread = self.policy.times.spread;
+        self.schedules().into_iter().for_each(|schedule| schedule.reschedule(begins, spread, deadline));
         Fact::Rescheduled { subject: self.subject.clone(), begins, deadline }
     }
 
@@ -171,7 +212,7 @@ impl<M: DrainMember> DrainGroup<M> {
 
     /// Returns whether streams wait for their moment.
     pub(crate) fn has_queue(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() || !self.goodbyes.is_empty()
     }
 
     /// Returns whether any stream was concerned.
@@ -186,18 +227,26 @@ impl<M: DrainMember> DrainGroup<M> {
 
     /// Returns whether the drain is over, but for clients that are awaited.
     pub(crate) fn is_over(&self, now: Millis) -> bool {
-        self.queue.is_empty() && self.has_ended() && self.schedule.begins() <= now
+        !self.has_queue() && self.has_ended() && self.schedule.begins() <= now
     }
 
     /// Returns whether all streams have left and no client is awaited.
     pub(crate) fn is_settled(&self) -> bool {
         self.account.is_settled()
     }
+}
 
-    /// Returns how many streams wait for their moment.
-    fn remaining(&self) -> u32 {
-        u32::try_from(self.queue.len()).unwrap_or(u32::MAX)
-    }
+/// Returns the length of a queue.
+fn count<M>(queue: &VecDeque<Arc<M>>) -> u32 {
+    u32::try_from(queue.len()).unwrap_or(u32::MAX)
+}
+
+/// Empties a queue into one of the members that `belong` and one of the others, both in their order.
+fn split<M>(
+    queue: &mut VecDeque<Arc<M>>,
+    belong: impl Fn(&M) -> bool,
+) -> (VecDeque<Arc<M>>, VecDeque<Arc<M>>) {
+    std::mem::take(queue).into_iter().partition(|member| belong(member))
 }
 
 /// Shuffles as Fisher and Yates do; `rng(bound)` returns a number below `bound`.

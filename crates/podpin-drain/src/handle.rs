@@ -135,6 +135,7 @@ enum State {
 struct Departure {
     group: Arc<GroupAccount>,
     times: LeaveTimes,
+    budget_use: BudgetUse,
     target: Option<Arc<Endpoint>>,
 }
 
@@ -211,7 +212,7 @@ impl DrainHandle {
                 at: departure.times.at,
                 by: departure.times.by,
                 deadline: departure.times.deadline,
-                budget_use: departure.group.budget_use(),
+                budget_use: departure.budget_use,
             }),
             State::Staying { .. } | State::Queued { .. } | State::Ended => None,
         }
@@ -255,7 +256,7 @@ impl DrainHandle {
     }
 
     /// `Queued` → `Leaving`. Wakes the task; false if the stream does not wait in the group any more.
-    pub(crate) fn leave(&self, group: &Arc<GroupAccount>, times: LeaveTimes) -> bool {
+    pub(crate) fn leave(&self, group: &Arc<GroupAccount>, times: LeaveTimes, budget_use: BudgetUse) -> bool {
         let mut inner = self.inner.lock();
         let mobility = match &inner.state {
             State::Queued { mobility, group: own } if Arc::ptr_eq(own, group) => *mobility,
@@ -264,7 +265,7 @@ impl DrainHandle {
             }
         };
         group.notified();
-        let departure = Departure { group: Arc::clone(group), times, target: None };
+        let departure = Departure { group: Arc::clone(group), times, budget_use, target: None };
         inner.state = State::Leaving { mobility, departure: Box::new(departure) };
         let waker = self.changed(&inner);
         drop(inner);
@@ -278,7 +279,8 @@ impl DrainHandle {
         let mut inner = self.inner.lock();
         let State::Staying { mobility: mobility @ Mobility::Rebalances } = inner.state else { return false };
         let times = LeaveTimes { at: now, by: never, deadline: never };
-        let departure = Departure { group: Arc::clone(group), times, target: Some(Arc::clone(target)) };
+        let (group_of, target) = (Arc::clone(group), Some(Arc::clone(target)));
+        let departure = Departure { group: group_of, times, budget_use: BudgetUse::Free, target };
         group.joined();
         group.notified();
         inner.state = State::Leaving { mobility, departure: Box::new(departure) };
@@ -416,13 +418,13 @@ mod tests {
         /// A handle in this state; `Queued` and `Leaving` are those of `own`.
         fn at(state: DrainState, mobility: Mobility) -> Scene {
             let leaving = Arc::default();
-            let account = || GroupAccount::new(Cause::Drain, BudgetUse::Charged, &leaving);
+            let account = || GroupAccount::new(Cause::Drain, &leaving);
             let (handle, own, other) = (DrainHandle::new(mobility), account(), account());
             if matches!(state, DrainState::Queued | DrainState::Leaving) {
                 handle.queue(&own).unwrap();
             }
             if state == DrainState::Leaving {
-                assert!(handle.leave(&own, TIMES));
+                assert!(handle.leave(&own, TIMES, BudgetUse::Charged));
             }
             if state == DrainState::Ended {
                 handle.end(END, NOW);
@@ -450,10 +452,10 @@ mod tests {
         ("release", |scene| scene.handle.release(&scene.own)),
         ("release other", |scene| scene.handle.release(&scene.other)),
         ("leave", |scene| {
-            _ = scene.handle.leave(&scene.own, TIMES);
+            _ = scene.handle.leave(&scene.own, TIMES, BudgetUse::Charged);
         }),
         ("leave other", |scene| {
-            _ = scene.handle.leave(&scene.other, TIMES);
+            _ = scene.handle.leave(&scene.other, TIMES, BudgetUse::Charged);
         }),
         ("rebalance", |scene| {
             _ = scene.handle.rebalance(&scene.own, &endpoint("b"), NOW);
@@ -548,7 +550,7 @@ mod tests {
             (order.cause, order.at, order.by, order.deadline),
             (Cause::Drain, TIMES.at, TIMES.by, TIMES.deadline)
         );
-        assert!(!scene.handle.leave(&scene.own, LeaveTimes { at: NOW, ..TIMES }));
+        assert!(!scene.handle.leave(&scene.own, LeaveTimes { at: NOW, ..TIMES }, BudgetUse::Charged));
         assert_eq!(scene.handle.order().unwrap().at, TIMES.at);
         let scene = Scene::at(DrainState::Staying, Mobility::Rebalances);
         assert!(scene.handle.rebalance(&scene.own, &endpoint("b"), NOW));
@@ -565,7 +567,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&wakes));
         let context = Context::from_waker(&waker);
         assert_eq!((scene.handle.poll(&context), scene.handle.poll(&context)), (None, None));
-        assert!(scene.handle.leave(&scene.own, TIMES));
+        assert!(scene.handle.leave(&scene.own, TIMES, BudgetUse::Charged));
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
         assert_eq!(scene.handle.poll(&context), Some(TIMES.at));
         assert_eq!(scene.handle.poll(&context), Some(TIMES.at), "until it has left");
@@ -575,7 +577,7 @@ mod tests {
         let (later, other) = (Arc::new(Wakes::default()), Scene::at(DrainState::Queued, Mobility::DrainOnly));
         assert_eq!(other.handle.poll(&context), None);
         assert_eq!(other.handle.poll(&Context::from_waker(&Waker::from(Arc::clone(&later)))), None);
-        assert!(other.handle.leave(&other.own, TIMES));
+        assert!(other.handle.leave(&other.own, TIMES, BudgetUse::Charged));
         assert_eq!((wakes.0.load(Ordering::Relaxed), later.0.load(Ordering::Relaxed)), (1, 1));
     }
 

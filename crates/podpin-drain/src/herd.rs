@@ -19,6 +19,10 @@ use podpin_time::Millis;
 /// Milliseconds of a page of the calendar. Much shorter, and a page of a low rate would hold less than one client.
 const PAGE_MS: u64 = 1_000;
 
+/// Step between two draws without a rate, in 2^64ths of their range: the golden ratio, whose multiples are even over any part of
+/// it, however many there are. Chance alone would give some tenth of the range twice its share now and then.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Pages of the calendar: the longest time that a client is told beyond the configured range.
 const PAGES_MAX: u64 = 3_600;
 
@@ -65,6 +69,10 @@ pub struct Herd {
     calendar: Mutex<Calendar>,
     gate: Mutex<Gate>,
     streaks: Mutex<HashMap<ClientName, Streak>>,
+    /// Place of the last draw without a rate, in 2^64ths of its range; `None` if there was none.
+    drawn: Mutex<Option<u64>>,
+    /// Moment of the next stream that goes on elsewhere because its endpoint died, in thousandths of a millisecond.
+    next_crash: Mutex<u64>,
 }
 
 /// Clients that were told a time which has not come.
@@ -95,7 +103,7 @@ struct Streak {
 }
 
 impl Herd {
-    /// Returns the time after which a client is to come back, and books it: drawn from the bounds, or from as long as it takes at
+    /// Returns the time after which a client is to come back, and books it: drawn evenly from the bounds, or from as long as it takes at
     /// `per_second` until all have come that are `away` or were told a time. `rng(bound)` returns a number below `bound`, evenly.
     pub fn draw(
         &self,
@@ -108,9 +116,17 @@ impl Herd {
         let (min, max) = (millis(bounds.min), millis(bounds.max.max(bounds.min)));
         let drawn = match per_second {
             Some(rate) => self.calendar.lock().book(Request { min, max, away }, rate, now, rng),
-            None => min + rng(max - min + 1),
+            None => min + self.even(max - min + 1, rng),
         };
         Duration::from_millis(drawn)
+    }
+
+    /// Returns a number below `bound`; those of a row of calls are even over it.
+    fn even(&self, bound: u64, rng: &mut dyn FnMut(u64) -> u64) -> u64 {
+        let mut drawn = self.drawn.lock();
+        let place = drawn.map_or_else(|| rng(u64::MAX), |last| last.wrapping_add(STEP));
+        *drawn = Some(place);
+        u64::try_from((u128::from(place) * u128::from(bound)) >> 64).unwrap_or(0)
     }
 
     /// Returns a time as [`Herd::draw`] does, for a client that is not sent away.
@@ -147,6 +163,15 @@ impl Herd {
         gate.looked = now;
         gate.places = Some(if is_admitted { places - CLIENT } else { places });
         is_admitted
+    }
+
+    /// Returns how long a stream whose endpoint died waits before it looks for another one, so that `per_second` do.
+    pub fn crash_wait(&self, per_second: u32, now: Millis) -> Duration {
+        let mut next = self.next_crash.lock();
+        let now = now.0.saturating_mul(1_000);
+        let own = (*next).max(now);
+        *next = own.saturating_add(1_000_000 / u64::from(per_second.max(1)));
+        Duration::from_micros(own - now)
     }
 
     /// Counts a refusal of a client, and returns the bounds for the time that it is told: those configured, doubled for each refusal
@@ -279,6 +304,28 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % bound
         }
+    }
+
+    #[test]
+    fn no_tenth_of_the_range_has_more_than_its_share_of_a_crowd() {
+        for seed in 0..100 {
+            let (herd, mut rng) = (Herd::default(), seeded(seed));
+            let mut tenths = [0_u32; 10];
+            for _ in 0..200 {
+                let drawn = herd.draw(seconds(1, 10), None, 0, Millis(0), &mut rng).as_millis();
+                tenths[usize::try_from((drawn - 1_000) * 10 / 9_001).unwrap()] += 1;
+            }
+            assert!(tenths.iter().all(|count| (18..=22).contains(count)), "{seed}: {tenths:?}");
+        }
+    }
+
+    #[test]
+    fn streams_of_a_dead_endpoint_look_for_another_one_at_the_rate() {
+        let herd = Herd::default();
+        let waits: Vec<u128> = (0..5).map(|_| herd.crash_wait(4, Millis(1_000)).as_millis()).collect();
+        assert_eq!(waits, [0, 250, 500, 750, 1_000]);
+        assert_eq!(herd.crash_wait(4, Millis(2_100)).as_millis(), 150);
+        assert_eq!(herd.crash_wait(4, Millis(9_000)), Duration::ZERO, "what was not used is no stock");
     }
 
     #[test]

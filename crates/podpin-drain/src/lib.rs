@@ -24,6 +24,7 @@
 //! is retried until the deadline keeps its stream `Leaving`; [`DrainHandle::take_target`] names one endpoint to go on at where
 //! the choice is not the stream's.
 
+mod claim;
 mod controller;
 mod fact;
 mod group;
@@ -48,7 +49,7 @@ pub use fact::{DrainSubject, Fact, Turn};
 pub use handle::{DrainHandle, DrainState, LeaveOrder, Mobility};
 pub use herd::{ClientName, Comer, Herd, RetryBounds};
 pub use inbox::DrainInbox;
-pub use member::DrainMember;
+pub use member::{Departure, DrainMember};
 pub use moved_pins::MovedPins;
 pub use pacer::{BudgetLimits, BudgetUse, DrainSchedule, InFlight, Pacer};
 pub use policy::DrainPolicy;

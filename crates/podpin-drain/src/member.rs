@@ -9,6 +9,17 @@ use crate::handle::DrainHandle;
 use crate::inbox::DrainInbox;
 use crate::reconnects::Session;
 
+/// Way in which a stream would leave its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// Handover, where the service has that: the client notices nothing.
+    Handover,
+    /// Goodbye, after which the client comes back: a disconnect, which the budget counts.
+    Goodbye,
+    /// End that the client cannot repair: the answer is left to finish as long as possible.
+    Cut,
+}
+
 /// Open stream, or whatever else has to leave an endpoint: an event stream today, an upgraded connection as well.
 ///
 /// All methods are called on any thread and must not wait.
@@ -18,6 +29,11 @@ pub trait DrainMember: Send + Sync {
 
     /// Returns the inbox of the stream's service.
     fn inbox(&self) -> &DrainInbox;
+
+    /// Returns the way in which the stream would leave its endpoint now.
+    fn departure(&self) -> Departure {
+        Departure::Handover
+    }
 
     /// Returns the stream's number, as given by [`DrainRegistry::open`](crate::DrainRegistry::open).
     fn id(&self) -> u64;

@@ -101,6 +101,16 @@ impl MovedPins {
         }
     }
 
+    /// Returns the endpoint of an open stream of this session that moved; `None` if there is none. For clients that name themselves:
+    /// they have no cookie that learns of the move, and are where they hash to once the stream has ended.
+    pub fn of_open_stream(&self, session: &Session) -> Option<EndpointId> {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let sessions = self.sessions.lock();
+        sessions.pins.get(session).filter(|pin| pin.is_open).map(|pin| pin.actual)
+    }
+
     /// Returns the endpoint of a client whose cookie names `shown`. A client that shows the endpoint of its stream has learned of
     /// the move; it is forgotten when the stream has ended.
     pub fn correct(&self, session: &Session, shown: EndpointId) -> EndpointId {

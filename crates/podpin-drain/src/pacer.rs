@@ -92,6 +92,12 @@ impl DrainSchedule {
         DrainSchedule { carry: phase * WHOLE / 1_000, ..self }
     }
 
+    /// Returns the same schedule for departures that disconnect.
+    #[must_use]
+    pub fn charged(self) -> DrainSchedule {
+        DrainSchedule { budget_use: BudgetUse::Charged, ..self }
+    }
+
     /// Returns the effect of the departures on the budget.
     #[must_use]
     pub fn budget_use(&self) -> BudgetUse {

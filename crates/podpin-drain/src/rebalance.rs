@@ -1,18 +1,19 @@
 //! `balance.rebalance`: streams in flight move from the fullest to the emptiest endpoint, by handover, at a bounded rate.
 //!
-//! `rebalance_plan.rs` decides how many; streams are chosen here, the most silent first, as they notice least. A stream that
+//! `rebalance_plan.rs` decides how many; streams are chosen here, by `claim.rs`: replicas choose the same sessions. A stream that
 //! cannot be handed over stays where it is and is not chosen again.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use podpin_config::Rebalance;
 use podpin_endpoints::{Endpoint, EndpointId, IdMap, Phase, Snapshot};
 use podpin_time::Millis;
 
+use crate::claim::claim;
 use crate::fact::Fact;
 use crate::inbox::DrainInbox;
 use crate::member::DrainMember;
-use crate::pacer::BudgetUse;
 use crate::rebalance_plan::{Balance, EndpointShare, plan_rebalance};
 use crate::registry::DrainRegistry;
 use crate::report::{Cause, GroupAccount, LeavingCount};
@@ -63,7 +64,7 @@ impl<M: DrainMember> Rebalancer<M> {
             allowance: 0,
             looked: now,
             under_way: Vec::new(),
-            account: GroupAccount::new(Cause::Rebalance, BudgetUse::Free, leaving),
+            account: GroupAccount::new(Cause::Rebalance, leaving),
         }
     }
 
@@ -117,7 +118,8 @@ impl<M: DrainMember> Rebalancer<M> {
         EndpointShare { streams, weight: endpoint.weight, is_source: true }
     }
 
-    /// Gives the most silent of `members`, which may move, their moment.
+    /// Gives those of `members`, which may move, their moment that the target claims first; of several without a session the most
+    /// silent.
     fn move_streams(
         &mut self,
         mut members: Vec<Arc<M>>,
@@ -126,7 +128,10 @@ impl<M: DrainMember> Rebalancer<M> {
         now: Millis,
     ) {
         let Direction { from, to } = direction;
-        members.sort_by_cached_key(|member| (member.last_event(), member.id()));
+        members.sort_by_cached_key(|member| {
+            let claim = member.session().map(|session| claim(&session, &from.id, &to.id));
+            (Reverse(claim.unwrap_or(0)), member.last_event(), member.id())
+        });
         for member in members.into_iter().take(count) {
             if member.drain().rebalance(&self.account, to, now) {
                 self.allowance = self.allowance.saturating_sub(STREAM);

@@ -144,13 +144,12 @@ impl Awaited {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pacer::BudgetUse;
     use crate::report::{Cause, EndKind, StreamEnd};
 
     const WINDOW: Duration = Duration::from_secs(30);
 
     fn group() -> Arc<GroupAccount> {
-        GroupAccount::new(Cause::Drain, BudgetUse::Charged, &Arc::default())
+        GroupAccount::new(Cause::Drain, &Arc::default())
     }
 
     fn depart(returns: &ReconnectTracker, session: Session, group: &Arc<GroupAccount>, now: Millis) {

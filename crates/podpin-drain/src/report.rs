@@ -11,8 +11,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use podpin_time::Millis;
 
-use crate::pacer::BudgetUse;
-
 /// Reason why a group of streams leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
@@ -110,26 +108,20 @@ impl LeavingCount {
 #[derive(Debug)]
 pub(crate) struct GroupAccount {
     cause: Cause,
-    budget_use: BudgetUse,
     leaving: Arc<LeavingCount>,
     report: Mutex<DrainReport>,
 }
 
 impl GroupAccount {
     /// Creates the account of a group without streams.
-    pub(crate) fn new(cause: Cause, budget_use: BudgetUse, leaving: &Arc<LeavingCount>) -> Arc<GroupAccount> {
+    pub(crate) fn new(cause: Cause, leaving: &Arc<LeavingCount>) -> Arc<GroupAccount> {
         let (leaving, report) = (Arc::clone(leaving), Mutex::default());
-        Arc::new(GroupAccount { cause, budget_use, leaving, report })
+        Arc::new(GroupAccount { cause, leaving, report })
     }
 
     /// Returns the reason of the group.
     pub(crate) fn cause(&self) -> Cause {
         self.cause
-    }
-
-    /// Returns the effect of the group on the budget.
-    pub(crate) fn budget_use(&self) -> BudgetUse {
-        self.budget_use
     }
 
     /// Counts a stream that joins the group.
@@ -231,7 +223,7 @@ mod tests {
     const NOW: Millis = Millis(7);
 
     fn account(cause: Cause) -> Arc<GroupAccount> {
-        GroupAccount::new(cause, BudgetUse::Charged, &Arc::default())
+        GroupAccount::new(cause, &Arc::default())
     }
 
     fn end(kind: EndKind, is_awaited: bool) -> StreamEnd {

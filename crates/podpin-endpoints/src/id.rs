@@ -55,7 +55,7 @@ impl EndpointId {
     }
 
     /// The bytes as one big-endian number: a place on the circle of all identities.
-    pub(crate) fn position(self) -> u128 {
+    pub fn position(self) -> u128 {
         u128::from_be_bytes(self.0)
     }
 }

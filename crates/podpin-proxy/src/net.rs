@@ -1,6 +1,7 @@
 //! Sockets, TLS, and the buffers of a worker thread.
 
 pub mod listener;
+pub mod peer;
 pub mod proxy_protocol;
 pub mod scratch;
 pub mod socket_options;

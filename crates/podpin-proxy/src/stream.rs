@@ -9,6 +9,7 @@ pub(crate) mod open;
 pub(crate) mod places;
 pub(crate) mod post;
 mod relay;
+mod start;
 mod task;
 mod timer;
 mod upstream_reader;

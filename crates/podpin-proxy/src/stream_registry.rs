@@ -5,10 +5,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use podpin_drain::{Cause, DrainHandle, DrainInbox, DrainMember, DrainRegistry, Mobility, Session};
+use podpin_drain::{
+    Cause, Departure, DrainHandle, DrainInbox, DrainMember, DrainRegistry, Mobility, Session,
+};
 use podpin_endpoints::{Endpoint, EndpointId, Phase};
 use podpin_sse::session::LeaveCause;
 use podpin_time::Millis;
@@ -49,7 +51,12 @@ pub struct StreamRecord {
     last_event: AtomicU64,
     last_event_id: Mutex<Vec<u8>>,
     drain: DrainHandle,
+    /// Place of the present departure in [`DEPARTURES`].
+    departure: AtomicU8,
 }
+
+/// Departures, by the number that stands for each.
+const DEPARTURES: [Departure; 3] = [Departure::Handover, Departure::Goodbye, Departure::Cut];
 
 /// Endpoint of a stream, and those before it.
 #[derive(Debug)]
@@ -105,6 +112,8 @@ impl Opening {
             last_event: AtomicU64::new(since.0),
             last_event_id: Mutex::default(),
             drain: DrainHandle::new(mobility),
+            // Until the relay says something else: that of a response of another kind.
+            departure: AtomicU8::new(Departure::Cut as u8),
         }
     }
 }
@@ -174,6 +183,12 @@ impl StreamRecord {
         Some(self.first_event.load(Ordering::Relaxed)).filter(|at| *at != u64::MAX).map(Millis)
     }
 
+    /// Stores how the stream would leave its endpoint now.
+    #[inline]
+    pub fn set_departure(&self, departure: Departure) {
+        self.departure.store(departure as u8, Ordering::Relaxed);
+    }
+
     /// Stores that an event went to the client at this moment.
     pub fn set_last_event(&self, at: Millis) {
         self.last_event.store(at.0, Ordering::Relaxed);
@@ -199,6 +214,11 @@ impl DrainMember for StreamRecord {
 
     fn inbox(&self) -> &DrainInbox {
         &self.route.service.drain
+    }
+
+    fn departure(&self) -> Departure {
+        let place = usize::from(self.departure.load(Ordering::Relaxed));
+        DEPARTURES.get(place).copied().unwrap_or(Departure::Cut)
     }
 
     fn id(&self) -> u64 {

@@ -415,6 +415,17 @@ impl Session {
         (due != NEVER).then_some(due)
     }
 
+    /// Whether a comment may be written now: between events, to a client that takes it, while the stream goes on.
+    pub fn takes_comments(&self) -> bool {
+        self.flow.takes_comments() && !matches!(self.state, State::Finishing { .. } | State::Closed)
+    }
+
+    /// Whether the stream would leave its endpoint by a handover now.
+    #[inline]
+    pub fn may_move(&self, resume: ResumePoint) -> bool {
+        self.handovers.is_eligible() && resume == ResumePoint::Known
+    }
+
     /// Whether the relay reads its upstream: it has one, and the client takes what comes.
     #[inline]
     pub fn reads_upstream(&self) -> bool {
@@ -515,6 +526,11 @@ impl Session {
             }
             // A rebalancing that cannot begin is none, and not reported.
             Err(_) if otherwise_ends_with.is_none() => self.stay(),
+            // A disconnect that the budget does not know of: the stream gets another moment, as one that cannot move.
+            Err(outcome) if !order.already_charged && now < order.deadline => {
+                self.handovers.set_eligibility(Eligibility::Ineligible);
+                Step { report: attempt.report(outcome, now), ..self.stay() }
+            }
             Err(outcome) => self.give_up(attempt, outcome, now),
         }
     }

@@ -85,9 +85,10 @@ fn describe_service(service: &Service, share: &str) -> String {
         (
             "limits",
             format!(
-                "streamsPerEndpoint {}, streamsPerClient {}",
+                "streamsPerEndpoint {}, streamsPerClient {}, streamsPerClientIP {}",
                 number(service.limits.streams_per_endpoint),
-                number(service.limits.streams_per_client)
+                number(service.limits.streams_per_client),
+                number(service.limits.streams_per_client_ip)
             ),
         ),
     ];

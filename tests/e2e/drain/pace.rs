@@ -128,6 +128,20 @@ async fn a_budget_per_second_stretches_the_drain() {
 }
 
 #[tokio::test]
+async fn a_budget_holds_for_streams_that_cannot_be_handed_over() {
+    // Their events have no ids.
+    let drain_line = "drain: {handover: lastEventId, spread: 0s, timeout: 30s, budget: {perSecond: 5}}";
+    let (pods, file, proxy) = on_one_pod(&[drain_line]).await;
+    let watched = watch(streams(crowd(&proxy, 20).await));
+    drain(&pods, &file);
+    let left = all(watched).await;
+    assert!(left.iter().all(|one| one.goodbye().is_empty()));
+    assert!(window(&left) > Duration::from_millis(3_000), "over {:?}", window(&left));
+    assert_even(&left);
+    assert_eq!(proxy.metric(EXCEEDED, &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn a_budget_is_one_for_all_endpoints_of_a_service() {
     let pods = Pod::start_three().await;
     let setup = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with(BALANCE);

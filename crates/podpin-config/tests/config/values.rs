@@ -131,7 +131,11 @@ fn a_service_has_the_defaults_of_the_contract() {
             keep_alive: Some(seconds(4)),
         },
         retries: Retries { attempts: 2, statuses: vec![502, 503, 504] },
-        limits: ServiceLimits { streams_per_endpoint: Some(10_000), streams_per_client: None },
+        limits: ServiceLimits {
+            streams_per_endpoint: Some(10_000),
+            streams_per_client: None,
+            streams_per_client_ip: None,
+        },
         health: Health {
             passive: Some(PassiveHealth { failures: 5, ejection: seconds(15), statuses: Vec::new() }),
             active: None,
@@ -358,7 +362,7 @@ fn two_routes_with_one_match_are_for_different_listeners() {
 
 #[test]
 fn numbers_and_words_of_a_service_are_read() {
-    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, acceptEncoding: identity, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m, keepAlive: off}\nretries: {attempts: 0, statuses: []}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6}\nhealth: {passive: {failures: 1, statuses: [500, 503]}}";
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, acceptEncoding: identity, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m, keepAlive: off}\nretries: {attempts: 0, statuses: []}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6, streamsPerClientIP: 60}\nhealth: {passive: {failures: 1, statuses: [500, 503]}}";
     let service = service(keys);
     let expected = Balance {
         strategy: Strategy::RoundRobin,
@@ -393,7 +397,11 @@ fn numbers_and_words_of_a_service_are_read() {
     };
     assert_eq!(service.timeouts, timeouts);
     assert_eq!(service.retries, Retries { attempts: 0, statuses: Vec::new() });
-    let limits = ServiceLimits { streams_per_endpoint: Some(7), streams_per_client: Some(6) };
+    let limits = ServiceLimits {
+        streams_per_endpoint: Some(7),
+        streams_per_client: Some(6),
+        streams_per_client_ip: Some(60),
+    };
     assert_eq!(service.limits, limits);
     let passive = PassiveHealth { failures: 1, ejection: seconds(15), statuses: vec![500, 503] };
     assert_eq!(service.health, Health { passive: Some(passive), active: None });

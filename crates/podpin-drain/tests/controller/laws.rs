@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podpin_config::{Budget, Handover, Order, Pinned, Rebalance};
-use podpin_drain::{DrainMember, DrainPolicy, DrainReport, DrainState, EndKind, Mobility, ShutdownTimes};
+use podpin_drain::{
+    Departure, DrainMember, DrainPolicy, DrainReport, DrainState, EndKind, Mobility, ShutdownTimes,
+};
 use podpin_endpoints::{Condition, DrainTimes, Phase, Update};
 use podpin_time::Millis;
 use proptest::prelude::*;
@@ -41,10 +43,13 @@ fn condition() -> impl Strategy<Value = Condition> {
 fn opening() -> impl Strategy<Value = Opening> {
     let mobility =
         prop_oneof![Just(Mobility::Rebalances), Just(Mobility::DrainOnly), Just(Mobility::CutAtDeadline)];
-    (mobility, prop::option::of(0..4_u8), 0..2_usize).prop_map(|(mobility, session, route)| Opening {
+    let departure = prop_oneof![Just(Departure::Handover), Just(Departure::Goodbye), Just(Departure::Cut)];
+    let session = prop::option::of(0..4_u8).prop_map(|byte| byte.map(|byte| [byte; 16]));
+    (mobility, session, 0..2_usize, departure).prop_map(|(mobility, session, route, departure)| Opening {
         mobility,
-        session: session.map(|byte| [byte; 16]),
+        session,
         route,
+        departure,
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use podpin_config::{Budget, Handover, Order, Pinned, Rebalance};
 use podpin_drain::{
-    BudgetUse, Cause, DrainMember, DrainPolicy, DrainState, DrainSubject, EndKind, Fact, Mobility,
+    BudgetUse, Cause, Departure, DrainMember, DrainPolicy, DrainState, DrainSubject, EndKind, Fact, Mobility,
     ShutdownTimes,
 };
 use podpin_endpoints::{Condition, DrainTimes, HeirPolicy, Observed, Update};
@@ -365,6 +365,41 @@ fn a_handover_leaves_the_drain_and_the_budget_alone() {
 }
 
 #[test]
+fn streams_that_cannot_be_handed_over_leave_within_the_budget_and_the_others_at_the_pace() {
+    let budget = Some(Budget { per_second: Some(4), percent: None });
+    let times = DrainTimes { spread: seconds(1), ..policy().times };
+    let mut world = World::new(DrainPolicy { handover: Handover::LastEventId, budget, times, ..policy() }, 2);
+    world.heirs = Some(1);
+    let moving = open(&mut world, 0, 20);
+    let goodbye = Opening { departure: Departure::Goodbye, ..OPENING };
+    let ending: Vec<_> = (0..40).map(|_| world.open(0, goodbye).unwrap()).collect();
+    world.drain(0);
+    world.run_for(1_100);
+    assert!(moving.iter().all(|stream| stream.endpoint().id == id(1)));
+    world.run_for(3_900);
+    let left = states(&ending, DrainState::Ended);
+    assert!((18..=21).contains(&left), "5 s at 4 a second, and {left} have left");
+    world.run_for(6_000);
+    assert_eq!(states(&ending, DrainState::Ended), 40);
+    assert!(!world.facts.iter().any(|fact| matches!(fact, Fact::BudgetExceeded { .. })));
+}
+
+#[test]
+fn at_the_shutdown_an_answer_that_its_client_can_repair_leaves_with_the_others() {
+    let mut world = World::new(policy(), 2);
+    let answer = Opening { mobility: Mobility::CutAtDeadline, ..OPENING };
+    let repairable = world.open(0, Opening { departure: Departure::Goodbye, ..answer }).unwrap();
+    let whole = world.open(0, Opening { departure: Departure::Cut, ..answer }).unwrap();
+    let (begins, deadline) = (world.now, Millis(world.now.0 + 20_000));
+    world.registry.begin_shutdown(ShutdownTimes { begins, spread: seconds(2), deadline });
+    world.run_for(2_100);
+    assert_eq!((repairable.drain.state(), whole.drain.state()), (DrainState::Ended, DrainState::Queued));
+    world.run_for(18_000);
+    let report = &world.reports()[0].1;
+    assert_eq!((report.graceful, report.forced), (1, 1));
+}
+
+#[test]
 fn a_budget_that_cannot_be_kept_is_reported_once_for_each_group() {
     let budget = Some(Budget { per_second: Some(1), percent: None });
     let mut world = World::new(DrainPolicy { budget, ..policy() }, 2);
@@ -436,6 +471,26 @@ fn rebalancing_moves_streams_that_may_move_and_remembers_their_sessions() {
     assert_eq!(world.inbox.moved_pins().correct(&session, id(0)), id(1));
     assert_eq!(world.facts.iter().filter(|fact| matches!(fact, Fact::RebalanceBegan)).count(), 1);
     assert_eq!((world.inbox.leaving_streams(), world.reports().len()), (0, 0));
+}
+
+#[test]
+fn two_replicas_do_not_undo_for_each_other_what_they_rebalance() {
+    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 1_000 });
+    // The sessions are at one endpoint in the view of one replica, and at the other one in that of the other.
+    let moved: Vec<Vec<_>> = [0, 1]
+        .map(|full| {
+            let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
+            for number in 0..80_u8 {
+                let (mobility, session) = (Mobility::Rebalances, Some([number; 16]));
+                world.open(full, Opening { mobility, session, ..OPENING }).unwrap();
+            }
+            world.run_for(2_000);
+            let moved = world.streams.iter().filter(|stream| stream.endpoint().id != id(full));
+            moved.map(|stream| stream.session().unwrap()).collect()
+        })
+        .into();
+    assert_eq!((moved[0].len(), moved[1].len()), (40, 40));
+    assert!(!moved[0].iter().any(|session| moved[1].contains(session)));
 }
 
 #[test]

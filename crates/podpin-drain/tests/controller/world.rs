@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use podpin_drain::{
-    Cause, DrainController, DrainHandle, DrainInbox, DrainMember, DrainPolicy, DrainRegistry, DrainReport,
-    DrainState, EndKind, Fact, LeaveOrder, Mobility, Session, StreamEnd,
+    Cause, Departure, DrainController, DrainHandle, DrainInbox, DrainMember, DrainPolicy, DrainRegistry,
+    DrainReport, DrainState, EndKind, Fact, LeaveOrder, Mobility, Session, StreamEnd,
 };
 use podpin_endpoints::{Condition, Endpoint, EndpointId, Observed, Permit, Phase, Snapshot, Table, Update};
 use podpin_time::Millis;
@@ -26,6 +26,7 @@ pub(crate) struct Stream {
     since: Millis,
     last_event: AtomicU64,
     pub(crate) mobility: Mobility,
+    departure: Departure,
 }
 
 impl DrainMember for Stream {
@@ -35,6 +36,10 @@ impl DrainMember for Stream {
 
     fn inbox(&self) -> &DrainInbox {
         &self.inbox
+    }
+
+    fn departure(&self) -> Departure {
+        self.departure
     }
 
     fn id(&self) -> u64 {
@@ -109,9 +114,11 @@ pub(crate) struct Opening {
     pub(crate) mobility: Mobility,
     pub(crate) session: Option<Session>,
     pub(crate) route: usize,
+    pub(crate) departure: Departure,
 }
 
-pub(crate) const OPENING: Opening = Opening { mobility: Mobility::DrainOnly, session: None, route: 0 };
+pub(crate) const OPENING: Opening =
+    Opening { mobility: Mobility::DrainOnly, session: None, route: 0, departure: Departure::Handover };
 
 /// Takes a turn of the controller.
 #[derive(Clone, Debug)]
@@ -170,6 +177,7 @@ impl Opener {
             since: now,
             last_event: AtomicU64::new(now.0),
             mobility: opening.mobility,
+            departure: opening.departure,
         })
     }
 }
@@ -353,6 +361,9 @@ impl World {
             (None, _) => None,
         };
         match target.filter(|endpoint| endpoint.id != stream.endpoint().id) {
+            _ if stream.departure == Departure::Goodbye && order.cause != Cause::Rebalance => {
+                self.close(stream, EndKind::Graceful);
+            }
             _ if stream.mobility == Mobility::CutAtDeadline => self.close(stream, EndKind::Forced),
             Some(endpoint) => self.move_to(stream, endpoint),
             None if order.cause == Cause::Rebalance => self.registry.stayed(stream),

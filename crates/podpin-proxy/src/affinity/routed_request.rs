@@ -16,7 +16,7 @@ use crate::affinity::identify::{ClientIdentity, IdentitySource, identify};
 use crate::affinity::request_view::RequestView;
 use crate::affinity::selected::Selected;
 use crate::affinity::split;
-use crate::balance::client_limit::{ClientKey, ClientPermit};
+use crate::balance::client_limit::{ClientKey, ClientOfStream, ClientPermit, Exceeded};
 use crate::balance::retry::name_of_address;
 use crate::balance::service::{ServiceState, View};
 use crate::http::reply::ErrorReply;
@@ -164,7 +164,7 @@ impl RoutedRequest {
     }
 
     /// Returns the client's own endpoint, so that its requests meet at one: that of its token; for a client that names
-    /// itself, the first on the ring; for one that comes from another service, the first on the ring that takes new ones.
+    /// itself, that of a stream of its own that moved, else the first on the ring; for one that comes from another service, the first on the ring that takes new ones.
     pub(crate) fn home(&self, view: &View) -> Option<EndpointId> {
         let takes_new =
             |id: &EndpointId| view.snapshot.get(id).is_some_and(|endpoint| view.snapshot.takes_new(endpoint));
@@ -172,7 +172,10 @@ impl RoutedRequest {
             _ if self.identity.is_displaced => {
                 view.ring.first(self.session.as_bytes(), &mut |id| takes_new(id))
             }
-            IdentitySource::Chosen => view.ring.first(self.session.as_bytes(), &mut |_| true),
+            IdentitySource::Chosen => {
+                let moved = self.service().drain.moved_pins().of_open_stream(self.session.as_bytes());
+                moved.or_else(|| view.ring.first(self.session.as_bytes(), &mut |_| true))
+            }
             IdentitySource::Cookie | IdentitySource::Bound(_) => self.identity.pinned,
         }
     }
@@ -182,10 +185,36 @@ impl RoutedRequest {
     /// # Errors
     /// [`ErrorReply::ClientLimit`].
     pub(crate) fn client_permit(&self, address: IpAddr) -> Result<Option<ClientPermit>, ErrorReply> {
-        let service = self.service();
-        let Some(limit) = service.configuration.limits.streams_per_client else { return Ok(None) };
+        let Some(client) = self.client_of_stream(address) else { return Ok(None) };
+        let counted = self.service().client_streams.try_open(&client);
+        counted.map(Some).map_err(|_| ErrorReply::ClientLimit)
+    }
+
+    /// Counts a stream of this client, as [`RoutedRequest::client_permit`] does. A client that has all its streams has them look
+    /// first whether their client is still there.
+    ///
+    /// # Errors
+    /// [`ErrorReply::ClientLimit`].
+    pub(crate) async fn claim_client_permit(
+        &self,
+        address: IpAddr,
+    ) -> Result<Option<ClientPermit>, ErrorReply> {
+        let Some(client) = self.client_of_stream(address) else { return Ok(None) };
+        let streams = &self.service().client_streams;
+        let claimed = match streams.try_open(&client) {
+            Err(Exceeded::Client) => Box::pin(streams.claim(&client)).await,
+            counted => counted,
+        };
+        claimed.map(Some).map_err(|_| ErrorReply::ClientLimit)
+    }
+
+    /// Returns the client as its streams are counted; `None` if clients have no limit.
+    fn client_of_stream(&self, address: IpAddr) -> Option<ClientOfStream> {
+        let limits = &self.service().configuration.limits;
+        let (limit, network_limit) = (limits.streams_per_client, limits.streams_per_client_ip);
+        limit.or(network_limit)?;
         let key = ClientKey::of(self.is_returning().then_some(self.session), address);
-        service.client_streams.try_open(key, limit).map(Some).ok_or(ErrorReply::ClientLimit)
+        Some(ClientOfStream { key, address, limit, network_limit })
     }
 
     /// Counts the affinity decision, once an endpoint is selected or the request is refused.

@@ -59,6 +59,12 @@ impl ServiceState {
         Some(clock::duration_millis(drawn.max(Duration::from_millis(1))))
     }
 
+    /// Returns how long a stream whose endpoint died waits before it looks for another one, by `sse.reconnect`.
+    pub(crate) fn crash_wait(&self) -> Duration {
+        let rate = self.configuration.sse.reconnects_per_second;
+        rate.map_or(Duration::ZERO, |rate| self.drain.herd().crash_wait(rate, clock::now()))
+    }
+
     /// Returns whether a client may begin an event stream now, by `sse.reconnect`.
     pub(crate) fn admits(&self, comer: Comer) -> bool {
         let rate = self.configuration.sse.reconnects_per_second;

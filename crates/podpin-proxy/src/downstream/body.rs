@@ -8,6 +8,7 @@ use podpin_wire::http1::encode::{CHUNK_PREFIX_BYTES, Framing};
 
 use crate::downstream::http1::Http1Side;
 use crate::downstream::http2::Http2Stream;
+use crate::net::peer::Peer;
 use crate::net::transport::Transport;
 
 pub(crate) use crate::downstream::gone::Gone;
@@ -46,6 +47,14 @@ impl Downstream {
         match self {
             Downstream::H1(side) => side.poll_write(context, bytes),
             Downstream::H2(side) => side.poll_write(context, bytes),
+        }
+    }
+
+    /// Returns the state of the client, as far as its connection tells.
+    pub(crate) fn peer(&self) -> Peer {
+        match self {
+            Downstream::H1(side) => Peer::of(side.transport.tcp()),
+            Downstream::H2(side) => side.peer(),
         }
     }
 

@@ -13,6 +13,7 @@ use crate::downstream::gone::{Gone, LINGER};
 use crate::downstream::http2_connection::Http2Connection;
 use crate::downstream::http2_stream_state::RequestProgress;
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
+use crate::net::peer::Peer;
 use crate::net::transport::Transport;
 
 /// Bytes beyond which a piece is written from where it stands; less is gathered with what other streams send in this turn.
@@ -35,6 +36,14 @@ impl Http2Stream {
     /// Lets `look` look at the transport of the connection; `None` if that has ended.
     pub(crate) fn transport<T>(&self, look: impl FnOnce(&Transport) -> T) -> Option<T> {
         self.connection.lock().transport().map(look)
+    }
+
+    /// Returns the state of the client, as far as its connection tells.
+    pub(crate) fn peer(&self) -> Peer {
+        let connection = self.connection.lock();
+        // Bytes that the kernel does not have cannot have been acknowledged.
+        let transport = connection.transport().filter(|_| !connection.holds_output());
+        transport.map_or(Peer::Behind, |transport| Peer::of(transport.tcp()))
     }
 
     /// Whether the whole request body was taken.

@@ -172,6 +172,11 @@ impl State {
         self.transport.as_ref()
     }
 
+    /// Whether frames wait that the socket has not taken.
+    pub(crate) fn holds_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// Returns the connection's side of a stream that has a task.
     pub(crate) fn stream_state(&mut self, id: StreamId) -> Option<&mut StreamState> {
         let place = self.streams.binary_search_by_key(&id, |stream| stream.id).ok()?;

@@ -6,6 +6,7 @@ use podpin_sse::session::{Client, ResponseBody};
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use crate::downstream::body::{Downstream, Gone};
+use crate::net::peer::Peer;
 use crate::net::transport::Transport;
 
 /// Response body of one stream, with the bytes that the client has not taken.
@@ -73,6 +74,11 @@ impl ClientWriter {
             return Client::Gone;
         }
         if downstream.holds_bytes() { Client::Blocked } else { Client::Ready }
+    }
+
+    /// Returns the state of the client, as far as its connection tells.
+    pub(crate) fn peer(&self) -> Peer {
+        self.downstream.as_ref().map_or(Peer::Behind, Downstream::peer)
     }
 
     /// Sends `out[CHUNK_PREFIX_BYTES..]`, framed in place, and keeps what the client does not take at once: then it is

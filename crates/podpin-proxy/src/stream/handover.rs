@@ -70,6 +70,8 @@ pub(crate) struct SuccessorRequest {
     session: SessionId,
     head: Vec<u8>,
     resume: ResumeFrom,
+    /// Time before the first attempt.
+    wait: Duration,
 }
 
 /// The point that a successor is requested from.
@@ -131,6 +133,11 @@ impl HandoverDriver {
             session: self.session,
             head: self.head.to_vec(),
             resume,
+            wait: match target {
+                // The streams of an endpoint that died all come at one moment.
+                SuccessorTarget::PinnedTo(_) => route.service.crash_wait(),
+                _ => Duration::ZERO,
+            },
         };
         self.request = Some(Box::pin(request.send(target)));
     }
@@ -193,6 +200,9 @@ impl SuccessorRequest {
     /// Tries endpoints until one answers with an event stream, within `retries`. `Err` with the last answer if none does, or
     /// if one holds for all endpoints.
     pub(crate) async fn send(self, target: SuccessorTarget) -> Result<Box<Successor>, Answer> {
+        if !self.wait.is_zero() {
+            tokio::time::sleep(self.wait).await;
+        }
         match target {
             SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
             SuccessorTarget::PinnedTo(id) => self.try_endpoints(self.attempts(id), |_| true).await,

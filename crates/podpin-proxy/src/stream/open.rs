@@ -26,13 +26,15 @@ use crate::clock;
 use crate::downstream::lease::ConnectionLease;
 use crate::downstream::pending::{BodyLength, IdleConnection, PendingResponse};
 use crate::http::reply::ErrorReply;
+use crate::limits::requests::RequestPermit;
 use crate::request_context::RequestContext;
 use crate::shared::InFlight;
-use crate::stream::account::{Accounts, Finished, Permits};
+use crate::stream::account::{Accounts, Finished, Permits, Slots};
 use crate::stream::body::Body;
 use crate::stream::handover::{EARLIEST, HandoverDriver, LAST_EVENT_ID, allows_handover, limits};
 use crate::stream::interim::InterimResponses;
-use crate::stream::relay::{Relay, Start};
+use crate::stream::relay::Relay;
+use crate::stream::start::Start;
 use crate::stream::task::StreamTask;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{self, ReturnEvidence};
@@ -92,7 +94,7 @@ impl PendingStream {
         drop(client.exchange_lease(lease));
         let may_repeat = context.head.method == Method::GET && !has_body;
         let repetition = if may_repeat { Repetition::Harmless } else { Repetition::Forbidden };
-        Opening { context: &context, attempts, repetition }.begin(opened, client);
+        Opening { context: &context, attempts, repetition }.begin(opened, client, None);
         drop(in_flight);
     }
 }
@@ -129,8 +131,13 @@ pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Fu
 }
 
 #[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
-fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl Future<Output = ()> + Send {
+fn serve_in_span(
+    mut context: RequestContext,
+    mut client: PendingResponse,
+) -> impl Future<Output = ()> + Send {
     async move {
+        // Counted until the response turns out to be a stream, or to the end of any other response.
+        let permit = context.permit.take();
         let _in_flight = context.shared.in_flight();
         let request = match route(&context) {
             Ok(request) => request,
@@ -148,7 +155,7 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
         let interim = InterimResponses::default();
         let opened = interim.pass(&mut client, opening.open(&interim)).await;
         match opened {
-            Ok((opened, interim)) => opening.begin(Opened { interim, ..opened }, client),
+            Ok((opened, interim)) => opening.begin(Opened { interim, ..opened }, client, permit),
             Err(reply) => {
                 let progress = Progress::Tried { attempts: &opening.attempts, answered: false };
                 unserved(&context, progress).refuse(reply, client).await;
@@ -187,7 +194,7 @@ impl Opening<'_> {
     /// Tries endpoints until one answers, within `retries`.
     async fn open(&mut self, interim: &InterimResponses) -> Result<Opened, ErrorReply> {
         let mut of_client: Option<ClientPermit> =
-            self.attempts.request.client_permit(self.context.client.address)?;
+            self.attempts.request.claim_client_permit(self.context.client.address).await?;
         // The last response that was not taken for an answer; it is one if no other endpoint can be tried.
         let mut unavailable: Option<Opened> = None;
         loop {
@@ -254,8 +261,8 @@ impl Opening<'_> {
         fields
     }
 
-    /// Answers the client and starts the relay.
-    fn begin(self, opened: Opened, client: PendingResponse) {
+    /// Answers the client and starts the relay. A response that is no event stream keeps the `request`'s place.
+    fn begin(self, opened: Opened, client: PendingResponse, request: Option<RequestPermit>) {
         let Opened { response: UpstreamResponse { start, transport }, permits, interim } = opened;
         let Some(selected) = self.attempts.selected() else { return };
         let content = content_of(&start);
@@ -279,7 +286,10 @@ impl Opening<'_> {
             return;
         };
         // Only event streams hold a slot of their endpoint.
-        let permits = Some(permits).filter(|_| content.is_event_stream());
+        let slots = match content.is_event_stream() {
+            true => Some(Slots::Stream(permits)),
+            false => request.map(Slots::Request),
+        };
         let is_fixed = is_fixed(&start.head.headers);
         let mut settings = self.settings(content, handover_enabled);
         settings.tells_retry &= !is_fixed;
@@ -292,7 +302,7 @@ impl Opening<'_> {
             body,
             streams: Arc::clone(&self.context.shared.streams),
             record: Arc::clone(accounts.record()),
-            permits,
+            slots,
             handover,
         });
         let task = StreamTask::new(relay, accounts, started.connection);

@@ -39,7 +39,7 @@ impl Places {
         // The place at an endpoint that failed is free again before another one is taken; that of the client is kept.
         let of_client = match self.permits.take() {
             Some(mut before) => before.take_client(),
-            None => attempts.request.client_permit(client)?,
+            None => attempts.request.claim_client_permit(client).await?,
         };
         let permit = attempts.select_stream().await?;
         self.permits = Some(Permits::new(permit, of_client, attempts.service()));

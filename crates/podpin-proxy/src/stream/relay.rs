@@ -21,11 +21,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use podpin_drain::{BudgetUse, Cause, DrainMember};
+use podpin_drain::{BudgetUse, Cause, Departure, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Answer, Client, Close, Farewell, Fault, Held, LeaveOrder, ResumePoint, Session, Settings,
-    Standing, Step, Target, Upstream, UpstreamEnd,
+    Action, Answer, Client, Close, Farewell, Fault, Held, LeaveOrder, ResumePoint, Session, Standing, Step,
+    Target, Upstream, UpstreamEnd,
 };
 use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
@@ -34,15 +34,16 @@ use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use podpin_wire::http1::response_head::ResponseStart;
 
+use crate::balance::client_limit::Look;
 use crate::balance::retry::Occasion;
 use crate::balance::service::Kind;
 use crate::clock;
-use crate::downstream::body::Downstream;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::stream::account::{Finished, Permits};
+use crate::stream::account::{Finished, Slots};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
 use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget};
+use crate::stream::start::Start;
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
@@ -58,33 +59,11 @@ pub(crate) struct Relay {
     session: Session,
     streams: Arc<StreamRegistry>,
     record: Arc<StreamRecord>,
-    /// Permits of the endpoint and of the client; `None` if this is no event stream.
-    permits: Option<Permits>,
+    /// Slots that it holds until it ends.
+    slots: Option<Slots>,
     /// Handovers; `None` if the stream stays at one endpoint.
     handover: Option<Box<HandoverDriver>>,
     timer: Timer,
-}
-
-/// Parts of a relay that begins.
-pub(crate) struct Start {
-    /// Response body of the client.
-    pub downstream: Downstream,
-    /// Response head of an HTTP/1 client, still to be written.
-    pub head: Vec<u8>,
-    /// Response body of the upstream.
-    pub upstream: UpstreamReader,
-    /// Content of the body.
-    pub body: Body,
-    /// Timeouts and limits.
-    pub settings: Settings,
-    /// Registry that `record` is in.
-    pub streams: Arc<StreamRegistry>,
-    /// Record of the stream.
-    pub record: Arc<StreamRecord>,
-    /// Permits of the endpoint and of the client; `None` if this is no event stream.
-    pub permits: Option<Permits>,
-    /// Handovers; `None` if the stream stays at one endpoint.
-    pub handover: Option<Box<HandoverDriver>>,
 }
 
 impl Relay {
@@ -98,7 +77,7 @@ impl Relay {
             session: Session::new(&start.settings, fastrand::f64(), now),
             streams: start.streams,
             record: start.record,
-            permits: start.permits,
+            slots: start.slots,
             handover: start.handover,
             timer: Timer::new(now),
         };
@@ -110,17 +89,31 @@ impl Relay {
                 relay.finish(farewell);
             }
         }
+        relay.note_departure();
         relay
     }
 
-    /// Takes out the permits, to be returned.
-    pub(crate) fn take_permits(&mut self) -> Option<Permits> {
-        self.permits.take()
+    /// Notes how the stream would leave its endpoint now.
+    fn note_departure(&self) {
+        let may_move = self.session.may_move(self.body.resume_point());
+        self.record.set_departure(match self.session.is_resumable() {
+            _ if may_move => Departure::Handover,
+            true => Departure::Goodbye,
+            false => Departure::Cut,
+        });
+    }
+
+    /// Takes out the slots, to be given back.
+    pub(crate) fn take_slots(&mut self) -> Option<Slots> {
+        self.slots.take()
     }
 
     /// Does everything that can be done now. `Ready` when the stream is over.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Close> {
         self.poll_order(context);
+        if let Some(close) = self.poll_inquiry(context) {
+            return Poll::Ready(close);
+        }
         for _ in 0..READS_A_TURN {
             self.poll_successor(context);
             if let Some(close) = self.poll_client(context) {
@@ -151,6 +144,22 @@ impl Relay {
             let already_charged = order.budget_use == BudgetUse::Charged;
             self.session.on_order(LeaveOrder { at, by, deadline, cause, already_charged });
         }
+    }
+
+    /// Looks whether the client still acknowledges anything, when a newcomer would like to have its place. Returns the end of
+    /// the stream if it does not.
+    fn poll_inquiry(&mut self, context: &mut Context<'_>) -> Option<Close> {
+        let Some(Slots::Stream(permits)) = &self.slots else { return None };
+        let permit = permits.of_client()?;
+        if !permit.is_asked(context.waker()) {
+            return None;
+        }
+        match permit.look(self.client.peer(), self.session.takes_comments(), clock::now()) {
+            Look::Vanished => return self.session.on_client(Client::Gone),
+            Look::Comment => self.keep_alive(context),
+            Look::Nothing => {}
+        }
+        None
     }
 
     /// Looks whether the successor that is being opened has answered, and how long the proxy itself is still there.
@@ -259,6 +268,7 @@ impl Relay {
                 self.record.set_last_event_id(id);
             }
         }
+        self.note_departure();
     }
 
     /// Sends `out[CHUNK_PREFIX_BYTES..]`, and counts the bytes.
@@ -358,6 +368,7 @@ impl Relay {
             Action::Swap => self.swap(now),
             Action::Stay => {
                 self.body.stay();
+                self.note_departure();
                 self.streams.stayed(&self.record);
             }
             Action::Finish(farewell) => self.finish(farewell),
@@ -453,11 +464,12 @@ impl Relay {
         self.upstream.close();
         let ResponseStart { body, rest, .. } = response.start;
         self.upstream = UpstreamReader::new(response.transport, body, rest);
-        if let Some(permits) = &mut self.permits {
+        if let Some(Slots::Stream(permits)) = &mut self.slots {
             permits.move_to(successor.permit);
         }
         // First the record, then the registry, which looks at the endpoint that the stream runs on.
         let from = self.record.move_to(endpoint);
+        self.note_departure();
         self.streams.moved(&self.record, from, now);
     }
 
@@ -483,7 +495,7 @@ mod tests {
     use podpin_affinity::SessionId;
     use podpin_drain::{DrainState, Mobility};
     use podpin_sse::Framer;
-    use podpin_sse::session::Content;
+    use podpin_sse::session::{Content, Settings};
     use podpin_wire::http1::body::FIRST_CHUNK;
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -491,6 +503,7 @@ mod tests {
 
     use super::*;
     use crate::balance::service::Operation;
+    use crate::downstream::body::Downstream;
     use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
     use crate::stream::account::Failure;
@@ -528,7 +541,7 @@ mod tests {
                 settings,
                 streams: Arc::clone(&shared.streams),
                 record,
-                permits: None,
+                slots: None,
                 handover: moves.then(|| Box::new(driver())),
             });
             Line { relay, upstream, client }

@@ -73,10 +73,13 @@ impl Flow {
     /// Returns when a comment is to be sent: only between events, and to a client that takes it.
     #[inline]
     pub(super) fn keep_alive_due(&self) -> Millis {
-        match (self.client, self.position) {
-            (Client::Ready, Position::Boundary) => self.keep_alive.after(self.last_write),
-            _ => NEVER,
-        }
+        if self.takes_comments() { self.keep_alive.after(self.last_write) } else { NEVER }
+    }
+
+    /// Whether the client takes bytes, and the last ones ended between events.
+    #[inline]
+    pub(super) fn takes_comments(&self) -> bool {
+        (self.client, self.position) == (Client::Ready, Position::Boundary)
     }
 
     /// Returns when an upstream that is read counts as dead.

@@ -11,7 +11,8 @@ fn a_stream_that_cannot_be_handed_over_ends_as_it_must() {
     let (serving, leaving) = (Standing::Serving, Standing::Leaving);
     // Input; step of a stream without an id; step of one that may not be handed over.
     let table = [
-        (DRAIN, charged(no_id(GOODBYE, PLANNED, drain)), charged(Step::of(GOODBYE))),
+        // The budget is asked first: another order comes.
+        (DRAIN, no_id(Action::Stay, PLANNED, drain), charged(Step::of(GOODBYE))),
         (E(clean, leaving), no_id(GOODBYE, PLANNED, drain), Step::of(CLEAN)),
         (E(clean, serving), Step::of(CLEAN), Step::of(CLEAN)),
         (E(RESET, leaving), no_id(BROKEN, CRASH, reset), Step::of(BROKEN)),

@@ -98,11 +98,14 @@ fn two_failing_upstreams_cannot_pass_a_stream_to_and_fro() {
 }
 
 #[test]
-fn a_planned_departure_beyond_the_limit_is_polite() {
+fn a_planned_departure_beyond_the_limit_is_polite_once_the_budget_allows_it() {
     let none = Limits { handovers: 0, ..LIMITS };
     let mut session = session(&Settings { handover: Some(none), ..settings() });
-    let limited = done(GOODBYE, PLANNED, (Outcome::Limit, 0), Reason::Drain);
-    assert_eq!(feed(&mut session, DRAIN, ResumePoint::Known, 5), charged(limited));
+    let limited = done(Action::Stay, PLANNED, (Outcome::Limit, 0), Reason::Drain);
+    assert_eq!(feed(&mut session, DRAIN, ResumePoint::Known, 5), limited);
+    assert!(!session.may_move(ResumePoint::Known));
+    session.on_order(LeaveOrder { already_charged: true, ..order(LeaveCause::Drain, 10) });
+    assert_eq!(feed(&mut session, Time, ResumePoint::Known, 10), Step::of(GOODBYE));
 }
 
 #[test]
@@ -113,7 +116,8 @@ fn the_limit_is_forgotten_after_its_window() {
         assert_eq!(step, open(Target::Chosen), "{now}");
         assert_eq!(feed(&mut session, MADE, ResumePoint::Known, now).action, Action::Swap, "{now}");
     }
-    assert_eq!(feed(&mut session, DRAIN, ResumePoint::Known, 2_004).action, GOODBYE);
+    let limited = done(Action::Stay, PLANNED, (Outcome::Limit, 0), Reason::Drain);
+    assert_eq!(feed(&mut session, DRAIN, ResumePoint::Known, 2_004), limited);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub enum Source {
     Query = 2,
     /// The client's address, as far as it counts.
     Address = 3,
+    /// Cookies that are no tokens, with the address that they came from.
+    Refused = 4,
 }
 
 impl SessionId {

@@ -122,8 +122,8 @@ pub struct SetCookie<'a> {
     pub domain: Option<&'a str>,
     /// `Max-Age`, seconds; none makes it a session cookie, 0 deletes it.
     pub max_age_seconds: Option<u64>,
-    /// `SameSite`.
-    pub same_site: SameSite,
+    /// `SameSite`; `None` if it is not written.
+    pub same_site: Option<SameSite>,
     /// `Secure`: sent back over TLS only.
     pub secure: bool,
     /// `HttpOnly`: hidden from scripts.
@@ -141,7 +141,9 @@ impl fmt::Display for SetCookie<'_> {
         if let Some(seconds) = self.max_age_seconds {
             write!(f, "; Max-Age={seconds}")?;
         }
-        write!(f, "; SameSite={}", self.same_site)?;
+        if let Some(same_site) = self.same_site {
+            write!(f, "; SameSite={same_site}")?;
+        }
         let flags =
             [(self.secure, "; Secure"), (self.http_only, "; HttpOnly"), (self.partitioned, "; Partitioned")];
         flags.iter().filter(|(set, _)| *set).try_for_each(|(_, text)| f.write_str(text))
@@ -262,13 +264,14 @@ mod tests {
             path: "/",
             domain: None,
             max_age_seconds: None,
-            same_site: SameSite::Lax,
+            same_site: Some(SameSite::Lax),
             secure: false,
             http_only: false,
             partitioned: false,
         };
         let table = [
             (plain, "podpin-chat=AQ-_; Path=/; SameSite=Lax"),
+            (SetCookie { same_site: None, ..plain }, "podpin-chat=AQ-_; Path=/"),
             (SetCookie { path: "/events", ..plain }, "podpin-chat=AQ-_; Path=/events; SameSite=Lax"),
             (
                 SetCookie { domain: Some("example.com"), ..plain },
@@ -279,7 +282,7 @@ mod tests {
                 "podpin-chat=AQ-_; Path=/; Max-Age=86400; SameSite=Lax",
             ),
             (
-                SetCookie { max_age_seconds: Some(0), same_site: SameSite::Strict, ..plain },
+                SetCookie { max_age_seconds: Some(0), same_site: Some(SameSite::Strict), ..plain },
                 "podpin-chat=AQ-_; Path=/; Max-Age=0; SameSite=Strict",
             ),
             (SetCookie { http_only: true, ..plain }, "podpin-chat=AQ-_; Path=/; SameSite=Lax; HttpOnly"),
@@ -287,7 +290,7 @@ mod tests {
                 SetCookie {
                     domain: Some("a.example"),
                     max_age_seconds: Some(1),
-                    same_site: SameSite::None,
+                    same_site: Some(SameSite::None),
                     secure: true,
                     http_only: true,
                     partitioned: true,

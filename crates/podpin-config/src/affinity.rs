@@ -79,6 +79,9 @@ pub enum SameSite {
     Lax,
     /// Sent always; browsers want `Secure` with it.
     None,
+    /// Not written: browsers take it for `Lax`, but for the first two minutes of a cookie at requests of other sites by POST (SAML,
+    /// `form_post`).
+    Unset,
 }
 
 /// When the `Secure` attribute is set.
@@ -165,25 +168,55 @@ impl WaitQueue {
 #[derive(Debug, Default)]
 pub(crate) struct CookieNames<'a> {
     /// By name and path: the service, and where the name is written unless it is the default.
-    claims: BTreeMap<(String, String), (String, Option<Node<'a>>)>,
+    claims: BTreeMap<(String, String), Vec<(String, Option<Node<'a>>)>>,
+    rivals: Vec<Rivals<'a>>,
+}
+
+/// Two services whose cookies have one name and path: a browser that reaches both on one host has room for one of them.
+#[derive(Debug)]
+pub(crate) struct Rivals<'a> {
+    /// The names of the services.
+    pub(crate) services: [String; 2],
+    /// Whether a cookie of theirs goes to other hosts than the one that set it.
+    pub(crate) has_domain: bool,
+    /// Where the name is written.
+    at: Node<'a>,
+    message: String,
+}
+
+impl Rivals<'_> {
+    /// Reports that the two meet on a host.
+    pub(crate) fn fail(self) {
+        self.at.fail(self.message);
+    }
 }
 
 impl<'a> CookieNames<'a> {
     fn claim(&mut self, service: &str, cookie: &CookieAttributes, written: Option<Node<'a>>) {
         let key = (cookie.name.clone(), cookie.path.clone());
-        let Some((other, other_written)) = self.claims.get(&key) else {
-            self.claims.insert(key, (service.to_owned(), written));
-            return;
-        };
-        // Default names differ, so at least one of the two was written.
-        let (at, rival) = match &written {
-            Some(node) => (Some(node), other.as_str()),
-            None => (other_written.as_ref(), service),
-        };
-        if let Some(node) = at {
+        let others = self.claims.entry(key).or_default();
+        for (other, other_written) in others.iter() {
+            // Default names differ, so at least one of the two was written.
+            let (at, rival) = match &written {
+                Some(node) => (Some(node), other.as_str()),
+                None => (other_written.as_ref(), service),
+            };
             let name = &cookie.name;
-            node.fail(format!("the service `{rival}` has a cookie named `{name}` with the same path"));
+            self.rivals.extend(at.map(|node| Rivals {
+                services: [other.clone(), service.to_owned()],
+                has_domain: cookie.domain.is_some(),
+                at: node.clone(),
+                message: format!(
+                    "the service `{rival}` has a cookie named `{name}` with the same path, and one host reaches both"
+                ),
+            }));
         }
+        others.push((service.to_owned(), written));
+    }
+
+    /// Returns the services whose cookies have one name and path.
+    pub(crate) fn into_rivals(self) -> Vec<Rivals<'a>> {
+        self.rivals
     }
 }
 
@@ -206,12 +239,17 @@ impl CookieAttributes {
     fn read(section: &Section<'_>, service: &str) -> Self {
         let default = Self::default_for(service);
         let same_site = [("Strict", SameSite::Strict), ("Lax", SameSite::Lax), ("None", SameSite::None)];
+        let unset = section.get("sameSite").is_some_and(Node::is_off);
         let cookie = Self {
             name: section.get("name").and_then(read_name).unwrap_or(default.name),
             path: section.get("path").and_then(read_path).unwrap_or(default.path),
             domain: section.get("domain").and_then(read_domain),
             max_age: section.get("maxAge").and_then(read_max_age).unwrap_or(default.max_age),
-            same_site: section.choice("sameSite", &same_site, default.same_site),
+            same_site: if unset {
+                SameSite::Unset
+            } else {
+                section.choice("sameSite", &same_site, default.same_site)
+            },
             secure: section.get("secure").and_then(read_secure).unwrap_or(default.secure),
             http_only: section.boolean("httpOnly", default.http_only),
             partitioned: section.boolean("partitioned", default.partitioned),

@@ -33,6 +33,18 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Returns whether some name is meant by both.
+    pub(crate) fn overlaps(&self, other: &Host) -> bool {
+        match (self, other) {
+            (Self::Exact(name), other) | (other, Self::Exact(name)) => other.matches(name),
+            (Self::Wildcard(one), Self::Wildcard(other)) => {
+                one.ends_with(other.as_str()) || other.ends_with(one.as_str())
+            }
+        }
+    }
+}
+
 /// Reads a list of host names without duplicates.
 pub(crate) fn read_hosts(list: &Node<'_>) -> Vec<Host> {
     let items = list.items("a list of host names").unwrap_or_default();

@@ -14,9 +14,9 @@ use crate::{
     kubernetes::Kubernetes,
     listener::{Listener, ListenerLimits, read_listeners},
     node::{Context, Node, read_tree},
-    route::{Known, Route, read_routes},
+    route::{Known, Route, meet_on_a_host, read_routes},
     section::Section,
-    service::{Service, read_services},
+    service::{ReadServices, Service, read_services},
     shutdown::Shutdown,
     unit::Cidr,
 };
@@ -110,20 +110,27 @@ impl Config {
         let listeners = section.require("listeners", "at least one listener");
         let trusted = section.get("trustedProxies").map(read_ranges).unwrap_or_default();
         let services = section.require("services", "at least one service");
-        let (services, names) = services.map(read_services).unwrap_or_default();
-        let known = Known { names: &names, services: &services };
+        let ReadServices { services, names, rivals } = services.map(read_services).unwrap_or_default();
+        let listeners =
+            listeners.map(|list| read_listeners(list, admin.address, &trusted)).unwrap_or_default();
+        let listener_names: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
+        let known = Known { names: &names, listeners: &listener_names, services: &services };
         let routes = section.require("routes", "at least one route");
+        let routes = routes.map(|list| read_routes(list, &known)).unwrap_or_default();
+        for one in rivals {
+            if one.has_domain || meet_on_a_host(&routes, &one.services) {
+                one.fail();
+            }
+        }
         Some(Self {
-            listeners: listeners
-                .map(|list| read_listeners(list, admin.address, &trusted))
-                .unwrap_or_default(),
+            listeners,
             admin,
             workers: section.get("workers").and_then(|node| node.count(1..=1024)),
             trusted_proxies: trusted,
             limits: ListenerLimits::read(&section.section("limits")),
             affinity_keys: AffinityKeys::read(section.get("affinityKeys")),
             access_log: AccessLog::read(section.get("accessLog")),
-            routes: routes.map(|list| read_routes(list, &known)).unwrap_or_default(),
+            routes,
             services,
             kubernetes: Kubernetes::read(&section.section("kubernetes")),
             shutdown: Shutdown::read(&section.section("shutdown")),

@@ -17,6 +17,7 @@ use crate::{
     node::Node,
     section::Section,
     service::Service,
+    suggest,
 };
 
 /// A route: hosts, matches and the backends that serve them.
@@ -24,6 +25,8 @@ use crate::{
 pub struct Route {
     /// Unique; a metric label. Default: the service's name, with `-2` and so on when taken.
     pub name: String,
+    /// Names of the listeners whose requests it serves. Empty: all.
+    pub listeners: Vec<String>,
     /// Empty: any host.
     pub hosts: Vec<Host>,
     /// Never empty; one of them is enough. Default: every path.
@@ -53,8 +56,18 @@ impl Route {
         let mut matches: Vec<String> = self.matches.iter().map(RouteMatch::to_string).collect();
         hosts.sort_unstable();
         matches.sort_unstable();
+        let mut listeners = self.listeners.clone();
+        listeners.sort_unstable();
         // No name has a line break.
-        format!("\n{}\n{}", hosts.join(" "), matches.join("\n"))
+        let listeners =
+            if listeners.is_empty() { String::new() } else { format!("\n\n{}", listeners.join(" ")) };
+        format!("\n{}\n{}{listeners}", hosts.join(" "), matches.join("\n"))
+    }
+
+    /// Returns whether the route serves requests of the listener called `name`.
+    #[must_use]
+    pub fn is_on(&self, name: &str) -> bool {
+        self.listeners.is_empty() || self.listeners.iter().any(|listener| listener == name)
     }
 }
 
@@ -62,6 +75,8 @@ impl Route {
 pub(crate) struct Known<'a> {
     /// Every name under `services`, faulty ones included.
     pub(crate) names: &'a [&'a str],
+    /// Every name of a listener.
+    pub(crate) listeners: &'a [&'a str],
     /// The services that could be read.
     pub(crate) services: &'a [Service],
 }
@@ -69,6 +84,7 @@ pub(crate) struct Known<'a> {
 /// A route before it has its final name.
 struct Draft<'a> {
     name: Option<String>,
+    listeners: Vec<String>,
     hosts: Vec<Host>,
     /// With the place to complain about.
     matches: Vec<(RouteMatch, Node<'a>)>,
@@ -100,6 +116,7 @@ fn finish(drafts: &[Draft<'_>]) -> Vec<Route> {
     };
     let route = |draft: &Draft<'_>| Route {
         name: draft.name.clone().unwrap_or_else(|| free(draft.first_service())),
+        listeners: draft.listeners.clone(),
         hosts: draft.hosts.clone(),
         matches: draft.matches.iter().map(|(one, _)| one.clone()).collect(),
         backends: draft.backends.clone(),
@@ -110,15 +127,21 @@ fn finish(drafts: &[Draft<'_>]) -> Vec<Route> {
 
 /// Two routes with one and the same host, path and headers: which one wins would be chance.
 fn fail_ambiguous(drafts: &[Draft<'_>], routes: &[Route]) {
-    let mut seen: BTreeMap<_, Vec<(&[HeaderMatch], usize, &str)>> = BTreeMap::new();
+    let mut seen: BTreeMap<_, Vec<(&[HeaderMatch], usize, &Route)>> = BTreeMap::new();
     for (draft, route) in drafts.iter().zip(routes) {
+        let meets = |other: &Route| {
+            let is_everywhere = route.listeners.is_empty() || other.listeners.is_empty();
+            is_everywhere || route.listeners.iter().any(|listener| other.is_on(listener))
+        };
         let mut complained = false;
         for (one, at) in &draft.matches {
             let any_host = draft.hosts.is_empty().then_some(None);
             for host in draft.hosts.iter().map(Some).chain(any_host) {
                 let there = seen.entry((host, &one.path)).or_default();
-                let Some((_, line, name)) = there.iter().find(|(headers, ..)| *headers == one.headers) else {
-                    there.push((&one.headers, draft.line, &route.name));
+                let is_rival = |headers: &[HeaderMatch], other| headers == one.headers && meets(other);
+                let rival = there.iter().find(|(headers, _, other)| is_rival(headers, other));
+                let Some((_, line, Route { name, .. })) = rival else {
+                    there.push((&one.headers, draft.line, route));
                     continue;
                 };
                 if *name == route.name || complained {
@@ -132,6 +155,46 @@ fn fail_ambiguous(drafts: &[Draft<'_>], routes: &[Route]) {
     }
 }
 
+/// Returns whether some host leads to both of these services.
+pub(crate) fn meet_on_a_host(routes: &[Route], services: &[String; 2]) -> bool {
+    let [one, other] = services;
+    let of = |service: &str| {
+        let service = service.to_owned();
+        routes.iter().filter(move |route| route.backends.iter().any(|backend| backend.service == service))
+    };
+    of(one).any(|one| of(other).any(|other| share_a_host(&one.hosts, &other.hosts)))
+}
+
+/// Whether some host is in both lists, of which an empty one has all.
+fn share_a_host(one: &[Host], other: &[Host]) -> bool {
+    one.is_empty() || other.is_empty() || one.iter().any(|one| other.iter().any(|other| one.overlaps(other)))
+}
+
+/// Reads `listeners`: names of some that exist.
+fn read_listeners(list: &Node<'_>, known: &Known<'_>) -> Vec<String> {
+    let items = list.items("a list of names of listeners").unwrap_or_default();
+    if items.is_empty() && list.is_sequence() {
+        list.fail("at least one listener is needed");
+    }
+    let mut names = name::Unique::new("listener");
+    let read = |item: &Node<'_>| {
+        let name = item.text(name::LISTENER.what)?;
+        // Without any listener the fault is in `listeners`, and has been reported there.
+        if !known.listeners.contains(&name) && !known.listeners.is_empty() {
+            let hint = match suggest::nearest(name, known.listeners.iter().copied()) {
+                Some(meant) => format!("; did you mean `{meant}`?"),
+                None => {
+                    format!("; the listeners are {}", suggest::list(known.listeners.iter().copied(), "and"))
+                }
+            };
+            item.fail(format!("unknown listener {name:?}{hint}"));
+            return None;
+        }
+        names.insert(item, name).then(|| name.to_owned())
+    };
+    items.iter().filter_map(read).collect()
+}
+
 impl<'a> Draft<'a> {
     fn read(item: &Node<'a>, known: &Known<'_>, names: &mut name::Unique) -> Option<Self> {
         let section = Section::of(item)?;
@@ -140,6 +203,7 @@ impl<'a> Draft<'a> {
             names.insert(node, &name).then_some(name)
         });
         let hosts = section.get("hostnames").map(read_hosts).unwrap_or_default();
+        let listeners = section.get("listeners").map(|list| read_listeners(list, known)).unwrap_or_default();
         let mut matches = section.get("matches").map(matches::read_matches).unwrap_or_default();
         if matches.is_empty() {
             matches.push((RouteMatch::anything(), item.clone()));
@@ -147,7 +211,7 @@ impl<'a> Draft<'a> {
         let one_prefix = matches!(matches.as_slice(), [(RouteMatch { path: PathMatch::Prefix(_), .. }, _)]);
         let filters = RouteFilters::read(&section, one_prefix);
         let backends = backend::read_backends(&section, known)?;
-        Some(Self { name, hosts, matches, backends, filters, line: item.position().line })
+        Some(Self { name, listeners, hosts, matches, backends, filters, line: item.position().line })
     }
 
     fn first_service(&self) -> &str {

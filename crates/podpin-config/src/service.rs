@@ -11,7 +11,7 @@ pub use drain::{Budget, Drain, Handover, HandoverLimit, Order, Pinned};
 pub use health::{ActiveHealth, Health, PassiveHealth, Probe};
 
 use crate::{
-    affinity::{Affinity, CookieNames},
+    affinity::{Affinity, CookieNames, Rivals},
     name,
     node::{Keys, Node},
     section::Section,
@@ -102,6 +102,8 @@ pub struct Timeouts {
     pub upstream_idle: Option<Duration>,
     /// How long a client may take nothing before it is cut. 10 ms to 1 h, default 30 s; `None` if unlimited.
     pub client_write: Option<Duration>,
+    /// How long a connection to a pod is kept for the next request. 100 ms to 1 h, default 4 s; `None` if it is not kept.
+    pub keep_alive: Option<Duration>,
 }
 
 /// Further tries at other endpoints, while nothing was sent or the answer is one of `statuses`.
@@ -131,6 +133,7 @@ const RESPONSE_HEADER: DurationRange =
     DurationRange::new(Duration::from_millis(10), Duration::from_secs(3_600));
 const UPSTREAM_IDLE: DurationRange =
     DurationRange::new(Duration::from_millis(100), Duration::from_secs(86_400));
+const KEEP_ALIVE: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
 const CLIENT_WRITE: DurationRange = DurationRange::new(Duration::from_millis(10), Duration::from_secs(3_600));
 impl Default for Balance {
     fn default() -> Self {
@@ -156,6 +159,7 @@ impl Default for Timeouts {
             response_header: Some(Duration::from_secs(60)),
             upstream_idle: None,
             client_write: Some(Duration::from_secs(30)),
+            keep_alive: Some(Duration::from_secs(4)),
         }
     }
 }
@@ -173,22 +177,32 @@ impl Default for ServiceLimits {
 }
 
 /// Reads `services`. A service without a usable discovery is left out; that has been reported then.
-///
-/// Returns the services and every name that was written, so that a route to a faulty service is not a second problem.
-pub(crate) fn read_services<'a>(node: &Node<'a>) -> (Vec<Service>, Vec<&'a str>) {
+pub(crate) fn read_services<'a>(node: &Node<'a>) -> ReadServices<'a> {
     let entries = node.entries("a mapping of services by name", Keys::Names).unwrap_or_default();
     if entries.is_empty() && node.is_mapping() {
         node.fail("at least one service is needed");
     }
     let names = entries.iter().map(|(name, _)| *name).collect();
     let mut cookies = CookieNames::default();
-    let services = entries.iter().filter_map(|(name, child)| {
+    let read = |(name, child): &(&'a str, Node<'a>)| {
         if let Some(refusal) = name::SERVICE.refuse(name) {
             child.fail_at_key(refusal);
         }
         Service::read(child, name, &mut cookies)
-    });
-    (services.collect(), names)
+    };
+    let services = entries.iter().filter_map(read).collect();
+    ReadServices { services, names, rivals: cookies.into_rivals() }
+}
+
+/// Services as they are written.
+#[derive(Default)]
+pub(crate) struct ReadServices<'a> {
+    /// The services that could be read.
+    pub(crate) services: Vec<Service>,
+    /// Every name that was written, so that a route to a faulty service is not a second problem.
+    pub(crate) names: Vec<&'a str>,
+    /// Services whose cookies have one name and path.
+    pub(crate) rivals: Vec<Rivals<'a>>,
 }
 
 impl Service {
@@ -273,6 +287,7 @@ impl Timeouts {
             ),
             upstream_idle: section.duration_or_off("upstreamIdle", UPSTREAM_IDLE, default.upstream_idle),
             client_write: section.duration_or_off("clientWrite", CLIENT_WRITE, default.client_write),
+            keep_alive: section.duration_or_off("keepAlive", KEEP_ALIVE, default.keep_alive),
         }
     }
 }

@@ -11,7 +11,7 @@ use podpin_proxy::limits::http2;
 use podpin_proxy::net::listener::ListenerSettings;
 use podpin_proxy::net::tls::UpstreamTls;
 use podpin_proxy::routing::route::{Backend, Destination, Route};
-use podpin_proxy::routing::snapshot::ConfigSnapshot;
+use podpin_proxy::routing::snapshot::{ConfigSnapshot, ListenerTable};
 use podpin_proxy::routing::table::{RouteEntry, RouteTable};
 use podpin_proxy::stream_registry::StreamRegistry;
 use podpin_proxy::telemetry::access_log::LogSink;
@@ -66,14 +66,22 @@ pub(crate) fn snapshot(
     let identities: Vec<String> = config.routes.iter().map(RouteConfig::identity).collect();
     let resolver = RouteResolver { services: &services, before: around.before(), identities: &identities };
     let destinations: Vec<_> = config.routes.iter().map(|route| resolver.destination(route)).collect();
-    let entries = config.routes.iter().zip(&destinations).map(|(route, destination)| RouteEntry {
-        hosts: &route.hosts,
-        matches: &route.matches,
-        route: destination.clone(),
+    let table = |is_in: &dyn Fn(&RouteConfig) -> bool| {
+        let routes = config.routes.iter().zip(&destinations).filter(|(route, _)| is_in(route));
+        RouteTable::new(routes.map(|(route, destination)| RouteEntry {
+            hosts: &route.hosts,
+            matches: &route.matches,
+            route: destination.clone(),
+        }))
+    };
+    let is_divided = config.routes.iter().any(|route| !route.listeners.is_empty());
+    let divided = config.listeners.iter().filter(|_| is_divided).map(|listener| ListenerTable {
+        listener: listener.name.as_str().into(),
+        table: table(&|route| route.is_on(&listener.name)),
     });
-    let table = RouteTable::new(entries);
     Ok(ConfigSnapshot {
-        table: Arc::new(table),
+        table: Arc::new(table(&|route| route.listeners.is_empty())),
+        listener_tables: divided.collect(),
         routes: destinations.iter().flat_map(Destination::routes).cloned().collect(),
         services: services.into(),
         listeners: files.listeners.into(),

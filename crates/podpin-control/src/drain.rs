@@ -241,6 +241,7 @@ mod tests {
         let other = fixture::started(&fixture::config("{c: {discovery: {static: []}}}"));
         let next = ConfigSnapshot {
             table: Arc::clone(&other.snapshot().table),
+            listener_tables: Arc::new([]),
             services: before.services.iter().filter(|service| &*service.name == "b").cloned().collect(),
             routes: Arc::new([]),
             ..(*before).clone()

@@ -10,6 +10,7 @@ use podpin_time::Millis;
 use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
 
+use crate::affinity::request_view::RequestView;
 use crate::clock;
 use crate::limits::requests::RequestPermit;
 use crate::routing::route::Route;
@@ -24,6 +25,8 @@ pub(crate) struct RequestContext {
     pub shared: Arc<Shared>,
     /// Configuration in force when the head was complete.
     pub snapshot: Arc<ConfigSnapshot>,
+    /// Name of the listener that it came over.
+    pub listener: Arc<str>,
     /// Request head.
     pub head: RequestHead,
     /// Client of the request.
@@ -40,6 +43,18 @@ impl RequestContext {
         let limit = self.snapshot.limits.requests;
         self.permit = self.shared.requests.try_begin(limit, self.head.held_bytes());
         self
+    }
+
+    /// Returns the parts of the request that decide its route and its client's session.
+    pub(crate) fn view(&self) -> RequestView<'_> {
+        RequestView {
+            listener: &self.listener,
+            authority: self.head.authority(),
+            path: self.head.path(),
+            query: self.head.query(),
+            fields: &self.head.fields,
+            client: &self.client,
+        }
     }
 
     /// Returns a line of the access log with all that is known of the request itself.

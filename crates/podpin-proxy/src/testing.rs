@@ -99,6 +99,7 @@ impl Scene {
         });
         let snapshot = ConfigSnapshot {
             table: Arc::new(RouteTable::new(std::iter::empty())),
+            listener_tables: Arc::new([]),
             routes: Arc::new([Arc::clone(&route)]),
             services: Arc::new([service]),
             listeners: Arc::new([]),
@@ -118,7 +119,8 @@ impl Scene {
         let head = request_head(Method::GET, Version::HTTP_11, &headers);
         let shared = Arc::clone(&self.shared);
         let (snapshot, began) = (shared.snapshot(), clock::now());
-        RequestContext { snapshot, shared, head, client, began, permit: None }.counted()
+        let listener = "http".into();
+        RequestContext { snapshot, shared, listener, head, client, began, permit: None }.counted()
     }
 
     /// A request of a client that is pinned to this endpoint, and may wait for it.

@@ -7,6 +7,7 @@
 //! the proxy in that way only, does not cross either.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -268,6 +269,33 @@ pub fn single_length(status: StatusCode, headers: &mut HeaderMap) {
     }
 }
 
+/// Returns whether credentials, or a challenge for them, authenticate the connection and not the request: NTLM, and Negotiate,
+/// which may be NTLM.
+#[must_use]
+pub fn is_of_connection(value: &[u8]) -> bool {
+    let starts_with = |scheme: &[u8]| {
+        let (start, rest) = value.trim_ascii().split_at_checked(scheme.len()).unwrap_or((b"", b"x"));
+        start.eq_ignore_ascii_case(scheme) && !rest.first().is_some_and(u8::is_ascii_alphanumeric)
+    };
+    starts_with(b"NTLM") || starts_with(b"Negotiate")
+}
+
+/// Returns how long a response says that its connection is kept (`Keep-Alive: timeout=`, in seconds), less a second for the way of a
+/// request; `None` if it does not say.
+#[must_use]
+pub fn keep_alive_time(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all("keep-alive").iter().filter_map(|value| value.to_str().ok());
+    let parameters = values.flat_map(|value| value.split([',', ';', ' ']));
+    let timeout = |one: &str| {
+        let (name, value) = one.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("timeout").then(|| value.trim_matches('"').parse::<u32>().ok())?
+    };
+    parameters
+        .filter_map(timeout)
+        .min()
+        .map(|seconds| Duration::from_secs(u64::from(seconds.saturating_sub(1))))
+}
+
 /// Returns whether a `Set-Cookie` value sets the cookie called `name`.
 #[must_use]
 pub fn sets_cookie(value: &HeaderValue, name: &str) -> bool {
@@ -314,6 +342,36 @@ mod tests {
     fn client(peer: &str, lines: &[(&str, &str)], trusted: &[&str]) -> Client {
         let ranges: Vec<Cidr> = trusted.iter().map(|range| range.parse().unwrap()).collect();
         Client::of(peer.parse().unwrap(), false, &Fields::from(&map(lines)), &ranges)
+    }
+
+    #[test]
+    fn a_pod_says_how_long_it_keeps_a_connection() {
+        for (lines, expected) in [
+            (&["timeout=5"][..], Some(4)),
+            (&["max=100, Timeout=75"], Some(74)),
+            (&["timeout=0"], Some(0)),
+            (&["timeout=9", "timeout=3"], Some(2)),
+            (&["timeout=x"], None),
+            (&["max=1"], None),
+            (&[], None),
+        ] {
+            let headers = map(&lines.iter().map(|line| ("keep-alive", *line)).collect::<Vec<_>>());
+            assert_eq!(keep_alive_time(&headers), expected.map(Duration::from_secs), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn ntlm_and_negotiate_authenticate_connections() {
+        for (value, expected) in [
+            (&b"NTLM TlRMTVNTUAAB"[..], true),
+            (b"negotiate", true),
+            (b"Negotiate oYG2", true),
+            (b"Basic abc", false),
+            (b"NTLMx abc", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_of_connection(value), expected, "{value:?}");
+        }
     }
 
     #[test]

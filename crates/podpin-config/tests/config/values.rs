@@ -49,6 +49,7 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
     assert_eq!((config.affinity_keys, config.access_log), (AffinityKeys::Absent, AccessLog::Stdout));
     let route = Route {
         name: "chat".into(),
+        listeners: vec![],
         hosts: vec![],
         matches: vec![RouteMatch { path: PathMatch::Prefix("/".into()), headers: [].into() }],
         backends: vec![Backend { service: "chat".into(), weight: 1 }],
@@ -127,6 +128,7 @@ fn a_service_has_the_defaults_of_the_contract() {
             response_header: Some(seconds(60)),
             upstream_idle: None,
             client_write: Some(seconds(30)),
+            keep_alive: Some(seconds(4)),
         },
         retries: Retries { attempts: 2, statuses: vec![502, 503, 504] },
         limits: ServiceLimits {
@@ -217,6 +219,7 @@ fn the_contract_is_read_in_full() {
     assert_eq!(config.affinity_keys, AffinityKeys::Files(files));
     let route = Route {
         name: "stream".into(),
+        listeners: vec![],
         hosts: vec![Host::Exact("app.example.com".into())],
         matches: vec![RouteMatch { path: PathMatch::Prefix("/events".into()), headers: [].into() }],
         backends: vec![Backend { service: "chat".into(), weight: 1 }],
@@ -319,8 +322,47 @@ fn services_may_share_a_cookie_name_on_different_paths() {
 }
 
 #[test]
+fn services_may_share_a_cookie_name_where_no_host_reaches_both() {
+    let text = |routes: &str| {
+        let service = |name: &str| {
+            format!(
+                "  {name}: {{discovery: {{static: []}}, affinity: {{cookie: {{name: pin, sameSite: off}}}}}}\n"
+            )
+        };
+        with_the_rest(&format!("services:\n{}{}routes: [{routes}]", service("a"), service("b")))
+    };
+    let on = |host: &str, service: &str| format!("{{hostnames: [{host}], service: {service}}}");
+    for (one, other) in [("a.example", "b.example"), ("\"*.a.example\"", "a.example")] {
+        let config = parse(&text(&format!("{}, {}", on(one, "a"), on(other, "b"))));
+        assert_eq!(config.services[0].affinity.cookie.as_ref().unwrap().same_site, SameSite::Unset);
+    }
+    for (one, other) in [("a.example", "\"*.example\""), ("\"*.b.example\"", "\"*.example\"")] {
+        let refused = text(&format!("{}, {}", on(one, "a"), on(other, "b")));
+        let error = Config::parse(&refused, "podpin.yaml", std::path::Path::new("")).unwrap_err();
+        assert!(error.to_string().contains("one host reaches both"), "{error}");
+    }
+}
+
+#[test]
+fn two_routes_with_one_match_are_for_different_listeners() {
+    let listeners = "listeners: [{name: http, address: 127.0.0.1:1}, {name: inside, address: 127.0.0.1:2}]\n";
+    let routes = |one: &str, other: &str| {
+        let route = |name: &str, more: &str| format!("{{name: {name}, service: chat{more}}}");
+        with_the_rest(&format!("{listeners}routes: [{}, {}]", route("a", one), route("b", other)))
+    };
+    let config = parse(&routes(", listeners: [http]", ", listeners: [inside]"));
+    assert!(config.routes[0].is_on("http") && !config.routes[0].is_on("inside"));
+    assert_ne!(config.routes[0].identity(), config.routes[1].identity());
+    for other in ["", ", listeners: [inside, http]"] {
+        let refused = routes(", listeners: [http]", other);
+        let error = Config::parse(&refused, "podpin.yaml", std::path::Path::new("")).unwrap_err();
+        assert!(error.to_string().contains("ambiguous"), "{error}");
+    }
+}
+
+#[test]
 fn numbers_and_words_of_a_service_are_read() {
-    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, acceptEncoding: identity, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0, statuses: []}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6, streamsPerClientIP: 60}\nhealth: {passive: {failures: 1, statuses: [500, 503]}}";
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, acceptEncoding: identity, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m, keepAlive: off}\nretries: {attempts: 0, statuses: []}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6, streamsPerClientIP: 60}\nhealth: {passive: {failures: 1, statuses: [500, 503]}}";
     let service = service(keys);
     let expected = Balance {
         strategy: Strategy::RoundRobin,
@@ -351,6 +393,7 @@ fn numbers_and_words_of_a_service_are_read() {
         response_header: Some(seconds(5)),
         upstream_idle: Some(seconds(45)),
         client_write: Some(MINUTE),
+        keep_alive: None,
     };
     assert_eq!(service.timeouts, timeouts);
     assert_eq!(service.retries, Retries { attempts: 0, statuses: Vec::new() });

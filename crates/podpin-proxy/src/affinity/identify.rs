@@ -69,7 +69,23 @@ pub(crate) fn identify(
     service: &ServiceState,
     request: &RequestView<'_>,
 ) -> ClientIdentity {
-    ClientIdentity::new(service, evidence(keyring, service, request))
+    match evidence(keyring, service, request) {
+        Evidence::Nothing(refused @ Some(_)) => {
+            ClientIdentity::begun(session_of_refused(&service.name, request), refused)
+        }
+        evidence => ClientIdentity::new(service, evidence),
+    }
+}
+
+/// Returns the session of a client whose tokens are all refused: the same for all its requests until it takes a new one. The address is
+/// part of it, so that a planted cookie gives no one the session of its client.
+pub(crate) fn session_of_refused(name: &str, request: &RequestView<'_>) -> SessionId {
+    let mut value = request.client.address.to_string().into_bytes();
+    for cookies in request.fields.all(&header::COOKIE) {
+        value.push(b'\n');
+        value.extend_from_slice(cookies);
+    }
+    SessionId::chosen(name, Source::Refused, &value)
 }
 
 impl ClientIdentity {

@@ -2,11 +2,12 @@
 
 use podpin_wire::client::Client;
 use podpin_wire::fields::Fields;
-use podpin_wire::http1::request_head::RequestHead;
 
 /// The parts of a request that routing and identification read.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestView<'a> {
+    /// Name of the listener that the request came over.
+    pub listener: &'a str,
     /// Host and port as the client wrote them.
     pub authority: &'a str,
     /// Path without its query.
@@ -17,17 +18,4 @@ pub(crate) struct RequestView<'a> {
     pub fields: &'a Fields,
     /// The client that sent it.
     pub client: &'a Client,
-}
-
-impl<'a> RequestView<'a> {
-    /// Returns the view of a request head.
-    pub(crate) fn new(head: &'a RequestHead, client: &'a Client) -> RequestView<'a> {
-        RequestView {
-            authority: head.authority(),
-            path: head.path(),
-            query: head.query(),
-            fields: &head.fields,
-            client,
-        }
-    }
 }

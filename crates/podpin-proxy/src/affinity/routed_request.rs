@@ -59,7 +59,8 @@ struct Found {
 fn find(snapshot: &ConfigSnapshot, request: &RequestView<'_>) -> Result<Found, ErrorReply> {
     const AMBIGUOUS: HeadError =
         HeadError::Malformed("the path leads to different routes, by how it is read");
-    let look_up = |path: &str| snapshot.table.find(request.authority, path, request.fields);
+    let table = snapshot.table_of(request.listener);
+    let look_up = |path: &str| table.find(request.authority, path, request.fields);
     let normalized = target::normalized(request.path);
     let path = normalized.as_deref().unwrap_or(request.path);
     let destination = look_up(path);

@@ -131,9 +131,10 @@ fn set_cookie<'a>(attributes: &'a CookieAttributes, value: &'a str, client: &Cli
         domain: attributes.domain.as_deref(),
         max_age_seconds: attributes.max_age.map(|age| age.as_secs()),
         same_site: match attributes.same_site {
-            SameSite::Strict => CookieSameSite::Strict,
-            SameSite::Lax => CookieSameSite::Lax,
-            SameSite::None => CookieSameSite::None,
+            SameSite::Strict => Some(CookieSameSite::Strict),
+            SameSite::Lax => Some(CookieSameSite::Lax),
+            SameSite::None => Some(CookieSameSite::None),
+            SameSite::Unset => None,
         },
         secure: match attributes.secure {
             // Browsers drop `SameSite=None` and `Partitioned` cookies without `Secure`.

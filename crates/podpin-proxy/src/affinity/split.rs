@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use podpin_affinity::{Keyring, TokenError, split};
 
-use crate::affinity::identify::{ClientIdentity, Evidence, IdentitySource, evidence, new_session};
+use crate::affinity::identify::{
+    ClientIdentity, Evidence, IdentitySource, evidence, new_session, session_of_refused,
+};
 use crate::affinity::request_view::RequestView;
 use crate::routing::route::{Backend, Route};
 
@@ -34,7 +36,7 @@ pub(crate) fn choose(
     request: &RequestView<'_>,
 ) -> Option<ChosenBackend> {
     let all = backends.iter().map(|backend| evidence(keyring, &backend.route.service, request));
-    let mut table = EvidenceTable { backends, evidence: all.collect() };
+    let mut table = EvidenceTable { backends, request, evidence: all.collect() };
     let (at, identity) = table.decide()?;
     Some(ChosenBackend { route: Arc::clone(&backends.get(at)?.route), identity })
 }
@@ -42,6 +44,7 @@ pub(crate) fn choose(
 /// The services of a route, with the request's evidence for each.
 struct EvidenceTable<'a> {
     backends: &'a [Backend],
+    request: &'a RequestView<'a>,
     evidence: Vec<Evidence<'a>>,
 }
 
@@ -62,7 +65,10 @@ impl EvidenceTable<'_> {
         if let Some(at) = value {
             return self.known(at, refused);
         }
-        let session = new_session();
+        let session = match refused {
+            Some(_) => session_of_refused("", self.request),
+            None => new_session(),
+        };
         let at = self.by_weight(session.as_bytes())?;
         Some((at, ClientIdentity::begun(session, refused)))
     }
@@ -161,8 +167,14 @@ mod tests {
             }
             let fields = Fields::from(&headers);
             let client = Client::of([192, 0, 2, 7].into(), false, &fields, &[]);
-            let request =
-                RequestView { authority: "x", path: "/", query: None, fields: &fields, client: &client };
+            let request = RequestView {
+                listener: "http",
+                authority: "x",
+                path: "/",
+                query: None,
+                fields: &fields,
+                client: &client,
+            };
             let chosen = choose(&self.keyring(), &self.backends, &request).unwrap();
             let at = usize::from(!Arc::ptr_eq(&chosen.route, &self.backends[ONE].route));
             (at, chosen.identity)

@@ -21,6 +21,7 @@ use crate::net::proxy_protocol::{Unheard, introduction};
 use crate::net::transport::Transport;
 use crate::request_context::RequestContext;
 use crate::routing::snapshot::ConfigSnapshot;
+use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{ConnectionProtocol, HandshakeError};
 
 /// An accepted connection without its socket.
@@ -151,6 +152,13 @@ impl Connection {
         let code = reply.status().map_or(0, |status| status.as_u16());
         self.listener.shared.metrics.listeners.heads_refused.inc(&self.listener.name, code);
         tracing::debug!(peer = %self.peer, %reply, "request refused");
+        let shared = &self.listener.shared;
+        if shared.is_logging() {
+            let mut log = Record::begun("request", clock::now());
+            (log.client, log.status) = (Some(self.peer.ip()), code);
+            (log.reason, log.error) = (reply.log_reason(), Some(reply.to_string()));
+            shared.log(&log);
+        }
     }
 
     /// Whether a request for this authority belongs on another connection (RFC 9110 section 7.4): the certificate that the
@@ -188,7 +196,8 @@ impl Connection {
         let mut client = Client::of(self.peer.ip(), is_tls, &head.fields, &snapshot.trusted_proxies);
         client.subject = subject;
         let shared = Arc::clone(&self.listener.shared);
-        RequestContext { shared, snapshot, head, client, began: clock::now(), permit: None }
+        let listener = Arc::clone(&self.listener.name);
+        RequestContext { shared, snapshot, listener, head, client, began: clock::now(), permit: None }
     }
 
     /// Lends the connection to a stream; `None` if it is refused.

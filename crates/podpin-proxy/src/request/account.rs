@@ -9,7 +9,7 @@ use crate::request::transfer::{ResponseSink, TransferError};
 use crate::request_context::RequestContext;
 use crate::stream::account::Failure;
 use crate::stream::post::{PostEnd, PostStream};
-use crate::telemetry::labels::CloseReason;
+use crate::telemetry::labels::{CloseReason, Label};
 use crate::upstream::attempts::Attempts;
 use crate::upstream::error::UpstreamError;
 
@@ -75,33 +75,49 @@ pub(crate) fn settle(
     }
     let took = clock::now().since(context.began);
     attempts.service().metrics.request_duration.observe(took.as_secs_f64());
-    let reply = match ending {
+    let cut = match ending {
         Ending::Complete => None,
         Ending::Cut(error) => Some(count_cut(attempts, error)),
     };
     if let Some(mut log) = log {
-        log.reason = reply.map_or("complete", ErrorReply::log_reason);
-        log.error = reply.map(|reply| reply.to_string());
+        log.reason = cut.as_ref().map_or("complete", |cut| cut.reason);
+        log.error = cut.map(|cut| cut.error);
         log.bytes = delivered.bytes;
         log.duration_ms = clock::duration_millis(took);
         context.shared.log(&log);
     }
 }
 
+/// The form in which the end of a cut response is logged.
+struct Cut {
+    reason: &'static str,
+    error: String,
+}
+
+impl From<ErrorReply> for Cut {
+    fn from(reply: ErrorReply) -> Cut {
+        Cut { reason: reply.log_reason(), error: reply.to_string() }
+    }
+}
+
 /// Counts a failure of the endpoint within its response; returns its form in the log.
-fn count_cut(attempts: &Attempts, error: &TransferError) -> ErrorReply {
+fn count_cut(attempts: &Attempts, error: &TransferError) -> Cut {
+    let own = |reason: CloseReason, error: &str| Cut { reason: reason.label(), error: error.to_owned() };
     let error = match error {
-        TransferError::Client(reply) => return *reply,
-        TransferError::SlowClient | TransferError::Drained => return ErrorReply::ClientGone,
+        TransferError::Client(reply) => return (*reply).into(),
+        TransferError::Drained => return ErrorReply::ClientGone.into(),
+        TransferError::SlowClient => {
+            return own(CloseReason::SlowClient, "the client took nothing of its response in time");
+        }
         // A response that pauses for too long is cut; the endpoint did answer.
-        TransferError::Idle => return ErrorReply::UpstreamReset,
+        TransferError::Idle => return own(CloseReason::Idle, "the endpoint was silent within its response"),
         TransferError::Broken(Fault::Malformed) => UpstreamError::Protocol("the response body"),
         TransferError::Broken(_) | TransferError::Upstream(_) => {
             UpstreamError::Reset(std::io::ErrorKind::UnexpectedEof.into())
         }
     };
     attempts.count_failure(&error);
-    error.reply()
+    error.reply().into()
 }
 
 /// Returns the end of an event stream that a transfer carried.

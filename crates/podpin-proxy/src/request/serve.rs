@@ -16,13 +16,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use http::header;
-use http::{Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode, Version};
+use podpin_wire::headers::{is_of_connection, keep_alive_time};
 use podpin_wire::http1::encode::Framing;
 use podpin_wire::http1::request_head::RequestHead;
 use podpin_wire::http1::response_head::ResponseHead;
 use tracing::{Instrument, Span};
 
-use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::Kind;
 use crate::downstream::pending::{IdleConnection, PendingResponse};
@@ -39,7 +39,7 @@ use crate::stream::places::Places;
 use crate::stream::post::PostStream;
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
-use crate::upstream::pool::{self, Target};
+use crate::upstream::pool::{self, Age, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
 
@@ -94,6 +94,8 @@ struct Exchange<'a> {
     /// Whether the response head of an endpoint was there.
     answered: bool,
     places: Places,
+    /// Time that the connection to the endpoint is kept after the response; `None` if it is not.
+    keep_time: Option<Duration>,
 }
 
 /// A connection for the current attempt.
@@ -176,8 +178,7 @@ fn admit(context: &RequestContext) -> Result<Exchange<'_>, Early> {
     if let Some(response) = options::response(&context.head) {
         return Err(Early::Own(response));
     }
-    let request = RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client))
-        .map_err(Early::Unrouted)?;
+    let request = RoutedRequest::new(&context.snapshot, &context.view()).map_err(Early::Unrouted)?;
     Span::current().record("service", &*request.service().name);
     if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
         return Err(Early::Local(Box::new((request, response))));
@@ -188,6 +189,7 @@ fn admit(context: &RequestContext) -> Result<Exchange<'_>, Early> {
         delivered: Delivered::default(),
         answered: false,
         places: Places::for_request(&context.head),
+        keep_time: None,
     })
 }
 
@@ -261,7 +263,7 @@ impl Exchange<'_> {
                                 poll_fn(|context| transfer.poll_body(context, timer.as_mut(), delivered))
                                     .await;
                         }
-                        return end(target, transfer, status, passed);
+                        return self.end(target, transfer, status, passed);
                     }
                     Begun::Stream(head, permits) => {
                         let (response, interim) = transfer.into_response(*head);
@@ -305,7 +307,8 @@ impl Exchange<'_> {
         let service = Arc::clone(self.attempts.service());
         let tls = service.tls.as_deref();
         let target = Target::new(address, tls);
-        if !fresh && let Some(transport) = pool::take(&target) {
+        let age = if self.context.head.method.is_idempotent() { Age::Any } else { Age::Fresh };
+        if !fresh && let Some(transport) = pool::take(&target, age) {
             return Ok(Some(Reached { transport, target, is_kept: true }));
         }
         let limit = service.configuration.timeouts.connect;
@@ -345,10 +348,39 @@ impl Exchange<'_> {
             drop(places);
         }
         account::count_response(context, &self.attempts, head.status, &self.delivered);
+        self.keep_time = self.keep_time(&head.headers);
         let received = std::mem::take(&mut head.headers);
         let fields = rewrite::client_headers(context, request, selected, head.status, received);
         let passed = transfer.begin(&head, &fields, &mut self.delivered);
         Begun::Response(head.status, passed)
+    }
+
+    /// Returns how long the connection of a response with these fields is kept; `None` if it is not. One on which a client has
+    /// authenticated is that client's (RFC 4559 section 6).
+    fn keep_time(&self, received: &HeaderMap) -> Option<Duration> {
+        let time = self.attempts.service().configuration.timeouts.keep_alive?;
+        let mut challenges = received.get_all(header::WWW_AUTHENTICATE).iter();
+        let is_personal = self.context.head.fields.all(&header::AUTHORIZATION).any(is_of_connection)
+            || challenges.any(|value| is_of_connection(value.as_bytes()));
+        (!is_personal).then(|| keep_alive_time(received).map_or(time, |said| said.min(time)))
+    }
+
+    /// Ends a response that has passed, or was cut; keeps the connection to the endpoint for another request if it may.
+    fn end(
+        &self,
+        target: Target,
+        transfer: Transfer<'_>,
+        status: StatusCode,
+        passed: Result<(), TransferError>,
+    ) -> Outcome {
+        if let Err(error) = passed {
+            let unsent = transfer.into_rest().unsent;
+            return Outcome::Answered { status, ending: Ending::Cut(error), unsent };
+        }
+        if let (Some(time), Some(transport)) = (self.keep_time, transfer.into_kept()) {
+            pool::keep(target, transport, time);
+        }
+        Outcome::Answered { status, ending: Ending::Complete, unsent: Vec::new() }
     }
 
     /// Counts a failure before the response has begun; returns the reply to the client.
@@ -391,23 +423,6 @@ impl Exchange<'_> {
     }
 }
 
-/// Ends a response that has passed, or was cut; keeps the connection to the endpoint for another request if it may.
-fn end(
-    target: Target,
-    transfer: Transfer<'_>,
-    status: StatusCode,
-    passed: Result<(), TransferError>,
-) -> Outcome {
-    if let Err(error) = passed {
-        let unsent = transfer.into_rest().unsent;
-        return Outcome::Answered { status, ending: Ending::Cut(error), unsent };
-    }
-    if let Some(transport) = transfer.into_kept() {
-        pool::keep(target, transport);
-    }
-    Outcome::Answered { status, ending: Ending::Complete, unsent: Vec::new() }
-}
-
 /// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
 fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
     let length = head.fields.text(&header::CONTENT_LENGTH);
@@ -427,7 +442,7 @@ fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
     use crate::testing::{Scene, connected, nowhere, pending, request_head};

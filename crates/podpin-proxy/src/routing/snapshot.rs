@@ -19,8 +19,10 @@ use crate::telemetry::access_log::LogSink;
 /// The configuration in force, resolved.
 #[derive(Clone)]
 pub struct ConfigSnapshot {
-    /// Routes by host and path.
+    /// Routes by host and path, of every listener that has no table of its own.
     pub table: Arc<RouteTable>,
+    /// Tables of listeners by their names, where routes are for some of them only.
+    pub listener_tables: Arc<[ListenerTable]>,
     /// Every route, once for each of its services.
     pub routes: Arc<[Arc<Route>]>,
     /// Every service.
@@ -41,6 +43,15 @@ pub struct ConfigSnapshot {
     pub access_log: Option<Arc<LogSink>>,
 }
 
+/// The routes of one listener.
+#[derive(Debug)]
+pub struct ListenerTable {
+    /// The name of the listener.
+    pub listener: Arc<str>,
+    /// Routes by host and path.
+    pub table: RouteTable,
+}
+
 impl std::fmt::Debug for ConfigSnapshot {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("ConfigSnapshot").finish_non_exhaustive()
@@ -48,6 +59,13 @@ impl std::fmt::Debug for ConfigSnapshot {
 }
 
 impl ConfigSnapshot {
+    /// Returns the routes of the listener called `name`.
+    #[must_use]
+    pub fn table_of(&self, name: &str) -> &RouteTable {
+        let own = self.listener_tables.iter().find(|one| &*one.listener == name);
+        own.map_or(&self.table, |one| &one.table)
+    }
+
     /// Returns the service called `name`; `None` if there is none.
     #[must_use]
     pub fn service(&self, name: &str) -> Option<&Arc<ServiceState>> {

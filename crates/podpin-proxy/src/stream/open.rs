@@ -17,7 +17,6 @@ use podpin_sse::session::{Content, Recovery, Settings};
 use podpin_wire::http1::response_head::ResponseStart;
 use tracing::{Instrument, Span};
 
-use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::balance::client_limit::ClientPermit;
@@ -188,7 +187,7 @@ fn comer(context: &RequestContext, request: &RoutedRequest) -> Comer {
 }
 
 fn route(context: &RequestContext) -> Result<RoutedRequest, ErrorReply> {
-    RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client))
+    RoutedRequest::new(&context.snapshot, &context.view())
 }
 
 impl Opening<'_> {

@@ -18,7 +18,6 @@ use pingora_proxy::{HttpProxy, http_proxy};
 use podpin_time::Millis;
 use podpin_wire::http1::request_head::FIELDS_MAX;
 
-use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::clock;
 use crate::http::reply::ErrorReply;
@@ -33,7 +32,6 @@ use crate::upgrade::response::{
 };
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
-use crate::upstream::pool;
 
 /// Time that a client has for the rest of a response that is cut short.
 const CUT_GRACE: Duration = Duration::from_secs(1);
@@ -151,7 +149,7 @@ impl ProxyHttp for Pipeline {
         session.set_read_timeout(Some(context.snapshot.limits.request_body_timeout));
         // RFC 9110 section 15.2: no interim responses for HTTP/1.0.
         session.set_ignore_info_resp(context.head.version == Version::HTTP_10);
-        let view = RequestView::new(&context.head, &context.client);
+        let view = context.view();
         let routed = match RoutedRequest::new(&context.snapshot, &view) {
             Ok(routed) => routed,
             Err(reply) => return Err(request.fail(reply)),
@@ -197,7 +195,7 @@ impl ProxyHttp for Pipeline {
             None => times.response_header,
         };
         peer.options.write_timeout = times.response_header;
-        peer.options.idle_timeout = Some(pool::IDLE_MAX);
+        peer.options.idle_timeout = times.keep_alive.or(Some(Duration::ZERO));
         request.connect_began = clock::now();
         Ok(Box::new(peer))
     }
@@ -260,6 +258,10 @@ impl ProxyHttp for Pipeline {
             request.answered = true;
             attempts.answered(response.status);
             start.progress.answered();
+        }
+        if !is_switch && !response.status.is_informational() {
+            // The connection does not go on behind an offer, whatever became of it.
+            session.set_keepalive(None);
         }
         if is_switch {
             // An upgraded connection may be silent for any time.

@@ -20,8 +20,9 @@ use crate::clock;
 use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
 
-/// Time that a connection is kept for the next request; below the idle limits of common servers, from 60 s up.
-pub(crate) const IDLE_MAX: Duration = Duration::from_secs(55);
+/// Age of a kept connection up to which it may carry what must not be sent twice. No server closes one that soon after its last
+/// response, and a client that sends a lot of these finds one; a shorter time would show as local ports in TIME_WAIT.
+const FRESH_MAX: Duration = Duration::from_secs(1);
 /// Connections kept to one endpoint: more than most serve at a time.
 const OF_POD_MAX: usize = 128;
 /// Connections kept by a worker; they take descriptors that streams could have.
@@ -50,6 +51,16 @@ struct Pool {
 struct Kept {
     transport: Transport,
     since: Millis,
+    until: Millis,
+}
+
+/// How old a kept connection may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// Any age within its time: the request may be sent again if the endpoint has closed the connection meanwhile.
+    Any,
+    /// Just used: the endpoint has not closed it.
+    Fresh,
 }
 
 impl Target {
@@ -59,14 +70,14 @@ impl Target {
     }
 }
 
-/// Takes the connection to the target that was used last; `None` if there is none.
-pub(crate) fn take(target: &Target) -> Option<Transport> {
-    POOL.with_borrow_mut(|pool| pool.take(target))
+/// Takes the connection to the target that was used last; `None` if there is none of that age.
+pub(crate) fn take(target: &Target, age: Age) -> Option<Transport> {
+    POOL.with_borrow_mut(|pool| pool.take(target, age))
 }
 
-/// Keeps a connection whose last response is complete.
-pub(crate) fn keep(target: Target, transport: Transport) {
-    POOL.with_borrow_mut(|pool| pool.keep(target, transport));
+/// Keeps a connection whose last response is complete, for that long.
+pub(crate) fn keep(target: Target, transport: Transport, time: Duration) {
+    POOL.with_borrow_mut(|pool| pool.keep(target, transport, time));
 }
 
 /// Closes connections that the endpoint has closed or that are idle for too long, until `closing`, and then all.
@@ -83,21 +94,25 @@ pub(crate) async fn sweep(mut closing: watch::Receiver<bool>) {
 }
 
 impl Pool {
-    fn take(&mut self, target: &Target) -> Option<Transport> {
+    fn take(&mut self, target: &Target, age: Age) -> Option<Transport> {
         let kept = self.kept.get_mut(target)?;
-        while let Some(Kept { mut transport, since }) = kept.pop() {
+        let now = clock::now();
+        // The last one is the youngest.
+        while let Some(one) = kept.pop_if(|one| age == Age::Any || now.since(one.since) < FRESH_MAX) {
             self.count -= 1;
-            if clock::now().since(since) < IDLE_MAX && is_silent(&mut transport) {
+            let Kept { mut transport, until, .. } = one;
+            if now < until && is_silent(&mut transport) {
                 return Some(transport);
             }
         }
         None
     }
 
-    fn keep(&mut self, target: Target, transport: Transport) {
+    fn keep(&mut self, target: Target, transport: Transport, time: Duration) {
         let kept = self.kept.entry(target).or_default();
         if kept.len() < OF_POD_MAX && self.count < ALL_MAX {
-            kept.push(Kept { transport, since: clock::now() });
+            let since = clock::now();
+            kept.push(Kept { transport, since, until: since.after(time) });
             self.count += 1;
         }
     }
@@ -105,7 +120,7 @@ impl Pool {
     fn sweep(&mut self) {
         let now = clock::now();
         self.kept.retain(|_, kept| {
-            kept.retain_mut(|one| now.since(one.since) < IDLE_MAX && is_silent(&mut one.transport));
+            kept.retain_mut(|one| now < one.until && is_silent(&mut one.transport));
             !kept.is_empty()
         });
         self.count = self.kept.values().map(Vec::len).sum();

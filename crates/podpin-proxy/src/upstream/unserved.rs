@@ -4,7 +4,6 @@
 use podpin_config::Unavailable;
 use podpin_wire::http1::request_head;
 
-use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::balance::retry::Occasion;
@@ -70,8 +69,7 @@ pub(crate) async fn turn_away(
 
 fn settle_without_room(context: RequestContext, kind: Kind, reply: ErrorReply) -> Option<Settled> {
     // Without a route there is no service that wants its clients back.
-    let request =
-        RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client)).ok();
+    let request = RoutedRequest::new(&context.snapshot, &context.view()).ok();
     let progress = request.as_ref().map_or(Progress::Unrouted, Progress::Routed);
     Unserved { context: &context, kind, progress }.settle(reply)
 }

@@ -29,6 +29,7 @@ pub struct Setup {
     tls: Option<String>,
     proxy_protocol: Option<String>,
     admin: String,
+    listeners: Vec<String>,
     keys: Option<Vec<(String, String)>>,
     top: Vec<String>,
     routes: Vec<String>,
@@ -96,6 +97,12 @@ impl Setup {
     /// Adds keys to `admin`, such as `token: {file: t}`.
     pub fn admin(mut self, keys: &str) -> Setup {
         self.admin = format!(", {keys}");
+        self
+    }
+
+    /// Adds a listener besides the one that every proxy has, `http`.
+    pub fn listener(mut self, name: &str, address: SocketAddr) -> Setup {
+        self.listeners.push(format!("{{name: {name}, address: \"{address}\"}}"));
         self
     }
 
@@ -200,6 +207,7 @@ impl Setup {
         writeln!(text, "  - {{name: http, address: \"{address}\", h2c: {}{more}}}", self.h2c)
             .expect("writing to a string");
         let mut line = |line: &str| writeln!(text, "{line}").expect("writing to a string");
+        self.listeners.iter().for_each(|listener| line(&format!("  - {listener}")));
         line(&format!("admin: {{address: \"{admin}\"{}}}", self.admin));
         if !self.top.iter().any(|line| line.starts_with("affinityKeys")) {
             line("affinityKeys:");

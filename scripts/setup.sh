@@ -113,6 +113,7 @@ for purpose in "$@"; do
             want needed chromium chromium
             want needed chromedriver chromium-driver
             want needed curl curl
+            want needed openssl openssl
             # Tests that let a client vanish make a network of their own.
             want needed ip iproute2
             # Tests start their own, each on a free port.

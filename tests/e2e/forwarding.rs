@@ -147,15 +147,26 @@ async fn the_host_is_kept_and_the_target_is_passed_as_it_came() {
 }
 
 #[tokio::test]
-async fn an_ordinary_request_keeps_its_accepted_encodings() {
+async fn a_request_keeps_its_accepted_encodings_where_no_handover_needs_plain_text() {
     let pod = Pod::start("pod-a").await;
-    let proxy = Setup::chat(&[&pod]).start().await;
-    let (seen, _) =
-        exchange(&proxy, &pod, &Request::get("/plain").header("Accept-Encoding", "gzip, br")).await;
-    assert_eq!(seen.header("accept-encoding"), Some("gzip, br"));
-    let (seen, _) =
-        exchange(&proxy, &pod, &Request::events("/events").header("Accept-Encoding", "gzip, br")).await;
-    assert_eq!(seen.head.all("accept-encoding"), ["identity"]);
+    let handover = "drain: {handover: lastEventId}";
+    for (lines, expected) in [
+        (&[][..], "gzip, br"),
+        (&[handover], "identity"),
+        (&[handover, "sse: {acceptEncoding: client}"], "gzip, br"),
+        (&["sse: {acceptEncoding: identity}"], "identity"),
+    ] {
+        let setup = lines.iter().fold(Setup::chat(&[&pod]), |setup, line| setup.with(line));
+        let proxy = setup.start().await;
+        let plain = Request::get("/plain").header("Accept-Encoding", "gzip, br");
+        let (seen, _) = exchange(&proxy, &pod, &plain).await;
+        assert_eq!(seen.header("accept-encoding"), Some("gzip, br"));
+        let events = Request::events("/events").header("Accept-Encoding", "gzip, br");
+        let (seen, _) = exchange(&proxy, &pod, &events).await;
+        assert_eq!(seen.head.all("accept-encoding"), [expected], "{lines:?}");
+        let (seen, _) = exchange(&proxy, &pod, &Request::events("/events")).await;
+        assert_eq!(seen.head.all("accept-encoding"), ["identity"], "without the field any would do");
+    }
 }
 
 #[tokio::test]

@@ -73,6 +73,10 @@ async fn curl_speaks_http2_over_tls() {
     let version = ["-o", "/dev/null", "-w", "%{http_version} %{size_download}"];
     let large = output("curl", &[&common[..], &version, &[&url("/large")]].concat()).await;
     assert_eq!(large, format!("2 {LARGE}"));
+    // HTTP/1.0 is offered by ALPN as well (RFC 7301), and served.
+    let old = ["-sS", "--http1.0", "--cacert", &file, "--resolve", &resolve];
+    let old = output("curl", &[&old[..], &version, &[&url("/small")]].concat()).await;
+    assert_eq!(old, "1.1 5");
     let upload = "y".repeat(LARGE);
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), &upload).unwrap();

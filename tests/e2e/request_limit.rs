@@ -194,3 +194,29 @@ async fn heads_are_bounded_in_bytes_besides() {
         front.serves(&pod).await;
     }
 }
+
+#[tokio::test]
+async fn a_request_that_names_event_streams_counts_to_the_end_of_any_other_answer() {
+    let pod = slow_pod().await;
+    pod.greet("/events");
+    let proxy = limited(&pod, 2).await;
+    let mut clients = Vec::new();
+    for count in [1.0, 2.0] {
+        let mut client = proxy.connect().await;
+        client.send(Request::events("/slow").bytes()).await;
+        let mut stream = pod.next_stream().await;
+        stream.raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n").await;
+        client.head().await;
+        proxy.wait_metric(ACTIVE, &[], count).await;
+        clients.push((client, stream));
+    }
+    assert_eq!(Request::get("/who").send(proxy.address).await.status, 503);
+    assert_invitation(&Request::events("/slow").send(proxy.address).await, TOO_MANY);
+    for (_client, stream) in clients {
+        stream.finish().await;
+    }
+    proxy.wait_metric(ACTIVE, &[], 0.0).await;
+    let mut events = Request::events("/events").open(proxy.address).await;
+    assert_eq!(events.next_data().await, "pod-a");
+    assert_eq!(proxy.metric(ACTIVE, &[]).await, 0.0, "a stream is bounded by itself");
+}

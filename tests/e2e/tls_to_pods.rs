@@ -1,8 +1,13 @@
 //! TLS to the pods: who is trusted, what is shown, and that everything works as it does without.
 
+use std::path::Path;
+use std::process::Command;
+
 use podpin_testkit::{
-    Answer, Authority, Ending, EndpointsFile, Pod, Proxy, Request, Setup, StreamAnswer, Visitor, wait_for,
+    Answer, Authority, Ending, EndpointsFile, Pod, Proxy, Request, Setup, StreamAnswer, Visitor, acceptor_of,
+    wait_for,
 };
+use tokio_rustls::rustls::version;
 
 use crate::command_line::run;
 
@@ -290,4 +295,59 @@ async fn a_stream_that_is_older_than_the_authorities_goes_on_at_a_pod_of_the_new
     let mut next = pods[1].next_stream().await;
     next.event_with_id("2", "two").await;
     assert_eq!(client.next_data().await, "two");
+}
+
+/// Makes a certificate by OpenSSL: `request` are arguments of `openssl req -x509`, or of `openssl x509 -req` where a key of its own
+/// signs a request without extensions. Returns certificate and key in PEM.
+fn made(directory: &Path, request: &[&str], version1: bool) -> (String, String) {
+    let openssl = |arguments: &[&str]| {
+        let made = Command::new("openssl").current_dir(directory).args(arguments).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    let new = ["req", "-nodes", "-keyout", "key.pem"];
+    if version1 {
+        openssl(&[&new[..], &["-new", "-out", "request.pem"], request].concat());
+        openssl(&["x509", "-req", "-in", "request.pem", "-signkey", "key.pem", "-out", "cert.pem"]);
+    } else {
+        openssl(&[&new[..], &["-x509", "-out", "cert.pem"], request].concat());
+    }
+    let read = |name| std::fs::read_to_string(directory.join(name)).unwrap();
+    (read("cert.pem"), read("key.pem"))
+}
+
+#[tokio::test]
+async fn certificates_of_pods_are_taken_as_openssl_takes_them() {
+    let curve = |name: &'static str| ["-newkey", "ec", "-pkeyopt", name];
+    let (p256, p521) = (curve("ec_paramgen_curve:P-256"), curve("ec_paramgen_curve:secp521r1"));
+    let rsa = ["-newkey", "rsa:2048", "-sha512", "-verbose"];
+    let name = ["-subj", "/CN=pod.test"];
+    let san = ["-addext", "subjectAltName=DNS:pod.test"];
+    let other = ["-addext", "subjectAltName=DNS:other.test"];
+    // Key, names, version 1, and whether it is taken by the authority file that it is in itself.
+    let table: [(&[&str], &[&str], bool, bool); 7] = [
+        (&p256, &san, false, true),
+        (&p521, &san, false, true),
+        (&rsa, &san, false, true),
+        (&p256, &other, false, false),
+        // A common name and no subject alternative name.
+        (&p256, &[], false, false),
+        (&p256, &[], true, false),
+        (&rsa, &[], true, false),
+    ];
+    for (key, names, version1, is_trusted) in table {
+        let directory = tempfile::tempdir().unwrap();
+        let (certificate, private) = made(directory.path(), &[key, &name, names].concat(), version1);
+        for tls_version in [&version::TLS13, &version::TLS12] {
+            let pod = Pod::start_tls("pod-a", acceptor_of(&certificate, &private, &[tls_version])).await;
+            let file = directory.path().join("cert.pem");
+            let verified = format!("tls: {{serverName: {NAME}, caFile: \"{}\"}}", file.display());
+            let proxy = chat(&pod, &verified).start().await;
+            match is_trusted {
+                true => is_served(&proxy, &pod).await,
+                false => is_refused(&proxy, &pod).await,
+            }
+            let any = chat(&pod, "tls: {verify: false}").start().await;
+            is_served(&any, &pod).await;
+        }
+    }
 }

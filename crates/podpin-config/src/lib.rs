@@ -46,6 +46,6 @@ pub use service::{
     Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
 };
 pub use shutdown::Shutdown;
-pub use sse::{RetryHint, Sse, Unavailable};
+pub use sse::{AcceptEncoding, RetryHint, Sse, Unavailable};
 pub use tls::{CertificateFiles, ClientAuth, FileAt, ListenerTls, PodTls, TlsVersion};
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

@@ -122,7 +122,7 @@ const SHAPES: &[Shape] = &[
     shape("services.*.drain.handoversPerStream", &["limit", "window"]),
     shape(
         "services.*.sse",
-        &["keepAlive", "retry", "reconnect", "maxDuration", "unavailable", "eventBytesMax"],
+        &["keepAlive", "retry", "reconnect", "maxDuration", "unavailable", "acceptEncoding", "eventBytesMax"],
     ),
     shape("services.*.sse.retry", &["normal", "drain", "shutdown"]),
     shape("services.*.sse.retry.drain", &["min", "max"]),

@@ -21,6 +21,8 @@ pub struct Sse {
     pub max_duration: Option<Duration>,
     /// Answer to an event stream request that nothing can serve. Default: to come back.
     pub unavailable: Unavailable,
+    /// Encodings that pods are asked for. Default: the client's, where no handover needs plain text.
+    pub accept_encoding: AcceptEncoding,
     /// The longest event that is held back until it is whole, in bytes. 1 KiB to 64 MiB, default 1 MiB.
     pub event_bytes_max: usize,
 }
@@ -32,6 +34,17 @@ pub enum Unavailable {
     Retry,
     /// The status that says why, such as 503.
     Status,
+}
+
+/// `Accept-Encoding` of event streams. podpin writes nothing into an encoded one: no keep-alive, no goodbye, no handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptEncoding {
+    /// `identity` with `drain.handover: lastEventId`, else the client's.
+    Auto,
+    /// `identity`.
+    Identity,
+    /// The client's.
+    Client,
 }
 
 /// The `retry:` field: how long a browser waits before it reconnects. Whole milliseconds.
@@ -65,6 +78,7 @@ impl Default for Sse {
             reconnects_per_second: None,
             max_duration: None,
             unavailable: Unavailable::Retry,
+            accept_encoding: AcceptEncoding::Auto,
             event_bytes_max: 1 << 20,
         }
     }
@@ -91,6 +105,15 @@ impl Sse {
             retry: RetryHint::read(&section.section("retry")),
             reconnects_per_second: section.get("reconnect").and_then(read_reconnect),
             max_duration: section.duration_or_off("maxDuration", MAX_DURATION, default.max_duration),
+            accept_encoding: section.choice(
+                "acceptEncoding",
+                &[
+                    ("auto", AcceptEncoding::Auto),
+                    ("identity", AcceptEncoding::Identity),
+                    ("client", AcceptEncoding::Client),
+                ],
+                default.accept_encoding,
+            ),
             unavailable: section.choice(
                 "unavailable",
                 &[("retry", Unavailable::Retry), ("status", Unavailable::Status)],

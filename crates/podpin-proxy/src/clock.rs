@@ -3,11 +3,13 @@
 //! The pure crates take time as an argument; this is where it is read. Milliseconds in a `u64` keep a stream's
 //! deadlines at eight bytes each.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use http::HeaderValue;
 use podpin_time::Millis;
 use tokio::time::Sleep;
 
@@ -21,6 +23,23 @@ pub fn now() -> Millis {
 /// Returns the seconds since 1970-01-01T00:00:00Z; 0 if the machine's clock is set before that.
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+thread_local! {
+    /// The last value of `Date` with its second.
+    static DATE: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+}
+
+/// Returns the wall-clock time as `Date` has it (RFC 9110 section 5.6.7).
+pub fn http_date() -> HeaderValue {
+    let seconds = unix_seconds();
+    DATE.with_borrow_mut(|(of, date)| {
+        if *of != seconds || date.is_empty() {
+            let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds));
+            (*of, *date) = (seconds, HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("")));
+        }
+        date.clone()
+    })
 }
 
 /// Returns the wall-clock time of a moment on the monotonic clock, as RFC 3339 with milliseconds.

@@ -4,6 +4,7 @@ pub(crate) mod account;
 mod body;
 mod client_writer;
 mod handover;
+mod interim;
 pub(crate) mod open;
 pub(crate) mod places;
 pub(crate) mod post;

@@ -43,5 +43,5 @@ pub use process::{Process, podpin_binary};
 pub use proxy::{Proxy, Setup, Signal, free_port, free_port_run};
 pub use redis::{RedisData, RedisServer};
 pub use sse::{Event, EventParser, Item};
-pub use tls::{Authority, TlsClient};
+pub use tls::{Authority, TlsClient, acceptor_of};
 pub use wire::{Ending, Head};

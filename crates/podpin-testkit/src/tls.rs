@@ -12,12 +12,32 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::client::Connection;
 use crate::h2_client::H2Connection;
 use crate::in_time;
+
+/// Returns a server with a certificate and a key in PEM as they are, whatever is wrong with them, for these versions.
+///
+/// # Panics
+/// When they are not PEM.
+pub fn acceptor_of(
+    certificate: &str,
+    key: &str,
+    versions: &[&'static SupportedProtocolVersion],
+) -> TlsAcceptor {
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+    let key = aws_lc_rs::sign::any_supported_type(&key).expect("a key of a known kind");
+    let pair = SingleCertAndKey::from(CertifiedKey::new(vec![certificate], key));
+    let builder = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        .with_protocol_versions(versions)
+        .expect("versions");
+    TlsAcceptor::from(Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(pair))))
+}
 
 /// A certificate authority; the files of its certificates live as long as it does.
 #[derive(Debug)]

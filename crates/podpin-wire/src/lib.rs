@@ -11,3 +11,4 @@ pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;
 pub mod trailers;
+pub mod via;

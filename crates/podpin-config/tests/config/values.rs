@@ -73,6 +73,7 @@ fn default_sse() -> Sse {
         reconnects_per_second: None,
         max_duration: None,
         unavailable: Unavailable::Retry,
+        accept_encoding: AcceptEncoding::Auto,
         event_bytes_max: 1_048_576,
     }
 }
@@ -319,7 +320,7 @@ fn services_may_share_a_cookie_name_on_different_paths() {
 
 #[test]
 fn numbers_and_words_of_a_service_are_read() {
-    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0, statuses: []}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6, streamsPerClientIP: 60}\nhealth: {passive: {failures: 1, statuses: [500, 503]}}";
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, acceptEncoding: identity, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m}\nretries: {attempts: 0, statuses: []}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6, streamsPerClientIP: 60}\nhealth: {passive: {failures: 1, statuses: [500, 503]}}";
     let service = service(keys);
     let expected = Balance {
         strategy: Strategy::RoundRobin,
@@ -341,6 +342,7 @@ fn numbers_and_words_of_a_service_are_read() {
         reconnects_per_second: Some(500),
         max_duration: Some(90 * MINUTE),
         unavailable: Unavailable::Status,
+        accept_encoding: AcceptEncoding::Identity,
         event_bytes_max: 65_536,
     };
     assert_eq!(service.sse, sse);

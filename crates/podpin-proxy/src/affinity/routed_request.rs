@@ -106,6 +106,9 @@ impl RoutedRequest {
                 (chosen.route, chosen.identity, Some(backends))
             }
         };
+        if route.service.via.is_in(request.fields) {
+            return Err(ErrorReply::Loop);
+        }
         let session = identity.session;
         let target = path.map(|path| match request.query {
             Some(query) => format!("{path}?{query}").into(),

@@ -21,6 +21,7 @@ use podpin_endpoints::{
     Applied, Departed, DrainTimes, EjectionPolicy, Endpoint, EndpointId, FailureSource, HeirPolicy, Load,
     Phase, Refused, Snapshot, Table, Transition, Update,
 };
+use podpin_wire::via::Via;
 
 use crate::balance::asks::Asks;
 use crate::balance::client_limit::ClientStreams;
@@ -66,6 +67,8 @@ pub struct ServiceState {
     pub near: Option<String>,
     /// The field of `affinity.header`.
     pub session_header: Option<HeaderName>,
+    /// The name of the proxy in `Via` of requests for this service.
+    pub via: Arc<Via>,
     /// The TLS towards the endpoints.
     pub tls: Option<Arc<UpstreamTls>>,
     first_list: FirstList,
@@ -166,6 +169,7 @@ impl ServiceState {
             ejection: ejection(&configuration),
             near: near(&configuration, own_zone),
             session_header: session_header(&configuration),
+            via: Arc::new(Via::new(fastrand::u32(..))),
             tls,
             first_list,
             configuration,
@@ -196,6 +200,7 @@ impl ServiceState {
             ejection: ejection(&configuration),
             near: near(&configuration, own_zone),
             session_header: session_header(&configuration),
+            via: Arc::clone(&self.via),
             tls,
             first_list: self.first_list,
             configuration,

@@ -7,6 +7,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use podpin_wire::http1::encode::{self, Persistence};
 
+use crate::clock;
 use crate::telemetry::labels::RefusalKind;
 use podpin_wire::http1::request_head::HeadError;
 
@@ -73,6 +74,9 @@ pub enum ErrorReply {
     /// Client that is gone: there is no reply.
     #[error("the client went away")]
     ClientGone,
+    /// Request that has passed this proxy before, on its way to the same service.
+    #[error("the request goes round in a loop")]
+    Loop,
     /// State that should not be; logged as an error.
     #[error("internal error")]
     Internal,
@@ -108,6 +112,7 @@ impl ErrorReply {
                 StatusCode::BAD_GATEWAY
             }
             ErrorReply::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            ErrorReply::Loop => StatusCode::LOOP_DETECTED,
             ErrorReply::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorReply::ClientGone => return None,
         })
@@ -136,6 +141,7 @@ impl ErrorReply {
             | ErrorReply::UpstreamReset
             | ErrorReply::UpstreamProtocol
             | ErrorReply::ClientGone
+            | ErrorReply::Loop
             | ErrorReply::Internal => None,
         }
     }
@@ -162,6 +168,7 @@ impl ErrorReply {
             | ErrorReply::UpstreamProtocol
             | ErrorReply::UpstreamStatus(_)
             | ErrorReply::ClientGone
+            | ErrorReply::Loop
             | ErrorReply::Internal => None,
         }
     }
@@ -202,6 +209,7 @@ impl ErrorReply {
             | ErrorReply::UpstreamReset
             | ErrorReply::UpstreamProtocol
             | ErrorReply::UpstreamStatus(_)
+            | ErrorReply::Loop
             | ErrorReply::Internal => "error",
         }
     }
@@ -265,7 +273,7 @@ impl LocalResponse {
 
     /// Returns the fields that every response has, before [`LocalResponse::headers`].
     pub fn standard_headers(&self) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(4 + self.headers.len());
+        let mut headers = HeaderMap::with_capacity(5 + self.headers.len());
         // RFC 9110 section 8.6: no length with 204.
         if self.status != StatusCode::NO_CONTENT {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
@@ -275,6 +283,7 @@ impl LocalResponse {
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
+        headers.insert(header::DATE, clock::http_date());
         headers
     }
 

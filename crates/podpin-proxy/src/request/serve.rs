@@ -26,6 +26,7 @@ use crate::affinity::request_view::RequestView;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::Kind;
 use crate::downstream::pending::{IdleConnection, PendingResponse};
+use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
 use crate::net::transport::Transport;
 use crate::request::account::{self, Delivered, Ending};
@@ -71,6 +72,8 @@ enum Early {
     Unrouted(ErrorReply),
     /// Response of the route's own.
     Local(Box<(RoutedRequest, LocalResponse)>),
+    /// Response of the proxy about itself.
+    Own(LocalResponse),
 }
 
 /// The beginning of an endpoint's response.
@@ -170,6 +173,9 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
 
 /// Routes a request.
 fn admit(context: &RequestContext) -> Result<Exchange<'_>, Early> {
+    if let Some(response) = options::response(&context.head) {
+        return Err(Early::Own(response));
+    }
     let request = RoutedRequest::new(&context.snapshot, &RequestView::new(&context.head, &context.client))
         .map_err(Early::Unrouted)?;
     Span::current().record("service", &*request.service().name);
@@ -194,6 +200,9 @@ impl Early {
     ) -> Pin<Box<dyn Future<Output = Served> + Send + '_>> {
         match self {
             Early::Unrouted(reply) => refuse(context, Progress::Unrouted, reply, client),
+            Early::Own(response) => Box::pin(async move {
+                unserved(context, Progress::Unrouted).respond(response, client).await.into()
+            }),
             Early::Local(local) => Box::pin(async move {
                 let (request, response) = *local;
                 unserved(context, Progress::Routed(&request)).respond(response, client).await.into()

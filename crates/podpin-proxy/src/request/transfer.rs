@@ -444,7 +444,7 @@ impl<'a> Transfer<'a> {
             return Ok(());
         }
         loop {
-            match self.decoder.decode(&mut bytes) {
+            match self.decoder.decode_padded(&mut bytes) {
                 Ok(Piece::Data(data)) => {
                     sink.deliver(data);
                     self.client.frame(data, out);

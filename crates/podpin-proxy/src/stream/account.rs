@@ -14,11 +14,20 @@ use crate::balance::queue::Queue;
 use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
 use crate::http::reply::ErrorReply;
+use crate::limits::requests::RequestPermit;
 use crate::net::transport::Transport;
 use crate::shared::Shared;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{CloseReason, DepartureKind, Label, ReconnectOutcome, UpstreamErrorKind};
+
+/// Slots that a response holds until it ends.
+pub(crate) enum Slots {
+    /// Slots of an event stream.
+    Stream(Permits),
+    /// Slot of a request whose response is no event stream.
+    Request(#[expect(dead_code, reason = "held, and given back when it is dropped")] RequestPermit),
+}
 
 /// Permits of a stream, returned when it ends.
 pub(crate) struct Permits {

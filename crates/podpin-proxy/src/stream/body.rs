@@ -158,7 +158,7 @@ impl Body {
         // A successor's replay is judged by all that one read brought.
         let mut replay = self.awaits_replay().then(Vec::new);
         let end = loop {
-            match decoder.decode(&mut bytes) {
+            match decoder.decode_padded(&mut bytes) {
                 Ok(Piece::Data(data)) => match (&mut *self, &mut replay) {
                     (Body::Events(_), Some(replay)) => replay.extend_from_slice(data),
                     (Body::Events(framer), None) => events += framer.push(data, out).events,

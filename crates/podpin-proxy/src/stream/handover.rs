@@ -328,7 +328,7 @@ impl SuccessorRequest {
         let request = self.head(attempts);
         let connect_limit = configuration.timeouts.connect.min(limit);
         let transport = attempts.connect(endpoint.address, self.tls.as_deref(), connect_limit).await?;
-        connect::exchange(transport, &request, Some(limit)).await
+        connect::exchange(transport, &request, Some(limit), drop).await
     }
 
     /// Returns the whole request head for the endpoint of the current attempt.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use podpin_config::Handover;
+use podpin_config::{AcceptEncoding, Handover};
 use podpin_drain::{Comer, Mobility};
 use podpin_endpoints::MoveReason;
 use podpin_sse::Framer;
@@ -27,11 +27,13 @@ use crate::clock;
 use crate::downstream::lease::ConnectionLease;
 use crate::downstream::pending::{BodyLength, IdleConnection, PendingResponse};
 use crate::http::reply::ErrorReply;
+use crate::limits::requests::RequestPermit;
 use crate::request_context::RequestContext;
 use crate::shared::InFlight;
-use crate::stream::account::{Accounts, Finished, Permits};
+use crate::stream::account::{Accounts, Finished, Permits, Slots};
 use crate::stream::body::Body;
 use crate::stream::handover::{EARLIEST, HandoverDriver, LAST_EVENT_ID, allows_handover, limits};
+use crate::stream::interim::InterimResponses;
 use crate::stream::relay::Relay;
 use crate::stream::start::Start;
 use crate::stream::task::StreamTask;
@@ -93,7 +95,7 @@ impl PendingStream {
         drop(client.exchange_lease(lease));
         let may_repeat = context.head.method == Method::GET && !has_body;
         let repetition = if may_repeat { Repetition::Harmless } else { Repetition::Forbidden };
-        Opening { context: &context, attempts, repetition }.begin(opened, client);
+        Opening { context: &context, attempts, repetition }.begin(opened, client, None);
         drop(in_flight);
     }
 }
@@ -130,8 +132,13 @@ pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Fu
 }
 
 #[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
-fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl Future<Output = ()> + Send {
+fn serve_in_span(
+    mut context: RequestContext,
+    mut client: PendingResponse,
+) -> impl Future<Output = ()> + Send {
     async move {
+        // Counted until the response turns out to be a stream, or to the end of any other response.
+        let permit = context.permit.take();
         let _in_flight = context.shared.in_flight();
         let request = match route(&context) {
             Ok(request) => request,
@@ -146,13 +153,10 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
         }
         let attempts = Attempts::new(request, Purpose::Stream);
         let mut opening = Opening { context: &context, attempts, repetition: Repetition::Harmless };
-        let opened = tokio::select! {
-            biased;
-            _ = client.gone() => Err(ErrorReply::ClientGone),
-            opened = opening.open() => opened,
-        };
+        let interim = InterimResponses::default();
+        let opened = interim.pass(&mut client, opening.open(&interim)).await;
         match opened {
-            Ok(opened) => opening.begin(opened, client),
+            Ok((opened, interim)) => opening.begin(Opened { interim, ..opened }, client, permit),
             Err(reply) => {
                 let progress = Progress::Tried { attempts: &opening.attempts, answered: false };
                 unserved(&context, progress).refuse(reply, client).await;
@@ -189,7 +193,7 @@ fn route(context: &RequestContext) -> Result<RoutedRequest, ErrorReply> {
 
 impl Opening<'_> {
     /// Tries endpoints until one answers, within `retries`.
-    async fn open(&mut self) -> Result<Opened, ErrorReply> {
+    async fn open(&mut self, interim: &InterimResponses) -> Result<Opened, ErrorReply> {
         let mut of_client: Option<ClientPermit> =
             self.attempts.request.claim_client_permit(self.context.client.address).await?;
         // The last response that was not taken for an answer; it is one if no other endpoint can be tried.
@@ -203,7 +207,7 @@ impl Opening<'_> {
             if let Some(mut before) = unavailable.take() {
                 of_client = of_client.or_else(|| before.permits.take_client());
             }
-            let response = match self.exchange().await {
+            let response = match self.exchange(interim).await {
                 Ok(response) => response,
                 Err(error) if self.attempts.failed(&error) => continue,
                 Err(error) => return Err(error.reply()),
@@ -220,7 +224,7 @@ impl Opening<'_> {
     }
 
     /// Connects to the endpoint of the current attempt, sends the request and reads the response head.
-    async fn exchange(&mut self) -> Result<UpstreamResponse, UpstreamError> {
+    async fn exchange(&mut self, interim: &InterimResponses) -> Result<UpstreamResponse, UpstreamError> {
         let Some(endpoint) = self.attempts.endpoint() else {
             return Err(UpstreamError::Protocol("no endpoint was selected"));
         };
@@ -229,7 +233,8 @@ impl Opening<'_> {
         let service = Arc::clone(self.attempts.service());
         let times = &service.configuration.timeouts;
         let transport = self.attempts.connect(address, service.tls.as_deref(), times.connect).await?;
-        connect::exchange(transport, &self.request(), times.response_header).await
+        let pass = |head| interim.push(head);
+        connect::exchange(transport, &self.request(), times.response_header, pass).await
     }
 
     /// Returns the whole request head for the endpoint of the current attempt.
@@ -244,12 +249,21 @@ impl Opening<'_> {
     fn fields(&self) -> HeaderMap {
         let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
         fields.remove(header::EXPECT);
-        fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let service = &self.attempts.service().configuration;
+        let is_plain = match service.sse.accept_encoding {
+            AcceptEncoding::Auto => service.drain.handover == Handover::LastEventId,
+            AcceptEncoding::Identity => true,
+            AcceptEncoding::Client => false,
+        };
+        // Without the field any encoding would do.
+        if is_plain || !fields.contains_key(header::ACCEPT_ENCODING) {
+            fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         fields
     }
 
-    /// Answers the client and starts the relay.
-    fn begin(self, opened: Opened, client: PendingResponse) {
+    /// Answers the client and starts the relay. A response that is no event stream keeps the `request`'s place.
+    fn begin(self, opened: Opened, client: PendingResponse, request: Option<RequestPermit>) {
         let Opened { response: UpstreamResponse { start, transport }, permits, interim } = opened;
         let Some(selected) = self.attempts.selected() else { return };
         let content = content_of(&start);
@@ -273,7 +287,10 @@ impl Opening<'_> {
             return;
         };
         // Only event streams hold a slot of their endpoint.
-        let permits = Some(permits).filter(|_| content.is_event_stream());
+        let slots = match content.is_event_stream() {
+            true => Some(Slots::Stream(permits)),
+            false => request.map(Slots::Request),
+        };
         let is_fixed = is_fixed(&start.head.headers);
         let mut settings = self.settings(content, handover_enabled);
         settings.tells_retry &= !is_fixed;
@@ -286,7 +303,7 @@ impl Opening<'_> {
             body,
             streams: Arc::clone(&self.context.shared.streams),
             record: Arc::clone(accounts.record()),
-            permits,
+            slots,
             handover,
         });
         let task = StreamTask::new(relay, accounts, started.connection);

@@ -39,7 +39,7 @@ use crate::balance::retry::Occasion;
 use crate::balance::service::Kind;
 use crate::clock;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::stream::account::{Finished, Permits};
+use crate::stream::account::{Finished, Slots};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
 use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget};
@@ -59,8 +59,8 @@ pub(crate) struct Relay {
     session: Session,
     streams: Arc<StreamRegistry>,
     record: Arc<StreamRecord>,
-    /// Permits of the endpoint and of the client; `None` if this is no event stream.
-    permits: Option<Permits>,
+    /// Slots that it holds until it ends.
+    slots: Option<Slots>,
     /// Handovers; `None` if the stream stays at one endpoint.
     handover: Option<Box<HandoverDriver>>,
     timer: Timer,
@@ -77,7 +77,7 @@ impl Relay {
             session: Session::new(&start.settings, fastrand::f64(), now),
             streams: start.streams,
             record: start.record,
-            permits: start.permits,
+            slots: start.slots,
             handover: start.handover,
             timer: Timer::new(now),
         };
@@ -103,9 +103,9 @@ impl Relay {
         });
     }
 
-    /// Takes out the permits, to be returned.
-    pub(crate) fn take_permits(&mut self) -> Option<Permits> {
-        self.permits.take()
+    /// Takes out the slots, to be given back.
+    pub(crate) fn take_slots(&mut self) -> Option<Slots> {
+        self.slots.take()
     }
 
     /// Does everything that can be done now. `Ready` when the stream is over.
@@ -149,7 +149,8 @@ impl Relay {
     /// Looks whether the client still acknowledges anything, when a newcomer would like to have its place. Returns the end of
     /// the stream if it does not.
     fn poll_inquiry(&mut self, context: &mut Context<'_>) -> Option<Close> {
-        let permit = self.permits.as_ref()?.of_client()?;
+        let Some(Slots::Stream(permits)) = &self.slots else { return None };
+        let permit = permits.of_client()?;
         if !permit.is_asked(context.waker()) {
             return None;
         }
@@ -463,7 +464,7 @@ impl Relay {
         self.upstream.close();
         let ResponseStart { body, rest, .. } = response.start;
         self.upstream = UpstreamReader::new(response.transport, body, rest);
-        if let Some(permits) = &mut self.permits {
+        if let Some(Slots::Stream(permits)) = &mut self.slots {
             permits.move_to(successor.permit);
         }
         // First the record, then the registry, which looks at the endpoint that the stream runs on.
@@ -540,7 +541,7 @@ mod tests {
                 settings,
                 streams: Arc::clone(&shared.streams),
                 record,
-                permits: None,
+                slots: None,
                 handover: moves.then(|| Box::new(driver())),
             });
             Line { relay, upstream, client }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use podpin_sse::session::Settings;
 
 use crate::downstream::body::Downstream;
-use crate::stream::account::Permits;
+use crate::stream::account::Slots;
 use crate::stream::body::Body;
 use crate::stream::handover::HandoverDriver;
 use crate::stream::upstream_reader::UpstreamReader;
@@ -27,8 +27,8 @@ pub(crate) struct Start {
     pub streams: Arc<StreamRegistry>,
     /// Record of the stream.
     pub record: Arc<StreamRecord>,
-    /// Permits of the endpoint and of the client; `None` if this is no event stream.
-    pub permits: Option<Permits>,
+    /// Slots that it holds until it ends.
+    pub slots: Option<Slots>,
     /// Handovers; `None` if the stream stays at one endpoint.
     pub handover: Option<Box<HandoverDriver>>,
 }

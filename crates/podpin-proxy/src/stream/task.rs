@@ -46,7 +46,7 @@ impl Future for StreamTask {
         let _entered = task.span.enter();
         let finished = ready!(Pin::new(&mut task.relay).poll(context));
         // A request that waits for a place may have it before the account is settled.
-        drop(task.relay.take_permits());
+        drop(task.relay.take_slots());
         let tcp = task.accounts.take().and_then(|accounts| accounts.settle(finished));
         if let (Some(tcp), Some(connection)) = (tcp, task.connection.take()) {
             connection.give_back(tcp);

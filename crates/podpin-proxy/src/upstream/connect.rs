@@ -77,7 +77,7 @@ fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
     SockRef::from(tcp).set_tcp_keepalive(&probes)
 }
 
-/// Sends a GET request head and reads the response head.
+/// Sends a GET request head and reads the response head. Interim responses go to `interim`.
 ///
 /// # Errors
 /// All but the two about connecting.
@@ -85,14 +85,14 @@ pub(crate) async fn exchange(
     mut transport: Transport,
     request: &[u8],
     limit: Option<Duration>,
+    mut interim: impl FnMut(ResponseHead),
 ) -> Result<UpstreamResponse, UpstreamError> {
     let answered = async {
         transport.write_all(request).await.map_err(UpstreamError::Reset)?;
         transport.flush().await.map_err(UpstreamError::Reset)?;
         let mut reader = ResponseHeadReader::new(Method::GET);
         loop {
-            // The client of an event stream request receives no interim responses.
-            let read = poll_fn(|context| poll_head(&mut transport, context, &mut reader, drop));
+            let read = poll_fn(|context| poll_head(&mut transport, context, &mut reader, &mut interim));
             if let Some(start) = read.await? {
                 return Ok::<_, UpstreamError>(start);
             }

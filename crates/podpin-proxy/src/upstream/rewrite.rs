@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use http::StatusCode;
-use http::header::HeaderMap;
+use http::header::{self, HeaderMap};
 use podpin_wire::headers;
 use podpin_wire::http1::encode;
 use podpin_wire::http1::request_head::RequestHead;
@@ -13,6 +13,8 @@ use podpin_wire::http1::request_head::RequestHead;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::affinity::session_headers;
+use crate::clock;
+use crate::http::options;
 use crate::request_context::RequestContext;
 
 /// Returns the fields of a request that are the same for every endpoint; the session fields are added by
@@ -26,6 +28,8 @@ pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest
     });
     session_headers::strip_cookies(request, &mut fields);
     session_headers::unbind_session_id(request, &mut fields);
+    request.service().via.write(head.version, &mut fields);
+    options::count_hop(&head.method, &mut fields);
     request.route.filters.edit_request(&mut fields);
     // Last, so that no filter can change the client's address.
     for (name, value) in headers::forwarding_headers(&head.fields, client, head.authority()) {
@@ -93,6 +97,8 @@ pub(crate) fn client_headers(
     let sets_ours = |value: &_| session_headers::sets_affinity_cookie(request, value);
     let mut fields = headers::response_headers(received, sets_ours);
     headers::single_length(status, &mut fields);
+    // RFC 9110 section 6.6.1: a recipient with a clock adds it.
+    fields.entry(header::DATE).or_insert_with(clock::http_date);
     request.route.filters.edit_response(&context.head.fields, &mut fields);
     let keyring = &context.snapshot.keyring;
     session_headers::write_affinity(keyring, request, selected.endpoint.id, &context.client, &mut fields);
@@ -104,7 +110,7 @@ pub(crate) fn interim_headers(received: HeaderMap) -> HeaderMap {
     // No cookie is set before the final response.
     let mut fields = headers::response_headers(received, |_| true);
     // RFC 9110 section 8.6: an interim response has no body, and some clients would wait for one.
-    fields.remove(http::header::CONTENT_LENGTH);
+    fields.remove(header::CONTENT_LENGTH);
     fields
 }
 
@@ -112,7 +118,7 @@ pub(crate) fn interim_headers(received: HeaderMap) -> HeaderMap {
 mod tests {
     use std::sync::Arc;
 
-    use http::header::{self, HeaderValue};
+    use http::header::HeaderValue;
     use podpin_affinity::SessionId;
     use podpin_endpoints::EndpointId;
 

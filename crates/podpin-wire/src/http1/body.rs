@@ -34,6 +34,18 @@ pub enum Chunk {
         /// Number of digits so far.
         digits: u8,
     },
+    /// In white space before the size.
+    Lead {
+        /// Bytes of white space so far.
+        seen: u16,
+    },
+    /// In white space behind the size.
+    Pad {
+        /// Size of the chunk.
+        value: u64,
+        /// Bytes of white space so far.
+        seen: u16,
+    },
     /// Behind the size, until the end of the line.
     Extension {
         /// Size of the chunk.
@@ -124,6 +136,21 @@ impl BodyDecoder {
     /// When a chunk is malformed; the decoder is of no use then.
     #[inline]
     pub fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, ChunkError> {
+        self.decode_with(input, Padding::Refused)
+    }
+
+    /// The same for a response, whose chunk sizes may have white space around them: some servers pad them to one width. What a
+    /// client sends is read strictly, for another server could read it otherwise.
+    ///
+    /// # Errors
+    /// As [`BodyDecoder::decode`].
+    #[inline]
+    pub fn decode_padded<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, ChunkError> {
+        self.decode_with(input, Padding::Allowed)
+    }
+
+    #[inline]
+    fn decode_with<'a>(&mut self, input: &mut &'a [u8], padding: Padding) -> Result<Piece<'a>, ChunkError> {
         match self {
             BodyDecoder::Done => Ok(Piece::End),
             BodyDecoder::UntilClose if input.is_empty() => Ok(Piece::More),
@@ -136,7 +163,7 @@ impl BodyDecoder {
                 }
                 Ok(Piece::Data(data))
             }
-            BodyDecoder::Chunked(chunk) => match chunk.decode(input)? {
+            BodyDecoder::Chunked(chunk) => match chunk.decode(input, padding)? {
                 Piece::End => {
                     *self = BodyDecoder::Done;
                     Ok(Piece::End)
@@ -156,9 +183,16 @@ fn take_data<'a>(input: &mut &'a [u8], left: &mut u64) -> &'a [u8] {
     data
 }
 
+/// Whether white space may be around the size of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Padding {
+    Refused,
+    Allowed,
+}
+
 impl Chunk {
     #[inline]
-    fn decode<'a>(&mut self, input: &mut &'a [u8]) -> Result<Piece<'a>, ChunkError> {
+    fn decode<'a>(&mut self, input: &mut &'a [u8], padding: Padding) -> Result<Piece<'a>, ChunkError> {
         loop {
             if let Chunk::Data { left } = self {
                 if input.is_empty() {
@@ -178,11 +212,26 @@ impl Chunk {
             }
             let Some((byte, rest)) = input.split_first() else { return Ok(Piece::More) };
             *input = rest;
+            if padding == Padding::Allowed && matches!(byte, b' ' | b'\t') && self.pad()? {
+                continue;
+            }
             match self.step(*byte)? {
                 Some(next) => *self = next,
                 None => return Ok(Piece::End),
             }
         }
+    }
+
+    /// Takes a byte of white space around a size; returns whether this is such a place.
+    fn pad(&mut self) -> Result<bool, ChunkError> {
+        *self = match *self {
+            Chunk::Size { digits: 0, .. } => Chunk::Lead { seen: 1 },
+            Chunk::Lead { seen } => Chunk::Lead { seen: one_more(seen)? },
+            Chunk::Size { value, .. } => Chunk::Pad { value, seen: 1 },
+            Chunk::Pad { value, seen } => Chunk::Pad { value, seen: one_more(seen)? },
+            _ => return Ok(false),
+        };
+        Ok(true)
     }
 
     fn is_in_trailers(self) -> bool {
@@ -250,6 +299,10 @@ impl Chunk {
     fn step(self, byte: u8) -> Result<Option<Chunk>, ChunkError> {
         let next = match (self, byte) {
             (Chunk::Size { value, digits }, _) => return size_step(value, digits, byte).map(Some),
+            (Chunk::Lead { .. }, _) => return size_step(0, 0, byte).map(Some),
+            (Chunk::Pad { value, .. }, b'\r') => Chunk::SizeLf { value },
+            (Chunk::Pad { value, seen }, b';') => Chunk::Extension { value, seen: one_more(seen)? },
+            (Chunk::Pad { .. }, _) => return Err(ChunkError("the size is not hexadecimal")),
             (Chunk::Extension { value, .. }, b'\r') => Chunk::SizeLf { value },
             (Chunk::Extension { .. }, b'\n') => return Err(ChunkError("a size line ends in a bare LF")),
             (Chunk::Extension { value, seen }, _) => Chunk::Extension { value, seen: one_more(seen)? },
@@ -307,11 +360,23 @@ mod tests {
     use super::*;
 
     fn decode_all(decoder: &mut BodyDecoder, pieces: &[&[u8]]) -> Result<(Vec<u8>, bool), ChunkError> {
+        decode_all_with(decoder, pieces, Padding::Refused)
+    }
+
+    fn decode_padded(pieces: &[&[u8]]) -> Result<(Vec<u8>, bool), ChunkError> {
+        decode_all_with(&mut BodyDecoder::Chunked(FIRST_CHUNK), pieces, Padding::Allowed)
+    }
+
+    fn decode_all_with(
+        decoder: &mut BodyDecoder,
+        pieces: &[&[u8]],
+        padding: Padding,
+    ) -> Result<(Vec<u8>, bool), ChunkError> {
         let mut body = Vec::new();
         for piece in pieces {
             let mut input = *piece;
             loop {
-                match decoder.decode(&mut input)? {
+                match decoder.decode_with(&mut input, padding)? {
                     Piece::Data(data) => body.extend_from_slice(data),
                     Piece::Trailers(_) => {}
                     Piece::More => break,
@@ -320,6 +385,28 @@ mod tests {
             }
         }
         Ok((body, false))
+    }
+
+    #[test]
+    fn white_space_around_the_sizes_of_pods_is_skipped_and_that_of_clients_refused() {
+        for (text, expected) in [
+            ("3  \r\nabc\r\n 0\t\r\n\r\n", Some("abc")),
+            ("\t 3 ;x=1\r\nabc\r\n  00 \r\n\r\n", Some("abc")),
+            ("3 3\r\nabc\r\n0\r\n\r\n", None),
+            ("  \r\nabc\r\n0\r\n\r\n", None),
+            ("3\r\nabc \r\n0\r\n\r\n", None),
+            ("3\n\r\nabc\r\n0\r\n\r\n", None),
+        ] {
+            for step in [1, 3, text.len()] {
+                let pieces: Vec<&[u8]> = text.as_bytes().chunks(step).collect();
+                let padded = decode_padded(&pieces).ok();
+                let whole = padded.filter(|(_, ended)| *ended).map(|(body, _)| body);
+                assert_eq!(whole.as_deref(), expected.map(str::as_bytes), "{text:?}");
+                assert!(decode_all(&mut BodyDecoder::Chunked(FIRST_CHUNK), &pieces).is_err(), "{text:?}");
+            }
+        }
+        let endless = [b' '; 64 * 1024];
+        assert!(decode_padded(&[&endless]).is_err());
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub struct ResponseError(pub &'static str);
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of empty lines before a head, of which httparse skips any number.
 const EMPTY_BYTES_MAX: usize = 8;
-/// Interim responses (100, 103) before the final one.
-pub const INTERIM_RESPONSES_MAX: usize = 8;
+/// Bytes of interim responses (100, 102, 103) before the final one, of which there may be any number.
+pub const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
 /// The head of a response.
 #[derive(Debug)]
@@ -81,6 +81,7 @@ pub struct ResponseHeadReader {
     method: Method,
     /// Bytes of an incomplete head.
     incoming: Vec<u8>,
+    /// Bytes of interim responses so far.
     interim: usize,
 }
 
@@ -100,8 +101,8 @@ impl ResponseHeadReader {
     /// Takes bytes as they come; `None` if the final head is still incomplete. Interim responses go to `interim`.
     ///
     /// # Errors
-    /// If a head is malformed or larger than [`HEAD_BYTES_MAX`], there are more than [`INTERIM_RESPONSES_MAX`] interim
-    /// responses, or the protocol is switched without an offer.
+    /// If a head is malformed or larger than [`HEAD_BYTES_MAX`], interim responses pass
+    /// [`INTERIM_BYTES_MAX`], or the protocol is switched without an offer.
     pub fn push(
         &mut self,
         bytes: &[u8],
@@ -123,8 +124,8 @@ impl ResponseHeadReader {
             if !head.status.is_informational() {
                 return Ok(Some(ResponseStart { head, body, rest: bytes.to_vec() }));
             }
-            self.interim += 1;
-            if self.interim > INTERIM_RESPONSES_MAX || head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.interim += length;
+            if self.interim > INTERIM_BYTES_MAX || head.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Err(ResponseError("unexpected interim responses"));
             }
             interim(head);
@@ -316,9 +317,13 @@ mod tests {
     fn interim_responses_and_the_bytes_of_a_head_are_bounded() {
         let mut reader = ResponseHeadReader::new(Method::GET);
         assert!(reader.is_untouched());
-        let interim = "HTTP/1.1 102 Processing\r\n\r\n".repeat(INTERIM_RESPONSES_MAX);
-        assert!(reader.push(interim.as_bytes(), drop).unwrap().is_none() && !reader.is_untouched());
-        assert!(reader.push(b"HTTP/1.1 102 Processing\r\n\r\n", drop).is_err());
+        let one = "HTTP/1.1 102 Processing\r\n\r\n";
+        let mut count = 0;
+        for _ in 0..INTERIM_BYTES_MAX / one.len() {
+            assert!(reader.push(one.as_bytes(), |_| count += 1).unwrap().is_none() && !reader.is_untouched());
+        }
+        assert!(count > 1_000, "{count}");
+        assert!(reader.push(one.as_bytes(), drop).is_err());
         let switched = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
         assert!(ResponseHeadReader::new(Method::GET).push(switched, drop).is_err(), "nothing was offered");
         let mut long = ResponseHeadReader::new(Method::GET);

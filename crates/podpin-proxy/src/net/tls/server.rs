@@ -25,7 +25,7 @@ use crate::net::transport::Transport;
 use crate::telemetry::metrics::Metrics;
 
 /// Protocols for ALPN (RFC 7301), the preferred one first.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+const ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
 /// The TLS of one listener.
 pub struct ServerTls {

@@ -57,6 +57,38 @@ async fn a_pod_that_fails_its_checks_is_put_aside_until_it_passes_them() {
 }
 
 #[tokio::test]
+async fn streams_of_a_pod_that_fails_its_checks_go_on_elsewhere_if_another_takes_them() {
+    let pods = [Pod::start("pod-a").await, Pod::start("pod-b").await, Pod::start("pod-c").await];
+    for pod in &pods {
+        pod.answer("/healthz", Reply::new(204));
+        pod.answer("/events", StreamAnswer::new());
+    }
+    let setup = Setup::chat(&[&pods[0], &pods[1], &pods[2]]).with(HTTP);
+    let proxy = setup.with("drain: {handover: lastEventId}").start().await;
+    let mut client = proxy.pinned_to("pod-a").await.events("/events").await;
+    let mut old = pods[0].next_stream().await;
+    while old.request.path() != "/events" {
+        old = pods[0].next_stream().await;
+    }
+    old.event_with_id("1", "x").await;
+    assert_eq!(client.next_event().await.id, "1");
+    for pod in &pods[1..] {
+        pod.answer("/events", Reply::new(503));
+    }
+    pods[0].answer("/healthz", Answer::ByHand);
+    let failed = [("service", "chat"), ("cause", "planned"), ("result", "status_5xx")];
+    proxy.wait_metric_at_least("podpin_handovers_total", &failed, 2.0).await;
+    old.event_with_id("2", "x").await;
+    assert_eq!(client.next_event().await.id, "2", "it flows on");
+    for pod in &pods[1..] {
+        pod.answer("/events", StreamAnswer::new());
+    }
+    proxy.wait_metric("podpin_handovers_total", &[("cause", "planned"), ("result", "ok")], 1.0).await;
+    old.client_gone().await;
+    assert_eq!(proxy.metric("podpin_streams_closed_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
 async fn when_most_fail_their_checks_none_is_left_out() {
     let pods = Pod::start_three().await;
     for pod in &pods[..2] {

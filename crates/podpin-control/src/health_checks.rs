@@ -3,7 +3,7 @@
 //!
 //! In a cluster the kubelet's readiness is the authority; this is for endpoints from files, and for a node that died while
 //! its EndpointSlices still say ready. A failed check only ejects an endpoint for a while: picking never leaves out more
-//! than half, and streams in flight are not touched.
+//! than half, and streams in flight go on elsewhere only where they can be handed over and another endpoint takes them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora_core::{Error, ErrorType, OrErr};
 use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
 use pingora_load_balancing::{Backend, Extensions};
-use podpin_config::{ActiveHealth, Probe};
+use podpin_config::{ActiveHealth, Handover, Probe};
 use podpin_endpoints::{Endpoint, EndpointId, Phase};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -119,6 +119,14 @@ async fn check_batch(check: &Check, batch: &[Arc<Endpoint>], limit: Duration) ->
 
 /// Records a decisive result; logs and counts it if it changes anything.
 fn record(service: &ServiceState, endpoint: &Endpoint, health: Health) {
+    let has_handover = service.configuration.drain.handover == Handover::LastEventId;
+    // Where too many fail to be left out, the fault is rather not theirs.
+    if health == Health::Unhealthy
+        && has_handover
+        && service.view().snapshot.honours_ejection(podpin_proxy::clock::now())
+    {
+        service.drain.report_failing(endpoint.id);
+    }
     if !endpoint.load.checked(health == Health::Healthy) {
         return;
     }

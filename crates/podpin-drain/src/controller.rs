@@ -21,11 +21,12 @@ use podpin_time::Millis;
 use crate::fact::{DrainSubject, Fact, Turn};
 use crate::group::{DrainGroup, TURN};
 use crate::inbox::DrainInbox;
-use crate::member::DrainMember;
+use crate::member::{Departure, DrainMember};
 use crate::pacer::{BudgetUse, DrainSchedule, InFlight, Pacer};
 use crate::policy::{DrainPolicy, DrainWindow, Places, Refuge};
 use crate::rebalance::{Rebalancer, ServiceStreams};
 use crate::registry::{DrainRegistry, ShutdownTimes};
+use crate::report::{Cause, GroupAccount};
 
 /// Time between two turns while no stream gets a moment: clients are awaited, or departures have yet to begin.
 const LOOK: Duration = Duration::from_millis(250);
@@ -114,6 +115,8 @@ pub struct DrainController<M> {
     withdrawn: Vec<DrainGroup<M>>,
     shutdown: Option<DrainGroup<M>>,
     rebalancer: Option<Rebalancer<M>>,
+    /// Account of the streams that leave endpoints which fail their checks.
+    evacuation: Arc<GroupAccount>,
     /// End of the time for which departures are decided. Events come at any time; departures must not come faster for that.
     decided_until: Millis,
     /// Groups that are over and whose clients are awaited, or that were taken back.
@@ -145,6 +148,7 @@ impl<M: DrainMember> DrainController<M> {
         DrainController {
             pacer: Pacer::new(policy.budget_limits()),
             rebalancer: policy.rebalance.map(|settings| Rebalancer::new(settings, inbox.leaving(), now)),
+            evacuation: GroupAccount::new(Cause::Rebalance, inbox.leaving()),
             registry,
             inbox,
             policy,
@@ -214,6 +218,7 @@ impl<M: DrainMember> DrainController<M> {
         for member in events.late.into_iter().filter_map(|id| registry.get(id)) {
             self.join(member, now);
         }
+        events.failing.iter().for_each(|id| self.evacuate(id, now));
         let clients = self.inbox.reconnects().expire(self.policy.return_window, now.moment);
         self.facts.extend((clients > 0).then_some(Fact::ClientsLost { clients }));
         self.follow_deadlines(now);
@@ -334,6 +339,14 @@ impl<M: DrainMember> DrainController<M> {
         // Once it is over it begins anew each turn, for streams that come late.
         self.facts.extend(group.has_streams().then(|| group.began()));
         self.shutdown = Some(group);
+    }
+
+    /// Has the streams of an endpoint that fails its checks look for another one.
+    fn evacuate(&self, id: &EndpointId, now: &Now<'_>) {
+        let movable = |member: &Arc<M>| member.departure() == Departure::Handover;
+        for member in self.streams_at(id).into_iter().filter(movable) {
+            member.drain().evacuate(&self.evacuation, now.moment);
+        }
     }
 
     /// Adds a stream that began or arrived on an endpoint which drains, or which went while no stream was open there.

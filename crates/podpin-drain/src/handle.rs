@@ -6,7 +6,7 @@
 //!    │ Staying │           │ Queued │                              │ Leaving │
 //!    └─────────┘ ◀──────── └────────┘                              └─────────┘
 //!      │  ▲ │  release, moved, stay │                                 │ │
-//!      │  │ └──────────── rebalance ┼─────────────────────────────────▶ │
+//!      │  │ └─ rebalance, evacuate ──┼─────────────────────────────────▶ │
 //!      │  └──────────── moved, stay ┼─────────────────────────────────┘ │
 //!      │ end                        │ end                               │ end
 //!      └────────────────────────────┴──────▶ ┌───────┐ ◀────────────────┘
@@ -281,6 +281,27 @@ impl DrainHandle {
         let times = LeaveTimes { at: now, by: never, deadline: never };
         let (group_of, target) = (Arc::clone(group), Some(Arc::clone(target)));
         let departure = Departure { group: group_of, times, budget_use: BudgetUse::Free, target };
+        group.joined();
+        group.notified();
+        inner.state = State::Leaving { mobility, departure: Box::new(departure) };
+        let waker = self.changed(&inner);
+        drop(inner);
+        waker.into_iter().for_each(Waker::wake);
+        true
+    }
+
+    /// `Staying` → `Leaving`, to any endpoint that takes the stream, which stays if none does; false if it may not leave now.
+    pub(crate) fn evacuate(&self, group: &Arc<GroupAccount>, now: Millis) -> bool {
+        let never = Millis(u64::MAX);
+        let mut inner = self.inner.lock();
+        let State::Staying { mobility: mobility @ (Mobility::Rebalances | Mobility::DrainOnly) } =
+            inner.state
+        else {
+            return false;
+        };
+        let times = LeaveTimes { at: now, by: never, deadline: never };
+        let departure =
+            Departure { group: Arc::clone(group), times, budget_use: BudgetUse::Free, target: None };
         group.joined();
         group.notified();
         inner.state = State::Leaving { mobility, departure: Box::new(departure) };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
-use podpin_endpoints::{Phase, Transition};
+use podpin_endpoints::{EndpointId, Phase, Transition};
 
 use crate::herd::Herd;
 use crate::moved_pins::MovedPins;
@@ -35,6 +35,8 @@ pub(crate) struct DrainEvents {
     pub(crate) transitions: Vec<Transition>,
     /// Numbers of streams that a group may have missed: they began or arrived on an endpoint that drains.
     pub(crate) late: Vec<u64>,
+    /// Endpoints that fail their checks.
+    pub(crate) failing: Vec<EndpointId>,
 }
 
 impl DrainInbox {
@@ -62,6 +64,13 @@ impl DrainInbox {
             self.events.lock().transitions.extend(transitions.into_iter().filter(concerns));
             self.wake.notify();
         }
+    }
+
+    /// Reports that an endpoint fails its checks: its streams go on elsewhere, if another endpoint takes them. To be repeated as
+    /// long as it fails.
+    pub fn report_failing(&self, endpoint: EndpointId) {
+        self.events.lock().failing.push(endpoint);
+        self.wake.notify();
     }
 
     /// Charges the budget for a client that had to be disconnected although a handover was planned.

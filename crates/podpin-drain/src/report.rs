@@ -20,7 +20,7 @@ pub enum Cause {
     Withdrawn,
     /// Shutdown of the proxy.
     Shutdown,
-    /// Rebalancing: another endpoint has fewer streams. A stream goes to that one or stays.
+    /// Rebalancing: another endpoint has fewer streams; or an endpoint that fails its checks. A stream goes elsewhere or stays.
     Rebalance,
 }
 

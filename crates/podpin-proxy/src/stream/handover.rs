@@ -98,7 +98,7 @@ pub(crate) struct Successor {
 pub(crate) enum SuccessorTarget {
     /// The endpoint for all requests of a client that is pinned to this one.
     PinnedTo(EndpointId),
-    /// The same, for a stream that still flows: an endpoint that leaves as well is no better than its own.
+    /// The same, for a stream that still flows: neither its own endpoint nor one that leaves as well.
     AwayFrom(EndpointId),
     /// Any but this one, which comes last.
     Another(EndpointId),
@@ -207,7 +207,8 @@ impl SuccessorRequest {
             SuccessorTarget::Endpoint(endpoint) => self.send_to(endpoint).await,
             SuccessorTarget::PinnedTo(id) => self.try_endpoints(self.attempts(id), |_| true).await,
             SuccessorTarget::AwayFrom(id) => {
-                self.try_endpoints(self.attempts(id), |endpoint| endpoint.phase < Phase::Draining).await
+                let is_good = |endpoint: &Endpoint| endpoint.phase < Phase::Draining && endpoint.id != id;
+                self.try_endpoints(self.attempts(id), is_good).await
             }
             SuccessorTarget::Another(id) => {
                 let mut attempts = self.attempts(id);
@@ -225,7 +226,7 @@ impl SuccessorRequest {
     async fn try_endpoints(
         &self,
         mut attempts: Attempts,
-        is_good: fn(&Endpoint) -> bool,
+        is_good: impl Fn(&Endpoint) -> bool,
     ) -> Result<Box<Successor>, Answer> {
         let mut outcome = Outcome::NoEndpoint;
         let mut astray = None;

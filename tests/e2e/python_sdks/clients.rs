@@ -29,7 +29,10 @@ async fn published_clients_see_the_pods_events_and_no_other() {
         pod.answer("/events", StreamAnswer::new());
         let file = EndpointsFile::with(&[("pod-a", pod.address(), "ready")]);
         let setup = Setup::new().service_in("chat", &file).with("drain: {spread: 0s, timeout: 1s}");
-        let proxy = setup.with("sse: {keepAlive: 1s, retry: {normal: 50ms}}").start().await;
+        let proxy = setup
+            .with("sse: {keepAlive: 1s, retry: {normal: 50ms, drain: {min: 50ms, max: 100ms}}}")
+            .start()
+            .await;
         let url = format!("http://{}/events", proxy.address);
         let mut client = if is_python {
             super::script("event_clients.py", &[name, &url])

@@ -199,7 +199,7 @@ async fn a_client_that_takes_nothing_of_a_response_is_cut_and_its_pod_let_go() {
     let piece = vec![b'x'; 64 * 1024];
     in_time("the end of the response", async { while stream.write_all(&piece).await.is_ok() {} }).await;
     let line = proxy.access_log_line(|line| line["path"] == "/x").await;
-    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"client".into()));
+    assert_eq!((&line["status"], &line["reason"]), (&200.into(), &"slow_client".into()));
     let counted = proxy.metric("podpin_requests_total", &[("code", "200")]).await;
     assert_eq!(counted, 1.0);
     assert_eq!(proxy.metric("podpin_upstream_errors_total", &[]).await, 0.0);
@@ -316,7 +316,7 @@ async fn a_response_that_pauses_for_too_long_is_cut_and_said_to_be() {
     }
     proxy.wait_metric("podpin_requests_total", &[("code", "200")], 4.0).await;
     let line = proxy.access_log_line(|line| line["path"] == "/x").await;
-    assert_eq!((&line["reason"], &line["bytes"]), (&"error".into(), &4.into()));
+    assert_eq!((&line["reason"], &line["bytes"]), (&"idle".into(), &4.into()));
 }
 
 #[tokio::test]

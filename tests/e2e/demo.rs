@@ -1,8 +1,9 @@
 //! `podpin demo`: three pods in the process behind the real proxy, for a person and without one.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
-use podpin_testkit::{Line, Process, Request, free_port, free_port_run, wait_for, wait_for_some};
+use podpin_testkit::{Line, Process, Request, free_port, free_port_run, wait_for, wait_for_some, wait_long};
 use serde_json::{Value, json};
 
 use crate::browser::Browser;
@@ -100,7 +101,9 @@ async fn table(arguments: &[&str]) -> String {
     let (listen, admin) = (local(free_port()), local(free_port()));
     let places = ["demo", "--listen", &listen, "--admin", &admin];
     let mut process = Process::start(&[&places, arguments].concat());
-    assert_eq!(process.wait_exit().await, 0, "{}", process.output());
+    // As long as it is told to run, and the seconds in which its proxy lets clients go.
+    wait_long(Duration::from_secs(60), "the demo's end", async || process.exit_code().is_some()).await;
+    assert_eq!(process.exit_code(), Some(0), "{}", process.output());
     process.stdout().join("\n")
 }
 

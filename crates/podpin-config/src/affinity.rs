@@ -167,9 +167,17 @@ impl WaitQueue {
 /// The cookies of all services, to find two that would overwrite each other in every browser.
 #[derive(Debug, Default)]
 pub(crate) struct CookieNames<'a> {
-    /// By name and path: the service, and where the name is written unless it is the default.
-    claims: BTreeMap<(String, String), Vec<(String, Option<Node<'a>>)>>,
+    /// By name and path.
+    claims: BTreeMap<(String, String), Vec<CookieClaim<'a>>>,
     rivals: Vec<Rivals<'a>>,
+}
+
+/// A service's claim to a cookie name.
+#[derive(Debug)]
+struct CookieClaim<'a> {
+    service: String,
+    /// Where the name is written; `None` if it is the default.
+    written: Option<Node<'a>>,
 }
 
 /// Two services whose cookies have one name and path: a browser that reaches both on one host has room for one of them.
@@ -195,7 +203,7 @@ impl<'a> CookieNames<'a> {
     fn claim(&mut self, service: &str, cookie: &CookieAttributes, written: Option<Node<'a>>) {
         let key = (cookie.name.clone(), cookie.path.clone());
         let others = self.claims.entry(key).or_default();
-        for (other, other_written) in others.iter() {
+        for CookieClaim { service: other, written: other_written } in others.iter() {
             // Default names differ, so at least one of the two was written.
             let (at, rival) = match &written {
                 Some(node) => (Some(node), other.as_str()),
@@ -211,7 +219,7 @@ impl<'a> CookieNames<'a> {
                 ),
             }));
         }
-        others.push((service.to_owned(), written));
+        others.push(CookieClaim { service: service.to_owned(), written });
     }
 
     /// Returns the services whose cookies have one name and path.

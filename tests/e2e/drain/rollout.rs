@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podpin_example::{ExamplePod, Log, PodSettings, publish_ticks};
-use podpin_testkit::{Ending, EndpointsFile, Item, Pod, Proxy, Reply, Request, Setup, Visitor, wait_for};
+use podpin_testkit::{
+    Answer, Ending, EndpointsFile, Item, Pod, Proxy, Reply, Request, Setup, Visitor, wait_for,
+};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -212,7 +214,8 @@ async fn a_browser_comes_back_when_for_a_while_nothing_could_serve_it() {
     let browser = Browser::start().await;
     browser.open(&format!("http://{}/page", proxy.address)).await;
     proxy.wait_metric_at_least("podpin_refusals_total", &[("kind", "no_endpoint")], 3.0).await;
-    pods[0].answer("/events", Reply::new(503).body("starting"));
+    // It takes connections, and answers nothing yet.
+    pods[0].answer("/events", Answer::Reset);
     file.write(&[("pod-a", pods[0].address(), "ready")]);
     proxy.wait_metric_at_least("podpin_refusals_total", &[("kind", "upstream")], 2.0).await;
     file.write(&[("pod-b", pods[1].address(), "ready")]);

@@ -168,9 +168,12 @@ impl WaitQueue {
 #[derive(Debug, Default)]
 pub(crate) struct CookieNames<'a> {
     /// By name and path: the service, and where the name is written unless it is the default.
-    claims: BTreeMap<(String, String), Vec<(String, Option<Node<'a>>)>>,
+    claims: BTreeMap<(String, String), Vec<CookieClaim<'a>>>,
     rivals: Vec<Rivals<'a>>,
 }
+
+/// A service that has a cookie of some name and path, and where the name is written unless it is the default.
+type CookieClaim<'a> = (String, Option<Node<'a>>);
 
 /// Two services whose cookies have one name and path: a browser that reaches both on one host has room for one of them.
 #[derive(Debug)]

@@ -148,6 +148,7 @@ async fn misdirect(idle: IdleConnection, received: ReceivedRequest) -> Option<Id
 }
 
 /// Serves one request that does not ask for an event stream by a GET. Boxed: every idle connection would have room for it.
+#[expect(clippy::boxed_local, reason = "the caller keeps it boxed beside an idle connection")]
 fn serve_request<'a>(
     connection: &'a Connection,
     idle: IdleConnection,

@@ -73,7 +73,7 @@ enum Early {
     /// Response of the route's own.
     Local(Box<(RoutedRequest, LocalResponse)>),
     /// Response of the proxy about itself.
-    Own(LocalResponse),
+    Own(Box<LocalResponse>),
 }
 
 /// The beginning of an endpoint's response.
@@ -176,7 +176,7 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
 /// Routes a request.
 fn admit(context: &RequestContext) -> Result<Exchange<'_>, Early> {
     if let Some(response) = options::response(&context.head) {
-        return Err(Early::Own(response));
+        return Err(Early::Own(Box::new(response)));
     }
     let request = RoutedRequest::new(&context.snapshot, &context.view()).map_err(Early::Unrouted)?;
     Span::current().record("service", &*request.service().name);
@@ -203,7 +203,7 @@ impl Early {
         match self {
             Early::Unrouted(reply) => refuse(context, Progress::Unrouted, reply, client),
             Early::Own(response) => Box::pin(async move {
-                unserved(context, Progress::Unrouted).respond(response, client).await.into()
+                unserved(context, Progress::Unrouted).respond(*response, client).await.into()
             }),
             Early::Local(local) => Box::pin(async move {
                 let (request, response) = *local;

@@ -539,7 +539,7 @@ mod tests {
             let stream = |arrival: Arrival| Http2Stream::new(Arc::clone(&http2), arrival.stream);
             responses.extend(arrivals.into_iter().map(stream).map(Response::begin));
         }
-        while responses.iter_mut().fold(false, |any, response| response.write(LARGE) || any) {}
+        while responses.iter_mut().filter_map(|response| response.write(LARGE).then_some(())).count() > 0 {}
         let mut read = vec![0; 1 << 20];
         poll_fn(|context| {
             while let Poll::Ready(count) =

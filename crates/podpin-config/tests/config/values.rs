@@ -79,6 +79,13 @@ fn default_sse() -> Sse {
     }
 }
 
+/// Limits of a service that configures none.
+const LIMITS: ServiceLimits = ServiceLimits {
+    streams_per_endpoint: Some(10_000),
+    streams_per_client: None,
+    streams_per_client_ip: None,
+};
+
 #[test]
 fn a_service_has_the_defaults_of_the_contract() {
     let cookie = CookieAttributes {
@@ -131,11 +138,7 @@ fn a_service_has_the_defaults_of_the_contract() {
             keep_alive: Some(seconds(4)),
         },
         retries: Retries { attempts: 2, statuses: vec![502, 503, 504] },
-        limits: ServiceLimits {
-            streams_per_endpoint: Some(10_000),
-            streams_per_client: None,
-            streams_per_client_ip: None,
-        },
+        limits: LIMITS,
         health: Health {
             passive: Some(PassiveHealth { failures: 5, ejection: seconds(15), statuses: Vec::new() }),
             active: None,

@@ -26,7 +26,7 @@ const VERIFIED_MAX: usize = 8;
 ///
 /// Of several cookies of the name the first that verifies counts: a browser has two after a change of `path` or `domain`, and a
 /// neighbouring host can plant others on a parent domain (RFC 6265bis, section 8.6), which must not unpin the client. If none of the
-/// first [`VERIFIED_MAX`] does, the first one's error is returned.
+/// first `VERIFIED_MAX` does, the first one's error is returned.
 pub fn claim<'a>(
     cookie_headers: impl IntoIterator<Item = &'a [u8]>,
     name: &str,

@@ -72,11 +72,11 @@ impl Target {
 /// Last bytes of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Farewell {
-    /// `retry:` of [`Session::retry_ms`](super::Session::retry_ms), then the end of the body.
+    /// A drawn `retry:` where [`Session::tells_retry`](super::Session::tells_retry), then the end of the body.
     Goodbye,
     /// End of the body.
     Clean,
-    /// `retry:` of [`Session::retry_ms`](super::Session::retry_ms), and no end of the body.
+    /// A drawn `retry:` where [`Session::tells_retry`](super::Session::tells_retry), and no end of the body.
     BrokenGoodbye,
     /// Nothing: the body is left without its end, so that no client takes it for a whole one.
     Broken,

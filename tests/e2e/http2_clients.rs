@@ -9,9 +9,9 @@ use crate::browser::Browser;
 use crate::python_sdks::{lines, script};
 
 /// Bytes of a response that no window takes at once.
-const LARGE: usize = 300_000;
+pub(super) const LARGE: usize = 300_000;
 
-async fn pod() -> Pod {
+pub(super) async fn pod() -> Pod {
     let pod = Pod::start("pod-a").await;
     pod.answer("/small", Reply::new(200).body("small"));
     pod.answer("/large", Reply::new(200).body("x".repeat(LARGE)));

@@ -3,27 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use podpin_testkit::{
-    Answer, Pod, PodStream, Process, Proxy, Reply, Request, Setup, StreamAnswer, free_port, wait_for,
-};
+use podpin_testkit::{Answer, Pod, PodStream, Process, Proxy, Request, Setup, free_port, wait_for};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use crate::http2_clients::{LARGE, pod};
 use crate::python_sdks::{lines, script};
 
-/// Bytes of a response that no window takes at once.
-const LARGE: usize = 300_000;
 /// Requests in flight over a front.
 const AT_ONCE: usize = 30;
-
-async fn pod() -> Pod {
-    let pod = Pod::start("pod-a").await;
-    pod.answer("/small", Reply::new(200).body("small"));
-    pod.answer("/large", Reply::new(200).body("x".repeat(LARGE)));
-    pod.answer("/events", StreamAnswer::new().opening("data: first\n\n"));
-    pod
-}
 
 fn said(lines: &[Value], key: &str, scene: &str) -> Value {
     let line = lines.iter().find(|line| line[key] == scene);

@@ -275,33 +275,31 @@ impl DrainHandle {
 
     /// `Staying` → `Leaving`, to one endpoint and without a deadline; false if the stream may not be rebalanced now.
     pub(crate) fn rebalance(&self, group: &Arc<GroupAccount>, target: &Arc<Endpoint>, now: Millis) -> bool {
-        let never = Millis(u64::MAX);
-        let mut inner = self.inner.lock();
-        let State::Staying { mobility: mobility @ Mobility::Rebalances } = inner.state else { return false };
-        let times = LeaveTimes { at: now, by: never, deadline: never };
-        let (group_of, target) = (Arc::clone(group), Some(Arc::clone(target)));
-        let departure = Departure { group: group_of, times, budget_use: BudgetUse::Free, target };
-        group.joined();
-        group.notified();
-        inner.state = State::Leaving { mobility, departure: Box::new(departure) };
-        let waker = self.changed(&inner);
-        drop(inner);
-        waker.into_iter().for_each(Waker::wake);
-        true
+        self.try_leave(group, Some(target), |mobility| mobility == Mobility::Rebalances, now)
     }
 
     /// `Staying` → `Leaving`, to any endpoint that takes the stream, which stays if none does; false if it may not leave now.
     pub(crate) fn evacuate(&self, group: &Arc<GroupAccount>, now: Millis) -> bool {
+        self.try_leave(group, None, |mobility| mobility != Mobility::CutAtDeadline, now)
+    }
+
+    /// `Staying` → `Leaving` without a deadline, if `may` holds for the stream; to any endpoint without a `target`.
+    fn try_leave(
+        &self,
+        group: &Arc<GroupAccount>,
+        target: Option<&Arc<Endpoint>>,
+        may: fn(Mobility) -> bool,
+        now: Millis,
+    ) -> bool {
         let never = Millis(u64::MAX);
         let mut inner = self.inner.lock();
-        let State::Staying { mobility: mobility @ (Mobility::Rebalances | Mobility::DrainOnly) } =
-            inner.state
-        else {
+        let State::Staying { mobility } = inner.state else { return false };
+        if !may(mobility) {
             return false;
-        };
+        }
         let times = LeaveTimes { at: now, by: never, deadline: never };
-        let departure =
-            Departure { group: Arc::clone(group), times, budget_use: BudgetUse::Free, target: None };
+        let (group_of, target) = (Arc::clone(group), target.map(Arc::clone));
+        let departure = Departure { group: group_of, times, budget_use: BudgetUse::Free, target };
         group.joined();
         group.notified();
         inner.state = State::Leaving { mobility, departure: Box::new(departure) };

@@ -9,6 +9,7 @@ use podpin_affinity::{SessionId, TokenError};
 use podpin_config::AmbiguousPaths;
 use podpin_drain::ClientName;
 use podpin_endpoints::{EndpointId, MoveReason, Ring as _};
+use podpin_wire::client::network;
 use podpin_wire::http1::request_head::HeadError;
 use podpin_wire::http1::target;
 
@@ -78,9 +79,9 @@ fn find(snapshot: &ConfigSnapshot, request: &RequestView<'_>) -> Result<Found, E
     Ok(Found { destination, path: normalized.filter(|_| !passes || rewrites) })
 }
 
-/// Returns the number of a client's address; an IPv6 client has its /64.
+/// Returns the number of a client's network.
 fn number_of_address(address: IpAddr) -> u64 {
-    match address.to_canonical() {
+    match network(address) {
         IpAddr::V4(address) => (1 << 32) | u64::from(address.to_bits()),
         IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or(0),
     }

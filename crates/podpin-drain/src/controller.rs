@@ -70,9 +70,10 @@ const NOTHING: Duration = Duration::from_secs(3_600);
 ///
 /// # let id = EndpointId::of_pod("u-1", 80);
 /// # let observed = Observed::ready(id, "pod-1", ([127, 0, 0, 1], 80).into());
+/// # let other = Observed::ready(EndpointId::of_pod("u-2", 80), "pod-2", ([127, 0, 0, 2], 80).into());
 /// # let mut table = Table::new();
 /// # let endpoint = Arc::clone(
-/// #     table.apply(Update::Replace(vec![observed]), Millis(0)).snapshot.get(&id).expect("listed"),
+/// #     table.apply(Update::Replace(vec![observed, other]), Millis(0)).snapshot.get(&id).expect("listed"),
 /// # );
 /// // One registry for the process; one inbox and one controller for each service.
 /// let registry = Arc::new(DrainRegistry::new());
@@ -82,7 +83,7 @@ const NOTHING: Duration = Duration::from_secs(3_600);
 /// let drain = DrainHandle::new(Mobility::DrainOnly);
 /// let stream = registry.open(|id| Stream { drain, inbox: Arc::clone(&inbox), endpoint, id });
 ///
-/// // The endpoint begins to drain.
+/// // The endpoint begins to drain; another one is ready for its clients, so that nothing has to be awaited.
 /// inbox.report(table.drain(&id, Millis(1_000)).expect("listed").transitions);
 /// let mut now = Millis(1_000);
 /// let mut facts = Vec::new();

@@ -7,8 +7,11 @@
 //! 1. Of a pod that has IPv4 and IPv6, the addresses of the preferred family count.
 //! 2. Of entries of one pod the newer one wins, unless it is terminating and the other is not (kube-proxy's rule). Newer is
 //!    what was written later: the slice's `resourceVersion`.
-//! 3. Of two pods at one address, a ready one wins, then the one that was first seen later. A version says nothing here: the
-//!    slice of a pod that has ended may be written anew for the sake of another pod in it.
+//! 3. Of two pods at one address, the one wins that can be used best, then the one that stands in the slice created last, then
+//!    the one with the greatest identity. A version says nothing here: the slice of a pod that has ended may be written anew for
+//!    the sake of another pod in it.
+//!
+//! The result depends on the slices as they are, and not on what was seen before: replicas with other histories agree.
 //!
 //! A [`Slice`] keeps what is needed of one object for one port, not the object: a tenth of its memory, and an event
 //! costs the reading of its own slice only. What an endpoint may become is decided in [`podpin_endpoints::Table`].
@@ -50,7 +53,7 @@ pub struct Merged {
     pub malformed: u32,
 }
 
-/// The endpoints that `slices` of one Service name for `port`, none of which was seen before.
+/// The endpoints that `slices` of one Service name for `port`.
 #[must_use]
 pub fn observe<'s>(
     slices: impl Iterator<Item = &'s EndpointSlice>,
@@ -59,7 +62,7 @@ pub fn observe<'s>(
 ) -> Merged {
     let slices: Vec<Slice> = slices.map(|slice| Slice::read(slice, port)).collect();
     let malformed = slices.iter().map(|slice| slice.malformed).sum();
-    let mut observed = merge(slices.iter(), family, &Seen::default());
+    let mut observed = merge(slices.iter(), family);
     observed.sort_unstable_by_key(|one| one.id);
     Merged { observed, malformed }
 }
@@ -243,73 +246,26 @@ impl Words {
     }
 }
 
-/// When pods were first seen: the age of a uid, which nothing in a slice says.
-///
-/// All that is met in one list or event is equally old, so that replicas which start together agree.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    first: HashMap<Arc<str>, u64>,
-    now: u64,
-}
-
-/// Pods that are gone and still remembered, beyond as many as there are. A uid that is forgotten and comes back is young.
-const GONE_MAX: usize = 256;
-
-impl Seen {
-    /// Notes the pods of a list or an event.
-    pub(crate) fn note<'s>(&mut self, slices: impl IntoIterator<Item = &'s Slice>) {
-        self.now += 1;
-        for uid in slices.into_iter().flat_map(Slice::uids) {
-            if !self.first.contains_key(uid) {
-                self.first.insert(Arc::clone(uid), self.now);
-            }
-        }
-    }
-
-    /// Forgets pods that are gone when there are many of them. `slices` are all that there are.
-    pub(crate) fn forget<'s>(&mut self, slices: impl Iterator<Item = &'s Slice> + Clone) {
-        let present: usize = slices.clone().map(|slice| slice.endpoints.len()).sum();
-        if self.first.len() > 2 * present + GONE_MAX {
-            let present: HashSet<&Arc<str>> = slices.flat_map(Slice::uids).collect();
-            self.first.retain(|uid, _| present.contains(uid));
-        }
-    }
-
-    /// Returns the later, the younger; 0 if it was never seen.
-    fn of(&self, observed: &Observed) -> u64 {
-        observed.uid.as_ref().and_then(|uid| self.first.get(uid)).copied().unwrap_or_default()
-    }
-}
-
 /// Merges the slices of one Service, all read for the same port. One entry for each identity and for each address is left.
-pub(crate) fn merge<'s>(
-    slices: impl Iterator<Item = &'s Slice> + Clone,
-    family: IpFamily,
-    seen: &Seen,
-) -> Vec<Observed> {
+pub(crate) fn merge<'s>(slices: impl Iterator<Item = &'s Slice> + Clone, family: IpFamily) -> Vec<Observed> {
     let entries = of_preferred_family(slices, family);
     // First by identity, so that a pod's stale entry cannot keep an address that its newer one has given up.
-    let by_identity = greatest(
-        entries,
-        IdMap::default(),
-        |entry| entry.observed.id,
-        |one, other| one.rank_in_pod() > other.rank_in_pod(),
-    );
-    let by_address = greatest(
+    let by_identity = joined(entries, IdMap::default(), |entry| entry.observed.id, Entry::of_one_pod);
+    let by_address = joined(
         by_identity,
         HashMap::<_, _, BuildHasherDefault<AddressHasher>>::default(),
         |entry| entry.observed.address,
-        |one, other| one.rank_at_address(seen) > other.rank_at_address(seen),
+        Entry::at_one_address,
     );
     by_address.into_iter().map(|entry| entry.observed.clone()).collect()
 }
 
-/// Keeps the greatest entry of each key, at the place of the first one. `places` is empty.
-fn greatest<'s, K: Eq + Hash, S: BuildHasher>(
+/// Keeps one entry for each key, at the place of the first one: what `join` makes of all of them. `places` is empty.
+fn joined<'s, K: Eq + Hash, S: BuildHasher>(
     entries: Vec<Entry<'s>>,
     mut places: HashMap<K, usize, S>,
     key: impl Fn(&Entry<'s>) -> K,
-    beats: impl Fn(&Entry<'s>, &Entry<'s>) -> bool,
+    join: impl Fn(Entry<'s>, Entry<'s>) -> Entry<'s>,
 ) -> Vec<Entry<'s>> {
     places.reserve(entries.len());
     let mut kept: Vec<Entry<'s>> = Vec::with_capacity(entries.len());
@@ -320,10 +276,8 @@ fn greatest<'s, K: Eq + Hash, S: BuildHasher>(
                 kept.push(entry);
             }
             hash_map::Entry::Occupied(occupied) => {
-                if let Some(held) = kept.get_mut(*occupied.get())
-                    && beats(&entry, held)
-                {
-                    *held = entry;
+                if let Some(held) = kept.get_mut(*occupied.get()) {
+                    *held = join(*held, entry);
                 }
             }
         }
@@ -410,7 +364,14 @@ impl<'s> Entry<'s> {
         }
     }
 
-    /// Returns the rank among entries of one pod. The greatest wins. All that could differ is in it, so that no order of reading matters.
+    /// Returns the entry that counts of two of one pod. Its slice is the younger of both, so that the pod has one age whichever
+    /// slice is written anew.
+    fn of_one_pod(self, other: Entry<'s>) -> Entry<'s> {
+        let newer = if other.rank_in_pod() > self.rank_in_pod() { other } else { self };
+        Entry { created: self.created.max(other.created), ..newer }
+    }
+
+    /// Returns the rank among entries of one pod. All that could differ is in it, so that no order of reading matters.
     fn rank_in_pod(&self) -> impl Ord + use<'s> {
         let one = self.observed;
         let alive = !matches!(one.condition, Condition::Draining { .. });
@@ -418,23 +379,24 @@ impl<'s> Entry<'s> {
         (state, one.address, &one.name, &one.zone, &one.zone_hints, &one.node)
     }
 
-    /// Returns the rank among pods at one address. The greatest wins: one that is ready, then the youngest. Among those that
-    /// were met together the one that can be used better wins, then that of the younger slice.
-    fn rank_at_address(&self, seen: &Seen) -> impl Ord + use<'s> {
-        let one = self.observed;
-        let is_ready = one.condition == Condition::Ready;
-        (is_ready, seen.of(one), usability(one.condition), self.created, one.id)
+    /// Returns the entry that counts of two pods at one address.
+    fn at_one_address(self, other: Entry<'s>) -> Entry<'s> {
+        let rank =
+            |entry: &Entry<'s>| (usability(entry.observed.condition), entry.created, entry.observed.id);
+        if rank(&other) > rank(&self) { other } else { self }
     }
 }
 
-/// How well an endpoint can be used: ready ones first, then those that stand in or keep their clients.
+/// How well an endpoint can be used, in the order in which clients are sent to endpoints ([`podpin_endpoints::Tier`]); then
+/// those that keep their clients, those that may come to something, and those that will not.
 fn usability(condition: Condition) -> u8 {
     match condition {
-        Condition::Ready => 2,
-        Condition::Draining { serving: true }
-        | Condition::NotReady { serving: true }
-        | Condition::Published => 1,
-        Condition::Draining { serving: false } | Condition::NotReady { serving: false } => 0,
+        Condition::Ready => 5,
+        Condition::Draining { serving: true } => 4,
+        Condition::Published => 3,
+        Condition::NotReady { serving: true } => 2,
+        Condition::NotReady { serving: false } => 1,
+        Condition::Draining { serving: false } => 0,
     }
 }
 
@@ -736,8 +698,13 @@ mod tests {
             ("RS-", "R--"),
             ("-ST", "---"),
             ("-ST", "--T"),
+            ("-ST", "R--"),
+            ("-ST", "-S-"),
             ("R--", "---"),
+            ("R--", "-S-"),
+            ("-S-", "---"),
             ("-S-", "--T"),
+            ("---", "--T"),
         ];
         for (winner, ghost) in cases {
             assert_eq!(owner(["a", winner], ["b", ghost]), "a", "{winner} {ghost}");
@@ -750,59 +717,40 @@ mod tests {
         );
     }
 
+    /// A slice with these pods at one address, all of them in these conditions, which was created at `second`.
+    fn created(version: u32, second: u32, names: &[&str], conditions: &str) -> EndpointSlice {
+        let pods: Vec<Value> = names.iter().map(|name| pod(name, "10.0.0.1", conditions)).collect();
+        let mut slice = slice(version, &json!(pods));
+        slice.metadata.creation_timestamp =
+            Some(serde_json::from_value(json!(format!("2026-11-22T13:47:{second:02}Z"))).unwrap());
+        slice
+    }
+
     #[test]
-    fn of_two_equal_pods_at_one_address_the_younger_wins() {
-        let list = |name: &str, conditions: &str| json!([pod(name, "10.0.0.1", conditions)]);
-        for conditions in ["RS-", "---", "-ST"] {
+    fn of_two_equal_pods_at_one_address_the_one_in_the_younger_slice_wins() {
+        for conditions in ["RS-", "---", "-ST", "R--", "--T"] {
             for (old, young) in [("a", "b"), ("b", "a")] {
-                let read = |version, name| Slice::read(&slice(version, &list(name, conditions)), &http());
-                let mut seen = Seen::default();
-                seen.note([read(1, old)].iter());
-                seen.note([read(1, old), read(2, young)].iter());
-                // The slice of the old one is written anew.
-                let slices = [read(9, old), read(2, young)];
-                seen.note(slices.iter());
-                let merged = merge(slices.iter(), IpFamily::Prefer4, &seen);
-                assert_eq!(&*merged[0].name, young, "{conditions}");
+                // Whichever of the slices is written anew.
+                for (of_old, of_young) in [(1, 2), (2, 1)] {
+                    let slices = [
+                        created(of_old, 10, &[old], conditions),
+                        created(of_young, 11, &[young], conditions),
+                    ];
+                    assert_eq!(&*merged(&slices, &http()).observed[0].name, young, "{conditions}");
+                }
             }
         }
-        // Met together: the slice that was made later.
-        let made = |name: &str, time: &str| {
-            let mut slice = slice(1, &list(name, "RS-"));
-            slice.metadata.creation_timestamp =
-                Some(serde_json::from_value(json!(format!("2026-11-22T13:47:{time}Z"))).unwrap());
-            slice
-        };
-        for (old, young) in [("a", "b"), ("b", "a")] {
-            let slices = [made(old, "10"), made(young, "11")];
-            assert_eq!(&*merged(&slices, &http()).observed[0].name, young);
-        }
     }
 
     #[test]
-    fn a_young_pod_that_is_not_ready_yet_has_its_address_from_an_old_one_that_terminates() {
-        let read = |name: &str, conditions: &str| {
-            Slice::read(&slice(1, &json!([pod(name, "10.0.0.1", conditions)])), &http())
-        };
-        for old in ["-ST", "--T", "---", "-S-"] {
-            let mut seen = Seen::default();
-            seen.note([read("old", "RS-")].iter());
-            let slices = [read("old", old), read("young", "---")];
-            seen.note(slices.iter());
-            assert_eq!(&*merge(slices.iter(), IpFamily::Prefer4, &seen)[0].name, "young", "{old}");
-        }
-    }
-
-    #[test]
-    fn pods_that_are_gone_are_forgotten_when_there_are_many() {
-        let mut seen = Seen::default();
-        let read = |name: &str| [Slice::read(&slice(1, &json!([pod(name, "10.0.0.1", "RS-")])), &http())];
-        for number in 0..2_000 {
-            let slices = read(&format!("pod-{number}"));
-            seen.note(slices.iter());
-            seen.forget(slices.iter());
-            assert!(seen.first.len() <= 2 + GONE_MAX);
-            assert!(seen.of(&slices[0].endpoints[0]) > 0);
+    fn a_pod_in_two_slices_is_as_young_as_the_younger_one() {
+        for (of_old, of_young) in [(1, 2), (2, 1)] {
+            let slices = [
+                created(of_old, 10, &["a"], "RS-"),
+                created(of_young, 12, &["a"], "RS-"),
+                created(3, 11, &["b"], "RS-"),
+            ];
+            assert_eq!(&*merged(&slices, &http()).observed[0].name, "a");
         }
     }
 

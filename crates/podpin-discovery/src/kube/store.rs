@@ -16,7 +16,7 @@ use crate::kube::deadlines::{Deadlines, MomentOf};
 use crate::kube::resource::SERVICE_LABEL;
 use crate::kube::wire::Nameless;
 use crate::kube::{KubeEvent, KubeService};
-use crate::slice::{PortRef, Seen, Slice, merge};
+use crate::slice::{PortRef, Slice, merge};
 
 /// The objects of one namespace.
 #[derive(Debug)]
@@ -40,7 +40,6 @@ pub(crate) fn locked(store: &Mutex<Store>) -> MutexGuard<'_, Store> {
 struct Followed {
     followers: Vec<Follower>,
     slices: BTreeMap<Arc<str>, Views>,
-    seen: Seen,
     belief: Belief,
 }
 
@@ -95,8 +94,7 @@ impl Store {
             let index = *store.by_name.entry(wanted.service.clone()).or_insert(next);
             if index == next {
                 let (followers, slices) = (Vec::new(), BTreeMap::new());
-                let (seen, belief) = (Seen::default(), Belief::Sure);
-                store.services.push(Followed { followers, slices, seen, belief });
+                store.services.push(Followed { followers, slices, belief: Belief::Sure });
             }
             if let Some(followed) = store.services.get_mut(index) {
                 followed.followers.push(Follower {
@@ -162,9 +160,7 @@ impl Store {
         let views = followed.read(slice, on);
         let name: Arc<str> = name.into();
         self.places.insert(Arc::clone(&name), index);
-        followed.seen.note(&views);
         followed.slices.insert(name, views);
-        followed.seen.forget(followed.slices.values().flatten());
         followed.emit(&self.deadlines, Follower::anyone, on);
         Ok(())
     }
@@ -315,7 +311,7 @@ impl Followed {
     ) {
         for (page, follower) in self.followers.iter_mut().enumerate().filter(|(_, one)| wanted(one)) {
             let slices = self.slices.values().filter_map(|views| views.get(page));
-            let mut observed = merge(slices, follower.family, &self.seen);
+            let mut observed = merge(slices, follower.family);
             if follower.pods {
                 deadlines.fill(&mut observed);
             }
@@ -356,8 +352,6 @@ impl Followed {
             self.belief = Belief::Sure;
             self.slices = list;
         }
-        self.seen.note(self.slices.values().flatten());
-        self.seen.forget(self.slices.values().flatten());
         self.emit(deadlines, Follower::anyone, on);
         self.belief == Belief::Sure
     }
@@ -377,6 +371,7 @@ mod tests {
 
     use podpin_endpoints::Table;
     use podpin_time::Millis;
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -573,10 +568,12 @@ mod tests {
         assert!(!store.knows_pod("foreign") && store.knows_pod(&uid("web", 0)));
     }
 
-    /// A slice with one pod at an address that others have, too.
+    /// A slice with one pod at an address that others have, too. `old` was created before all others.
     fn at_one_address(name: &str, version: u32, pod: &str) -> EndpointSlice {
+        let created = if name == "old" { "2026-11-22T13:47:19Z" } else { "2026-11-23T13:47:19Z" };
         let object = json!({
-            "metadata": {"name": name, "resourceVersion": version.to_string(), "labels": {(SERVICE_LABEL): "chat"}},
+            "metadata": {"name": name, "resourceVersion": version.to_string(), "labels": {(SERVICE_LABEL): "chat"},
+                         "creationTimestamp": created},
             "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
             "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": {"kind": "Pod", "name": pod, "uid": pod}}],
         });
@@ -604,6 +601,167 @@ mod tests {
         let both = [at_one_address("old", 8, "ghost"), at_one_address("new", 6, "living")];
         list(&mut store, &both);
         assert_eq!(names(&mut store, &at_one_address("old", 9, "ghost")), ["living"], "after a list, too");
+    }
+
+    /// An act of a cluster. Pods share few addresses, and slices are written when they please.
+    #[derive(Clone, Debug)]
+    enum Act {
+        /// The pod goes on to its next state; see [`LIVES`].
+        Ages(usize),
+        /// The slice is written with these pods as they are now.
+        Written {
+            slice: usize,
+            pods: u16,
+        },
+        Deleted(usize),
+    }
+
+    /// Conditions of a pod, one after the other, until it is gone: `RST`.
+    const LIVES: [&[&str]; 4] = [
+        &["---", "RS-", "-ST", "--T"],
+        &["RS-", "---", "RS-", "-ST"],
+        &["---", "R--", "RS-", "-ST"],
+        &["RS-", "-S-", "---", "--T"],
+    ];
+
+    const PODS: usize = 16;
+
+    /// The server's side of a history: the truth about pods, and the slices as they were written last.
+    #[derive(Default)]
+    struct Cluster {
+        ages: [usize; PODS],
+        slices: BTreeMap<usize, EndpointSlice>,
+        version: u32,
+    }
+
+    impl Cluster {
+        fn pod(&self, number: usize) -> Option<serde_json::Value> {
+            let life = LIVES[number % LIVES.len()];
+            let conditions = life.get(*self.ages.get(number)?)?.as_bytes();
+            let is = |index: usize| conditions[index] != b'-';
+            Some(json!({
+                "addresses": [format!("10.0.0.{}", number % 5)],
+                "conditions": {"ready": is(0), "serving": is(1), "terminating": is(2)},
+                "targetRef": {"kind": "Pod", "name": format!("pod-{number}"), "uid": format!("uid-{}", number * 7 % PODS)},
+            }))
+        }
+
+        /// Returns the new content of the slice that was written or deleted.
+        fn act(&mut self, act: &Act) -> Option<(usize, Option<EndpointSlice>)> {
+            self.version += 1;
+            match act {
+                Act::Ages(pod) => {
+                    self.ages[*pod] += 1;
+                    None
+                }
+                Act::Written { slice, pods } => {
+                    let listed = (0..PODS).filter(|number| pods >> number & 1 == 1);
+                    let endpoints: Vec<_> = listed.filter_map(|number| self.pod(number)).collect();
+                    let object = json!({
+                        "metadata": {"name": format!("s{slice}"), "resourceVersion": self.version.to_string(),
+                                     "creationTimestamp": format!("2026-11-22T13:47:{:02}Z", slice * 5 % 3),
+                                     "labels": {(SERVICE_LABEL): "chat"}},
+                        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}],
+                    });
+                    let object: EndpointSlice = serde_json::from_value(object).unwrap();
+                    self.slices.insert(*slice, object.clone());
+                    Some((*slice, Some(object)))
+                }
+                Act::Deleted(slice) => self.slices.remove(slice).map(|_| (*slice, None)),
+            }
+        }
+    }
+
+    /// A replica: what it knows of slices, and of endpoints.
+    struct Replica {
+        store: Store,
+        table: Table,
+        time: u64,
+    }
+
+    impl Replica {
+        fn new() -> Replica {
+            let services = [service("chat", "http")];
+            Replica {
+                store: Store::new(services.iter().enumerate(), |_| Millis(0)),
+                table: Table::new(),
+                time: 0,
+            }
+        }
+
+        fn hear(&mut self, act: impl FnOnce(&mut Store, &mut dyn FnMut(KubeEvent))) {
+            self.time += 100;
+            let (table, now) = (&mut self.table, Millis(self.time));
+            act(&mut self.store, &mut |event| {
+                let KubeEvent::Endpoints { update, .. } = event else { return };
+                table.apply(update, now);
+            });
+        }
+
+        fn event(&mut self, change: &(usize, Option<EndpointSlice>)) {
+            self.hear(|store, on| match change {
+                (_, Some(slice)) => store.put(slice, on).unwrap(),
+                (slice, None) => store.remove(&format!("s{slice}"), on),
+            });
+        }
+
+        /// A whole list, as after a 410.
+        fn relist(&mut self, cluster: &Cluster) {
+            self.hear(|store, on| {
+                let mut pending = Pending::default();
+                let slices = cluster.slices.values().rev();
+                slices.for_each(|slice| store.stage(&mut pending, slice, on).unwrap());
+                store.replace(pending, on);
+            });
+        }
+
+        /// "name address state", as clients are sent there.
+        fn list(&self) -> Vec<String> {
+            let snapshot = self.table.snapshot();
+            let word = |endpoint: &Arc<podpin_endpoints::Endpoint>| {
+                let usage = snapshot.usage(endpoint, None, Millis(self.time + 1_000_000));
+                format!("{} {} {} {usage:?}", endpoint.name, endpoint.address, endpoint.phase.as_str())
+            };
+            snapshot.endpoints().iter().map(word).collect()
+        }
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<(Act, u8)>> {
+        let act = prop_oneof![
+            3 => (0..PODS).prop_map(Act::Ages),
+            6 => (0..4_usize, any::<u16>()).prop_map(|(slice, pods)| Act::Written { slice, pods }),
+            1 => (0..4_usize).prop_map(Act::Deleted),
+        ];
+        prop::collection::vec((act, any::<u8>()), 1..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+        /// One saw everything, one twice, one relisted now and then, one has just started.
+        #[test]
+        fn replicas_with_other_histories_of_the_same_slices_end_with_the_same_list(acts in acts()) {
+            let mut cluster = Cluster::default();
+            let [mut every, mut twice, mut some, mut late] = std::array::from_fn(|_| Replica::new());
+            for (act, chance) in &acts {
+                if let Some(change) = cluster.act(act) {
+                    every.event(&change);
+                    twice.event(&change);
+                    twice.event(&change);
+                }
+                if chance % 4 == 0 {
+                    some.relist(&cluster);
+                }
+            }
+            // A list that empties a service is believed the second time.
+            some.relist(&cluster);
+            some.relist(&cluster);
+            late.relist(&cluster);
+            let expected = late.list();
+            for replica in [every, twice, some] {
+                prop_assert_eq!(&replica.list(), &expected);
+            }
+        }
     }
 
     /// A bound on the processor time of an event among many endpoints, for an optimised build; the best of many runs keeps

@@ -34,11 +34,9 @@ impl ClusterAccess {
         before: Option<&ClusterAccess>,
     ) -> Result<ClusterAccess, ReloadError> {
         let access = ClusterAccess::read(config).await?;
-        if before != Some(&access) {
-            // A credential plugin may take its time, and this thread also serves discovery and the admin port.
-            let config = config.clone();
-            let checked = tokio::task::spawn_blocking(move || verify(&config)).await;
-            checked.map_err(|_| ReloadError::Panicked)??;
+        if before != Some(&access) && access.digest.is_some() {
+            let checked = podpin_discovery::check(&KubeSettings::from(&config.kubernetes)).await;
+            checked.map_err(|error| StartError::Cluster(error.to_string()))?;
         }
         Ok(access)
     }

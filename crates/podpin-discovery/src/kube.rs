@@ -11,12 +11,13 @@
 //!
 //! Fail static: every failure is reported and retried; none takes an endpoint away. Merging is in `slice.rs`, the known
 //! objects in `kube/store.rs`, the requests in `kube/wire.rs`, the loop in `kube/reflector.rs`; the two
-//! resources that it reads in `kube/slices.rs` and `kube/pods.rs`.
+//! resources that it reads in `kube/slices.rs` and `kube/pods.rs`; credentials in `kube/token.rs` and `kube/plugin.rs`.
 
 mod client;
 mod cluster;
 mod deadlines;
 mod failure;
+mod plugin;
 mod pods;
 mod reflector;
 mod resource;
@@ -58,6 +59,9 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(290);
 /// A page of a list takes an API server milliseconds, a loaded one a second or two.
 const LIST_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// A credential plugin asks a cloud for a token, which takes a second or two. One that waits for a person waits in vain.
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Bookmarks come about once a minute. Something between that answers keep-alive probes for a dead server (a proxy, a load
 /// balancer) is found out by their absence.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
@@ -75,6 +79,8 @@ pub struct KubeSettings {
     pub watch_timeout: Duration,
     /// How long a page of a list may take. Default 15 s.
     pub list_timeout: Duration,
+    /// How long a run of a credential plugin may take. Default 15 s.
+    pub plugin_timeout: Duration,
     /// How long a watch may say nothing, not even a bookmark, on a server that sends them. Default 90 s.
     pub silence_max: Duration,
     /// Converts a time of the wall clock to the clock of the endpoints' deadlines: see
@@ -91,6 +97,7 @@ impl Default for KubeSettings {
             relist_every: RELIST_EVERY,
             watch_timeout: WATCH_TIMEOUT,
             list_timeout: LIST_TIMEOUT,
+            plugin_timeout: PLUGIN_TIMEOUT,
             silence_max: SILENCE_MAX,
             moment_of: |at| Millis(0).after(at.duration_since(UNIX_EPOCH).unwrap_or_default()),
         }
@@ -245,7 +252,7 @@ pub enum KubeError {
         #[source]
         error: kube::config::KubeconfigError,
     },
-    /// No client can be made: a certificate, a key or a credential plugin is wrong.
+    /// No client can be made: a certificate, a key or a proxy is wrong.
     #[error("the Kubernetes client cannot be set up: {}", failure::with_sources(.0))]
     Client(#[source] kube::Error),
     /// The token cannot be used.
@@ -257,9 +264,14 @@ pub enum KubeError {
         #[source]
         error: TokenError,
     },
-    /// The credential plugin could not even be run.
-    #[error("the credential plugin of the kubeconfig: {0}")]
+    /// The credential plugin gives no credential.
+    #[error("{0}")]
     Plugin(String),
+    /// The kubeconfig has credentials of a kind that Kubernetes has removed.
+    #[error(
+        "auth error: auth-provider {0} was removed from Kubernetes in 1.26: use a credential plugin (exec)"
+    )]
+    AuthProvider(String),
 }
 
 /// Checks whether there is a cluster to follow, as far as this machine's own configuration can tell; sends no request.
@@ -267,7 +279,7 @@ pub enum KubeError {
 /// # Errors
 /// What [`follow`] would fail with at its start.
 pub async fn check(settings: &KubeSettings) -> Result<(), KubeError> {
-    Cluster::reach(settings).await.map(drop)
+    Cluster::reach(settings).await?.client().map(drop)
 }
 
 /// Follows `services` and calls `on` with their events, for ever; drop the future to stop.
@@ -282,10 +294,10 @@ pub async fn follow(
     services: Vec<KubeService>,
     on: impl FnMut(KubeEvent) + Send,
 ) -> Result<Infallible, KubeError> {
-    let Cluster { client, namespace: default } = Cluster::reach(&settings).await?;
+    let cluster = Cluster::reach(&settings).await?;
     let mut namespaces: BTreeMap<&str, Vec<(usize, &KubeService)>> = BTreeMap::new();
     for (number, service) in services.iter().enumerate() {
-        let namespace = service.namespace.as_deref().unwrap_or(&default);
+        let namespace = service.namespace.as_deref().unwrap_or(&cluster.namespace);
         namespaces.entry(namespace).or_default().push((number, service));
     }
     if namespaces.is_empty() {
@@ -295,13 +307,12 @@ pub async fn follow(
     let emit = |event| (on.lock().unwrap_or_else(PoisonError::into_inner))(event);
     let mut followed = Vec::with_capacity(namespaces.len());
     for (name, services) in namespaces {
-        let client = Cluster::reach(&settings).await?.client;
+        let client = cluster.client()?;
         let store = Store::new(services.into_iter(), settings.moment_of);
         followed.push(Box::pin(follow_namespace(name, &settings, client, store, &emit)));
     }
     let follow = pin!(select_all(followed));
-    let Some(token) = client.token() else { match follow.await.0 {} };
-    match select(follow, pin!(token.watch())).await {
+    match select(follow, pin!(cluster.credentials.keep(settings.plugin_timeout))).await {
         Either::Left(((never, ..), _)) => match never {},
         Either::Right((never, _)) => never,
     }

@@ -1,5 +1,5 @@
-//! The client of the API server: connections that notice when the other end is gone, a token read from its file for
-//! each request, and refusals that say how long the server asks to wait.
+//! The client of the API server: connections that notice when the other end is gone, a token that is as new as its file or
+//! its plugin at each request, and refusals that say how long the server asks to wait.
 //!
 //! kube makes its connections without keep-alive: one that a NAT or a load balancer has forgotten would be found out at the
 //! end of a watch, minutes later. So the connector is made here, with everything else that kube's has: TLS, proxies,
@@ -7,7 +7,7 @@
 
 use std::error::Error as StdError;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -15,6 +15,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::{AsyncBufRead, TryStreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Bytes;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
@@ -23,11 +24,14 @@ use hyper_util::rt::TokioExecutor;
 use k8s_openapi::jiff::fmt::rfc2822;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::{Client, Config};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use tokio::time::timeout;
 use tower::util::MapErr;
 use tower::{BoxError, Service};
 
 use crate::kube::failure::{Failure, with_sources};
+use crate::kube::plugin::{Given, Identity, Plugin};
 use crate::kube::resource::Resource;
 use crate::kube::token::TokenFile;
 
@@ -46,6 +50,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A `Status` of the API is a few hundred bytes.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
+/// Time for the body of a refusal, which comes with its head.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Fields by which API priority and fairness says which queue a request was in.
 const FAIRNESS: [HeaderName; 2] = [
     HeaderName::from_static("x-kubernetes-pf-flowschema-uid"),
@@ -58,9 +65,38 @@ pub(crate) type Reader = Pin<Box<dyn AsyncBufRead + Send>>;
 /// A client of one API server. Clones share its connections.
 #[derive(Clone)]
 pub(crate) struct ApiClient {
+    config: Arc<Config>,
+    credentials: Credentials,
+    made: Arc<Mutex<Made>>,
+}
+
+/// kube's client, and the certificate that it shows.
+struct Made {
     client: Client,
-    /// `None` if the credentials are others than the file of a token.
-    token: Option<Arc<TokenFile>>,
+    /// Number of the plugin's credential that the certificate is of; `None` if it is of none.
+    identity: Option<u64>,
+}
+
+/// Credentials that change without another configuration. All others are a part of the configuration.
+#[derive(Clone, Debug)]
+pub(crate) enum Credentials {
+    /// None.
+    Fixed,
+    /// The token of a file.
+    File(Arc<TokenFile>),
+    /// What a plugin gives: a token, a certificate or both.
+    Plugin(Arc<Plugin>),
+}
+
+impl Credentials {
+    /// Keeps them as new as can be, and logs when that fails; for ever. A run of a plugin may take `limit`.
+    pub(crate) async fn keep(&self, limit: Duration) -> ! {
+        match self {
+            Credentials::Fixed => std::future::pending().await,
+            Credentials::File(token) => token.watch().await,
+            Credentials::Plugin(plugin) => plugin.keep(limit).await,
+        }
+    }
 }
 
 /// A refusal's body: a `Status` of the API, as far as it is needed.
@@ -80,17 +116,22 @@ struct Details {
 }
 
 impl ApiClient {
-    /// Makes a client of a configuration that has no token file any more, and of that file.
+    /// Makes a client of a configuration without the credentials that are given beside it.
     ///
     /// # Errors
-    /// If a certificate, a key, a proxy or a credential plugin is wrong. Runs the plugin.
-    pub(crate) fn new(config: &Config, token: Option<Arc<TokenFile>>) -> Result<ApiClient, kube::Error> {
-        Ok(ApiClient { client: client(config)?, token })
+    /// If a certificate, a key or a proxy is wrong.
+    pub(crate) fn new(config: Arc<Config>, credentials: Credentials) -> Result<ApiClient, kube::Error> {
+        let given = match &credentials {
+            Credentials::Plugin(plugin) => plugin.given(),
+            Credentials::Fixed | Credentials::File(_) => None,
+        };
+        let made = Arc::new(Mutex::new(Made::of(&config, given.as_ref())?));
+        Ok(ApiClient { config, credentials, made })
     }
 
-    /// Returns the file of the token, to be watched.
-    pub(crate) fn token(&self) -> Option<&Arc<TokenFile>> {
-        self.token.as_ref()
+    /// Returns whether the credentials become new by themselves when they are refused.
+    pub(crate) fn renews_credentials(&self) -> bool {
+        matches!(&self.credentials, Credentials::Plugin(plugin) if plugin.is_kept())
     }
 
     /// Sends a request and returns the body of its response.
@@ -103,16 +144,72 @@ impl ApiClient {
         verb: &'static str,
         resource: &'static Resource,
     ) -> Result<Reader, Failure> {
-        if let Some(token) = &self.token {
-            request.headers_mut().insert(http::header::AUTHORIZATION, token.authorization());
+        let given = match &self.credentials {
+            Credentials::Plugin(plugin) => plugin.given(),
+            Credentials::Fixed | Credentials::File(_) => None,
+        };
+        let authorization = match &self.credentials {
+            Credentials::Fixed => None,
+            Credentials::File(token) => Some(token.authorization()),
+            Credentials::Plugin(_) => given.as_ref().and_then(Given::authorization).cloned(),
+        };
+        if let Some(value) = authorization {
+            request.headers_mut().insert(http::header::AUTHORIZATION, value);
         }
-        let response = self.client.send(request.map(Body::from)).await;
+        let response = self.client(given.as_ref()).send(request.map(Body::from)).await;
         let response = response.map_err(|error| Failure::Unreachable(with_sources(&error)))?;
+        self.judge(given.as_ref(), response.status())?;
         if response.status().is_success() {
             let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
             return Ok(Box::pin(body.into_async_read()));
         }
         Err(refusal(response, verb, resource).await)
+    }
+
+    /// Returns kube's client, which shows the certificate that was `given` last.
+    fn client(&self, given: Option<&Given>) -> Client {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_other =
+            |given: &&Given| given.credential.identity.is_some() && made.identity != Some(given.number);
+        if let Some(given) = given.filter(is_other) {
+            match Made::of(&self.config, Some(given)) {
+                Ok(other) => *made = other,
+                Err(error) => {
+                    let error = with_sources(&error);
+                    tracing::error!(error, "the certificate of the credential plugin cannot be used");
+                    made.identity = Some(given.number);
+                }
+            }
+        }
+        made.client.clone()
+    }
+
+    /// Tells a plugin what the API server thinks of its credential.
+    ///
+    /// # Errors
+    /// If it is refused, and the plugin failed to give another one.
+    fn judge(&self, given: Option<&Given>, status: StatusCode) -> Result<(), Failure> {
+        let (Credentials::Plugin(plugin), Some(given)) = (&self.credentials, given) else { return Ok(()) };
+        if status != StatusCode::UNAUTHORIZED {
+            plugin.accepted(given.number);
+            return Ok(());
+        }
+        plugin.refused(given.number).map_or(Ok(()), |words| Err(Failure::Plugin(words)))
+    }
+}
+
+impl Made {
+    fn of(config: &Config, given: Option<&Given>) -> Result<Made, kube::Error> {
+        let Some((identity, number)) =
+            given.and_then(|given| Some((given.credential.identity.as_ref()?, given.number)))
+        else {
+            return Ok(Made { client: client(config)?, identity: None });
+        };
+        let Identity { certificate, key } = identity;
+        let mut config = config.clone();
+        config.auth_info.client_certificate_data = Some(BASE64.encode(certificate));
+        config.auth_info.client_key_data = Some(SecretString::from(BASE64.encode(key.expose_secret())));
+        Ok(Made { client: client(&config)?, identity: Some(number) })
     }
 }
 
@@ -131,8 +228,12 @@ async fn refusal(response: Response<Body>, verb: &'static str, resource: &'stati
             "the API server throttles"
         );
     }
-    let body = Limited::new(body, REFUSAL_BYTES_MAX).collect().await;
-    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    // A body that does not end must not cost what the head has said already.
+    let body = timeout(REFUSAL_TIMEOUT, Limited::new(body, REFUSAL_BYTES_MAX).collect()).await;
+    let body = match body {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) | Err(_) => Bytes::new(),
+    };
     let status: Refusal = serde_json::from_slice(&body).unwrap_or_default();
     let message = match status.message.is_empty() {
         true => String::from_utf8_lossy(&body).into_owned(),

@@ -1,9 +1,8 @@
 //! Why a list or a watch did not work, in words that say what to do about it.
 
 use std::error::Error as StdError;
+use std::sync::Arc;
 use std::time::Duration;
-
-use kube::client::AuthError;
 
 use crate::kube::resource::Resource;
 
@@ -41,6 +40,9 @@ pub(crate) enum Failure {
         /// How long was waited.
         after: Duration,
     },
+    /// Credentials that the API server refuses, and no others to show.
+    #[error("the API server answers 401: {0}")]
+    Plugin(Arc<str>),
     /// An answer that is no list.
     #[error("the API server's answer cannot be read: {0}")]
     Garbled(String),
@@ -114,9 +116,6 @@ impl Failure {
 
 /// An error and what it came from; the outermost words alone are "client error (Connect)".
 pub(crate) fn with_sources(error: &(dyn StdError + 'static)) -> String {
-    if let Some(words) = std::iter::successors(Some(error), |&error| error.source()).find_map(of_plugin) {
-        return words;
-    }
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -127,22 +126,6 @@ pub(crate) fn with_sources(error: &(dyn StdError + 'static)) -> String {
         source = cause.source();
     }
     excerpt(&text)
-}
-
-/// Returns why a credential plugin gave no credentials; `None` if something else is wrong. What the plugin printed may be a
-/// secret; what it wrote to standard error is not.
-fn of_plugin(error: &(dyn StdError + 'static)) -> Option<String> {
-    match error.downcast_ref::<AuthError>()? {
-        AuthError::AuthExecRun { out, .. } => {
-            let said = String::from_utf8_lossy(&out.stderr);
-            let said = excerpt(said.trim());
-            Some(format!("the credential plugin of the kubeconfig failed ({}): {said}", out.status))
-        }
-        AuthError::AuthExecParse(_) => {
-            Some("the credential plugin of the kubeconfig printed no ExecCredential".to_owned())
-        }
-        _ => None,
-    }
 }
 
 /// The beginning of a text, in one line.

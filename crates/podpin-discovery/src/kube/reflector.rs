@@ -407,14 +407,15 @@ impl<'f, I: Index> Reflector<'f, I> {
 
     /// Tells and logs what has changed, and waits before the next attempt.
     async fn fail(&mut self, failure: Failure, emit: Emit<'_>) {
-        let answers = |failure: &Failure| matches!(failure, Failure::Refused { .. });
+        let answers = |failure: &Failure| matches!(failure, Failure::Refused { .. } | Failure::Plugin(_));
         let was_silent = matches!(&self.connected, Some(Err(before)) if !answers(before));
         if answers(&failure) && was_silent {
             // It is back, and what it refuses while it starts should not cost what the outage did.
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
-        let outdated = matches!(failure, Failure::Refused { code: 401, .. })
+        let is_refused = matches!(failure, Failure::Refused { code: 401, .. } | Failure::Plugin(_));
+        let outdated = (is_refused && !self.client.renews_credentials())
             || self.failures.is_multiple_of(RENEWAL_FAILURES);
         let known = matches!(&self.connected, Some(Err(before)) if before.resembles(&failure));
         if !known {
@@ -437,10 +438,10 @@ impl<'f, I: Index> Reflector<'f, I> {
         }
     }
 
-    /// A client reads its token anew once a minute and a kubeconfig never; a new client reads both at once.
+    /// A client never reads its kubeconfig anew; a new client does.
     async fn renew(&mut self) {
-        match Cluster::reach(self.settings).await {
-            Ok(cluster) => self.client = cluster.client,
+        match Cluster::reach(self.settings).await.and_then(|cluster| cluster.client()) {
+            Ok(client) => self.client = client,
             Err(error) => tracing::debug!(%error, "the configuration cannot be read now; the old one stays"),
         }
     }

@@ -1,5 +1,7 @@
 //! Credentials as people write them, and as the kubelet rotates them.
 
+use std::path::PathBuf;
+
 use podpin_discovery::{TokenError, check};
 
 use super::*;
@@ -126,17 +128,26 @@ fn credential(status: &str) -> String {
 }
 
 /// Replaces the credentials of the kubeconfig by a plugin that prints the file `credential` beside it. Returns that file.
-fn use_plugin(kubeconfig: &Kubeconfig) -> std::path::PathBuf {
+fn use_plugin(kubeconfig: &Kubeconfig) -> PathBuf {
     let printed = kubeconfig.path().with_file_name("credential");
+    let command = format!("command: cat, args: [\"{}\"]", printed.display());
+    use_command(kubeconfig, &command);
+    printed
+}
+
+/// Replaces the credentials of the kubeconfig by a plugin that runs a script of the shell.
+fn use_script(kubeconfig: &Kubeconfig, script: &str) {
+    let path = kubeconfig.path().with_file_name("plugin.sh");
+    std::fs::write(&path, script).unwrap();
+    use_command(kubeconfig, &format!("command: sh, args: [\"{}\"]", path.display()));
+}
+
+fn use_command(kubeconfig: &Kubeconfig, command: &str) {
     let version = "client.authentication.k8s.io/v1";
-    let exec = format!(
-        "exec: {{apiVersion: {version}, interactiveMode: Never, command: cat, args: [\"{}\"]}}",
-        printed.display()
-    );
+    let exec = format!("exec: {{apiVersion: {version}, interactiveMode: Never, {command}}}");
     let text = std::fs::read_to_string(kubeconfig.path()).unwrap();
     let file = format!("tokenFile: {}", kubeconfig.token_path().display());
     std::fs::write(kubeconfig.path(), text.replace(&file, &exec)).unwrap();
-    printed
 }
 
 #[tokio::test]
@@ -155,10 +166,15 @@ async fn the_token_of_a_credential_plugin_is_renewed_before_it_expires() {
     followed.expect(0, &["c ready"]).await;
     server.wait_watches(1).await;
     std::fs::write(&printed, "a secret that is no JSON").unwrap();
+    server.require_token("yet another");
     server.cut_watches(Cut::Expired);
     let failed = |seen: &Seen| seen.failures.iter().any(|reason| reason.contains("no ExecCredential"));
     followed.until("the plugin's failure", failed).await;
     assert!(followed.seen().failures.iter().all(|reason| !reason.contains("secret")));
+    // What fails is tried again by itself.
+    std::fs::write(&printed, credential(r#""token": "yet another""#)).unwrap();
+    server.put_unseen(&chat(&["d"]));
+    followed.expect(0, &["d ready"]).await;
 }
 
 #[tokio::test]
@@ -185,7 +201,9 @@ async fn a_plugin_that_gives_no_credentials_is_refused_with_its_words() {
     let missing = refused().await;
     assert!(missing.contains("No such file"), "{missing}");
     assert!(missing.contains("credential plugin"), "{missing}");
-    for content in ["no JSON, but a secret", "", r#"{"kind": "ExecCredential"}"#] {
+    let empty = credential(r#""token": """#);
+    let contents = ["no JSON, but a secret", "", r#"{"kind": "ExecCredential"}"#, &credential(""), &empty];
+    for content in contents {
         std::fs::write(&printed, content).unwrap();
         let error = refused().await;
         assert!(error.to_lowercase().contains("exec"), "{content:?}: {error}");
@@ -203,11 +221,70 @@ async fn credentials_of_a_kind_that_is_not_supported_are_refused() {
     let text = std::fs::read_to_string(kubeconfig.path()).unwrap();
     let file = format!("tokenFile: {}", kubeconfig.token_path().display());
     for (provider, words) in
-        [("oidc", "oidc"), ("gcp", "oauth"), ("azure", "azure"), ("openstack", "openstack")]
+        [("oidc", "oidc"), ("gcp", "gcp"), ("azure", "azure"), ("openstack", "openstack")]
     {
         let user = format!("auth-provider: {{name: {provider}, config: {{x: y}}}}");
         std::fs::write(kubeconfig.path(), text.replace(&file, &user)).unwrap();
         let error = check(&settings).await.unwrap_err().to_string();
         assert!(error.contains("auth error") && error.contains(words), "{provider}: {error}");
     }
+}
+
+/// Settings that give a plugin so little time that a test can wait for its end.
+fn impatient(settings: KubeSettings) -> KubeSettings {
+    KubeSettings { plugin_timeout: Duration::from_secs(1), ..settings }
+}
+
+#[tokio::test]
+async fn a_plugin_that_hangs_is_an_error_that_names_it() {
+    let (server, kubeconfig, settings) = server().await;
+    use_script(&kubeconfig, "echo log in at example.com >&2; exec sleep 1000");
+    let error = check(&impatient(settings)).await.unwrap_err().to_string();
+    for part in ["credential plugin sh", "not answered within 1s", "killed", "log in at example.com"] {
+        assert!(error.contains(part), "{part} is not in {error}");
+    }
+    assert_eq!(server.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_plugin_that_hangs_later_ends_nothing() {
+    let (server, kubeconfig, settings) = server().await;
+    let [hangs, printed] = ["hangs", "credential"].map(|name| kubeconfig.path().with_file_name(name));
+    std::fs::write(&printed, credential(r#""token": "secret""#)).unwrap();
+    let script =
+        format!("if [ -e {0} ]; then exec sleep 1000; fi; exec cat {1}", hangs.display(), printed.display());
+    use_script(&kubeconfig, &script);
+    let followed = Followed::with(kubeconfig, impatient(settings));
+    followed.expect(0, &["a ready", "b ready"]).await;
+    server.wait_watches(1).await;
+    std::fs::write(&hangs, "").unwrap();
+    server.require_token("next");
+    server.put_unseen(&chat(&["c"]));
+    server.cut_watches(Cut::Expired);
+    let named = |seen: &Seen| seen.failures.iter().any(|reason| reason.contains("credential plugin sh"));
+    followed.until("the plugin's failure", named).await;
+    // The server may take the old one back: nothing waits for the plugin.
+    server.require_token("secret");
+    followed.expect(0, &["c ready"]).await;
+    server.require_token("next");
+    server.put_unseen(&chat(&["d"]));
+    server.cut_watches(Cut::Expired);
+    std::fs::remove_file(&hangs).unwrap();
+    std::fs::write(&printed, credential(r#""token": "next""#)).unwrap();
+    followed.expect(0, &["d ready"]).await;
+}
+
+#[tokio::test]
+async fn a_plugin_is_run_once_for_all_that_use_it() {
+    let (server, kubeconfig, settings) = server().await;
+    let runs = kubeconfig.path().with_file_name("runs");
+    let script = format!("echo run >> {}; echo '{}'", runs.display(), credential(r#""token": "secret""#));
+    use_script(&kubeconfig, &script);
+    check(&settings).await.unwrap();
+    let elsewhere = KubeService { namespace: Some("elsewhere".to_owned()), ..service("chat") };
+    let services = vec![service("chat"), elsewhere];
+    let following = tokio::spawn(follow(settings, services, |_| {}));
+    server.wait_watches(2).await;
+    following.abort();
+    assert_eq!(std::fs::read_to_string(&runs).unwrap(), "run\n");
 }

@@ -7,6 +7,7 @@ mod dead_connection;
 mod gaps;
 mod ghosts;
 mod outages;
+mod plugins;
 mod pods;
 mod recordings;
 mod scale;

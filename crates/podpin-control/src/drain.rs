@@ -139,6 +139,7 @@ fn note(service: &ServiceState, fact: &Fact) {
             endpoint = subject.name(),
             "drain.budget is exceeded: the streams could not leave before their deadline otherwise"
         ),
+        Fact::TakenBack { endpoint } if service.view().is_flapping(&endpoint.id, clock::now()) => {}
         Fact::TakenBack { endpoint } => {
             tracing::info!(service = name, endpoint = %endpoint.name, "the drain was taken back");
         }

@@ -20,6 +20,7 @@ mod failure;
 mod plugin;
 mod pods;
 mod reflector;
+mod reports;
 mod resource;
 mod slices;
 mod store;

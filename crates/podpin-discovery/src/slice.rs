@@ -78,6 +78,30 @@ pub(crate) struct Slice {
     endpoints: Vec<Observed>,
     /// See [`Merged::malformed`].
     pub(crate) malformed: u32,
+    /// The first thing that is wrong in it; `None` if nothing is.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// A thing in a slice that is left out because its meaning is unclear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Addresses that are no IP addresses.
+    Family,
+    /// A port number that is none.
+    Port,
+    /// An endpoint without an address, or with one that cannot be connected to.
+    Address,
+}
+
+impl Fault {
+    /// The words for it in the log.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Fault::Family => "its addressType is neither IPv4 nor IPv6",
+            Fault::Port => "its port is not between 1 and 65535",
+            Fault::Address => "an endpoint has no address of its addressType that can be connected to",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,17 +122,22 @@ impl Slice {
         };
         let version = version_of(slice.metadata.resource_version.as_deref()).unwrap_or_default();
         let created = slice.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
-        let mut read = Slice { family, version, created, endpoints: Vec::new(), malformed: 0 };
+        let mut read = Slice { family, version, created, endpoints: Vec::new(), malformed: 0, fault: None };
         if family == Family::Foreign {
-            read.malformed = 1;
+            read.leave_out(Fault::Family);
             return read;
         }
         match number_of(slice.ports.as_deref().unwrap_or_default(), port) {
             Ok(Some(number)) => read.take(&slice.endpoints, number),
             Ok(None) => {}
-            Err(OutOfRange) => read.malformed = 1,
+            Err(OutOfRange) => read.leave_out(Fault::Port),
         }
         read
+    }
+
+    fn leave_out(&mut self, fault: Fault) {
+        self.malformed += 1;
+        self.fault.get_or_insert(fault);
     }
 
     /// Whether the slice has no endpoint for the port.
@@ -129,7 +158,7 @@ impl Slice {
                 Some(ip) => {
                     self.endpoints.push(observed(endpoint, SocketAddr::new(ip, port), &mut words));
                 }
-                None => self.malformed += 1,
+                None => self.leave_out(Fault::Address),
             }
         }
     }

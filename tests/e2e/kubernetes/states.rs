@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use podpin_testkit::{Proxy, SlicePod, wait_for_some};
+use podpin_testkit::{Proxy, Request, SlicePod, wait_for_some};
 use serde_json::Value;
 
 use super::Cluster;
@@ -207,4 +207,33 @@ async fn a_deleted_pod_is_draining_for_new_requests_within_moments() {
         took[ROUNDS - 1]
     );
     assert!(took[ROUNDS / 2] < Duration::from_secs(1), "the median is {:?}", took[ROUNDS / 2]);
+}
+
+#[tokio::test]
+async fn a_client_that_names_itself_does_not_go_to_and_fro_with_a_pod_that_flaps() {
+    let cluster = Cluster::ready(&["pod-a", "pod-b", "pod-c"]).await;
+    let proxy = cluster.setup().with("affinity: {header: X-Session-Id, cookie: off}").start().await;
+    let states = |of_a: &'static str| [("pod-a", of_a), ("pod-b", "ready"), ("pod-c", "ready")];
+    proxy.wait_endpoints("chat", &states("ready")).await;
+    let who =
+        async |name: &str| Request::get("/who").header("x-session-id", name).send(proxy.address).await.text();
+    let mut number = 0;
+    while who(&number.to_string()).await != "pod-a" {
+        number += 1;
+        assert!(number < 100, "the ring sends nobody to pod-a");
+    }
+    let mut answers = Vec::new();
+    for change in 0..16 {
+        let (pod, state) = match change % 2 {
+            0 => (cluster.pod(0).unready(), "resting"),
+            _ => (cluster.pod(0), "ready"),
+        };
+        cluster.api.put(&cluster.all_but(0, pod));
+        proxy.wait_endpoints("chat", &states(state)).await;
+        answers.push(who(&number.to_string()).await);
+    }
+    assert_ne!(answers[0], "pod-a", "the first change counts at once");
+    assert_eq!(answers[1], "pod-a", "and so does the second");
+    let settled = &answers[6..];
+    assert!(settled[0] != "pod-a" && settled.iter().all(|pod| *pod == settled[0]), "{answers:?}");
 }

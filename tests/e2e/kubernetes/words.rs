@@ -98,3 +98,26 @@ async fn a_deletion_of_a_slice_that_nobody_knows_changes_nothing() {
     cluster.api.put(&cluster.all_but(0, cluster.pod(0).terminating()));
     proxy.wait_endpoints("chat", &[("pod-a", "draining"), ("pod-b", "ready")]).await;
 }
+
+#[tokio::test]
+async fn what_is_wrong_in_a_slice_is_logged_once_for_each_slice_and_kind() {
+    let cluster = Cluster::ready(&["pod-a"]).await;
+    let proxy = cluster.setup().start().await;
+    let count = |words: &str| proxy.process.stderr().iter().filter(|line| line.contains(words)).count();
+    let mut malformed = 0.0;
+    for round in 0..5 {
+        let mut broken = cluster.chat().name("chat-broken").pod(cluster.pod(0)).value();
+        broken["endpoints"] = match round % 2 {
+            0 => json!([{"addresses": []}]),
+            _ => json!("no list"),
+        };
+        cluster.api.put_value(broken);
+        malformed += 1.0;
+        proxy
+            .wait_metric_at_least("podpin_discovery_errors_total", &[("reason", "malformed")], malformed)
+            .await;
+    }
+    assert_eq!(count("a part of an EndpointSlice is left out"), 1);
+    assert_eq!(count("an object that cannot be read is left out"), 1);
+    proxy.wait_endpoints("chat", &[("pod-a", "ready")]).await;
+}

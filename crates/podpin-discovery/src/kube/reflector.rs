@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use crate::kube::client::ApiClient;
 use crate::kube::cluster::Cluster;
 use crate::kube::failure::Failure;
+use crate::kube::reports::Reports;
 use crate::kube::wire::{
     Deleted, Lines, Nameless, Object, Parts, Said, Selection, Suspect, read_line, read_object,
 };
@@ -137,6 +138,7 @@ pub(crate) struct Reflector<'f, I> {
     sends_bookmarks: bool,
     /// State that was reported last; `None` if none was yet.
     connected: Option<Result<(), Failure>>,
+    reports: Reports,
 }
 
 /// How a watch came to its end.
@@ -172,6 +174,7 @@ impl<'f, I: Index> Reflector<'f, I> {
             malformed_delay: Duration::ZERO,
             sends_bookmarks: false,
             connected: None,
+            reports: Reports::default(),
         }
     }
 
@@ -219,7 +222,7 @@ impl<'f, I: Index> Reflector<'f, I> {
     }
 
     /// All items, whether there were any that cannot be read, and the version.
-    async fn pages(&self, emit: Emit<'_>) -> Result<(I::Pending, bool, String), Failure> {
+    async fn pages(&mut self, emit: Emit<'_>) -> Result<(I::Pending, bool, String), Failure> {
         let mut pending = I::Pending::default();
         let mut unreadable = false;
         let mut token: Option<String> = None;
@@ -242,7 +245,7 @@ impl<'f, I: Index> Reflector<'f, I> {
         }
     }
 
-    fn stage(&self, pending: &mut I::Pending, item: &RawValue, emit: Emit<'_>) -> Result<(), Unreadable> {
+    fn stage(&mut self, pending: &mut I::Pending, item: &RawValue, emit: Emit<'_>) -> Result<(), Unreadable> {
         let read = read_object(item.get());
         let taken = read.and_then(|object| Ok(self.index.stage(pending, &object, emit)?));
         taken.map_err(|suspect| {
@@ -339,7 +342,9 @@ impl<'f, I: Index> Reflector<'f, I> {
             Said::Failed(Failure::Expired) => return Some(End::Relist(RelistReason::Expired)),
             Said::Failed(failure) => return Some(End::Failed(failure)),
             Said::Unknown(word) => {
-                tracing::warn!(namespace = self.name, %word, "unknown kind of event in a watch: left out");
+                if self.reports.is_new("", "unknown event", Instant::now()) {
+                    tracing::warn!(namespace = self.name, %word, "unknown kind of event in a watch: left out");
+                }
                 self.index.notify(Notice::Malformed(&Parts::default()), emit);
             }
             Said::Malformed(suspect) => {
@@ -382,16 +387,19 @@ impl<'f, I: Index> Reflector<'f, I> {
         Ok(())
     }
 
-    fn suspect(&self, suspect: &Suspect, emit: Emit<'_>) {
+    fn suspect(&mut self, suspect: &Suspect, emit: Emit<'_>) {
         let Suspect { parts, why } = suspect;
-        tracing::warn!(
-            namespace = self.name,
-            kind = I::Object::RESOURCE.kind,
-            name = parts.name.as_deref().unwrap_or("?"),
-            service = parts.service.as_deref().unwrap_or("?"),
-            %why,
-            "an object that cannot be read is left out"
-        );
+        let name = parts.name.as_deref().unwrap_or("?");
+        if self.reports.is_new(name, "unreadable", Instant::now()) {
+            tracing::warn!(
+                namespace = self.name,
+                kind = I::Object::RESOURCE.kind,
+                name,
+                service = parts.service.as_deref().unwrap_or("?"),
+                %why,
+                "an object that cannot be read is left out"
+            );
+        }
         self.index.notify(Notice::Malformed(parts), emit);
     }
 

@@ -1,13 +1,15 @@
 //! EndpointSlices as a reflector reads them: into the store, and on to the services that they belong to.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use tokio::time::Instant;
 
 use crate::kube::KubeEvent;
 use crate::kube::failure::Failure;
 use crate::kube::reflector::{BACKOFF_MAX, Emit, Index, Notice};
+use crate::kube::reports::Reports;
 use crate::kube::resource::{Extent, Resource, SERVICE_LABEL};
 use crate::kube::store::{Pending, Store, locked};
 use crate::kube::wire::{Deleted, Nameless, Object, Parts};
@@ -36,12 +38,13 @@ impl Object for EndpointSlice {
 /// The slices of the Services that are followed in a namespace.
 pub(crate) struct Slices<'l> {
     store: &'l Mutex<Store>,
+    reports: Mutex<Reports>,
 }
 
 impl<'l> Slices<'l> {
     /// Returns an index that writes into `store`.
     pub(crate) fn of(store: &'l Mutex<Store>) -> Slices<'l> {
-        Slices { store }
+        Slices { store, reports: Mutex::default() }
     }
 
     /// Returns the label selector of those Services' slices. `None` if it would be too long.
@@ -55,6 +58,20 @@ impl<'l> Slices<'l> {
         // A comma takes three bytes in a URL.
         let encoded = selector.len() + 2 * names.len();
         Some(selector).filter(|_| encoded <= SELECTOR_BYTES_MAX)
+    }
+
+    /// Logs what is wrong in the slices that were read, each once.
+    fn report(&self) {
+        let faults = locked(self.store).take_faults();
+        if faults.is_empty() {
+            return;
+        }
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        for (slice, fault) in faults {
+            if reports.is_new(&slice, fault.as_str(), Instant::now()) {
+                tracing::warn!(%slice, "a part of an EndpointSlice is left out: {}", fault.as_str());
+            }
+        }
     }
 
     /// Emits `event` for each follower of the Service; for all followers if the Service is not known.
@@ -81,7 +98,9 @@ impl Index for Slices<'_> {
     }
 
     fn stage(&self, pending: &mut Pending, slice: &EndpointSlice, emit: Emit<'_>) -> Result<(), Nameless> {
-        locked(self.store).stage(pending, slice, &mut |event| emit(event))
+        let staged = locked(self.store).stage(pending, slice, &mut |event| emit(event));
+        self.report();
+        staged
     }
 
     fn unreadable(&self, pending: &mut Pending, parts: &Parts) {
@@ -93,7 +112,9 @@ impl Index for Slices<'_> {
     }
 
     fn put(&self, slice: &EndpointSlice, emit: Emit<'_>) -> Result<(), Nameless> {
-        locked(self.store).put(slice, &mut |event| emit(event))?;
+        let put = locked(self.store).put(slice, &mut |event| emit(event));
+        self.report();
+        put?;
         self.each(Store::service_of(slice), emit, |service| KubeEvent::Heard { service });
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::kube::deadlines::{Deadlines, MomentOf};
 use crate::kube::resource::SERVICE_LABEL;
 use crate::kube::wire::Nameless;
 use crate::kube::{KubeEvent, KubeService};
-use crate::slice::{PortRef, Slice, merge};
+use crate::slice::{Fault, PortRef, Slice, merge};
 
 /// The objects of one namespace.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct Store {
     deadlines: Deadlines,
     /// A whole list was read.
     listed: bool,
+    /// The faults of slices that were read since they were asked for.
+    faults: Vec<(Arc<str>, Fault)>,
 }
 
 /// Locks the store that both reflectors of a namespace write into. They take turns in one task: the lock is never contended.
@@ -88,6 +90,7 @@ impl Store {
             places,
             deadlines: Deadlines::new(moment_of),
             listed: false,
+            faults: Vec::new(),
         };
         for (number, wanted) in services {
             let next = store.services.len();
@@ -156,8 +159,8 @@ impl Store {
             self.remove(name, on);
         }
         let Some(index) = index else { return Ok(()) };
+        let views = self.read(index, slice, on);
         let Some(followed) = self.services.get_mut(index) else { return Ok(()) };
-        let views = followed.read(slice, on);
         let name: Arc<str> = name.into();
         self.places.insert(Arc::clone(&name), index);
         followed.slices.insert(name, views);
@@ -178,16 +181,28 @@ impl Store {
     /// # Errors
     /// [`Nameless`] if the object has no name; it was not added.
     pub(crate) fn stage(
-        &self,
+        &mut self,
         pending: &mut Pending,
         slice: &EndpointSlice,
         on: &mut dyn FnMut(KubeEvent),
     ) -> Result<(), Nameless> {
         let name = name_of(slice)?;
         let Some(index) = self.index_of(slice) else { return Ok(()) };
-        let Some(followed) = self.services.get(index) else { return Ok(()) };
-        pending.slices.push((index, name.into(), followed.read(slice, on)));
+        pending.slices.push((index, name.into(), self.read(index, slice, on)));
         Ok(())
+    }
+
+    /// Returns the faults of the slices that were read since the last time, with their names.
+    pub(crate) fn take_faults(&mut self) -> Vec<(Arc<str>, Fault)> {
+        std::mem::take(&mut self.faults)
+    }
+
+    fn read(&mut self, index: usize, slice: &EndpointSlice, on: &mut dyn FnMut(KubeEvent)) -> Views {
+        let views = self.services.get(index).map(|followed| followed.read(slice, on)).unwrap_or_default();
+        if let Some(fault) = views.iter().find_map(|view| view.fault) {
+            self.faults.push((slice.metadata.name.as_deref().unwrap_or_default().into(), fault));
+        }
+        views
     }
 
     /// Takes the whole list over. Returns whether all of it was believed; if not, another list should be asked for soon.

@@ -166,13 +166,13 @@ async fn the_token_of_a_credential_plugin_is_renewed_before_it_expires() {
     followed.expect(0, &["c ready"]).await;
     server.wait_watches(1).await;
     std::fs::write(&printed, "a secret that is no JSON").unwrap();
-    server.require_token("yet another");
+    server.require_token("another");
     server.cut_watches(Cut::Expired);
     let failed = |seen: &Seen| seen.failures.iter().any(|reason| reason.contains("no ExecCredential"));
     followed.until("the plugin's failure", failed).await;
     assert!(followed.seen().failures.iter().all(|reason| !reason.contains("secret")));
     // What fails is tried again by itself.
-    std::fs::write(&printed, credential(r#""token": "yet another""#)).unwrap();
+    std::fs::write(&printed, credential(r#""token": "another""#)).unwrap();
     server.put_unseen(&chat(&["d"]));
     followed.expect(0, &["d ready"]).await;
 }

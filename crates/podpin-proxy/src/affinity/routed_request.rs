@@ -20,6 +20,7 @@ use crate::affinity::split;
 use crate::balance::client_limit::{ClientKey, ClientOfStream, ClientPermit, Exceeded};
 use crate::balance::retry::name_of_address;
 use crate::balance::service::{ServiceState, View};
+use crate::clock;
 use crate::http::reply::ErrorReply;
 use crate::routing::route::{Backend, Destination, Route};
 use crate::routing::snapshot::ConfigSnapshot;
@@ -175,10 +176,15 @@ impl RoutedRequest {
             }
             IdentitySource::Chosen => {
                 let moved = self.service().drain.moved_pins().of_open_stream(self.session.as_bytes());
-                moved.or_else(|| view.ring.first(self.session.as_bytes(), &mut |_| true))
+                moved.or_else(|| view.steady_ring(clock::now()).first(self.session.as_bytes(), &mut |_| true))
             }
             IdentitySource::Cookie | IdentitySource::Bound(_) => self.identity.pinned,
         }
+    }
+
+    /// Whether the client names itself, and is sent where the ring sends its name.
+    pub(crate) fn is_named(&self) -> bool {
+        self.identity.source == IdentitySource::Chosen
     }
 
     /// Counts a stream of this client; `None` if clients have no limit.

@@ -85,7 +85,11 @@ pub(crate) fn select(
         exclude: &exclude,
         now: clock::now(),
     };
-    let picked = pick(&view.snapshot, &wanted, &*view.ring, &mut |bound| fastrand::u64(..bound.max(1)));
+    let mut chance = |bound: u64| fastrand::u64(..bound.max(1));
+    let picked = match request.is_named() {
+        true => pick(&view.snapshot, &wanted, &view.steady_ring(wanted.now), &mut chance),
+        false => pick(&view.snapshot, &wanted, &*view.ring, &mut chance),
+    };
     let selected = match picked {
         Pick::Stay(endpoint) => Selected { endpoint, moved: None, is_pinned: true },
         Pick::Place(endpoint) => Selected { endpoint, moved: None, is_pinned: false },

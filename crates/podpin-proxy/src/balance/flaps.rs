@@ -1,12 +1,13 @@
-//! Endpoints whose state changes many times a second: their changes count, but the log says so once.
+//! Endpoints whose state changes many times a second: their changes count, but the log says so once, and clients that
+//! name themselves are not sent to and fro with them.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use podpin_endpoints::{EndpointId, Phase, Transition};
+use podpin_endpoints::{EndpointId, IdMap, Phase, Transition};
 use podpin_time::Millis;
 
-/// Changes of one endpoint that are logged before it is said to flap: a pod that starts and one that ends make three.
+/// Changes of one endpoint that are logged before it is said to flap: a pod that starts and one that ends make three. At ten a
+/// second that is found out within a second.
 const CHANGES_MAX: u32 = 6;
 
 /// An endpoint that has not changed for so long is steady, and its next change is logged again.
@@ -26,7 +27,9 @@ pub(crate) enum Logged {
 /// The recent changes of endpoints.
 #[derive(Debug, Default)]
 pub(crate) struct Flaps {
-    recent: HashMap<EndpointId, Recent>,
+    recent: IdMap<Recent>,
+    /// When an update was refused last, by endpoint.
+    refused: IdMap<Millis>,
 }
 
 #[derive(Debug)]
@@ -34,6 +37,9 @@ struct Recent {
     changes: u32,
     last: Millis,
 }
+
+/// The endpoints that flap, with the moments at which they will have been steady for long enough.
+pub(crate) type Flapping = IdMap<Millis>;
 
 impl Flaps {
     /// Notes a change at `now`. Returns what to log of it.
@@ -49,6 +55,7 @@ impl Flaps {
         if transition.to == Phase::Gone {
             // The end is always worth a line, and keeps the table as small as the service.
             self.recent.remove(&id);
+            self.refused.remove(&id);
             return Logged::Change;
         }
         match changes {
@@ -56,6 +63,19 @@ impl Flaps {
             CHANGES_MAX => Logged::Flapping,
             _ => Logged::Nothing,
         }
+    }
+
+    /// Notes that an update was refused at `now`. Returns whether to log it: not if the one before was a moment ago.
+    pub(crate) fn note_refused(&mut self, id: EndpointId, now: Millis) -> bool {
+        let before = self.refused.insert(id, now);
+        before.is_none_or(|before| now.since(before) >= STEADY_AFTER)
+    }
+
+    /// Returns the endpoints that flap at `now`.
+    pub(crate) fn flapping(&self, now: Millis) -> Flapping {
+        let flap = self.recent.iter().filter(|(_, recent)| recent.changes >= CHANGES_MAX);
+        let until = flap.map(|(id, recent)| (*id, recent.last.after(STEADY_AFTER)));
+        until.filter(|(_, until)| now < *until).collect()
     }
 }
 
@@ -88,9 +108,35 @@ mod tests {
         assert!(said[..5].iter().all(|logged| *logged == Logged::Change));
         assert_eq!(said[5], Logged::Flapping);
         assert!(said[6..].iter().all(|logged| *logged == Logged::Nothing));
+        let id = EndpointId::of_pod("u", 80);
+        assert_eq!(flaps.flapping(Millis(19_899)).get(&id), Some(&Millis(19_900)));
+        assert_eq!(flaps.flapping(Millis(19_900)).len(), 0);
         assert_eq!(step(&mut flaps, 19_899), Logged::Nothing);
         assert_eq!(step(&mut flaps, 29_899), Logged::Change, "steady for ten seconds");
+        assert_eq!(flaps.flapping(Millis(29_899)).len(), 0);
         let gone = change(&mut table, None, Millis(30_000));
         assert_eq!((flaps.note(&gone, Millis(30_000)), flaps.recent.len()), (Logged::Change, 0));
+    }
+    #[test]
+    fn a_change_or_two_are_no_flapping() {
+        let (mut table, mut flaps) = (Table::new(), Flaps::default());
+        for (number, condition) in
+            [Condition::Ready, Condition::NotReady { serving: false }, Condition::Ready]
+                .into_iter()
+                .enumerate()
+        {
+            let now = Millis(number as u64 * 100);
+            flaps.note(&change(&mut table, Some(condition), now), now);
+        }
+        assert_eq!(flaps.flapping(Millis(200)).len(), 0);
+    }
+
+    #[test]
+    fn refused_updates_of_one_endpoint_are_logged_once_until_they_cease() {
+        let mut flaps = Flaps::default();
+        let [one, other] = ["u", "v"].map(|uid| EndpointId::of_pod(uid, 80));
+        let logged = (0..75).filter(|number| flaps.note_refused(one, Millis(number * 200))).count();
+        assert_eq!((logged, flaps.note_refused(other, Millis(15_000))), (1, true));
+        assert!(flaps.note_refused(one, Millis(74 * 200 + 10_000)));
     }
 }

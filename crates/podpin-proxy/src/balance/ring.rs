@@ -12,6 +12,9 @@ use pingora_load_balancing::selection::consistent::KetamaHashing;
 use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 use pingora_load_balancing::{Backend, Extensions};
 use podpin_endpoints::{Endpoint, EndpointId, Ring};
+use podpin_time::Millis;
+
+use crate::balance::flaps::Flapping;
 
 /// Weights are scaled to at most this many shares of 160 points each: enough for 1:16, small enough to sort fast.
 const SHARES_MAX: u32 = 16;
@@ -112,10 +115,40 @@ impl Ring for KetamaRing {
     }
 }
 
+/// A ring that passes over endpoints which flap, as long as there are others.
+pub struct SteadyRing<'v> {
+    ring: &'v KetamaRing,
+    flapping: &'v Flapping,
+    now: Millis,
+}
+
+impl<'v> SteadyRing<'v> {
+    /// Builds the view of a ring at `now`.
+    pub(crate) fn new(ring: &'v KetamaRing, flapping: &'v Flapping, now: Millis) -> SteadyRing<'v> {
+        SteadyRing { ring, flapping, now }
+    }
+}
+
+impl std::fmt::Debug for SteadyRing<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("SteadyRing").field("flapping", &self.flapping.len()).finish_non_exhaustive()
+    }
+}
+
+impl Ring for SteadyRing<'_> {
+    fn first(&self, key: &[u8], accept: &mut dyn FnMut(&EndpointId) -> bool) -> Option<EndpointId> {
+        if self.flapping.is_empty() {
+            return self.ring.first(key, accept);
+        }
+        let is_steady = |id: &EndpointId| self.flapping.get(id).is_none_or(|until| *until <= self.now);
+        let steady = self.ring.first(key, &mut |id| is_steady(id) && accept(id));
+        steady.or_else(|| self.ring.first(key, accept))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use podpin_endpoints::{Observed, Snapshot, Table, Update};
-    use podpin_time::Millis;
 
     use super::*;
 
@@ -154,6 +187,23 @@ mod tests {
         let snapshot = members(2);
         assert_eq!(KetamaRing::new(snapshot.endpoints()).first(b"key", &mut |_| false), None);
         assert_eq!(KetamaRing::new([]).first(b"key", &mut |_| true), None);
+    }
+
+    #[test]
+    fn a_member_that_flaps_is_passed_over_until_it_is_steady_and_taken_when_there_is_no_other() {
+        let (snapshot, flaps) = (members(5), EndpointId::from_bytes([3; 16]));
+        let ring = KetamaRing::new(snapshot.endpoints());
+        let flapping = Flapping::from_iter([(flaps, Millis(10))]);
+        let steady = |now, key: u16| {
+            SteadyRing::new(&ring, &flapping, Millis(now)).first(&key.to_be_bytes(), &mut |_| true)
+        };
+        for key in 0..500_u16 {
+            let without = ring.first(&key.to_be_bytes(), &mut |id| *id != flaps);
+            assert_eq!(steady(9, key), without, "session {key}");
+            assert_eq!(steady(10, key), Some(chosen(&ring, key)), "session {key}");
+        }
+        let alone = SteadyRing::new(&ring, &flapping, Millis(9)).first(b"key", &mut |id| *id == flaps);
+        assert_eq!(alone, Some(flaps));
     }
 
     #[test]

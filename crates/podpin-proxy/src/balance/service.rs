@@ -21,13 +21,14 @@ use podpin_endpoints::{
     Applied, Departed, DrainTimes, EjectionPolicy, Endpoint, EndpointId, FailureSource, HeirPolicy, Load,
     Phase, Refused, Snapshot, Table, Transition, Update,
 };
+use podpin_time::Millis;
 use podpin_wire::via::Via;
 
 use crate::balance::asks::Asks;
 use crate::balance::client_limit::ClientStreams;
-use crate::balance::flaps::{Flaps, Logged};
+use crate::balance::flaps::{Flapping, Flaps, Logged};
 use crate::balance::queue::Queue;
-use crate::balance::ring::KetamaRing;
+use crate::balance::ring::{KetamaRing, SteadyRing};
 use crate::clock;
 use crate::net::tls::UpstreamTls;
 use crate::telemetry::labels::RefusalKind;
@@ -52,6 +53,26 @@ pub struct View {
     pub snapshot: Arc<Snapshot>,
     /// The consistent-hashing ring over all of them, whatever their state.
     pub ring: Arc<KetamaRing>,
+    flapping: Arc<Flapping>,
+}
+
+impl View {
+    fn new(snapshot: Arc<Snapshot>, ring: Arc<KetamaRing>, flapping: Flapping) -> View {
+        View { snapshot, ring, flapping: Arc::new(flapping) }
+    }
+
+    /// Returns the ring as clients see it that name themselves: endpoints that flap are passed over, or they would be sent
+    /// to and fro with every change.
+    #[must_use]
+    pub fn steady_ring(&self, now: Millis) -> SteadyRing<'_> {
+        SteadyRing::new(&self.ring, &self.flapping, now)
+    }
+
+    /// Returns whether an endpoint changes its state so often that the log leaves it out.
+    #[must_use]
+    pub fn is_flapping(&self, id: &EndpointId, now: Millis) -> bool {
+        self.flapping.get(id).is_some_and(|until| now < *until)
+    }
 }
 
 /// A service that requests are routed to.
@@ -179,7 +200,7 @@ impl ServiceState {
             asks: Arc::default(),
             drain: Arc::new(drain),
             table: Arc::new(Mutex::new(table)),
-            view: Arc::new(ArcSwap::from_pointee(View { snapshot, ring })),
+            view: Arc::new(ArcSwap::from_pointee(View::new(snapshot, ring, Flapping::default()))),
             discovery_failure: Arc::default(),
             ejection_disregarded: Arc::default(),
             flaps: Arc::default(),
@@ -362,15 +383,20 @@ impl ServiceState {
 
     /// Publishes the outcome of an update: to readers, the log, the drain and waiting requests.
     fn publish(&self, applied: Applied) {
-        log_transitions(&self.name, &applied.transitions, &mut self.flaps.lock());
-        log_refused(&self.name, &applied.refused);
+        let now = clock::now();
+        let flapping = {
+            let mut flaps = self.flaps.lock();
+            log_transitions(&self.name, &applied.transitions, &mut flaps);
+            log_refused(&self.name, &applied.refused, &mut flaps);
+            flaps.flapping(now)
+        };
         self.metrics.discovery_refused_updates.inc_by(u64::try_from(applied.refused.len()).unwrap_or(0));
         let ring = if applied.members_changed {
             Arc::new(KetamaRing::new(applied.snapshot.endpoints()))
         } else {
             Arc::clone(&self.view.load().ring)
         };
-        self.view.store(Arc::new(View { snapshot: applied.snapshot, ring }));
+        self.view.store(Arc::new(View::new(applied.snapshot, ring, flapping)));
         self.drain.report(applied.transitions);
         self.queue.wake();
     }
@@ -458,8 +484,12 @@ fn log_transition(service: &str, transition: &Transition, logged: Logged) {
     );
 }
 
-/// Logs each refused update, or a sum of many. A table reports each of them once, not with every list that repeats it.
-fn log_refused(service: &str, refused: &[Refused]) {
+/// Logs each refused update, or a sum of many. A table reports each of them once, not with every list that repeats it; two
+/// sources that contradict each other all the time are logged once, too.
+fn log_refused(service: &str, refused: &[Refused], flaps: &mut Flaps) {
+    let now = clock::now();
+    let refused: Vec<&Refused> =
+        refused.iter().filter(|one| flaps.note_refused(one.endpoint.id, now)).collect();
     if refused.len() > LINES_MAX {
         tracing::warn!(
             service,

@@ -181,6 +181,9 @@ fn command(exec: &ExecConfig) -> Result<Command, PluginError> {
 
 /// Reads an `ExecCredential` (client.authentication.k8s.io), which some plugins write as YAML.
 fn credential_of(printed: &[u8]) -> Result<Credential, PluginError> {
+    // Nothing at all is a document of YAML.
+    let printed =
+        Some(printed.trim_ascii()).filter(|printed| !printed.is_empty()).ok_or(PluginError::Garbled)?;
     let printed: Printed = serde_saphyr::from_slice(printed).map_err(|_| PluginError::Garbled)?;
     let status = printed.status.ok_or(PluginError::Nothing)?;
     let authorization = status.token.map(|token| token::authorization(token.as_bytes())).transpose();
@@ -282,7 +285,7 @@ mod tests {
     async fn a_plugin_is_told_what_client_go_tells_it() {
         let script = r#"test "$GREETING" = hello && echo "$KUBERNETES_EXEC_INFO" >&2 && exit 1"#;
         let mut exec = shell(script);
-        assert!(refused(script).await.contains(r#""spec":{"interactive":false}"#));
+        assert!(refused(script).await.contains(r#"\"spec\":{\"interactive\":false}"#));
         exec.provide_cluster_info = true;
         exec.cluster = Some(serde_json::from_value(json!({"server": "https://api"})).unwrap());
         let words = run(&exec, LIMIT).await.unwrap_err().to_string();

@@ -149,11 +149,11 @@ impl From<&podpin_config::KubernetesService> for KubeService {
 /// An event of discovery; `service` is the index in the list that was given to [`follow`].
 #[derive(Clone, Debug)]
 pub enum KubeEvent {
-    /// The endpoints of a service: always the whole list, after every event and every list, be it new or not.
+    /// The endpoints of a service, after every event and every list, be it new or not.
     Endpoints {
         /// Index of the service.
         service: usize,
-        /// [`Update::Replace`].
+        /// [`Update::Replace`] with the whole list, or [`Update::Upsert`] with those that changed while all others stay as they are.
         update: Update,
     },
     /// A change of the connection to the API server: `true` after a watch has been opened, `false` after a list or a

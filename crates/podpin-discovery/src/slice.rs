@@ -145,6 +145,27 @@ impl Slice {
         self.endpoints.is_empty()
     }
 
+    /// Returns how many endpoints it has for the port.
+    pub(crate) fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Returns the endpoints that are described in another way than `before`; `None` if others are listed, or at other addresses.
+    pub(crate) fn changes_since(&self, before: &Slice) -> Option<Vec<Observed>> {
+        if self.family != before.family || self.endpoints.len() != before.endpoints.len() {
+            return None;
+        }
+        let mut known: IdMap<&Observed> = before.endpoints.iter().map(|one| (one.id, one)).collect();
+        let mut changed = Vec::new();
+        for one in &self.endpoints {
+            let was = known.remove(&one.id).filter(|was| was.address == one.address)?;
+            if was != one {
+                changed.push(one.clone());
+            }
+        }
+        Some(changed)
+    }
+
     /// The uids of the pods in it.
     pub(crate) fn uids(&self) -> impl Iterator<Item = &Arc<str>> {
         self.endpoints.iter().filter_map(|observed| observed.uid.as_ref())

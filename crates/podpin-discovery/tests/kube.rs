@@ -30,6 +30,8 @@ use tokio::task::JoinHandle;
 /// Everything that was told so far.
 #[derive(Clone, Debug, Default)]
 struct Seen {
+    /// The endpoints by service.
+    lists: BTreeMap<usize, Vec<podpin_endpoints::Observed>>,
     /// "name phase" of each endpoint by service, sorted.
     endpoints: BTreeMap<usize, Vec<String>>,
     /// Whether a service has ever been told without endpoints after it had some.
@@ -51,7 +53,7 @@ impl Seen {
     fn take(&mut self, event: KubeEvent) {
         match event {
             KubeEvent::Endpoints { service, update } => {
-                let Update::Replace(list) = update else { panic!("a full list was expected: {update:?}") };
+                let list = self.apply(service, update);
                 let word = |one: &podpin_endpoints::Observed| {
                     format!("{} {}", one.name, one.condition.phase().as_str())
                 };
@@ -83,6 +85,22 @@ impl Seen {
             KubeEvent::Malformed { service } => *self.malformed.entry(service).or_default() += 1,
             KubeEvent::PodsFailed { service } => *self.pods_failed.entry(service).or_default() += 1,
         }
+    }
+
+    /// Returns the list of a service after an update.
+    fn apply(&mut self, service: usize, update: Update) -> Vec<podpin_endpoints::Observed> {
+        let list = self.lists.entry(service).or_default();
+        match update {
+            Update::Replace(all) => *list = all,
+            Update::Upsert(changed) => {
+                for one in changed {
+                    let held = list.iter_mut().find(|held| held.id == one.id);
+                    *held.expect("only what was listed changes") = one;
+                }
+            }
+            Update::Remove(gone) => panic!("a full list was expected without {gone:?}"),
+        }
+        list.clone()
     }
 
     fn relisted(&self, reason: RelistReason) -> usize {

@@ -1,7 +1,8 @@
 //! The last known slices of one namespace, and the deadlines of its pods; pure.
 //!
 //! Every event has a full list of one Service: a list without news costs a table little, and a full list can never be
-//! wrong about what went missing. A single claim of a list is not believed at once: that a Service with endpoints has
+//! wrong about what went missing. Only where endpoints have nothing to do with each other, and one slice says the same ones in
+//! another state, does an event have those alone: a Service of thousands has such an event at each probe that fails. A single claim of a list is not believed at once: that a Service with endpoints has
 //! none any more. An API server that has lost its memory sends the same.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -59,6 +60,8 @@ struct Follower {
     pods: bool,
     /// Whether the last list that was sent had an endpoint in it.
     occupied: bool,
+    /// Whether the last list that was sent had every entry of the slices: no two are of one pod, or at one address.
+    is_plain: bool,
 }
 
 /// Whether the last list was believed.
@@ -106,6 +109,7 @@ impl Store {
                     family: wanted.family,
                     pods: wanted.pods,
                     occupied: wanted.is_occupied,
+                    is_plain: false,
                 });
             }
         }
@@ -163,8 +167,8 @@ impl Store {
         let Some(followed) = self.services.get_mut(index) else { return Ok(()) };
         let name: Arc<str> = name.into();
         self.places.insert(Arc::clone(&name), index);
-        followed.slices.insert(name, views);
-        followed.emit(&self.deadlines, Follower::anyone, on);
+        let before = followed.slices.insert(Arc::clone(&name), views).unwrap_or_default();
+        followed.emit_change(&name, &before, &self.deadlines, on);
         Ok(())
     }
 
@@ -324,14 +328,47 @@ impl Followed {
         wanted: impl Fn(&Follower) -> bool,
         on: &mut dyn FnMut(KubeEvent),
     ) {
-        for (page, follower) in self.followers.iter_mut().enumerate().filter(|(_, one)| wanted(one)) {
-            let slices = self.slices.values().filter_map(|views| views.get(page));
-            let mut observed = merge(slices, follower.family);
-            if follower.pods {
-                deadlines.fill(&mut observed);
+        let wanted: Vec<bool> = self.followers.iter().map(wanted).collect();
+        for (page, _) in wanted.into_iter().enumerate().filter(|(_, is_wanted)| *is_wanted) {
+            self.tell(page, deadlines, on);
+        }
+    }
+
+    /// Emits the full list of one follower.
+    fn tell(&mut self, page: usize, deadlines: &Deadlines, on: &mut dyn FnMut(KubeEvent)) {
+        let Some(follower) = self.followers.get_mut(page) else { return };
+        let slices = self.slices.values().filter_map(|views| views.get(page));
+        let entries: usize = slices.clone().map(Slice::len).sum();
+        let mut observed = merge(slices, follower.family);
+        follower.is_plain = observed.len() == entries;
+        if follower.pods {
+            deadlines.fill(&mut observed);
+        }
+        follower.occupied = !observed.is_empty();
+        on(KubeEvent::Endpoints { service: follower.number, update: Update::Replace(observed) });
+    }
+
+    /// Emits what a slice says that said `before`: what has changed in it, if all else stays as it was sent, or a full list.
+    fn emit_change(
+        &mut self,
+        name: &str,
+        before: &Views,
+        deadlines: &Deadlines,
+        on: &mut dyn FnMut(KubeEvent),
+    ) {
+        for page in 0..self.followers.len() {
+            let now = self.slices.get(name).and_then(|views| views.get(page));
+            let changes = now.zip(before.get(page)).and_then(|(now, before)| now.changes_since(before));
+            match (self.followers.get(page), changes) {
+                (Some(follower), Some(mut changes)) if follower.is_plain => {
+                    if follower.pods {
+                        deadlines.fill(&mut changes);
+                    }
+                    let update = Update::Upsert(changes);
+                    on(KubeEvent::Endpoints { service: follower.number, update });
+                }
+                _ => self.tell(page, deadlines, on),
             }
-            follower.occupied = !observed.is_empty();
-            on(KubeEvent::Endpoints { service: follower.number, update: Update::Replace(observed) });
         }
     }
 
@@ -430,11 +467,44 @@ mod tests {
     fn told(act: impl FnOnce(&mut dyn FnMut(KubeEvent))) -> Vec<(usize, usize)> {
         let mut told = Vec::new();
         act(&mut |event| {
-            if let KubeEvent::Endpoints { service, update: Update::Replace(list) } = event {
+            if let KubeEvent::Endpoints { service, update: Update::Replace(list) | Update::Upsert(list) } =
+                event
+            {
                 told.push((service, list.len()));
             }
         });
         told
+    }
+
+    #[test]
+    fn a_slice_that_says_the_same_endpoints_in_another_state_is_told_alone() {
+        let mut store = store();
+        list(&mut store, &[slice("c", "chat", 1, 3), slice("w", "web", 1, 3)]);
+        let put = |store: &mut Store, slice: &EndpointSlice| {
+            let mut updates = Vec::new();
+            let put = store.put(slice, &mut |event| {
+                let KubeEvent::Endpoints { service: 0, update } = event else { return };
+                updates.push(match update {
+                    Update::Upsert(changed) => format!("{} changed", changed.len()),
+                    Update::Replace(all) => format!("{} in all", all.len()),
+                    Update::Remove(gone) => format!("{} gone", gone.len()),
+                });
+            });
+            assert_eq!(put, Ok(()));
+            updates.join(", ")
+        };
+        let mut changed = slice("c", "chat", 2, 3);
+        assert_eq!(put(&mut store, &changed), "0 changed");
+        changed.endpoints[1].conditions.as_mut().unwrap().ready = Some(false);
+        changed.endpoints.reverse();
+        assert_eq!(put(&mut store, &changed), "1 changed");
+        assert_eq!(put(&mut store, &slice("c", "chat", 3, 4)), "4 in all", "another endpoint");
+        let mut moved = slice("c", "chat", 4, 4);
+        moved.endpoints[0].addresses = vec!["10.9.9.9".to_owned()];
+        assert_eq!(put(&mut store, &moved), "4 in all", "another address");
+        // A pod that a second slice lists, too: each of its entries concerns the other.
+        assert_eq!(put(&mut store, &slice("c2", "chat", 5, 1)), "4 in all");
+        assert_eq!(put(&mut store, &slice("c2", "chat", 6, 1)), "4 in all");
     }
 
     fn list(store: &mut Store, slices: &[EndpointSlice]) -> (Vec<(usize, usize)>, bool) {
@@ -504,7 +574,9 @@ mod tests {
     fn deadlines(act: impl FnOnce(&mut dyn FnMut(KubeEvent))) -> Vec<(usize, Vec<u64>)> {
         let mut told = Vec::new();
         act(&mut |event| {
-            if let KubeEvent::Endpoints { service, update: Update::Replace(list) } = event {
+            if let KubeEvent::Endpoints { service, update: Update::Replace(list) | Update::Upsert(list) } =
+                event
+            {
                 let known = list.iter().filter_map(|one| Some(one.deadline?.0));
                 told.push((service, known.collect()));
             }

@@ -9,8 +9,12 @@ use super::Cluster;
 async fn a_ghost_does_not_take_a_living_pod_away_whatever_is_written_later() {
     let cluster = Cluster::new(&["pod-a", "pod-b"]).await;
     let ghost = || SlicePod::new("ghost", cluster.pods[0].address().ip());
-    let old = |pod: SlicePod| cluster.chat().name("chat-old").pod(pod);
-    cluster.api.put(&old(ghost()));
+    let old = |pods: &[SlicePod]| {
+        let mut slice = cluster.chat().name("chat-old").pods(pods.iter().cloned()).value();
+        slice["metadata"]["creationTimestamp"] = json!("2026-11-01T00:00:00Z");
+        slice
+    };
+    cluster.api.put_value(old(&[ghost()]));
     let (one, other) = (cluster.setup().start().await, cluster.setup().start().await);
     one.wait_endpoints("chat", &[("ghost", "ready")]).await;
     other.wait_endpoints("chat", &[("ghost", "ready")]).await;
@@ -28,7 +32,7 @@ async fn a_ghost_does_not_take_a_living_pod_away_whatever_is_written_later() {
     {
         // The slice is written anew because of another pod in it.
         let marker = SlicePod::new(&format!("marker-{round}"), [127, 0, 0, 99].into());
-        cluster.api.put(&old(pod).pod(marker));
+        cluster.api.put_value(old(&[pod, marker]));
         let marker = format!("marker-{round}");
         for proxy in [&one, &other] {
             proxy.wait_endpoints("chat", &[(&marker, "ready"), ("pod-a", "ready")]).await;
@@ -38,6 +42,25 @@ async fn a_ghost_does_not_take_a_living_pod_away_whatever_is_written_later() {
     assert_eq!(open.next_data().await, "never gone");
     assert_eq!(pinned.get("/who").await.text(), "pod-a");
     assert_eq!(one.metric("podpin_affinity_repins_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_pod_that_terminates_and_serves_is_used_until_the_new_one_at_its_address_is_ready() {
+    let cluster = Cluster::new(&["pod-a"]).await;
+    let old = SlicePod::new("old", cluster.pods[0].address().ip()).terminating();
+    cluster.api.put(&cluster.chat().name("chat-old").pod(old));
+    let early = cluster.setup().start().await;
+    early.wait_endpoints("chat", &[("old", "draining")]).await;
+    cluster.api.put(&cluster.chat().pod(cluster.pod(0).unready()));
+    let late = cluster.setup().start().await;
+    for proxy in [&late, &early] {
+        proxy.wait_endpoints("chat", &[("old", "draining")]).await;
+        assert_eq!(proxy.get("/who").await.status, 200);
+    }
+    cluster.api.put(&cluster.chat().pod(cluster.pod(0)));
+    for proxy in [&late, &early] {
+        proxy.wait_endpoints("chat", &[("pod-a", "ready")]).await;
+    }
 }
 
 #[tokio::test]

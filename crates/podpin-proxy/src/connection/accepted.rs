@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::Span;
 
+use crate::balance::service::Kind;
 use crate::clock;
 use crate::connection::listener::Listener;
 use crate::downstream::lease::ConnectionLease;
@@ -190,6 +191,7 @@ impl Connection {
         &self,
         snapshot: Arc<ConfigSnapshot>,
         head: RequestHead,
+        kind: Kind,
         subject: Option<String>,
     ) -> RequestContext {
         let is_tls = self.listener.tls().is_some();
@@ -197,7 +199,7 @@ impl Connection {
         client.subject = subject;
         let shared = Arc::clone(&self.listener.shared);
         let listener = Arc::clone(&self.listener.name);
-        RequestContext { shared, snapshot, listener, head, client, began: clock::now(), permit: None }
+        RequestContext { shared, snapshot, listener, head, kind, client, began: clock::now(), permit: None }
     }
 
     /// Lends the connection to a stream; `None` if it is refused.

@@ -72,6 +72,7 @@ mod sticky;
 mod stream_by_answer;
 mod time_limits;
 mod tls;
+mod tls_failures;
 mod tls_to_pods;
 mod trailers;
 mod upstream_garbage;

@@ -16,10 +16,11 @@ use tokio::net::TcpStream;
 use tracing::Instrument;
 
 use crate::balance::service::Kind;
-use crate::connection::accepted::{Connection, Secured};
+use crate::connection::accepted::{Connection, Shaken};
 use crate::connection::head_reader::{self, Next, ReceivedRequest};
 use crate::connection::http2;
 use crate::connection::listener::Listener;
+use crate::connection::plain_http;
 use crate::connection::refusal::{refuse_head, turn_away};
 use crate::downstream::http1::IdleConnection;
 use crate::downstream::lease::{ConnectionLease, ResumeConnection};
@@ -44,7 +45,11 @@ pub(crate) fn serve(mut connection: Connection, mut tcp: TcpStream) -> impl Futu
             let idle = IdleConnection { transport: Transport::Plain(tcp), ahead };
             return serve_requests(connection, idle, true).await;
         }
-        let Some(Secured { transport, is_http2 }) = Box::pin(connection.handshake(tcp)).await else { return };
+        let (transport, is_http2) = match Box::pin(connection.handshake(tcp)).await {
+            Some(Shaken::Secured { transport, is_http2 }) => (transport, is_http2),
+            Some(Shaken::Plain(tcp)) => return plain_http::answer(&connection, tcp).await,
+            None => return,
+        };
         let idle = IdleConnection { transport, ahead: BytesMut::new() };
         if is_http2 {
             connection.count_protocol(ConnectionProtocol::Http2);

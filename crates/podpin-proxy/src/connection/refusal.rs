@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::service::Kind;
-use crate::connection::accepted::{Connection, Secured};
+use crate::connection::accepted::{Connection, Shaken};
 use crate::connection::head_reader::{self, Next, ReceivedRequest};
 use crate::connection::http2::{self, Refusal};
 use crate::downstream::http1::IdleConnection;
@@ -85,12 +85,12 @@ async fn read_and_refuse(
     let refusal = Refusal { reply, deadline };
     let transport = if over_tls {
         match timeout_at(deadline, Box::pin(connection.handshake(tcp))).await {
-            Ok(Some(Secured { transport, is_http2: true })) => {
+            Ok(Some(Shaken::Secured { transport, is_http2: true })) => {
                 let idle = IdleConnection { transport, ahead };
                 return Box::pin(http2::serve(connection, idle, Some(refusal))).await;
             }
-            Ok(Some(Secured { transport, is_http2: false })) => transport,
-            Ok(None) | Err(_) => return,
+            Ok(Some(Shaken::Secured { transport, is_http2: false })) => transport,
+            Ok(Some(Shaken::Plain(_)) | None) | Err(_) => return,
         }
     } else {
         Transport::Plain(tcp)

@@ -117,7 +117,16 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Plain(tcp) => Pin::new(tcp).poll_read(context, buffer),
-            Transport::Tls(tls) => Pin::new(&mut tls.stream).poll_read(context, buffer),
+            Transport::Tls(tls) => {
+                let read = Pin::new(&mut tls.stream).poll_read(context, buffer);
+                // What TLS itself has to say about the bytes (no_renegotiation, an update of keys) waits for nothing.
+                if tls.stream.get_ref().1.wants_write()
+                    && let Poll::Ready(Err(error)) = Pin::new(&mut tls.stream).poll_flush(context)
+                {
+                    tracing::trace!(%error, "TLS could not answer");
+                }
+                read
+            }
         }
     }
 }

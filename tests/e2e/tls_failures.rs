@@ -29,7 +29,8 @@ async fn the_certificate_of_a_pod_that_is_refused_is_named_with_what_is_wrong() 
         let pod = Pod::start_tls("pod-a", acceptor_of(&certificate, &key, &versions)).await;
         let proxy = Setup::chat(&[&pod])
             .with(&trust)
-            .with("health: {passive: {failures: 2}}\nsse: {unavailable: status}")
+            .with("health: {passive: {failures: 2}}")
+            .with("sse: {unavailable: status}")
             .start()
             .await;
         for request in [Request::get("/who"), Request::events("/events"), Request::websocket("/ws")] {

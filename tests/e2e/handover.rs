@@ -4,6 +4,7 @@ mod crowd;
 mod deadlines;
 mod joins;
 mod many;
+mod overlap;
 mod patience;
 mod redis;
 mod replay;

@@ -6,6 +6,7 @@ mod client_writer;
 mod handover;
 mod interim;
 pub(crate) mod open;
+mod overlap;
 pub(crate) mod places;
 pub(crate) mod post;
 mod relay;

@@ -26,7 +26,7 @@
 //! A stream that may be handed over has a `Cursor`, which is told of every block that is forwarded; what a successor
 //! replays of them is dropped in `frame/replay.rs`.
 
-mod block;
+pub(crate) mod block;
 mod pass_through;
 mod replay;
 
@@ -89,6 +89,8 @@ pub struct Framer {
     /// The last byte pushed was a CR: an LF that comes next belongs to it.
     after_carriage_return: bool,
     ever_overflowed: bool,
+    /// Events without a usable id may be recognised at a successor.
+    may_overlap: bool,
 }
 
 /// Result of one push: the bytes for the client.
@@ -137,6 +139,7 @@ impl Framer {
             opening: true,
             after_carriage_return: false,
             ever_overflowed: false,
+            may_overlap: false,
         }
     }
 
@@ -144,6 +147,17 @@ impl Framer {
     /// ids, of which there is at least one.
     pub fn with_cursor(event_bytes_max: usize, ids_max: u16) -> Self {
         Self { cursor_ids: ids_max.max(1), ..Self::new(event_bytes_max) }
+    }
+
+    /// The same framer for a stream that may also be handed over by reading two endpoints ([`Overlap`](crate::Overlap)).
+    #[must_use]
+    pub fn and_overlap(self) -> Self {
+        Self { may_overlap: true, ..self }
+    }
+
+    /// Whether the stream is between whole events that may be recognised at a successor.
+    pub fn may_overlap(&self) -> bool {
+        self.may_overlap && self.may_be_handed_over() && !self.is_pass_through()
     }
 
     /// A framer that holds nothing back: bytes are appended as they come, and only the ends of blocks are followed.

@@ -49,7 +49,7 @@ impl<'a> Field<'a> {
 }
 
 /// The value after a field's name, if the name ends here: after a colon and at most one space, or empty without a colon.
-fn value(after_name: &[u8]) -> Option<&[u8]> {
+pub(crate) fn value(after_name: &[u8]) -> Option<&[u8]> {
     match after_name {
         [] => Some(&[]),
         [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),

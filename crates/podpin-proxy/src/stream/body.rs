@@ -25,6 +25,14 @@ pub(crate) struct Decoded {
     pub position: Position,
 }
 
+impl Decoded {
+    /// Records that this many of the events were dropped after all.
+    pub(crate) fn drop_events(&mut self, count: u32) {
+        self.events = self.events.saturating_sub(count);
+        self.dropped += count;
+    }
+}
+
 impl Body {
     /// Returns the place in the event stream after the bytes that were forwarded last.
     fn position(&self) -> Position {
@@ -52,8 +60,13 @@ impl Body {
         match self.resumption() {
             Resumption::After(id) if is_field_value(id) => ResumePoint::Known,
             Resumption::Now => ResumePoint::Known,
+            Resumption::After(_) | Resumption::Unknown if self.may_overlap() => ResumePoint::Overlap,
             Resumption::After(_) | Resumption::Unknown => ResumePoint::Unknown,
         }
+    }
+
+    fn may_overlap(&self) -> bool {
+        matches!(self, Body::Events(framer) if framer.may_overlap())
     }
 
     fn resumption(&self) -> Resumption<'_> {
@@ -63,10 +76,12 @@ impl Body {
         }
     }
 
-    /// Returns the id to resume from, for a successor's request; `None` if the client has seen nothing. No id is forgotten
-    /// from here on: the successor replays what the old upstream still sends.
+    /// Returns the id to resume from, for a successor's request; `None` if the client has seen nothing, or no such id. No id
+    /// is forgotten from here on: the successor replays what the old upstream still sends.
     pub(crate) fn begin_handover(&mut self) -> Option<Vec<u8>> {
+        let point = self.resume_point();
         match self {
+            Body::Events(_) if point == ResumePoint::Overlap => None,
             Body::Events(framer) => framer.mark_resume_point().id().map(<[u8]>::to_vec),
             Body::Opaque => None,
         }
@@ -145,6 +160,15 @@ impl Body {
         if let Body::Events(framer) = self {
             framer.adopt(start);
         }
+    }
+
+    /// Takes bytes without framing, and appends to `out` what may go to the client.
+    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Decoded {
+        let pushed = match self {
+            Body::Events(framer) => framer.push(bytes, out),
+            Body::Opaque => Pushed::default(),
+        };
+        Decoded { events: pushed.events, dropped: pushed.dropped, end: None, position: self.position() }
     }
 
     /// Removes the framing of one read with `decoder`, and appends to `out` what may go to the client.

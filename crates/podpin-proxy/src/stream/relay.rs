@@ -32,8 +32,6 @@ use podpin_time::Millis;
 use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
-use podpin_wire::http1::response_head::ResponseStart;
-
 use crate::balance::client_limit::Look;
 use crate::balance::retry::Occasion;
 use crate::balance::service::Kind;
@@ -42,7 +40,8 @@ use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::stream::account::{Finished, Slots};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
-use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget};
+use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget, Takeover};
+use crate::stream::overlap::Meeting;
 use crate::stream::start::Start;
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
@@ -181,13 +180,30 @@ impl Relay {
             self.finish_held(step.action);
             self.obey(step, now);
         }
+        self.poll_both(context);
+    }
+
+    /// Reads the successor beside the old upstream, until both have sent the same event.
+    fn poll_both(&mut self, context: &mut Context<'_>) {
+        // Within an event the stream stays where it is.
+        if !self.session.is_overlapping() || self.body.resume_point() != ResumePoint::Overlap {
+            return;
+        }
+        let met = self.handover.as_mut().map_or(Poll::Pending, |handover| handover.poll_both(context));
+        let Poll::Ready(met) = met else { return };
+        let now = clock::now();
+        let step = match met {
+            Meeting::Recognised => self.session.on_recognised(now),
+            Meeting::Ended => self.session.on_successor_end(now),
+        };
+        self.obey(step, now);
     }
 
     /// Whether the successor was to begin at the present moment, and the client has seen an id since: from there on nothing
     /// may be missing.
     fn knows_more(&self) -> bool {
         let resumes = self.handover.as_ref().is_some_and(|handover| handover.resumes());
-        !resumes && self.body.last_event_id().is_some()
+        !resumes && self.body.resume_point() == ResumePoint::Known && self.body.last_event_id().is_some()
     }
 
     /// Writes what is left to write, and looks whether the client is still there. Returns the end of the stream if that
@@ -230,7 +246,10 @@ impl Relay {
         self.session.on_read(now);
         out.clear();
         out.resize(CHUNK_PREFIX_BYTES, 0);
-        let decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
+        let mut decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
+        if let Some(handover) = &mut self.handover {
+            decoded.drop_events(handover.pass(out, CHUNK_PREFIX_BYTES));
+        }
         self.session.on_held(self.body.held(), now);
         self.forward(context, &decoded, out, now);
         if out.capacity() > 4 * READ_BYTES {
@@ -365,6 +384,11 @@ impl Relay {
             // Those that need the task's context come from `Session::on_time` only, see `poll_time`.
             Action::Continue | Action::KeepAlive | Action::PassHeld | Action::Close(_) => {}
             Action::Open { target } => self.open_successor(target),
+            Action::Overlap => {
+                if let Some(handover) = &mut self.handover {
+                    handover.read_both();
+                }
+            }
             Action::Swap => self.swap(now),
             Action::Stay => {
                 self.body.stay();
@@ -376,7 +400,7 @@ impl Relay {
         if !self.session.has_upstream() {
             self.upstream.close();
         }
-        if !self.session.is_opening()
+        if !self.session.wants_successor()
             && let Some(handover) = &mut self.handover
         {
             handover.cancel();
@@ -400,6 +424,9 @@ impl Relay {
             write.clear();
             write.resize(CHUNK_PREFIX_BYTES, 0);
             let passed = self.body.pass_held(write);
+            if let Some(handover) = &mut self.handover {
+                handover.pass(write, CHUNK_PREFIX_BYTES);
+            }
             self.forward(context, &passed, write, now);
         });
     }
@@ -452,25 +479,40 @@ impl Relay {
     /// Continues at the successor: its body begins at a boundary, and its replay is dropped.
     fn swap(&mut self, now: Millis) {
         let is_flowing = !self.upstream.is_closed();
-        let Some((successor, join)) =
+        let Some(Takeover { endpoint, permit, upstream, first, join }) =
             self.handover.as_mut().and_then(|handover| handover.take_successor(&mut self.body, is_flowing))
         else {
             return;
         };
         self.record.route.service.metrics.handover_joins.inc(join);
-        let (response, endpoint) = (successor.response, successor.endpoint);
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         tracing::Span::current().record("endpoint", &*endpoint.name);
         self.upstream.close();
-        let ResponseStart { body, rest, .. } = response.start;
-        self.upstream = UpstreamReader::new(response.transport, body, rest);
+        self.upstream = upstream;
         if let Some(Slots::Stream(permits)) = &mut self.slots {
-            permits.move_to(successor.permit);
+            permits.move_to(permit);
         }
+        self.append_first(&first, now);
         // First the record, then the registry, which looks at the endpoint that the stream runs on.
         let from = self.record.move_to(endpoint);
         self.note_departure();
         self.streams.moved(&self.record, from, now);
+    }
+
+    /// Adds what a successor sent while it was read beside the old upstream.
+    fn append_first(&mut self, bytes: &[u8], now: Millis) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut out = Vec::new();
+        let mut pushed = self.body.push(bytes, &mut out);
+        if let Some(handover) = &mut self.handover {
+            pushed.drop_events(handover.pass(&mut out, 0));
+        }
+        self.client.append(&out);
+        self.session.on_held(self.body.held(), now);
+        self.session.on_forwarded(pushed.events, pushed.position, now);
+        self.count(&pushed, now);
     }
 
     /// Closes both sides.

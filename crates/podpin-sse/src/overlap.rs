@@ -74,7 +74,7 @@ struct Pair {
     new: usize,
 }
 
-/// What an event is recognised by.
+/// Fingerprint that an event is recognised by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Mark {
     id: Option<u64>,

@@ -67,8 +67,8 @@ use podpin_time::Millis;
 
 pub use self::action::{Action, Close, Farewell, HandoverCause, Reason, Report, ResponseBody, Step, Target};
 pub use self::input::{
-    Answer, Client, Eligibility, Fault, Held, LeaveCause, LeaveOrder, Outcome, Position, ResumePoint,
-    Standing, Upstream, UpstreamEnd,
+    Answer, Client, Eligibility, Fault, Held, LeaveCause, LeaveOrder, Meeting, Outcome, Position,
+    ResumePoint, Standing, Upstream, UpstreamEnd,
 };
 pub use self::settings::{Content, Limits, Recovery, Settings};
 
@@ -325,18 +325,13 @@ impl Session {
         }
     }
 
-    /// Reacts to an event that both upstreams sent, the old one to the client.
-    pub fn on_recognised(&mut self, now: Millis) -> Step {
-        match self.state {
-            State::Overlapping { attempt, eligibility, .. } => self.swap(attempt, eligibility, now),
-            _ => Step::CONTINUE,
-        }
-    }
-
-    /// Reacts to the end of a successor that was read beside the old upstream.
-    pub fn on_successor_end(&mut self, now: Millis) -> Step {
-        match self.state {
-            State::Overlapping { attempt, .. } => self.fail(attempt, Outcome::Connect, now),
+    /// Reacts to what came about between the old upstream and the successor that is read beside it.
+    pub fn on_meeting(&mut self, meeting: Meeting, now: Millis) -> Step {
+        match (self.state, meeting) {
+            (State::Overlapping { attempt, eligibility, .. }, Meeting::Recognised) => {
+                self.swap(attempt, eligibility, now)
+            }
+            (State::Overlapping { attempt, .. }, Meeting::Ended) => self.fail(attempt, Outcome::Connect, now),
             _ => Step::CONTINUE,
         }
     }

@@ -17,6 +17,7 @@ use crate::http::reply::ErrorReply;
 use crate::limits::requests::RequestPermit;
 use crate::net::transport::Transport;
 use crate::shared::Shared;
+use crate::stream::body::Decoded;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{CloseReason, DepartureKind, Label, ReconnectOutcome, UpstreamErrorKind};
@@ -269,6 +270,30 @@ fn stream_end(kind: Kind, finished: &Finished) -> StreamEnd {
         | CloseReason::Error => false,
     };
     StreamEnd { kind: end, is_awaited: comes_back && kind == Kind::Stream }
+}
+
+/// Counts the events of one read; `last_event_id` is the client's afterwards.
+pub(crate) fn count_events(
+    record: &StreamRecord,
+    decoded: &Decoded,
+    last_event_id: Option<&[u8]>,
+    now: Millis,
+) {
+    let metrics = &record.route.service.metrics;
+    if decoded.dropped > 0 {
+        metrics.handover_duplicates.inc_by(u64::from(decoded.dropped));
+    }
+    if decoded.events > 0 {
+        if record.note_first_event(now) {
+            metrics.stream_first_event.observe(now.since(record.since).as_secs_f64());
+        }
+        record.set_last_event(now);
+        record.events.fetch_add(u64::from(decoded.events), Ordering::Relaxed);
+        metrics.stream_events.add(u64::from(decoded.events));
+        if let Some(id) = last_event_id {
+            record.set_last_event_id(id);
+        }
+    }
 }
 
 #[cfg(test)]

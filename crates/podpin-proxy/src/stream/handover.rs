@@ -19,8 +19,11 @@ use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
 use podpin_config::{Handover, Service};
+use podpin_drain::DrainMember;
 use podpin_endpoints::{Endpoint, EndpointId, Permit, Phase};
-use podpin_sse::session::{Answer, Eligibility, HandoverCause, Limits, Outcome, Reason, Report};
+use podpin_sse::session::{
+    Answer, Eligibility, HandoverCause, Limits, Meeting, Outcome, Reason, Report, Target,
+};
 use podpin_sse::{KnownIds, Outstanding, ReplayStart};
 use podpin_wire::http1::encode;
 use podpin_wire::http1::response_head::ResponseStart;
@@ -33,7 +36,7 @@ use crate::routing::route::Route;
 use crate::shared::Shared;
 use crate::stream::account::upstream_error_kind;
 use crate::stream::body::Body;
-use crate::stream::overlap::{Beside, Continuation, Meeting, TwoUpstreams};
+use crate::stream::overlap::{Beside, Continuation, TwoUpstreams};
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::labels::{DepartureKind, Join, UpstreamErrorKind};
@@ -125,6 +128,23 @@ pub(crate) enum SuccessorTarget {
     Another(EndpointId),
     /// This endpoint and no other.
     Endpoint(Arc<Endpoint>),
+}
+
+impl SuccessorTarget {
+    /// Returns the endpoint that the session means for this stream; `flows` says whether its present one does.
+    pub(crate) fn of(target: Target, record: &StreamRecord, flows: bool) -> SuccessorTarget {
+        let ordered = match target {
+            Target::Ordered => record.drain().take_target(),
+            Target::Chosen | Target::Another => None,
+        };
+        let present = record.endpoint().id;
+        match ordered {
+            Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
+            None if target == Target::Another => SuccessorTarget::Another(present),
+            None if flows => SuccessorTarget::AwayFrom(present),
+            None => SuccessorTarget::PinnedTo(present),
+        }
+    }
 }
 
 /// The result of one attempt that brings no successor.

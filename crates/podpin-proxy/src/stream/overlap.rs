@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use podpin_endpoints::{Endpoint, Permit};
+use podpin_sse::session::Meeting;
 use podpin_sse::{Outstanding, Overlap};
 use podpin_wire::http1::body::{BodyDecoder, Piece};
 
@@ -17,7 +18,7 @@ const READS_A_TURN: usize = 4;
 /// Two upstreams of one stream.
 pub(crate) struct TwoUpstreams {
     overlap: Overlap,
-    /// Successor; `None` before it has answered.
+    /// Successor; `None` if it has not answered.
     successor: Option<Beside>,
 }
 
@@ -29,15 +30,6 @@ pub(crate) struct Beside {
     pub permit: Permit,
     /// The response.
     pub reader: UpstreamReader,
-}
-
-/// Change in what is known of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Meeting {
-    /// Both have sent the same event.
-    Recognised,
-    /// The successor ended.
-    Ended,
 }
 
 /// Where the successor goes on.

@@ -24,12 +24,11 @@ use std::task::{Context, Poll, ready};
 use podpin_drain::{BudgetUse, Cause, Departure, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Answer, Client, Close, Farewell, Fault, Held, LeaveOrder, ResumePoint, Session, Standing, Step,
-    Target, Upstream, UpstreamEnd,
+    Action, Answer, Client, Close, Farewell, Held, LeaveOrder, ResumePoint, Session, Standing, Step, Target,
+    Upstream, UpstreamEnd,
 };
 use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
-use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use crate::balance::client_limit::Look;
@@ -37,11 +36,10 @@ use crate::balance::retry::Occasion;
 use crate::balance::service::Kind;
 use crate::clock;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::stream::account::{Finished, Slots};
+use crate::stream::account::{self, Finished, Slots};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
 use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget, Takeover};
-use crate::stream::overlap::Meeting;
 use crate::stream::start::Start;
 use crate::stream::timer::Timer;
 use crate::stream::upstream_reader::UpstreamReader;
@@ -192,10 +190,7 @@ impl Relay {
         let met = self.handover.as_mut().map_or(Poll::Pending, |handover| handover.poll_both(context));
         let Poll::Ready(met) = met else { return };
         let now = clock::now();
-        let step = match met {
-            Meeting::Recognised => self.session.on_recognised(now),
-            Meeting::Ended => self.session.on_successor_end(now),
-        };
+        let step = self.session.on_meeting(met, now);
         self.obey(step, now);
     }
 
@@ -272,21 +267,7 @@ impl Relay {
         if !self.session.is_resumable() && self.body.last_event_id().is_some_and(|id| !id.is_empty()) {
             self.session.on_event_id();
         }
-        let metrics = &self.record.route.service.metrics;
-        if decoded.dropped > 0 {
-            metrics.handover_duplicates.inc_by(u64::from(decoded.dropped));
-        }
-        if decoded.events > 0 {
-            if self.record.note_first_event(now) {
-                metrics.stream_first_event.observe(now.since(self.record.since).as_secs_f64());
-            }
-            self.record.set_last_event(now);
-            self.record.events.fetch_add(u64::from(decoded.events), Ordering::Relaxed);
-            metrics.stream_events.add(u64::from(decoded.events));
-            if let Some(id) = self.body.last_event_id() {
-                self.record.set_last_event_id(id);
-            }
-        }
+        account::count_events(&self.record, decoded, self.body.last_event_id(), now);
         self.note_departure();
     }
 
@@ -306,14 +287,7 @@ impl Relay {
     /// Reports the end of the upstream's body.
     fn end_upstream(&mut self, end: UpstreamEnd) {
         let now = clock::now();
-        // A close is the end of this body, but no endpoint ends its stream within an event.
-        let is_torn = self.upstream.decoder.ends_at_close() && self.body.is_within_event();
-        let end = match end {
-            UpstreamEnd::Clean if is_torn && self.upstream.decoder != BodyDecoder::Done => {
-                UpstreamEnd::Broken(Fault::Truncated)
-            }
-            end => end,
-        };
+        let end = self.upstream.judge_end(end, self.body.is_within_event());
         let step = self.session.on_upstream_end(end, self.standing(), now);
         if end == UpstreamEnd::Clean {
             self.upstream.close();
@@ -460,17 +434,7 @@ impl Relay {
     /// Requests a successor.
     fn open_successor(&mut self, target: Target) {
         let Some(handover) = &mut self.handover else { return };
-        let ordered = match target {
-            Target::Ordered => self.record.drain().take_target(),
-            Target::Chosen | Target::Another => None,
-        };
-        let present = self.record.endpoint().id;
-        let target = match ordered {
-            Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
-            None if target == Target::Another => SuccessorTarget::Another(present),
-            None if self.session.has_upstream() => SuccessorTarget::AwayFrom(present),
-            None => SuccessorTarget::PinnedTo(present),
-        };
+        let target = SuccessorTarget::of(target, &self.record, self.session.has_upstream());
         let last_event_id = self.body.begin_handover();
         let resume = ResumeFrom { last_event_id, known: self.body.known_ids() };
         handover.begin(&self.record.route, resume, target);
@@ -537,8 +501,8 @@ mod tests {
     use podpin_affinity::SessionId;
     use podpin_drain::{DrainState, Mobility};
     use podpin_sse::Framer;
-    use podpin_sse::session::{Content, Settings};
-    use podpin_wire::http1::body::FIRST_CHUNK;
+    use podpin_sse::session::{Content, Fault, Settings};
+    use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};

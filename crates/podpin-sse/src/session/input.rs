@@ -153,6 +153,15 @@ pub enum Answer {
     Failed(Outcome),
 }
 
+/// Change in what is known of two upstreams that are both read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// Both have sent the same event.
+    Recognised,
+    /// The successor ended.
+    Ended,
+}
+
 /// Result of a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

@@ -16,10 +16,7 @@ enum Event {
     /// End of the upstream's body.
     End(UpstreamEnd),
     Answer(Answer),
-    /// Event that both upstreams sent.
-    Recognised,
-    /// End of the successor that is read beside the old upstream.
-    SuccessorEnd,
+    Meeting(Meeting),
     Client(Client),
     Order(LeaveOrder),
     /// Shutdown of the proxy that gives up handovers this many milliseconds later.
@@ -119,14 +116,9 @@ impl Relay {
                 assert_eq!(step.action == Action::Swap, follows);
                 self.obey(step);
             }
-            Event::Recognised => {
-                let was_overlapping = self.session.is_overlapping();
-                let step = self.session.on_recognised(now);
-                assert_eq!(step.action == Action::Swap, was_overlapping);
-                self.obey(step);
-            }
-            Event::SuccessorEnd => {
-                let step = self.session.on_successor_end(now);
+            Event::Meeting(meeting) if self.session.is_overlapping() => {
+                let step = self.session.on_meeting(meeting, now);
+                assert_eq!(step.action == Action::Swap, meeting == Meeting::Recognised);
                 self.obey(step);
             }
             Event::Client(client) if self.close.is_none() => self.client_is(client),
@@ -412,8 +404,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => end().prop_map(Event::End),
         1 => held().prop_map(Event::Held),
         4 => answer().prop_map(Event::Answer),
-        2 => Just(Event::Recognised),
-        1 => Just(Event::SuccessorEnd),
+        2 => Just(Event::Meeting(Meeting::Recognised)),
+        1 => Just(Event::Meeting(Meeting::Ended)),
         2 => client.prop_map(Event::Client),
         3 => order().prop_map(Event::Order),
         1 => (0..300_u64).prop_map(Event::Shutdown),

@@ -20,9 +20,9 @@ fn overlapping() -> Session {
 fn a_stream_without_ids_goes_on_at_its_successor_once_they_have_met() {
     let mut session = overlapping();
     assert!(session.may_move(OVERLAP));
-    assert_eq!(session.on_recognised(Millis(30)), swap(PLANNED, 25, Reason::Drain));
+    assert_eq!(session.on_meeting(Meeting::Recognised, Millis(30)), swap(PLANNED, 25, Reason::Drain));
     assert!(session.takes_orders() && !session.wants_successor());
-    assert_eq!(session.on_recognised(Millis(31)), Step::CONTINUE);
+    assert_eq!(session.on_meeting(Meeting::Recognised, Millis(31)), Step::CONTINUE);
 }
 
 #[test]
@@ -67,11 +67,11 @@ fn an_upstream_that_ends_while_its_successor_flows_is_left_for_it() {
 #[test]
 fn a_successor_that_ends_meanwhile_is_requested_again() {
     let mut session = overlapping();
-    assert_eq!(session.on_successor_end(Millis(20)), Step::CONTINUE);
+    assert_eq!(session.on_meeting(Meeting::Ended, Millis(20)), Step::CONTINUE);
     assert!(session.has_upstream() && session.is_moving() && !session.wants_successor());
     let due = session.due().unwrap();
     assert_eq!(session.on_time(LEFT, due), open(Target::Chosen));
-    assert_eq!(session.on_successor_end(due), Step::CONTINUE, "it is not there yet");
+    assert_eq!(session.on_meeting(Meeting::Ended, due), Step::CONTINUE, "it is not there yet");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod crowd;
 mod deadlines;
+mod ids;
 mod joins;
 mod many;
 mod overlap;

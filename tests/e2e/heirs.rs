@@ -223,7 +223,7 @@ async fn a_replica_that_starts_in_the_middle_of_a_rollout_learns_from_cookies_wh
     assert_eq!(back.get("/who").await.text(), scene.new[0].name());
     let mut settled = back.at(late.address);
     assert_eq!(settled.get("/who").await.text(), scene.new[0].name());
-    // A stream that begins there is where the other one is, and nobody loses it when that pod leaves in turn.
+    // A stream that begins there is where the other one is, and goes on when that pod leaves in turn.
     let mut moved_on = Vec::new();
     let mut events = settled.events("/events").await;
     let mut second = scene.new[0].next_stream().await;

@@ -1,4 +1,4 @@
-//! Ids that pods should not send: too long to be told to anybody, and none at all.
+//! Ids that pods should not send: longer than any header field, and with a NUL.
 
 use super::*;
 

@@ -116,6 +116,14 @@ impl Body {
         }
     }
 
+    /// Returns the reconnection time that the client was told last, in milliseconds; `None` if it was told none.
+    pub(crate) fn told_retry(&self) -> Option<u64> {
+        match self {
+            Body::Events(framer) => framer.told_retry().map(u64::from),
+            Body::Opaque => None,
+        }
+    }
+
     /// Returns what is kept back of the bytes that came.
     pub(crate) fn held(&self) -> Held {
         match self {

@@ -422,10 +422,11 @@ impl Relay {
         }
     }
 
-    /// Adds a drawn reconnection time, if one may be written.
+    /// Adds a drawn reconnection time, if one may be written and the client does not know it.
     fn say_retry(&mut self, occasion: Occasion) {
         if self.session.tells_retry()
             && let Some(retry) = self.record.route.service.retry_millis(occasion)
+            && self.body.told_retry() != Some(retry)
         {
             self.client.append(retry_line(retry).as_bytes());
         }

@@ -7,7 +7,8 @@ pub(crate) struct Blocks<'a> {
     /// Bytes after the last whole block.
     pub(crate) rest: &'a [u8],
     pub(crate) events: u32,
-    pub(crate) retry_seen: bool,
+    /// Last reconnection time, milliseconds.
+    pub(crate) retry: Option<u32>,
     pub(crate) id: Option<&'a [u8]>,
 }
 
@@ -16,14 +17,15 @@ pub(crate) struct Blocks<'a> {
 pub(crate) struct Block<'a> {
     pub(crate) has_fields: bool,
     pub(crate) has_data: bool,
-    pub(crate) retry_seen: bool,
+    /// Last reconnection time, milliseconds.
+    pub(crate) retry: Option<u32>,
     pub(crate) id: Option<&'a [u8]>,
 }
 
 impl<'a> Blocks<'a> {
     /// Reads `bytes`, which start at a boundary, and shows each block to `note`.
     pub(crate) fn scan(bytes: &'a [u8], mut note: impl FnMut(&Block<'a>)) -> Self {
-        let mut blocks = Self { rest: bytes, events: 0, retry_seen: false, id: None };
+        let mut blocks = Self { rest: bytes, events: 0, retry: None, id: None };
         while let Some((block, rest)) = Block::split(blocks.rest) {
             note(&block);
             blocks.add(&block);
@@ -34,7 +36,7 @@ impl<'a> Blocks<'a> {
 
     fn add(&mut self, block: &Block<'a>) {
         self.events += u32::from(block.has_data);
-        self.retry_seen |= block.retry_seen;
+        self.retry = block.retry.or(self.retry);
         self.id = block.id.or(self.id);
     }
 }
@@ -61,7 +63,7 @@ impl<'a> Block<'a> {
         match Field::parse(line) {
             Field::Data => self.has_data = true,
             Field::Id(id) => self.id = Some(id),
-            Field::Retry => self.retry_seen = true,
+            Field::Retry(time) => self.retry = Some(time),
             Field::Other => {}
         }
     }

@@ -62,7 +62,7 @@ const CRATES: [(&str, Layers); 14] = [
             "group registry",
             "member",
             "inbox",
-            "claim moved_pins",
+            "claim hung moved_pins",
             "fact handle herd reconnects",
             "policy report",
             "pacer rebalance_plan wake",

@@ -280,7 +280,8 @@ async fn requests_follow_a_stream_whose_pod_restarted_under_one_identity_at_ever
 async fn requests_of_a_client_that_names_itself_follow_its_stream_while_that_is_open() {
     let mut pods = [pod("pod-a").await, pod("pod-b").await];
     let setup = Setup::chat(&[&pods[0], &pods[1]]).with(QUICK);
-    let proxy = setup.with("affinity: {header: X-Chat, cookie: off}").start().await;
+    let setup = setup.with("affinity: {header: X-Chat, cookie: off}");
+    let (proxy, other) = (setup.start().await, setup.start().await);
     let mut events = Request::events("/events").header("X-Chat", "room-7").open(proxy.address).await;
     let (home, mut stream) = tokio::select! {
         stream = pods[0].next_stream() => (0, stream),
@@ -297,6 +298,8 @@ async fn requests_of_a_client_that_names_itself_follow_its_stream_while_that_is_
     let back = Pod::start_at(&name, address).await;
     let who = Request::get("/who").header("X-Chat", "room-7");
     assert_eq!(who.send(proxy.address).await.text(), pods[1 - home].name(), "where the stream is");
+    // Another replica cannot know: no cookie tells it, and replicas share nothing.
+    assert_eq!(who.send(other.address).await.text(), back.name());
     drop(events);
     proxy.wait_metric("podpin_streams_active", &[], 0.0).await;
     assert_eq!(who.send(proxy.address).await.text(), back.name(), "where the name hashes to");

@@ -534,6 +534,29 @@ fn two_replicas_do_not_undo_for_each_other_what_they_rebalance() {
 }
 
 #[test]
+fn two_replicas_of_which_one_moves_more_than_the_half_do_not_undo_it_for_each_other() {
+    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 1_000 });
+    for (weight, expected) in [(3, [60, 20]), (7, [70, 10])] {
+        let moved: Vec<Vec<_>> = [0, 1]
+            .map(|full| {
+                let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
+                let heavy = Observed { weight, ..observed(1, Condition::Ready) };
+                world.update(Update::Upsert(vec![heavy]));
+                for number in 0..80_u8 {
+                    let (mobility, session) = (Mobility::Rebalances, Some([number; 16]));
+                    world.open(full, Opening { mobility, session, ..OPENING }).unwrap();
+                }
+                world.run_for(2_000);
+                let moved = world.streams.iter().filter(|stream| stream.endpoint().id != id(full));
+                moved.map(|stream| stream.session().unwrap()).collect()
+            })
+            .into();
+        assert_eq!([moved[0].len(), moved[1].len()], expected);
+        assert!(!moved[0].iter().any(|session| moved[1].contains(session)), "{weight}");
+    }
+}
+
+#[test]
 fn an_endpoint_whose_streams_cannot_move_does_not_keep_others_full() {
     let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 100 });
     let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 3);

@@ -249,7 +249,9 @@ impl Client {
                 Ok(mut stream) => {
                     self.outcome.failure = None;
                     self.scene.streams.fetch_add(1, Ordering::Relaxed);
-                    self.scene.arrivals.count_served();
+                    if self.has_come_again {
+                        self.scene.arrivals.count_served();
+                    }
                     let leave = self.listen(&mut stream, &mut phase).await;
                     self.scene.streams.fetch_sub(1, Ordering::Relaxed);
                     self.memory.retry = stream.retry.or(self.memory.retry);
@@ -289,7 +291,7 @@ impl Client {
         let mut stream = EventStream::open(self.scene.address, &mut self.memory).await?;
         let greeting = stream.next().await?;
         self.memory.retry = stream.retry.or(self.memory.retry);
-        if greeting.is_none() {
+        if greeting.is_none() && self.has_come_again {
             self.scene.arrivals.count_told();
         }
         let greeting = greeting.context("the stream ended before its greeting")?;

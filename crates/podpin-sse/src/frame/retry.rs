@@ -101,9 +101,12 @@ impl Framer {
 mod tests {
     use super::*;
 
+    /// Name; a time of ours; bytes of the endpoint; the time that was told last.
+    type Case<'a> = (&'a str, Option<u32>, &'a [u8], Option<u32>);
+
     #[test]
     fn the_time_that_the_client_was_told_last_is_known() {
-        let table: &[(&str, Option<u32>, &[u8], Option<u32>)] = &[
+        let table: &[Case<'_>] = &[
             ("nothing", None, b"data: x\n\n", None),
             ("the endpoint", None, b"retry: 5\ndata: x\n\n", Some(5)),
             ("twice", None, b"retry: 5\n\nretry: 6\n\n", Some(6)),

@@ -214,8 +214,8 @@ fn take_block(text: &mut Vec<u8>) -> Option<String> {
 
 /// Returns the last reconnection time among some lines; `None` if there is none.
 fn parse_retry(lines: &str) -> Option<Duration> {
-    let times = lines.lines().filter_map(|line| line.strip_prefix("retry:")?.trim().parse().ok());
-    times.last().map(Duration::from_millis)
+    let mut times = lines.lines().filter_map(|line| line.strip_prefix("retry:")?.trim().parse().ok());
+    times.next_back().map(Duration::from_millis)
 }
 
 /// A block without data (a comment, a `retry`) is not an event.

@@ -59,7 +59,8 @@ impl Arrivals {
         };
         let (mut served, mut told) = (load(&self.served), load(&self.told));
         while served.last() == Some(&0) && told.last() == Some(&0) {
-            (served.pop(), told.pop());
+            served.pop();
+            told.pop();
         }
         Some(Curve { served, told })
     }

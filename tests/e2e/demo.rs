@@ -148,6 +148,18 @@ async fn no_client_notices_that_a_pod_dies() {
 }
 
 #[tokio::test]
+async fn the_arrivals_of_a_herd_are_shown_by_the_second() {
+    let table = table(&["--for", "12s", "--clients", "40", "--herd"]).await;
+    let numbers = |name| -> Vec<u32> {
+        let values = row(&table, name).split(", ").filter(|text| !text.is_empty());
+        values.map(|text| text.parse().unwrap()).collect()
+    };
+    assert_eq!(numbers("served").iter().sum::<u32>(), 40, "{table}");
+    assert_eq!(numbers("served").len(), numbers("told to come later").len(), "{table}");
+    assert_eq!(row(&table, "pin kept on reconnect"), "40/40");
+}
+
+#[tokio::test]
 async fn an_update_and_a_death_are_two_demos() {
     let mut process = Process::start(&["demo", "--rollout", "--kill"]);
     assert_eq!(process.wait_exit().await, 2);

@@ -14,7 +14,7 @@ use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora_core::{Error, ErrorType, OrErr};
 use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
 use pingora_load_balancing::{Backend, Extensions};
-use podpin_config::{ActiveHealth, Handover, Probe};
+use podpin_config::{ActiveHealth, Probe};
 use podpin_endpoints::{Endpoint, EndpointId, Phase};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -121,7 +121,7 @@ async fn check_batch(check: &Check, batch: &[Arc<Endpoint>], limit: Duration) ->
 
 /// Records a decisive result; logs and counts it if it changes anything.
 fn record(service: &ServiceState, endpoint: &Endpoint, health: Health, failure: &str) {
-    let has_handover = service.configuration.drain.handover == Handover::LastEventId;
+    let has_handover = service.configuration.drain.handover.moves_streams();
     // Where too many fail to be left out, the fault is rather not theirs.
     if health == Health::Unhealthy
         && has_handover

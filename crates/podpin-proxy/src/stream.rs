@@ -5,6 +5,7 @@ mod body;
 mod client_writer;
 mod handover;
 pub(crate) mod open;
+mod overlap;
 pub(crate) mod places;
 mod relay;
 mod start;

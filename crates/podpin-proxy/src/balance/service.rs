@@ -14,8 +14,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
 use podpin_config::{
-    Discovery, Drain, EndpointAddress, Handover, KubernetesService, Pinned, Service as Configuration,
-    ZonePreference,
+    Discovery, Drain, EndpointAddress, KubernetesService, Pinned, Service as Configuration, ZonePreference,
 };
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
@@ -131,7 +130,7 @@ fn drain_times(drain: &Drain) -> DrainTimes {
 fn heir_policy(configuration: &Configuration) -> Option<HeirPolicy> {
     let affinity = &configuration.affinity;
     let is_named = affinity.header.is_some() || affinity.query.is_some() || affinity.client_ip.is_some();
-    let namesakes = configuration.drain.handover == Handover::None;
+    let namesakes = !configuration.drain.handover.moves_streams();
     let times = drain_times(&configuration.drain);
     (!is_named).then_some(HeirPolicy { lifetime: affinity.absolute_timeout, namesakes, times })
 }

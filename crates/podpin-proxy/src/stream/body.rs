@@ -54,6 +54,14 @@ impl Decoded {
     }
 }
 
+impl Decoded {
+    /// Records that this many of the events were dropped after all.
+    pub(crate) fn drop_events(&mut self, count: u32) {
+        self.events = self.events.saturating_sub(count);
+        self.dropped += count;
+    }
+}
+
 impl Body {
     /// Returns the place in the event stream after the bytes that were forwarded last.
     fn position(&self) -> Position {
@@ -81,8 +89,13 @@ impl Body {
         match self.resumption() {
             Resumption::After(id) if is_field_value(id) => ResumePoint::Known,
             Resumption::Now => ResumePoint::Known,
+            Resumption::After(_) | Resumption::Unknown if self.may_overlap() => ResumePoint::Overlap,
             Resumption::After(_) | Resumption::Unknown => ResumePoint::Unknown,
         }
+    }
+
+    fn may_overlap(&self) -> bool {
+        matches!(self, Body::Events(framer) if framer.may_overlap())
     }
 
     fn resumption(&self) -> Resumption<'_> {
@@ -92,10 +105,12 @@ impl Body {
         }
     }
 
-    /// Returns the id to resume from, for a successor's request; `None` if the client has seen nothing. No id is forgotten
-    /// from here on: the successor replays what the old upstream still sends.
+    /// Returns the id to resume from, for a successor's request; `None` if the client has seen nothing, or no such id. No id
+    /// is forgotten from here on: the successor replays what the old upstream still sends.
     pub(crate) fn begin_handover(&mut self) -> Option<Vec<u8>> {
+        let point = self.resume_point();
         match self {
+            Body::Events(_) if point == ResumePoint::Overlap => None,
             Body::Events(framer) => framer.mark_resume_point().id().map(<[u8]>::to_vec),
             Body::Opaque => None,
         }
@@ -127,6 +142,14 @@ impl Body {
             && framer.last_event_id().is_none()
         {
             framer.seed(id);
+        }
+    }
+
+    /// Returns the reconnection time that the client was told last, in milliseconds; `None` if it was told none.
+    pub(crate) fn told_retry(&self) -> Option<u64> {
+        match self {
+            Body::Events(framer) => framer.told_retry().map(u64::from),
+            Body::Opaque => None,
         }
     }
 
@@ -174,6 +197,16 @@ impl Body {
         if let Body::Events(framer) = self {
             framer.adopt(start);
         }
+    }
+
+    /// Takes bytes without framing, and appends to `out` what may go to the client.
+    pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Decoded {
+        let pushed = match self {
+            Body::Events(framer) => framer.push(bytes, out),
+            Body::Opaque => Pushed::default(),
+        };
+        let (events, dropped) = (pushed.events, pushed.dropped);
+        Decoded { events, dropped, end: None, position: self.position(), trailers: Vec::new() }
     }
 
     /// Removes the framing of one read with `decoder`, and appends to `out` what may go to the client.

@@ -167,7 +167,7 @@ impl Opening<'_> {
         selected: &Selected,
         content: Content,
     ) -> Option<Box<HandoverDriver>> {
-        let is_wanted = self.attempts.service().configuration.drain.handover == Handover::LastEventId;
+        let is_wanted = self.attempts.service().configuration.drain.handover.moves_streams();
         let may_move = content == Content::Events && self.repetition == Repetition::Harmless;
         if !(may_move && is_wanted && allows_handover(&start.head.headers)) {
             return None;
@@ -219,7 +219,10 @@ impl Opening<'_> {
         }
         let service = &self.attempts.service().configuration;
         let mut framer = match settings.handover {
-            Some(_) => Framer::with_cursor(service.sse.event_bytes_max, service.drain.replay_ids),
+            Some(_) => {
+                let framer = Framer::with_cursor(service.sse.event_bytes_max, service.drain.replay_ids);
+                if service.drain.handover == Handover::Overlap { framer.and_overlap() } else { framer }
+            }
             None => Framer::unbuffered(),
         };
         // The endpoint's word on where it begins is better than the client's.

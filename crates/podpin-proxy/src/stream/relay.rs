@@ -27,15 +27,12 @@ use http::HeaderMap;
 use podpin_drain::{BudgetUse, Cause, Departure, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
-    Action, Answer, Client, Close, Farewell, Fault, Held, LeaveOrder, ResumePoint, Session, Standing, Step,
-    Target, Upstream, UpstreamEnd,
+    Action, Answer, Client, Close, Farewell, Held, LeaveOrder, ResumePoint, Session, Standing, Step, Target,
+    Upstream, UpstreamEnd,
 };
 use podpin_sse::{KEEP_ALIVE, retry_line};
 use podpin_time::Millis;
-use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
-
-use podpin_wire::http1::response_head::ResponseStart;
 use podpin_wire::trailers;
 
 use crate::balance::retry::Occasion;
@@ -44,7 +41,7 @@ use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::stream::account::{Finished, Permits};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
-use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget};
+use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget, Takeover};
 use crate::stream::start::Start;
 use crate::stream::timer::Timer;
 use crate::stream::upload::RequestRest;
@@ -171,13 +168,27 @@ impl Relay {
             self.finish_held(step.action);
             self.obey(step, now);
         }
+        self.poll_both(context);
+    }
+
+    /// Reads the successor beside the old upstream, until both have sent the same event.
+    fn poll_both(&mut self, context: &mut Context<'_>) {
+        // Within an event the stream stays where it is.
+        if !self.session.is_overlapping() || self.body.resume_point() != ResumePoint::Overlap {
+            return;
+        }
+        let met = self.handover.as_mut().map_or(Poll::Pending, |handover| handover.poll_both(context));
+        let Poll::Ready(met) = met else { return };
+        let now = clock::now();
+        let step = self.session.on_meeting(met, now);
+        self.obey(step, now);
     }
 
     /// Whether the successor was to begin at the present moment, and the client has seen an id since: from there on nothing
     /// may be missing.
     fn knows_more(&self) -> bool {
         let resumes = self.handover.as_ref().is_some_and(|handover| handover.resumes());
-        !resumes && self.body.last_event_id().is_some()
+        !resumes && self.body.resume_point() == ResumePoint::Known && self.body.last_event_id().is_some()
     }
 
     /// Reads once and forwards what became whole. `Ready` when something happened; the end of the body, if that is it.
@@ -204,7 +215,10 @@ impl Relay {
         self.session.on_read(now);
         out.clear();
         out.resize(CHUNK_PREFIX_BYTES, 0);
-        let decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
+        let mut decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
+        if let Some(handover) = &mut self.handover {
+            decoded.drop_events(handover.pass(out, CHUNK_PREFIX_BYTES));
+        }
         self.session.on_held(self.body.held(), now);
         self.forward(context, &decoded, out, now);
         if !decoded.trailers.is_empty() {
@@ -249,14 +263,7 @@ impl Relay {
     /// Reports the end of the upstream's body.
     fn end_upstream(&mut self, end: UpstreamEnd) {
         let now = clock::now();
-        // A close is the end of this body, but no endpoint ends its stream within an event.
-        let is_torn = self.upstream.decoder.ends_at_close() && self.body.is_within_event();
-        let end = match end {
-            UpstreamEnd::Clean if is_torn && self.upstream.decoder != BodyDecoder::Done => {
-                UpstreamEnd::Broken(Fault::Truncated)
-            }
-            end => end,
-        };
+        let end = self.upstream.judge_end(end, self.body.is_within_event());
         let step = self.session.on_upstream_end(end, self.standing(), now);
         if end == UpstreamEnd::Clean {
             self.upstream.close();
@@ -327,6 +334,11 @@ impl Relay {
             // Those that need the task's context come from `Session::on_time` only, see `poll_time`.
             Action::Continue | Action::KeepAlive | Action::PassHeld | Action::Close(_) => {}
             Action::Open { target } => self.open_successor(target),
+            Action::Overlap => {
+                if let Some(handover) = &mut self.handover {
+                    handover.read_both();
+                }
+            }
             Action::Swap => self.swap(now),
             Action::Stay => {
                 self.body.stay();
@@ -338,7 +350,7 @@ impl Relay {
         if !self.session.has_upstream() {
             self.upstream.close();
         }
-        if !self.session.is_opening()
+        if !self.session.wants_successor()
             && let Some(handover) = &mut self.handover
         {
             handover.cancel();
@@ -362,6 +374,9 @@ impl Relay {
             write.clear();
             write.resize(CHUNK_PREFIX_BYTES, 0);
             let passed = self.body.pass_held(write);
+            if let Some(handover) = &mut self.handover {
+                handover.pass(write, CHUNK_PREFIX_BYTES);
+            }
             self.forward(context, &passed, write, now);
         });
     }
@@ -386,10 +401,11 @@ impl Relay {
         }
     }
 
-    /// Adds a drawn reconnection time, if one may be written.
+    /// Adds a drawn reconnection time, if one may be written and the client does not know it.
     fn say_retry(&mut self, occasion: Occasion) {
         if self.session.tells_retry()
             && let Some(retry) = self.record.route.service.retry_millis(occasion)
+            && self.body.told_retry() != Some(retry)
         {
             self.client.append(retry_line(retry).as_bytes());
         }
@@ -398,17 +414,7 @@ impl Relay {
     /// Requests a successor.
     fn open_successor(&mut self, target: Target) {
         let Some(handover) = &mut self.handover else { return };
-        let ordered = match target {
-            Target::Ordered => self.record.drain().take_target(),
-            Target::Chosen | Target::Another => None,
-        };
-        let present = self.record.endpoint().id;
-        let target = match ordered {
-            Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
-            None if target == Target::Another => SuccessorTarget::Another(present),
-            None if self.session.has_upstream() => SuccessorTarget::AwayFrom(present),
-            None => SuccessorTarget::PinnedTo(present),
-        };
+        let target = SuccessorTarget::of(target, &self.record, self.session.has_upstream());
         let last_event_id = self.body.begin_handover();
         let resume = ResumeFrom { last_event_id, known: self.body.known_ids() };
         handover.begin(&self.record.route, resume, target);
@@ -417,26 +423,41 @@ impl Relay {
     /// Continues at the successor: its body begins at a boundary, and its replay is dropped.
     fn swap(&mut self, now: Millis) {
         let is_flowing = !self.upstream.is_closed();
-        let Some((successor, join)) =
+        let Some(Takeover { endpoint, permit, upstream, first, join }) =
             self.handover.as_mut().and_then(|handover| handover.take_successor(&mut self.body, is_flowing))
         else {
             return;
         };
         self.record.route.service.metrics.handover_joins.inc(join);
-        let (response, endpoint) = (successor.response, successor.endpoint);
         tracing::debug!(stream = self.record.id, to = %endpoint.name, "handed over");
         tracing::Span::current().record("endpoint", &*endpoint.name);
         self.upstream.close();
-        let ResponseStart { body, rest, .. } = response.start;
-        self.upstream = UpstreamReader::new(response.transport, body, rest);
+        self.upstream = upstream;
         self.client.set_trailers(HeaderMap::new());
         if let Some(permits) = &mut self.permits {
-            permits.move_to(successor.permit);
+            permits.move_to(permit);
         }
+        self.append_first(&first, now);
         // First the record, then the registry, which looks at the endpoint that the stream runs on.
         let from = self.record.move_to(endpoint);
         self.note_departure();
         self.streams.moved(&self.record, from, now);
+    }
+
+    /// Adds what a successor sent while it was read beside the old upstream.
+    fn append_first(&mut self, bytes: &[u8], now: Millis) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut out = Vec::new();
+        let mut pushed = self.body.push(bytes, &mut out);
+        if let Some(handover) = &mut self.handover {
+            pushed.drop_events(handover.pass(&mut out, 0));
+        }
+        self.client.append(&out);
+        self.session.on_held(self.body.held(), now);
+        self.session.on_forwarded(pushed.events, pushed.position, now);
+        self.count(&pushed, now);
     }
 
     /// Closes both sides.
@@ -463,8 +484,8 @@ mod tests {
     use podpin_affinity::SessionId;
     use podpin_drain::{DrainState, Mobility};
     use podpin_sse::Framer;
-    use podpin_sse::session::{Content, Settings};
-    use podpin_wire::http1::body::FIRST_CHUNK;
+    use podpin_sse::session::{Content, Fault, Settings};
+    use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};

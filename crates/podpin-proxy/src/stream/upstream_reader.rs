@@ -76,6 +76,16 @@ impl UpstreamReader {
         })
     }
 
+    /// Returns the end of the body as it is for an event stream: a close is the end of some bodies, but no endpoint ends its
+    /// stream within an event.
+    pub(crate) fn judge_end(&self, end: UpstreamEnd, is_within_event: bool) -> UpstreamEnd {
+        let is_torn = is_within_event && self.decoder.ends_at_close() && self.decoder != BodyDecoder::Done;
+        match end {
+            UpstreamEnd::Clean if is_torn => UpstreamEnd::Broken(Fault::Truncated),
+            end => end,
+        }
+    }
+
     /// Appends to `early` the bytes that are there at once; an end or an error is what the next read returns.
     pub(crate) fn read_along(&mut self, context: &mut Context<'_>, early: &mut Vec<u8>, buffer: &mut [u8]) {
         let Connection::Open(transport) = &mut self.connection else { return };

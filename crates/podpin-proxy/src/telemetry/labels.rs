@@ -467,6 +467,7 @@ impl_label!(Outcome, "result", {
     Connect => "connect",
     Timeout => "timeout",
     NoId => "no_id",
+    NoOverlap => "no_overlap",
     Limit => "limit",
 });
 

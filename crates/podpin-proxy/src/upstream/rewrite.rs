@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
-use podpin_config::{AcceptEncoding, Handover};
+use podpin_config::AcceptEncoding;
 use podpin_wire::headers;
 use podpin_wire::http1::encode;
 use podpin_wire::http1::request_head::RequestHead;
@@ -48,7 +48,7 @@ pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest
 /// Asks for an event stream in plain text where `sse.acceptEncoding` says so.
 pub(crate) fn accept_encoding(service: &ServiceState, fields: &mut HeaderMap) {
     let is_plain = match service.configuration.sse.accept_encoding {
-        AcceptEncoding::Auto => service.configuration.drain.handover == Handover::LastEventId,
+        AcceptEncoding::Auto => service.configuration.drain.handover.moves_streams(),
         AcceptEncoding::Identity => true,
         AcceptEncoding::Client => false,
     };

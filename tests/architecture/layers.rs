@@ -50,8 +50,8 @@ const CRATES: [(&str, Layers); 14] = [
     ),
     (
         "podpin-sse",
-        // The framer; the rules that it or the relay applies.
-        &["frame", "cursor insert line session"],
+        // Two endpoints of one stream; the framer; the rules that it or the relay applies.
+        &["overlap", "frame", "cursor insert line session"],
     ),
     (
         "podpin-drain",
@@ -62,7 +62,7 @@ const CRATES: [(&str, Layers); 14] = [
             "group registry",
             "member",
             "inbox",
-            "claim moved_pins",
+            "claim hung moved_pins",
             "fact handle herd reconnects",
             "policy report",
             "pacer rebalance_plan wake",

@@ -115,7 +115,7 @@ fn row<'a>(table: &'a str, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn without_a_person_it_drives_clients_prints_a_table_and_exits_0() {
-    let table = table(&["--for", "2s", "--clients", "30"]).await;
+    let table = table(&["--for", "4s", "--clients", "30"]).await;
     for word in ["pod-a", "pod-b", "pod-c", "p50", "p99"] {
         assert!(table.contains(word), "{word} is not in\n{table}");
     }
@@ -145,6 +145,18 @@ async fn no_client_notices_that_a_pod_dies() {
     let moved: u32 = row(&table, "streams moved").parse().unwrap();
     assert!((1..=30).contains(&moved), "those of one pod: {moved} in\n{table}");
     assert!(!table.contains("pod-a"), "{table}");
+}
+
+#[tokio::test]
+async fn the_arrivals_of_a_herd_are_shown_by_the_second() {
+    let table = table(&["--for", "12s", "--clients", "40", "--herd"]).await;
+    let numbers = |name| -> Vec<u32> {
+        let values = row(&table, name).split(", ").filter(|text| !text.is_empty());
+        values.map(|text| text.parse().unwrap()).collect()
+    };
+    assert_eq!(numbers("served").iter().sum::<u32>(), 40, "{table}");
+    assert_eq!(numbers("served").len(), numbers("told to come later").len(), "{table}");
+    assert_eq!(row(&table, "pin kept on reconnect"), "40/40");
 }
 
 #[tokio::test]

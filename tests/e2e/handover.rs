@@ -2,8 +2,10 @@
 
 mod crowd;
 mod deadlines;
+mod ids;
 mod joins;
 mod many;
+mod overlap;
 mod patience;
 mod redis;
 mod replay;

@@ -1,6 +1,8 @@
 //! `health.active`: endpoints that fail their checks are put aside, and come back.
 
-use podpin_testkit::{Answer, Authority, Pod, Proxy, Reply, Setup, StreamAnswer, free_port, wait_for};
+use podpin_testkit::{
+    Answer, Authority, EndpointsFile, Pod, Proxy, Reply, Setup, StreamAnswer, free_port, wait_for,
+};
 
 const HTTP: &str =
     "health: {active: {path: /healthz, interval: 100ms, timeout: 300ms, failures: 2, successes: 2}}";
@@ -85,6 +87,35 @@ async fn streams_of_a_pod_that_fails_its_checks_go_on_elsewhere_if_another_takes
     }
     proxy.wait_metric("podpin_handovers_total", &[("cause", "planned"), ("result", "ok")], 1.0).await;
     old.client_gone().await;
+    assert_eq!(proxy.metric("podpin_streams_closed_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn streams_of_a_pod_that_neither_is_ready_nor_serves_go_on_elsewhere() {
+    let pods = [Pod::start("pod-a").await, Pod::start("pod-b").await];
+    for pod in &pods {
+        pod.answer("/events", StreamAnswer::new());
+    }
+    let [a, b] = [pods[0].address(), pods[1].address()];
+    let file = EndpointsFile::with(&[("pod-a", a, "ready"), ("pod-b", b, "ready")]);
+    let setup = Setup::new().service_in("chat", &file).with("drain: {handover: lastEventId}");
+    let proxy = setup.start().await;
+    let mut client = proxy.pinned_to("pod-a").await.events("/events").await;
+    let mut old = pods[0].next_stream().await;
+    old.event_with_id("1", "x").await;
+    assert_eq!(client.next_event().await.id, "1");
+    file.write(&[("pod-a", a, "notReady"), ("pod-b", b, "ready")]);
+    let mut next = pods[1].next_stream().await;
+    assert_eq!(next.request.header("last-event-id"), Some("1"));
+    old.client_gone().await;
+    next.event_with_id("2", "x").await;
+    assert_eq!(client.next_event().await.id, "2");
+    proxy.wait_metric("podpin_handovers_total", &[("cause", "planned"), ("result", "ok")], 1.0).await;
+    // Without another one that is ready, the next one stays where it is.
+    file.write(&[("pod-a", a, "notReady"), ("pod-b", b, "notReady")]);
+    proxy.wait_endpoints("chat", &[("pod-a", "resting"), ("pod-b", "resting")]).await;
+    next.event_with_id("3", "x").await;
+    assert_eq!(client.next_event().await.id, "3");
     assert_eq!(proxy.metric("podpin_streams_closed_total", &[]).await, 0.0);
 }
 

@@ -1,9 +1,13 @@
 //! Heirs: what a leaving pod had goes to one pod of the next generation, at every replica of the proxy.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use podpin_affinity::{Key, Keyring, Lifetime, Token};
 use podpin_testkit::{EndpointsFile, EventStream, Pod, PodStream, Proxy, Request, Setup, Visitor};
 
 const QUICK: &str = "drain: {handover: lastEventId, spread: 0s, handoverTimeout: 2s}";
 const CLIENTS: usize = 12;
+const KEY: &str = "k1";
 
 /// A client whose stream runs at the first replica, with the cookie that it got first.
 struct Client {
@@ -18,6 +22,7 @@ struct Scene {
     old: [Pod; 3],
     new: [Pod; 3],
     file: EndpointsFile,
+    setup: Setup,
     one: Proxy,
     other: Proxy,
 }
@@ -30,8 +35,9 @@ impl Scene {
         let all: Vec<_> = old.iter().map(|pod| line(pod, "ready", "1")).collect();
         file.write_text(&all.concat());
         let setup = Setup::new().service_in("chat", &file).with("balance: {slowStart: off}").with(QUICK);
+        let setup = setup.keys(&[KEY]);
         let (one, other) = (setup.start().await, setup.start().await);
-        Scene { old, new, file, one, other }
+        Scene { old, new, file, setup, one, other }
     }
 
     /// Lists old and new pods in these states, which both replicas know afterwards; "" leaves a pod out.
@@ -155,6 +161,93 @@ async fn streams_and_requests_wait_at_a_draining_pod_for_an_heir_that_is_not_rea
     assert!(departed["goneSince"].is_string() && shown["services"][0]["departedTotal"] == 1, "{text}");
 }
 
+/// Returns the cookie as a replica would have written it whose clock differs by so many seconds.
+fn with_clock(cookie: &str, differs_by: i64) -> String {
+    let key = Key::new(KEY, format!("{KEY:0>43}").as_bytes()).unwrap();
+    let keyring = Keyring::new(vec![key]).unwrap();
+    let now_seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let lifetime = Lifetime { now_seconds, absolute_timeout_seconds: 86_400 };
+    let Token { session, endpoint, started_seconds } =
+        keyring.verify("chat", cookie.as_bytes(), lifetime).unwrap().token;
+    let started_seconds = started_seconds.saturating_add_signed(differs_by);
+    keyring.sign("chat", &Token { session, endpoint, started_seconds })
+}
+
+#[tokio::test]
+async fn a_session_is_in_one_place_though_the_clocks_of_replicas_differ_by_seconds() {
+    let scene = Scene::new().await;
+    let (mut client, _stream) = scene.open().await;
+    let cookie = client.visitor.cookie("podpin-chat").unwrap().to_owned();
+    let assert_at = async |pod: &Pod| {
+        for (replica, seconds) in [(&scene.one, -5), (&scene.one, 5), (&scene.other, -5), (&scene.other, 5)] {
+            let mut visitor = replica.visitor();
+            visitor.set_cookie("podpin-chat", &with_clock(&cookie, seconds));
+            assert_eq!(visitor.get("/who").await.text(), pod.name(), "{seconds}");
+        }
+    };
+    assert_at(&scene.old[client.home]).await;
+    let mut old = ["ready"; 3];
+    scene.list(old, ["ready", "", ""]).await;
+    old[client.home] = "draining";
+    scene.list(old, ["ready", "", ""]).await;
+    let mut at_heir = scene.new[0].next_stream().await;
+    at_heir.event_with_id("2", "x").await;
+    assert_eq!(client.events.next_event().await.id, "2");
+    assert_at(&scene.new[0]).await;
+    old[client.home] = "";
+    scene.list(old, ["ready", "", ""]).await;
+    assert_at(&scene.new[0]).await;
+    for replica in [&scene.one, &scene.other] {
+        let expired = [("result", "expired")];
+        assert_eq!(replica.metric("podpin_affinity_decisions_total", &expired).await, 0.0);
+    }
+}
+
+/// Such a replica knows no heirs of pods that left or drained before; the cookie tells it where the stream is.
+#[tokio::test]
+async fn a_replica_that_starts_in_the_middle_of_a_rollout_learns_from_cookies_where_sessions_are() {
+    let scene = Scene::new().await;
+    let (mut client, _stream) = scene.open().await;
+    let mut old = ["ready"; 3];
+    scene.list(old, ["ready", "", ""]).await;
+    old[client.home] = "draining";
+    scene.list(old, ["ready", "", ""]).await;
+    let mut moved = scene.new[0].next_stream().await;
+    moved.event_with_id("2", "x").await;
+    assert_eq!(client.events.next_event().await.id, "2");
+    let late = scene.setup.start().await;
+    // Wherever its first request is answered: the replica with the stream has the last word.
+    let mut astray = client.visitor.at(late.address);
+    assert_ne!(astray.get("/who").await.text(), scene.old[client.home].name());
+    let mut back = astray.at(scene.one.address);
+    assert_eq!(back.get("/who").await.text(), scene.new[0].name());
+    let mut settled = back.at(late.address);
+    assert_eq!(settled.get("/who").await.text(), scene.new[0].name());
+    // A stream that begins there is where the other one is, and goes on when that pod leaves in turn.
+    let mut moved_on = Vec::new();
+    let mut events = settled.events("/events").await;
+    let mut second = scene.new[0].next_stream().await;
+    second.event_with_id("3", "x").await;
+    assert_eq!(events.next_event().await.id, "3");
+    scene.list(old, ["ready", "ready", ""]).await;
+    scene.list(old, ["draining", "ready", ""]).await;
+    for _ in 0..2 {
+        let mut next = tokio::select! {
+            stream = scene.new[1].next_stream() => stream,
+            stream = scene.old[(client.home + 1) % 3].next_stream() => stream,
+            stream = scene.old[(client.home + 2) % 3].next_stream() => stream,
+        };
+        next.event_with_id("4", "x").await;
+        moved_on.push(next);
+    }
+    for stream in [&mut client.events, &mut events] {
+        assert_eq!(stream.next_event().await.id, "4");
+    }
+    for replica in [&scene.one, &late] {
+        assert_eq!(replica.metric("podpin_streams_closed_total", &[]).await, 0.0);
+    }
+}
+
 #[tokio::test]
 async fn requests_follow_a_stream_whose_pod_restarted_under_one_identity_at_every_replica() {
     let mut pods = [pod("pod-a").await, pod("pod-b").await];
@@ -187,7 +280,8 @@ async fn requests_follow_a_stream_whose_pod_restarted_under_one_identity_at_ever
 async fn requests_of_a_client_that_names_itself_follow_its_stream_while_that_is_open() {
     let mut pods = [pod("pod-a").await, pod("pod-b").await];
     let setup = Setup::chat(&[&pods[0], &pods[1]]).with(QUICK);
-    let proxy = setup.with("affinity: {header: X-Chat, cookie: off}").start().await;
+    let setup = setup.with("affinity: {header: X-Chat, cookie: off}");
+    let (proxy, other) = (setup.start().await, setup.start().await);
     let mut events = Request::events("/events").header("X-Chat", "room-7").open(proxy.address).await;
     let (home, mut stream) = tokio::select! {
         stream = pods[0].next_stream() => (0, stream),
@@ -204,6 +298,8 @@ async fn requests_of_a_client_that_names_itself_follow_its_stream_while_that_is_
     let back = Pod::start_at(&name, address).await;
     let who = Request::get("/who").header("X-Chat", "room-7");
     assert_eq!(who.send(proxy.address).await.text(), pods[1 - home].name(), "where the stream is");
+    // Another replica cannot know: no cookie tells it, and replicas share nothing.
+    assert_eq!(who.send(other.address).await.text(), back.name());
     drop(events);
     proxy.wait_metric("podpin_streams_active", &[], 0.0).await;
     assert_eq!(who.send(proxy.address).await.text(), back.name(), "where the name hashes to");

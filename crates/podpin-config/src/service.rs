@@ -230,7 +230,7 @@ impl Service {
 impl Service {
     /// Rebalancing disconnects no client: it needs handover.
     fn check_rebalance(&self, section: &Section<'_>) {
-        if self.balance.rebalance.is_some() && self.drain.handover == Handover::None {
+        if self.balance.rebalance.is_some() && !self.drain.handover.moves_streams() {
             let balance = section.section("balance");
             let at = balance.get("rebalance").unwrap_or(balance.node());
             at.fail("needs `drain: {handover: lastEventId}`: streams are moved by handover only".to_owned());

@@ -17,6 +17,10 @@ pub struct ListenerTls {
     pub certificates: Vec<CertificateFiles>,
     /// Whether clients show certificates of their own. Default: no certificate is requested.
     pub client_auth: Option<ClientAuth>,
+    /// Key material of session tickets: the first encrypts, all decrypt. Empty: the process makes a key of its own.
+    pub ticket_keys: Vec<FileAt>,
+    /// The answer to a request in plain text. Default: 400.
+    pub plain_http: PlainHttp,
     /// Where the configuration has it.
     pub at: Position,
 }
@@ -28,6 +32,18 @@ pub struct ClientAuth {
     pub ca_file: FileAt,
     /// A client without one is refused. Default: yes.
     pub required: bool,
+    /// Whether clients are told the names of the authorities. Default: yes.
+    pub advertise: bool,
+}
+
+/// The answer to HTTP in plain text on a port of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// 400 that says so.
+    #[default]
+    Refuse,
+    /// A redirect to the same place by https.
+    Redirect,
 }
 
 /// Versions of TLS, oldest first.
@@ -78,9 +94,10 @@ pub struct FileAt {
 
 impl PartialEq for ListenerTls {
     fn eq(&self, other: &Self) -> bool {
-        let Self { min_version, certificates, client_auth, at: _ } = self;
+        let Self { min_version, certificates, client_auth, ticket_keys, plain_http, at: _ } = self;
         (min_version, certificates, client_auth)
             == (&other.min_version, &other.certificates, &other.client_auth)
+            && (ticket_keys, plain_http) == (&other.ticket_keys, &other.plain_http)
     }
 }
 
@@ -112,7 +129,10 @@ impl ListenerTls {
         }
         let certificates = items.iter().filter_map(read_certificate).collect();
         let client_auth = section.get("clientAuth").and_then(read_client_auth);
-        Some(Self { min_version, certificates, client_auth, at: node.position() })
+        let ticket_keys = section.get("ticketKeys").map(read_ticket_keys).unwrap_or_default();
+        let choices = [("refuse", PlainHttp::Refuse), ("redirect", PlainHttp::Redirect)];
+        let plain_http = section.choice("plainHttp", &choices, PlainHttp::default());
+        Some(Self { min_version, certificates, client_auth, ticket_keys, plain_http, at: node.position() })
     }
 }
 
@@ -146,7 +166,17 @@ fn read_server_name(node: &Node<'_>) -> Option<String> {
 fn read_client_auth(node: &Node<'_>) -> Option<ClientAuth> {
     let section = node.section_or_off("a mapping")??;
     let required = section.choice("mode", &[("required", true), ("optional", false)], true);
-    Some(ClientAuth { ca_file: read_file(&section, "caFile")?, required })
+    let advertise = section.choice("advertise", &[("on", true), ("off", false)], true);
+    Some(ClientAuth { ca_file: read_file(&section, "caFile")?, required, advertise })
+}
+
+fn read_ticket_keys(node: &Node<'_>) -> Vec<FileAt> {
+    let items = node.items("a list of {file}").unwrap_or_default();
+    if items.is_empty() && node.is_sequence() {
+        node.fail("at least one key is needed; `podpin keygen` prints one");
+    }
+    let read = |item| Section::of(item).and_then(|section| read_file(&section, "file"));
+    items.iter().filter_map(read).collect()
 }
 
 fn read_certificate(item: &Node<'_>) -> Option<CertificateFiles> {

@@ -14,7 +14,7 @@ use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora_core::{Error, ErrorType, OrErr};
 use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
 use pingora_load_balancing::{Backend, Extensions};
-use podpin_config::{ActiveHealth, Handover, Probe};
+use podpin_config::{ActiveHealth, Probe};
 use podpin_endpoints::{Endpoint, EndpointId, Phase};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -58,7 +58,7 @@ impl Streak {
 
 /// Checks the ready endpoints of a service for as long as the process runs.
 pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
-    let Some(check) = check(&settings, service.tls.as_ref()).map(Arc::from) else { return };
+    let Some(check) = check(&settings, &service).map(Arc::from) else { return };
     let mut rounds = tokio::time::interval(settings.interval);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut streaks: HashMap<EndpointId, Streak> = HashMap::new();
@@ -69,11 +69,11 @@ pub(crate) async fn run(service: Arc<ServiceState>, settings: ActiveHealth) {
         let endpoints: Vec<Arc<Endpoint>> = ready.cloned().collect();
         streaks.retain(|id, _| snapshot.get(id).is_some());
         for batch in endpoints.chunks(BATCH_MAX) {
-            for Checked { endpoint, health } in check_batch(&check, batch, settings.timeout).await {
+            for Checked { endpoint, health, failure } in check_batch(&check, batch, settings.timeout).await {
                 let streak = streaks.entry(endpoint.id).or_default();
                 streak.add(health);
                 if streak.is_decisive(&settings) {
-                    record(&service, &endpoint, health);
+                    record(&service, &endpoint, health, &failure);
                 }
             }
         }
@@ -93,6 +93,8 @@ type Check = Arc<dyn HealthCheck + Send + Sync>;
 struct Checked {
     endpoint: Arc<Endpoint>,
     health: Health,
+    /// The failure in words; empty if the check passed.
+    failure: String,
 }
 
 async fn check_batch(check: &Check, batch: &[Arc<Endpoint>], limit: Duration) -> Vec<Checked> {
@@ -103,23 +105,23 @@ async fn check_batch(check: &Check, batch: &[Arc<Endpoint>], limit: Duration) ->
             let backend =
                 Backend { addr: PingoraAddress::Inet(endpoint.address), weight: 1, ext: Extensions::new() };
             // The limit holds for the whole check: a body that never ends would pass its own read timeout for ever.
-            let health = match tokio::time::timeout(limit, check.check(&backend)).await {
-                Ok(Ok(())) => Health::Healthy,
+            let (health, failure) = match tokio::time::timeout(limit, check.check(&backend)).await {
+                Ok(Ok(())) => (Health::Healthy, String::new()),
                 Ok(Err(error)) => {
                     tracing::debug!(endpoint = %endpoint.name, %error, "health check failed");
-                    Health::Unhealthy
+                    (Health::Unhealthy, error.to_string())
                 }
-                Err(_) => Health::Unhealthy,
+                Err(_) => (Health::Unhealthy, "no answer in time".to_owned()),
             };
-            Checked { endpoint, health }
+            Checked { endpoint, health, failure }
         });
     }
     checks.join_all().await
 }
 
 /// Records a decisive result; logs and counts it if it changes anything.
-fn record(service: &ServiceState, endpoint: &Endpoint, health: Health) {
-    let has_handover = service.configuration.drain.handover == Handover::LastEventId;
+fn record(service: &ServiceState, endpoint: &Endpoint, health: Health, failure: &str) {
+    let has_handover = service.configuration.drain.handover.moves_streams();
     // Where too many fail to be left out, the fault is rather not theirs.
     if health == Health::Unhealthy
         && has_handover
@@ -136,7 +138,12 @@ fn record(service: &ServiceState, endpoint: &Endpoint, health: Health) {
         }
         Health::Unhealthy => {
             service.endpoint_ejected();
-            tracing::warn!(service = %service.name, endpoint = %endpoint.name, "ejected: it fails its health checks");
+            tracing::warn!(
+                service = %service.name,
+                endpoint = %endpoint.name,
+                last = failure,
+                "ejected: it fails its health checks"
+            );
         }
     }
     service.queue.wake();
@@ -145,7 +152,10 @@ fn record(service: &ServiceState, endpoint: &Endpoint, health: Health) {
 /// A connection with its TLS handshake, verified as for the requests that will follow.
 ///
 /// Pingora's TCP check would not show our certificate.
-struct TlsCheck(Arc<UpstreamTls>);
+struct TlsCheck {
+    tls: Arc<UpstreamTls>,
+    service: Arc<ServiceState>,
+}
 
 #[async_trait]
 impl HealthCheck for TlsCheck {
@@ -153,9 +163,11 @@ impl HealthCheck for TlsCheck {
         let PingoraAddress::Inet(address) = target.addr else {
             return Error::e_explain(ErrorType::ConnectError, "not an IP address");
         };
-        let shaken = async { self.0.connect(TcpStream::connect(address).await?, address).await };
-        let connected = shaken.await;
-        let connected = connected.or_err(ErrorType::ConnectError, "health check")?;
+        let tcp = TcpStream::connect(address).await.or_err(ErrorType::ConnectError, "health check")?;
+        let connected = self.tls.connect(tcp, address).await;
+        let connected = connected
+            .inspect_err(|failure| self.service.metrics.tls_failures.inc(failure.reason))
+            .or_err(ErrorType::TLSHandshakeFailure, "health check")?;
         // Without a proper close, the endpoint's log would fill with connections that were cut.
         connected.close();
         Ok(())
@@ -167,12 +179,11 @@ impl HealthCheck for TlsCheck {
     }
 }
 
-fn check(
-    settings: &ActiveHealth,
-    tls: Option<&Arc<UpstreamTls>>,
-) -> Option<Box<dyn HealthCheck + Send + Sync>> {
-    match (&settings.probe, tls) {
-        (Probe::Tcp, Some(tls)) => Some(Box::new(TlsCheck(Arc::clone(tls)))),
+fn check(settings: &ActiveHealth, service: &Arc<ServiceState>) -> Option<Box<dyn HealthCheck + Send + Sync>> {
+    match (&settings.probe, service.tls.as_ref()) {
+        (Probe::Tcp, Some(tls)) => {
+            Some(Box::new(TlsCheck { tls: Arc::clone(tls), service: Arc::clone(service) }))
+        }
         (Probe::Tcp, None) => {
             let mut check = TcpHealthCheck::new();
             check.peer_template.options.connection_timeout = Some(settings.timeout);
@@ -231,8 +242,8 @@ mod tests {
         ));
         let service = Arc::clone(&shared.snapshot().services[0]);
         let endpoint = Arc::clone(&service.view().snapshot.endpoints()[0]);
-        record(&service, &endpoint, Health::Unhealthy);
-        record(&service, &endpoint, Health::Unhealthy);
+        record(&service, &endpoint, Health::Unhealthy, "x");
+        record(&service, &endpoint, Health::Unhealthy, "x");
         let now = podpin_proxy::clock::now();
         assert!(endpoint.load.is_ejected(now) && service.metrics.ejections.get() == 1);
         forget(&service);

@@ -20,6 +20,7 @@ use podpin_time::Millis;
 
 use crate::fact::{DrainSubject, Fact, Turn};
 use crate::group::{DrainGroup, TURN};
+use crate::hung::HungEndpoints;
 use crate::inbox::DrainInbox;
 use crate::member::{Departure, DrainMember};
 use crate::pacer::{BudgetUse, DrainSchedule, InFlight, Pacer};
@@ -59,7 +60,6 @@ const NOTHING: Duration = Duration::from_secs(3_600);
 ///     fn inbox(&self) -> &DrainInbox { &self.inbox }
 ///     fn endpoint(&self) -> Arc<Endpoint> { Arc::clone(&self.endpoint) }
 /// #   fn id(&self) -> u64 { self.id }
-/// #   fn is_stream(&self) -> bool { true }
 /// #   fn endpoint_phase(&self) -> Phase { Phase::Ready }
 /// #   fn is_withdrawn(&self) -> bool { false }
 /// #   fn session(&self) -> Option<Session> { None }
@@ -118,6 +118,7 @@ pub struct DrainController<M> {
     rebalancer: Option<Rebalancer<M>>,
     /// Account of the streams that leave endpoints which fail their checks.
     evacuation: Arc<GroupAccount>,
+    hung: HungEndpoints,
     /// End of the time for which departures are decided. Events come at any time; departures must not come faster for that.
     decided_until: Millis,
     /// Groups that are over and whose clients are awaited, or that were taken back.
@@ -150,6 +151,7 @@ impl<M: DrainMember> DrainController<M> {
             pacer: Pacer::new(policy.budget_limits()),
             rebalancer: policy.rebalance.map(|settings| Rebalancer::new(settings, inbox.leaving(), now)),
             evacuation: GroupAccount::new(Cause::Rebalance, inbox.leaving()),
+            hung: HungEndpoints::default(),
             registry,
             inbox,
             policy,
@@ -219,7 +221,8 @@ impl<M: DrainMember> DrainController<M> {
         for member in events.late.into_iter().filter_map(|id| registry.get(id)) {
             self.join(member, now);
         }
-        events.failing.iter().for_each(|id| self.evacuate(id, now));
+        let failing = events.failing.into_iter().chain(self.hung.due(now.snapshot, now.moment));
+        failing.for_each(|id| self.evacuate(&id, now));
         let clients = self.inbox.reconnects().expire(self.policy.return_window, now.moment);
         self.facts.extend((clients > 0).then_some(Fact::ClientsLost { clients }));
         self.follow_deadlines(now);
@@ -342,7 +345,7 @@ impl<M: DrainMember> DrainController<M> {
         self.shutdown = Some(group);
     }
 
-    /// Has the streams of an endpoint that fails its checks look for another one.
+    /// Has the streams of an endpoint that hangs look for another one.
     fn evacuate(&self, id: &EndpointId, now: &Now<'_>) {
         let movable = |member: &Arc<M>| member.departure() == Departure::Handover;
         for member in self.streams_at(id).into_iter().filter(movable) {
@@ -461,6 +464,7 @@ impl<M: DrainMember> DrainController<M> {
         let is_idle = self.awaited.is_empty()
             && self.inbox.reconnects().away() == 0
             && self.rebalancer.is_none()
+            && self.hung.is_empty()
             && !self.is_retired;
         let groups = self.endpoints.values().chain(&self.withdrawn).chain(&self.shutdown);
         let times = groups.map(|group| {

@@ -60,8 +60,12 @@ impl DrainInbox {
         let concerns = |one: &Transition| {
             one.to >= Phase::Draining || one.from.is_none_or(|from| from >= Phase::Draining)
         };
+        // The controller looks by itself which endpoints hang.
+        let hangs = transitions.iter().any(|one| one.to == Phase::NotReady && !one.endpoint.serving);
         if transitions.iter().any(concerns) {
             self.events.lock().transitions.extend(transitions.into_iter().filter(concerns));
+            self.wake.notify();
+        } else if hangs {
             self.wake.notify();
         }
     }

@@ -30,6 +30,7 @@ mod fact;
 mod group;
 mod handle;
 mod herd;
+mod hung;
 mod inbox;
 mod member;
 mod moved_pins;

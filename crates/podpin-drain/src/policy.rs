@@ -121,7 +121,7 @@ impl DrainPolicy {
     pub(crate) fn budget_use(&self) -> BudgetUse {
         match self.handover {
             Handover::None => BudgetUse::Charged,
-            Handover::LastEventId => BudgetUse::Free,
+            Handover::LastEventId | Handover::Overlap => BudgetUse::Free,
         }
     }
 

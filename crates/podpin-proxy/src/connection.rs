@@ -9,4 +9,5 @@ pub(crate) mod head_reader;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod listener;
+pub(crate) mod plain_http;
 pub(crate) mod refusal;

@@ -26,18 +26,19 @@
 //! A stream that may be handed over has a `Cursor`, which is told of every block that is forwarded; what a successor
 //! replays of them is dropped in `frame/replay.rs`.
 
-mod block;
+pub(crate) mod block;
 mod pass_through;
 mod replay;
+mod retry;
 
 pub use self::replay::Resumption;
 
 use std::mem;
 
-use self::block::{Block, Blocks, after_block, append, before};
+use self::block::{Blocks, after_block, append, before};
 use self::pass_through::{Destination, PassThrough};
+use self::retry::Retry;
 use crate::cursor::Cursor;
-use crate::insert::retry_line;
 use crate::line::{CR, ID_BYTES_MAX, LF, is_comment};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -77,8 +78,7 @@ pub struct Framer {
     /// The ids that were forwarded lately. Empty before the first id.
     cursor: Option<Box<Cursor>>,
     event_bytes_max: u32,
-    /// Reconnection time to be written before the next event, in milliseconds; 0 if there is none.
-    retry_ms: u32,
+    retry: Retry,
     /// Number of ids that the cursor remembers; 0 if the stream may not be handed over.
     cursor_ids: u16,
     id_state: IdState,
@@ -89,6 +89,8 @@ pub struct Framer {
     /// The last byte pushed was a CR: an LF that comes next belongs to it.
     after_carriage_return: bool,
     ever_overflowed: bool,
+    /// Events without a usable id may be recognised at a successor.
+    may_overlap: bool,
 }
 
 /// Result of one push: the bytes for the client.
@@ -130,13 +132,14 @@ impl Framer {
             id: Vec::new(),
             cursor: None,
             event_bytes_max: u32::try_from(event_bytes_max).unwrap_or(u32::MAX),
-            retry_ms: 0,
+            retry: Retry::NONE,
             cursor_ids: 0,
             id_state: IdState::NeverSet,
             has_shown_event: false,
             opening: true,
             after_carriage_return: false,
             ever_overflowed: false,
+            may_overlap: false,
         }
     }
 
@@ -144,6 +147,17 @@ impl Framer {
     /// ids, of which there is at least one.
     pub fn with_cursor(event_bytes_max: usize, ids_max: u16) -> Self {
         Self { cursor_ids: ids_max.max(1), ..Self::new(event_bytes_max) }
+    }
+
+    /// The same framer for a stream that may also be handed over by reading two endpoints ([`Overlap`](crate::Overlap)).
+    #[must_use]
+    pub fn and_overlap(self) -> Self {
+        Self { may_overlap: true, ..self }
+    }
+
+    /// Whether the stream is between whole events that may be recognised at a successor.
+    pub fn may_overlap(&self) -> bool {
+        self.may_overlap && self.may_be_handed_over() && !self.is_pass_through()
     }
 
     /// A framer that holds nothing back: bytes are appended as they come, and only the ends of blocks are followed.
@@ -156,7 +170,7 @@ impl Framer {
     /// What follows the last whole block is held back, up to the limit; beyond it the block is appended as it comes.
     pub fn push(&mut self, input: &[u8], out: &mut Vec<u8>) -> Pushed {
         let mut pushed = Pushed::default();
-        let boundary = (self.retry_ms > 0 && self.at_boundary()).then_some(out.len());
+        let boundary = (self.retry.is_pending() && self.at_boundary()).then_some(out.len());
         if self.opening {
             self.open(input, out, &mut pushed);
         } else {
@@ -166,13 +180,6 @@ impl Framer {
             self.write_retry(out, boundary);
         }
         pushed
-    }
-
-    /// Writes `retry: N` before the first line of the next event (WHATWG HTML, section 9.2.6: the field is processed when the
-    /// line is read), since a block of its own would be an event to lenient clients. Not written if the endpoint's own
-    /// comes first.
-    pub fn set_retry(&mut self, milliseconds: u32) {
-        self.retry_ms = milliseconds;
     }
 
     /// Appends what is kept back because no more of it came in time: blocks that may have been a replay, or the block at
@@ -187,7 +194,7 @@ impl Framer {
             let held = mem::take(held);
             self.pass_through(&held, &[], out, &mut pushed);
         }
-        if self.retry_ms > 0 {
+        if self.retry.is_pending() {
             self.write_retry(out, boundary);
         }
         pushed
@@ -205,36 +212,6 @@ impl Framer {
 
     fn is_armed(&self) -> bool {
         self.cursor.as_ref().is_some_and(|cursor| cursor.is_armed())
-    }
-
-    /// Inserts the reconnection time before the first event in what follows `boundary`.
-    #[cold]
-    fn write_retry(&mut self, out: &mut Vec<u8>, boundary: usize) {
-        let (_, mut rest) = out.split_at(boundary);
-        while let Some((block, after)) = Block::split(rest) {
-            if block.retry_seen {
-                self.retry_ms = 0;
-                return;
-            }
-            if block.has_fields {
-                break;
-            }
-            rest = after;
-        }
-        // Of a block that passes through, the beginning may be there only.
-        let is_own = rest.starts_with(b"retry");
-        if rest.is_empty()
-            || is_comment(rest)
-            || b"retry".starts_with(rest)
-            || rest.starts_with(BYTE_ORDER_MARK)
-        {
-            return;
-        }
-        let milliseconds = mem::take(&mut self.retry_ms);
-        if !is_own {
-            let place = out.len() - rest.len();
-            out.splice(place..place, retry_line(milliseconds.into()).into_bytes());
-        }
     }
 
     /// Whether what was appended so far ends between events, so that something of our own may be inserted.
@@ -378,10 +355,11 @@ impl Framer {
             return rest;
         }
         out.extend_from_slice(before(input, rest.unwrap_or_default()));
-        pushed.retry_seen |= mem::take(&mut passing.retry_seen);
+        let (retry, has_data) = (passing.retry.take(), passing.has_data);
+        let id = rest.and_then(|_| passing.id.take());
+        pushed.retry_seen |= self.note_retry(retry);
         let Some(rest) = rest else { return &[] };
-        pushed.events += u32::from(passing.has_data);
-        let (id, has_data) = (passing.id.take(), passing.has_data);
+        pushed.events += u32::from(has_data);
         if self.may_be_handed_over() {
             Cursor::note(&mut self.cursor, self.cursor_ids, id.as_deref(), has_data);
         }
@@ -419,7 +397,8 @@ impl Framer {
         }
         out.extend_from_slice(held);
         out.extend_from_slice(more);
-        pushed.retry_seen |= mem::take(&mut passing.retry_seen);
+        let retry = passing.retry.take();
+        pushed.retry_seen |= self.note_retry(retry);
         self.has_shown_event |= !passing.is_comment;
         self.tail = Tail::PassThrough(passing);
         true
@@ -439,7 +418,7 @@ impl Framer {
 
     fn apply(&mut self, blocks: &Blocks<'_>, pushed: &mut Pushed) {
         pushed.events += blocks.events;
-        pushed.retry_seen |= blocks.retry_seen;
+        pushed.retry_seen |= self.note_retry(blocks.retry);
         self.has_shown_event |= blocks.events > 0;
         if let Some(id) = blocks.id {
             self.set_id(id);

@@ -8,9 +8,11 @@ mod cursor;
 mod frame;
 mod insert;
 mod line;
+mod overlap;
 pub mod session;
 
 pub use cursor::{KnownIds, ReplayStart};
 pub use frame::{Framer, Pushed, Resumption};
 pub use insert::{KEEP_ALIVE, retry_line};
 pub use line::ID_BYTES_MAX;
+pub use overlap::{Outstanding, Overlap};

@@ -23,8 +23,8 @@ pub(crate) enum Field<'a> {
     Data,
     /// The new last event id.
     Id(&'a [u8]),
-    /// A new reconnection time; applies at once.
-    Retry,
+    /// A new reconnection time in milliseconds; applies at once.
+    Retry(u32),
     /// An event type, a field that clients ignore, or one whose value they ignore.
     Other,
 }
@@ -40,7 +40,9 @@ impl<'a> Field<'a> {
                 _ => Self::Other,
             },
             [b'r', b'e', b't', b'r', b'y', rest @ ..] => match value(rest) {
-                Some(digits @ [_, ..]) if digits.iter().all(u8::is_ascii_digit) => Self::Retry,
+                Some(digits @ [_, ..]) if digits.iter().all(u8::is_ascii_digit) => {
+                    Self::Retry(number(digits))
+                }
                 _ => Self::Other,
             },
             _ => Self::Other,
@@ -48,8 +50,14 @@ impl<'a> Field<'a> {
     }
 }
 
+/// Returns the number that some digits make; `u32::MAX`, 49 days, if it is larger.
+fn number(digits: &[u8]) -> u32 {
+    let add = |number: u32, digit: &u8| number.saturating_mul(10).saturating_add(u32::from(digit - b'0'));
+    digits.iter().fold(0, add)
+}
+
 /// The value after a field's name, if the name ends here: after a colon and at most one space, or empty without a colon.
-fn value(after_name: &[u8]) -> Option<&[u8]> {
+pub(crate) fn value(after_name: &[u8]) -> Option<&[u8]> {
     match after_name {
         [] => Some(&[]),
         [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
@@ -103,8 +111,9 @@ mod tests {
             (b"id\0", Field::Other),
             (b"idx: 7", Field::Other),
             (b"ID: 7", Field::Other),
-            (b"retry: 3000", Field::Retry),
-            (b"retry:3000", Field::Retry),
+            (b"retry: 3000", Field::Retry(3_000)),
+            (b"retry:03000", Field::Retry(3_000)),
+            (b"retry: 99999999999", Field::Retry(u32::MAX)),
             (b"retry", Field::Other),
             (b"retry: ", Field::Other),
             (b"retry: 3s", Field::Other),

@@ -23,7 +23,12 @@
 //! Leaving     the moment of an order to leave   Finishing           the client, to take the last bytes
 //! Opening     a successor; the old one flows    Closed              nothing
 //! Pausing     to ask again; the old one flows
+//! Overlapping an event that comes from both; the old one flows
 //! ```
+//!
+//! A stream whose events cannot be resumed by an id goes from *Opening* to *Overlapping*, where both upstreams are read
+//! ([`Overlap`](crate::Overlap)), and from there to *Streaming*: at the successor, once an event of both is recognised or the
+//! old one ends; where it was, if that does not happen in time.
 //!
 //! From *Opening* or *Leaving* a rebalanced stream returns to *Streaming* when its handover is not possible (`Stay`). Apart
 //! from that the client is *ready* or *blocked* in each state; while blocked the upstream is not read, so the silence of
@@ -62,8 +67,8 @@ use podpin_time::Millis;
 
 pub use self::action::{Action, Close, Farewell, HandoverCause, Reason, Report, ResponseBody, Step, Target};
 pub use self::input::{
-    Answer, Client, Eligibility, Fault, Held, LeaveCause, LeaveOrder, Outcome, Position, ResumePoint,
-    Standing, Upstream, UpstreamEnd,
+    Answer, Client, Eligibility, Fault, Held, LeaveCause, LeaveOrder, Meeting, Outcome, Position,
+    ResumePoint, Standing, Upstream, UpstreamEnd,
 };
 pub use self::settings::{Content, Limits, Recovery, Settings};
 
@@ -245,15 +250,25 @@ impl Session {
         if !self.handovers.is_eligible() {
             return self.pass_on(end, now);
         }
+        let otherwise_ends_with = Some(Reason::unless_moved(end, upstream.standing));
+        if let State::Overlapping { attempt, eligibility, .. } = self.state
+            && upstream.resume == ResumePoint::Overlap
+        {
+            // What the client had of the old upstream is known, and the successor flows.
+            return self.swap(
+                Attempt { otherwise_ends_with, fault: end.fault(), ..attempt },
+                eligibility,
+                now,
+            );
+        }
         let Some(target) = self.target_after(end, upstream) else { return self.pass_on(end, now) };
         let order = self.state.order();
-        let otherwise_ends_with = Some(Reason::unless_moved(end, upstream.standing));
         let (attempt, begun) = match self.state.attempt() {
             Some(attempt) if upstream.resume == ResumePoint::Known => (attempt, Ok(())),
             Some(attempt) => (attempt, Err(Outcome::NoId)),
             None => {
                 let attempt = Attempt::new(HandoverCause::of(end), otherwise_ends_with, now);
-                (attempt, self.handovers.begin(upstream.resume, now))
+                (attempt, self.handovers.begin(upstream.resume.after_end(), now))
             }
         };
         let attempt = Attempt { otherwise_ends_with, fault: end.fault(), ..attempt };
@@ -294,13 +309,10 @@ impl Session {
             Answer::EventStream(_) if resume == ResumePoint::Unknown => {
                 self.give_up(attempt, Outcome::NoId, now)
             }
-            Answer::EventStream(eligibility) => {
-                self.state = State::Streaming;
-                self.handovers.set_eligibility(eligibility);
-                self.flow.last_read = now;
-                self.held_until = NEVER;
-                Step { report: attempt.report(Outcome::Ok, now), ..Step::of(Action::Swap) }
+            Answer::EventStream(eligibility) if resume == ResumePoint::Overlap => {
+                self.overlap(attempt, eligibility, now)
             }
+            Answer::EventStream(eligibility) => self.swap(attempt, eligibility, now),
             Answer::NoContent if attempt.otherwise_ends_with.is_some() => {
                 let report = attempt.report(Outcome::Refused, now);
                 Step { report, ..self.end(Reason::UpstreamEnd, now) }
@@ -313,9 +325,41 @@ impl Session {
         }
     }
 
+    /// Reacts to what came about between the old upstream and the successor that is read beside it.
+    pub fn on_meeting(&mut self, meeting: Meeting, now: Millis) -> Step {
+        match (self.state, meeting) {
+            (State::Overlapping { attempt, eligibility, .. }, Meeting::Recognised) => {
+                self.swap(attempt, eligibility, now)
+            }
+            (State::Overlapping { attempt, .. }, Meeting::Ended) => self.fail(attempt, Outcome::Connect, now),
+            _ => Step::CONTINUE,
+        }
+    }
+
+    fn swap(&mut self, attempt: Attempt, eligibility: Eligibility, now: Millis) -> Step {
+        self.state = State::Streaming;
+        self.handovers.set_eligibility(eligibility);
+        self.flow.last_read = now;
+        self.held_until = NEVER;
+        Step { report: attempt.report(Outcome::Ok, now), ..Step::of(Action::Swap) }
+    }
+
+    /// Reads the successor beside the old upstream, if that flows and the stream has to leave it.
+    fn overlap(&mut self, attempt: Attempt, eligibility: Eligibility, now: Millis) -> Step {
+        match self.state {
+            State::Opening { order, .. } if attempt.otherwise_ends_with.is_some() => {
+                let order = LeaveOrder { at: self.handovers.overlap_ends(now), ..order };
+                self.state = State::Overlapping { attempt, order, eligibility };
+                Step::of(Action::Overlap)
+            }
+            _ => self.give_up(attempt, Outcome::NoId, now),
+        }
+    }
+
     /// Pauses if the old upstream flows and has to be left; else the handover has failed.
     fn fail(&mut self, attempt: Attempt, outcome: Outcome, now: Millis) -> Step {
         match self.state {
+            State::Overlapping { order, .. } => self.pause(Attempt { last: outcome, ..attempt }, order, now),
             State::Opening { order, .. } if attempt.otherwise_ends_with.is_some() => {
                 self.pause(Attempt { last: outcome, ..attempt }, order, now)
             }
@@ -368,7 +412,10 @@ impl Session {
                 Step::of(Action::Close(close))
             }
             State::Finishing { .. } | State::Closed => Step::CONTINUE,
-            State::Opening { .. } | State::Pausing { .. } | State::AwaitingSuccessor { .. }
+            State::Opening { .. }
+            | State::Pausing { .. }
+            | State::Overlapping { .. }
+            | State::AwaitingSuccessor { .. }
                 if self.shutdown_ends <= now =>
             {
                 let step = self.goodbye(Reason::Shutdown, now);
@@ -380,6 +427,12 @@ impl Session {
             }
             State::Opening { attempt, order } if order.deadline <= now => {
                 self.retry(attempt, order, upstream, now)
+            }
+            State::Overlapping { attempt, order, .. } if self.state_due() <= now => {
+                match (order.cause, upstream.standing) {
+                    (LeaveCause::Drain, Standing::Serving) => self.stay(),
+                    _ => self.decline(attempt, order, Outcome::NoOverlap, now),
+                }
             }
             State::Opening { attempt, .. } | State::AwaitingSuccessor { attempt, .. }
                 if self.state_due() <= now =>
@@ -423,7 +476,7 @@ impl Session {
     /// Whether the stream would leave its endpoint by a handover now.
     #[inline]
     pub fn may_move(&self, resume: ResumePoint) -> bool {
-        self.handovers.is_eligible() && resume == ResumePoint::Known
+        self.handovers.is_eligible() && resume != ResumePoint::Unknown
     }
 
     /// Whether the relay reads its upstream: it has one, and the client takes what comes.
@@ -438,10 +491,22 @@ impl Session {
         self.state.has_upstream()
     }
 
-    /// Whether a successor is being opened. If not, the relay drops its attempt.
+    /// Whether a successor is being opened.
     #[inline]
     pub fn is_opening(&self) -> bool {
         self.state.is_opening()
+    }
+
+    /// Whether a successor is being opened, or read beside the old upstream. If not, the relay drops the one it has.
+    #[inline]
+    pub fn wants_successor(&self) -> bool {
+        self.is_opening() || self.is_overlapping()
+    }
+
+    /// Whether a successor is read beside the old upstream.
+    #[inline]
+    pub fn is_overlapping(&self) -> bool {
+        matches!(self.state, State::Overlapping { .. })
     }
 
     /// Whether a handover is under way, between two requests as well.
@@ -476,7 +541,9 @@ impl Session {
                 order.deadline.min(self.shutdown_ends)
             }
             State::Opening { attempt, order } => self.gives_up(attempt).min(order.deadline),
-            State::Pausing { order, .. } => order.at.min(order.deadline).min(self.shutdown_ends),
+            State::Pausing { order, .. } | State::Overlapping { order, .. } => {
+                order.at.min(order.deadline).min(self.shutdown_ends)
+            }
             State::AwaitingSuccessor { attempt, .. } => self.gives_up(attempt),
             State::Finishing { cut_at, .. } => *cut_at,
         }
@@ -511,7 +578,8 @@ impl Session {
             // The drain was taken back after the order was given.
             LeaveCause::Drain if upstream.standing == Standing::Serving => self.stay(),
             LeaveCause::Drain if !is_movable => self.leave_for_good(order, now),
-            LeaveCause::Rebalance if !is_movable => self.stay(),
+            // Rebalancing moves what moves unseen for certain.
+            LeaveCause::Rebalance if !is_movable || upstream.resume == ResumePoint::Overlap => self.stay(),
             LeaveCause::Drain | LeaveCause::Rebalance => self.make_before_break(order, upstream.resume, now),
         }
     }
@@ -526,13 +594,18 @@ impl Session {
             }
             // A rebalancing that cannot begin is none, and not reported.
             Err(_) if otherwise_ends_with.is_none() => self.stay(),
-            // A disconnect that the budget does not know of: the stream gets another moment, as one that cannot move.
-            Err(outcome) if !order.already_charged && now < order.deadline => {
-                self.handovers.set_eligibility(Eligibility::Ineligible);
-                Step { report: attempt.report(outcome, now), ..self.stay() }
-            }
-            Err(outcome) => self.give_up(attempt, outcome, now),
+            Err(outcome) => self.decline(attempt, order, outcome, now),
         }
+    }
+
+    /// Gives up a handover that is not possible. A disconnect that the budget does not know of waits: the stream gets another
+    /// moment, as one that cannot move.
+    fn decline(&mut self, attempt: Attempt, order: LeaveOrder, outcome: Outcome, now: Millis) -> Step {
+        if order.already_charged || order.deadline <= now {
+            return self.give_up(attempt, outcome, now);
+        }
+        self.handovers.set_eligibility(Eligibility::Ineligible);
+        Step { report: attempt.report(outcome, now), ..self.stay() }
     }
 
     fn leave_for_good(&mut self, order: LeaveOrder, now: Millis) -> Step {

@@ -202,6 +202,14 @@ impl Proxy {
         .await
     }
 
+    /// The first line of the process's own log that has all these words, awaited.
+    pub async fn log_line(&self, words: &[&str]) -> String {
+        wait_for_some("a line in the log", async || {
+            self.process.stderr().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
+        })
+        .await
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);

@@ -89,9 +89,19 @@ impl Authority {
     /// # Panics
     /// When a name is none.
     pub fn sign(&self, names: &[&str]) -> (String, String) {
+        self.sign_for_years(names, (1975, 4096))
+    }
+
+    /// The same, valid from the beginning of one year to that of another.
+    ///
+    /// # Panics
+    /// When a name is none.
+    pub fn sign_for_years(&self, names: &[&str], (from, until): (i32, i32)) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut parameters = CertificateParams::new(names).expect("names");
+        parameters.not_before = rcgen::date_time_ymd(from, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(until, 1, 1);
         parameters.use_authority_key_identifier_extension = true;
         let signed = parameters.signed_by(&key, &self.issuer).expect("a certificate");
         (signed.pem(), key.serialize_pem())

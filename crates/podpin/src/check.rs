@@ -162,6 +162,7 @@ fn drain(service: &Service) -> String {
     let handover = match drain.handover {
         Handover::None => "none",
         Handover::LastEventId => "lastEventId",
+        Handover::Overlap => "overlap",
     };
     let (spread, timeout) = (format_duration(drain.spread), format_duration(drain.timeout));
     format!("spread {spread}, timeout {timeout}, handover {handover}")

@@ -3,11 +3,13 @@
 //! For a person it prints where to look and runs until Ctrl-C; the page is served by the pods
 //! (`podpin-example`). With `--for` it needs no person: it drives its own clients, reconnects every one of them
 //! halfway, and ends with a table and an exit code that says whether any pin or event was lost. With `--rollout` all pods
-//! are replaced under them instead, with `--kill` one dies, and the table says whether any client noticed. The proxy gets
+//! are replaced under them instead, with `--kill` one dies, and the table says whether any client noticed; with `--herd` all
+//! clients lose their connections at one moment, and the table has the curve of their arrivals. The proxy gets
 //! what any operator would give it: a configuration text and an endpoints file, both in a directory that vanishes.
 
 mod client;
 mod front;
+mod herd;
 mod latency;
 mod load;
 mod place;
@@ -34,8 +36,11 @@ use self::upheaval::{Kind, Upheaval};
 /// Clients with `--for` when nothing else is said: enough to see the spread over pods, within any file limit.
 const CLIENTS_DEFAULT: usize = 200;
 
-/// Run time with --rollout or --kill when nothing else is said: long enough for a quiet time between any two changes.
+/// Run time with --rollout, --kill or --herd when nothing else is said: long enough for a quiet time between any two changes.
 const UPHEAVAL_TIME: Duration = Duration::from_secs(20);
+
+/// Seconds in which a herd may come back: a crowd without the limit, and done within the half of the run time.
+const HERD_SECONDS: usize = 5;
 
 /// For a person a stopped pod is drained so slowly that it can be seen, and so fast that it is no wait.
 const SPREAD_FOR_A_PERSON: Duration = Duration::from_secs(1);
@@ -65,6 +70,9 @@ pub(crate) struct DemoArguments {
     /// Let a pod die under the clients at half time; exit code 1 if a client noticed [default run time: 20s]
     #[arg(long, conflicts_with = "rollout")]
     kill: bool,
+    /// Cut all clients' connections at half time; they come back together, and the table shows how many in each second
+    #[arg(long, conflicts_with_all = ["rollout", "kill"])]
+    herd: bool,
     /// Clients that the demo drives itself [default: 200 without a person, else none]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     clients: Option<u32>,
@@ -85,7 +93,8 @@ pub(crate) struct DemoArguments {
 impl DemoArguments {
     /// `None` if the demo is for a person.
     fn run_time(&self) -> Option<Duration> {
-        self.run_time.or_else(|| self.upheaval().map(|_| UPHEAVAL_TIME))
+        let has_end = self.herd || self.upheaval().is_some();
+        self.run_time.or_else(|| has_end.then_some(UPHEAVAL_TIME))
     }
 
     fn upheaval(&self) -> Option<Kind> {
@@ -93,6 +102,19 @@ impl DemoArguments {
             (true, _) => Some(Kind::Rollout),
             (false, true) => Some(Kind::Kill),
             (false, false) => None,
+        }
+    }
+
+    /// Returns how many clients a second may come; `None` if any number may.
+    fn rate(&self) -> Option<usize> {
+        self.herd.then(|| (self.client_count() / HERD_SECONDS).max(1))
+    }
+
+    fn halfway(&self) -> Halfway {
+        match self.upheaval() {
+            Some(_) => Halfway::Stay,
+            None if self.herd => Halfway::ComeAsHerd,
+            None => Halfway::ComeAgain,
         }
     }
 
@@ -120,7 +142,8 @@ pub(crate) fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
     let place = Place::find(arguments.listen, arguments.admin)?;
     let log = Log::memory();
     let pods = DemoPods::start(&log, &place, arguments.drain_times())?;
-    let front = Front::start(&place.configuration(arguments.drain_times()), place.directory())?;
+    let front =
+        Front::start(&place.configuration(arguments.drain_times(), arguments.rate()), place.directory())?;
     front.wait_ready(READY_TIMEOUT).context("the proxy did not become ready")?;
     if !arguments.quiet {
         announce(&arguments, &place, &pods)?;
@@ -150,7 +173,7 @@ async fn attend(
         address: place.reachable_listen(),
         clients,
         run_time: arguments.run_time(),
-        halfway: arguments.upheaval().map_or(Halfway::ComeAgain, |_| Halfway::Stay),
+        halfway: arguments.halfway(),
         tick: arguments.tick(),
         quiet: arguments.quiet,
     };

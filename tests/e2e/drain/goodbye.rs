@@ -69,6 +69,28 @@ async fn it_waits_for_the_end_of_an_event_that_has_begun_to_pass() {
 }
 
 #[tokio::test]
+async fn a_time_that_the_client_was_told_last_is_not_said_again() {
+    for (own, said) in
+        [("retry: 3000\n", None), ("retry: 5000\n", Some("retry: 3000\n")), ("", Some("retry: 3000\n"))]
+    {
+        let pods = Pod::start_three().await;
+        let file = EndpointsFile::with(&listed(&pods, &["ready"; 3]));
+        let setup = Setup::new().service_in("chat", &file).with(AT_ONCE).with(BALANCE);
+        let proxy = setup.with("sse: {retry: {normal: off, drain: {min: 3s, max: 3s}}}").start().await;
+        let mut client = Client::on(&proxy, "pod-a").await;
+        let mut stream = pods[0].next_stream().await;
+        stream.send(&format!("{own}data: x\n\n")).await;
+        client.stream.until_contains("data: x\n\n").await;
+        drain(&pods, &file);
+        let (_, ending) = client.stream.rest().await;
+        assert_eq!(ending, Ending::Clean);
+        let text = client.stream.text();
+        let last = text.rsplit("data: x\n\n").next().unwrap();
+        assert_eq!(last, said.unwrap_or(""), "{text:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_reconnection_time_is_drawn_from_the_whole_range() {
     let (pods, file, proxy) = about_to_drain().await;
     let mut clients = Vec::new();

@@ -124,6 +124,39 @@ async fn the_death_of_a_pod_under_300_streams_is_noticed_by_nobody() {
     assert!((1..STREAMS).contains(&moved), "those of one pod: {moved}");
 }
 
+/// Lists the pods, one of them draining, and waits until the proxy knows.
+async fn list(site: &Site, draining: Option<&str>) {
+    let all = listed(&site.pods, draining);
+    site.file.write(&all);
+    let states: Vec<_> = all.iter().map(|(name, _, state)| (*name, *state)).collect();
+    site.proxy.wait_endpoints("chat", &states).await;
+}
+
+#[tokio::test]
+async fn pods_that_drain_and_are_back_within_a_second_cost_nobody_an_event() {
+    let site = Site::new().await;
+    for name in ["pod-a", "pod-b", "pod-a", "pod-c"] {
+        list(&site, Some(name)).await;
+        list(&site, None).await;
+    }
+    site.crowd.all_flow().await;
+    site.judge().await;
+}
+
+#[tokio::test]
+async fn two_drains_that_cross_move_all_streams_and_lose_none() {
+    let site = Site::new().await;
+    list(&site, Some("pod-a")).await;
+    site.proxy.wait_metric_at_least(HANDOVERS, &[("result", "ok")], 1.0).await;
+    // Streams are on their way from a to b, and now from b to a.
+    list(&site, Some("pod-b")).await;
+    wait_for("the second pod's streams moving", async || site.pods[1].open_streams() == 0).await;
+    list(&site, Some("pod-a")).await;
+    wait_for("the first pod's streams moving", async || site.pods[0].open_streams() == 0).await;
+    site.crowd.all_flow().await;
+    assert!(site.judge().await >= STREAMS / 3);
+}
+
 #[tokio::test]
 async fn reloads_in_the_middle_of_it_are_noticed_by_nobody() {
     let mut site = Site::new().await;

@@ -41,6 +41,17 @@ pub enum Handover {
     None,
     /// A move inside the response: the successor continues after the last event id. Also when the pod dies.
     LastEventId,
+    /// The same; streams whose events cannot be resumed by an id are read at both pods until the same event has come from
+    /// both.
+    Overlap,
+}
+
+impl Handover {
+    /// Returns whether streams move inside the response.
+    #[must_use]
+    pub fn moves_streams(self) -> bool {
+        self != Self::None
+    }
 }
 
 /// A bound on handovers.
@@ -152,12 +163,12 @@ impl HandoverLimit {
 }
 
 impl Handover {
-    /// `none`, `off` or `lastEventId`.
+    /// `none`, `off`, `lastEventId` or `overlap`.
     fn read(node: &Node<'_>) -> Option<Self> {
         if node.is_off() {
             return Some(Self::None);
         }
-        node.choice(&[("none", Self::None), ("lastEventId", Self::LastEventId)])
+        node.choice(&[("none", Self::None), ("lastEventId", Self::LastEventId), ("overlap", Self::Overlap)])
     }
 }
 

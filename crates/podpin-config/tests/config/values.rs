@@ -455,6 +455,9 @@ fn a_drain_is_read() {
     };
     assert_eq!(service(keys).drain, expected);
     assert_eq!(service("drain: {order: random}").drain.order, Order::Random);
+    let overlap = service("drain: {handover: overlap}\nbalance: {rebalance: {}}");
+    assert_eq!(overlap.drain.handover, Handover::Overlap);
+    assert!(overlap.balance.rebalance.is_some());
     let budgets = [
         ("{perSecond: 7}", Some(Budget { per_second: Some(7), percent: None })),
         ("{percent: 100, perSecond: off}", Some(Budget { per_second: None, percent: Some(100) })),

@@ -456,6 +456,46 @@ fn clients_are_awaited_and_counted_as_returned_or_lost() {
 }
 
 #[test]
+fn streams_of_an_endpoint_that_neither_is_ready_nor_serves_look_for_another_place_until_they_have_one() {
+    let mut world = World::new(policy(), 2);
+    let streams = open(&mut world, 0, 10);
+    let bound = world.open(0, Opening { departure: Departure::Goodbye, ..OPENING }).unwrap();
+    world.set_condition(0, Condition::NotReady { serving: true });
+    world.heirs = Some(1);
+    world.run_for(20_000);
+    assert_eq!(states(&streams, DrainState::Staying), 10, "it serves");
+    assert!(streams.iter().all(|stream| stream.endpoint().id == id(0)));
+    // No other endpoint takes them at first.
+    world.heirs = None;
+    world.set_condition(0, Condition::Ready);
+    world.set_condition(0, Condition::NotReady { serving: false });
+    world.run_for(1_000);
+    assert!(streams.iter().all(|stream| stream.endpoint().id == id(0)), "they stay");
+    world.heirs = Some(1);
+    world.run_for(13_000);
+    assert!(streams.iter().all(|stream| stream.endpoint().id == id(0)), "not yet");
+    world.run_for(2_000);
+    assert!(streams.iter().all(|stream| stream.endpoint().id == id(1)));
+    assert_eq!(bound.endpoint().id, id(0), "a stream that cannot move is left in peace");
+    assert_eq!((world.reports().len(), world.inbox.leaving_streams()), (0, 0));
+}
+
+#[test]
+fn streams_of_a_hung_endpoint_stay_while_no_other_one_is_ready() {
+    let mut world = World::new(policy(), 2);
+    let streams = open(&mut world, 0, 5);
+    world.heirs = Some(1);
+    world.set_condition(1, Condition::NotReady { serving: false });
+    world.set_condition(0, Condition::NotReady { serving: false });
+    world.run_for(30_000);
+    assert_eq!(states(&streams, DrainState::Staying), 5);
+    assert!(streams.iter().all(|stream| stream.endpoint().id == id(0)));
+    world.set_condition(1, Condition::Ready);
+    world.run_for(1_000);
+    assert!(streams.iter().all(|stream| stream.endpoint().id == id(1)), "as soon as one is");
+}
+
+#[test]
 fn rebalancing_moves_streams_that_may_move_and_remembers_their_sessions() {
     let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 100 });
     let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
@@ -491,6 +531,29 @@ fn two_replicas_do_not_undo_for_each_other_what_they_rebalance() {
         .into();
     assert_eq!((moved[0].len(), moved[1].len()), (40, 40));
     assert!(!moved[0].iter().any(|session| moved[1].contains(session)));
+}
+
+#[test]
+fn two_replicas_of_which_one_moves_more_than_the_half_do_not_undo_it_for_each_other() {
+    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 1_000 });
+    for (weight, expected) in [(3, [60, 20]), (7, [70, 10])] {
+        let moved: Vec<Vec<_>> = [0, 1]
+            .map(|full| {
+                let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
+                let heavy = Observed { weight, ..observed(1, Condition::Ready) };
+                world.update(Update::Upsert(vec![heavy]));
+                for number in 0..80_u8 {
+                    let (mobility, session) = (Mobility::Rebalances, Some([number; 16]));
+                    world.open(full, Opening { mobility, session, ..OPENING }).unwrap();
+                }
+                world.run_for(2_000);
+                let moved = world.streams.iter().filter(|stream| stream.endpoint().id != id(full));
+                moved.map(|stream| stream.session().unwrap()).collect()
+            })
+            .into();
+        assert_eq!([moved[0].len(), moved[1].len()], expected);
+        assert!(!moved[0].iter().any(|session| moved[1].contains(session)), "{weight}");
+    }
 }
 
 #[test]

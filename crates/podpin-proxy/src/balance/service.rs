@@ -5,6 +5,7 @@
 //! A reload that changes a service makes a [`ServiceState::successor`]: a new configuration over the same endpoints,
 //! counts and queue. Streams keep the state that they began with, so everything that outlives a configuration is shared.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +14,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderName;
 use parking_lot::Mutex;
 use podpin_config::{
-    Discovery, Drain, EndpointAddress, Handover, KubernetesService, Pinned, Service as Configuration,
-    ZonePreference,
+    Discovery, Drain, EndpointAddress, KubernetesService, Pinned, Service as Configuration, ZonePreference,
 };
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
@@ -151,7 +151,7 @@ fn drain_times(drain: &Drain) -> DrainTimes {
 fn heir_policy(configuration: &Configuration) -> Option<HeirPolicy> {
     let affinity = &configuration.affinity;
     let is_named = affinity.header.is_some() || affinity.query.is_some() || affinity.client_ip.is_some();
-    let namesakes = configuration.drain.handover == Handover::None;
+    let namesakes = !configuration.drain.handover.moves_streams();
     let times = drain_times(&configuration.drain);
     (!is_named).then_some(HeirPolicy { lifetime: affinity.absolute_timeout, namesakes, times })
 }
@@ -302,11 +302,16 @@ impl ServiceState {
         self.configuration.affinity.cookie.as_ref().map(|cookie| cookie.name.as_str())
     }
 
-    /// Counts a failure of an endpoint, and ejects it if the policy says so.
-    pub fn endpoint_failed(&self, endpoint: &Endpoint, source: FailureSource) {
+    /// Counts a failure of an endpoint, and ejects it if the policy says so; `cause` is the failure in words.
+    pub fn endpoint_failed(&self, endpoint: &Endpoint, source: FailureSource, cause: &dyn fmt::Display) {
         let Some(policy) = &self.ejection else { return };
         if endpoint.load.failed(policy, source, clock::now()) {
-            tracing::warn!(service = %self.name, endpoint = %endpoint.name, "ejected after consecutive failures");
+            tracing::warn!(
+                service = %self.name,
+                endpoint = %endpoint.name,
+                last = %cause,
+                "ejected after consecutive failures"
+            );
             self.endpoint_ejected();
         }
     }

@@ -1,5 +1,6 @@
 //! An accepted connection: its client, its count, and what happens before its first request.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,17 +13,19 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::Span;
 
+use crate::balance::service::Kind;
 use crate::clock;
 use crate::connection::listener::Listener;
 use crate::downstream::lease::ConnectionLease;
 use crate::http::reply::ErrorReply;
 use crate::limits::connections::ConnectionPermit;
 use crate::net::proxy_protocol::{Unheard, introduction};
+use crate::net::tls::{Accepted, ServerTls};
 use crate::net::transport::Transport;
 use crate::request_context::RequestContext;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::telemetry::access_log::Record;
-use crate::telemetry::labels::{ConnectionProtocol, HandshakeError};
+use crate::telemetry::labels::{ConnectionProtocol, HandshakeError, Label as _, TlsFailure};
 
 /// An accepted connection without its socket.
 pub(crate) struct Connection {
@@ -36,12 +39,23 @@ pub(crate) struct Connection {
     pub permit: Option<ConnectionPermit>,
 }
 
-/// A connection after its TLS handshake.
-pub(crate) struct Secured {
-    /// The encrypted connection.
-    pub transport: Transport,
-    /// Whether the client chose HTTP/2.
-    pub is_http2: bool,
+/// A connection to a port of TLS.
+pub(crate) enum Shaken {
+    /// The handshake succeeded.
+    Secured {
+        /// The encrypted connection.
+        transport: Transport,
+        /// Whether the client chose HTTP/2.
+        is_http2: bool,
+    },
+    /// The client speaks HTTP in plain text; nothing of it was read.
+    Plain(TcpStream),
+}
+
+/// Returns whether a connection to a port of TLS begins like HTTP: no record of TLS begins with a letter.
+async fn begins_plain(tcp: &TcpStream) -> bool {
+    let mut first = [0];
+    matches!(tcp.peek(&mut first).await, Ok(1)) && first[0].is_ascii_alphabetic()
 }
 
 impl Connection {
@@ -120,25 +134,48 @@ impl Connection {
     }
 
     /// Makes the TLS handshake within the time limit of a request head; `None` if the connection has ended.
-    pub(crate) async fn handshake(&self, tcp: TcpStream) -> Option<Secured> {
+    pub(crate) async fn handshake(&self, tcp: TcpStream) -> Option<Shaken> {
         let tls = self.listener.tls()?;
         let shared = &self.listener.shared;
         let mut closing = shared.lifecycle.closing();
         let limit = shared.current().limits.request_header_timeout;
+        let shake = async { if begins_plain(&tcp).await { Err(tcp) } else { Ok(tls.accept(tcp).await) } };
         let shaken = tokio::select! {
-            shaken = timeout(limit, tls.accept(tcp)) => shaken,
+            shaken = timeout(limit, shake) => shaken,
             _ = closing.wait_for(|closing| *closing) => return None,
         };
-        let reason = match shaken {
-            Ok(Ok((transport, is_http2))) => return Some(Secured { transport, is_http2 }),
-            Ok(Err(error)) => {
-                tracing::debug!(peer = %self.peer, %error, "no TLS handshake");
-                HandshakeError::Failed
+        let listeners = &shared.metrics.listeners;
+        match shaken {
+            Ok(Ok(Ok(Accepted { transport, is_http2, version, resumed }))) => {
+                listeners.tls_handshakes.inc(&self.listener.name, version, resumed);
+                return Some(Shaken::Secured { transport, is_http2 });
             }
-            Err(_) => HandshakeError::Timeout,
-        };
-        shared.metrics.listeners.tls_handshakes_failed.inc(&self.listener.name, reason);
+            Ok(Ok(Err(failure))) => {
+                listeners.tls_handshakes_failed.inc(&self.listener.name, HandshakeError::Failed);
+                self.handshake_failed(tls, failure.reason, &failure);
+            }
+            Ok(Err(tcp)) => {
+                listeners.tls_handshakes_failed.inc(&self.listener.name, HandshakeError::Failed);
+                self.handshake_failed(tls, TlsFailure::PlainHttp, &"HTTP in plain text on a port of TLS");
+                return Some(Shaken::Plain(tcp));
+            }
+            Err(_) => {
+                listeners.tls_handshakes_failed.inc(&self.listener.name, HandshakeError::Timeout);
+                self.handshake_failed(tls, TlsFailure::Timeout, &"no TLS handshake in time");
+            }
+        }
         None
+    }
+
+    /// Counts a handshake that failed, and logs it within a rate.
+    fn handshake_failed(&self, tls: &ServerTls, reason: TlsFailure, words: &dyn fmt::Display) {
+        let Listener { name, shared, .. } = &*self.listener;
+        shared.metrics.listener_tls_failed(name, reason);
+        let (peer, label) = (self.peer, reason.label());
+        match tls.permits_line(reason, clock::now()) {
+            Some(unsaid) => tracing::info!(listener = %name, %peer, reason = label, unsaid, "{words}"),
+            None => tracing::debug!(listener = %name, %peer, reason = label, "{words}"),
+        }
     }
 
     /// Counts the connection by its protocol.
@@ -162,7 +199,7 @@ impl Connection {
     }
 
     /// Whether a request for this authority belongs on another connection (RFC 9110 section 7.4): the certificate that the
-    /// client was shown is not for the host. Without a name in the TLS hello, for addresses and for a peer in `trustedProxies`,
+    /// client was shown is not for the host, whatever others are in use by now. Without a name in the TLS hello, for addresses and for a peer in `trustedProxies`,
     /// which speaks for clients of any host, it never does.
     pub(crate) fn is_misdirected(
         &self,
@@ -170,12 +207,9 @@ impl Connection {
         authority: &str,
         snapshot: &ConfigSnapshot,
     ) -> bool {
-        let (Some(tls), Some(server_name)) = (self.listener.tls(), transport.server_name()) else {
-            return false;
-        };
         let host = without_port(authority);
         let is_address = host.is_empty() || host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
-        !is_address && !tls.covers(server_name, host) && !snapshot.trusts(self.peer.ip())
+        !is_address && transport.covers(host) == Some(false) && !snapshot.trusts(self.peer.ip())
     }
 
     /// Counts a request; returns whether it is the last one that the connection may carry.
@@ -190,6 +224,7 @@ impl Connection {
         &self,
         snapshot: Arc<ConfigSnapshot>,
         head: RequestHead,
+        kind: Kind,
         subject: Option<String>,
     ) -> RequestContext {
         let is_tls = self.listener.tls().is_some();
@@ -197,7 +232,7 @@ impl Connection {
         client.subject = subject;
         let shared = Arc::clone(&self.listener.shared);
         let listener = Arc::clone(&self.listener.name);
-        RequestContext { shared, snapshot, listener, head, client, began: clock::now(), permit: None }
+        RequestContext { shared, snapshot, listener, head, kind, client, began: clock::now(), permit: None }
     }
 
     /// Lends the connection to a stream; `None` if it is refused.

@@ -16,22 +16,22 @@ use tokio::net::TcpStream;
 use tracing::Instrument;
 
 use crate::balance::service::Kind;
-use crate::connection::accepted::{Connection, Secured};
+use crate::connection::accepted::{Connection, Shaken};
 use crate::connection::head_reader::{self, Next, ReceivedRequest};
 use crate::connection::http2;
 use crate::connection::listener::Listener;
+use crate::connection::plain_http;
 use crate::connection::refusal::{refuse_head, turn_away};
+use crate::downstream::http1::IdleConnection;
 use crate::downstream::lease::{ConnectionLease, ResumeConnection};
-use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse, Reuse};
+use crate::downstream::pending::{Http1Terms, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::net::transport::Transport;
 use crate::request::serve::{self, Served};
 use crate::routing::snapshot::ConfigSnapshot;
-use crate::stream::open;
 use crate::telemetry::labels::ConnectionProtocol;
 use crate::upgrade::client_stream::ClientStream;
 use crate::upgrade::pipeline::UpgradeStart;
-use crate::upstream::unserved;
 
 /// Serves a connection to its end, or until an event stream takes the socket.
 #[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
@@ -45,7 +45,11 @@ pub(crate) fn serve(mut connection: Connection, mut tcp: TcpStream) -> impl Futu
             let idle = IdleConnection { transport: Transport::Plain(tcp), ahead };
             return serve_requests(connection, idle, true).await;
         }
-        let Some(Secured { transport, is_http2 }) = Box::pin(connection.handshake(tcp)).await else { return };
+        let (transport, is_http2) = match Box::pin(connection.handshake(tcp)).await {
+            Some(Shaken::Secured { transport, is_http2 }) => (transport, is_http2),
+            Some(Shaken::Plain(tcp)) => return plain_http::answer(&connection, tcp).await,
+            None => return,
+        };
         let idle = IdleConnection { transport, ahead: BytesMut::new() };
         if is_http2 {
             connection.count_protocol(ConnectionProtocol::Http2);
@@ -56,12 +60,11 @@ pub(crate) fn serve(mut connection: Connection, mut tcp: TcpStream) -> impl Futu
 }
 
 impl ResumeConnection for Listener {
-    fn resume(self: Arc<Self>, lease: ConnectionLease, transport: Transport) {
+    fn resume(self: Arc<Self>, lease: ConnectionLease, idle: IdleConnection) {
         let shared = Arc::clone(&self.shared);
         let ConnectionLease { peer, requests, permit, .. } = lease;
         let connection = Connection { listener: self, peer, requests, permit: Some(permit) };
         let span = connection.span();
-        let idle = IdleConnection { transport, ahead: BytesMut::new() };
         shared.lifecycle.spawn_in(span, serve_requests(connection, idle, false));
     }
 }
@@ -97,13 +100,6 @@ fn serve_requests(
                 (idle, is_first) = (next, false);
                 continue;
             }
-            if received.framing.event_stream {
-                let refused = Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
-                let Some(refused) = refused else { return };
-                (connection, idle) = refused;
-                is_first = false;
-                continue;
-            }
             match serve_request(&connection, idle, received, snapshot, &closing).await {
                 Served::Idle(next) => idle = next,
                 Served::Closed => return,
@@ -114,27 +110,6 @@ fn serve_requests(
     }
 }
 
-/// Opens an event stream, which takes the socket and the connection with it; they come back if there is no room for the
-/// request.
-async fn serve_event_stream(
-    connection: Connection,
-    idle: IdleConnection,
-    received: ReceivedRequest,
-    snapshot: Arc<ConfigSnapshot>,
-) -> Option<(Connection, IdleConnection)> {
-    let ReceivedRequest { head, framing, .. } = received;
-    let terms = terms(&head, &framing, BodyDecoder::Done);
-    let context = connection.request_context(snapshot, head, idle.transport.subject()).counted();
-    if context.permit.is_none() {
-        let client = PendingResponse::http1(idle, terms, None);
-        let idle = unserved::turn_away(context, Kind::Stream, ErrorReply::Requests, client).await?;
-        return Some((connection, idle));
-    }
-    let client = PendingResponse::http1(idle, terms, connection.into_lease());
-    open::serve(context, client).await;
-    None
-}
-
 /// Refuses a request that belongs on another connection, where its client may send it at once. Returns the connection if it
 /// may carry another request.
 async fn misdirect(idle: IdleConnection, received: ReceivedRequest) -> Option<IdleConnection> {
@@ -142,12 +117,12 @@ async fn misdirect(idle: IdleConnection, received: ReceivedRequest) -> Option<Id
     // Behind the offer of another protocol nothing is a request.
     let reuse = if framing.body == RequestBody::Upgrade { Reuse::Refused } else { Reuse::Allowed };
     let body = body_decoder(framing.body).unwrap_or(BodyDecoder::Done);
-    let client = PendingResponse::http1(idle, terms(&head, &framing, body), None);
+    let client = PendingResponse::http1(idle, terms(&head, &framing, body));
     let response = ErrorReply::Misdirected.response()?;
     client.answer(response, ResponseBody::to(&head.method), reuse).await
 }
 
-/// Serves one request that does not ask for an event stream by a GET. Boxed: every idle connection would have room for it.
+/// Serves one request. Boxed: every idle connection would have room for it.
 #[expect(clippy::boxed_local, reason = "the caller keeps it boxed beside an idle connection")]
 fn serve_request<'a>(
     connection: &'a Connection,
@@ -162,8 +137,9 @@ fn serve_request<'a>(
     };
     let ReceivedRequest { head, framing, .. } = *received;
     let terms = terms(&head, &framing, body);
-    let context = connection.request_context(snapshot, head, idle.transport.subject()).counted();
-    Box::pin(serve::serve(context, PendingResponse::http1(idle, terms, None)))
+    let kind = if framing.event_stream { Kind::Stream } else { Kind::Request };
+    let context = connection.request_context(snapshot, head, kind, idle.transport.subject()).counted();
+    Box::pin(serve::serve(context, PendingResponse::http1(idle, terms)))
 }
 
 /// Lets Pingora serve a request that offers another protocol; the socket does not come back.
@@ -175,7 +151,7 @@ async fn upgrade(
     closing: &ShutdownWatch,
 ) {
     let ReceivedRequest { head, bytes, .. } = received;
-    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    let context = connection.request_context(snapshot, head, Kind::Request, idle.transport.subject());
     let span = tracing::debug_span!(
         "upgrade",
         host = %context.head.authority(),

@@ -14,11 +14,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::service::Kind;
-use crate::connection::accepted::{Connection, Secured};
+use crate::connection::accepted::{Connection, Shaken};
 use crate::connection::head_reader::{self, Next, ReceivedRequest};
 use crate::connection::http2::{self, Refusal};
+use crate::downstream::http1::IdleConnection;
 use crate::downstream::http1::close_with;
-use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse};
+use crate::downstream::pending::{Http1Terms, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::limits::connections::RefusalSlot;
 use crate::net::transport::Transport;
@@ -84,12 +85,12 @@ async fn read_and_refuse(
     let refusal = Refusal { reply, deadline };
     let transport = if over_tls {
         match timeout_at(deadline, Box::pin(connection.handshake(tcp))).await {
-            Ok(Some(Secured { transport, is_http2: true })) => {
+            Ok(Some(Shaken::Secured { transport, is_http2: true })) => {
                 let idle = IdleConnection { transport, ahead };
                 return Box::pin(http2::serve(connection, idle, Some(refusal))).await;
             }
-            Ok(Some(Secured { transport, is_http2: false })) => transport,
-            Ok(None) | Err(_) => return,
+            Ok(Some(Shaken::Secured { transport, is_http2: false })) => transport,
+            Ok(Some(Shaken::Plain(_)) | None) | Err(_) => return,
         }
     } else {
         Transport::Plain(tcp)
@@ -124,9 +125,9 @@ async fn refuse_event_stream(
     let ReceivedRequest { head, .. } = received;
     let is_http10 = head.version == http::Version::HTTP_10;
     let snapshot = connection.listener.shared.snapshot();
-    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    let context = connection.request_context(snapshot, head, Kind::Stream, idle.transport.subject());
     let terms = Http1Terms { body: BodyDecoder::Done, is_http10, keep_alive: false, expects_continue: false };
-    unserved::turn_away(context, Kind::Stream, reply, PendingResponse::http1(idle, terms, None)).await;
+    unserved::turn_away(context, reply, PendingResponse::http1(idle, terms)).await;
 }
 
 /// Writes the reply into a fresh socket's empty buffer, and closes.

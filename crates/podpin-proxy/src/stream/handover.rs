@@ -18,11 +18,15 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use podpin_affinity::SessionId;
-use podpin_config::Service;
+use podpin_config::{Handover, Service};
+use podpin_drain::DrainMember;
 use podpin_endpoints::{Endpoint, EndpointId, Permit, Phase};
-use podpin_sse::session::{Answer, Eligibility, HandoverCause, Limits, Outcome, Reason, Report};
-use podpin_sse::{KnownIds, ReplayStart};
+use podpin_sse::session::{
+    Answer, Eligibility, HandoverCause, Limits, Meeting, Outcome, Reason, Report, Target,
+};
+use podpin_sse::{KnownIds, Outstanding, ReplayStart};
 use podpin_wire::http1::encode;
+use podpin_wire::http1::response_head::ResponseStart;
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::session_headers;
@@ -32,6 +36,8 @@ use crate::routing::route::Route;
 use crate::shared::Shared;
 use crate::stream::account::upstream_error_kind;
 use crate::stream::body::Body;
+use crate::stream::overlap::{Beside, Continuation, TwoUpstreams};
+use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::labels::{DepartureKind, Join, UpstreamErrorKind};
 use crate::upstream::attempts::{Attempts, Purpose};
@@ -60,6 +66,10 @@ pub(crate) struct HandoverDriver {
     successor: Option<Box<Successor>>,
     /// Whether the last request named an event.
     resumes: bool,
+    /// Both upstreams, from a request on, where the service reads two of them; `None` otherwise.
+    two: Option<Box<TwoUpstreams>>,
+    /// Events that are dropped when they come again; `None` if there are none.
+    outstanding: Option<Box<Outstanding>>,
 }
 
 /// A request for a successor.
@@ -93,6 +103,20 @@ pub(crate) struct Successor {
     pub response: UpstreamResponse,
 }
 
+/// A successor that takes over.
+pub(crate) struct Takeover {
+    /// The endpoint itself.
+    pub endpoint: Arc<Endpoint>,
+    /// The slot for the stream.
+    pub permit: Permit,
+    /// The response.
+    pub upstream: UpstreamReader,
+    /// Bytes that came before the ones to be read, without framing.
+    pub first: Vec<u8>,
+    /// Knowledge of the seam.
+    pub join: Join,
+}
+
 /// The endpoint that a successor is looked for at.
 #[derive(Clone, Debug)]
 pub(crate) enum SuccessorTarget {
@@ -104,6 +128,23 @@ pub(crate) enum SuccessorTarget {
     Another(EndpointId),
     /// This endpoint and no other.
     Endpoint(Arc<Endpoint>),
+}
+
+impl SuccessorTarget {
+    /// Returns the endpoint that the session means for this stream; `flows` says whether its present one does.
+    pub(crate) fn of(target: Target, record: &StreamRecord, flows: bool) -> SuccessorTarget {
+        let ordered = match target {
+            Target::Ordered => record.drain().take_target(),
+            Target::Chosen | Target::Another => None,
+        };
+        let present = record.endpoint().id;
+        match ordered {
+            Some(endpoint) => SuccessorTarget::Endpoint(endpoint),
+            None if target == Target::Another => SuccessorTarget::Another(present),
+            None if flows => SuccessorTarget::AwayFrom(present),
+            None => SuccessorTarget::PinnedTo(present),
+        }
+    }
 }
 
 /// The result of one attempt that brings no successor.
@@ -119,14 +160,26 @@ impl HandoverDriver {
     /// session fields.
     pub(crate) fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> HandoverDriver {
         let head = head.into_boxed_slice();
-        HandoverDriver { shared, session, head, request: None, successor: None, resumes: false }
+        HandoverDriver {
+            shared,
+            session,
+            head,
+            request: None,
+            successor: None,
+            resumes: false,
+            two: None,
+            outstanding: None,
+        }
     }
 
     /// Begins to request a successor for what follows `resume`. The task has to poll afterwards.
     pub(crate) fn begin(&mut self, route: &Arc<Route>, resume: ResumeFrom, target: SuccessorTarget) {
         let snapshot = self.shared.snapshot();
         self.resumes = resume.last_event_id.is_some();
-        self.successor = None;
+        self.cancel();
+        let configuration = &route.service.configuration;
+        let reads_two = configuration.drain.handover == Handover::Overlap;
+        self.two = reads_two.then(|| Box::new(TwoUpstreams::new(configuration.sse.event_bytes_max)));
         let request = SuccessorRequest {
             route: Arc::clone(route),
             tls: snapshot.counterpart(&route.service).unwrap_or(&route.service).tls.clone(),
@@ -162,9 +215,47 @@ impl HandoverDriver {
         self.resumes
     }
 
-    /// Takes the successor that has answered, and makes `body` expect what it sends. Returns what is known of the join as
-    /// well; `None` if there is no successor. `is_flowing` says whether the old upstream was there until now.
-    pub(crate) fn take_successor(&mut self, body: &mut Body, is_flowing: bool) -> Option<(Successor, Join)> {
+    /// Begins to read the successor that has answered beside the old upstream.
+    pub(crate) fn read_both(&mut self) {
+        if let (Some(two), Some(successor)) = (&mut self.two, self.successor.take()) {
+            let Successor { endpoint, permit, response } = *successor;
+            let ResponseStart { body, rest, .. } = response.start;
+            let reader = UpstreamReader::new(response.transport, body, rest);
+            two.add(Beside { endpoint, permit, reader });
+        }
+    }
+
+    /// Returns what has come about between the two upstreams; pending if there are no two, or nothing has.
+    pub(crate) fn poll_both(&mut self, context: &mut Context<'_>) -> Poll<Meeting> {
+        self.two.as_mut().map_or(Poll::Pending, |two| two.poll(context))
+    }
+
+    /// Takes what the client is sent of the present upstream, behind `from`. Removes events that it has already, and returns
+    /// their number.
+    pub(crate) fn pass(&mut self, out: &mut Vec<u8>, from: usize) -> u32 {
+        let dropped = self.outstanding.as_mut().map_or(0, |outstanding| outstanding.drop_from(out, from));
+        if self.outstanding.as_ref().is_some_and(|outstanding| outstanding.is_over()) {
+            self.outstanding = None;
+        }
+        if let Some(two) = &mut self.two {
+            two.sent(out.get(from..).unwrap_or_default());
+        }
+        dropped
+    }
+
+    /// Takes the successor that takes over, and makes `body` expect what it sends; `None` if there is none. `is_flowing` says
+    /// whether the old upstream was there until now.
+    pub(crate) fn take_successor(&mut self, body: &mut Body, is_flowing: bool) -> Option<Takeover> {
+        self.outstanding = None;
+        if let Some(Continuation { successor, rest, outstanding, is_recognised }) =
+            self.two.take().and_then(|two| two.join())
+        {
+            body.adopt(ReplayStart::Unnamed);
+            self.outstanding = (!outstanding.is_over()).then(|| Box::new(outstanding));
+            let join = if is_recognised { Join::Overlap } else { Join::Unknown };
+            let Beside { endpoint, permit, reader } = successor;
+            return Some(Takeover { endpoint, permit, upstream: reader, first: rest, join });
+        }
         let successor = *self.successor.take()?;
         let begins_after = successor.begins_after();
         let is_known = begins_after.is_some_and(|id| body.known_ids().contains(id));
@@ -179,12 +270,16 @@ impl HandoverDriver {
         if let Some(id) = begins_after.filter(|id| *id != EARLIEST) {
             body.seed(id);
         }
-        Some((successor, join))
+        let Successor { endpoint, permit, response } = successor;
+        let ResponseStart { body, rest, .. } = response.start;
+        let upstream = UpstreamReader::new(response.transport, body, rest);
+        Some(Takeover { endpoint, permit, upstream, first: Vec::new(), join })
     }
 
     /// Drops the request that is under way, and a successor that is not wanted any more.
     pub(crate) fn cancel(&mut self) {
         (self.request, self.successor) = (None, None);
+        self.two = None;
     }
 }
 
@@ -382,6 +477,7 @@ pub(crate) fn limits(service: &Service) -> Limits {
         handovers: u16::try_from(per_stream.limit).unwrap_or(u16::MAX),
         window_ms: millis(per_stream.window),
         handover_ms: millis(each.saturating_mul(attempts)),
+        overlap_ms: millis(each),
     }
 }
 

@@ -39,6 +39,14 @@ impl UpstreamReader {
         self.decoder == BodyDecoder::Done && self.early.is_empty()
     }
 
+    /// Returns the connection, for the rest of the request; `None` if there is none any more.
+    pub(crate) fn transport(&mut self) -> Option<&mut Transport> {
+        match &mut self.connection {
+            Connection::Open(transport) => Some(transport),
+            Connection::Reset | Connection::Closed => None,
+        }
+    }
+
     /// Takes the bytes that came with the response head; empty after the first call.
     pub(crate) fn take_early(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.early)
@@ -66,6 +74,16 @@ impl UpstreamReader {
             (Ok(()), 0) => Err(UpstreamEnd::Broken(Fault::Truncated)),
             (Ok(()), count) => Ok(buffer.get(..count).unwrap_or_default()),
         })
+    }
+
+    /// Returns the end of the body as it is for an event stream: a close is the end of some bodies, but no endpoint ends its
+    /// stream within an event.
+    pub(crate) fn judge_end(&self, end: UpstreamEnd, is_within_event: bool) -> UpstreamEnd {
+        let is_torn = is_within_event && self.decoder.ends_at_close() && self.decoder != BodyDecoder::Done;
+        match end {
+            UpstreamEnd::Clean if is_torn => UpstreamEnd::Broken(Fault::Truncated),
+            end => end,
+        }
     }
 
     /// Appends to `early` the bytes that are there at once; an end or an error is what the next read returns.

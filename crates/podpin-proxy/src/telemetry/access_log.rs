@@ -86,9 +86,21 @@ pub struct Record {
     pub connect_ms: Option<u64>,
     /// The number of endpoints tried after the first.
     pub retries: u32,
+    /// The attempts that failed, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<FailedAttempt>,
     /// The client's `User-Agent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
+}
+
+/// An attempt at an endpoint that failed, in a line of the log.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedAttempt {
+    /// The endpoint.
+    pub endpoint: String,
+    /// The error in words.
+    pub error: String,
 }
 
 /// An open target of access log lines, with a thread that writes to the target and ends when this is dropped.

@@ -337,6 +337,62 @@ labels! {
 }
 
 labels! {
+    /// `tls_failures_total{reason}`.
+    TlsFailure, "reason", {
+        /// No handshake in time.
+        Timeout => "timeout",
+        /// A peer that left before the end of its handshake.
+        Closed => "closed",
+        /// HTTP in plain text on a port of TLS.
+        PlainHttp => "plain_http",
+        /// Bytes that are no TLS.
+        NotTls => "not_tls",
+        /// No version in common.
+        Version => "version",
+        /// No cipher, key exchange or signature in common.
+        Parameters => "parameters",
+        /// No certificate where one is required.
+        CertificateMissing => "certificate_missing",
+        /// A certificate that has expired.
+        CertificateExpired => "certificate_expired",
+        /// A certificate that is not valid yet.
+        CertificateNotYetValid => "certificate_not_yet_valid",
+        /// A certificate for another name.
+        CertificateName => "certificate_name",
+        /// A certificate of an authority that is not trusted.
+        CertificateAuthority => "certificate_authority",
+        /// A certificate with another fault.
+        CertificateInvalid => "certificate_invalid",
+        /// A peer that refuses our certificate, or something else of ours, by an alert.
+        RefusedByPeer => "refused_by_peer",
+        /// A peer that breaks the protocol.
+        Misbehaved => "misbehaved",
+        /// Anything else.
+        Other => "other",
+    }
+}
+
+labels! {
+    /// `tls_handshakes_total{version}`.
+    HandshakeVersion, "version", {
+        /// RFC 5246.
+        Tls12 => "1.2",
+        /// RFC 8446.
+        Tls13 => "1.3",
+    }
+}
+
+labels! {
+    /// `tls_handshakes_total{resumed}`.
+    HandshakeResumed, "resumed", {
+        /// A full handshake.
+        No => "false",
+        /// A session that goes on.
+        Yes => "true",
+    }
+}
+
+labels! {
     /// `proxy_protocol_errors_total{reason}`.
     ProxyHeaderError, "reason", {
         /// A peer that is not in `trustedProxies`.
@@ -411,6 +467,7 @@ impl_label!(Outcome, "result", {
     Connect => "connect",
     Timeout => "timeout",
     NoId => "no_id",
+    NoOverlap => "no_overlap",
     Limit => "limit",
 });
 

@@ -14,11 +14,12 @@ use podpin_h2::Excess;
 use prometheus::{Encoder, Gauge, IntCounter, IntGauge, Registry, TextEncoder};
 
 use crate::telemetry::labels::{
-    ConnectionLimit, ConnectionProtocol, HandshakeError, ProxyHeaderError, ReloadResult,
+    ConnectionLimit, ConnectionProtocol, HandshakeError, HandshakeResumed, HandshakeVersion,
+    ProxyHeaderError, ReloadResult, TlsFailure,
 };
 use crate::telemetry::metrics::family::{
-    Counters, CountersBy, CountersByCode, EndpointGauges, Family, Gauges, GaugesByEndpoint, Metric,
-    ReloadCounters, RequestCounters, StreamGauges,
+    Counters, CountersBy, CountersByCode, CountersByPair, EndpointGauges, Family, Gauges, GaugesByEndpoint,
+    Metric, ReloadCounters, RequestCounters, StreamGauges,
 };
 use crate::telemetry::metrics::service::ServiceFamilies;
 pub use crate::telemetry::metrics::service::ServiceMetrics;
@@ -67,6 +68,8 @@ families! {
             "Requests refused before routing, by status code.";
         proxy_protocol_errors: CountersBy<ProxyHeaderError> = "proxy_protocol_errors_total",
             "Client connections closed at their PROXY header, by reason: untrusted, missing, malformed, too_long, timeout or cut_short.";
+        tls_handshakes: CountersByPair<HandshakeVersion, HandshakeResumed> = "tls_handshakes_total",
+            "TLS handshakes with clients that succeeded, by version and whether a session went on.";
         tls_handshakes_failed: CountersBy<HandshakeError> = "tls_handshakes_failed_total",
             "Client connections that ended before TLS was agreed upon, by reason: failed or timeout.";
     }
@@ -173,6 +176,11 @@ impl Metrics {
     #[must_use]
     pub fn service(&self, name: &str) -> ServiceMetrics {
         self.services.resolve(name)
+    }
+
+    /// Counts a handshake with a client of a listener that failed.
+    pub fn listener_tls_failed(&self, listener: &str, reason: TlsFailure) {
+        self.services.tls_failures.inc_listener(listener, reason);
     }
 
     /// Records that a configuration which was read at `unix_seconds` is in force, the first of the process or another.

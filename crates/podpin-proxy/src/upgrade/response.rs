@@ -9,6 +9,7 @@ use pingora::prelude::*;
 
 use crate::affinity::session_headers;
 use crate::http::reply::{ErrorReply, LocalResponse};
+use crate::net::tls::HandshakeFailure;
 use crate::request_context::RequestContext;
 use crate::upstream::attempts::Attempts;
 use crate::upstream::connect::is_local;
@@ -81,6 +82,11 @@ pub(crate) fn connect_error(error: &Error) -> UpstreamError {
     match (error.etype(), io_cause(error)) {
         (ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout, _) => UpstreamError::ConnectTimeout,
         (_, Some(cause)) if is_local(cause) => UpstreamError::Local(io::Error::other(error.to_string())),
+        (ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert, _) => {
+            let cause = error.root_cause().downcast_ref::<io::Error>();
+            let unknown = || io::Error::other(error.to_string());
+            UpstreamError::Tls(HandshakeFailure::of(cause.unwrap_or(&unknown()), None))
+        }
         _ => UpstreamError::Connect(io::Error::other(error.to_string())),
     }
 }

@@ -9,6 +9,7 @@
 //!   └── failed, rejected ◀────┘        until nothing is left to try
 //! ```
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::clock;
 use crate::http::reply::ErrorReply;
 use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
-use crate::telemetry::access_log::Record;
+use crate::telemetry::access_log::{FailedAttempt, Record};
 use crate::telemetry::labels::RetryReason;
 use crate::upstream::connect;
 use crate::upstream::error::{Evidence, UpstreamError};
@@ -57,12 +58,14 @@ pub(crate) struct Attempts {
     connect_millis: Option<u64>,
     /// Endpoint of the current attempt, or of the last one.
     selected: Option<Selected>,
-    last: Option<FailedAttempt>,
+    last: Option<LastAttempt>,
+    /// Attempts that failed, for the access log.
+    failures: Vec<FailedAttempt>,
 }
 
 /// The last attempt, if it failed and another one may follow.
 #[derive(Clone, Copy, Debug)]
-struct FailedAttempt {
+struct LastAttempt {
     /// Reply to the client if no other endpoint can be selected.
     reply: ErrorReply,
     reason: RetryReason,
@@ -81,6 +84,7 @@ impl Attempts {
             connect_millis: None,
             selected: None,
             last: None,
+            failures: Vec::new(),
         }
     }
 
@@ -105,6 +109,7 @@ impl Attempts {
         self.request.describe(self.selected(), answered, log);
         log.connect_ms = self.connect_millis;
         log.retries = self.retries;
+        log.attempts.clone_from(&self.failures);
     }
 
     /// Whether `retries` allows another attempt.
@@ -161,6 +166,11 @@ impl Attempts {
         select(&self.request, Kind::Request, &SelectionTerms::after(&self.tried)).is_ok()
     }
 
+    /// Whether another endpoint has a place for an event stream now.
+    pub(crate) fn has_next_place(&self) -> bool {
+        select_stream(&self.request, &SelectionTerms::after(&self.tried)).is_ok()
+    }
+
     /// Connects to the endpoint of the current attempt.
     ///
     /// # Errors
@@ -188,18 +198,18 @@ impl Attempts {
         let Some(endpoint) = self.endpoint() else { return };
         let passive = self.service().configuration.health.passive.as_ref();
         let failures = passive.map(|passive| &*passive.statuses).unwrap_or_default();
-        self.weigh(endpoint, Evidence::of_status(status, failures));
+        self.weigh(endpoint, Evidence::of_status(status, failures), &format_args!("status {status}"));
     }
 
-    fn weigh(&self, endpoint: &Endpoint, evidence: Evidence) {
+    fn weigh(&self, endpoint: &Endpoint, evidence: Evidence, cause: &dyn fmt::Display) {
         let service = self.service();
         match evidence {
             // Many streams ask a successor at once: what their burst breaks says nothing of it.
             Evidence::Failure | Evidence::Suspicion if self.is_successor() => {}
             Evidence::Success => service.endpoint_succeeded(&endpoint.load),
-            Evidence::Failure => service.endpoint_failed(endpoint, FailureSource::Endpoint),
+            Evidence::Failure => service.endpoint_failed(endpoint, FailureSource::Endpoint, cause),
             Evidence::Suspicion => {
-                service.endpoint_failed(endpoint, FailureSource::Client(self.request.client));
+                service.endpoint_failed(endpoint, FailureSource::Client(self.request.client), cause);
             }
             Evidence::Nothing => {}
         }
@@ -215,6 +225,10 @@ impl Attempts {
     /// Counts the failure of the current attempt; returns whether another endpoint may be tried.
     pub(crate) fn failed(&mut self, error: &UpstreamError) -> bool {
         self.count_failure(error);
+        if let Some(endpoint) = self.endpoint() {
+            let failed = FailedAttempt { endpoint: endpoint.name.to_string(), error: error.to_string() };
+            self.failures.push(failed);
+        }
         let may_follow = self.set_last(error.reply(), error.retry_reason(self.kind()));
         may_follow && (error.is_before_request() || !self.is_at_issuer())
     }
@@ -231,7 +245,10 @@ impl Attempts {
         let Some(endpoint) = self.endpoint() else { return };
         tracing::debug!(endpoint = %endpoint.name, %error, "an endpoint failed");
         self.service().metrics.upstream_errors.inc(error.kind());
-        self.weigh(endpoint, error.evidence());
+        if let UpstreamError::Tls(failure) = error {
+            self.service().metrics.tls_failures.inc(failure.reason);
+        }
+        self.weigh(endpoint, error.evidence(), error);
     }
 
     /// Counts a retry of the same endpoint on a fresh connection: the endpoint had closed the kept one.
@@ -264,7 +281,7 @@ impl Attempts {
 
     fn set_last(&mut self, reply: ErrorReply, reason: Option<RetryReason>) -> bool {
         self.tried.extend(self.selected.as_ref().map(|selected| selected.endpoint.id));
-        self.last = reason.map(|reason| FailedAttempt { reply, reason });
+        self.last = reason.map(|reason| LastAttempt { reply, reason });
         self.last.is_some() && self.may_retry()
     }
 

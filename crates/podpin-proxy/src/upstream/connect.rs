@@ -35,26 +35,27 @@ pub(crate) struct UpstreamResponse {
 /// Connects to an endpoint, with `tls` up to the end of its handshake.
 ///
 /// # Errors
-/// [`UpstreamError::Connect`], [`UpstreamError::Local`], [`UpstreamError::ConnectTimeout`].
+/// [`UpstreamError::Connect`], [`UpstreamError::Tls`], [`UpstreamError::Local`], [`UpstreamError::ConnectTimeout`].
 pub(crate) async fn connect(
     address: SocketAddr,
     tls: Option<&UpstreamTls>,
     limit: Duration,
 ) -> Result<Transport, UpstreamError> {
     let connected = async {
-        let tcp = TcpStream::connect(address).await?;
-        tcp.set_nodelay(true).and_then(|()| keep_alive(&tcp))?;
+        let tcp = TcpStream::connect(address).await.map_err(UpstreamError::unconnected)?;
+        tcp.set_nodelay(true).and_then(|()| keep_alive(&tcp)).map_err(UpstreamError::unconnected)?;
         match tls {
             None => Ok(Transport::Plain(tcp)),
             // Boxed: the handshake is much larger than all else that a request waits for.
-            Some(tls) => Box::pin(tls.connect(tcp, address)).await,
+            Some(tls) => Box::pin(tls.connect(tcp, address)).await.map_err(UpstreamError::Tls),
         }
     };
-    match timeout(limit, connected).await {
-        Ok(Ok(transport)) => Ok(transport),
-        Ok(Err(error)) if is_local(&error) => Err(UpstreamError::Local(error)),
-        Ok(Err(error)) => Err(UpstreamError::Connect(error)),
-        Err(_) => Err(UpstreamError::ConnectTimeout),
+    timeout(limit, connected).await.unwrap_or(Err(UpstreamError::ConnectTimeout))
+}
+
+impl UpstreamError {
+    fn unconnected(error: io::Error) -> UpstreamError {
+        if is_local(&error) { UpstreamError::Local(error) } else { UpstreamError::Connect(error) }
     }
 }
 

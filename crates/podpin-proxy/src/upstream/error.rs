@@ -19,6 +19,7 @@ use podpin_wire::http1::response_head::ResponseError;
 
 use crate::balance::service::Kind;
 use crate::http::reply::ErrorReply;
+use crate::net::tls::HandshakeFailure;
 use crate::telemetry::labels::RetryReason;
 use crate::telemetry::labels::UpstreamErrorKind;
 
@@ -31,6 +32,9 @@ pub(crate) enum UpstreamError {
     /// No connection for want of descriptors, ports or memory on this machine: the endpoint is not to blame.
     #[error("cannot connect from here: {0}")]
     Local(io::Error),
+    /// TLS that cannot be had: nothing was sent.
+    #[error("{0}")]
+    Tls(HandshakeFailure),
     /// No connection within `timeouts.connect`: nothing was sent.
     #[error("no connection in time")]
     ConnectTimeout,
@@ -85,9 +89,10 @@ impl UpstreamError {
     /// Returns the label of `upstream_errors_total`.
     pub(crate) fn kind(&self) -> UpstreamErrorKind {
         match self {
-            UpstreamError::Local(_) | UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => {
-                UpstreamErrorKind::Connect
-            }
+            UpstreamError::Local(_)
+            | UpstreamError::Connect(_)
+            | UpstreamError::Tls(_)
+            | UpstreamError::ConnectTimeout => UpstreamErrorKind::Connect,
             UpstreamError::Reset(_) => UpstreamErrorKind::Reset,
             UpstreamError::ResponseTimeout => UpstreamErrorKind::Timeout,
             UpstreamError::Protocol(_) => UpstreamErrorKind::Protocol,
@@ -108,7 +113,9 @@ impl UpstreamError {
     pub(crate) fn evidence(&self) -> Evidence {
         match self {
             UpstreamError::Local(_) | UpstreamError::ResponseTimeout => Evidence::Nothing,
-            UpstreamError::Connect(_) | UpstreamError::ConnectTimeout => Evidence::Failure,
+            UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::ConnectTimeout => {
+                Evidence::Failure
+            }
             UpstreamError::Reset(_) | UpstreamError::Protocol(_) => Evidence::Suspicion,
         }
     }
@@ -116,7 +123,9 @@ impl UpstreamError {
     /// Returns why another endpoint may be tried, as `upstream_retries_total` spells it; `None` if none may.
     pub(crate) fn retry_reason(&self, kind: Kind) -> Option<RetryReason> {
         match (self, kind) {
-            (UpstreamError::Connect(_) | UpstreamError::ConnectTimeout, _) => Some(RetryReason::Connect),
+            (UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::ConnectTimeout, _) => {
+                Some(RetryReason::Connect)
+            }
             // A GET may be sent twice (RFC 9110 section 9.2.2); another request may have had its effect.
             (UpstreamError::Reset(_), Kind::Stream) => Some(RetryReason::Reset),
             (UpstreamError::Reset(_), Kind::Request)

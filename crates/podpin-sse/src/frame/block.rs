@@ -3,27 +3,29 @@
 use crate::line::{CR, Field, LF, is_comment, split_line};
 
 /// The whole blocks at the beginning of some bytes, and what they say together.
-pub(super) struct Blocks<'a> {
+pub(crate) struct Blocks<'a> {
     /// Bytes after the last whole block.
-    pub(super) rest: &'a [u8],
-    pub(super) events: u32,
-    pub(super) retry_seen: bool,
-    pub(super) id: Option<&'a [u8]>,
+    pub(crate) rest: &'a [u8],
+    pub(crate) events: u32,
+    /// Last reconnection time, milliseconds.
+    pub(crate) retry: Option<u32>,
+    pub(crate) id: Option<&'a [u8]>,
 }
 
 /// The meaning of a block. A comment has none.
 #[derive(Default)]
-pub(super) struct Block<'a> {
-    pub(super) has_fields: bool,
-    pub(super) has_data: bool,
-    pub(super) retry_seen: bool,
-    pub(super) id: Option<&'a [u8]>,
+pub(crate) struct Block<'a> {
+    pub(crate) has_fields: bool,
+    pub(crate) has_data: bool,
+    /// Last reconnection time, milliseconds.
+    pub(crate) retry: Option<u32>,
+    pub(crate) id: Option<&'a [u8]>,
 }
 
 impl<'a> Blocks<'a> {
     /// Reads `bytes`, which start at a boundary, and shows each block to `note`.
-    pub(super) fn scan(bytes: &'a [u8], mut note: impl FnMut(&Block<'a>)) -> Self {
-        let mut blocks = Self { rest: bytes, events: 0, retry_seen: false, id: None };
+    pub(crate) fn scan(bytes: &'a [u8], mut note: impl FnMut(&Block<'a>)) -> Self {
+        let mut blocks = Self { rest: bytes, events: 0, retry: None, id: None };
         while let Some((block, rest)) = Block::split(blocks.rest) {
             note(&block);
             blocks.add(&block);
@@ -34,14 +36,14 @@ impl<'a> Blocks<'a> {
 
     fn add(&mut self, block: &Block<'a>) {
         self.events += u32::from(block.has_data);
-        self.retry_seen |= block.retry_seen;
+        self.retry = block.retry.or(self.retry);
         self.id = block.id.or(self.id);
     }
 }
 
 impl<'a> Block<'a> {
     /// Reads the first whole block of `bytes`, which start at a boundary. Returns what follows it, too.
-    pub(super) fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+    pub(crate) fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let mut block = Self::default();
         let mut lines = bytes;
         while let Some((line, rest)) = split_line(lines) {
@@ -61,14 +63,14 @@ impl<'a> Block<'a> {
         match Field::parse(line) {
             Field::Data => self.has_data = true,
             Field::Id(id) => self.id = Some(id),
-            Field::Retry => self.retry_seen = true,
+            Field::Retry(time) => self.retry = Some(time),
             Field::Other => {}
         }
     }
 }
 
 /// Returns the bytes after the block that begins with `held` and ends in `input`; `None` if it does not end there.
-pub(super) fn after_block<'a>(held: &[u8], input: &'a [u8]) -> Option<&'a [u8]> {
+pub(crate) fn after_block<'a>(held: &[u8], input: &'a [u8]) -> Option<&'a [u8]> {
     let mut line_is_empty = matches!(held.last(), Some(&(CR | LF)));
     let mut lines = input;
     while let Some((line, rest)) = split_line(lines) {
@@ -82,12 +84,12 @@ pub(super) fn after_block<'a>(held: &[u8], input: &'a [u8]) -> Option<&'a [u8]> 
 }
 
 /// `whole` without `rest`, which is its end.
-pub(super) fn before<'a>(whole: &'a [u8], rest: &[u8]) -> &'a [u8] {
+pub(crate) fn before<'a>(whole: &'a [u8], rest: &[u8]) -> &'a [u8] {
     whole.split_at(whole.len() - rest.len()).0
 }
 
 /// Appends `more` to `held`. Grows by doubling, as `Vec` does, but not beyond `bytes_max`.
-pub(super) fn append(held: &mut Vec<u8>, more: &[u8], bytes_max: usize) {
+pub(crate) fn append(held: &mut Vec<u8>, more: &[u8], bytes_max: usize) {
     let bytes = held.len() + more.len();
     if bytes > held.capacity() {
         let capacity = bytes.max(bytes_max.min(held.capacity() * 2));

@@ -19,7 +19,8 @@ pub(super) struct PassThrough {
     pub(super) is_comment: bool,
     pub(super) destination: Destination,
     pub(super) has_data: bool,
-    pub(super) retry_seen: bool,
+    /// Reconnection time that has come since it was looked for, milliseconds.
+    pub(super) retry: Option<u32>,
     pub(super) id: Option<Vec<u8>>,
 }
 
@@ -33,7 +34,7 @@ impl PassThrough {
             is_comment,
             destination: Destination::Client,
             has_data: false,
-            retry_seen: false,
+            retry: None,
             id: None,
         }
     }
@@ -62,7 +63,7 @@ impl PassThrough {
         match Field::parse(&self.line) {
             Field::Data => self.has_data = true,
             Field::Id(id) => self.id = Some(id.to_vec()),
-            Field::Retry => self.retry_seen = true,
+            Field::Retry(time) => self.retry = Some(time),
             Field::Other => {}
         }
         self.line.clear();

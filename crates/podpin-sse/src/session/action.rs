@@ -36,6 +36,8 @@ pub enum Action {
         /// Endpoint to be asked.
         target: Target,
     },
+    /// Successor that has answered to be read beside the old upstream, for [`Overlap`](crate::Overlap) to recognise an event.
+    Overlap,
     /// Continuation at the successor that has answered; the old connection is closed.
     Swap,
     /// The stream stays where it is: its order is returned to the drain, and an attempt to open a successor is dropped.

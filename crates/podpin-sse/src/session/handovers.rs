@@ -13,6 +13,7 @@ use super::settings::Limits;
 pub(super) struct Handovers {
     window_ms: u32,
     handover_ms: u32,
+    overlap_ms: u32,
     /// Beginning of the window, without its upper half: a window is shorter than that.
     window_from: u32,
     handovers: u16,
@@ -26,8 +27,17 @@ impl Handovers {
     /// Returns the account of a stream that begins; `limits` is `None` if it stays at one endpoint.
     pub(super) fn new(limits: Option<Limits>) -> Self {
         let eligibility = limits.map_or(Eligibility::Ineligible, |_| Eligibility::Eligible);
-        let Limits { handovers, window_ms, handover_ms } = limits.unwrap_or_default();
-        Self { window_ms, handover_ms, window_from: 0, handovers, begun: 0, eligibility, clean_ends: 0 }
+        let Limits { handovers, window_ms, handover_ms, overlap_ms } = limits.unwrap_or_default();
+        Self {
+            window_ms,
+            handover_ms,
+            overlap_ms,
+            window_from: 0,
+            handovers,
+            begun: 0,
+            eligibility,
+            clean_ends: 0,
+        }
     }
 
     /// Records that an event came: the endpoint has something to say.
@@ -62,14 +72,19 @@ impl Handovers {
     pub(super) fn begin(&mut self, resume: ResumePoint, now: Millis) -> Result<(), Outcome> {
         match resume {
             ResumePoint::Unknown => Err(Outcome::NoId),
-            ResumePoint::Known if self.take(now) => Ok(()),
-            ResumePoint::Known => Err(Outcome::Limit),
+            ResumePoint::Known | ResumePoint::Overlap if self.take(now) => Ok(()),
+            ResumePoint::Known | ResumePoint::Overlap => Err(Outcome::Limit),
         }
     }
 
     /// Returns the moment at which a handover that began at `from` is given up.
     pub(super) fn give_up_at(&self, from: Millis) -> Millis {
         later(from, self.handover_ms)
+    }
+
+    /// Returns the moment until which two upstreams are read that both flow at `from`.
+    pub(super) fn overlap_ends(&self, from: Millis) -> Millis {
+        later(from, self.overlap_ms)
     }
 
     /// Counts a handover; false if the limit is reached.
@@ -98,7 +113,8 @@ mod tests {
 
     #[test]
     fn the_limit_is_forgotten_after_its_window() {
-        let mut handovers = Handovers::new(Some(Limits { handovers: 2, window_ms: 1_000, handover_ms: 100 }));
+        let mut handovers =
+            Handovers::new(Some(Limits { handovers: 2, window_ms: 1_000, handover_ms: 100, overlap_ms: 50 }));
         let limit = Err(Outcome::Limit);
         for (now, result) in
             [(5, Ok(())), (1_004, Ok(())), (1_004, limit), (1_005, Ok(())), (2_004, Ok(())), (2_004, limit)]

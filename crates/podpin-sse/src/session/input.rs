@@ -64,8 +64,20 @@ pub enum Held {
 pub enum ResumePoint {
     /// A last event id that fits into `Last-Event-ID`, or a client that has seen no event.
     Known,
+    /// No such id, but whole events, which may be recognised where they come from both endpoints.
+    Overlap,
     /// No such id: events came without one, it was reset or is too long, or an event was too large to be held.
     Unknown,
+}
+
+impl ResumePoint {
+    /// Returns the point of a stream whose endpoint does not flow any more.
+    pub(super) fn after_end(self) -> Self {
+        match self {
+            Self::Known => Self::Known,
+            Self::Overlap | Self::Unknown => Self::Unknown,
+        }
+    }
 }
 
 /// Order to leave the current endpoint.
@@ -141,6 +153,15 @@ pub enum Answer {
     Failed(Outcome),
 }
 
+/// Change in what is known of two upstreams that are both read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// Both have sent the same event.
+    Recognised,
+    /// The successor ended.
+    Ended,
+}
+
 /// Result of a handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -162,6 +183,8 @@ pub enum Outcome {
     Timeout,
     /// No point to resume from: no id came, it was reset or is too long, or an event was too large to be held.
     NoId,
+    /// No event in time that both endpoints sent.
+    NoOverlap,
     /// Too many handovers of this stream within the window.
     Limit,
 }
@@ -169,7 +192,7 @@ pub enum Outcome {
 /// Whether a stream may be handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eligibility {
-    /// GET on a route with `drain.handover: lastEventId`, without a veto of the application.
+    /// GET on a route with `drain.handover`, without a veto of the application.
     Eligible,
     /// Any other stream.
     Ineligible,

@@ -16,6 +16,7 @@ enum Event {
     /// End of the upstream's body.
     End(UpstreamEnd),
     Answer(Answer),
+    Meeting(Meeting),
     Client(Client),
     Order(LeaveOrder),
     /// Shutdown of the proxy that gives up handovers this many milliseconds later.
@@ -31,6 +32,7 @@ const IDLE_MS: u64 = 350;
 const CLIENT_WRITE_MS: u64 = 200;
 const DURATION_MS: u64 = 700;
 const HANDOVER_MS: u64 = 150;
+const OVERLAP_MS: u32 = 60;
 /// Steps that may follow each other without time passing: more would be a relay that spins.
 const STEPS_MAX: u32 = 8;
 
@@ -63,7 +65,12 @@ impl Relay {
             client_write: Some(Duration::from_millis(CLIENT_WRITE_MS)),
             max_duration: Some(Duration::from_millis(DURATION_MS)),
             tells_retry: true,
-            handover: Some(Limits { handovers: 3, window_ms: 1_000, handover_ms: HANDOVER_MS as u32 }),
+            handover: Some(Limits {
+                handovers: 3,
+                window_ms: 1_000,
+                handover_ms: HANDOVER_MS as u32,
+                overlap_ms: OVERLAP_MS,
+            }),
             recovery: Recovery::Reconnects,
         };
         Relay {
@@ -107,6 +114,11 @@ impl Relay {
                 let follows =
                     matches!(answer, Answer::EventStream(_)) && self.upstream.resume == ResumePoint::Known;
                 assert_eq!(step.action == Action::Swap, follows);
+                self.obey(step);
+            }
+            Event::Meeting(meeting) if self.session.is_overlapping() => {
+                let step = self.session.on_meeting(meeting, now);
+                assert_eq!(step.action == Action::Swap, meeting == Meeting::Recognised);
                 self.obey(step);
             }
             Event::Client(client) if self.close.is_none() => self.client_is(client),
@@ -201,6 +213,9 @@ impl Relay {
                 assert!(target != Target::Ordered || may_be_ordered);
                 self.moving = self.moving.or(Some(self.now));
                 assert!(self.session.is_opening());
+            }
+            Action::Overlap => {
+                assert!(self.has_upstream && self.session.is_overlapping() && !self.session.is_opening());
             }
             Action::Swap => {
                 (self.has_upstream, self.last_read) = (true, self.now);
@@ -389,6 +404,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => end().prop_map(Event::End),
         1 => held().prop_map(Event::Held),
         4 => answer().prop_map(Event::Answer),
+        2 => Just(Event::Meeting(Meeting::Recognised)),
+        1 => Just(Event::Meeting(Meeting::Ended)),
         2 => client.prop_map(Event::Client),
         3 => order().prop_map(Event::Order),
         1 => (0..300_u64).prop_map(Event::Shutdown),
@@ -409,7 +426,11 @@ proptest! {
         let mut relay = Relay::new(content, upstream);
         for (event, is_leaving, resume) in script {
             relay.upstream.standing = if is_leaving { Standing::Leaving } else { Standing::Serving };
-            relay.upstream.resume = if resume == 0 { ResumePoint::Unknown } else { ResumePoint::Known };
+            relay.upstream.resume = match resume {
+                0 => ResumePoint::Unknown,
+                1 | 2 => ResumePoint::Overlap,
+                _ => ResumePoint::Known,
+            };
             relay.happens(event);
         }
         relay.run_out();

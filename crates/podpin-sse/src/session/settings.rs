@@ -62,14 +62,17 @@ pub struct Limits {
     pub window_ms: u32,
     /// Milliseconds without an upstream until a handover is given up, over all successors that are tried.
     pub handover_ms: u32,
+    /// Milliseconds that two upstreams are read for an event of both.
+    pub overlap_ms: u32,
 }
 
 impl Default for Limits {
     /// Five in a minute: a rolling update moves a stream once or twice, three times when it meets endpoints that are
     /// next. Ten seconds for each: three successors with two seconds to connect and some to answer; a client that waits
-    /// longer had better choose anew. If they are too small, `limit` and `timeout` are counted while endpoints are well.
+    /// longer had better choose anew. Five to
+    /// recognise an event of both. If they are too small, `limit` and `timeout` are counted while endpoints are well.
     fn default() -> Self {
-        Self { handovers: 5, window_ms: 60_000, handover_ms: 10_000 }
+        Self { handovers: 5, window_ms: 60_000, handover_ms: 10_000, overlap_ms: 5_000 }
     }
 }
 

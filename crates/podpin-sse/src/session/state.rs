@@ -4,7 +4,7 @@ use podpin_time::Millis;
 
 use super::action::{Close, HandoverCause, Reason, Report};
 use super::flow::NEVER;
-use super::input::{Fault, LeaveCause, LeaveOrder, Outcome};
+use super::input::{Eligibility, Fault, LeaveCause, LeaveOrder, Outcome};
 
 /// State of a stream, named by what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) enum State {
     Opening { attempt: Attempt, order: LeaveOrder },
     /// The moment of the next request for a successor, `order.at`; the upstream flows.
     Pausing { attempt: Attempt, order: LeaveOrder },
+    /// An event that both upstreams send, until `order.at`; the old one flows to the client.
+    Overlapping { attempt: Attempt, order: LeaveOrder, eligibility: Eligibility },
     /// A successor; no upstream flows.
     AwaitingSuccessor { attempt: Attempt, order: Option<LeaveOrder> },
     /// The client, to take the last bytes; `cut_at` is the last moment for that.
@@ -55,7 +57,14 @@ impl Attempt {
 impl State {
     #[inline]
     pub(super) fn has_upstream(&self) -> bool {
-        matches!(self, State::Streaming | State::Leaving(_) | State::Opening { .. } | State::Pausing { .. })
+        match self {
+            State::Streaming
+            | State::Leaving(_)
+            | State::Opening { .. }
+            | State::Pausing { .. }
+            | State::Overlapping { .. } => true,
+            State::AwaitingSuccessor { .. } | State::Finishing { .. } | State::Closed => false,
+        }
     }
 
     #[inline]
@@ -69,6 +78,7 @@ impl State {
         match self {
             State::Opening { attempt, .. }
             | State::Pausing { attempt, .. }
+            | State::Overlapping { attempt, .. }
             | State::AwaitingSuccessor { attempt, .. } => Some(*attempt),
             State::Streaming | State::Leaving(_) | State::Finishing { .. } | State::Closed => None,
         }
@@ -83,9 +93,10 @@ impl State {
     /// Returns the order that the stream has not settled yet; `None` if there is none, or it is part of the end.
     pub(super) fn order(&self) -> Option<LeaveOrder> {
         match self {
-            State::Leaving(order) | State::Opening { order, .. } | State::Pausing { order, .. } => {
-                Some(*order)
-            }
+            State::Leaving(order)
+            | State::Opening { order, .. }
+            | State::Pausing { order, .. }
+            | State::Overlapping { order, .. } => Some(*order),
             State::AwaitingSuccessor { order, .. } => *order,
             State::Streaming | State::Finishing { .. } | State::Closed => None,
         }
@@ -100,6 +111,7 @@ impl State {
             | State::Leaving(_)
             | State::Opening { .. }
             | State::Pausing { .. }
+            | State::Overlapping { .. }
             | State::Closed => None,
         }
     }
@@ -112,6 +124,7 @@ impl State {
             State::Leaving(_)
             | State::Opening { .. }
             | State::Pausing { .. }
+            | State::Overlapping { .. }
             | State::AwaitingSuccessor { .. }
             | State::Closed => false,
         }
@@ -125,6 +138,7 @@ impl State {
             State::Leaving(_)
             | State::Opening { .. }
             | State::Pausing { .. }
+            | State::Overlapping { .. }
             | State::AwaitingSuccessor { .. }
             | State::Finishing { .. }
             | State::Closed => {}

@@ -3,13 +3,14 @@
 mod ends;
 mod handovers;
 mod orders;
+mod overlaps;
 mod patience;
 mod rebalancing;
 mod timers;
 
 use super::*;
 
-const LIMITS: Limits = Limits { handovers: 2, window_ms: 1_000, handover_ms: 100 };
+const LIMITS: Limits = Limits { handovers: 2, window_ms: 1_000, handover_ms: 100, overlap_ms: 50 };
 const FAILED: Answer = Answer::Failed(Outcome::Connect);
 const SERVING: Upstream = Upstream { standing: Standing::Serving, resume: ResumePoint::Known };
 const LEAVING: Upstream = Upstream { standing: Standing::Leaving, resume: ResumePoint::Known };

@@ -2,7 +2,9 @@
 //! they like. The client reads each event once, in order and whole, or the successor has said that it left a gap.
 //!
 //! Premises: a successor replays at once what it replays, and the event that it was told is part of that if it begins
-//! before it; an endpoint that has not come as far as that event waits for it; the lag is less than what is remembered.
+//! before it; an endpoint that has not come as far as that event waits for it; the lag is less than what is remembered. One that
+//! subscribes before it reads the log may send new events first; then its replay does not reach back to the oldest event that
+//! is remembered. Of ids that repeat on purpose one has to repeat before the first move, and successors resume exactly.
 
 use podpin_sse::{Framer, ReplayStart};
 use proptest::prelude::*;
@@ -25,6 +27,8 @@ enum Begin {
     History,
     /// With the next event, and it says after which one.
     Live,
+    /// With so many new events, and so many that the client has behind them.
+    NewFirst(usize, usize),
 }
 
 /// Change of the endpoint, and what happens before.
@@ -34,6 +38,10 @@ struct Move {
     /// Events that the successor lags behind.
     lag: usize,
     cuts: Vec<usize>,
+    /// Events after an earlier request that was refused or answered too late, if there was one.
+    refused: Option<usize>,
+    /// Whether the stream was to stay after that.
+    stays: bool,
     /// Events of the log before the successor is requested, and until it has answered.
     before: usize,
     meanwhile: usize,
@@ -50,24 +58,27 @@ fn begin() -> impl Strategy<Value = Begin> {
         Just(Begin::Exact),
         (1..6_usize).prop_map(Begin::Early),
         Just(Begin::History),
-        Just(Begin::Live)
+        Just(Begin::Live),
+        (1..4_usize, 1..6_usize).prop_map(|(new, known)| Begin::NewFirst(new, known)),
     ]
 }
 
 fn change() -> impl Strategy<Value = Move> {
     let events = || prop_oneof![2 => Just(0_usize), 3 => 1..6_usize, 1 => 20..60_usize];
-    (begin(), 0..LAG_MAX, cuts(), events(), events(), any::<bool>(), any::<bool>(), events()).prop_map(
-        |(begin, lag, cuts, before, meanwhile, is_crash, is_torn, after)| Move {
+    let refused = (proptest::option::of(events()), any::<bool>());
+    (begin(), 0..LAG_MAX, cuts(), events(), events(), any::<bool>(), any::<bool>(), events(), refused)
+        .prop_map(|(begin, lag, cuts, before, meanwhile, is_crash, is_torn, after, (refused, stays))| Move {
             begin,
             lag,
             cuts,
+            refused,
+            stays,
             before,
             meanwhile,
             is_crash,
             is_torn,
             after,
-        },
-    )
+        })
 }
 
 /// A client, the endpoint that its stream is at, and the log.
@@ -81,6 +92,8 @@ struct Scene {
     lag: usize,
     /// Next event of the endpoint.
     next: usize,
+    /// First event that the client has; `None` if it has none.
+    first: Option<usize>,
     /// Whether a successor said that it left a gap.
     has_gap: bool,
 }
@@ -89,6 +102,9 @@ impl Scene {
     /// Sends what the endpoint has of the log.
     fn flow(&mut self) {
         let bytes: Vec<u8> = (self.next..self.visible()).flat_map(event).collect();
+        if !bytes.is_empty() {
+            self.first.get_or_insert(self.next);
+        }
         self.next = self.next.max(self.visible());
         push(&mut self.framer, &bytes, &self.cuts, &mut self.out);
     }
@@ -103,9 +119,33 @@ impl Scene {
         (0..self.log).find(|place| id_of(*place).as_bytes() == id)
     }
 
+    /// Goes on at a successor that sends new events before it replays known ones.
+    fn begin_with_new(&mut self, change: &Move) {
+        let Begin::NewFirst(new, known) = change.begin else { unreachable!("as the caller found") };
+        let Some(last) = self.told() else { unreachable!("it was told an event") };
+        let known = known.min(last.saturating_sub(self.first.unwrap_or(last)));
+        (self.lag, self.log) = (0, self.log.max(last + 1 + new));
+        self.framer.adopt(ReplayStart::Unnamed);
+        let sent = (last + 1..=last + new).chain(last + 1 - known..=last);
+        let bytes: Vec<u8> = sent.flat_map(event).collect();
+        push(&mut self.framer, &bytes, &self.cuts, &mut self.out);
+        self.framer.pass_on(&mut self.out);
+        self.next = last + new + 1;
+        self.log += change.after;
+        self.flow();
+    }
+
     fn change(&mut self, change: &Move) {
         self.log += change.before;
         self.flow();
+        if let Some(events) = change.refused {
+            self.told();
+            self.log += events;
+            self.flow();
+            if change.stays {
+                self.framer.stay();
+            }
+        }
         let mut told = self.told();
         self.log += change.meanwhile;
         if !change.is_crash {
@@ -126,6 +166,7 @@ impl Scene {
             (Begin::Exact, Some(last)) => (last + 1, None),
             (Begin::Early(count), Some(last)) => ((last + 1).saturating_sub(count), None),
             (Begin::History, Some(_)) => (0, None),
+            (Begin::NewFirst(..), Some(_)) => return self.begin_with_new(change),
         };
         let known = self.framer.known_ids();
         let is_known = named.is_some_and(|place| known.contains(id_of(place).as_bytes()));
@@ -157,7 +198,14 @@ proptest! {
             framer.seed(id_of(history - 1).as_bytes());
         }
         let mut scene = Scene {
-            framer, out: Vec::new(), cuts: vec![7], log: history, lag: 0, next: history, has_gap: false,
+            framer,
+            out: Vec::new(),
+            cuts: vec![7],
+            log: history,
+            lag: 0,
+            next: history,
+            first: None,
+            has_gap: false,
         };
         for change in &moves {
             scene.change(change);
@@ -177,5 +225,36 @@ proptest! {
         prop_assert!(!is_seeded || *first == history, "the first is {}, after {}", first, history);
         let expected: Vec<usize> = (*first..scene.log).collect();
         prop_assert_eq!(places, expected);
+    }
+
+    #[test]
+    fn of_ids_that_repeat_on_purpose_every_event_is_read_once_if_successors_resume_exactly(
+        names in 1..4_usize,
+        before in 0..100_usize,
+        moves in proptest::collection::vec((0..30_usize, 0..30_usize, cuts(), any::<bool>()), 1..6),
+    ) {
+        let event = |place: usize| format!("id: {}\ndata: {place}\n\n", id_of(place % names)).into_bytes();
+        let (mut framer, mut out) = (Framer::with_cursor(1 << 20, RING), Vec::new());
+        let mut place = 0;
+        let mut flow = |framer: &mut Framer, out: &mut Vec<u8>, count: usize, cuts: &[usize]| {
+            let bytes: Vec<u8> = (place..place + count).flat_map(event).collect();
+            push(framer, &bytes, cuts, out);
+            place += count;
+        };
+        flow(&mut framer, &mut out, names + 1 + before, &[7]);
+        for (meanwhile, after, cuts, stays) in &moves {
+            framer.mark_resume_point();
+            flow(&mut framer, &mut out, *meanwhile, cuts);
+            if *stays {
+                framer.stay();
+                framer.mark_resume_point();
+            }
+            framer.adopt(ReplayStart::Unnamed);
+            flow(&mut framer, &mut out, *after, cuts);
+            framer.pass_on(&mut out);
+        }
+        let places: Vec<usize> =
+            interpret(&out).events.iter().map(|event| event.data.parse().unwrap()).collect();
+        prop_assert_eq!(places, (0..place).collect::<Vec<_>>());
     }
 }

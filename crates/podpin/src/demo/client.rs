@@ -5,6 +5,7 @@
 //! of the event stream format only what pods and proxy write (line feeds as line ends).
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +20,8 @@ pub(super) struct Memory {
     /// `name=value` of the last cookie that was set.
     pub(super) cookie: Option<String>,
     pub(super) last_event_id: Option<u64>,
+    /// The last reconnection time that it was told; `None` if it was told none.
+    pub(super) retry: Option<Duration>,
 }
 
 /// An event.
@@ -37,6 +40,8 @@ pub(super) struct EventStream {
     body: BodyFraming,
     /// Decoded and not yet a whole event.
     text: Vec<u8>,
+    /// The last reconnection time that it said; `None` if it said none.
+    pub(super) retry: Option<Duration>,
 }
 
 impl EventStream {
@@ -53,8 +58,12 @@ impl EventStream {
         if head.status != 200 || !head.is_event_stream {
             bail!("the answer was {}, not an event stream", head.status);
         }
-        let body = if head.is_chunked { BodyFraming::ChunkSize } else { BodyFraming::UntilClose };
-        Ok(Self { socket, received, body, text: Vec::new() })
+        let body = match head.length {
+            _ if head.is_chunked => BodyFraming::ChunkSize,
+            Some(length) => BodyFraming::Length(length),
+            None => BodyFraming::UntilClose,
+        };
+        Ok(Self { socket, received, body, text: Vec::new(), retry: None })
     }
 
     /// Returns the next event; `None` if the stream has ended, in whatever way. Nothing is lost if it is cancelled.
@@ -62,11 +71,14 @@ impl EventStream {
         loop {
             self.body.decode(&mut self.received, &mut self.text)?;
             while let Some(block) = take_block(&mut self.text) {
+                self.retry = parse_retry(&block).or(self.retry);
                 if let Some(event) = parse_event(&block) {
                     return Ok(Some(event));
                 }
             }
             if self.body == BodyFraming::Ended || self.socket.read_buf(&mut self.received).await? == 0 {
+                // A goodbye ends without an empty line: its line counts, as browsers read it.
+                self.retry = parse_retry(&String::from_utf8_lossy(&self.text)).or(self.retry);
                 return Ok(None);
             }
             if self.received.len() + self.text.len() > BUFFERED_BYTES_MAX {
@@ -94,6 +106,7 @@ struct Head {
     cookie: Option<String>,
     is_event_stream: bool,
     is_chunked: bool,
+    length: Option<usize>,
 }
 
 async fn read_head(socket: &mut TcpStream, received: &mut Vec<u8>) -> anyhow::Result<Head> {
@@ -118,6 +131,7 @@ fn parse_head(text: &str) -> anyhow::Result<Head> {
         match name.to_ascii_lowercase().as_str() {
             "set-cookie" => head.cookie = value.split(';').next().map(str::to_owned),
             "content-type" => head.is_event_stream = value.starts_with("text/event-stream"),
+            "content-length" => head.length = value.parse().ok(),
             "transfer-encoding" => head.is_chunked = value.eq_ignore_ascii_case("chunked"),
             _ => {}
         }
@@ -129,6 +143,8 @@ fn parse_head(text: &str) -> anyhow::Result<Head> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BodyFraming {
     UntilClose,
+    /// So many bytes are left of a body whose length is known.
+    Length(usize),
     /// At the line with the size of the next chunk.
     ChunkSize,
     /// Inside a chunk with this many bytes left.
@@ -148,6 +164,13 @@ impl BodyFraming {
                 Self::UntilClose => {
                     text.append(received);
                     return Ok(());
+                }
+                Self::Length(0) => Self::Ended,
+                Self::Length(_) if received.is_empty() => return Ok(()),
+                Self::Length(left) => {
+                    let taken = left.min(received.len());
+                    text.extend(received.drain(..taken));
+                    Self::Length(left - taken)
                 }
                 Self::Chunk(0) => Self::ChunkEnd,
                 Self::Chunk(_) if received.is_empty() => return Ok(()),
@@ -187,6 +210,12 @@ fn take_block(text: &mut Vec<u8>) -> Option<String> {
     let end = find(text, b"\n\n")?;
     let block: Vec<u8> = text.drain(..end + 2).collect();
     Some(String::from_utf8_lossy(&block).into_owned())
+}
+
+/// Returns the last reconnection time among some lines; `None` if there is none.
+fn parse_retry(lines: &str) -> Option<Duration> {
+    let mut times = lines.lines().filter_map(|line| line.strip_prefix("retry:")?.trim().parse().ok());
+    times.next_back().map(Duration::from_millis)
 }
 
 /// A block without data (a comment, a `retry`) is not an event.
@@ -251,6 +280,7 @@ mod tests {
             cookie: Some("podpin-demo=abc".to_owned()),
             is_event_stream: true,
             is_chunked: true,
+            length: None,
         };
         assert_eq!(parse_head(text).unwrap(), expected);
         assert_eq!(parse_head("HTTP/1.1 503 No\r\n\r\n").unwrap(), Head { status: 503, ..Head::default() });

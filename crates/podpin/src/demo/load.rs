@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::client::{Event, EventStream, Memory};
+use super::herd::Arrivals;
 use super::latency::Latencies;
 use super::report::{Report, thousands};
 
@@ -52,6 +53,8 @@ pub(super) struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Halfway {
     ComeAgain,
+    /// The same, when they are told to, counted by the second.
+    ComeAsHerd,
     Stay,
 }
 
@@ -62,7 +65,7 @@ pub(super) async fn drive(
     interrupted: impl Future<Output = std::io::Result<()>>,
 ) -> anyhow::Result<Report> {
     let phase = watch::Sender::new(Phase::Streaming);
-    let scene = Arc::new(Scene::new(plan.address));
+    let scene = Arc::new(Scene::new(plan.address, plan.halfway));
     let mut clients = JoinSet::new();
     for _ in 0..plan.clients {
         clients.spawn(Client::new(Arc::clone(&scene)).run(phase.subscribe()));
@@ -70,7 +73,7 @@ pub(super) async fn drive(
     let begun = Instant::now();
     tokio::select! {
         _ = publish_ticks(Arc::clone(&log), plan.tick) => {}
-        () = pass_time(plan, &phase) => {}
+        () = pass_time(plan, &scene, &phase) => {}
         () = show_progress(plan, &scene) => {}
         interrupted = interrupted => interrupted?,
     }
@@ -93,13 +96,18 @@ enum Phase {
     Abandoned,
 }
 
-async fn pass_time(plan: &Plan, phase: &watch::Sender<Phase>) {
+async fn pass_time(plan: &Plan, scene: &Scene, phase: &watch::Sender<Phase>) {
     let Some(run_time) = plan.run_time else {
         return std::future::pending().await;
     };
     tokio::time::sleep(run_time / 2).await;
-    if plan.halfway == Halfway::ComeAgain {
-        phase.send_replace(Phase::Again);
+    match plan.halfway {
+        Halfway::ComeAgain => drop(phase.send_replace(Phase::Again)),
+        Halfway::ComeAsHerd => {
+            scene.arrivals.begin();
+            phase.send_replace(Phase::Again);
+        }
+        Halfway::Stay => {}
     }
     tokio::time::sleep(run_time - run_time / 2).await;
 }
@@ -130,12 +138,17 @@ struct Scene {
     streams: AtomicUsize,
     events: AtomicU64,
     latencies: Latencies,
+    arrivals: Arrivals,
+    /// Whether clients come back when they are told to, instead of at once.
+    heeds_retry: bool,
 }
 
 impl Scene {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, halfway: Halfway) -> Self {
         Self {
             address,
+            arrivals: Arrivals::new(),
+            heeds_retry: halfway == Halfway::ComeAsHerd,
             opening: Semaphore::new(OPENING_MAX),
             streams: AtomicUsize::new(0),
             events: AtomicU64::new(0),
@@ -236,9 +249,18 @@ impl Client {
                 Ok(mut stream) => {
                     self.outcome.failure = None;
                     self.scene.streams.fetch_add(1, Ordering::Relaxed);
+                    if self.has_come_again {
+                        self.scene.arrivals.count_served();
+                    }
                     let leave = self.listen(&mut stream, &mut phase).await;
                     self.scene.streams.fetch_sub(1, Ordering::Relaxed);
+                    self.memory.retry = stream.retry.or(self.memory.retry);
                     match leave {
+                        Ok(Leave::ToComeAgain) if self.scene.heeds_retry => {
+                            drop(stream);
+                            self.wait_as_told().await;
+                            continue;
+                        }
                         Ok(Leave::ToComeAgain) => continue,
                         Ok(Leave::ForGood) => return,
                         Ok(Leave::Cut) => {}
@@ -248,8 +270,14 @@ impl Client {
                 }
                 Err(error) => self.outcome.failure = Some(format!("{error:#}")),
             }
-            tokio::time::sleep(RETRY_PAUSE).await;
+            self.wait_as_told().await;
         }
+    }
+
+    /// Waits before the next attempt: as long as the proxy said where that is to be seen.
+    async fn wait_as_told(&self) {
+        let told = self.memory.retry.filter(|_| self.scene.heeds_retry);
+        tokio::time::sleep(told.unwrap_or(RETRY_PAUSE)).await;
     }
 
     async fn open(&mut self) -> anyhow::Result<EventStream> {
@@ -261,7 +289,12 @@ impl Client {
     /// The greeting belongs to opening: from there on the client knows what it must not miss.
     async fn greeted_stream(&mut self) -> anyhow::Result<EventStream> {
         let mut stream = EventStream::open(self.scene.address, &mut self.memory).await?;
-        let greeting = stream.next().await?.context("the stream ended before its greeting")?;
+        let greeting = stream.next().await?;
+        self.memory.retry = stream.retry.or(self.memory.retry);
+        if greeting.is_none() && self.has_come_again {
+            self.scene.arrivals.count_told();
+        }
+        let greeting = greeting.context("the stream ended before its greeting")?;
         if greeting.kind == "hello" {
             self.on_hello(serde_json::from_str(&greeting.data)?);
         }
@@ -383,6 +416,7 @@ fn sum_up(plan: &Plan, run_time: Duration, newest: u64, outcomes: &[Outcome], sc
         pause_at_move: longest(|outcome| outcome.pause_at_move),
         tick: plan.tick,
         changes: None,
+        curve: scene.arrivals.curve(),
         events: sum(|outcome| outcome.events),
         gaps: sum(|outcome| outcome.gaps)
             + missed_at_the_end.map(|outcome| newest.saturating_sub(outcome.last_id)).sum::<u64>(),
@@ -429,7 +463,7 @@ mod tests {
     use super::*;
 
     fn client() -> Client {
-        Client::new(Arc::new(Scene::new(([127, 0, 0, 1], 1).into())))
+        Client::new(Arc::new(Scene::new(([127, 0, 0, 1], 1).into(), Halfway::ComeAgain)))
     }
 
     fn hello(pod: &str, session: &str, repinned: Option<&str>) -> Hello {
@@ -532,7 +566,7 @@ mod tests {
         };
         let served = |last_id| Outcome { pod: Some("pod-a".into()), last_id, ..Outcome::default() };
         let report = |outcomes: &[Outcome]| {
-            sum_up(&plan, Duration::from_secs(1), 20, outcomes, &Scene::new(plan.address))
+            sum_up(&plan, Duration::from_secs(1), 20, outcomes, &Scene::new(plan.address, plan.halfway))
         };
         let whole = report(&[served(20), served(20), served(21)]);
         assert_eq!((whole.gaps, whole.clients_never_served), (0, 0));

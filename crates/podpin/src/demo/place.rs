@@ -73,9 +73,14 @@ impl Place {
 
     /// The proxy's configuration. The slow start is off so that a pod started again is seen to take clients at once, and a
     /// person may stop one pod after the other for as long as they like.
-    pub(super) fn configuration(&self, drain: DrainTimes) -> String {
+    ///
+    /// With a `rate` so many clients a second may come, and those above it are told to come up to two seconds later.
+    pub(super) fn configuration(&self, drain: DrainTimes, rate: Option<usize>) -> String {
         let Self { listen, admin, .. } = self;
         let (spread, timeout) = (drain.spread.as_millis(), drain.timeout.as_millis());
+        let herd = rate.map_or(String::new(), |rate| {
+            format!(", drain: {{min: 500ms, max: 2s}}}}, reconnect: {{perSecond: {rate}")
+        });
         format!(
             "listeners:\n  - {{name: http, address: \"{listen}\"}}\n\
              admin: {{address: \"{admin}\"}}\n\
@@ -87,7 +92,7 @@ impl Place {
              \x20   balance: {{strategy: leastStreams, slowStart: off}}\n\
              \x20   drain: {{handover: lastEventId, spread: {spread}ms, timeout: {timeout}ms, \
              handoversPerStream: {{limit: 1000, window: 1m}}}}\n\
-             \x20   sse: {{keepAlive: 15s, retry: {{normal: 1s}}}}\n"
+             \x20   sse: {{keepAlive: 15s, retry: {{normal: 1s{herd}}}}}\n"
         )
     }
 }

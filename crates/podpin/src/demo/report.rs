@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::herd::Curve;
 use super::latency::Latency;
 use super::upheaval::Changes;
 
@@ -29,6 +30,8 @@ pub(super) struct Report {
     pub(super) tick: Duration,
     /// Changes that were made to the pods on purpose.
     pub(super) changes: Option<Changes>,
+    /// Arrivals of the clients after they had lost their streams at one moment; `None` if they did not.
+    pub(super) curve: Option<Curve>,
     pub(super) events: u64,
     pub(super) gaps: u64,
     pub(super) duplicates: u64,
@@ -120,6 +123,12 @@ impl fmt::Display for Report {
         for (name, value) in &rows {
             writeln!(formatter, "  {name:<names$}  {value:>values$}")?;
         }
+        if let Some(curve) = &self.curve {
+            let shown = |counts: &[u64]| counts.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            writeln!(formatter, "clients in each second after all had lost their streams")?;
+            writeln!(formatter, "  served  {}", shown(&curve.served))?;
+            writeln!(formatter, "  told to come later  {}", shown(&curve.told))?;
+        }
         if let Some(failure) = &self.failure {
             writeln!(formatter, "  last failure of a client: {failure}")?;
         }
@@ -164,6 +173,7 @@ mod tests {
             pause_at_move: Duration::from_millis(117),
             tick: Duration::from_millis(100),
             changes: None,
+            curve: None,
             events: 19_800,
             gaps: 0,
             duplicates: 0,

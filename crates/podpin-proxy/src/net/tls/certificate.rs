@@ -16,6 +16,11 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::net::tls::error::TlsError;
+use crate::net::tls::failure::description;
+use crate::net::tls::verifier::ClientVerifier;
+
+/// Bytes of authorities' names that fit into a handshake beside the other extensions.
+const AUTHORITY_NAMES_BYTES_MAX: usize = 60_000;
 
 /// A usable certificate.
 pub struct Certificate {
@@ -35,6 +40,8 @@ pub struct Certificate {
 pub struct CertificateFacts {
     /// The DNS names, in lower case.
     pub dns_names: Vec<String>,
+    /// The beginning of its validity in Unix seconds.
+    pub not_before: i64,
     /// The end of its validity in Unix seconds.
     pub not_after: i64,
 }
@@ -58,20 +65,56 @@ pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> R
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.map_err(|error| cert_fault(format!("not a certificate in PEM: {error}")))?;
     let Some(first) = chain.first() else { return Err(cert_fault("no certificate in it".to_owned())) };
-    let CertificateFacts { dns_names, not_after } = facts(first).map_err(cert_fault)?;
+    let CertificateFacts { dns_names, not_before, not_after } = facts(first).map_err(cert_fault)?;
+    let now = jiff::Timestamp::now().as_second();
+    if !(not_before..=not_after).contains(&now) {
+        // In use all the same: without it the listener would serve nobody, and a clock may be wrong.
+        tracing::warn!(
+            file = %pair.cert_file.file.display(),
+            "{} is not valid now: {}",
+            format_args!("{path}.certFile"),
+            description(first)
+        );
+    }
     let pem = fs::read(&pair.key_file.file).map_err(|error| key_fault(error.to_string()))?;
+    if has_password(&pem) {
+        let advice = "the key has a password; write it without one (`openssl pkey -in with -out without`)";
+        return Err(key_fault(advice.to_owned()));
+    }
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|error| key_fault(format!("not a private key in PEM: {error}")))?;
+    let place = place_of(&key, &chain, provider);
     let certified =
         CertifiedKey::from_der(chain, key.clone_key(), provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                key_fault(format!("not the key of {}", pair.cert_file.file.display()))
-            }
+            rustls::Error::InconsistentKeys(_) => match place {
+                Some(place) => cert_fault(format!(
+                    "the certificate of the key is number {place} in the file, and has to be the first"
+                )),
+                None => key_fault(format!("not the key of {}", pair.cert_file.file.display())),
+            },
             rustls::Error::InvalidCertificate(error) => cert_fault(error.to_string()),
             error => key_fault(error.to_string()),
         })?;
     let name = dns_names.first().cloned().unwrap_or_else(|| file_name(&pair.cert_file.file));
     Ok(Certificate { key: Arc::new(certified), private: key, dns_names, name, not_after })
+}
+
+/// Returns whether the key in a PEM file is encrypted (RFC 7468 section 11, RFC 1421).
+fn has_password(pem: &[u8]) -> bool {
+    let has = |words: &[u8]| pem.windows(words.len()).any(|window| window == words);
+    has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED")
+}
+
+/// Returns the place of the certificate in a chain, from 1 on, that `key` is the key of; `None` if it is that of none.
+fn place_of(
+    key: &PrivateKeyDer<'static>,
+    chain: &[CertificateDer<'static>],
+    provider: &CryptoProvider,
+) -> Option<usize> {
+    let is_of = |certificate: &CertificateDer<'static>| {
+        CertifiedKey::from_der(vec![certificate.clone()], key.clone_key(), provider).is_ok()
+    };
+    chain.iter().position(is_of).map(|index| index + 1)
 }
 
 /// Parses a certificate.
@@ -81,16 +124,23 @@ pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> R
 pub fn facts(der: &CertificateDer<'_>) -> Result<CertificateFacts, String> {
     let (_, certificate) =
         X509Certificate::from_der(der).map_err(|error| format!("not a certificate: {error}"))?;
+    Ok(CertificateFacts {
+        dns_names: dns_names(&certificate),
+        not_before: certificate.validity().not_before.timestamp(),
+        not_after: certificate.validity().not_after.timestamp(),
+    })
+}
+
+/// Returns the DNS names of a certificate, in lower case.
+#[must_use]
+pub fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let alternatives = certificate.subject_alternative_name().ok().flatten();
     let names = alternatives.iter().flat_map(|extension| &extension.value.general_names);
     let dns_names = names.filter_map(|name| match name {
         GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
         _ => None,
     });
-    Ok(CertificateFacts {
-        dns_names: dns_names.collect(),
-        not_after: certificate.validity().not_after.timestamp(),
-    })
+    dns_names.collect()
 }
 
 /// Builds the verifier of client certificates.
@@ -104,9 +154,14 @@ pub fn verifier(
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let at_fault = |error: String| fault(path, "clientAuth.caFile", &auth.ca_file, &error);
     let roots = authorities(path, "clientAuth.caFile", &auth.ca_file)?.roots;
+    // A list that is too long for its field fails every handshake (RFC 8446 section 4.2.4).
+    let length: usize = roots.subjects().iter().map(|name| name.as_ref().len() + 2).sum();
+    let is_advertised = auth.advertise && length <= AUTHORITY_NAMES_BYTES_MAX;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if is_advertised { builder } else { builder.clear_root_hint_subjects() };
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|error| at_fault(error.to_string()))
+    let verifier = builder.build().map_err(|error| at_fault(error.to_string()))?;
+    Ok(Arc::new(ClientVerifier(verifier)))
 }
 
 /// Reads the authorities in a file, at least one.
@@ -146,10 +201,85 @@ pub fn fault(path: &str, key: &str, at: &FileAt, error: &str) -> TlsError {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DnType, KeyPair};
+    use podpin_config::Config;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
     use super::*;
     use crate::net::subject::subject;
+    use crate::net::tls::provider::provider;
+
+    /// Reads a pair out of these files of a directory.
+    fn read_pair(directory: &Path, certificate: &str, key: &str) -> Result<Certificate, String> {
+        std::fs::write(directory.join("cert.pem"), certificate).unwrap();
+        std::fs::write(directory.join("key.pem"), key).unwrap();
+        let at = directory.display();
+        let text = format!(
+            "listeners:\n  - name: https\n    address: 127.0.0.1:1\n    tls: \
+             {{certificates: [{{certFile: {at}/cert.pem, keyFile: {at}/key.pem}}]}}\n\
+             admin: {{address: 127.0.0.1:2}}\naffinityKeys: ephemeral\nroutes: [{{service: a}}]\n\
+             services: {{a: {{discovery: {{static: []}}}}}}\n"
+        );
+        let config = Config::parse(&text, "test", Path::new("")).unwrap();
+        let tls = config.listeners[0].tls.as_ref().unwrap();
+        read("tls", &tls.certificates[0], &provider()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pair_is_said_in_words_that_help() {
+        let directory = tempfile::tempdir().unwrap();
+        let made = || {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let ((one, key), (other, _)) = (made(), made());
+        let read = |certificate: &str, key: &str| read_pair(directory.path(), certificate, key);
+        assert!(read(&(one.clone() + &other), &key).is_ok());
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let table = [
+            (other.clone() + &one, &*key, "number 2 in the file"),
+            (other, &key, "not the key of"),
+            (one.clone(), encrypted, "has a password"),
+            (one, "", "not a private key in PEM"),
+            (String::new(), &key, "no certificate in it"),
+        ];
+        for (certificate, key, words) in table {
+            let error = read(&certificate, key).err().unwrap();
+            assert!(error.contains(words) && error.contains(".pem"), "{words} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn names_of_authorities_that_fit_into_no_handshake_are_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        let at = directory.path().display();
+        let text = format!(
+            "listeners:\n  - name: https\n    address: 127.0.0.1:1\n    tls:\n      certificates: \
+             [{{certFile: a, keyFile: a}}]\n      clientAuth: {{caFile: {at}/ca.pem}}\n\
+             admin: {{address: 127.0.0.1:2}}\naffinityKeys: ephemeral\nroutes: [{{service: a}}]\n\
+             services: {{a: {{discovery: {{static: []}}}}}}\n"
+        );
+        let config = Config::parse(&text, "test", Path::new("")).unwrap();
+        let auth = config.listeners[0].tls.as_ref().unwrap().client_auth.clone().unwrap();
+        let told = |advertise| {
+            let auth = ClientAuth { advertise, ..auth.clone() };
+            let verifier = verifier("tls", &auth, provider()).unwrap();
+            verifier.root_hint_subjects().len()
+        };
+        std::fs::write(&file, authority("one") + &authority("two")).unwrap();
+        assert_eq!((told(true), told(false)), (2, 0));
+        let long = "x".repeat(20_000);
+        std::fs::write(&file, ["a", "b", "c"].map(|name| authority(&(long.clone() + name))).concat())
+            .unwrap();
+        assert_eq!(told(true), 0);
+    }
 
     #[test]
     fn facts_and_subject_of_a_certificate_are_escaped_and_in_lower_case() {

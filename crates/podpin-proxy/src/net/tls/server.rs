@@ -4,25 +4,29 @@
 //! certificate, a key of another certificate keep the one before in use. Connections keep the TLS that they began with.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use podpin_config::{Listener, ListenerTls, TlsVersion};
+use podpin_config::{Listener, ListenerTls, PlainHttp, TlsVersion};
+use podpin_time::Millis;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, version};
+use rustls::{HandshakeKind, ServerConfig, version};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::error::TlsError;
+use crate::net::tls::failure::HandshakeFailure;
 use crate::net::tls::provider::provider;
-use crate::net::transport::Transport;
+use crate::net::tls::tickets::SharedTickets;
+use crate::net::transport::{CertificateNames, Transport};
+use crate::telemetry::labels::{HandshakeResumed, HandshakeVersion, Label as _, TlsFailure};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::rate::LineRate;
 
 /// Protocols for ALPN (RFC 7301), the preferred one first.
 const ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
@@ -37,6 +41,20 @@ pub struct ServerTls {
     inner: ArcSwap<InForce>,
     /// The names under which metrics show the certificates in use.
     names: Mutex<Vec<String>>,
+    /// Rates of the log's lines about handshakes that failed, in the order of [`TlsFailure::ALL`].
+    rates: Box<[LineRate]>,
+}
+
+/// A connection after its handshake.
+pub struct Accepted {
+    /// The encrypted connection.
+    pub transport: Transport,
+    /// Whether the client chose HTTP/2.
+    pub is_http2: bool,
+    /// The version of TLS.
+    pub version: HandshakeVersion,
+    /// Whether a session went on.
+    pub resumed: HandshakeResumed,
 }
 
 /// A configuration of rustls, and the certificates that it chooses from.
@@ -52,28 +70,45 @@ struct Built {
 }
 
 impl ServerTls {
+    /// Returns how many handshakes failed for this reason and are not in the log, if one may be now.
+    #[must_use]
+    pub fn permits_line(&self, reason: TlsFailure, now: Millis) -> Option<u64> {
+        let mut rates = TlsFailure::ALL.iter().zip(&self.rates);
+        rates.find(|(one, _)| **one == reason).and_then(|(_, rate)| rate.permit(now))
+    }
+
+    /// Returns the answer to a request in plain text.
+    #[must_use]
+    pub fn plain_http(&self) -> PlainHttp {
+        self.files.plain_http
+    }
+
     /// Returns the place of this TLS in the configuration, for messages.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// Performs the handshake; returns whether the client chose HTTP/2.
+    /// Performs the handshake.
     ///
     /// # Errors
     /// If the client leaves, speaks no TLS, or none that is accepted; an alert has been sent then.
-    pub async fn accept(&self, tcp: TcpStream) -> io::Result<(Transport, bool)> {
-        let config = Arc::clone(&self.inner.load().config);
-        let stream = TlsAcceptor::from(config).accept(tcp).await?;
-        let is_h2 = stream.get_ref().1.alpn_protocol() == ALPN.first().copied();
-        Ok((Transport::tls(stream), is_h2))
-    }
-
-    /// Returns whether a request for `host` belongs on a connection whose client asked for `server_name` (SNI): `host` is
-    /// that name, or one of the certificates that such a client is shown is for it (RFC 9110 section 7.4).
-    #[must_use]
-    pub fn covers(&self, server_name: &str, host: &str) -> bool {
-        self.inner.load().resolver.covers(server_name, host)
+    pub async fn accept(&self, tcp: TcpStream) -> Result<Accepted, HandshakeFailure> {
+        let in_force = self.inner.load_full();
+        let stream = TlsAcceptor::from(Arc::clone(&in_force.config)).accept(tcp).await;
+        let stream = stream.map_err(|error| HandshakeFailure::of(&error, None))?;
+        let tls = stream.get_ref().1;
+        let is_http2 = tls.alpn_protocol() == ALPN.first().copied();
+        let version = match tls.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_2) => HandshakeVersion::Tls12,
+            _ => HandshakeVersion::Tls13,
+        };
+        let resumed = match tls.handshake_kind() {
+            Some(HandshakeKind::Resumed) => HandshakeResumed::Yes,
+            _ => HandshakeResumed::No,
+        };
+        let certificates: Arc<Resolver> = Arc::clone(&in_force.resolver);
+        Ok(Accepted { transport: Transport::tls(stream, Some(certificates)), is_http2, version, resumed })
     }
 
     /// Returns the files that this TLS is read from.
@@ -81,7 +116,8 @@ impl ServerTls {
         let pairs = self.files.certificates.iter();
         let pairs = pairs.flat_map(|pair| [pair.cert_file.file.clone(), pair.key_file.file.clone()]);
         let authorities = self.files.client_auth.iter().map(|auth| auth.ca_file.file.clone());
-        pairs.chain(authorities)
+        let ticket_keys = self.files.ticket_keys.iter().map(|key| key.file.clone());
+        pairs.chain(authorities).chain(ticket_keys)
     }
 
     /// Removes the certificates from the metrics: the TLS is no longer in use. Those that `next` has, too, stay.
@@ -168,7 +204,8 @@ pub fn load(
     };
     let Built { in_force, certificates } = build(&path, files, &tickets)?;
     let inner = ArcSwap::from_pointee(in_force);
-    let tls = ServerTls { path, files: files.clone(), tickets, inner, names: Mutex::default() };
+    let rates = TlsFailure::ALL.iter().map(|_| LineRate::default()).collect();
+    let tls = ServerTls { path, files: files.clone(), tickets, inner, names: Mutex::default(), rates };
     Ok(Some(LoadedTls { tls: Arc::new(tls), certificates: Some(certificates) }))
 }
 
@@ -196,6 +233,9 @@ fn build(path: &str, files: &ListenerTls, tickets: &Arc<dyn ProducesTickets>) ->
     .with_cert_resolver(Arc::<Resolver>::clone(&resolver));
     config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = match &files.client_auth {
+        auth if !files.ticket_keys.is_empty() => {
+            Arc::new(SharedTickets::read(path, &files.ticket_keys, auth.as_ref())?)
+        }
         None => Arc::clone(tickets),
         // A client that is no longer trusted must not resume a session by an old ticket.
         Some(_) => aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
@@ -233,8 +273,9 @@ impl Resolver {
         let wide = wildcard.and_then(|wildcard| self.named.get(&wildcard));
         exact.into_iter().chain(wide).flatten()
     }
+}
 
-    /// Returns whether `host` is `server_name`, or a name of a certificate that `server_name` gets.
+impl CertificateNames for Resolver {
     fn covers(&self, server_name: &str, host: &str) -> bool {
         if without_root(server_name).eq_ignore_ascii_case(without_root(host)) {
             return true;

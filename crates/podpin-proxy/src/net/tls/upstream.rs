@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::error::TlsError;
+use crate::net::tls::failure::HandshakeFailure;
 use crate::net::tls::provider::provider;
 use crate::net::tls::verifier::{AnyCertificate, Authorized};
 use crate::net::transport::Transport;
@@ -127,13 +127,17 @@ impl UpstreamTls {
     ///
     /// # Errors
     /// If the endpoint closes, speaks no TLS, or does not verify.
-    pub async fn connect(&self, tcp: TcpStream, address: SocketAddr) -> io::Result<Transport> {
+    pub async fn connect(&self, tcp: TcpStream, address: SocketAddr) -> Result<Transport, HandshakeFailure> {
         let name = match &self.name {
             Some(name) => name.parsed.clone(),
             None => ServerName::from(address.ip()),
         };
-        let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await?;
-        Ok(Transport::tls(stream))
+        match TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await {
+            Ok(stream) => Ok(Transport::tls(stream, None)),
+            Err(error) => {
+                Err(HandshakeFailure::of(&error, self.name.as_ref().map(|name| name.text.as_str())))
+            }
+        }
     }
 
     /// Gives a peer of Pingora the same settings; `otherwise` is the name to send if there is none to verify.

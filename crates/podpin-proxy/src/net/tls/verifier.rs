@@ -7,13 +7,15 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, OtherError, PeerIncompatible, RootCertStore,
-    SignatureScheme, client,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
+    RootCertStore, SignatureScheme, client,
 };
 use x509_parser::der_parser::asn1_rs::Any;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::net::tls::failure::note_refused;
 use crate::net::tls::provider::provider;
 
 /// Verifies a chain to one of the authorities, and the name. As OpenSSL does, a certificate that stands among the authorities
@@ -50,7 +52,10 @@ impl ServerCertVerifier for Authorized {
         } else {
             self.chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
         };
-        verified.map_err(|error| explained(error, end_entity))
+        verified.map_err(|error| {
+            note_refused(end_entity);
+            explained(error, end_entity)
+        })
     }
 
     fn verify_tls12_signature(
@@ -73,6 +78,56 @@ impl ServerCertVerifier for Authorized {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.chains.supported_verify_schemes()
+    }
+}
+
+/// Verifies certificates of clients, and says which one was refused.
+#[derive(Debug)]
+pub(super) struct ClientVerifier(pub Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for ClientVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.0.verify_client_cert(end_entity, intermediates, now);
+        verified.inspect_err(|_| note_refused(end_entity))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 

@@ -11,7 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
-use crate::telemetry::labels::{EndpointState, Label, MethodLabel, ReloadResult, StreamState};
+use crate::telemetry::labels::{EndpointState, Label, MethodLabel, ReloadResult, StreamState, TlsFailure};
 
 /// The description of a metric.
 pub struct Metric {
@@ -138,6 +138,13 @@ impl<L: Label> Labelled<L> {
 /// Counters, one for each service and pair of labels.
 pub struct CountersByPair<L, M>(IntCounterVec, PhantomData<(L, M)>);
 
+impl<L: Label, M: Label> CountersByPair<L, M> {
+    /// Adds one to the counter of `owner` with these labels.
+    pub fn inc(&self, owner: &str, first: L, second: M) {
+        self.0.with_label_values(&[owner, first.label(), second.label()]).inc();
+    }
+}
+
 impl<L: Label, M: Label> Family for CountersByPair<L, M> {
     fn register(registry: &Registry, metric: &Metric) -> prometheus::Result<CountersByPair<L, M>> {
         Ok(CountersByPair(counters(registry, metric, &[metric.owner, L::NAME, M::NAME])?, PhantomData))
@@ -168,6 +175,43 @@ impl<L: Label, M: Label> LabelledPair<L, M> {
     pub fn inc(&self, first: L, second: M) {
         let rows = L::ALL.iter().zip(&self.rows);
         rows.filter(|(one, _)| **one == first).for_each(|(_, row)| row.inc(second));
+    }
+}
+
+/// Counters of handshakes that failed, one for each reason and listener or service.
+pub struct TlsFailures(IntCounterVec);
+
+impl TlsFailures {
+    /// Adds one to the counter of a listener.
+    pub fn inc_listener(&self, listener: &str, reason: TlsFailure) {
+        self.0.with_label_values(&["", listener, reason.label()]).inc();
+    }
+}
+
+impl Family for TlsFailures {
+    fn register(registry: &Registry, metric: &Metric) -> prometheus::Result<TlsFailures> {
+        counters(registry, metric, &[metric.owner, "listener", TlsFailure::NAME]).map(TlsFailures)
+    }
+}
+
+impl PerService for TlsFailures {
+    type Handle = TlsFailuresOfService;
+
+    fn resolve(&self, service: &str) -> TlsFailuresOfService {
+        TlsFailuresOfService { counters: self.0.clone(), service: service.into() }
+    }
+}
+
+/// The counters of one service, which appear with the first failure: few services have TLS.
+pub struct TlsFailuresOfService {
+    counters: IntCounterVec,
+    service: Box<str>,
+}
+
+impl TlsFailuresOfService {
+    /// Adds one under this reason.
+    pub fn inc(&self, reason: TlsFailure) {
+        self.counters.with_label_values(&[&*self.service, "", reason.label()]).inc();
     }
 }
 

@@ -10,7 +10,7 @@ use crate::telemetry::labels::{
 };
 use crate::telemetry::metrics::family::{
     Counters, CountersBy, CountersByPair, Family, Gauges, Histograms, Latency, Metric, PerService,
-    ReconnectGap, StreamLifetime, TimeGauges,
+    ReconnectGap, StreamLifetime, TimeGauges, TlsFailures,
 };
 use crate::telemetry::metrics::sharded::ShardedFamily;
 
@@ -76,6 +76,8 @@ service_metrics! {
         "Time to connect to an endpoint.";
     upstream_retries: CountersBy<RetryReason> = "upstream_retries_total",
         "Requests tried again on another endpoint, by what failed.";
+    tls_failures: TlsFailures = "tls_failures_total",
+        "TLS handshakes that failed, with clients of a listener or with pods of a service, by reason.";
     upstream_errors: CountersBy<UpstreamErrorKind> = "upstream_errors_total",
         "Failures of endpoints: connect, timeout, reset, protocol.";
     refusals: CountersBy<RefusalKind> = "refusals_total",

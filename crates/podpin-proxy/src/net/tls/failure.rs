@@ -1,0 +1,171 @@
+//! Why a handshake failed: a reason of a closed list for metrics, and words for the logs.
+//!
+//! The library says what is wrong with a certificate and not which one it was. The verifiers leave a description behind, on the
+//! thread that they run on; the handshake fails in the same turn of its task.
+
+use std::cell::RefCell;
+use std::io;
+
+use rustls::pki_types::CertificateDer;
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::net::subject::distinguished_name;
+use crate::net::tls::certificate::dns_names;
+use crate::telemetry::labels::TlsFailure;
+
+/// Names of a certificate that are written out.
+const NAMES_MAX: usize = 5;
+
+thread_local! {
+    /// Description of the certificate that a verifier of this thread refused last.
+    static REFUSED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// A handshake that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+pub struct HandshakeFailure {
+    /// The reason, as metrics have it.
+    pub reason: TlsFailure,
+    /// The reason in words, with the certificate that was refused.
+    words: String,
+}
+
+impl HandshakeFailure {
+    /// Returns the failure of a handshake that ended with `error`; `asked_for` is the name that the certificate was to be for.
+    #[must_use]
+    pub fn of(error: &io::Error, asked_for: Option<&str>) -> HandshakeFailure {
+        let refused = REFUSED.take();
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        let Some(inner) = inner else {
+            return HandshakeFailure {
+                reason: TlsFailure::Closed,
+                words: format!("no TLS handshake: {error}"),
+            };
+        };
+        let mut words = format!("no TLS handshake: {inner}");
+        if let (Error::InvalidCertificate(_), Some(refused)) = (inner, refused) {
+            words = format!("{words}; {refused}");
+            if let Some(name) = asked_for {
+                words = format!("{words}; asked for {name}");
+            }
+        }
+        HandshakeFailure { reason: reason(inner), words }
+    }
+}
+
+/// Leaves a description of a certificate that is refused for the failure of its handshake.
+pub(super) fn note_refused(certificate: &CertificateDer<'_>) {
+    REFUSED.set(Some(description(certificate)));
+}
+
+/// Returns the subject, issuer, validity and names of a certificate in words.
+#[must_use]
+pub fn description(certificate: &CertificateDer<'_>) -> String {
+    let Ok((_, facts)) = X509Certificate::from_der(certificate) else {
+        return "the certificate is malformed".to_owned();
+    };
+    let names = dns_names(&facts);
+    let more = if names.len() > NAMES_MAX { ", ..." } else { "" };
+    let names = names.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let date = |time: &x509_parser::time::ASN1Time| match jiff::Timestamp::from_second(time.timestamp()) {
+        Ok(time) => time.to_string(),
+        Err(_) => "an impossible time".to_owned(),
+    };
+    let (from, until) = (date(&facts.validity().not_before), date(&facts.validity().not_after));
+    let (subject, issuer) = (distinguished_name(facts.subject()), distinguished_name(facts.issuer()));
+    let named = if names.is_empty() { String::new() } else { format!(", for {names}{more}") };
+    format!("certificate of \"{subject}\" by \"{issuer}\", valid from {from} until {until}{named}")
+}
+
+fn reason(error: &Error) -> TlsFailure {
+    match error {
+        Error::InvalidMessage(_) | Error::InappropriateMessage { .. } | Error::DecryptError => {
+            TlsFailure::NotTls
+        }
+        Error::PeerIncompatible(
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::Tls13RequiredForQuic
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ) => TlsFailure::Version,
+        Error::PeerIncompatible(_) => TlsFailure::Parameters,
+        Error::NoCertificatesPresented => TlsFailure::CertificateMissing,
+        Error::InvalidCertificate(error) => reason_of_certificate(error),
+        Error::AlertReceived(AlertDescription::ProtocolVersion) => TlsFailure::Version,
+        Error::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity) => {
+            TlsFailure::Parameters
+        }
+        Error::AlertReceived(AlertDescription::CertificateRequired) => TlsFailure::CertificateMissing,
+        Error::AlertReceived(_) => TlsFailure::RefusedByPeer,
+        Error::InvalidCertRevocationList(_) | Error::PeerMisbehaved(_) => TlsFailure::Misbehaved,
+        _ => TlsFailure::Other,
+    }
+}
+
+fn reason_of_certificate(error: &CertificateError) -> TlsFailure {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsFailure::CertificateExpired,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            TlsFailure::CertificateNotYetValid
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            TlsFailure::CertificateName
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsFailure::CertificateAuthority,
+        _ => TlsFailure::CertificateInvalid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    fn failed(error: Error) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    }
+
+    #[test]
+    fn each_failure_has_a_reason() {
+        let table = [
+            (Error::DecryptError, TlsFailure::NotTls),
+            (PeerIncompatible::Tls12NotOfferedOrEnabled.into(), TlsFailure::Version),
+            (PeerIncompatible::NoCipherSuitesInCommon.into(), TlsFailure::Parameters),
+            (PeerIncompatible::NoKxGroupsInCommon.into(), TlsFailure::Parameters),
+            (Error::NoCertificatesPresented, TlsFailure::CertificateMissing),
+            (CertificateError::Expired.into(), TlsFailure::CertificateExpired),
+            (CertificateError::NotValidYet.into(), TlsFailure::CertificateNotYetValid),
+            (CertificateError::NotValidForName.into(), TlsFailure::CertificateName),
+            (CertificateError::UnknownIssuer.into(), TlsFailure::CertificateAuthority),
+            (CertificateError::InvalidPurpose.into(), TlsFailure::CertificateInvalid),
+            (Error::AlertReceived(AlertDescription::ProtocolVersion), TlsFailure::Version),
+            (Error::AlertReceived(AlertDescription::UnknownCA), TlsFailure::RefusedByPeer),
+            (Error::General("x".to_owned()), TlsFailure::Other),
+        ];
+        for (error, expected) in table {
+            assert_eq!(HandshakeFailure::of(&failed(error.clone()), None).reason, expected, "{error}");
+        }
+        let closed = HandshakeFailure::of(&io::ErrorKind::UnexpectedEof.into(), None);
+        assert_eq!(closed.reason, TlsFailure::Closed);
+    }
+
+    #[test]
+    fn the_words_name_the_certificate_that_was_refused_and_no_other() {
+        let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "pod");
+        let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        note_refused(&der);
+        let failure = HandshakeFailure::of(&failed(CertificateError::Expired.into()), Some("chat.internal"));
+        let words = failure.to_string();
+        for part in ["Expired", "CN=pod", "valid from 1975-", "for a.example", "asked for chat.internal"] {
+            assert!(words.contains(part), "{part} is not in {words}");
+        }
+        let next = HandshakeFailure::of(&failed(CertificateError::Expired.into()), None).to_string();
+        assert!(!next.contains("CN=pod"), "{next}");
+    }
+}

@@ -12,17 +12,14 @@ type Pod = (String, &'static str);
 /// Rank of the entries of one pod: one that is not terminating, of the newest slice.
 type EntryRank = (bool, u64);
 
-/// Rank of the pods' claims to an address: a ready one, the one that was first seen last.
-type Rank = (bool, usize);
+/// Rank of the pods' claims to an address: by what can be done with the pod, and when its youngest slice was created.
+type Rank = (u8, String);
 
 /// The slices of the one service of a recording, and what they mean.
 #[derive(Default)]
 struct Model {
     slices: BTreeMap<String, Value>,
     terminated: BTreeSet<(String, String)>,
-    /// When each pod was first seen, in steps.
-    seen: BTreeMap<String, usize>,
-    steps: usize,
 }
 
 impl Model {
@@ -36,17 +33,12 @@ impl Model {
             Step::Delete { name, .. } => drop(self.slices.remove(name)),
             Step::Bookmark | Step::Expired => {}
         }
-        self.steps += 1;
-        for (_, _, endpoint) in self.slices.values().flat_map(entries) {
-            let uid = endpoint["targetRef"]["uid"].as_str().unwrap().to_owned();
-            self.seen.entry(uid).or_insert(self.steps);
-        }
     }
 
     /// By address, who may be there. More than one only where a slice lists a pod and its successor under one address
     /// and nothing tells which is which (a real controller does that for some milliseconds).
     fn pods(&mut self) -> BTreeMap<String, BTreeSet<Pod>> {
-        let mut of_pods: BTreeMap<(String, String), (EntryRank, &'static str)> = BTreeMap::new();
+        let mut of_pods: BTreeMap<(String, String), (EntryRank, &'static str, Rank)> = BTreeMap::new();
         for (slice, port, endpoint) in self.slices.values().flat_map(entries) {
             let uid = endpoint["targetRef"]["uid"].as_str().unwrap().to_owned();
             let address = format!("{}:{port}", endpoint["addresses"][0].as_str().unwrap());
@@ -63,17 +55,29 @@ impl Model {
             };
             let version = slice["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
             let rank = (state != "draining", version);
-            let held = of_pods.entry((address, uid)).or_insert((rank, state));
+            let created = slice["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
+            let usability = match (said("ready"), said("serving"), said("terminating")) {
+                (_, Some(true), Some(true)) => 4,
+                (_, _, Some(true)) => 0,
+                (Some(true) | None, Some(true) | None, _) => 5,
+                (Some(true), Some(false), _) => 3,
+                (_, Some(true), _) => 2,
+                _ => 1,
+            };
+            let held =
+                of_pods.entry((address, uid)).or_insert_with(|| (rank, state, (usability, created.clone())));
+            let created = created.max(held.2.1.clone());
             if rank > held.0 {
-                *held = (rank, state);
+                *held = (rank, state, (usability, created));
+            } else {
+                held.2.1 = created;
             }
         }
         let mut best: BTreeMap<String, (Rank, BTreeSet<Pod>)> = BTreeMap::new();
-        for ((address, uid), (_, state)) in of_pods {
-            let rank = (state == "ready", self.seen[&uid]);
-            let held = best.entry(address).or_insert((rank, BTreeSet::new()));
+        for ((address, uid), (_, state, rank)) in of_pods {
+            let held = best.entry(address).or_insert_with(|| (rank.clone(), BTreeSet::new()));
             if rank > held.0 {
-                *held = (rank, BTreeSet::new());
+                *held = (rank.clone(), BTreeSet::new());
             }
             if rank == held.0 {
                 held.1.insert((uid, state));

@@ -84,7 +84,7 @@ pub(crate) enum Credentials {
     Fixed,
     /// The token of a file.
     File(Arc<TokenFile>),
-    /// What a plugin gives: a token, a certificate or both.
+    /// The token, the certificate or both that a plugin gives.
     Plugin(Arc<Plugin>),
 }
 

@@ -1,4 +1,4 @@
-//! What was logged of objects that cannot be read or used, so that the log says each of it once, however often it is sent.
+//! The faults of objects that were logged, so that the log has each of them once, however often the object is sent.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -825,7 +825,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-        /// One saw everything, one twice, one relisted now and then, one has just started.
+        /// The replicas: with every event, with each of them twice, with a list now and then, and one that has just started.
         #[test]
         fn replicas_with_other_histories_of_the_same_slices_end_with_the_same_list(acts in acts()) {
             let mut cluster = Cluster::default();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use podpin_endpoints::{EndpointId, IdMap, Phase, Transition};
+use podpin_endpoints::{EndpointId, IdMap, Phase, Refused, Transition};
 use podpin_time::Millis;
 
 /// Changes of one endpoint that are logged before it is said to flap: a pod that starts and one that ends make three. At ten a
@@ -13,9 +13,12 @@ const CHANGES_MAX: u32 = 6;
 /// An endpoint that has not changed for so long is steady, and its next change is logged again.
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 
+/// Transitions and refused updates that are logged one by one; more of them are summed up.
+const LINES_MAX: usize = 20;
+
 /// The part of a change that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Logged {
+enum Logged {
     /// The change itself.
     Change,
     /// The change, and that further ones are left out.
@@ -42,8 +45,52 @@ struct Recent {
 pub(crate) type Flapping = IdMap<Millis>;
 
 impl Flaps {
+    /// Logs each transition, or a sum of many: the first list of a cluster may have ten thousand.
+    pub(crate) fn log_transitions(&mut self, service: &str, transitions: &[Transition], now: Millis) {
+        let logged: Vec<(&Transition, Logged)> =
+            transitions.iter().map(|transition| (transition, self.note(transition, now))).collect();
+        if transitions.len() <= LINES_MAX {
+            return logged
+                .iter()
+                .for_each(|(transition, logged)| log_transition(service, transition, *logged));
+        }
+        let count = |phase: Phase| transitions.iter().filter(|transition| transition.to == phase).count();
+        tracing::info!(
+            service,
+            ready = count(Phase::Ready),
+            resting = count(Phase::NotReady),
+            draining = count(Phase::Draining),
+            gone = count(Phase::Gone),
+            "many endpoints changed state"
+        );
+    }
+
+    /// Logs each refused update, or a sum of many. A table reports each of them once, not with every list that repeats it; two
+    /// sources that contradict each other all the time are logged once, too.
+    pub(crate) fn log_refused(&mut self, service: &str, refused: &[Refused], now: Millis) {
+        let refused: Vec<&Refused> =
+            refused.iter().filter(|one| self.note_refused(one.endpoint.id, now)).collect();
+        if refused.len() > LINES_MAX {
+            tracing::warn!(
+                service,
+                updates = refused.len(),
+                "many discovery updates refused: their endpoints terminate"
+            );
+            return;
+        }
+        for one in refused {
+            tracing::warn!(
+                service,
+                endpoint = %one.endpoint.name,
+                state = one.endpoint.phase.as_str(),
+                update = one.asked.as_str(),
+                "discovery update refused: an endpoint that terminates takes no clients again"
+            );
+        }
+    }
+
     /// Notes a change at `now`. Returns what to log of it.
-    pub(crate) fn note(&mut self, transition: &Transition, now: Millis) -> Logged {
+    fn note(&mut self, transition: &Transition, now: Millis) -> Logged {
         let id = transition.endpoint.id;
         let recent = self.recent.entry(id).or_insert(Recent { changes: 0, last: now });
         if now.since(recent.last) >= STEADY_AFTER {
@@ -66,7 +113,7 @@ impl Flaps {
     }
 
     /// Notes that an update was refused at `now`. Returns whether to log it: not if the one before was a moment ago.
-    pub(crate) fn note_refused(&mut self, id: EndpointId, now: Millis) -> bool {
+    fn note_refused(&mut self, id: EndpointId, now: Millis) -> bool {
         let before = self.refused.insert(id, now);
         before.is_none_or(|before| now.since(before) >= STEADY_AFTER)
     }
@@ -77,6 +124,25 @@ impl Flaps {
         let until = flap.map(|(id, recent)| (*id, recent.last.after(STEADY_AFTER)));
         until.filter(|(_, until)| now < *until).collect()
     }
+}
+
+fn log_transition(service: &str, transition: &Transition, logged: Logged) {
+    let endpoint = &transition.endpoint;
+    match logged {
+        Logged::Change => {}
+        Logged::Flapping => {
+            tracing::warn!(service, endpoint = %endpoint.name, "endpoint flaps: its next changes are not logged");
+        }
+        Logged::Nothing => return,
+    }
+    tracing::info!(
+        service,
+        endpoint = %endpoint.name,
+        address = %endpoint.address,
+        from = transition.from.map_or("new", Phase::as_str),
+        to = transition.to.as_str(),
+        "endpoint changed state"
+    );
 }
 
 #[cfg(test)]

@@ -19,23 +19,20 @@ use podpin_config::{
 use podpin_drain::DrainInbox;
 use podpin_endpoints::{
     Applied, Departed, DrainTimes, EjectionPolicy, Endpoint, EndpointId, FailureSource, HeirPolicy, Load,
-    Phase, Refused, Snapshot, Table, Transition, Update,
+    Snapshot, Table, Update,
 };
 use podpin_time::Millis;
 use podpin_wire::via::Via;
 
 use crate::balance::asks::Asks;
 use crate::balance::client_limit::ClientStreams;
-use crate::balance::flaps::{Flapping, Flaps, Logged};
+use crate::balance::flaps::{Flapping, Flaps};
 use crate::balance::queue::Queue;
 use crate::balance::ring::{KetamaRing, SteadyRing};
 use crate::clock;
 use crate::net::tls::UpstreamTls;
 use crate::telemetry::labels::RefusalKind;
 use crate::telemetry::metrics::ServiceMetrics;
-
-/// Transitions and refused updates that are logged one by one; more of them are summed up.
-const LINES_MAX: usize = 20;
 
 /// The kind of a client's request, which decides whether it counts as a stream of its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -391,8 +388,8 @@ impl ServiceState {
         let now = clock::now();
         let flapping = {
             let mut flaps = self.flaps.lock();
-            log_transitions(&self.name, &applied.transitions, &mut flaps);
-            log_refused(&self.name, &applied.refused, &mut flaps);
+            flaps.log_transitions(&self.name, &applied.transitions, now);
+            flaps.log_refused(&self.name, &applied.refused, now);
             flaps.flapping(now)
         };
         self.metrics.discovery_refused_updates.inc_by(u64::try_from(applied.refused.len()).unwrap_or(0));
@@ -451,75 +448,12 @@ impl TableWriter {
     }
 }
 
-/// Logs each transition, or a sum of many: the first list of a cluster may have ten thousand.
-fn log_transitions(service: &str, transitions: &[Transition], flaps: &mut Flaps) {
-    let now = clock::now();
-    let logged: Vec<(&Transition, Logged)> =
-        transitions.iter().map(|transition| (transition, flaps.note(transition, now))).collect();
-    if transitions.len() <= LINES_MAX {
-        return logged.iter().for_each(|(transition, logged)| log_transition(service, transition, *logged));
-    }
-    let count = |phase: Phase| transitions.iter().filter(|transition| transition.to == phase).count();
-    tracing::info!(
-        service,
-        ready = count(Phase::Ready),
-        resting = count(Phase::NotReady),
-        draining = count(Phase::Draining),
-        gone = count(Phase::Gone),
-        "many endpoints changed state"
-    );
-}
-
-fn log_transition(service: &str, transition: &Transition, logged: Logged) {
-    let endpoint = &transition.endpoint;
-    match logged {
-        Logged::Change => {}
-        Logged::Flapping => {
-            tracing::warn!(service, endpoint = %endpoint.name, "endpoint flaps: its next changes are not logged");
-        }
-        Logged::Nothing => return,
-    }
-    tracing::info!(
-        service,
-        endpoint = %endpoint.name,
-        address = %endpoint.address,
-        from = transition.from.map_or("new", Phase::as_str),
-        to = transition.to.as_str(),
-        "endpoint changed state"
-    );
-}
-
-/// Logs each refused update, or a sum of many. A table reports each of them once, not with every list that repeats it; two
-/// sources that contradict each other all the time are logged once, too.
-fn log_refused(service: &str, refused: &[Refused], flaps: &mut Flaps) {
-    let now = clock::now();
-    let refused: Vec<&Refused> =
-        refused.iter().filter(|one| flaps.note_refused(one.endpoint.id, now)).collect();
-    if refused.len() > LINES_MAX {
-        tracing::warn!(
-            service,
-            updates = refused.len(),
-            "many discovery updates refused: their endpoints terminate"
-        );
-        return;
-    }
-    for one in refused {
-        tracing::warn!(
-            service,
-            endpoint = %one.endpoint.name,
-            state = one.endpoint.phase.as_str(),
-            update = one.asked.as_str(),
-            "discovery update refused: an endpoint that terminates takes no clients again"
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use podpin_config::Config;
-    use podpin_endpoints::{Condition, Observed};
+    use podpin_endpoints::{Condition, Observed, Phase};
 
     use super::*;
     use crate::telemetry::metrics::Metrics;

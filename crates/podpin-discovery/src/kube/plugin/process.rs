@@ -1,4 +1,4 @@
-//! One run of a credential plugin: started in a process group of its own, given so much time, and killed with all that it
+//! The run of a credential plugin: started in a process group of its own, given so much time, and killed with all that it
 //! has started when it takes longer.
 
 use std::process::{ExitStatus, Stdio};
@@ -154,7 +154,7 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>, most: 
     all
 }
 
-/// Makes the command as client-go does. It has no terminal: nobody sits at one of a proxy.
+/// Makes the command as client-go does. A plugin has no terminal: no person sits at one of a proxy.
 fn command(exec: &ExecConfig) -> Result<Command, PluginError> {
     let name = exec.command.as_deref().filter(|name| !name.is_empty()).ok_or(PluginError::Nameless)?;
     let mut command = Command::new(name);

@@ -66,6 +66,7 @@ mod reuse;
 mod routing;
 mod routing_features;
 mod server_sessions;
+mod session_renewal;
 mod shutdown;
 mod sticky;
 mod stream_by_answer;

@@ -47,5 +47,5 @@ pub use service::{
 };
 pub use shutdown::Shutdown;
 pub use sse::{AcceptEncoding, RetryHint, Sse, Unavailable};
-pub use tls::{CertificateFiles, ClientAuth, FileAt, ListenerTls, PodTls, TlsVersion};
+pub use tls::{CertificateFiles, CertificatePart, ClientAuth, FileAt, ListenerTls, PodTls, TlsVersion};
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

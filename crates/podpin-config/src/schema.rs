@@ -32,7 +32,7 @@ const SHAPES: &[Shape] = &[
     ),
     shape("listeners[]", &["name", "address", "h2c", "tls", "proxyProtocol"]),
     shape("listeners[].tls", &["minVersion", "certificates", "clientAuth"]),
-    shape("listeners[].tls.clientAuth", &["caFile", "mode"]),
+    shape("listeners[].tls.clientAuth", &["caFile", "mode", "forward"]),
     shape("listeners[].tls.certificates[]", &["certFile", "keyFile"]),
     shape("admin", &["address", "hostnames", "token"]),
     shape("admin.token", &["file"]),

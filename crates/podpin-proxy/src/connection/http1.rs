@@ -124,7 +124,8 @@ async fn serve_event_stream(
 ) -> Option<(Connection, IdleConnection)> {
     let ReceivedRequest { head, framing, .. } = received;
     let terms = terms(&head, &framing, BodyDecoder::Done);
-    let context = connection.request_context(snapshot, head, idle.transport.subject()).counted();
+    let context =
+        connection.request_context(snapshot, head, connection.certificate(&idle.transport)).counted();
     if context.permit.is_none() {
         let client = PendingResponse::http1(idle, terms, None);
         let idle = unserved::turn_away(context, Kind::Stream, ErrorReply::Requests, client).await?;
@@ -162,7 +163,8 @@ fn serve_request<'a>(
     };
     let ReceivedRequest { head, framing, .. } = *received;
     let terms = terms(&head, &framing, body);
-    let context = connection.request_context(snapshot, head, idle.transport.subject()).counted();
+    let context =
+        connection.request_context(snapshot, head, connection.certificate(&idle.transport)).counted();
     Box::pin(serve::serve(context, PendingResponse::http1(idle, terms, None)))
 }
 
@@ -175,7 +177,7 @@ async fn upgrade(
     closing: &ShutdownWatch,
 ) {
     let ReceivedRequest { head, bytes, .. } = received;
-    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    let context = connection.request_context(snapshot, head, connection.certificate(&idle.transport));
     let span = tracing::debug_span!(
         "upgrade",
         host = %context.head.authority(),

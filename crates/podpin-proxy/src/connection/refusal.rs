@@ -124,7 +124,7 @@ async fn refuse_event_stream(
     let ReceivedRequest { head, .. } = received;
     let is_http10 = head.version == http::Version::HTTP_10;
     let snapshot = connection.listener.shared.snapshot();
-    let context = connection.request_context(snapshot, head, idle.transport.subject());
+    let context = connection.request_context(snapshot, head, connection.certificate(&idle.transport));
     let terms = Http1Terms { body: BodyDecoder::Done, is_http10, keep_alive: false, expects_continue: false };
     unserved::turn_away(context, Kind::Stream, reply, PendingResponse::http1(idle, terms, None)).await;
 }

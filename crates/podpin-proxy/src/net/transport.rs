@@ -7,11 +7,13 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+use podpin_config::CertificatePart;
+use podpin_wire::client::ClientCertificate;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::net::subject::subject;
+use crate::net::client_certificate;
 
 /// Bytes that may wait within TLS for a client that does not read; no record is begun beyond them.
 pub const TLS_BUFFER_BYTES: usize = 16 * 1024;
@@ -52,11 +54,11 @@ impl Transport {
         matches!(self, Transport::Tls(_))
     }
 
-    /// Returns the subject of the peer's certificate; `None` if it has shown none.
+    /// Returns these parts of the peer's certificate; `None` if it has shown none.
     #[must_use]
-    pub fn subject(&self) -> Option<String> {
+    pub fn certificate(&self, parts: &[CertificatePart]) -> Option<Box<ClientCertificate>> {
         let Transport::Tls(stream) = self else { return None };
-        stream.get_ref().1.peer_certificates()?.first().and_then(subject)
+        client_certificate::describe(stream.get_ref().1.peer_certificates()?, parts)
     }
 
     /// Returns the name that the client asked for in its TLS hello (RFC 6066 section 3); `None` if there was none.

@@ -329,6 +329,7 @@ impl Exchange<'_> {
     fn begin(&mut self, transfer: &mut Transfer<'_>, mut head: ResponseHead) -> Begun {
         self.answered = true;
         self.attempts.answered(head.status);
+        self.attempts.request.renew_session(&head.headers);
         let Some(selected) = self.attempts.selected() else { return Begun::Refused(ErrorReply::Internal) };
         let (context, request) = (self.context, &self.attempts.request);
         let places = std::mem::take(&mut self.places);

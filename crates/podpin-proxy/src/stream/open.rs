@@ -262,8 +262,9 @@ impl Opening<'_> {
     }
 
     /// Answers the client and starts the relay. A response that is no event stream keeps the `request`'s place.
-    fn begin(self, opened: Opened, client: PendingResponse, request: Option<RequestPermit>) {
+    fn begin(mut self, opened: Opened, client: PendingResponse, request: Option<RequestPermit>) {
         let Opened { response: UpstreamResponse { start, transport }, permits, interim } = opened;
+        self.attempts.request.renew_session(&start.head.headers);
         let Some(selected) = self.attempts.selected() else { return };
         let content = content_of(&start);
         let length =

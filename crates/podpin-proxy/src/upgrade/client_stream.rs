@@ -197,11 +197,10 @@ impl UniqueID for ClientStream {
 }
 
 impl Ssl for ClientStream {
-    /// Returns that the client came over TLS, with the subject of its certificate: `organization` is the whole subject, for
-    /// want of a better field.
+    /// Returns that the client came over TLS. Of its certificate the pipeline knows by the request's context.
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         let Transport::Tls(_) = self.tcp.get_ref() else { return None };
-        Some(Arc::new(SslDigest::new("", "", self.tcp.get_ref().subject(), None, Vec::new())))
+        Some(Arc::new(SslDigest::new("", "", None, None, Vec::new())))
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {

@@ -250,13 +250,14 @@ impl ProxyHttp for Pipeline {
             request.endpoint_failed(&UpstreamError::Protocol("too many header fields"));
             return Err(request.fail(ErrorReply::UpstreamProtocol));
         }
-        let (Some(start), Some(attempts)) = (&request.start, &request.attempts) else {
+        let (Some(start), Some(attempts)) = (&request.start, &mut request.attempts) else {
             return Err(request.fail(ErrorReply::Internal));
         };
         let is_switch = response.status == StatusCode::SWITCHING_PROTOCOLS;
         if !request.answered && (is_switch || !response.status.is_informational()) {
             request.answered = true;
             attempts.answered(response.status);
+            attempts.request.renew_session(&response.headers);
             start.progress.answered();
         }
         if !is_switch && !response.status.is_informational() {

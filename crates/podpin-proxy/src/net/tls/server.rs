@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use podpin_config::{Listener, ListenerTls, TlsVersion};
+use podpin_config::{CertificatePart, Listener, ListenerTls, TlsVersion};
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -74,6 +74,12 @@ impl ServerTls {
     #[must_use]
     pub fn covers(&self, server_name: &str, host: &str) -> bool {
         self.inner.load().resolver.covers(server_name, host)
+    }
+
+    /// Returns the parts of a client's certificate that endpoints are told.
+    #[must_use]
+    pub fn certificate_parts(&self) -> &[CertificatePart] {
+        self.files.client_auth.as_ref().map(|auth| &*auth.forward).unwrap_or_default()
     }
 
     /// Returns the files that this TLS is read from.

@@ -45,6 +45,7 @@ const SHAPES: &[Shape] = &[
             "requestsPerConnection",
             "requestHeaderBytes",
             "ambiguousPaths",
+            "headersWithUnderscores",
             "requestHeaderTimeout",
             "requestBodyTimeout",
             "keepAliveTimeout",

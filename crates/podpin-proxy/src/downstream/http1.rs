@@ -17,7 +17,7 @@ use crate::net::transport::Transport;
 
 /// Bytes that a client may send before its response is complete: kept for its next request, or dropped by a stream. A
 /// request's client is not read beyond; a stream's client that sends more is cut.
-const EARLY_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const EARLY_BYTES_MAX: usize = 64 * 1024;
 /// Bytes that a refused client may still send meanwhile: a reset would destroy the response before it is read.
 const LINGER_BYTES: usize = 256 * 1024;
 

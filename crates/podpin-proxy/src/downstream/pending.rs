@@ -20,7 +20,8 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::downstream::body::Downstream;
 use crate::downstream::gone::Gone;
-use crate::downstream::http1::{Http1Side, write_and_linger};
+use crate::downstream::hang_up::HangUp;
+use crate::downstream::http1::{EARLY_BYTES_MAX, Http1Side, write_and_linger};
 use crate::downstream::http2::Http2Stream;
 use crate::downstream::lease::{ConnectionLease, ConnectionReturn};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
@@ -58,6 +59,8 @@ pub(crate) struct Http1Pending {
     expects_continue: bool,
     /// The connection, if it is lent to a stream.
     lease: Option<ConnectionLease>,
+    /// The end of a client that has sent more than is kept.
+    hang_up: HangUp,
 }
 
 /// The facts of a request over HTTP/1, besides the socket.
@@ -141,6 +144,7 @@ impl PendingResponse {
             keep_alive,
             expects_continue,
             lease,
+            hang_up: HangUp::default(),
         })
     }
 
@@ -215,7 +219,7 @@ impl PendingResponse {
     /// Polls for the client's leaving. Bytes of later requests are kept for them.
     pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         match self {
-            PendingResponse::H1(client) => client.side.poll_gone(context, Some(&mut client.ahead)),
+            PendingResponse::H1(client) => client.poll_gone(context),
             PendingResponse::H2(stream) => stream.poll_gone(context),
         }
     }
@@ -410,6 +414,16 @@ impl Http1Pending {
         }
         write_and_linger(self.side.transport, &bytes).await;
         None
+    }
+
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
+        if self.side.poll_gone(context, Some(&mut self.ahead)).is_ready() {
+            return Poll::Ready(Gone);
+        }
+        if self.ahead.len() < EARLY_BYTES_MAX {
+            return Poll::Pending;
+        }
+        self.hang_up.poll(context, self.side.transport.tcp())
     }
 
     fn into_idle(self) -> IdleConnection {

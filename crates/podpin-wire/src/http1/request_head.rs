@@ -208,8 +208,10 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<RequestFraming, HeadEr
     let framing = FramingFields::of(request)?;
     framing.check(minor)?;
     Ok(RequestFraming {
-        event_stream: method == "GET" && framing.accepts_events && framing.body() == RequestBody::Length(0),
-        body: framing.body(),
+        event_stream: method == "GET"
+            && framing.accepts_events
+            && framing.body(minor) == RequestBody::Length(0),
+        body: framing.body(minor),
         keep_alive: if minor == 0 { framing.keep_alive && !framing.close } else { !framing.close },
     })
 }
@@ -301,8 +303,9 @@ impl FramingFields {
         Ok(())
     }
 
-    fn body(&self) -> RequestBody {
-        match (self.upgrade && self.nominates_upgrade, self.transfer_encodings > 0) {
+    /// Returns where the body ends. HTTP/1.0 has no upgrades (RFC 9110 section 7.8).
+    fn body(&self, minor: u8) -> RequestBody {
+        match (self.upgrade && self.nominates_upgrade && minor > 0, self.transfer_encodings > 0) {
             (true, _) => RequestBody::Upgrade,
             (false, true) => RequestBody::Chunked,
             (false, false) => RequestBody::Length(self.length),
@@ -572,6 +575,10 @@ mod tests {
                 false,
             ),
             ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n", true),
+            (
+                "GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n",
+                true,
+            ),
             (
                 "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nAccept: text/event-stream\r\n\r\n",
                 true,

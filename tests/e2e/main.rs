@@ -48,6 +48,7 @@ mod memory;
 mod messages;
 mod misdirected;
 mod names;
+mod neighbours;
 mod ordinary;
 mod passing_on;
 mod paths;

@@ -262,11 +262,10 @@ fn check(head: FrameHead) -> Result<(), Closed> {
         ));
     }
     let is_stream_right = match head.kind {
-        Kind::Data | Kind::Headers | Kind::Priority | Kind::ResetStream | Kind::Continuation => {
-            head.stream != 0
-        }
+        Kind::Data | Kind::Headers | Kind::Priority | Kind::Continuation => head.stream != 0,
         Kind::Settings | Kind::Ping | Kind::GoAway => head.stream == 0,
-        Kind::WindowUpdate | Kind::Unknown => true,
+        // Whose resets may be on any stream, the connection knows.
+        Kind::ResetStream | Kind::WindowUpdate | Kind::Unknown => true,
         Kind::PushPromise => return Err(Closed::protocol("a client pushes")),
     };
     if is_stream_right { Ok(()) } else { Err(Closed::protocol("a frame is on the wrong stream")) }

@@ -44,6 +44,7 @@ mod http2_streams;
 mod kept_connections;
 mod kubernetes;
 mod listeners;
+mod long_ways;
 mod memory;
 mod messages;
 mod misdirected;

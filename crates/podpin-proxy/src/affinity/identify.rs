@@ -224,8 +224,13 @@ fn value_of<'a>(fields: &'a Fields, name: &HeaderName) -> Option<Cow<'a, [u8]>> 
 fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values =
-        pairs.filter(|(key, _)| decoded(key) == name.as_bytes()).map(|(_, value)| decoded(value));
+        pairs.filter(|(key, _)| stands_for(key, name.as_bytes())).map(|(_, value)| decoded(value));
     values.next().filter(|value| !value.is_empty())
+}
+
+/// Whether an encoded name is `name`. Its length says so of almost all others, for each byte has one letter or three.
+fn stands_for(key: &str, name: &[u8]) -> bool {
+    (name.len()..=3 * name.len()).contains(&key.len()) && decoded(key) == name
 }
 
 /// Returns the text without percent-encoding and `+` (WHATWG URL, section 5.1). Broken encodings stay as they are.

@@ -259,6 +259,8 @@ struct FramingFields {
     length: u64,
     upgrade: bool,
     nominates_upgrade: bool,
+    /// Items of `Connection`: no more fields than a head may have can be nominated.
+    nominations: usize,
     close: bool,
     keep_alive: bool,
     accepts_events: bool,
@@ -292,6 +294,10 @@ impl FramingFields {
                 return Err(HeadError::Malformed("Transfer-Encoding is not exactly `chunked`"));
             }
         } else if name.eq_ignore_ascii_case("connection") {
+            self.nominations += value.split(|byte| *byte == b',').count();
+            if self.nominations > FIELDS_MAX {
+                return Err(HeadError::TooLarge);
+            }
             self.close |= has_token(value, b"close");
             self.keep_alive |= has_token(value, b"keep-alive");
             self.nominates_upgrade |= has_token(value, b"upgrade");
@@ -656,5 +662,17 @@ mod tests {
         assert_eq!(head.target(), "/?y");
         let head = parsed("GET /go?to=http://c/ HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!((head.authority(), head.target()), ("a", "/go?to=http://c/"));
+    }
+
+    #[test]
+    fn as_many_fields_are_nominated_as_a_head_may_have() {
+        let head = |count: usize| {
+            format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {}x\r\n\r\n", "x,".repeat(count - 1))
+        };
+        assert!(verdict(&head(FIELDS_MAX)).is_ok());
+        assert_eq!(verdict(&head(FIELDS_MAX + 1)).map(|facts| facts.keep_alive), Err(HeadError::TooLarge));
+        let half = "x,".repeat(FIELDS_MAX / 2);
+        let lines = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {half}\r\nConnection: {half}\r\n\r\n");
+        assert_eq!(verdict(&lines).map(|facts| facts.keep_alive), Err(HeadError::TooLarge), "of all lines");
     }
 }

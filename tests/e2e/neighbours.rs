@@ -1,5 +1,5 @@
 //! Event streams of five innocent clients behind a load balancer that speaks HTTP/2 to the proxy, beside a neighbour behind the same one
-//! who sends whatever may break a connection: theirs go on, over the same connection, to the same pod.
+//! which sends whatever may break a connection: theirs go on, over the same connection, to the same pod.
 //!
 //! One round sends each kind of malice a few times. `scripts/neighbour.sh` has the rounds go on for ten minutes.
 
@@ -21,7 +21,7 @@ const OF_KIND: usize = 8;
 /// Clients with manners.
 const INNOCENTS: usize = 5;
 
-/// One request of the neighbour, and what he does then.
+/// A request of the neighbour, and how it goes on.
 struct Malice {
     bytes: Vec<u8>,
     then: Then,
@@ -29,13 +29,13 @@ struct Malice {
 
 #[derive(Clone, Copy)]
 enum Then {
-    /// He reads an answer, if one comes.
+    /// Reads an answer, if one comes.
     Reads,
-    /// He is gone at once.
+    /// Resets the connection at once.
     Resets,
-    /// He is gone as soon as his pod was asked.
+    /// Resets the connection as soon as its pod was asked.
     ResetsLater,
-    /// He reads the beginning of the answer and is gone.
+    /// Reads the head of the answer and resets the connection.
     ReadsALittle,
 }
 
@@ -52,7 +52,7 @@ fn get(more: &str) -> Vec<u8> {
     lines(b"GET /small HTTP/1.1", more)
 }
 
-/// Targets, methods and hosts that somebody on the way may take for no message.
+/// Targets, methods and hosts that a server on the way may take for no message.
 fn malformed() -> Vec<Malice> {
     let targets: [&[u8]; 9] = [
         b"GET /\xff\xfe HTTP/1.1",
@@ -123,7 +123,7 @@ fn broken_off() -> Vec<Malice> {
     ]
 }
 
-/// Sends one of it through the front. Whether anybody answers is no matter here.
+/// Sends one of it through the front. Whether an answer comes is no matter here.
 async fn commit(front: &Front, malice: &Malice, pod: &Pod, number: usize) {
     let number = format!("{number:08}");
     let mut bytes = malice.bytes.clone();
@@ -136,7 +136,7 @@ async fn commit(front: &Front, malice: &Malice, pod: &Pod, number: usize) {
     }
     match malice.then {
         Then::Reads => {
-            // Some are answered by nobody.
+            // Some get no answer.
             drop(timeout(ANSWER, connection.try_head()).await);
         }
         Then::Resets => connection.reset(),
@@ -212,7 +212,7 @@ async fn behind() -> (Pod, Proxy) {
     let pod = pod().await;
     pod.answer("/silent", Answer::ByHand);
     let setup = Setup::chat(&[&pod]).top("trustedProxies: [127.0.0.1]").top("workers: 1");
-    // Requests that nobody answers are many here.
+    // Requests without an answer are many here.
     let setup = setup.with("health: {passive: off}");
     (pod, setup.h2c().start().await)
 }

@@ -1,4 +1,4 @@
-//! `X-Podpin-Session: renew` in a pod's response: the client gets a session that nobody else has seen, on every data path.
+//! `X-Podpin-Session: renew` in a pod's response: the client gets a session that is new to all others, on every data path.
 
 use podpin_testkit::{
     Answer, Connection, EndpointsFile, H2Connection, Pod, Proxy, Reply, Request, Setup, StreamAnswer,

@@ -16,10 +16,10 @@ const HEAD_BYTES: usize = 28_000;
 const REQUESTS: usize = 200;
 /// Measurements of each kind, of which the fastest counts.
 const ROUNDS: usize = 3;
-/// What the worst request may cost, in ordinary ones of its size.
+/// Cost that the worst request may have, in ordinary ones of its size.
 const RATIO_MAX: f64 = 5.0;
 
-/// What one request of a kind cost, in nanoseconds.
+/// Processor time of one request of a kind.
 struct Cost {
     name: String,
     nanoseconds: f64,

@@ -319,7 +319,7 @@ struct Upload<R, W> {
     reader: R,
     writer: W,
     left: usize,
-    /// Of the connection, and of the stream.
+    /// Windows of the connection and of the stream.
     windows: [i64; 2],
     stalls: usize,
 }

@@ -175,7 +175,7 @@ impl Pod {
         std::iter::from_fn(|| receiver.try_recv().ok()).collect()
     }
 
-    /// Forgets the requests so far, and gives up the streams that nobody has taken.
+    /// Forgets the requests so far, and gives up the streams that no test has taken.
     pub async fn forget(&self) {
         locked(&self.shared.seen).clear();
         let mut requests = self.requests.lock().await;

@@ -62,7 +62,7 @@ pub(crate) fn is_internal(name: &HeaderName) -> bool {
         || text.starts_with(FORWARDED_PREFIX)
 }
 
-/// Whether a field is a certificate of the client (RFC 9440), which nobody but the proxy that saw it may say (section 4).
+/// Whether a field is a certificate of the client (RFC 9440), which only the proxy that saw it may send (section 4).
 fn is_client_certificate(name: &HeaderName) -> bool {
     *name == CLIENT_CERT || *name == CLIENT_CERT_CHAIN
 }

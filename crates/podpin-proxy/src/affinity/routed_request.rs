@@ -130,7 +130,7 @@ impl RoutedRequest {
     }
 
     /// Begins a new session for the client if the endpoint's response says so (`X-Podpin-Session: renew`): after a login, a token that
-    /// somebody else planted or has seen names a session that is none of the client's. One that names itself has its own value.
+    /// was planted or seen by others names a session that is none of the client's. One that names itself has its own value.
     pub(crate) fn renew_session(&mut self, received: &HeaderMap) {
         if !headers::renews_session(received) || self.identity.source == IdentitySource::Chosen {
             return;

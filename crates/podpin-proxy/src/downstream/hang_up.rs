@@ -1,4 +1,4 @@
-//! The end of a client whose bytes are not read: somebody who left behind more than is kept of the next requests.
+//! The end of a client whose bytes are not read: one that left behind more than is kept of its next requests.
 //!
 //! The end of the connection stands behind the bytes, where no read comes. The kernel tells it all the same (`EPOLLRDHUP`). It is asked by a
 //! descriptor of its own, because readiness that is cleared on the connection's would be missing for its next read.
@@ -17,7 +17,7 @@ use crate::downstream::gone::Gone;
 /// A watch on the end of a connection; begun when it is polled for the first time.
 #[derive(Default)]
 pub(crate) struct HangUp {
-    watch: Option<TcpStream>,
+    watch: Option<Box<TcpStream>>,
 }
 
 impl HangUp {
@@ -45,8 +45,8 @@ impl HangUp {
 }
 
 /// Returns another descriptor of the connection.
-fn begin(tcp: &TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(tcp.as_fd().try_clone_to_owned()?.into())
+fn begin(tcp: &TcpStream) -> io::Result<Box<TcpStream>> {
+    TcpStream::from_std(tcp.as_fd().try_clone_to_owned()?.into()).map(Box::new)
 }
 
 /// Has the watch say nothing before something new has come.

@@ -6,13 +6,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use podpin_wire::http1::body::{BodyDecoder, ChunkError, Piece};
 use podpin_wire::http1::encode::{
     CHUNK_PREFIX_BYTES, Framing, LAST_CHUNK, Persistence, push_chunk, seal_chunk,
 };
+use podpin_wire::http1::request_head::HeadError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::downstream::gone::{Gone, LINGER};
-use crate::http::reply::{LocalResponse, ResponseBody};
+use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 use crate::net::transport::Transport;
 
 /// Bytes that a client may send before its response is complete: kept for its next request, or dropped by a stream. A
@@ -118,6 +120,24 @@ impl Http1Side {
     pub(crate) fn reset(self) {
         if let Err(error) = socket2::SockRef::from(self.transport.tcp()).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "the connection ends without a reset");
+        }
+    }
+}
+
+/// Appends body bytes of the input, and lines of its trailer section; returns what is behind the body.
+pub(crate) fn decode_body<'a>(
+    body: &mut BodyDecoder,
+    mut input: &'a [u8],
+    out: &mut Vec<u8>,
+    trailers: &mut Vec<u8>,
+) -> Result<&'a [u8], ErrorReply> {
+    loop {
+        match body.decode(&mut input) {
+            Ok(Piece::Data(data)) => out.extend_from_slice(data),
+            Ok(Piece::Trailers(lines)) => trailers.extend_from_slice(lines),
+            Ok(Piece::More | Piece::End) => return Ok(input),
+            Err(ChunkError::TOO_MANY_FIELDS) => return Err(HeadError::TooLarge.into()),
+            Err(_) => return Err(ErrorReply::Body),
         }
     }
 }

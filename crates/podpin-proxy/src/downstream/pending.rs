@@ -12,16 +12,15 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use http::{HeaderMap, StatusCode};
 use podpin_h2::End;
-use podpin_wire::http1::body::{BodyDecoder, ChunkError, Piece};
+use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::{Framing, Persistence, write_interim_response, write_response_head};
-use podpin_wire::http1::request_head::HeadError;
 use podpin_wire::trailers::write_last_chunk;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::downstream::body::Downstream;
 use crate::downstream::gone::Gone;
 use crate::downstream::hang_up::HangUp;
-use crate::downstream::http1::{EARLY_BYTES_MAX, Http1Side, write_and_linger};
+use crate::downstream::http1::{EARLY_BYTES_MAX, Http1Side, decode_body, write_and_linger};
 use crate::downstream::http2::Http2Stream;
 use crate::downstream::lease::{ConnectionLease, ConnectionReturn};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
@@ -443,7 +442,7 @@ impl Http1Pending {
             let mut buffer = ReadBuf::new(read.get_mut(..BODY_READ_BYTES).unwrap_or_default());
             match ready!(Pin::new(&mut self.side.transport).poll_read(context, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
-                    let behind = decode(&mut self.body, buffer.filled(), out, &mut self.trailers)?;
+                    let behind = decode_body(&mut self.body, buffer.filled(), out, &mut self.trailers)?;
                     self.ahead.extend_from_slice(behind);
                     Poll::Ready(Ok(()))
                 }
@@ -474,7 +473,7 @@ impl Http1Pending {
     }
 
     fn take_ahead(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorReply> {
-        let left = decode(&mut self.body, &self.ahead, out, &mut self.trailers)?.len();
+        let left = decode_body(&mut self.body, &self.ahead, out, &mut self.trailers)?.len();
         self.ahead.advance(self.ahead.len().saturating_sub(left));
         Ok(())
     }
@@ -491,24 +490,6 @@ impl Http1Pending {
         self.keep_alive &= !(self.is_http10 && length == BodyLength::Unknown);
         let persistence = Persistence::of(self.keep_alive, self.is_http10);
         write_response_head(out, status, headers, self.side.framing, persistence);
-    }
-}
-
-/// Appends body bytes of the input, and lines of its trailer section; returns what is behind the body.
-fn decode<'a>(
-    body: &mut BodyDecoder,
-    mut input: &'a [u8],
-    out: &mut Vec<u8>,
-    trailers: &mut Vec<u8>,
-) -> Result<&'a [u8], ErrorReply> {
-    loop {
-        match body.decode(&mut input) {
-            Ok(Piece::Data(data)) => out.extend_from_slice(data),
-            Ok(Piece::Trailers(lines)) => trailers.extend_from_slice(lines),
-            Ok(Piece::More | Piece::End) => return Ok(input),
-            Err(ChunkError::TOO_MANY_FIELDS) => return Err(HeadError::TooLarge.into()),
-            Err(_) => return Err(ErrorReply::Body),
-        }
     }
 }
 

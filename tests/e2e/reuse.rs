@@ -159,10 +159,10 @@ async fn kept_connections_to_pods_that_drain_or_are_gone_are_closed() {
         EndpointsFile::with(&[("pod-a", drained.address(), "ready"), ("pod-b", gone.address(), "ready")]);
     let setup = Setup::new().service_in("chat", &file).with("timeouts: {keepAlive: 1h}");
     let proxy = setup.start().await;
+    // Pinned before: a connection that is answered by hand answers nothing else.
+    let visitors = [proxy.pinned_to("pod-a").await, proxy.pinned_to("pod-b").await];
     let mut kept = Vec::new();
-    for pod in pods {
-        let mut visitor = proxy.pinned_to(pod.name()).await;
-        drop(pod.waiting_streams().await);
+    for (pod, mut visitor) in pods.into_iter().zip(visitors) {
         let asked = tokio::spawn(async move { visitor.get("/by-hand").await });
         let mut stream = pod.next_stream().await;
         stream.raw("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await;

@@ -115,7 +115,7 @@ fn row<'a>(table: &'a str, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn without_a_person_it_drives_clients_prints_a_table_and_exits_0() {
-    let table = table(&["--for", "2s", "--clients", "30"]).await;
+    let table = table(&["--for", "4s", "--clients", "30"]).await;
     for word in ["pod-a", "pod-b", "pod-c", "p50", "p99"] {
         assert!(table.contains(word), "{word} is not in\n{table}");
     }

@@ -19,6 +19,7 @@ mod crowd;
 mod demo;
 mod drain;
 mod drain_wait;
+mod early_streams;
 mod ejection;
 mod endpoint_states;
 mod event_stream;

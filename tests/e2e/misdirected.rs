@@ -83,3 +83,21 @@ async fn a_client_that_asked_for_no_name_and_a_trusted_proxy_may_ask_for_any_hos
     let trusted = proxy(&authority, &pod, &["trustedProxies: [127.0.0.1]"]).await;
     ask_all((&trusted, &authority), "a.test", &any).await;
 }
+
+#[tokio::test]
+async fn an_open_connection_is_judged_by_the_certificates_that_it_began_with() {
+    let (authority, pod) = (Authority::new(), Pod::start("pod-a").await);
+    let proxy = proxy(&authority, &pod, &[]).await;
+    let mut h1 = authority.client(&["http/1.1"]).connect(proxy.address, "a.test").await;
+    let mut h2 = authority.client(&["h2"]).h2(proxy.address, "a.test").await;
+    authority.issue("one", &["a.test", "new.test"]);
+    proxy.wait_metric_at_least("podpin_tls_reloads_total", &[("result", "success")], 1.0).await;
+    for (host, status) in [("a.test", 200), ("b.test", 200), ("x.wide.test", 200), ("new.test", 421)] {
+        let request = Request::get("/who").host(host);
+        assert_eq!([h1.ask(&request).await.status, h2.send(&request).await.status], [status; 2], "{host}");
+    }
+    let mut later = authority.client(&["h2"]).h2(proxy.address, "a.test").await;
+    for (host, status) in [("new.test", 200), ("b.test", 421)] {
+        assert_eq!(later.send(&Request::get("/who").host(host)).await.status, status, "{host}");
+    }
+}

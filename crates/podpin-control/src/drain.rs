@@ -180,7 +180,7 @@ mod tests {
 
     use podpin_drain::{DrainMember, DrainState, EndKind, Mobility, StreamEnd};
     use podpin_endpoints::EndpointId;
-    use podpin_proxy::balance::service::{Kind, Operation};
+    use podpin_proxy::balance::service::Operation;
     use podpin_proxy::stream_registry::Opening;
 
     use super::*;
@@ -194,7 +194,6 @@ mod tests {
         let route = Arc::clone(&shared.snapshot().routes[0]);
         let endpoint = Arc::clone(&route.service.view().snapshot.endpoints()[0]);
         let opening = Opening {
-            kind: Kind::Stream,
             route,
             endpoint,
             client: [127, 0, 0, 1].into(),

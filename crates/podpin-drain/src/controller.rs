@@ -59,7 +59,6 @@ const NOTHING: Duration = Duration::from_secs(3_600);
 ///     fn inbox(&self) -> &DrainInbox { &self.inbox }
 ///     fn endpoint(&self) -> Arc<Endpoint> { Arc::clone(&self.endpoint) }
 /// #   fn id(&self) -> u64 { self.id }
-/// #   fn is_stream(&self) -> bool { true }
 /// #   fn endpoint_phase(&self) -> Phase { Phase::Ready }
 /// #   fn is_withdrawn(&self) -> bool { false }
 /// #   fn session(&self) -> Option<Session> { None }

@@ -38,9 +38,6 @@ pub trait DrainMember: Send + Sync {
     /// Returns the stream's number, as given by [`DrainRegistry::open`](crate::DrainRegistry::open).
     fn id(&self) -> u64;
 
-    /// Returns whether drains concern it: false for an ordinary answer that is only listed among the open streams.
-    fn is_stream(&self) -> bool;
-
     /// Returns the endpoint that the stream runs on.
     fn endpoint(&self) -> Arc<Endpoint>;
 

@@ -77,15 +77,11 @@ impl<M: DrainMember> DrainRegistry<M> {
     pub fn open(&self, build: impl FnOnce(u64) -> M) -> Arc<M> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let member = Arc::new(build(id));
-        if member.is_stream() {
-            member.inbox().opened();
-        }
+        member.inbox().opened();
         if let Some(shard) = self.shard(id) {
             shard.lock().insert(id, Arc::clone(&member));
         }
-        if member.is_stream() {
-            self.report_if_endpoint_leaving(&member);
-        }
+        self.report_if_endpoint_leaving(&member);
         member
     }
 
@@ -121,9 +117,7 @@ impl<M: DrainMember> DrainRegistry<M> {
         }
         let is_last = group.as_ref().is_some_and(|group| group.has_ended());
         let lost = awaited.map_or(0, |session| inbox.reconnects().expect(session, group, now));
-        if member.is_stream() {
-            inbox.closed();
-        }
+        inbox.closed();
         self.remove(member.id());
         if is_last || awaited.is_some() {
             inbox.notify();
@@ -175,7 +169,7 @@ impl<M: DrainMember> DrainRegistry<M> {
 
     /// Returns the open streams of a service that `wanted` accepts.
     pub(crate) fn streams_of(&self, inbox: &DrainInbox, wanted: impl Fn(&M) -> bool) -> Vec<Arc<M>> {
-        self.select(|member| member.is_stream() && std::ptr::eq(member.inbox(), inbox) && wanted(member))
+        self.select(|member| std::ptr::eq(member.inbox(), inbox) && wanted(member))
     }
 
     /// Reports a stream that a group may have missed. The order matters: the stream is registered, or has moved, before

@@ -13,3 +13,4 @@ pub(crate) mod http2_connection;
 mod http2_stream_state;
 pub(crate) mod lease;
 pub(crate) mod pending;
+pub(crate) mod request_body;

@@ -3,4 +3,3 @@
 pub(crate) mod account;
 pub(crate) mod serve;
 pub(crate) mod transfer;
-pub(crate) mod upload;

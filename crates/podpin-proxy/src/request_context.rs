@@ -11,6 +11,7 @@ use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
 
 use crate::affinity::request_view::RequestView;
+use crate::balance::service::Kind;
 use crate::clock;
 use crate::limits::requests::RequestPermit;
 use crate::routing::route::Route;
@@ -29,6 +30,8 @@ pub(crate) struct RequestContext {
     pub listener: Arc<str>,
     /// Request head.
     pub head: RequestHead,
+    /// Announced event stream, a GET without a body that names the type in `Accept`, or any other request.
+    pub kind: Kind,
     /// Client of the request.
     pub client: Client,
     /// Moment at which the head was complete.
@@ -54,6 +57,14 @@ impl RequestContext {
             query: self.head.query(),
             fields: &self.head.fields,
             client: &self.client,
+        }
+    }
+
+    /// Returns the kind of the request in the access log, as long as nothing is known of the answer.
+    pub(crate) fn log_kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Stream => "stream",
+            Kind::Request => "request",
         }
     }
 

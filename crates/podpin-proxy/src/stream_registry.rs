@@ -15,7 +15,6 @@ use podpin_endpoints::{Endpoint, EndpointId, Phase};
 use podpin_sse::session::LeaveCause;
 use podpin_time::Millis;
 
-use crate::balance::service::Kind;
 use crate::routing::route::Route;
 use crate::telemetry::labels::ReconnectOutcome;
 
@@ -30,8 +29,6 @@ pub type StreamRegistry = DrainRegistry<StreamRecord>;
 pub struct StreamRecord {
     /// Number of the stream, unique in the process.
     pub id: u64,
-    /// Event stream, or another answer on its way to a client that requested one.
-    pub kind: Kind,
     /// Route of the request, with the service.
     pub route: Arc<Route>,
     place: Mutex<Place>,
@@ -77,8 +74,6 @@ pub enum ReturnEvidence {
 /// Facts about a stream that begins.
 #[derive(Debug)]
 pub struct Opening {
-    /// Event stream or other answer.
-    pub kind: Kind,
     /// Route of the request, with the service.
     pub route: Arc<Route>,
     /// Endpoint that the stream begins on.
@@ -97,10 +92,9 @@ impl Opening {
     /// Returns the record of the stream under this number, to be registered with [`DrainRegistry::open`].
     #[must_use]
     pub fn into_record(self, id: u64) -> StreamRecord {
-        let Opening { kind, route, endpoint, client, session, since, mobility } = self;
+        let Opening { route, endpoint, client, session, since, mobility } = self;
         StreamRecord {
             id,
-            kind,
             route,
             place: Mutex::new(Place { endpoint, before: Vec::new() }),
             client,
@@ -223,10 +217,6 @@ impl DrainMember for StreamRecord {
 
     fn id(&self) -> u64 {
         self.id
-    }
-
-    fn is_stream(&self) -> bool {
-        self.kind == Kind::Stream
     }
 
     fn endpoint(&self) -> Arc<Endpoint> {

@@ -21,7 +21,8 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::{FirstList, Kind, Operation, ServiceParts, ServiceState, TableWriter};
 use crate::clock;
-use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse};
+use crate::downstream::http1::{Http1Side, IdleConnection};
+use crate::downstream::pending::{Http1Terms, PendingResponse};
 use crate::http::filters::RouteFilters;
 use crate::net::transport::Transport;
 use crate::request_context::RequestContext;
@@ -45,7 +46,13 @@ pub(crate) fn pending(client: TcpStream) -> PendingResponse {
     let connection = IdleConnection { transport: Transport::Plain(client), ahead: Default::default() };
     let body = BodyDecoder::Done;
     let terms = Http1Terms { body, is_http10: false, keep_alive: true, expects_continue: false };
-    PendingResponse::http1(connection, terms, None)
+    PendingResponse::http1(connection, terms)
+}
+
+/// Returns the client side of a request without a body on this connection.
+pub(crate) fn http1_side(client: TcpStream) -> Http1Side {
+    let connection = IdleConnection { transport: Transport::Plain(client), ahead: Default::default() };
+    Http1Side::new(connection, BodyDecoder::Done, false)
 }
 
 /// Shared state with one service, `chat`, and its endpoints.
@@ -115,12 +122,17 @@ impl Scene {
 
     /// A request of a client without a session, with these header fields.
     pub(crate) fn context(&self, headers: HeaderMap) -> RequestContext {
+        self.context_of(Kind::Request, headers)
+    }
+
+    /// A request of this kind of a client without a session, with these header fields.
+    pub(crate) fn context_of(&self, kind: Kind, headers: HeaderMap) -> RequestContext {
         let client = Client::of([192, 0, 2, 7].into(), false, &Fields::from(&headers), &[]);
         let head = request_head(Method::GET, Version::HTTP_11, &headers);
         let shared = Arc::clone(&self.shared);
         let (snapshot, began) = (shared.snapshot(), clock::now());
         let listener = "http".into();
-        RequestContext { snapshot, shared, listener, head, client, began, permit: None }.counted()
+        RequestContext { snapshot, shared, listener, head, kind, client, began, permit: None }.counted()
     }
 
     /// A request of a client that is pinned to this endpoint, and may wait for it.
@@ -160,7 +172,6 @@ impl Scene {
     /// Registers a stream that begins now on an endpoint.
     pub(crate) fn open(&self, endpoint: &str, mobility: Mobility) -> Arc<StreamRecord> {
         let opening = Opening {
-            kind: Kind::Stream,
             route: Arc::clone(&self.route),
             endpoint: self.route.service.endpoint(&EndpointId::of_pod(endpoint, 80)).unwrap(),
             client: [127, 0, 0, 1].into(),

@@ -6,3 +6,4 @@ pub(crate) mod error;
 pub(crate) mod pool;
 pub(crate) mod rewrite;
 pub(crate) mod unserved;
+pub(crate) mod upload;

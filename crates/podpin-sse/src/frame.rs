@@ -59,7 +59,7 @@ const TWO_BYTE_ORDER_MARKS: &[u8] = b"\xef\xbb\xbf\xef\xbb\xbf";
 /// assert!(framer.at_boundary());
 /// out.extend_from_slice(KEEP_ALIVE);
 /// assert_eq!(framer.push(b"ta: b\n\nid: 3\nda", &mut out).events, 1);
-/// assert_eq!(out, b"id: 1\ndata: a\n\n:\n\nid: 2\ndata: b\n\n");
+/// assert_eq!(out, b"id: 1\ndata: a\n\n:\nid: 2\ndata: b\n\n");
 ///
 /// // The endpoint leaves. Its successor is asked for what follows event 2, and its replay of that is dropped.
 /// out.clear();

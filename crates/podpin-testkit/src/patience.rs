@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// The longest that anything in a test may take. A wait that reaches it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often [`wait_for`] looks: short against [`PATIENCE`], long against one look.
 const LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -10,7 +10,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 
 import trust
 
-PATIENCE = 10
+PATIENCE = 30
 
 
 def http_client(cookies, authority=None, protocol="http1"):

@@ -1,7 +1,7 @@
 //! Gauges that are read from state at each scrape rather than counted.
 
 use podpin_endpoints::Phase;
-use podpin_proxy::balance::service::{Kind, ServiceState};
+use podpin_proxy::balance::service::ServiceState;
 use podpin_proxy::clock;
 use podpin_proxy::shared::Shared;
 use podpin_proxy::stream_registry::StreamRecord;
@@ -21,11 +21,7 @@ pub(super) fn measure(shared: &Shared) {
     gauges.endpoints.reset();
     shared.snapshot().services.iter().for_each(|service| measure_endpoints(gauges, service));
     // Streams are counted one by one: those of an endpoint that left the list are open all the same.
-    shared.streams.for_each(|record| {
-        if record.kind == Kind::Stream {
-            measure_stream(gauges, record);
-        }
-    });
+    shared.streams.for_each(|record| measure_stream(gauges, record));
 }
 
 fn measure_endpoints(gauges: &EndpointMetrics, service: &ServiceState) {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::response::Json;
-use podpin_proxy::balance::service::Kind;
 use podpin_proxy::shared::Shared;
 use podpin_proxy::stream_registry::StreamRecord;
 use serde::Serialize;
@@ -52,9 +51,7 @@ impl StreamQuery {
         let is_service = |name: &String| **name == *record.route.service.name;
         let is_endpoint =
             |name: &String| **name == *endpoint.name || endpoint.uid.as_deref() == Some(name.as_str());
-        record.kind == Kind::Stream
-            && self.service.as_ref().is_none_or(is_service)
-            && self.endpoint.as_ref().is_none_or(is_endpoint)
+        self.service.as_ref().is_none_or(is_service) && self.endpoint.as_ref().is_none_or(is_endpoint)
     }
 }
 

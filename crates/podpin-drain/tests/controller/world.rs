@@ -46,10 +46,6 @@ impl DrainMember for Stream {
         self.id
     }
 
-    fn is_stream(&self) -> bool {
-        true
-    }
-
     fn endpoint(&self) -> Arc<Endpoint> {
         Arc::clone(&self.place.lock().unwrap().0)
     }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::Span;
 
+use crate::balance::service::Kind;
 use crate::clock;
 use crate::connection::listener::Listener;
 use crate::downstream::lease::ConnectionLease;
@@ -162,7 +163,7 @@ impl Connection {
     }
 
     /// Whether a request for this authority belongs on another connection (RFC 9110 section 7.4): the certificate that the
-    /// client was shown is not for the host. Without a name in the TLS hello, for addresses and for a peer in `trustedProxies`,
+    /// client was shown is not for the host, whatever others are in use by now. Without a name in the TLS hello, for addresses and for a peer in `trustedProxies`,
     /// which speaks for clients of any host, it never does.
     pub(crate) fn is_misdirected(
         &self,
@@ -170,12 +171,9 @@ impl Connection {
         authority: &str,
         snapshot: &ConfigSnapshot,
     ) -> bool {
-        let (Some(tls), Some(server_name)) = (self.listener.tls(), transport.server_name()) else {
-            return false;
-        };
         let host = without_port(authority);
         let is_address = host.is_empty() || host.starts_with('[') || host.parse::<Ipv4Addr>().is_ok();
-        !is_address && !tls.covers(server_name, host) && !snapshot.trusts(self.peer.ip())
+        !is_address && transport.covers(host) == Some(false) && !snapshot.trusts(self.peer.ip())
     }
 
     /// Returns the parts of a client's certificate that endpoints are told.
@@ -200,6 +198,7 @@ impl Connection {
         &self,
         snapshot: Arc<ConfigSnapshot>,
         head: RequestHead,
+        kind: Kind,
         certificate: Option<Box<ClientCertificate>>,
     ) -> RequestContext {
         let is_tls = self.listener.tls().is_some();
@@ -207,7 +206,7 @@ impl Connection {
         client.certificate = certificate;
         let shared = Arc::clone(&self.listener.shared);
         let listener = Arc::clone(&self.listener.name);
-        RequestContext { shared, snapshot, listener, head, client, began: clock::now(), permit: None }
+        RequestContext { shared, snapshot, listener, head, kind, client, began: clock::now(), permit: None }
     }
 
     /// Lends the connection to a stream; `None` if it is refused.

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::listener::Listener;
-use crate::downstream::pending::IdleConnection;
+use crate::downstream::http1::IdleConnection;
 use crate::http::reply::ErrorReply;
 use crate::net::scratch::{self, Scratch};
 

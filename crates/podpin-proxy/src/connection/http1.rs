@@ -21,17 +21,16 @@ use crate::connection::head_reader::{self, Next, ReceivedRequest};
 use crate::connection::http2;
 use crate::connection::listener::Listener;
 use crate::connection::refusal::{refuse_head, turn_away};
+use crate::downstream::http1::IdleConnection;
 use crate::downstream::lease::{ConnectionLease, ResumeConnection};
-use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse, Reuse};
+use crate::downstream::pending::{Http1Terms, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::net::transport::Transport;
 use crate::request::serve::{self, Served};
 use crate::routing::snapshot::ConfigSnapshot;
-use crate::stream::open;
 use crate::telemetry::labels::ConnectionProtocol;
 use crate::upgrade::client_stream::ClientStream;
 use crate::upgrade::pipeline::UpgradeStart;
-use crate::upstream::unserved;
 
 /// Serves a connection to its end, or until an event stream takes the socket.
 #[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
@@ -56,12 +55,11 @@ pub(crate) fn serve(mut connection: Connection, mut tcp: TcpStream) -> impl Futu
 }
 
 impl ResumeConnection for Listener {
-    fn resume(self: Arc<Self>, lease: ConnectionLease, transport: Transport) {
+    fn resume(self: Arc<Self>, lease: ConnectionLease, idle: IdleConnection) {
         let shared = Arc::clone(&self.shared);
         let ConnectionLease { peer, requests, permit, .. } = lease;
         let connection = Connection { listener: self, peer, requests, permit: Some(permit) };
         let span = connection.span();
-        let idle = IdleConnection { transport, ahead: BytesMut::new() };
         shared.lifecycle.spawn_in(span, serve_requests(connection, idle, false));
     }
 }
@@ -97,13 +95,6 @@ fn serve_requests(
                 (idle, is_first) = (next, false);
                 continue;
             }
-            if received.framing.event_stream {
-                let refused = Box::pin(serve_event_stream(connection, idle, *received, snapshot)).await;
-                let Some(refused) = refused else { return };
-                (connection, idle) = refused;
-                is_first = false;
-                continue;
-            }
             match serve_request(&connection, idle, received, snapshot, &closing).await {
                 Served::Idle(next) => idle = next,
                 Served::Closed => return,
@@ -114,28 +105,6 @@ fn serve_requests(
     }
 }
 
-/// Opens an event stream, which takes the socket and the connection with it; they come back if there is no room for the
-/// request.
-async fn serve_event_stream(
-    connection: Connection,
-    idle: IdleConnection,
-    received: ReceivedRequest,
-    snapshot: Arc<ConfigSnapshot>,
-) -> Option<(Connection, IdleConnection)> {
-    let ReceivedRequest { head, framing, .. } = received;
-    let terms = terms(&head, &framing, BodyDecoder::Done);
-    let context =
-        connection.request_context(snapshot, head, connection.certificate(&idle.transport)).counted();
-    if context.permit.is_none() {
-        let client = PendingResponse::http1(idle, terms, None);
-        let idle = unserved::turn_away(context, Kind::Stream, ErrorReply::Requests, client).await?;
-        return Some((connection, idle));
-    }
-    let client = PendingResponse::http1(idle, terms, connection.into_lease());
-    open::serve(context, client).await;
-    None
-}
-
 /// Refuses a request that belongs on another connection, where its client may send it at once. Returns the connection if it
 /// may carry another request.
 async fn misdirect(idle: IdleConnection, received: ReceivedRequest) -> Option<IdleConnection> {
@@ -143,12 +112,12 @@ async fn misdirect(idle: IdleConnection, received: ReceivedRequest) -> Option<Id
     // Behind the offer of another protocol nothing is a request.
     let reuse = if framing.body == RequestBody::Upgrade { Reuse::Refused } else { Reuse::Allowed };
     let body = body_decoder(framing.body).unwrap_or(BodyDecoder::Done);
-    let client = PendingResponse::http1(idle, terms(&head, &framing, body), None);
+    let client = PendingResponse::http1(idle, terms(&head, &framing, body));
     let response = ErrorReply::Misdirected.response()?;
     client.answer(response, ResponseBody::to(&head.method), reuse).await
 }
 
-/// Serves one request that does not ask for an event stream by a GET. Boxed: every idle connection would have room for it.
+/// Serves one request. Boxed: every idle connection would have room for it.
 #[expect(clippy::boxed_local, reason = "the caller keeps it boxed beside an idle connection")]
 fn serve_request<'a>(
     connection: &'a Connection,
@@ -163,9 +132,10 @@ fn serve_request<'a>(
     };
     let ReceivedRequest { head, framing, .. } = *received;
     let terms = terms(&head, &framing, body);
+    let kind = if framing.event_stream { Kind::Stream } else { Kind::Request };
     let context =
-        connection.request_context(snapshot, head, connection.certificate(&idle.transport)).counted();
-    Box::pin(serve::serve(context, PendingResponse::http1(idle, terms, None)))
+        connection.request_context(snapshot, head, kind, connection.certificate(&idle.transport)).counted();
+    Box::pin(serve::serve(context, PendingResponse::http1(idle, terms)))
 }
 
 /// Lets Pingora serve a request that offers another protocol. Returns the connection if the offer was not taken and it may carry another
@@ -179,7 +149,8 @@ async fn upgrade(
 ) -> Option<IdleConnection> {
     let ReceivedRequest { head, bytes, framing } = received;
     let keeps = framing.keep_alive && !has_body(&head);
-    let context = connection.request_context(snapshot, head, connection.certificate(&idle.transport));
+    let context =
+        connection.request_context(snapshot, head, Kind::Request, connection.certificate(&idle.transport));
     let span = tracing::debug_span!(
         "upgrade",
         host = %context.head.authority(),

@@ -19,14 +19,14 @@ use tracing::Instrument;
 
 use crate::balance::service::Kind;
 use crate::connection::accepted::Connection;
+use crate::downstream::http1::IdleConnection;
 use crate::downstream::http1::write_and_linger;
 use crate::downstream::http2::Http2Stream;
 use crate::downstream::http2_connection::{Arrival, Http2Connection, Progress, Remainder};
-use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
+use crate::downstream::pending::{PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::net::transport::Transport;
 use crate::request::serve::{self, Served};
-use crate::stream::open;
 use crate::upstream::unserved;
 
 /// Multiple of the flood budgets for a peer in `trustedProxies`, which speaks for many clients.
@@ -183,24 +183,16 @@ impl Requests {
         if let Some(refusal) = self.refusal.filter(|_| !wants_events) {
             return refuse(client, refusal.reply, ResponseBody::Whole);
         }
-        let context = self.connection.request_context(snapshot, head, certificate);
-        if !wants_events {
-            return Box::pin(serve::serve(context.counted(), client).map(|served| {
-                if let Served::Stream(stream) = served {
-                    stream.begin(None);
-                }
-            }));
-        }
+        let kind = if wants_events { Kind::Stream } else { Kind::Request };
+        let context = self.connection.request_context(snapshot, head, kind, certificate);
         if let Some(refusal) = self.refusal {
-            return Box::pin(unserved::turn_away(context, Kind::Stream, refusal.reply, client).map(drop));
+            return Box::pin(unserved::turn_away(context, refusal.reply, client).map(drop));
         }
-        let context = context.counted();
-        if context.permit.is_none() {
-            return Box::pin(
-                unserved::turn_away(context, Kind::Stream, ErrorReply::Requests, client).map(drop),
-            );
-        }
-        Box::pin(open::serve(context, client))
+        Box::pin(serve::serve(context.counted(), client).map(|served| {
+            if let Served::Stream(stream) = served {
+                stream.begin(None);
+            }
+        }))
     }
 }
 

@@ -17,8 +17,9 @@ use crate::balance::service::Kind;
 use crate::connection::accepted::{Connection, Secured};
 use crate::connection::head_reader::{self, Next, ReceivedRequest};
 use crate::connection::http2::{self, Refusal};
+use crate::downstream::http1::IdleConnection;
 use crate::downstream::http1::close_with;
-use crate::downstream::pending::{Http1Terms, IdleConnection, PendingResponse};
+use crate::downstream::pending::{Http1Terms, PendingResponse};
 use crate::http::reply::ErrorReply;
 use crate::limits::connections::RefusalSlot;
 use crate::net::transport::Transport;
@@ -124,9 +125,10 @@ async fn refuse_event_stream(
     let ReceivedRequest { head, .. } = received;
     let is_http10 = head.version == http::Version::HTTP_10;
     let snapshot = connection.listener.shared.snapshot();
-    let context = connection.request_context(snapshot, head, connection.certificate(&idle.transport));
+    let context =
+        connection.request_context(snapshot, head, Kind::Stream, connection.certificate(&idle.transport));
     let terms = Http1Terms { body: BodyDecoder::Done, is_http10, keep_alive: false, expects_continue: false };
-    unserved::turn_away(context, Kind::Stream, reply, PendingResponse::http1(idle, terms, None)).await;
+    unserved::turn_away(context, reply, PendingResponse::http1(idle, terms)).await;
 }
 
 /// Writes the reply into a fresh socket's empty buffer, and closes.

@@ -4,12 +4,13 @@
 
 use std::task::{Context, Poll};
 
+use http::HeaderMap;
 use podpin_wire::http1::encode::{CHUNK_PREFIX_BYTES, Framing};
 
 use crate::downstream::http1::Http1Side;
 use crate::downstream::http2::Http2Stream;
+use crate::downstream::request_body::RequestBody;
 use crate::net::peer::Peer;
-use crate::net::transport::Transport;
 
 pub(crate) use crate::downstream::gone::Gone;
 
@@ -33,7 +34,11 @@ impl Downstream {
     /// Polls for the client's leaving: closed, half-closed or reset.
     pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         match self {
-            Downstream::H1(side) => side.poll_gone(context, None),
+            Downstream::H1(side) => {
+                let gone = side.poll_gone(context);
+                // No client has so much to say before its stream ends.
+                if side.is_full() && side.is_body_read() { Poll::Ready(Gone) } else { gone }
+            }
             Downstream::H2(side) => side.poll_gone(context),
         }
     }
@@ -47,6 +52,14 @@ impl Downstream {
         match self {
             Downstream::H1(side) => side.poll_write(context, bytes),
             Downstream::H2(side) => side.poll_write(context, bytes),
+        }
+    }
+
+    /// Returns the body of the request, which may be longer than the beginning of the stream.
+    pub(crate) fn request_body(&mut self) -> RequestBody<'_> {
+        match self {
+            Downstream::H1(side) => RequestBody::H1(side),
+            Downstream::H2(stream) => RequestBody::H2(stream),
         }
     }
 
@@ -74,18 +87,19 @@ impl Downstream {
         }
     }
 
-    /// Returns the bytes that a clean end still needs.
-    pub(crate) fn last_bytes(&self) -> &'static [u8] {
+    /// Ends the body with these fields behind it, where the client's framing has a place for them, and appends to `out` what
+    /// has to be written for that.
+    pub(crate) fn end_body(&mut self, trailers: HeaderMap, out: &mut Vec<u8>) {
         match self {
-            Downstream::H1(side) => side.last_bytes(),
-            Downstream::H2(_) => b"",
+            Downstream::H1(side) => side.end_body(&trailers, out),
+            Downstream::H2(stream) => stream.set_trailers(trailers),
         }
     }
 
-    /// Ends well, after [`Downstream::last_bytes`]; returns the socket if it may carry another request.
-    pub(crate) fn finish(self) -> Option<Transport> {
+    /// Ends well, after [`Downstream::end_body`]; returns the socket of HTTP/1.
+    pub(crate) fn finish(self) -> Option<Http1Side> {
         match self {
-            Downstream::H1(side) => side.finish(),
+            Downstream::H1(side) => Some(side),
             Downstream::H2(side) => {
                 side.finish();
                 None
@@ -105,17 +119,25 @@ impl Downstream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::testing::connected;
+    use crate::testing::{connected, http1_side};
 
     async fn chunked() -> (TcpStream, Downstream) {
         let (client, proxy) = connected().await;
-        let mut side = Http1Side::new(Transport::Plain(proxy));
+        let mut side = http1_side(proxy);
         side.framing = Framing::Chunked;
         (client, Downstream::H1(side))
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_client_sends_too_much_is_over() {
+        let (mut client, mut downstream) = chunked().await;
+        let sent = async { client.write_all(&vec![b'x'; 128 * 1024]).await };
+        let gone = std::future::poll_fn(|context| downstream.poll_gone(context));
+        assert_eq!(tokio::join!(sent, gone).1, Gone);
     }
 
     #[tokio::test]
@@ -124,7 +146,7 @@ mod tests {
         let mut piece = vec![0; CHUNK_PREFIX_BYTES];
         piece.extend_from_slice(b"data: x\n\n");
         let from = downstream.frame(&mut piece);
-        piece.extend_from_slice(downstream.last_bytes());
+        downstream.end_body(HeaderMap::new(), &mut piece);
         let written =
             std::future::poll_fn(|context| downstream.poll_write(context, &piece[from..])).await.unwrap();
         assert_eq!(written, piece.len() - from);

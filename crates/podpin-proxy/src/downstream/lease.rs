@@ -6,13 +6,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::downstream::http1::{Http1Side, IdleConnection};
 use crate::limits::connections::ConnectionPermit;
-use crate::net::transport::Transport;
 
 /// The owner of HTTP/1 connections, which serves the requests behind an event stream.
 pub(crate) trait ResumeConnection: Send + Sync {
     /// Serves a connection that was lent, in a task of its own.
-    fn resume(self: Arc<Self>, lease: ConnectionLease, transport: Transport);
+    fn resume(self: Arc<Self>, lease: ConnectionLease, idle: IdleConnection);
 }
 
 /// An HTTP/1 connection without its socket.
@@ -27,32 +27,20 @@ pub(crate) struct ConnectionLease {
     pub permit: ConnectionPermit,
 }
 
-impl ConnectionLease {
-    /// Gives the connection back to its owner.
-    pub(crate) fn resume(self, transport: Transport) {
-        Arc::clone(&self.listener).resume(self, transport);
-    }
-}
-
-/// The connection that a stream gives back when it ends.
-pub(crate) enum ConnectionReturn {
-    /// An HTTP/1 connection.
-    H1 {
-        /// The connection, counted as long as the stream runs.
-        lease: ConnectionLease,
-        /// Whether it may carry another request.
-        goes_on: bool,
-    },
-    /// A stream of an HTTP/2 connection, which goes on without it.
-    H2,
+/// The HTTP/1 connection that a stream gives back when it ends.
+pub(crate) struct ConnectionReturn {
+    /// The connection, counted as long as the stream runs.
+    pub lease: ConnectionLease,
+    /// Whether it may carry another request.
+    pub goes_on: bool,
 }
 
 impl ConnectionReturn {
-    /// Gives the connection back with its socket, or closes that.
-    pub(crate) fn give_back(self, transport: Transport) {
-        match self {
-            ConnectionReturn::H1 { lease, goes_on: true } => lease.resume(transport),
-            ConnectionReturn::H1 { .. } | ConnectionReturn::H2 => transport.close(),
+    /// Gives the connection back with its socket, once the rest of the request was read, or closes it.
+    pub(crate) async fn give_back(self, side: Http1Side) {
+        let ConnectionReturn { lease, goes_on } = self;
+        if let Some(idle) = side.finish_unread(goes_on).await {
+            Arc::clone(&lease.listener).resume(lease, idle);
         }
     }
 }

@@ -5,36 +5,26 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
 use http::{HeaderMap, StatusCode};
 use podpin_h2::End;
 use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::{Framing, Persistence, write_interim_response, write_response_head};
-use podpin_wire::trailers::write_last_chunk;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 
 use crate::downstream::body::Downstream;
 use crate::downstream::gone::Gone;
-use crate::downstream::hang_up::HangUp;
-use crate::downstream::http1::{EARLY_BYTES_MAX, Http1Side, decode_body, write_and_linger};
+use crate::downstream::http1::{Http1Side, IdleConnection, write_and_linger};
 use crate::downstream::http2::Http2Stream;
 use crate::downstream::lease::{ConnectionLease, ConnectionReturn};
-use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
-use crate::net::scratch::{self, Scratch};
+use crate::downstream::request_body::RequestBody;
+use crate::http::reply::{LocalResponse, ResponseBody};
 use crate::net::transport::Transport;
 
-/// Bytes of a request body that one read takes.
-const BODY_READ_BYTES: usize = 16 * 1024;
 /// Time that a client has for the rest of a response that is cut short.
 const CUT_GRACE: Duration = Duration::from_secs(1);
-/// Time for reading the rest of a request body after its response, nginx's default.
-const DISCARD_LIMIT: Duration = Duration::from_secs(30);
-/// Pause within that rest after which it is given up.
-const DISCARD_PAUSE: Duration = Duration::from_secs(1);
 
 /// A client that has sent a request and waits for the response, or takes it.
 pub(crate) enum PendingResponse {
@@ -47,19 +37,8 @@ pub(crate) enum PendingResponse {
 /// An HTTP/1 connection with a request whose head was read.
 pub(crate) struct Http1Pending {
     side: Http1Side,
-    /// Bytes that were read already: body, then later requests.
-    ahead: BytesMut,
-    body: BodyDecoder,
-    /// Lines of the request's trailer section.
-    trailers: Vec<u8>,
     is_http10: bool,
     keep_alive: bool,
-    /// Whether the client sends no body before an interim response (`Expect`).
-    expects_continue: bool,
-    /// The connection, if it is lent to a stream.
-    lease: Option<ConnectionLease>,
-    /// The end of a client that has sent more than is kept.
-    hang_up: HangUp,
 }
 
 /// The facts of a request over HTTP/1, besides the socket.
@@ -73,14 +52,6 @@ pub(crate) struct Http1Terms {
     pub keep_alive: bool,
     /// Whether the client sends no body before an interim response (`Expect`).
     pub expects_continue: bool,
-}
-
-/// An HTTP/1 connection between two requests.
-pub(crate) struct IdleConnection {
-    /// The connection itself.
-    pub transport: Transport,
-    /// Bytes of the next request that were read already.
-    pub ahead: BytesMut,
 }
 
 /// The length of a response body, as its head says it.
@@ -120,39 +91,16 @@ pub(crate) struct StartedResponse {
     pub downstream: Downstream,
     /// The head, still to be written (HTTP/1).
     pub head: Vec<u8>,
-    /// The connection, kept alive and counted as long as the stream runs.
-    pub connection: ConnectionReturn,
+    /// The connection of HTTP/1, counted as long as the stream runs. A stream of HTTP/2 leaves its connection behind.
+    pub connection: Option<ConnectionReturn>,
 }
 
 impl PendingResponse {
-    /// Returns the client of a request that came over HTTP/1; a stream takes the `lease` with it.
-    pub(crate) fn http1(
-        connection: IdleConnection,
-        terms: Http1Terms,
-        lease: Option<ConnectionLease>,
-    ) -> PendingResponse {
+    /// Returns the client of a request that came over HTTP/1.
+    pub(crate) fn http1(connection: IdleConnection, terms: Http1Terms) -> PendingResponse {
         let Http1Terms { body, is_http10, keep_alive, expects_continue } = terms;
-        let IdleConnection { transport, ahead } = connection;
-        let side = Http1Side::new(transport);
-        PendingResponse::H1(Http1Pending {
-            side,
-            ahead,
-            body,
-            trailers: Vec::new(),
-            is_http10,
-            keep_alive,
-            expects_continue,
-            lease,
-            hang_up: HangUp::default(),
-        })
-    }
-
-    /// Exchanges the connection that the stream of an HTTP/1 client is to take with it.
-    pub(crate) fn exchange_lease(&mut self, lease: Option<ConnectionLease>) -> Option<ConnectionLease> {
-        match self {
-            PendingResponse::H1(client) => std::mem::replace(&mut client.lease, lease),
-            PendingResponse::H2(_) => None,
-        }
+        let side = Http1Side::new(connection, body, expects_continue);
+        PendingResponse::H1(Http1Pending { side, is_http10, keep_alive })
     }
 
     /// Lets `look` look at the transport of the connection; `None` if the connection has ended.
@@ -163,10 +111,18 @@ impl PendingResponse {
         }
     }
 
+    /// Returns the body of the request.
+    pub(crate) fn body(&mut self) -> RequestBody<'_> {
+        match self {
+            PendingResponse::H1(client) => RequestBody::H1(&mut client.side),
+            PendingResponse::H2(stream) => RequestBody::H2(stream),
+        }
+    }
+
     /// Whether the whole request body was read.
     pub(crate) fn is_body_read(&self) -> bool {
         match self {
-            PendingResponse::H1(client) => client.body == BodyDecoder::Done,
+            PendingResponse::H1(client) => client.side.is_body_read(),
             PendingResponse::H2(stream) => stream.is_body_read(),
         }
     }
@@ -195,30 +151,10 @@ impl PendingResponse {
         }
     }
 
-    /// Appends bytes of the request body, at least one, or notes its end.
-    pub(crate) fn poll_body(
-        &mut self,
-        context: &mut Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Poll<Result<(), ErrorReply>> {
-        match self {
-            PendingResponse::H1(client) => client.poll_body(context, out),
-            PendingResponse::H2(stream) => stream.poll_body(context, out),
-        }
-    }
-
-    /// Appends the bytes of the request body that were read already.
-    pub(crate) fn body_at_hand(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorReply> {
-        match self {
-            PendingResponse::H1(client) => client.take_ahead(out),
-            PendingResponse::H2(_) => Ok(()),
-        }
-    }
-
     /// Polls for the client's leaving. Bytes of later requests are kept for them.
     pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         match self {
-            PendingResponse::H1(client) => client.poll_gone(context),
+            PendingResponse::H1(client) => client.side.poll_gone(context),
             PendingResponse::H2(stream) => stream.poll_gone(context),
         }
     }
@@ -248,26 +184,30 @@ impl PendingResponse {
         }
     }
 
-    /// Begins a response that goes on in a task of its own; `None` if the client is gone.
+    /// Begins a response that goes on in a task of its own, with the `lease` of an HTTP/1 connection; `None` if the client is
+    /// gone.
     pub(crate) fn start(
         self,
         status: StatusCode,
         headers: &HeaderMap,
         length: BodyLength,
+        lease: Option<ConnectionLease>,
     ) -> Option<StartedResponse> {
         match self {
             PendingResponse::H1(mut client) => {
                 let mut head = Vec::with_capacity(512);
                 client.begin(status, headers, length, &mut head);
-                // The stream drops what comes of later requests, so the connection cannot go on behind them.
-                let goes_on = client.keep_alive && client.ahead.is_empty();
-                let connection = ConnectionReturn::H1 { lease: client.lease?, goes_on };
+                let connection = ConnectionReturn { lease: lease?, goes_on: client.keep_alive };
+                let connection = Some(connection);
                 Some(StartedResponse { downstream: Downstream::H1(client.side), head, connection })
             }
             PendingResponse::H2(mut stream) => {
                 stream.write_head(status, headers, End::No).ok()?;
-                let (downstream, connection) = (Downstream::H2(stream), ConnectionReturn::H2);
-                Some(StartedResponse { downstream, head: Vec::new(), connection })
+                Some(StartedResponse {
+                    downstream: Downstream::H2(stream),
+                    head: Vec::new(),
+                    connection: None,
+                })
             }
         }
     }
@@ -280,22 +220,11 @@ impl PendingResponse {
         }
     }
 
-    /// Takes out the lines of the request's trailer section, once the whole body was read.
-    pub(crate) fn take_trailers(&mut self) -> Vec<u8> {
-        match self {
-            PendingResponse::H1(client) => std::mem::take(&mut client.trailers),
-            PendingResponse::H2(stream) => stream.take_trailers(),
-        }
-    }
-
     /// Ends the response body with these fields behind it, where the client's framing has a place for them, and appends to
     /// `out` what has to be written for that.
     pub(crate) fn end_body(&mut self, trailers: HeaderMap, out: &mut Vec<u8>) {
         match self {
-            PendingResponse::H1(client) if client.side.framing == Framing::Chunked => {
-                write_last_chunk(out, &trailers);
-            }
-            PendingResponse::H1(_) => {}
+            PendingResponse::H1(client) => client.side.end_body(&trailers, out),
             PendingResponse::H2(stream) => stream.set_trailers(trailers),
         }
     }
@@ -326,8 +255,8 @@ impl PendingResponse {
     /// of the request body is unread, which [`Http1Pending::finish_unread`] waits for.
     pub(crate) fn finish(self) -> Result<Option<IdleConnection>, Box<Http1Pending>> {
         match self {
-            PendingResponse::H1(client) if client.body != BodyDecoder::Done => Err(Box::new(client)),
-            PendingResponse::H1(client) if client.keep_alive => Ok(Some(client.into_idle())),
+            PendingResponse::H1(client) if !client.side.is_body_read() => Err(Box::new(client)),
+            PendingResponse::H1(client) if client.keep_alive => Ok(Some(client.side.into_idle())),
             PendingResponse::H1(client) => {
                 client.side.transport.close();
                 Ok(None)
@@ -377,16 +306,8 @@ impl PendingResponse {
 
 impl Http1Pending {
     /// Ends a complete response to a request whose body is not all read; returns the connection if it may carry another.
-    pub(crate) async fn finish_unread(mut self) -> Option<IdleConnection> {
-        if !Box::pin(self.discard_body()).await {
-            write_and_linger(self.side.transport, b"").await;
-            return None;
-        }
-        if self.keep_alive {
-            return Some(self.into_idle());
-        }
-        self.side.transport.close();
-        None
+    pub(crate) async fn finish_unread(self) -> Option<IdleConnection> {
+        self.side.finish_unread(self.keep_alive).await
     }
 
     async fn answer(
@@ -396,86 +317,28 @@ impl Http1Pending {
         reuse: Reuse,
     ) -> Option<IdleConnection> {
         // A body of which all was read with the head costs nothing to discard.
-        let is_discarded = self.take_ahead(&mut Vec::new()).is_ok();
+        let is_discarded = self.side.body_at_hand(&mut Vec::new()).is_ok();
         let may_go_on = reuse == Reuse::Allowed && is_discarded;
-        let goes_on = may_go_on && self.keep_alive && self.body == BodyDecoder::Done;
+        let goes_on = may_go_on && self.keep_alive && self.side.is_body_read();
         let mut bytes = response.http1(Persistence::of(goes_on, self.is_http10), body);
         if goes_on {
             // Only a client that pipelines requests and never reads can run into this timeout.
             tokio::time::timeout(CUT_GRACE, self.write(&bytes)).await.ok()?.ok()?;
-            return Some(self.into_idle());
+            return Some(self.side.into_idle());
         }
-        if may_go_on && self.body != BodyDecoder::Done {
+        if may_go_on && !self.side.is_body_read() {
             // A close under an upload would destroy the response that the client has not read yet.
             tokio::time::timeout(CUT_GRACE, self.write(&bytes)).await.ok()?.ok()?;
-            Box::pin(self.discard_body()).await;
+            Box::pin(self.side.discard_body()).await;
             bytes.clear();
         }
         write_and_linger(self.side.transport, &bytes).await;
         None
     }
 
-    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
-        if self.side.poll_gone(context, Some(&mut self.ahead)).is_ready() {
-            return Poll::Ready(Gone);
-        }
-        if self.ahead.len() < EARLY_BYTES_MAX {
-            return Poll::Pending;
-        }
-        self.hang_up.poll(context, self.side.transport.tcp())
-    }
-
-    fn into_idle(self) -> IdleConnection {
-        IdleConnection { transport: self.side.transport, ahead: self.ahead }
-    }
-
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.side.transport.write_all(bytes).await?;
         self.side.transport.flush().await
-    }
-
-    fn poll_body(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<(), ErrorReply>> {
-        if !self.ahead.is_empty() {
-            return Poll::Ready(self.take_ahead(out));
-        }
-        scratch::with(|Scratch { read, .. }| {
-            let mut buffer = ReadBuf::new(read.get_mut(..BODY_READ_BYTES).unwrap_or_default());
-            match ready!(Pin::new(&mut self.side.transport).poll_read(context, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {
-                    let behind = decode_body(&mut self.body, buffer.filled(), out, &mut self.trailers)?;
-                    self.ahead.extend_from_slice(behind);
-                    Poll::Ready(Ok(()))
-                }
-                Ok(()) | Err(_) => Poll::Ready(Err(ErrorReply::ClientGone)),
-            }
-        })
-    }
-
-    /// Reads the rest of a body that no endpoint needs any more: closed under their upload, many clients lose the response
-    /// that they have not read yet. Returns whether all of it came.
-    async fn discard_body(&mut self) -> bool {
-        // After `Expect` the body may never come, and a next request must not be taken for it.
-        if self.expects_continue {
-            return false;
-        }
-        let mut discarded = Vec::new();
-        let all = async {
-            while self.body != BodyDecoder::Done {
-                discarded.clear();
-                let read = poll_fn(|context| self.poll_body(context, &mut discarded));
-                if !matches!(tokio::time::timeout(DISCARD_PAUSE, read).await, Ok(Ok(()))) {
-                    return false;
-                }
-            }
-            true
-        };
-        tokio::time::timeout(DISCARD_LIMIT, all).await.unwrap_or(false)
-    }
-
-    fn take_ahead(&mut self, out: &mut Vec<u8>) -> Result<(), ErrorReply> {
-        let left = decode_body(&mut self.body, &self.ahead, out, &mut self.trailers)?.len();
-        self.ahead.advance(self.ahead.len().saturating_sub(left));
-        Ok(())
     }
 
     fn begin(&mut self, status: StatusCode, headers: &HeaderMap, length: BodyLength, out: &mut Vec<u8>) {
@@ -485,7 +348,7 @@ impl Http1Pending {
         };
         // A client that expected an interim response has the final one, and may never send the body (RFC 9110 section
         // 10.1.1).
-        self.keep_alive &= self.body == BodyDecoder::Done || !self.expects_continue;
+        self.keep_alive &= !self.side.awaits_continue();
         // In HTTP/1.0 the end of the connection is the end of a body without a length.
         self.keep_alive &= !(self.is_http10 && length == BodyLength::Unknown);
         let persistence = Persistence::of(self.keep_alive, self.is_http10);
@@ -495,16 +358,18 @@ impl Http1Pending {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::http::reply::ErrorReply;
     use crate::testing::connected;
 
     async fn client_of(terms: Http1Terms, ahead: &[u8]) -> (TcpStream, PendingResponse) {
         let (client, proxy) = connected().await;
         let connection = IdleConnection { transport: Transport::Plain(proxy), ahead: BytesMut::from(ahead) };
-        (client, PendingResponse::http1(connection, terms, None))
+        (client, PendingResponse::http1(connection, terms))
     }
 
     fn terms(body: BodyDecoder) -> Http1Terms {

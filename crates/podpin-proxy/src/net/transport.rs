@@ -3,8 +3,10 @@
 //! A plaintext connection costs its socket and nothing else; TLS is boxed, so that it does not make the others larger.
 //! TLS needs more than reading and writing: whether its own buffer is empty, and the alert of a proper close.
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use podpin_config::CertificatePart;
@@ -24,19 +26,37 @@ pub enum Transport {
     /// A socket.
     Plain(TcpStream),
     /// TLS over a socket.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Tls>),
+}
+
+/// TLS over a socket.
+#[derive(Debug)]
+pub struct Tls {
+    stream: TlsStream<TcpStream>,
+    /// Certificates that the handshake chose from; `None` towards an endpoint.
+    certificates: Option<Arc<dyn CertificateNames>>,
+}
+
+/// The certificates of a listener, as they were when a connection began.
+pub trait CertificateNames: fmt::Debug + Send + Sync {
+    /// Returns whether a request for `host` belongs on a connection whose client asked for `server_name` (SNI): `host` is that
+    /// name, or one of the certificates that such a client is shown is for it (RFC 9110 section 7.4).
+    fn covers(&self, server_name: &str, host: &str) -> bool;
 }
 
 impl Transport {
-    /// Builds the transport of a TLS connection after its handshake.
+    /// Builds the transport of a TLS connection after its handshake, for which a server chose from `certificates`.
     #[must_use]
-    pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Transport {
+    pub fn tls(
+        stream: impl Into<TlsStream<TcpStream>>,
+        certificates: Option<Arc<dyn CertificateNames>>,
+    ) -> Transport {
         let mut stream = stream.into();
         match &mut stream {
             TlsStream::Client(client) => client.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES)),
             TlsStream::Server(server) => server.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES)),
         }
-        Transport::Tls(Box::new(stream))
+        Transport::Tls(Box::new(Tls { stream, certificates }))
     }
 
     /// Returns the socket below.
@@ -44,7 +64,7 @@ impl Transport {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Transport::Plain(tcp) => tcp,
-            Transport::Tls(stream) => stream.get_ref().0,
+            Transport::Tls(tls) => tls.stream.get_ref().0,
         }
     }
 
@@ -57,20 +77,18 @@ impl Transport {
     /// Returns these parts of the peer's certificate; `None` if it has shown none.
     #[must_use]
     pub fn certificate(&self, parts: &[CertificatePart]) -> Option<Box<ClientCertificate>> {
-        let Transport::Tls(stream) = self else { return None };
-        client_certificate::describe(stream.get_ref().1.peer_certificates()?, parts)
+        let Transport::Tls(tls) = self else { return None };
+        client_certificate::describe(tls.stream.get_ref().1.peer_certificates()?, parts)
     }
 
-    /// Returns the name that the client asked for in its TLS hello (RFC 6066 section 3); `None` if there was none.
+    /// Returns whether a request for `host` belongs on the connection, by the name that the client asked for in its TLS hello
+    /// (RFC 6066 section 3) and the certificates of that moment; `None` without TLS or a name.
     #[must_use]
-    pub fn server_name(&self) -> Option<&str> {
-        match self {
-            Transport::Tls(stream) => match &**stream {
-                TlsStream::Server(server) => server.get_ref().1.server_name(),
-                TlsStream::Client(_) => None,
-            },
-            Transport::Plain(_) => None,
-        }
+    pub fn covers(&self, host: &str) -> Option<bool> {
+        let Transport::Tls(tls) = self else { return None };
+        let TlsStream::Server(server) = &tls.stream else { return None };
+        let server_name = server.get_ref().1.server_name()?;
+        tls.certificates.as_ref().map(|certificates| certificates.covers(server_name, host))
     }
 
     /// Returns whether TLS holds bytes that the socket has not taken.
@@ -78,16 +96,16 @@ impl Transport {
     pub fn holds_bytes(&self) -> bool {
         match self {
             Transport::Plain(_) => false,
-            Transport::Tls(stream) => stream.get_ref().1.wants_write(),
+            Transport::Tls(tls) => tls.stream.get_ref().1.wants_write(),
         }
     }
 
     /// Closes at once; TLS sends its close alert if the socket takes it.
     pub fn close(self) {
-        let Transport::Tls(mut stream) = self else { return };
+        let Transport::Tls(mut tls) = self else { return };
         // One attempt: a client that takes nothing is not waited for.
         let mut context = Context::from_waker(Waker::noop());
-        if let Poll::Ready(Err(error)) = Pin::new(&mut *stream).poll_shutdown(&mut context) {
+        if let Poll::Ready(Err(error)) = Pin::new(&mut tls.stream).poll_shutdown(&mut context) {
             tracing::trace!(%error, "no close alert was sent");
         }
     }
@@ -101,7 +119,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Plain(tcp) => Pin::new(tcp).poll_read(context, buffer),
-            Transport::Tls(stream) => Pin::new(&mut **stream).poll_read(context, buffer),
+            Transport::Tls(tls) => Pin::new(&mut tls.stream).poll_read(context, buffer),
         }
     }
 }
@@ -114,23 +132,23 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Transport::Plain(tcp) => Pin::new(tcp).poll_write(context, bytes),
-            Transport::Tls(stream) => Pin::new(&mut **stream).poll_write(context, bytes),
+            Transport::Tls(tls) => Pin::new(&mut tls.stream).poll_write(context, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Plain(_) => Poll::Ready(Ok(())),
-            Transport::Tls(stream) => Pin::new(&mut **stream).poll_flush(context),
+            Transport::Tls(tls) => Pin::new(&mut tls.stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(context),
-            Transport::Tls(stream) => {
-                ready!(Pin::new(&mut **stream).poll_flush(context))?;
-                Pin::new(&mut **stream).poll_shutdown(context)
+            Transport::Tls(tls) => {
+                ready!(Pin::new(&mut tls.stream).poll_flush(context))?;
+                Pin::new(&mut tls.stream).poll_shutdown(context)
             }
         }
     }
@@ -142,14 +160,14 @@ impl AsyncWrite for Transport {
     ) -> Poll<io::Result<usize>> {
         match &mut *self {
             Transport::Plain(tcp) => Pin::new(tcp).poll_write_vectored(context, pieces),
-            Transport::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(context, pieces),
+            Transport::Tls(tls) => Pin::new(&mut tls.stream).poll_write_vectored(context, pieces),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
             Transport::Plain(tcp) => tcp.is_write_vectored(),
-            Transport::Tls(stream) => stream.is_write_vectored(),
+            Transport::Tls(tls) => tls.stream.is_write_vectored(),
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Ordinary requests: select an endpoint, pass the request on, pass the response back.
+//! Requests: select an endpoint, pass the request on, pass the response back.
 //!
-//! Routing, selection, header fields and replies are the same as for event streams. The differences: connections to
-//! endpoints are kept (`upstream/pool.rs`), there is a body to send (`transfer.rs`), and a request that may have reached an
-//! endpoint is sent again only if it does no harm twice. Requests that offer another protocol are left to Pingora
-//! (`upgrade/`).
+//! All but those that offer another protocol, which are left to Pingora (`upgrade/`). A response that is an event stream leaves
+//! this path with its first byte and goes on in a relay of its own (`stream/open.rs`), whatever the request said.
 //!
-//! A response that is an event stream leaves this path: once the request has been sent, the stream goes on in a relay of its
-//! own as one that was asked for by `Accept` (`stream/open.rs`).
+//! A request that announces an event stream ([`Kind::Stream`]: a GET without a body that names the type in `Accept`) goes the
+//! same way. It has a fresh connection to its endpoint, where others use kept ones (`upstream/pool.rs`); it is sent again
+//! after a reset or a status of `retries.statuses`, where others are only if nothing of them was sent; and while too many
+//! clients come back at once, it is refused (`sse.reconnect.perSecond`).
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -25,23 +25,23 @@ use tracing::{Instrument, Span};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::Kind;
-use crate::downstream::pending::{IdleConnection, PendingResponse};
+use crate::downstream::http1::IdleConnection;
+use crate::downstream::pending::PendingResponse;
 use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
 use crate::net::transport::Transport;
-use crate::request::account::{self, Delivered, Ending};
-use crate::request::transfer::{Transfer, TransferError, TransferLimits};
-use crate::request::upload::Upload;
+use crate::request::account::{self, Ending};
+use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
 use crate::request_context::RequestContext;
 use crate::stream::account::Permits;
-use crate::stream::open::{Opened, PendingStream};
+use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
-use crate::stream::post::PostStream;
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
+use crate::upstream::upload::Upload;
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -74,6 +74,8 @@ enum Early {
     Local(Box<(RoutedRequest, LocalResponse)>),
     /// Response of the proxy about itself.
     Own(Box<LocalResponse>),
+    /// Refusal of a client that comes back while too many do.
+    TurnedAway(Box<RoutedRequest>),
 }
 
 /// The beginning of an endpoint's response.
@@ -82,15 +84,18 @@ enum Begun {
     Response(StatusCode, Result<(), TransferError>),
     /// Event stream, with its places.
     Stream(Box<ResponseHead>, Permits),
+    /// Response that another endpoint may better.
+    Retried,
     /// Response that is not passed on.
     Refused(ErrorReply),
 }
 
-/// An ordinary request on its way.
+/// A request on its way.
 struct Exchange<'a> {
     context: &'a RequestContext,
     attempts: Attempts,
-    delivered: Delivered,
+    /// Body bytes of the response that went to the client.
+    delivered: u64,
     /// Whether the response head of an endpoint was there.
     answered: bool,
     places: Places,
@@ -122,7 +127,7 @@ impl From<Option<IdleConnection>> for Served {
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
     if context.permit.is_none() {
         return Either::Left(Box::pin(
-            unserved::turn_away(context, Kind::Request, ErrorReply::Requests, client).map(Served::from),
+            unserved::turn_away(context, ErrorReply::Requests, client).map(Served::from),
         ));
     }
     let span = tracing::debug_span!(
@@ -158,8 +163,7 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
                 Served::Stream(Box::new(stream))
             }
             Outcome::Answered { status, ending, unsent } => {
-                let delivered = std::mem::take(&mut exchange.delivered);
-                account::settle(&context, &exchange.attempts, delivered, status, &ending);
+                account::settle(&context, &exchange.attempts, exchange.delivered, status, &ending);
                 if let Ending::Complete = ending {
                     return match client.finish() {
                         Ok(connection) => connection.into(),
@@ -183,10 +187,17 @@ fn admit(context: &RequestContext) -> Result<Exchange<'_>, Early> {
     if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
         return Err(Early::Local(Box::new((request, response))));
     }
+    let purpose = match context.kind {
+        Kind::Stream if !request.service().admits(open::comer(context, &request)) => {
+            return Err(Early::TurnedAway(Box::new(request)));
+        }
+        Kind::Stream => Purpose::Stream,
+        Kind::Request => Purpose::Request,
+    };
     Ok(Exchange {
         context,
-        attempts: Attempts::new(request, Purpose::Request),
-        delivered: Delivered::default(),
+        attempts: Attempts::new(request, purpose),
+        delivered: 0,
         answered: false,
         places: Places::for_request(&context.head),
         keep_time: None,
@@ -202,6 +213,10 @@ impl Early {
     ) -> Pin<Box<dyn Future<Output = Served> + Send + '_>> {
         match self {
             Early::Unrouted(reply) => refuse(context, Progress::Unrouted, reply, client),
+            Early::TurnedAway(request) => Box::pin(async move {
+                // The connection goes on: the next handshake would cost more than the refusal.
+                refuse(context, Progress::Routed(&request), ErrorReply::ReconnectRate, client).await
+            }),
             Early::Own(response) => Box::pin(async move {
                 unserved(context, Progress::Unrouted).respond(*response, client).await.into()
             }),
@@ -224,7 +239,7 @@ fn refuse<'a>(
 }
 
 fn unserved<'a>(context: &'a RequestContext, progress: Progress<'a>) -> Unserved<'a> {
-    Unserved { context, kind: Kind::Request, progress }
+    Unserved { context, progress }
 }
 
 impl Exchange<'_> {
@@ -257,18 +272,17 @@ impl Exchange<'_> {
             match poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await {
                 Ok(head) => match self.begin(&mut transfer, head) {
                     Begun::Response(status, mut passed) => {
-                        let delivered = &mut self.delivered;
                         if passed.is_ok() {
-                            passed =
-                                poll_fn(|context| transfer.poll_body(context, timer.as_mut(), delivered))
-                                    .await;
+                            passed = poll_fn(|context| transfer.poll_body(context, timer.as_mut())).await;
                         }
                         return self.end(target, transfer, status, passed);
                     }
                     Begun::Stream(head, permits) => {
-                        let (response, interim) = transfer.into_response(*head);
-                        return Outcome::Stream(Box::new(Opened { response, permits, interim }));
+                        let (response, TransferRest { unsent: interim, upload }) =
+                            transfer.into_response(*head);
+                        return Outcome::Stream(Box::new(Opened { response, permits, interim, upload }));
                     }
+                    Begun::Retried => {}
                     Begun::Refused(reply) => return Outcome::Refused(reply),
                 },
                 // A kept connection that the endpoint closed meanwhile is not its failure: a fresh one is tried.
@@ -281,8 +295,11 @@ impl Exchange<'_> {
                 Err(error) => {
                     // Behind a part of an interim response the client would take any reply for its rest.
                     let may_reply = !transfer.is_within_interim();
-                    let reply = self.reply(error);
-                    return Outcome::Refused(if may_reply { reply } else { ErrorReply::ClientGone });
+                    match self.fail(error) {
+                        None if may_reply => {}
+                        Some(reply) if may_reply => return Outcome::Refused(reply),
+                        _ => return Outcome::Refused(ErrorReply::ClientGone),
+                    }
                 }
             }
         }
@@ -308,7 +325,8 @@ impl Exchange<'_> {
         let tls = service.tls.as_deref();
         let target = Target::new(address, tls);
         let age = if self.context.head.method.is_idempotent() { Age::Any } else { Age::Fresh };
-        if !fresh && let Some(transport) = pool::take(&target, age) {
+        let takes_kept = !fresh && self.context.kind == Kind::Request;
+        if takes_kept && let Some(transport) = pool::take(&target, age) {
             return Ok(Some(Reached { transport, target, is_kept: true }));
         }
         let limit = service.configuration.timeouts.connect;
@@ -327,8 +345,11 @@ impl Exchange<'_> {
 
     /// Begins the response whose head was read, unless it is a stream that goes on by itself.
     fn begin(&mut self, transfer: &mut Transfer<'_>, mut head: ResponseHead) -> Begun {
-        self.answered = true;
         self.attempts.answered(head.status);
+        if self.is_retried(transfer, head.status) {
+            return Begun::Retried;
+        }
+        self.answered = true;
         self.attempts.request.renew_session(&head.headers);
         let Some(selected) = self.attempts.selected() else { return Begun::Refused(ErrorReply::Internal) };
         let (context, request) = (self.context, &self.attempts.request);
@@ -338,22 +359,25 @@ impl Exchange<'_> {
                 Ok(permits) => permits,
                 Err(reply) => return Begun::Refused(reply),
             };
-            let is_relayed = head.is_plain_event_stream() || context.head.method == Method::GET;
-            if is_relayed && transfer.is_uploaded() {
-                return Begun::Stream(Box::new(head), permits);
-            }
-            let stream = PostStream::open(context, request, selected, permits);
-            self.delivered.stream = Some(Box::new(stream));
-        } else {
-            // Others may have them while this response passes.
-            drop(places);
+            return Begun::Stream(Box::new(head), permits);
         }
-        account::count_response(context, &self.attempts, head.status, &self.delivered);
+        // Others may have them while this response passes.
+        drop(places);
+        account::count_response(context, &self.attempts, head.status);
         self.keep_time = self.keep_time(&head.headers);
         let received = std::mem::take(&mut head.headers);
         let fields = rewrite::client_headers(context, request, selected, head.status, received);
-        let passed = transfer.begin(&head, &fields, &mut self.delivered);
+        let passed = transfer.begin(&head, &fields);
         Begun::Response(head.status, passed)
+    }
+
+    /// Returns whether a response of this status is not passed on, because another endpoint can be asked.
+    fn is_retried(&mut self, transfer: &Transfer<'_>, status: StatusCode) -> bool {
+        self.context.kind == Kind::Stream
+            && self.attempts.is_retried(status)
+            && !transfer.is_within_interim()
+            && self.attempts.rejected(status)
+            && self.attempts.has_next_place()
     }
 
     /// Returns how long the connection of a response with these fields is kept; `None` if it is not. One on which a client has
@@ -368,12 +392,13 @@ impl Exchange<'_> {
 
     /// Ends a response that has passed, or was cut; keeps the connection to the endpoint for another request if it may.
     fn end(
-        &self,
+        &mut self,
         target: Target,
         transfer: Transfer<'_>,
         status: StatusCode,
         passed: Result<(), TransferError>,
     ) -> Outcome {
+        self.delivered = transfer.delivered();
         if let Err(error) = passed {
             let unsent = transfer.into_rest().unsent;
             return Outcome::Answered { status, ending: Ending::Cut(error), unsent };
@@ -387,18 +412,15 @@ impl Exchange<'_> {
         Outcome::Answered { status, ending: Ending::Complete, unsent: Vec::new() }
     }
 
-    /// Counts a failure before the response has begun; returns the reply to the client.
-    fn reply(&mut self, error: TransferError) -> ErrorReply {
+    /// Counts a failure before the response has begun; returns the reply to the client, or `None` if another endpoint may be
+    /// tried.
+    fn fail(&mut self, error: TransferError) -> Option<ErrorReply> {
         match error {
-            TransferError::Client(reply) => reply,
-            TransferError::Upstream(error) => {
-                self.attempts.count_failure(&error);
-                error.reply()
+            TransferError::Client(reply) => Some(reply),
+            TransferError::Upstream(error) => (!self.attempts.failed(&error)).then(|| error.reply()),
+            TransferError::Broken(_) | TransferError::Idle | TransferError::SlowClient => {
+                Some(ErrorReply::Internal)
             }
-            TransferError::Broken(_)
-            | TransferError::Idle
-            | TransferError::SlowClient
-            | TransferError::Drained => ErrorReply::Internal,
         }
     }
 

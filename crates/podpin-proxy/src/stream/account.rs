@@ -11,23 +11,14 @@ use podpin_time::Millis;
 
 use crate::balance::client_limit::ClientPermit;
 use crate::balance::queue::Queue;
-use crate::balance::service::{Kind, ServiceState};
+use crate::balance::service::ServiceState;
 use crate::clock;
+use crate::downstream::http1::Http1Side;
 use crate::http::reply::ErrorReply;
-use crate::limits::requests::RequestPermit;
-use crate::net::transport::Transport;
 use crate::shared::Shared;
 use crate::stream_registry::StreamRecord;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{CloseReason, DepartureKind, Label, ReconnectOutcome, UpstreamErrorKind};
-
-/// Slots that a response holds until it ends.
-pub(crate) enum Slots {
-    /// Slots of an event stream.
-    Stream(Permits),
-    /// Slot of a request whose response is no event stream.
-    Request(#[expect(dead_code, reason = "held, and given back when it is dropped")] RequestPermit),
-}
 
 /// Permits of a stream, returned when it ends.
 pub(crate) struct Permits {
@@ -91,14 +82,20 @@ pub(crate) struct Finished {
     pub first_event: Option<Millis>,
     /// Whether a stream that had to leave was cut: within an event, or before the client took its goodbye.
     pub forced: bool,
-    /// Socket of the client, if it may carry another request.
-    pub tcp: Option<Transport>,
+    /// Client of HTTP/1, behind a clean end.
+    pub client: Option<Http1Side>,
 }
 
 impl Finished {
     /// Returns the end of a stream whose client left before it began.
     pub(crate) fn client_gone() -> Finished {
-        Finished { reason: CloseReason::Client, failure: None, forced: false, first_event: None, tcp: None }
+        Finished {
+            reason: CloseReason::Client,
+            failure: None,
+            forced: false,
+            first_event: None,
+            client: None,
+        }
     }
 
     /// Returns the end that a session decided.
@@ -171,15 +168,10 @@ impl Accounts {
         &self.record
     }
 
-    /// Replaces the access log line, where it was not known at the beginning.
-    pub(crate) fn set_log(&mut self, log: Option<Record>) {
-        self.log = log.map(Box::new);
-    }
-
-    /// Counts and logs the end of the stream. Returns the client's socket; `None` if it cannot carry another request.
-    pub(crate) fn settle(mut self, finished: Finished) -> Option<Transport> {
+    /// Counts and logs the end of the stream. Returns the client of HTTP/1, behind a clean end.
+    pub(crate) fn settle(mut self, finished: Finished) -> Option<Http1Side> {
         self.write_down(&finished);
-        finished.tcp
+        finished.client
     }
 
     /// Closes the record, counts the end, and writes the access log line.
@@ -187,18 +179,14 @@ impl Accounts {
         self.settled = true;
         let (record, now) = (Arc::clone(&self.record), clock::now());
         let metrics = &record.route.service.metrics;
-        let lost = self.shared.streams.close(&record, stream_end(record.kind, finished), now);
+        let lost = self.shared.streams.close(&record, stream_end(finished), now);
         (0..lost).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost));
         let lived = now.since(record.since);
-        if record.kind == Kind::Stream {
-            metrics.streams_closed.inc(finished.reason);
-            metrics.stream_duration.observe(lived.as_secs_f64());
-            if finished.reason == CloseReason::Drain {
-                let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
-                metrics.drain_departures.inc(kind);
-            }
-        } else {
-            metrics.request_duration.observe(lived.as_secs_f64());
+        metrics.streams_closed.inc(finished.reason);
+        metrics.stream_duration.observe(lived.as_secs_f64());
+        if finished.reason == CloseReason::Drain {
+            let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
+            metrics.drain_departures.inc(kind);
         }
         if finished.reason == CloseReason::UpstreamReset {
             metrics.upstream_errors.inc(upstream_error_kind(finished.upstream_fault()));
@@ -236,14 +224,14 @@ fn fill_in(log: &mut Record, record: &StreamRecord, finished: &Finished, lived: 
     log.reason = finished.reason.label();
     log.error = finished.failure.map(|failure| failure.to_string());
     log.bytes = record.bytes.load(Ordering::Relaxed);
-    log.events = (record.kind == Kind::Stream).then(|| record.events.load(Ordering::Relaxed));
+    log.events = Some(record.events.load(Ordering::Relaxed));
     log.duration_ms = clock::duration_millis(lived);
     let first = finished.first_event.map(|moment| moment.since(record.since));
     log.first_event_ms = first.map(clock::duration_millis);
 }
 
 /// Returns what the end of a stream means for its drain, and whether its client is awaited back.
-fn stream_end(kind: Kind, finished: &Finished) -> StreamEnd {
+fn stream_end(finished: &Finished) -> StreamEnd {
     let end = match finished.reason {
         CloseReason::Drain | CloseReason::Shutdown if finished.forced => EndKind::Forced,
         CloseReason::Drain | CloseReason::Shutdown => EndKind::Graceful,
@@ -268,7 +256,7 @@ fn stream_end(kind: Kind, finished: &Finished) -> StreamEnd {
         | CloseReason::SlowClient
         | CloseReason::Error => false,
     };
-    StreamEnd { kind: end, is_awaited: comes_back && kind == Kind::Stream }
+    StreamEnd { kind: end, is_awaited: comes_back }
 }
 
 #[cfg(test)]
@@ -299,7 +287,7 @@ mod tests {
             (CloseReason::Error, false, EndKind::Left, false),
         ];
         for (reason, forced, kind, is_awaited) in table {
-            let end = stream_end(Kind::Stream, &finished(reason, forced));
+            let end = stream_end(&finished(reason, forced));
             assert_eq!(end, StreamEnd { kind, is_awaited }, "{reason:?}");
         }
     }
@@ -325,14 +313,8 @@ mod tests {
 
     #[test]
     fn a_stream_that_the_shutdown_cuts_in_the_middle_is_a_forced_end() {
-        let kind = |is_draining| stream_end(Kind::Stream, &cut_in_the_middle(is_draining)).kind;
+        let kind = |is_draining| stream_end(&cut_in_the_middle(is_draining)).kind;
         assert_eq!((kind(true), kind(false)), (EndKind::Forced, EndKind::Left));
-    }
-
-    #[test]
-    fn the_client_of_an_ordinary_answer_is_not_awaited() {
-        let end = stream_end(Kind::Request, &finished(CloseReason::UpstreamReset, false));
-        assert_eq!(end, StreamEnd { kind: EndKind::Broken, is_awaited: false });
     }
 
     #[test]

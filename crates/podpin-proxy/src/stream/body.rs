@@ -1,8 +1,13 @@
 //! Body of a stream on its way from the upstream to the client: HTTP framing removed, events kept whole.
 
+use std::sync::atomic::Ordering;
+
 use podpin_sse::session::{Fault, Held, Position, ResumePoint, UpstreamEnd};
 use podpin_sse::{Framer, KnownIds, Pushed, ReplayStart, Resumption};
+use podpin_time::Millis;
 use podpin_wire::http1::body::{BodyDecoder, Piece};
+
+use crate::stream_registry::StreamRecord;
 
 /// Content of a response body.
 pub(crate) enum Body {
@@ -23,6 +28,30 @@ pub(crate) struct Decoded {
     pub end: Option<UpstreamEnd>,
     /// Place in the event stream after the bytes that were forwarded last.
     pub position: Position,
+    /// Lines of the trailer section that came.
+    pub trailers: Vec<u8>,
+}
+
+impl Decoded {
+    /// Counts the events of a stream, the last of which had this id.
+    pub(crate) fn count(&self, record: &StreamRecord, last_event_id: Option<&[u8]>, now: Millis) {
+        let metrics = &record.route.service.metrics;
+        if self.dropped > 0 {
+            metrics.handover_duplicates.inc_by(u64::from(self.dropped));
+        }
+        if self.events == 0 {
+            return;
+        }
+        if record.note_first_event(now) {
+            metrics.stream_first_event.observe(now.since(record.since).as_secs_f64());
+        }
+        record.set_last_event(now);
+        record.events.fetch_add(u64::from(self.events), Ordering::Relaxed);
+        metrics.stream_events.add(u64::from(self.events));
+        if let Some(id) = last_event_id {
+            record.set_last_event_id(id);
+        }
+    }
 }
 
 impl Body {
@@ -118,7 +147,7 @@ impl Body {
             Body::Opaque => Pushed::default(),
         };
         let (events, dropped) = (pushed.events, pushed.dropped);
-        Decoded { events, dropped, end: None, position: self.position() }
+        Decoded { events, dropped, end: None, position: self.position(), trailers: Vec::new() }
     }
 
     /// Whether an event has begun that a close of the connection would tear, on a stream that is known to have events.
@@ -154,7 +183,7 @@ impl Body {
         mut bytes: &[u8],
         out: &mut Vec<u8>,
     ) -> Decoded {
-        let (mut events, mut dropped) = (0, 0);
+        let (mut events, mut dropped, mut trailers) = (0, 0, Vec::new());
         // A successor's replay is judged by all that one read brought.
         let mut replay = self.awaits_replay().then(Vec::new);
         let end = loop {
@@ -164,8 +193,7 @@ impl Body {
                     (Body::Events(framer), None) => events += framer.push(data, out).events,
                     (Body::Opaque, _) => out.extend_from_slice(data),
                 },
-                // Nothing reads trailers of an event stream.
-                Ok(Piece::Trailers(_)) => {}
+                Ok(Piece::Trailers(lines)) => trailers.extend_from_slice(lines),
                 Ok(Piece::More) if *decoder == BodyDecoder::Done => break Some(UpstreamEnd::Clean),
                 Ok(Piece::More) => break None,
                 Ok(Piece::End) => break Some(UpstreamEnd::Clean),
@@ -176,7 +204,7 @@ impl Body {
             let pushed = framer.push(&replay, out);
             (events, dropped) = (pushed.events, pushed.dropped);
         }
-        Decoded { events, dropped, end, position: self.position() }
+        Decoded { events, dropped, end, position: self.position(), trailers }
     }
 }
 
@@ -203,7 +231,9 @@ mod tests {
     fn whole_events_come_out_of_chunks() {
         let (mut body, mut decoder, mut out) = (events(), chunked(), Vec::new());
         let decoded = body.decode(&mut decoder, b"f\r\nid: 1\ndata: a\n\n\r\n4\r\ndata\r\n", &mut out);
-        assert_eq!(decoded, Decoded { events: 1, dropped: 0, end: None, position: Position::Boundary });
+        let expected =
+            Decoded { events: 1, dropped: 0, end: None, position: Position::Boundary, trailers: Vec::new() };
+        assert_eq!(decoded, expected);
         assert_eq!(out, b"id: 1\ndata: a\n\n");
         assert_eq!(body.last_event_id(), Some(&b"1"[..]));
         let decoded = body.decode(&mut decoder, b"0\r\n\r\n", &mut out);

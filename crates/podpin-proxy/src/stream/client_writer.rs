@@ -2,12 +2,14 @@
 
 use std::task::{Context, Poll};
 
+use http::HeaderMap;
 use podpin_sse::session::{Client, ResponseBody};
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use crate::downstream::body::{Downstream, Gone};
+use crate::downstream::http1::Http1Side;
+use crate::downstream::request_body::RequestBody;
 use crate::net::peer::Peer;
-use crate::net::transport::Transport;
 
 /// Response body of one stream, with the bytes that the client has not taken.
 pub(crate) struct ClientWriter {
@@ -17,6 +19,8 @@ pub(crate) struct ClientWriter {
     unsent: Vec<u8>,
     /// Number of bytes of `unsent` that it has taken after all.
     taken: usize,
+    /// Fields to be sent behind the body, where it ends as its upstream's did; `None` if there are none.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// Result of [`ClientWriter::flush`].
@@ -31,7 +35,7 @@ pub(crate) struct Flushed {
 impl ClientWriter {
     /// Begins with the response head, still to be written.
     pub(crate) fn new(downstream: Downstream, head: Vec<u8>) -> ClientWriter {
-        ClientWriter { downstream: Some(downstream), unsent: head, taken: 0 }
+        ClientWriter { downstream: Some(downstream), unsent: head, taken: 0, trailers: None }
     }
 
     /// Writes what is left to be written.
@@ -76,6 +80,11 @@ impl ClientWriter {
         if downstream.holds_bytes() { Client::Blocked } else { Client::Ready }
     }
 
+    /// Returns the body of the client's request; `None` if its side is closed.
+    pub(crate) fn request_body(&mut self) -> Option<RequestBody<'_>> {
+        self.downstream.as_mut().map(Downstream::request_body)
+    }
+
     /// Returns the state of the client, as far as its connection tells.
     pub(crate) fn peer(&self) -> Peer {
         self.downstream.as_ref().map_or(Peer::Behind, Downstream::peer)
@@ -107,16 +116,22 @@ impl ClientWriter {
         self.unsent.extend_from_slice(piece.get(from..).unwrap_or_default());
     }
 
-    /// Adds the end of a complete body, written with the next [`ClientWriter::flush`].
+    /// Sets the fields behind the body of the present upstream.
+    pub(crate) fn set_trailers(&mut self, trailers: HeaderMap) {
+        self.trailers = Some(trailers).filter(|fields| !fields.is_empty()).map(Box::new);
+    }
+
+    /// Adds the end of a complete body with the fields behind it, written with the next [`ClientWriter::flush`].
     pub(crate) fn append_end(&mut self) {
-        if let Some(downstream) = &self.downstream {
-            self.unsent.extend_from_slice(downstream.last_bytes());
+        let trailers = self.trailers.take().map(|fields| *fields).unwrap_or_default();
+        if let Some(downstream) = &mut self.downstream {
+            downstream.end_body(trailers, &mut self.unsent);
         }
     }
 
-    /// Closes the body. One that is not clean ends so that the client notices. Returns the socket; `None` if it cannot
-    /// carry another request.
-    pub(crate) fn close(&mut self, body: ResponseBody) -> Option<Transport> {
+    /// Closes the body. One that is not clean ends so that the client notices. Returns the socket of HTTP/1, behind a clean
+    /// end.
+    pub(crate) fn close(&mut self, body: ResponseBody) -> Option<Http1Side> {
         let downstream = self.downstream.take()?;
         match body {
             ResponseBody::Clean => downstream.finish(),
@@ -142,12 +157,11 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::downstream::http1::Http1Side;
-    use crate::testing::connected;
+    use crate::testing::{connected, http1_side};
 
     async fn writer(preface: &[u8]) -> (ClientWriter, TcpStream) {
         let (client, proxy) = connected().await;
-        let mut side = Http1Side::new(Transport::Plain(proxy));
+        let mut side = http1_side(proxy);
         side.framing = Framing::Chunked;
         let downstream = Downstream::H1(side);
         let mut writer = ClientWriter::new(downstream, b"HEAD\r\n\r\n".to_vec());

@@ -1,51 +1,43 @@
-//! Event stream requests: select an endpoint, open it, answer, and hand the stream to a relay of its own.
+//! The beginning of an event stream: an endpoint has answered with one, whatever the request said, and the stream goes on as a
+//! [`Relay`], detached from the connection that began it.
 //!
-//! Opening may take several endpoints and several seconds and is an ordinary async function; once the response head
-//! is there, everything it needed is dropped and the stream goes on as a [`Relay`], detached from the connection that
-//! began it. Responses that are no event stream (204, 302, 404, an error page) are relayed the same way, byte for byte.
+//! Everything else that served the request is dropped here.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use podpin_config::{AcceptEncoding, Handover};
+use podpin_config::Handover;
 use podpin_drain::{Comer, Mobility};
 use podpin_endpoints::MoveReason;
 use podpin_sse::Framer;
 use podpin_sse::session::{Content, Recovery, Settings};
 use podpin_wire::http1::response_head::ResponseStart;
-use tracing::{Instrument, Span};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
-use crate::balance::client_limit::ClientPermit;
 use crate::balance::retry::Occasion;
-use crate::balance::service::Kind;
 use crate::clock;
 use crate::downstream::lease::ConnectionLease;
-use crate::downstream::pending::{BodyLength, IdleConnection, PendingResponse};
-use crate::http::reply::ErrorReply;
-use crate::limits::requests::RequestPermit;
+use crate::downstream::pending::{BodyLength, PendingResponse};
 use crate::request_context::RequestContext;
 use crate::shared::InFlight;
-use crate::stream::account::{Accounts, Finished, Permits, Slots};
+use crate::stream::account::{Accounts, Finished, Permits};
 use crate::stream::body::Body;
 use crate::stream::handover::{EARLIEST, HandoverDriver, LAST_EVENT_ID, allows_handover, limits};
-use crate::stream::interim::InterimResponses;
 use crate::stream::relay::Relay;
 use crate::stream::start::Start;
 use crate::stream::task::StreamTask;
+use crate::stream::upload::RequestRest;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{self, ReturnEvidence};
 use crate::telemetry::labels::{OpenedStream, Resumption};
-use crate::upstream::attempts::{Attempts, Purpose};
-use crate::upstream::connect::{self, UpstreamResponse};
-use crate::upstream::error::UpstreamError;
+use crate::upstream::attempts::Attempts;
+use crate::upstream::connect::UpstreamResponse;
 use crate::upstream::rewrite;
-use crate::upstream::unserved::{Progress, Unserved};
+use crate::upstream::upload::Upload;
 
-/// An event stream request on its way to an endpoint.
+/// A request that was answered with an event stream.
 struct Opening<'a> {
     context: &'a RequestContext,
     attempts: Attempts,
@@ -69,9 +61,11 @@ pub(crate) struct Opened {
     pub permits: Permits,
     /// Bytes of interim responses that an HTTP/1 client has not taken.
     pub interim: Vec<u8>,
+    /// The request, as far as it was sent.
+    pub upload: Upload,
 }
 
-/// An ordinary request that was answered with an event stream.
+/// A request that was answered with an event stream, and its client, which has nothing of that yet.
 pub(crate) struct PendingStream {
     /// The request.
     pub context: RequestContext,
@@ -90,24 +84,23 @@ pub(crate) struct PendingStream {
 impl PendingStream {
     /// Answers the client and starts the relay, which takes an HTTP/1 connection with it by its `lease`.
     pub(crate) fn begin(self, lease: Option<ConnectionLease>) {
-        let PendingStream { context, attempts, opened, mut client, has_body, in_flight } = self;
-        drop(client.exchange_lease(lease));
+        let PendingStream { context, attempts, opened, client, has_body, in_flight } = self;
         let may_repeat = context.head.method == Method::GET && !has_body;
         let repetition = if may_repeat { Repetition::Harmless } else { Repetition::Forbidden };
-        Opening { context: &context, attempts, repetition }.begin(opened, client, None);
+        Opening { context: &context, attempts, repetition }.begin(opened, client, lease);
         drop(in_flight);
     }
 }
 
-/// Returns the kind of a response's body: an event stream that the relay can frame, one that it cannot, or anything else.
+/// Returns whether a client had a stream before.
+pub(crate) fn comer(context: &RequestContext, request: &RoutedRequest) -> Comer {
+    let is_back = request.is_returning() || context.head.fields.contains(&LAST_EVENT_ID);
+    if is_back { Comer::Returning } else { Comer::New }
+}
+
+/// Returns the kind of an event stream: one that the relay can frame, or one that it cannot.
 fn content_of(start: &ResponseStart) -> Content {
-    if start.head.is_plain_event_stream() {
-        Content::Events
-    } else if start.head.is_event_stream() {
-        Content::Encoded
-    } else {
-        Content::Opaque
-    }
+    if start.head.is_plain_event_stream() { Content::Events } else { Content::Encoded }
 }
 
 /// Whether nothing may be written into a response but its endpoint's own bytes (RFC 9111 section 5.2.2.6).
@@ -117,179 +110,25 @@ fn is_fixed(headers: &HeaderMap) -> bool {
     values.flat_map(|value| value.split(',')).any(is_no_transform)
 }
 
-/// Serves one event stream request from its head to the start of its relay, which goes on by itself.
-pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = ()> + Send {
-    let span = tracing::debug_span!(
-        "stream",
-        host = %context.head.authority(),
-        path = context.head.path(),
-        client = %context.client.address,
-        service = tracing::field::Empty,
-        endpoint = tracing::field::Empty,
-    );
-    serve_in_span(context, client).instrument(span)
-}
-
-#[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
-fn serve_in_span(
-    mut context: RequestContext,
-    mut client: PendingResponse,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        // Counted until the response turns out to be a stream, or to the end of any other response.
-        let permit = context.permit.take();
-        let _in_flight = context.shared.in_flight();
-        let request = match route(&context) {
-            Ok(request) => request,
-            Err(reply) => return drop(unserved(&context, Progress::Unrouted).refuse(reply, client).await),
-        };
-        Span::current().record("service", &*request.service().name);
-        if let Some(response) = request.route.filters.local_response(&context.head, context.client.secure) {
-            return drop(unserved(&context, Progress::Routed(&request)).respond(response, client).await);
-        }
-        if !request.service().admits(comer(&context, &request)) {
-            return turn_away(&context, &request, client).await;
-        }
-        let attempts = Attempts::new(request, Purpose::Stream);
-        let mut opening = Opening { context: &context, attempts, repetition: Repetition::Harmless };
-        let interim = InterimResponses::default();
-        let opened = interim.pass(&mut client, opening.open(&interim)).await;
-        match opened {
-            Ok((opened, interim)) => opening.begin(Opened { interim, ..opened }, client, permit),
-            Err(reply) => {
-                let progress = Progress::Tried { attempts: &opening.attempts, answered: false };
-                unserved(&context, progress).refuse(reply, client).await;
-            }
-        }
-    }
-}
-
-fn unserved<'a>(context: &'a RequestContext, progress: Progress<'a>) -> Unserved<'a> {
-    Unserved { context, kind: Kind::Stream, progress }
-}
-
-/// Sends a client away that comes back while too many do. The connection goes on: the next handshake would cost more than the
-/// refusal.
-async fn turn_away(context: &RequestContext, request: &RoutedRequest, mut client: PendingResponse) {
-    let lease = client.exchange_lease(None);
-    let refused = unserved(context, Progress::Routed(request)).refuse(ErrorReply::ReconnectRate, client);
-    let idle = Box::pin(refused).await;
-    if let (Some(lease), Some(IdleConnection { transport, ahead })) = (lease, idle) {
-        // A client that has sent more behind its request connects anew.
-        if ahead.is_empty() { lease.resume(transport) } else { transport.close() }
-    }
-}
-
-/// Returns whether a client had a stream before.
-fn comer(context: &RequestContext, request: &RoutedRequest) -> Comer {
-    let is_back = request.is_returning() || context.head.fields.contains(&LAST_EVENT_ID);
-    if is_back { Comer::Returning } else { Comer::New }
-}
-
-fn route(context: &RequestContext) -> Result<RoutedRequest, ErrorReply> {
-    RoutedRequest::new(&context.snapshot, &context.view())
-}
-
 impl Opening<'_> {
-    /// Tries endpoints until one answers, within `retries`.
-    async fn open(&mut self, interim: &InterimResponses) -> Result<Opened, ErrorReply> {
-        let mut of_client: Option<ClientPermit> =
-            self.attempts.request.claim_client_permit(self.context.client.address).await?;
-        // The last response that was not taken for an answer; it is one if no other endpoint can be tried.
-        let mut unavailable: Option<Opened> = None;
-        loop {
-            let permit = match self.attempts.select_stream().await {
-                Ok(permit) => permit,
-                Err(reply) => return unavailable.ok_or(reply),
-            };
-            // The client's slot goes with the newest attempt.
-            if let Some(mut before) = unavailable.take() {
-                of_client = of_client.or_else(|| before.permits.take_client());
-            }
-            let response = match self.exchange(interim).await {
-                Ok(response) => response,
-                Err(error) if self.attempts.failed(&error) => continue,
-                Err(error) => return Err(error.reply()),
-            };
-            let status = response.start.head.status;
-            self.attempts.answered(status);
-            let permits = Permits::new(permit, of_client.take(), self.attempts.service());
-            let opened = Opened { response, permits, interim: Vec::new() };
-            if !self.attempts.is_retried(status) || !self.attempts.rejected(status) {
-                return Ok(opened);
-            }
-            unavailable = Some(opened);
-        }
-    }
-
-    /// Connects to the endpoint of the current attempt, sends the request and reads the response head.
-    async fn exchange(&mut self, interim: &InterimResponses) -> Result<UpstreamResponse, UpstreamError> {
-        let Some(endpoint) = self.attempts.endpoint() else {
-            return Err(UpstreamError::Protocol("no endpoint was selected"));
-        };
-        Span::current().record("endpoint", &*endpoint.name);
-        let address = endpoint.address;
-        let service = Arc::clone(self.attempts.service());
-        let times = &service.configuration.timeouts;
-        let transport = self.attempts.connect(address, service.tls.as_deref(), times.connect).await?;
-        let pass = |head| interim.push(head);
-        connect::exchange(transport, &self.request(), times.response_header, pass).await
-    }
-
-    /// Returns the whole request head for the endpoint of the current attempt.
-    fn request(&self) -> Vec<u8> {
-        let Some(selected) = self.attempts.selected() else { return Vec::new() };
-        let mut fields = self.fields();
-        let mut request = rewrite::upstream_head(self.context, &self.attempts.request, selected, &mut fields);
-        request.extend_from_slice(b"\r\n");
-        request
-    }
-
-    fn fields(&self) -> HeaderMap {
-        let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
-        fields.remove(header::EXPECT);
-        let service = &self.attempts.service().configuration;
-        let is_plain = match service.sse.accept_encoding {
-            AcceptEncoding::Auto => service.drain.handover == Handover::LastEventId,
-            AcceptEncoding::Identity => true,
-            AcceptEncoding::Client => false,
-        };
-        // Without the field any encoding would do.
-        if is_plain || !fields.contains_key(header::ACCEPT_ENCODING) {
-            fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        }
-        fields
-    }
-
-    /// Answers the client and starts the relay. A response that is no event stream keeps the `request`'s place.
-    fn begin(mut self, opened: Opened, client: PendingResponse, request: Option<RequestPermit>) {
-        let Opened { response: UpstreamResponse { start, transport }, permits, interim } = opened;
-        self.attempts.request.renew_session(&start.head.headers);
+    /// Answers the client and starts the relay.
+    fn begin(self, opened: Opened, client: PendingResponse, lease: Option<ConnectionLease>) {
+        let Opened { response: UpstreamResponse { start, transport }, permits, interim, upload } = opened;
         let Some(selected) = self.attempts.selected() else { return };
         let content = content_of(&start);
-        let length =
-            if content.is_event_stream() { BodyLength::Unknown } else { BodyLength::of(&start.body) };
-        let fields = self.response_fields(&start, selected, content);
-        self.count(selected, start.head.status, content);
+        let fields = self.response_fields(&start, selected);
+        self.count(selected, start.head.status);
         let handover = self.handover(&start, selected, content);
         let handover_enabled = handover.is_some();
-        let accounts = self.accounts(selected, start.head.status, content, handover_enabled);
-        if content.is_event_stream() && self.repetition == Repetition::Harmless {
+        let accounts = self.accounts(selected, start.head.status, handover_enabled);
+        if self.repetition == Repetition::Harmless {
             accounts.record().note_return(self.return_evidence(selected), clock::now());
-            self.attempts
-                .service()
-                .drain
-                .herd()
-                .served(self.attempts.request.client_name(self.context.client.address));
+            let name = self.attempts.request.client_name(self.context.client.address);
+            self.attempts.service().drain.herd().served(name);
         }
-        let Some(started) = client.start(start.head.status, &fields, length) else {
+        let Some(started) = client.start(start.head.status, &fields, BodyLength::Unknown, lease) else {
             accounts.settle(Finished::client_gone());
             return;
-        };
-        // Only event streams hold a slot of their endpoint.
-        let slots = match content.is_event_stream() {
-            true => Some(Slots::Stream(permits)),
-            false => request.map(Slots::Request),
         };
         let is_fixed = is_fixed(&start.head.headers);
         let mut settings = self.settings(content, handover_enabled);
@@ -303,7 +142,8 @@ impl Opening<'_> {
             body,
             streams: Arc::clone(&self.context.shared.streams),
             record: Arc::clone(accounts.record()),
-            slots,
+            permits: Some(permits),
+            request: RequestRest::new(upload, self.context.snapshot.limits.request_body_timeout),
             handover,
         });
         let task = StreamTask::new(relay, accounts, started.connection);
@@ -334,32 +174,30 @@ impl Opening<'_> {
         }
         // The last event id changes, and the session fields differ from endpoint to endpoint.
         let (request, address) = (&self.attempts.request, selected.endpoint.address);
-        let mut fields = self.fields();
+        let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
+        rewrite::accept_encoding(self.attempts.service(), &mut fields);
+        fields.remove(header::EXPECT);
         fields.remove(LAST_EVENT_ID);
         let head = rewrite::request_head(request, &self.context.head, &fields, address);
         Some(Box::new(HandoverDriver::new(Arc::clone(&self.context.shared), request.session, head)))
     }
 
-    fn response_fields(&self, start: &ResponseStart, selected: &Selected, content: Content) -> HeaderMap {
+    fn response_fields(&self, start: &ResponseStart, selected: &Selected) -> HeaderMap {
         let (status, received) = (start.head.status, start.head.headers.clone());
         let request = &self.attempts.request;
         let mut fields = rewrite::client_headers(self.context, request, selected, status, received);
-        if content.is_event_stream() {
-            fields.remove(header::CONTENT_LENGTH);
-        }
+        fields.remove(header::CONTENT_LENGTH);
         fields
     }
 
-    fn count(&self, selected: &Selected, status: StatusCode, content: Content) {
+    fn count(&self, selected: &Selected, status: StatusCode) {
         let request = &self.attempts.request;
         request.count_decision(Some(selected));
         self.context.count(Some(&request.route), status.as_u16());
-        if content.is_event_stream() {
-            let is_resumed = self.context.head.fields.contains(&LAST_EVENT_ID);
-            let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
-            let decision = request.decision(Some(selected));
-            request.service().metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
-        }
+        let is_resumed = self.context.head.fields.contains(&LAST_EVENT_ID);
+        let resumption = if is_resumed { Resumption::Resumed } else { Resumption::Fresh };
+        let decision = request.decision(Some(selected));
+        request.service().metrics.streams_opened.inc(OpenedStream::of(decision, resumption));
     }
 
     /// Returns the reconnection time in milliseconds for a client that comes back: a goodbye may have set another. For a new
@@ -425,19 +263,12 @@ impl Opening<'_> {
     }
 
     /// Registers the stream, and begins its line of the access log.
-    fn accounts(
-        &self,
-        selected: &Selected,
-        status: StatusCode,
-        content: Content,
-        handover_enabled: bool,
-    ) -> Accounts {
+    fn accounts(&self, selected: &Selected, status: StatusCode, handover_enabled: bool) -> Accounts {
         let (context, request) = (self.context, &self.attempts.request);
         // No client is expected back for the rest of a response to another method.
         let returns = self.repetition == Repetition::Harmless && request.is_recognised();
         let session = returns.then(|| *request.session.as_bytes());
         let opening = stream_registry::Opening {
-            kind: if content.is_event_stream() { Kind::Stream } else { Kind::Request },
             route: Arc::clone(&request.route),
             endpoint: Arc::clone(&selected.endpoint),
             client: context.client.address,
@@ -447,7 +278,7 @@ impl Opening<'_> {
         };
         let record = context.shared.streams.open(|id| opening.into_record(id));
         let log = context.shared.is_logging().then(|| {
-            let mut log = context.record(if content.is_event_stream() { "stream" } else { "request" });
+            let mut log = context.record("stream");
             log.status = status.as_u16();
             self.attempts.describe(true, &mut log);
             Box::new(log)
@@ -485,8 +316,6 @@ mod tests {
                 "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n",
                 Content::Encoded,
             ),
-            ("HTTP/1.1 503 Down\r\nContent-Type: text/event-stream\r\n\r\n", Content::Opaque),
-            ("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n", Content::Opaque),
         ];
         for (text, expected) in cases {
             let mut reader = ResponseHeadReader::new(http::Method::GET);

@@ -15,12 +15,15 @@
 //! When a stream ends or moves is decided by the session alone. What the relay adds is the order of one turn: orders, the
 //! successor's answer, the client, the upstream, then time.
 
+mod client;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
+use http::HeaderMap;
 use podpin_drain::{BudgetUse, Cause, Departure, DrainMember};
 use podpin_endpoints::Phase;
 use podpin_sse::session::{
@@ -33,18 +36,18 @@ use podpin_wire::http1::body::BodyDecoder;
 use podpin_wire::http1::encode::CHUNK_PREFIX_BYTES;
 
 use podpin_wire::http1::response_head::ResponseStart;
+use podpin_wire::trailers;
 
-use crate::balance::client_limit::Look;
 use crate::balance::retry::Occasion;
-use crate::balance::service::Kind;
 use crate::clock;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
-use crate::stream::account::{Finished, Slots};
+use crate::stream::account::{Finished, Permits};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
 use crate::stream::handover::{self, HandoverDriver, ResumeFrom, SuccessorTarget};
 use crate::stream::start::Start;
 use crate::stream::timer::Timer;
+use crate::stream::upload::RequestRest;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
 
@@ -59,8 +62,10 @@ pub(crate) struct Relay {
     session: Session,
     streams: Arc<StreamRegistry>,
     record: Arc<StreamRecord>,
-    /// Slots that it holds until it ends.
-    slots: Option<Slots>,
+    /// Places that it holds until it ends.
+    permits: Option<Permits>,
+    /// Rest of the request; `None` if all of it was sent.
+    request: Option<Box<RequestRest>>,
     /// Handovers; `None` if the stream stays at one endpoint.
     handover: Option<Box<HandoverDriver>>,
     timer: Timer,
@@ -77,7 +82,8 @@ impl Relay {
             session: Session::new(&start.settings, fastrand::f64(), now),
             streams: start.streams,
             record: start.record,
-            slots: start.slots,
+            permits: start.permits,
+            request: start.request,
             handover: start.handover,
             timer: Timer::new(now),
         };
@@ -103,15 +109,15 @@ impl Relay {
         });
     }
 
-    /// Takes out the slots, to be given back.
-    pub(crate) fn take_slots(&mut self) -> Option<Slots> {
-        self.slots.take()
+    /// Takes out the places, to be given back.
+    pub(crate) fn take_permits(&mut self) -> Option<Permits> {
+        self.permits.take()
     }
 
     /// Does everything that can be done now. `Ready` when the stream is over.
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Close> {
         self.poll_order(context);
-        if let Some(close) = self.poll_inquiry(context) {
+        if let Some(close) = self.poll_inquiry(context).or_else(|| self.poll_request(context)) {
             return Poll::Ready(close);
         }
         for _ in 0..READS_A_TURN {
@@ -146,22 +152,6 @@ impl Relay {
         }
     }
 
-    /// Looks whether the client still acknowledges anything, when a newcomer would like to have its place. Returns the end of
-    /// the stream if it does not.
-    fn poll_inquiry(&mut self, context: &mut Context<'_>) -> Option<Close> {
-        let Some(Slots::Stream(permits)) = &self.slots else { return None };
-        let permit = permits.of_client()?;
-        if !permit.is_asked(context.waker()) {
-            return None;
-        }
-        match permit.look(self.client.peer(), self.session.takes_comments(), clock::now()) {
-            Look::Vanished => return self.session.on_client(Client::Gone),
-            Look::Comment => self.keep_alive(context),
-            Look::Nothing => {}
-        }
-        None
-    }
-
     /// Looks whether the successor that is being opened has answered, and how long the proxy itself is still there.
     fn poll_successor(&mut self, context: &mut Context<'_>) {
         if !self.session.is_moving() {
@@ -188,22 +178,6 @@ impl Relay {
     fn knows_more(&self) -> bool {
         let resumes = self.handover.as_ref().is_some_and(|handover| handover.resumes());
         !resumes && self.body.last_event_id().is_some()
-    }
-
-    /// Writes what is left to write, and looks whether the client is still there. Returns the end of the stream if that
-    /// is it.
-    fn poll_client(&mut self, context: &mut Context<'_>) -> Option<Close> {
-        let flushed = self.client.flush(context);
-        if flushed.took_bytes {
-            self.session.on_taken(clock::now());
-        }
-        // A client that has taken all of a finished stream may leave.
-        let is_finished = !self.session.has_upstream() && !self.session.is_opening();
-        let client = match flushed.client {
-            Client::Ready if !is_finished => self.client.watch(context),
-            client => client,
-        };
-        self.session.on_client(client)
     }
 
     /// Reads once and forwards what became whole. `Ready` when something happened; the end of the body, if that is it.
@@ -233,6 +207,10 @@ impl Relay {
         let decoded = self.body.decode(&mut self.upstream.decoder, bytes, out);
         self.session.on_held(self.body.held(), now);
         self.forward(context, &decoded, out, now);
+        if !decoded.trailers.is_empty() {
+            // Fields that HTTP does not allow there are of no use to a client that has all events.
+            self.client.set_trailers(trailers::passed(&decoded.trailers).unwrap_or_default());
+        }
         if out.capacity() > 4 * READ_BYTES {
             *out = Vec::new();
         }
@@ -253,21 +231,7 @@ impl Relay {
         if !self.session.is_resumable() && self.body.last_event_id().is_some_and(|id| !id.is_empty()) {
             self.session.on_event_id();
         }
-        let metrics = &self.record.route.service.metrics;
-        if decoded.dropped > 0 {
-            metrics.handover_duplicates.inc_by(u64::from(decoded.dropped));
-        }
-        if decoded.events > 0 {
-            if self.record.note_first_event(now) {
-                metrics.stream_first_event.observe(now.since(self.record.since).as_secs_f64());
-            }
-            self.record.set_last_event(now);
-            self.record.events.fetch_add(u64::from(decoded.events), Ordering::Relaxed);
-            metrics.stream_events.add(u64::from(decoded.events));
-            if let Some(id) = self.body.last_event_id() {
-                self.record.set_last_event_id(id);
-            }
-        }
+        decoded.count(&self.record, self.body.last_event_id(), now);
         self.note_departure();
     }
 
@@ -275,9 +239,7 @@ impl Relay {
     fn send(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) {
         let bytes = u64::try_from(out.len().saturating_sub(CHUNK_PREFIX_BYTES)).unwrap_or(0);
         self.record.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.record.kind == Kind::Stream {
-            self.record.route.service.metrics.stream_bytes.add(bytes);
-        }
+        self.record.route.service.metrics.stream_bytes.add(bytes);
         if self.client.send(context, out) == Client::Blocked {
             // A client that blocks never ends its stream here; one that left is noticed by the next flush.
             let _still_open = self.session.on_client(Client::Blocked);
@@ -416,6 +378,9 @@ impl Relay {
             Farewell::BrokenGoodbye => self.say_retry(Occasion::Break),
             Farewell::Clean | Farewell::Broken => {}
         }
+        if farewell == Farewell::Goodbye {
+            self.client.set_trailers(HeaderMap::new());
+        }
         if matches!(farewell, Farewell::Goodbye | Farewell::Clean) {
             self.client.append_end();
         }
@@ -464,7 +429,8 @@ impl Relay {
         self.upstream.close();
         let ResponseStart { body, rest, .. } = response.start;
         self.upstream = UpstreamReader::new(response.transport, body, rest);
-        if let Some(Slots::Stream(permits)) = &mut self.slots {
+        self.client.set_trailers(HeaderMap::new());
+        if let Some(permits) = &mut self.permits {
             permits.move_to(successor.permit);
         }
         // First the record, then the registry, which looks at the endpoint that the stream runs on.
@@ -476,8 +442,10 @@ impl Relay {
     /// Closes both sides.
     fn close(&mut self, close: Close) -> Finished {
         self.upstream.close();
-        let tcp = self.client.close(close.body);
-        Finished { tcp, ..Finished::of(close, self.record.first_event()) }
+        let client = self.client.close(close.body);
+        let finished = Finished { client, ..Finished::of(close, self.record.first_event()) };
+        let broken = self.request.take().and_then(|request| request.failure());
+        Finished { failure: broken.or(finished.failure), ..finished }
     }
 }
 
@@ -504,12 +472,11 @@ mod tests {
     use super::*;
     use crate::balance::service::Operation;
     use crate::downstream::body::Downstream;
-    use crate::downstream::http1::Http1Side;
     use crate::net::transport::Transport;
     use crate::stream::account::Failure;
     use crate::stream::handover::limits;
     use crate::telemetry::labels::CloseReason;
-    use crate::testing::{Scene, connected, nowhere};
+    use crate::testing::{Scene, connected, http1_side, nowhere};
 
     /// Relay on `a`, with the upstream's and the client's end.
     struct Line {
@@ -531,7 +498,7 @@ mod tests {
                 handover: moves.then(|| limits(&scene.route.service.configuration)),
                 ..Settings::default()
             };
-            let mut side = Http1Side::new(Transport::Plain(to));
+            let mut side = http1_side(to);
             side.framing = Framing::Chunked;
             let relay = Relay::new(Start {
                 downstream: Downstream::H1(side),
@@ -541,7 +508,8 @@ mod tests {
                 settings,
                 streams: Arc::clone(&shared.streams),
                 record,
-                slots: None,
+                permits: None,
+                request: None,
                 handover: moves.then(|| Box::new(driver())),
             });
             Line { relay, upstream, client }
@@ -556,7 +524,7 @@ mod tests {
         async fn finish(self) -> (Finished, String) {
             let Line { relay, upstream, mut client } = self;
             let mut finished = relay.await;
-            drop((finished.tcp.take(), upstream));
+            drop((finished.client.take(), upstream));
             let mut read = String::new();
             client.read_to_string(&mut read).await.unwrap();
             (finished, read)
@@ -640,7 +608,7 @@ mod tests {
         };
         let relay = async {
             let mut finished = line.relay.await;
-            drop(finished.tcp.take());
+            drop(finished.client.take());
             finished
         };
         let (finished, read) = tokio::join!(relay, script);

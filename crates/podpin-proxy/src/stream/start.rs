@@ -5,9 +5,10 @@ use std::sync::Arc;
 use podpin_sse::session::Settings;
 
 use crate::downstream::body::Downstream;
-use crate::stream::account::Slots;
+use crate::stream::account::Permits;
 use crate::stream::body::Body;
 use crate::stream::handover::HandoverDriver;
+use crate::stream::upload::RequestRest;
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
 
@@ -27,8 +28,10 @@ pub(crate) struct Start {
     pub streams: Arc<StreamRegistry>,
     /// Record of the stream.
     pub record: Arc<StreamRecord>,
-    /// Slots that it holds until it ends.
-    pub slots: Option<Slots>,
+    /// Places that it holds until it ends.
+    pub permits: Option<Permits>,
+    /// Rest of the request; `None` if the response began behind it.
+    pub request: Option<Box<RequestRest>>,
     /// Handovers; `None` if the stream stays at one endpoint.
     pub handover: Option<Box<HandoverDriver>>,
 }

@@ -1,6 +1,7 @@
 //! Task that owns a stream to its end: the relay, the account to settle, and the client's connection behind it.
 
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,16 +15,30 @@ use crate::stream_registry::StreamRecord;
 /// Detached stream. Written by hand because an async block would hold the relay twice.
 pub(crate) struct StreamTask {
     relay: Relay,
-    accounts: Option<Accounts>,
-    connection: Option<ConnectionReturn>,
+    stage: Stage,
     span: Span,
+}
+
+/// Progress of a stream's task.
+enum Stage {
+    /// The relay runs.
+    Relaying {
+        /// Account to be settled.
+        accounts: Accounts,
+        /// Connection of HTTP/1 to be given back.
+        connection: Option<ConnectionReturn>,
+    },
+    /// The stream is over, and its connection goes back.
+    Returning(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Nothing is left to do.
+    Over,
 }
 
 impl StreamTask {
     /// Returns the task of a stream whose response has begun.
-    pub(crate) fn new(relay: Relay, accounts: Accounts, connection: ConnectionReturn) -> StreamTask {
+    pub(crate) fn new(relay: Relay, accounts: Accounts, connection: Option<ConnectionReturn>) -> StreamTask {
         let span = span(accounts.record());
-        StreamTask { relay, accounts: Some(accounts), connection: Some(connection), span }
+        StreamTask { relay, stage: Stage::Relaying { accounts, connection }, span }
     }
 }
 
@@ -44,14 +59,20 @@ impl Future for StreamTask {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let task = &mut *self;
         let _entered = task.span.enter();
-        let finished = ready!(Pin::new(&mut task.relay).poll(context));
-        // A request that waits for a place may have it before the account is settled.
-        drop(task.relay.take_slots());
-        let tcp = task.accounts.take().and_then(|accounts| accounts.settle(finished));
-        if let (Some(tcp), Some(connection)) = (tcp, task.connection.take()) {
-            connection.give_back(tcp);
+        if let Stage::Relaying { .. } = task.stage {
+            let finished = ready!(Pin::new(&mut task.relay).poll(context));
+            // A request that waits for a place may have it before the account is settled.
+            drop(task.relay.take_permits());
+            if let Stage::Relaying { accounts, connection } = mem::replace(&mut task.stage, Stage::Over)
+                && let (Some(client), Some(connection)) = (accounts.settle(finished), connection)
+            {
+                task.stage = Stage::Returning(Box::pin(connection.give_back(client)));
+            }
         }
-        Poll::Ready(())
+        match &mut task.stage {
+            Stage::Returning(returning) => returning.as_mut().poll(context),
+            Stage::Relaying { .. } | Stage::Over => Poll::Ready(()),
+        }
     }
 }
 

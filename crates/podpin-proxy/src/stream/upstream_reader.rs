@@ -39,6 +39,14 @@ impl UpstreamReader {
         self.decoder == BodyDecoder::Done && self.early.is_empty()
     }
 
+    /// Returns the connection, for the rest of the request; `None` if there is none any more.
+    pub(crate) fn transport(&mut self) -> Option<&mut Transport> {
+        match &mut self.connection {
+            Connection::Open(transport) => Some(transport),
+            Connection::Reset | Connection::Closed => None,
+        }
+    }
+
     /// Takes the bytes that came with the response head; empty after the first call.
     pub(crate) fn take_early(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.early)

@@ -31,8 +31,7 @@ use tokio::time::Sleep;
 use crate::clock;
 use crate::downstream::gone::Gone;
 use crate::downstream::hang_up::HangUp;
-use crate::downstream::http1::EARLY_BYTES_MAX;
-use crate::downstream::pending::IdleConnection;
+use crate::downstream::http1::{AHEAD_BYTES_MAX, IdleConnection};
 use crate::net::transport::Transport;
 
 /// Enough for a response head and a small body in one packet.
@@ -173,7 +172,7 @@ impl ClientStream {
             self.head_left = None;
             return Poll::Ready(Ok(()));
         }
-        while self.ahead.len() < EARLY_BYTES_MAX {
+        while self.ahead.len() < AHEAD_BYTES_MAX {
             let mut bytes = [0; 1024];
             let mut piece = ReadBuf::new(&mut bytes);
             ready!(Pin::new(self.tcp.get_mut()).poll_read(context, &mut piece))?;

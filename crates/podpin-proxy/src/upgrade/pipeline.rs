@@ -20,7 +20,6 @@ use podpin_wire::http1::request_head::FIELDS_MAX;
 use podpin_wire::http1::response_head::INTERIM_BYTES_MAX;
 
 use crate::affinity::routed_request::RoutedRequest;
-use crate::balance::service::Kind;
 use crate::clock;
 use crate::http::reply::{ErrorReply, LocalResponse};
 use crate::net::tls::provider::provider;
@@ -134,7 +133,7 @@ impl UpgradeRequest {
             None => unserved::Progress::Unrouted,
         };
         self.is_settled = true;
-        Unserved { context, kind: Kind::Request, progress }.settle(reply).map(|settled| settled.response)
+        Unserved { context, progress }.settle(reply).map(|settled| settled.response)
     }
 
     fn record(&self, context: &RequestContext, session: &Session, error: Option<&Error>) -> Record {

@@ -161,6 +161,11 @@ impl Attempts {
         select(&self.request, Kind::Request, &SelectionTerms::after(&self.tried)).is_ok()
     }
 
+    /// Whether another endpoint has a place for an event stream now.
+    pub(crate) fn has_next_place(&self) -> bool {
+        select_stream(&self.request, &SelectionTerms::after(&self.tried)).is_ok()
+    }
+
     /// Connects to the endpoint of the current attempt.
     ///
     /// # Errors

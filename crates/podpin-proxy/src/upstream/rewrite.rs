@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use http::StatusCode;
-use http::header::{self, HeaderMap};
-use podpin_config::HeadersWithUnderscores;
+use http::header::{self, HeaderMap, HeaderValue};
+use podpin_config::{AcceptEncoding, Handover, HeadersWithUnderscores};
 use podpin_wire::headers;
 use podpin_wire::http1::encode;
 use podpin_wire::http1::request_head::RequestHead;
@@ -14,6 +14,7 @@ use podpin_wire::http1::request_head::RequestHead;
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::affinity::session_headers;
+use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
 use crate::http::options;
 use crate::request_context::RequestContext;
@@ -38,7 +39,25 @@ pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest
     for (name, value) in headers::forwarding_headers(&head.fields, client, head.authority()) {
         fields.insert(name, value);
     }
+    if context.kind == Kind::Stream {
+        accept_encoding(request.service(), &mut fields);
+        // There is no body to hold back.
+        fields.remove(header::EXPECT);
+    }
     fields
+}
+
+/// Asks for an event stream in plain text where `sse.acceptEncoding` says so.
+pub(crate) fn accept_encoding(service: &ServiceState, fields: &mut HeaderMap) {
+    let is_plain = match service.configuration.sse.accept_encoding {
+        AcceptEncoding::Auto => service.configuration.drain.handover == Handover::LastEventId,
+        AcceptEncoding::Identity => true,
+        AcceptEncoding::Client => false,
+    };
+    // Without the field any encoding would do.
+    if is_plain || !fields.contains_key(header::ACCEPT_ENCODING) {
+        fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
 }
 
 /// Returns path and query for the endpoint, by the route's rewrite.

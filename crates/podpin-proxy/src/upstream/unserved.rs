@@ -9,7 +9,8 @@ use crate::affinity::selected::Selected;
 use crate::balance::retry::Occasion;
 use crate::balance::service::Kind;
 use crate::clock;
-use crate::downstream::pending::{IdleConnection, PendingResponse, Reuse};
+use crate::downstream::http1::IdleConnection;
+use crate::downstream::pending::{PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 use crate::request_context::RequestContext;
 use crate::telemetry::access_log::Record;
@@ -20,8 +21,6 @@ use crate::upstream::attempts::Attempts;
 pub(crate) struct Unserved<'a> {
     /// The request.
     pub context: &'a RequestContext,
-    /// Event stream, whose connection is given up, or ordinary request.
-    pub kind: Kind,
     /// How far the request came.
     pub progress: Progress<'a>,
 }
@@ -60,19 +59,18 @@ struct RetryStream {
 /// written, which may take as long as the client likes. Returns the connection if it may carry another request.
 pub(crate) async fn turn_away(
     context: RequestContext,
-    kind: Kind,
     reply: ErrorReply,
     client: PendingResponse,
 ) -> Option<IdleConnection> {
-    let Settled { response, body, reuse } = settle_without_room(context, kind, reply)?;
+    let Settled { response, body, reuse } = settle_without_room(context, reply)?;
     client.answer(response, body, reuse).await
 }
 
-fn settle_without_room(context: RequestContext, kind: Kind, reply: ErrorReply) -> Option<Settled> {
+fn settle_without_room(context: RequestContext, reply: ErrorReply) -> Option<Settled> {
     // Without a route there is no service that wants its clients back.
     let request = RoutedRequest::new(&context.snapshot, &context.view()).ok();
     let progress = request.as_ref().map_or(Progress::Unrouted, Progress::Routed);
-    Unserved { context: &context, kind, progress }.settle(reply)
+    Unserved { context: &context, progress }.settle(reply)
 }
 
 impl<'a> Unserved<'a> {
@@ -102,13 +100,7 @@ impl<'a> Unserved<'a> {
             log.error = Some(reply.to_string());
             context.shared.log(&log);
         }
-        let reuse = match (self.kind, reply) {
-            // The connection goes on under an event stream, too: the refusal has a length.
-            (Kind::Stream, ErrorReply::Requests | ErrorReply::ReconnectRate) => Reuse::Allowed,
-            (Kind::Stream, _) => Reuse::Refused,
-            (Kind::Request, _) => reuse_after(reply),
-        };
-        Some(Settled { response: response?, body: self.body(), reuse })
+        Some(Settled { response: response?, body: self.body(), reuse: reuse_after(reply) })
     }
 
     /// Sends a response that the route has without an endpoint, and accounts for it. Returns the connection if it may carry
@@ -125,17 +117,13 @@ impl<'a> Unserved<'a> {
             (log.kind, log.reason) = ("request", "complete");
             self.context.shared.log(&log);
         }
-        let reuse = match self.kind {
-            Kind::Stream => Reuse::Refused,
-            Kind::Request => Reuse::Allowed,
-        };
-        client.answer(response, self.body(), reuse).await
+        client.answer(response, self.body(), Reuse::Allowed).await
     }
 
     fn count(&self, request: &RoutedRequest, refusal: Option<RefusalKind>) {
         let service = request.service();
         request.count_decision(self.progress.answered_by());
-        if self.kind == Kind::Request {
+        if self.context.kind == Kind::Request {
             let took = clock::now().since(self.context.began);
             service.metrics.request_duration.observe(took.as_secs_f64());
         }
@@ -145,10 +133,7 @@ impl<'a> Unserved<'a> {
     }
 
     fn record(&self, status: u16) -> Record {
-        let mut log = self.context.record(match self.kind {
-            Kind::Stream => "stream",
-            Kind::Request => "request",
-        });
+        let mut log = self.context.record(self.context.log_kind());
         match self.progress {
             Progress::Unrouted => {}
             Progress::Routed(request) => request.describe(None, false, &mut log),
@@ -169,7 +154,7 @@ impl<'a> Unserved<'a> {
     fn retry_stream(&self, request: &RoutedRequest, reply: ErrorReply) -> Option<RetryStream> {
         let sse = &request.service().configuration.sse;
         // Any other client can read a status.
-        let is_wanted = self.kind == Kind::Stream
+        let is_wanted = self.context.kind == Kind::Stream
             && sse.unavailable == Unavailable::Retry
             && request_head::accepts_only_event_streams(&self.context.head.fields);
         let kind = reply.transient_refusal().filter(|_| is_wanted)?;
@@ -218,8 +203,8 @@ mod tests {
     /// Refuses a request of this kind. Returns whether the connection goes on, and the whole response.
     async fn refused(scene: &Scene, kind: Kind, progress: Progress<'_>, reply: ErrorReply) -> (bool, String) {
         let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("text/event-stream"))]);
-        let ((mut client, proxy), context) = (connected().await, scene.context(accept));
-        let unserved = Unserved { context: &context, kind, progress };
+        let ((mut client, proxy), context) = (connected().await, scene.context_of(kind, accept));
+        let unserved = Unserved { context: &context, progress };
         let goes_on = unserved.refuse(reply, pending(proxy)).await.is_some();
         let mut text = String::new();
         client.read_to_string(&mut text).await.unwrap();
@@ -230,13 +215,13 @@ mod tests {
     async fn an_event_stream_client_comes_back_and_any_other_sees_the_status() {
         let scene = Scene::new(&[("a", nowhere())]);
         let request = scene.pinned_to("a");
-        for (kind, goes_on, status, is_retried) in
-            [(Kind::Stream, false, "200 OK", true), (Kind::Request, true, "503 Service", false)]
+        for (kind, status, is_retried) in
+            [(Kind::Stream, "200 OK", true), (Kind::Request, "503 Service", false)]
         {
-            let (connection, text) =
+            let (goes_on, text) =
                 refused(&scene, kind, Progress::Routed(&request), ErrorReply::NoEndpoint).await;
             assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
-            assert_eq!((connection, text.contains("retry: ")), (goes_on, is_retried), "{text}");
+            assert_eq!((goes_on, text.contains("retry: ")), (true, is_retried), "{text}");
         }
         let name = "podpin_refusals_total";
         assert_eq!(scene.metric(name, &["kind=\"no_endpoint\""]), 2.0);
@@ -264,14 +249,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_response_of_the_route_leaves_an_ordinary_connection_open() {
+    async fn a_response_of_the_route_leaves_the_connection_open() {
         let scene = Scene::new(&[("a", nowhere())]);
-        for (kind, goes_on) in [(Kind::Request, true), (Kind::Stream, false)] {
-            let ((_client, proxy), context) = (connected().await, scene.context(HeaderMap::new()));
+        for kind in [Kind::Request, Kind::Stream] {
+            let ((_client, proxy), context) = (connected().await, scene.context_of(kind, HeaderMap::new()));
             let request = scene.pinned_to("a");
-            let unserved = Unserved { context: &context, kind, progress: Progress::Routed(&request) };
+            let unserved = Unserved { context: &context, progress: Progress::Routed(&request) };
             let response = LocalResponse::empty(StatusCode::NO_CONTENT, HeaderMap::new());
-            assert_eq!(unserved.respond(response, pending(proxy)).await.is_some(), goes_on);
+            assert!(unserved.respond(response, pending(proxy)).await.is_some());
         }
         assert_eq!(scene.metric("podpin_affinity_decisions_total", &[]), 0.0, "none was needed");
     }

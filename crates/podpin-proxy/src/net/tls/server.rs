@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::error::TlsError;
 use crate::net::tls::provider::provider;
-use crate::net::transport::Transport;
+use crate::net::transport::{CertificateNames, Transport};
 use crate::telemetry::metrics::Metrics;
 
 /// Protocols for ALPN (RFC 7301), the preferred one first.
@@ -63,17 +63,11 @@ impl ServerTls {
     /// # Errors
     /// If the client leaves, speaks no TLS, or none that is accepted; an alert has been sent then.
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<(Transport, bool)> {
-        let config = Arc::clone(&self.inner.load().config);
-        let stream = TlsAcceptor::from(config).accept(tcp).await?;
+        let in_force = self.inner.load_full();
+        let stream = TlsAcceptor::from(Arc::clone(&in_force.config)).accept(tcp).await?;
         let is_h2 = stream.get_ref().1.alpn_protocol() == ALPN.first().copied();
-        Ok((Transport::tls(stream), is_h2))
-    }
-
-    /// Returns whether a request for `host` belongs on a connection whose client asked for `server_name` (SNI): `host` is
-    /// that name, or one of the certificates that such a client is shown is for it (RFC 9110 section 7.4).
-    #[must_use]
-    pub fn covers(&self, server_name: &str, host: &str) -> bool {
-        self.inner.load().resolver.covers(server_name, host)
+        let certificates: Arc<Resolver> = Arc::clone(&in_force.resolver);
+        Ok((Transport::tls(stream, Some(certificates)), is_h2))
     }
 
     /// Returns the parts of a client's certificate that endpoints are told.
@@ -239,8 +233,9 @@ impl Resolver {
         let wide = wildcard.and_then(|wildcard| self.named.get(&wildcard));
         exact.into_iter().chain(wide).flatten()
     }
+}
 
-    /// Returns whether `host` is `server_name`, or a name of a certificate that `server_name` gets.
+impl CertificateNames for Resolver {
     fn covers(&self, server_name: &str, host: &str) -> bool {
         if without_root(server_name).eq_ignore_ascii_case(without_root(host)) {
             return true;

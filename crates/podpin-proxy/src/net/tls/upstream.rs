@@ -133,7 +133,7 @@ impl UpstreamTls {
             None => ServerName::from(address.ip()),
         };
         let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await?;
-        Ok(Transport::tls(stream))
+        Ok(Transport::tls(stream, None))
     }
 
     /// Gives a peer of Pingora the same settings; `otherwise` is the name to send if there is none to verify.

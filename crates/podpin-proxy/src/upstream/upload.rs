@@ -1,29 +1,55 @@
-//! The body of a request on its way to an endpoint, and the copy of it for another attempt.
+//! A request on its way to an endpoint: its head, then its body as it comes from the client, and a copy for another attempt.
+//!
+//! Bytes that the endpoint does not take are kept, and nothing more is read from the client until they are gone. The response
+//! may begin before all is sent, and go on behind it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use http::HeaderMap;
+use podpin_time::Millis;
 use podpin_wire::http1::encode::{Framing, push_chunk};
-use podpin_wire::trailers::write_last_chunk;
+use podpin_wire::trailers::{self, write_last_chunk};
+use tokio::io::AsyncWrite;
+
+use crate::clock;
+use crate::downstream::request_body::RequestBody;
+use crate::http::reply::ErrorReply;
+use crate::net::transport::Transport;
 
 /// Bytes of a request body that are kept for a second attempt on a fresh connection.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
-/// The body of a request, as far as it was sent.
+/// The side that an upload waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BlockedOn {
+    /// Neither: the upload has ended.
+    Neither,
+    /// Client that sends no more for now.
+    Client,
+    /// Endpoint that takes no more for now.
+    Upstream,
+}
+
+/// A request, as far as it was sent.
 pub(crate) struct Upload {
     framing: Framing,
     /// Framed bytes that the endpoint has not taken, behind the request head.
-    pub unsent: Vec<u8>,
+    unsent: Vec<u8>,
     /// Offset of the first byte of `unsent` that is still to be written.
-    pub unsent_from: usize,
+    unsent_from: usize,
+    /// Moment at which something of the request last moved.
+    moved: Millis,
     /// All of the body that was sent so far; `None` if it is not needed again.
     replay: Option<Vec<u8>>,
     /// Fields behind the body, if that is kept.
     trailers: Option<Box<HeaderMap>>,
     /// Whether some of the body was sent.
-    pub begun: bool,
+    begun: bool,
     /// Whether the endpoint takes no more of it.
-    pub refused: bool,
+    refused: bool,
     /// Whether all of the body is in `unsent`, or was.
-    pub ended: bool,
+    ended: bool,
 }
 
 impl Upload {
@@ -33,6 +59,7 @@ impl Upload {
             framing,
             unsent: head,
             unsent_from: 0,
+            moved: clock::now(),
             replay: None,
             trailers: None,
             begun: false,
@@ -70,6 +97,94 @@ impl Upload {
         self.ended && !self.refused && self.unsent_from == self.unsent.len()
     }
 
+    /// Whether nothing of the request is left to be sent, so that only the response goes on.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ended && (self.refused || self.is_sent())
+    }
+
+    /// Returns the moment at which something of the request last moved.
+    pub(crate) fn moved(&self) -> Millis {
+        self.moved
+    }
+
+    /// Sends what there is of the request; returns the side that the rest waits for.
+    ///
+    /// # Errors
+    /// [`ErrorReply::ClientGone`], and what is wrong with a body.
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        mut body: RequestBody<'_>,
+        upstream: &mut Transport,
+    ) -> Result<BlockedOn, ErrorReply> {
+        if self.refused {
+            return Ok(BlockedOn::Neither);
+        }
+        if !self.begun && !self.ended && self.unsent_from == 0 {
+            // Body bytes that came with the head go on with the head, in one write.
+            self.take_body_at_hand(&mut body)?;
+        }
+        loop {
+            if self.poll_write(context, upstream).is_pending() {
+                return Ok(BlockedOn::Upstream);
+            }
+            if self.ended || self.refused {
+                return Ok(BlockedOn::Neither);
+            }
+            let start = self.unsent.len();
+            match body.poll(context, &mut self.unsent) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => return Ok(BlockedOn::Client),
+            }
+            self.moved = clock::now();
+            self.take_appended(&mut body, start)?;
+        }
+    }
+
+    fn take_body_at_hand(&mut self, body: &mut RequestBody<'_>) -> Result<(), ErrorReply> {
+        let start = self.unsent.len();
+        if !body.is_read() {
+            body.take_ahead(&mut self.unsent)?;
+        }
+        self.take_appended(body, start)
+    }
+
+    fn take_appended(&mut self, body: &mut RequestBody<'_>, start: usize) -> Result<(), ErrorReply> {
+        self.frame_appended(start);
+        if body.is_read() {
+            self.end(trailers::passed(&body.take_trailers()).map_err(|_| ErrorReply::Body)?);
+        }
+        Ok(())
+    }
+
+    /// Writes to the endpoint. Ready when it has taken everything, or takes nothing any more: its response may be there
+    /// still.
+    fn poll_write(&mut self, context: &mut Context<'_>, upstream: &mut Transport) -> Poll<()> {
+        while let Some(rest) = self.unsent.get(self.unsent_from..).filter(|rest| !rest.is_empty()) {
+            match ready!(Pin::new(&mut *upstream).poll_write(context, rest)) {
+                Ok(count) if count > 0 => {
+                    self.unsent_from += count;
+                    self.moved = clock::now();
+                }
+                Ok(_) | Err(_) => {
+                    self.refused = true;
+                    return Poll::Ready(());
+                }
+            }
+        }
+        if self.ended {
+            // A request that waits for its response keeps nothing that was sent.
+            self.unsent = Vec::new();
+        } else {
+            self.unsent.clear();
+        }
+        self.unsent_from = 0;
+        if upstream.holds_bytes() && ready!(Pin::new(upstream).poll_flush(context)).is_err() {
+            self.refused = true;
+        }
+        Poll::Ready(())
+    }
+
     fn frame(&mut self, data: &[u8]) {
         match self.framing {
             Framing::Chunked => push_chunk(&mut self.unsent, data),
@@ -78,7 +193,7 @@ impl Upload {
     }
 
     /// Notes the end of the body, with the fields behind it.
-    pub(crate) fn end(&mut self, trailers: HeaderMap) {
+    fn end(&mut self, trailers: HeaderMap) {
         self.ended = true;
         if self.framing == Framing::Chunked {
             write_last_chunk(&mut self.unsent, &trailers);
@@ -89,7 +204,7 @@ impl Upload {
     }
 
     /// Frames the bytes of the client that were appended to `unsent` from `start` on.
-    pub(crate) fn frame_appended(&mut self, start: usize) {
+    fn frame_appended(&mut self, start: usize) {
         let data = self.unsent.get(start..).unwrap_or_default();
         if data.is_empty() {
             return;

@@ -268,3 +268,32 @@ async fn the_pod_is_told_a_stable_session_that_no_client_can_claim() {
         "another client has another session"
     );
 }
+
+/// The sessions that the pod is told of clients that name themselves in these ways.
+async fn named_sessions(proxy: &Proxy, pod: &Pod) -> Vec<String> {
+    let mut sessions = Vec::new();
+    for request in
+        [Request::get("/a").header("X-User", "ann"), Request::get("/a?user=ann"), Request::events("/events")]
+    {
+        let mut connection = proxy.connect().await;
+        connection.send(request.bytes()).await;
+        let seen = pod.next_request().await;
+        sessions.push(seen.header("x-podpin-session").unwrap().to_owned());
+    }
+    sessions
+}
+
+#[tokio::test]
+async fn replicas_agree_on_named_clients_by_their_keys() {
+    let pod = Pod::start("pod-a").await;
+    let named = "affinity: {header: X-User, query: user, clientIP: {ipv4Prefix: 24}}";
+    let setup = |keys: &[&str]| Setup::chat(&[&pod]).with(named).keys(keys);
+    let (one, other) = (setup(&["k1"]).start().await, setup(&["k1", "k2"]).start().await);
+    let before = named_sessions(&one, &pod).await;
+    assert_eq!(named_sessions(&other, &pod).await, before, "a key that only verifies moves nobody");
+    other.reload(&setup(&["k2", "k1"])).await;
+    let after = named_sessions(&other, &pod).await;
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
+    one.reload(&setup(&["k2"])).await;
+    assert_eq!(named_sessions(&one, &pod).await, after);
+}

@@ -219,3 +219,18 @@ async fn a_name_with_underscores_does_not_stand_for_a_field_of_the_proxy() {
         assert_eq!((seen.header("x_request_id"), seen.header("x-team")), (Some("kept"), Some("ours")));
     }
 }
+
+#[tokio::test]
+async fn other_names_with_underscores_pass_unless_they_are_dropped_or_stand_beside_their_twin() {
+    let pod = Pod::start("pod-a").await;
+    let pass = Setup::chat(&[&pod]).start().await;
+    let drop = Setup::chat(&[&pod]).top("limits: {headersWithUnderscores: drop}").start().await;
+    for (proxy, alone) in [(&pass, Some("1")), (&drop, None)] {
+        for request in [Request::get("/who"), Request::events("/events"), Request::websocket("/socket")] {
+            let request = request.header("api_key", "1").header("X_User", "root").header("X-User", "ann");
+            let (seen, _) = exchange(proxy, &pod, &request).await;
+            let names = ["api_key", "x_user", "x-user"].map(|name| seen.header(name));
+            assert_eq!(names, [alone, None, Some("ann")], "{}", seen.target);
+        }
+    }
+}

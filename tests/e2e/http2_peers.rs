@@ -92,7 +92,7 @@ async fn grpc_calls_pass_to_pods_that_speak_http_1() {
 }
 
 /// A load balancer that speaks HTTP/1.1 to its clients and HTTP/2 to the proxy.
-struct Front {
+pub(super) struct Front {
     address: std::net::SocketAddr,
     _process: Process,
     _directory: TempDir,
@@ -121,12 +121,18 @@ impl Front {
         Front { address, _process: process, _directory: directory }
     }
 
-    async fn haproxy(proxy: &Proxy) -> Front {
+    /// Where it listens.
+    pub(super) fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
+    /// Starts HAProxy, which shares one connection to the proxy among its clients.
+    pub(super) async fn haproxy(proxy: &Proxy) -> Front {
         let upstream = proxy.address;
         Front::start("haproxy", &["-db", "-f"], |port, _| {
             format!(
-                "global\n maxconn 200\ndefaults\n mode http\n option abortonclose\n timeout client 60s\n timeout server 60s\n \
-                 timeout connect 5s\nfrontend f\n bind 127.0.0.1:{port}\n default_backend b\nbackend b\n \
+                "global\n maxconn 200\n nbthread 1\ndefaults\n mode http\n option abortonclose\n timeout client 60s\n timeout server 60s\n \
+                 timeout connect 5s\nfrontend f\n bind 127.0.0.1:{port}\n default_backend b\nbackend b\n http-reuse always\n \
                  server s {upstream} proto h2\n"
             )
         })
@@ -150,11 +156,12 @@ impl Front {
         .await
     }
 
-    async fn envoy(proxy: &Proxy) -> Front {
+    /// Starts Envoy.
+    pub(super) async fn envoy(proxy: &Proxy) -> Front {
         let upstream = proxy.address;
         let program = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().join("envoy/bin/envoy");
         assert!(program.exists(), "{} is missing: run `scripts/setup.sh test` first", program.display());
-        Front::start(program, &["--concurrency", "1", "--log-level", "error", "-c"], |port, _| {
+        Front::start(program, &["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"], |port, _| {
             let address = |port| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
             let router = json!({"name": "envoy.filters.http.router", "typed_config":
                 {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}});

@@ -159,6 +159,24 @@ async fn interim_responses_without_end_are_bounded_in_bytes() {
     }
     let labels = [("service", "chat"), ("kind", "protocol")];
     proxy.wait_metric("podpin_upstream_errors_total", &labels, 2.0).await;
+    // Passed on before an answer to an offer, too, and bounded as well.
+    let mut connection = proxy.connect().await;
+    connection.send(Request::websocket("/by-hand").bytes()).await;
+    let mut stream = pod.next_stream().await;
+    let many = "HTTP/1.1 102 Processing\r\nX: y\r\n\r\n".repeat(3_000);
+    stream.try_raw(many.as_bytes()).await;
+    let mut count = 0;
+    let last = loop {
+        let head = connection.head().await;
+        if !head.start_line.contains(" 102 ") {
+            break head;
+        }
+        count += 1;
+    };
+    assert!(last.start_line.contains(" 502 ") && count > 1_000, "{count} {last:?}");
+    proxy.wait_metric("podpin_upstream_errors_total", &labels, 3.0).await;
+    let line = proxy.access_log_line(|line| line["status"] == 502 && line["path"] == "/by-hand").await;
+    assert_eq!((&line["reason"], line["error"].is_string()), (&"error".into(), true), "{line}");
 }
 
 #[tokio::test]

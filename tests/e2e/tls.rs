@@ -402,3 +402,63 @@ async fn the_pod_is_told_whose_certificate_a_client_has_shown() {
         assert!(connection.try_head().await.is_err());
     }
 }
+
+/// The request's fields about certificates, but for the subject.
+fn certificate_fields(request: &podpin_testkit::PodRequest) -> Vec<(&str, Option<&str>)> {
+    let names =
+        ["client-cert", "client-cert-chain", "client_cert", "x-podpin-client-issuer", "x-podpin-client-san"];
+    names.map(|name| (name, request.header(name))).into()
+}
+
+#[tokio::test]
+async fn a_clients_certificate_is_forwarded_as_a_whole_and_nobody_else_writes_its_fields() {
+    let authority = Authority::new();
+    authority.issue("one", &["localhost"]);
+    let [pod, ..] = Pod::start_three().await;
+    pod.answer("/ws", podpin_testkit::Reply::new(400));
+    let (pair, ca) = (authority.entry("one"), authority.file("ca.pem"));
+    let words = format!(
+        "{{certificates: [{pair}], clientAuth: {{caFile: \"{}\", mode: optional, forward: [issuer, fingerprint, certificate, chain]}}}}",
+        ca.display()
+    );
+    let proxy = Setup::chat(&[&pod]).tls(&words).top("trustedProxies: [127.0.0.1]").start().await;
+    let forged = |request: Request| {
+        let names = ["Client-Cert", "Client-Cert-Chain", "Client_Cert", "X-Podpin-Client-Issuer"];
+        names.iter().fold(request, |request, name| request.header(name, ":Zm9yZ2Vk:"))
+    };
+    let requests =
+        || [Request::get("/who"), Request::events("/events"), Request::websocket("/ws")].map(forged);
+    let pem = fs::read_to_string(ca).unwrap();
+    let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let known = authority.client_with_certificate(&authority, "ann");
+    for request in requests() {
+        let mut connection = known.connect(proxy.address, "localhost").await;
+        connection.send(request.bytes()).await;
+        let seen = pod.next_request().await;
+        let own = seen.header("client-cert").unwrap();
+        assert!(own.starts_with(":MII") && own.ends_with(':') && !own.contains(&base64), "{own}");
+        let chain = format!(":{base64}:");
+        let expected = [
+            ("client-cert", Some(own)),
+            ("client-cert-chain", Some(&*chain)),
+            ("client_cert", None),
+            ("x-podpin-client-issuer", seen.header("x-podpin-client-issuer")),
+            ("x-podpin-client-san", None),
+        ];
+        assert_eq!(certificate_fields(&seen), expected);
+        assert!(seen.header("x-podpin-client-issuer").unwrap().starts_with("CN="), "{expected:?}");
+        assert_eq!(seen.header("x-podpin-client-fingerprint").unwrap().len(), 64);
+        assert_eq!(seen.header("x-podpin-client-subject"), None, "it is not in the list");
+    }
+    let nobody = authority.client(&[]);
+    for request in requests() {
+        let mut connection = nobody.connect(proxy.address, "localhost").await;
+        connection.send(request.bytes()).await;
+        let seen = pod.next_request().await;
+        assert!(certificate_fields(&seen).iter().all(|(_, value)| value.is_none()), "{seen:?}");
+    }
+    let mut h2 = authority.client(&["h2"]).h2(proxy.address, "localhost").await;
+    assert_eq!(h2.send(&forged(Request::get("/who"))).await.status, 200);
+    let seen = pod.next_request().await;
+    assert!(certificate_fields(&seen).iter().all(|(_, value)| value.is_none()), "{seen:?}");
+}

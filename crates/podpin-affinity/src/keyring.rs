@@ -14,8 +14,10 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
 use crate::bound::{self, BOUND_VALUE_BYTES_MAX, BOUND_VERSION, Bound};
+use crate::choice::Source;
 use crate::token::{
-    EMPTY_ROOM, Fields, KEY_ID_BYTES_MAX, Token, TokenError, VERSION, Verified, id_length, is_key_id,
+    EMPTY_ROOM, Fields, KEY_ID_BYTES_MAX, SessionId, Token, TokenError, VERSION, Verified, id_length,
+    is_key_id,
 };
 
 /// Least key material, bytes: as many as the hash is long, below which RFC 2104, section 3, discourages keys.
@@ -64,6 +66,7 @@ pub struct Key {
     id: String,
     authenticate: HmacSha256,
     conceal: HmacSha256,
+    choose: HmacSha256,
 }
 
 impl Key {
@@ -81,7 +84,12 @@ impl Key {
         }
         let extracted = digest(keyed(SALT), material);
         let derive = |purpose: &[u8]| keyed(&digest(keyed(&extracted).chain_update(purpose), &[1]));
-        Ok(Self { id: id.to_owned(), authenticate: derive(b"authenticate"), conceal: derive(b"conceal") })
+        Ok(Self {
+            id: id.to_owned(),
+            authenticate: derive(b"authenticate"),
+            conceal: derive(b"conceal"),
+            choose: derive(b"choose"),
+        })
     }
 
     /// The id, as tokens carry it.
@@ -198,6 +206,13 @@ impl Keyring {
         self.first.fields(token, self.first.tag(service, token)).write()
     }
 
+    /// The session that `value` makes in `service`, by the first key.
+    pub fn session_of(&self, service: &str, source: Source, value: &[u8]) -> SessionId {
+        let mac = self.first.choose.clone();
+        let mac = mac.chain_update((service.len() as u64).to_be_bytes()).chain_update(service);
+        SessionId::from_bytes(first_half(digest(mac.chain_update([source as u8]), value)))
+    }
+
     /// Signs `value`, a session id that a pod issued, together with the pin, under the first key and for `service`: the
     /// result, in base64url, is what the client gets instead. `None` if `value` is empty or longer than
     /// [`BOUND_VALUE_BYTES_MAX`].
@@ -286,7 +301,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::SessionId;
 
     const NOW: u64 = 1_800_000_000;
     const DAY: Lifetime = Lifetime { now_seconds: NOW, absolute_timeout_seconds: 86_400 };
@@ -519,6 +533,38 @@ mod tests {
             let keyring = keyring(&[("k1", OLD)]);
             prop_assert!(keyring.verify("chat", &text, DAY).is_err());
             prop_assert!(keyring.verify("chat", URL_SAFE_NO_PAD.encode(&text).as_bytes(), DAY).is_err());
+        }
+    }
+
+    /// Computed by another implementation (Python's hmac). If this fails, every client of this kind moves at the next
+    /// rollout.
+    #[test]
+    fn the_hash_of_a_value_is_the_documented_one() {
+        let session = keyring(&[("k1", OLD)]).session_of("chat", Source::Header, b"user-42");
+        assert_eq!(session.to_string(), "b975d75f954783ccb952c783f6df8785");
+    }
+
+    #[test]
+    fn the_first_key_alone_makes_sessions_of_values() {
+        let of = |keys: &[(&str, &[u8])]| keyring(keys).session_of("chat", Source::Address, b"a");
+        let first = of(&[("k1", OLD)]);
+        assert_eq!(first, of(&[("k1", OLD), ("k2", NEW)]), "a key that only verifies moves nobody");
+        assert_eq!(first, of(&[("other", OLD)]), "its name is no part of it");
+        assert_ne!(first, of(&[("k2", NEW), ("k1", OLD)]), "a new first key moves everybody");
+    }
+
+    #[test]
+    fn services_sources_and_values_make_different_sessions() {
+        let keyring = keyring(&[("k1", OLD)]);
+        let sessions = [
+            keyring.session_of("chat", Source::Header, b"a"),
+            keyring.session_of("chat", Source::Query, b"a"),
+            keyring.session_of("chat", Source::Address, b"a"),
+            keyring.session_of("chats", Source::Header, b"a"),
+            keyring.session_of("chat", Source::Header, b"b"),
+        ];
+        for (index, one) in sessions.iter().enumerate() {
+            assert!(!sessions[..index].contains(one), "{index}");
         }
     }
 }

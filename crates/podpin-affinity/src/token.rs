@@ -13,8 +13,8 @@
 //! 42 + n   16      tag
 //! ```
 //!
-//! Two keys come out of one key file by HKDF-SHA256 (RFC 5869): `salt` is `podpin affinity token v1`, `info` is
-//! `authenticate` for the first and `conceal` for the second, each 32 bytes long. With them
+//! The keys come out of one key file by HKDF-SHA256 (RFC 5869): `salt` is `podpin affinity token v1`, `info` is
+//! `authenticate` for the first and `conceal` for the second, each 32 bytes long; a third one is in `choice.rs`. With them
 //!
 //! ```text
 //! tag       = HMAC-SHA256(authenticate, version | n | key id | session id | start | endpoint id

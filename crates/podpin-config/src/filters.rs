@@ -57,7 +57,7 @@ pub struct Cors {
 }
 
 /// Written by the proxy itself, or meaningful only between two neighbours (RFC 9110 section 7.6.1).
-const OURS: [&str; 17] = [
+const OURS: [&str; 19] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -75,6 +75,8 @@ const OURS: [&str; 17] = [
     "x-forwarded-proto",
     "x-forwarded-host",
     "x-real-ip",
+    "client-cert",
+    "client-cert-chain",
 ];
 
 const METHODS: [&str; 3] = ["GET", "HEAD", "POST"];

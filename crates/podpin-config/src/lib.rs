@@ -36,7 +36,9 @@ pub use filters::{Cors, HeaderEdits, RouteFilters};
 pub use host::Host;
 pub use keys::{AffinityKeys, KeyFile};
 pub use kubernetes::Kubernetes;
-pub use listener::{AmbiguousPaths, Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive};
+pub use listener::{
+    AmbiguousPaths, HeadersWithUnderscores, Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive,
+};
 pub use node::Position;
 pub use parse::Config;
 pub use route::{Backend, Expression, HeaderMatch, PathMatch, Route, RouteMatch, ValueMatch};
@@ -47,5 +49,7 @@ pub use service::{
 };
 pub use shutdown::Shutdown;
 pub use sse::{AcceptEncoding, RetryHint, Sse, Unavailable};
-pub use tls::{CertificateFiles, ClientAuth, FileAt, ListenerTls, PlainHttp, PodTls, TlsVersion};
+pub use tls::{
+    CertificateFiles, CertificatePart, ClientAuth, FileAt, ListenerTls, PlainHttp, PodTls, TlsVersion,
+};
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};

@@ -4,7 +4,7 @@ mod limits;
 
 use std::net::SocketAddr;
 
-pub use self::limits::{AmbiguousPaths, ListenerLimits, TcpKeepAlive};
+pub use self::limits::{AmbiguousPaths, HeadersWithUnderscores, ListenerLimits, TcpKeepAlive};
 use crate::{name, node::Node, scalar::Port, section::Section, tls::ListenerTls, unit::Cidr};
 
 /// An address that clients connect to.

@@ -34,6 +34,55 @@ pub struct ClientAuth {
     pub required: bool,
     /// Whether clients are told the names of the authorities. Default: yes.
     pub advertise: bool,
+    /// The parts that pods are told. Default: all but the certificates themselves, whose size pods may not expect in a head.
+    pub forward: Vec<CertificatePart>,
+}
+
+/// A part of a client's certificate that pods are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificatePart {
+    /// The subject's name.
+    Subject,
+    /// The issuer's name.
+    Issuer,
+    /// The subject alternative names.
+    SubjectAltNames,
+    /// The SHA-256 hash of the certificate.
+    Fingerprint,
+    /// The certificate.
+    Certificate,
+    /// The certificates that the client has shown behind its own.
+    Chain,
+}
+
+impl CertificatePart {
+    const ALL: [(&str, CertificatePart); 6] = [
+        ("subject", CertificatePart::Subject),
+        ("issuer", CertificatePart::Issuer),
+        ("subjectAltNames", CertificatePart::SubjectAltNames),
+        ("fingerprint", CertificatePart::Fingerprint),
+        ("certificate", CertificatePart::Certificate),
+        ("chain", CertificatePart::Chain),
+    ];
+
+    /// The parts that pods are told by default.
+    fn short() -> Vec<CertificatePart> {
+        vec![Self::Subject, Self::Issuer, Self::SubjectAltNames, Self::Fingerprint]
+    }
+
+    fn read(section: &Section<'_>) -> Vec<CertificatePart> {
+        let Some(list) = section.get("forward").filter(|node| !node.is_off()) else {
+            return if section.get("forward").is_some() { Vec::new() } else { Self::short() };
+        };
+        let mut parts = Vec::new();
+        for item in list.items("a list of parts of a certificate").unwrap_or_default() {
+            match item.choice(&Self::ALL) {
+                Some(part) if parts.contains(&part) => item.fail("this part is in the list already"),
+                part => parts.extend(part),
+            }
+        }
+        parts
+    }
 }
 
 /// The answer to HTTP in plain text on a port of TLS.
@@ -167,7 +216,8 @@ fn read_client_auth(node: &Node<'_>) -> Option<ClientAuth> {
     let section = node.section_or_off("a mapping")??;
     let required = section.choice("mode", &[("required", true), ("optional", false)], true);
     let advertise = section.choice("advertise", &[("on", true), ("off", false)], true);
-    Some(ClientAuth { ca_file: read_file(&section, "caFile")?, required, advertise })
+    let forward = CertificatePart::read(&section);
+    Some(ClientAuth { ca_file: read_file(&section, "caFile")?, required, advertise, forward })
 }
 
 fn read_ticket_keys(node: &Node<'_>) -> Vec<FileAt> {

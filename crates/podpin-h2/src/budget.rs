@@ -105,6 +105,11 @@ impl Budgets {
         }
     }
 
+    /// Whether the peer speaks for many clients.
+    pub(crate) fn is_of_proxy(&self) -> bool {
+        self.factor > 1
+    }
+
     /// Counts a request of the client.
     pub(crate) fn earn_request(&mut self) {
         for (left, rate) in self.all() {

@@ -4,7 +4,7 @@
 //! what it has consumed and is not given back yet. Nothing else takes from a window or adds to it.
 //!
 //! Streams begin with small windows and double while their consumer keeps up with a sender that waits for the window:
-//! half a window that comes and is consumed within a round trip. All that streams are granted beyond their
+//! half a window that comes and is consumed within a round trip, or a whole one within two. All that streams are granted beyond their
 //! beginning has to fit into the connection's window beside the beginnings of all others: one that stalls then
 //! stops no other.
 
@@ -148,8 +148,10 @@ impl StreamWindow {
         if self.owed < self.size / 2 {
             return 0;
         }
-        let is_waited_for =
-            pace.now.since(self.since).as_millis() <= u128::from(pace.round_trip.max(ROUND_TRIP_MIN));
+        // A consumer that takes all there is at once takes a window each round trip and a little more.
+        let took = pace.now.since(self.since).as_millis();
+        let round_trip = u128::from(pace.round_trip.max(ROUND_TRIP_MIN));
+        let is_waited_for = took * u128::from(self.size) <= 2 * round_trip * u128::from(self.owed);
         let growth = self.size.min(pace.size_max.saturating_sub(self.size));
         let growth = if is_waited_for && growth <= connection.growth { growth } else { 0 };
         connection.growth -= growth;
@@ -196,7 +198,9 @@ mod tests {
     }
 
     /// Sends as much as the window allows each round trip, for so many milliseconds; returns the bytes.
-    fn upload(config: &Config, round_trip: u64, milliseconds: u64, consumes_after: u64) -> (u64, u32) {
+    fn upload(config: &Config, [round_trip, milliseconds, consumes_after, piece]: [u32; 4]) -> (u64, u32) {
+        let [round_trip, milliseconds, consumes_after] =
+            [round_trip, milliseconds, consumes_after].map(u64::from);
         let (mut connection, _) = ConnectionWindow::new(config);
         let mut stream = StreamWindow::new(config.stream_window, Millis(0));
         let mut sent = 0;
@@ -205,9 +209,8 @@ mod tests {
             let bytes = stream.available;
             assert!(stream.take(bytes) && connection.take(bytes));
             sent += u64::from(bytes);
-            // Frames of 16 KiB, consumed as they come.
-            for _ in 0..bytes.div_ceil(16_384) {
-                let consumed = stream.consume(16_384);
+            for _ in 0..bytes.div_ceil(piece) {
+                let consumed = stream.consume(piece);
                 now += consumes_after;
                 let pace = Pace { now: Millis(now), round_trip, size_max: config.stream_window_max };
                 let _updates = (stream.update(pace, &mut connection), connection.give_back(consumed));
@@ -219,15 +222,20 @@ mod tests {
 
     #[test]
     fn an_upload_of_3_mb_over_100_ms_takes_what_bandwidth_says() {
-        let (sent, size) = upload(&Config::default(), 100, 900, 0);
-        assert!(sent >= 3_000_000, "{sent} bytes in 900 ms, window {size}");
-        assert_eq!(size, 1 << 20);
+        // Frames of 16 KiB that are consumed as they come; all that is there at once, and a little late.
+        for (piece, late) in [(16_384, 0), (u32::MAX, 1)] {
+            let (sent, size) = upload(&Config::default(), [100, 900, late, piece]);
+            assert!(sent >= 3_000_000, "{sent} bytes in 900 ms, window {size}, pieces of {piece}");
+            assert_eq!(size, 1 << 20);
+        }
     }
 
     #[test]
     fn a_window_does_not_grow_for_a_consumer_that_is_slower_than_its_sender() {
-        let (_, size) = upload(&Config::default(), 10, 10_000, 200);
-        assert_eq!(size, INITIAL_WINDOW);
+        for piece in [16_384, u32::MAX] {
+            let (_, size) = upload(&Config::default(), [10, 10_000, 200, piece]);
+            assert_eq!(size, INITIAL_WINDOW);
+        }
     }
 
     #[test]

@@ -122,7 +122,11 @@ impl Receiver {
                 (0..charges).try_for_each(|_| state.budgets.charge_idle(call.now))?;
             }
             (None, Kind::ResetStream) => {
-                check_opened(state, head)?;
+                // HAProxy resets streams that it never opened, or stream 0, where a client of it offers another protocol: that is no
+                // reason to end the streams of all others (RFC 9113 section 5.4.1 has it end the connection).
+                if !state.budgets.is_of_proxy() {
+                    check_resettable(state, head)?;
+                }
                 state.budgets.charge_reset(call.now)?;
             }
             (None, Kind::WindowUpdate) => {
@@ -316,6 +320,14 @@ fn take_settings(state: &mut State) -> Result<(), Closed> {
     crate::work::count(state.streams.len());
     let moved = state.streams.all().iter_mut().try_for_each(|stream| stream.send.shift(change));
     moved.map_err(|_| Closed::framing(ErrorCode::FLOW_CONTROL_ERROR, "a window is too large"))
+}
+
+/// A reset of no stream, or of one that was never opened, is an error of the connection (RFC 9113 section 6.4).
+fn check_resettable(state: &State, head: FrameHead) -> Result<(), Closed> {
+    if head.stream == 0 {
+        return Err(Closed::protocol("a reset on stream 0"));
+    }
+    check_opened(state, head)
 }
 
 /// A frame of a stream that was never opened is an error of the connection (RFC 9113 section 5.1).

@@ -6,6 +6,7 @@
 
 pub(crate) mod body;
 pub(crate) mod gone;
+pub(crate) mod hang_up;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod http2_connection;

@@ -533,7 +533,6 @@ impl Session {
         match &self.state {
             State::Streaming | State::Closed => NEVER,
             State::Leaving(order) => match (self.flow.content, self.flow.position) {
-                (Content::Opaque, _) => NEVER,
                 (Content::Encoded, _) | (Content::Events, Position::Boundary) => order.at,
                 (Content::Events, Position::WithinEvent) => order.by,
             },
@@ -632,9 +631,7 @@ impl Session {
     fn pass_on(&mut self, end: UpstreamEnd, now: Millis) -> Step {
         match end {
             UpstreamEnd::Clean => self.end(Reason::UpstreamEnd, now),
-            UpstreamEnd::Broken(Fault::Silent) if self.flow.content != Content::Opaque => {
-                self.goodbye(Reason::Idle, now)
-            }
+            UpstreamEnd::Broken(Fault::Silent) => self.goodbye(Reason::Idle, now),
             UpstreamEnd::Broken(fault) => self.break_off(fault, now),
         }
     }

@@ -2,6 +2,9 @@
 //!
 //! Nothing is checked that is sent. What comes back is read as frames; of a response only its status is understood.
 
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::client::Connection;
@@ -26,6 +29,10 @@ const END_STREAM: u8 = 0x1;
 const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const INITIAL_WINDOW_SIZE: u16 = 4;
+/// Window of a connection, and of a stream before any settings (RFC 9113 section 6.9.2).
+const INITIAL_WINDOW: i64 = 65_535;
+/// Bytes of a piece of an upload.
+const DATA_BYTES: usize = 16 * 1024;
 const FRAME_HEAD_BYTES: usize = 9;
 /// The statuses of HPACK's static table from its index 8 on (RFC 7541 appendix A).
 const STATUSES: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
@@ -274,6 +281,18 @@ impl Connection {
         Ok(H2Frame { kind: *kind, flags: *flags, stream: u32::from_be_bytes([*a, *b, *c, *d]), payload })
     }
 
+    /// Uploads a body of so many bytes as stream 1, behind its head, as fast as the windows allow, up to the head of the response.
+    ///
+    /// # Panics
+    /// When the connection or the stream ends first, or it takes longer than a test is patient.
+    pub async fn upload_h2(self, head: &H2Frame, bytes: usize) -> Uploaded {
+        let (reader, writer) = tokio::io::split(self.into_duplex());
+        let mut upload = Upload { reader, writer, left: bytes, windows: [INITIAL_WINDOW; 2], stalls: 0 };
+        let began = Instant::now();
+        in_time("an upload", upload.run(head)).await;
+        Uploaded { stalls: upload.stalls, took: began.elapsed() }
+    }
+
     /// Sends `piece` again and again until the server ends the connection, reading all the while.
     ///
     /// # Panics
@@ -284,6 +303,90 @@ impl Connection {
             in_time("the end of a flood", async { tokio::join!(pour(writer, piece), frames(reader)) }).await;
         Flooded { sent_bytes, go_away_code, ending }
     }
+}
+
+/// How an upload went.
+#[derive(Clone, Copy, Debug)]
+pub struct Uploaded {
+    /// How often nothing could be sent before the server had given more of a window: a round trip each, on a long way.
+    pub stalls: usize,
+    /// Time up to the head of the response.
+    pub took: Duration,
+}
+
+/// An upload under way.
+struct Upload<R, W> {
+    reader: R,
+    writer: W,
+    left: usize,
+    /// Windows of the connection and of the stream.
+    windows: [i64; 2],
+    stalls: usize,
+}
+
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Upload<R, W> {
+    async fn run(&mut self, head: &H2Frame) {
+        let (mut output, mut input) = (BytesMut::from(&*head.bytes()), BytesMut::new());
+        let mut is_stalled = false;
+        loop {
+            let room =
+                self.windows.into_iter().min().and_then(|room| usize::try_from(room).ok()).unwrap_or(0);
+            if output.is_empty() && self.left > 0 && room > 0 {
+                let count = room.min(self.left).min(DATA_BYTES);
+                self.left -= count;
+                self.windows = self.windows.map(|window| window - i64::try_from(count).unwrap_or(i64::MAX));
+                let mut frame = H2Frame::data(1, vec![b'x'; count]);
+                frame.flags = if self.left == 0 { END_STREAM } else { 0 };
+                output.extend_from_slice(&frame.bytes());
+            }
+            let waits = output.is_empty() && self.left > 0;
+            self.stalls += usize::from(waits && !is_stalled);
+            is_stalled = waits;
+            tokio::select! {
+                biased;
+                read = self.reader.read_buf(&mut input) => assert!(read.is_ok_and(|count| count > 0), "it ended"),
+                written = self.writer.write_buf(&mut output), if !output.is_empty() => drop(written.expect("open")),
+            }
+            while let Some(frame) = split_frame(&mut input) {
+                if (frame.kind, frame.flags & ACK) == (SETTINGS, 0) {
+                    output.extend_from_slice(&H2Frame::new(SETTINGS, ACK, 0, []).bytes());
+                }
+                if self.take(&frame) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes a frame of the server; returns whether it is the response.
+    fn take(&mut self, frame: &H2Frame) -> bool {
+        assert_eq!((frame.reset_code(), frame.go_away_code()), (None, None));
+        let [connection, stream] = &mut self.windows;
+        match (frame.kind, &*frame.payload) {
+            (WINDOW_UPDATE, [a, b, c, d]) => {
+                let window = if frame.stream == 0 { connection } else { stream };
+                *window += i64::from(u32::from_be_bytes([*a, *b, *c, *d]));
+            }
+            (SETTINGS, settings) => {
+                let is_window = |setting: &&[u8]| setting.starts_with(&INITIAL_WINDOW_SIZE.to_be_bytes());
+                if let Some([_, _, a, b, c, d]) = settings.chunks(6).find(is_window) {
+                    *stream += i64::from(u32::from_be_bytes([*a, *b, *c, *d])) - INITIAL_WINDOW;
+                }
+            }
+            (HEADERS, _) => return true,
+            _ => {}
+        }
+        false
+    }
+}
+
+/// Splits a whole frame off the input; `None` if there is none yet.
+fn split_frame(input: &mut BytesMut) -> Option<H2Frame> {
+    let &[_, high, low, kind, flags, a, b, c, d] = input.first_chunk::<FRAME_HEAD_BYTES>()?;
+    let length = FRAME_HEAD_BYTES + usize::from(u16::from_be_bytes([high, low]));
+    let frame = (input.len() >= length).then(|| input.split_to(length))?;
+    let payload = frame.get(FRAME_HEAD_BYTES..).unwrap_or_default().to_vec();
+    Some(H2Frame { kind, flags, stream: u32::from_be_bytes([a, b, c, d]), payload })
 }
 
 /// Writes until that fails; how much was written.

@@ -32,7 +32,7 @@ pub use api_server::{
 pub use client::{Connection, EventStream, Request, Response, Visitor};
 pub use endpoints_file::EndpointsFile;
 pub use h2_client::{H2Body, H2Connection, H2Upload};
-pub use h2_frames::{Flooded, H2_PREFACE, H2_SETTINGS, H2Answer, H2Frame, h2_block, h2_request};
+pub use h2_frames::{Flooded, H2_PREFACE, H2_SETTINGS, H2Answer, H2Frame, Uploaded, h2_block, h2_request};
 pub use line::Line;
 pub use metrics::Metrics;
 pub use name_server::{BadNameServer, NameServer};

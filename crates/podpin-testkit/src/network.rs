@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use tokio::net::TcpStream;
@@ -168,6 +169,18 @@ impl Network {
         listener
     }
 
+    /// Delays everything between the two ends, so that a round trip takes twice this long; says why if the kernel cannot (`sch_netem`).
+    ///
+    /// # Errors
+    /// The complaint of `tc`.
+    pub fn delay(&self, one_way: Duration) -> Result<(), String> {
+        let rule = |device| {
+            format!("qdisc replace dev {device} root netem limit 100000 delay {}ms", one_way.as_millis())
+        };
+        tc(&rule("near"))?;
+        self.at_far_end(|| tc(&rule("far")))
+    }
+
     /// Brings the client back, with the address of before.
     pub fn client_returns(&self) {
         self.at_far_end(|| ip(&format!("address add {CLIENT}/32 dev lo")));
@@ -177,6 +190,14 @@ impl Network {
     pub fn client_vanishes(&self) {
         self.at_far_end(|| ip(&format!("address del {CLIENT}/32 dev lo")));
     }
+}
+
+/// Runs `tc` in this thread's namespace.
+fn tc(arguments: &str) -> Result<(), String> {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new("tc").args(arguments.split(' ')).env("PATH", path).output();
+    let output = output.map_err(|error| format!("tc: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 /// Moves this thread into a network namespace of its own.

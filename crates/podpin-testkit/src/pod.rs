@@ -175,6 +175,14 @@ impl Pod {
         std::iter::from_fn(|| receiver.try_recv().ok()).collect()
     }
 
+    /// Forgets the requests so far, and gives up the streams that no test has taken.
+    pub async fn forget(&self) {
+        locked(&self.shared.seen).clear();
+        let mut requests = self.requests.lock().await;
+        while requests.try_recv().is_ok() {}
+        drop(self.waiting_streams().await);
+    }
+
     /// Every request so far.
     pub fn requests(&self) -> Vec<PodRequest> {
         locked(&self.shared.seen).clone()

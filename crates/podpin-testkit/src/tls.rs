@@ -157,7 +157,7 @@ impl Authority {
         self.client_of(&[], &[&version::TLS12], None)
     }
 
-    /// A client with a certificate for `name`, signed by `authority`.
+    /// A client with a certificate for `name`, signed by `authority`, whose own it shows, too.
     pub fn client_with_certificate(&self, authority: &Authority, name: &str) -> TlsClient {
         self.client_of(&[], &[&version::TLS13], Some((authority, name)))
     }
@@ -192,7 +192,7 @@ impl Authority {
         parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
         let signed = parameters.signed_by(&key, &self.issuer).expect("a certificate");
         let private = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        (vec![signed.der().clone()], private)
+        (vec![signed.der().clone(), self.certificate.clone()], private)
     }
 }
 

@@ -18,8 +18,34 @@ pub struct Client {
     pub trusted: bool,
     /// Whether the client's own connection is encrypted, here or at a trusted proxy.
     pub secure: bool,
-    /// Subject of the certificate that the client has shown; `None` if it showed none.
+    /// Certificate that the client has shown; `None` if it showed none.
+    pub certificate: Option<Box<ClientCertificate>>,
+}
+
+/// A certificate that a client has shown and that was verified, as far as endpoints are told of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Name of the subject (RFC 4514).
     pub subject: Option<String>,
+    /// Name of the issuer (RFC 4514).
+    pub issuer: Option<String>,
+    /// Subject alternative names, as a list of `type:value`.
+    pub subject_alt_names: Option<String>,
+    /// SHA-256 hash of the certificate in lower-case hexadecimal digits.
+    pub fingerprint: Option<String>,
+    /// The certificate (RFC 9440 section 2.2).
+    pub certificate: Option<String>,
+    /// Certificates that came behind it (RFC 9440 section 2.3).
+    pub chain: Option<String>,
+}
+
+impl ClientCertificate {
+    /// Returns the bytes of all its texts.
+    pub(crate) fn text_bytes(&self) -> usize {
+        let Self { subject, issuer, subject_alt_names, fingerprint, certificate, chain } = self;
+        let texts = [subject, issuer, subject_alt_names, fingerprint, certificate, chain];
+        texts.into_iter().flatten().map(String::len).sum()
+    }
 }
 
 impl Client {
@@ -29,7 +55,7 @@ impl Client {
         let peer = peer.to_canonical();
         let is_trusted = |ip: IpAddr| trusted.iter().any(|range| range.contains(ip));
         if !is_trusted(peer) {
-            return Client { peer, address: peer, trusted: false, secure: tls, subject: None };
+            return Client { peer, address: peer, trusted: false, secure: tls, certificate: None };
         }
         let mut address = peer;
         for hop in forwarded::hops(fields).iter().rev() {
@@ -40,7 +66,7 @@ impl Client {
             }
         }
         let https = forwarded::is_https(fields);
-        Client { peer, address, trusted: true, secure: tls || https, subject: None }
+        Client { peer, address, trusted: true, secure: tls || https, certificate: None }
     }
 }
 

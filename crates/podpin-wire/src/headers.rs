@@ -13,16 +13,26 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::client::Client;
+use crate::client::{Client, ClientCertificate};
 use crate::fields::Fields;
 use crate::forwarded::{FORWARDED_FOR, FORWARDED_PROTO};
 
-/// Session that the endpoint should restore; stable over re-pins.
+/// Session that the endpoint should restore; stable over re-pins. In a response, `renew` begins another one.
 pub const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
 /// Reason why a client that was pinned elsewhere comes to this endpoint.
 pub const REPINNED: HeaderName = HeaderName::from_static("x-podpin-repinned");
-/// Subject of the client's certificate.
+/// Name of the subject of the client's certificate.
 const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-podpin-client-subject");
+/// Name of the issuer of the client's certificate.
+const CLIENT_ISSUER: HeaderName = HeaderName::from_static("x-podpin-client-issuer");
+/// Subject alternative names of the client's certificate.
+const CLIENT_SAN: HeaderName = HeaderName::from_static("x-podpin-client-san");
+/// SHA-256 hash of the client's certificate.
+const CLIENT_FINGERPRINT: HeaderName = HeaderName::from_static("x-podpin-client-fingerprint");
+/// Certificate of the client (RFC 9440).
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+/// Certificates that the client has shown behind its own (RFC 9440).
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 const OURS: &str = "x-podpin-";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -45,7 +55,16 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// Whether a field belongs to two neighbours, or is the proxy's own to write, in a place where it means nothing to others.
 pub(crate) fn is_internal(name: &HeaderName) -> bool {
     let text = name.as_str();
-    is_hop_by_hop(name) || *name == REAL_IP || text.starts_with(OURS) || text.starts_with(FORWARDED_PREFIX)
+    is_hop_by_hop(name)
+        || *name == REAL_IP
+        || is_client_certificate(name)
+        || text.starts_with(OURS)
+        || text.starts_with(FORWARDED_PREFIX)
+}
+
+/// Whether a field is a certificate of the client (RFC 9440), which only the proxy that saw it may send (section 4).
+fn is_client_certificate(name: &HeaderName) -> bool {
+    *name == CLIENT_CERT || *name == CLIENT_CERT_CHAIN
 }
 
 /// As [`is_internal`], for a name with underscores for hyphens as well.
@@ -91,9 +110,10 @@ fn is_twin(name: &HeaderName, is_ours: impl Fn(&HeaderName) -> bool) -> bool {
         && HeaderName::from_bytes(name.as_str().replace('_', "-").as_bytes()).is_ok_and(|twin| is_ours(&twin))
 }
 
-/// Removes the twins of fields for which `is_ours` holds.
+/// Removes the twins of fields for which `is_ours` holds, and of other fields of the same head: only one of the two can be meant.
 pub fn remove_twins(headers: &mut HeaderMap, is_ours: impl Fn(&HeaderName) -> bool) {
-    let twins: Vec<HeaderName> = headers.keys().filter(|name| is_twin(name, &is_ours)).cloned().collect();
+    let is_double = |name: &HeaderName| is_twin(name, |twin| is_ours(twin) || headers.contains_key(twin));
+    let twins: Vec<HeaderName> = headers.keys().filter(|name| is_double(name)).cloned().collect();
     for twin in twins {
         headers.remove(twin);
     }
@@ -106,7 +126,8 @@ fn is_claimed(name: &HeaderName, client: &Client) -> bool {
         || *name == FORWARDED_PROTO
         || *name == FORWARDED_HOST
         || *name == header::FORWARDED
-        || *name == REAL_IP;
+        || *name == REAL_IP
+        || is_client_certificate(name);
     text.starts_with(OURS) || rewritten || (!client.trusted && text.starts_with(FORWARDED_PREFIX))
 }
 
@@ -121,7 +142,9 @@ pub fn forwarding_headers(
     let before = client.trusted.then_some(received);
     let scheme = if client.secure { "https" } else { "http" };
     let peer = client.peer.to_string();
-    let mut fields = SharedValues::new(2 * (peer.len() + authority.len()));
+    let certificate = client.certificate.as_deref();
+    let certificate_bytes = certificate.map_or(0, ClientCertificate::text_bytes);
+    let mut fields = SharedValues::new(2 * (peer.len() + authority.len()) + certificate_bytes);
     if client.address != client.peer && !received.contains(&FORWARDED_FOR) {
         // Named by `Forwarded` alone.
         fields.list(FORWARDED_FOR, None, &[&client.address.to_string(), ", ", &peer]);
@@ -144,7 +167,9 @@ pub fn forwarding_headers(
     };
     let element = [before_peer, &peer, behind_peer, before_host, authority, behind_host, ";proto=", scheme];
     fields.list(header::FORWARDED, before, &element);
-    fields.first(CLIENT_SUBJECT, None, client.subject.as_deref().unwrap_or_default());
+    if let Some(certificate) = certificate {
+        fields.certificate(certificate);
+    }
     fields.finish()
 }
 
@@ -154,7 +179,7 @@ fn is_plain_host(host: &str) -> bool {
 }
 
 /// Number of fields about a client.
-const CLIENT_FIELDS: usize = 6;
+const CLIENT_FIELDS: usize = 5;
 /// Bytes of the values of these fields beside addresses and hosts.
 const CLIENT_FIELDS_BYTES: usize = 96;
 
@@ -188,6 +213,19 @@ impl SharedValues {
             self.text.push_str(otherwise);
         }
         self.ends.push((name, self.text.len()));
+    }
+
+    fn certificate(&mut self, certificate: &ClientCertificate) {
+        for (name, text) in [
+            (CLIENT_SUBJECT, &certificate.subject),
+            (CLIENT_ISSUER, &certificate.issuer),
+            (CLIENT_SAN, &certificate.subject_alt_names),
+            (CLIENT_FINGERPRINT, &certificate.fingerprint),
+            (CLIENT_CERT, &certificate.certificate),
+            (CLIENT_CERT_CHAIN, &certificate.chain),
+        ] {
+            self.first(name, None, text.as_deref().unwrap_or_default());
+        }
     }
 
     fn join(&mut self, name: &HeaderName, before: Option<&Fields>) {
@@ -232,6 +270,12 @@ impl SharedValues {
         }
         fields
     }
+}
+
+/// Returns whether a response begins a new session for its client.
+#[must_use]
+pub fn renews_session(received: &HeaderMap) -> bool {
+    received.get_all(SESSION).iter().any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"renew"))
 }
 
 /// Returns the end-to-end fields of a response: without hop-by-hop and nominated ones, `X-Podpin-*`, and `Set-Cookie`
@@ -416,6 +460,11 @@ mod tests {
         let dropped = [
             "x_podpin_session",
             "x_podpin_client_subject",
+            "x_podpin_client_san",
+            "client_cert",
+            "client-cert_chain",
+            "client-cert",
+            "client-cert-chain",
             "x-podpin_repinned",
             "x_forwarded_for",
             "x_forwarded-proto",
@@ -434,9 +483,18 @@ mod tests {
             let names: Vec<&str> = passed.keys().map(HeaderName::as_str).collect();
             assert_eq!(names, kept);
         }
-        let mut headers = map(&[("x_user", "forged"), ("x-user", "own"), ("x_users", "1")]);
-        remove_twins(&mut headers, |name| name.as_str() == "x-user");
-        assert!(!headers.contains_key("x_user") && headers.len() == 2, "{headers:?}");
+        let lines =
+            [("x_user", "forged"), ("x-user", "own"), ("x_users", "1"), ("a_b_c", "1"), ("a-b-c", "1")];
+        let mut headers = map(&lines);
+        remove_twins(&mut headers, |name| name.as_str() == "x-users");
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a-b-c", "x-user"]);
+        let mut headers = map(&lines[2..4]);
+        remove_twins(&mut headers, |_| false);
+        assert_eq!(headers.len(), 2, "they stand for nothing else");
+        remove_twins(&mut headers, |_| true);
+        assert!(headers.is_empty());
     }
 
     #[test]

@@ -8,6 +8,8 @@ const NAME_BYTES_MAX: usize = 128;
 /// Headers that are written anew on the way, that frame the message, or that carry the cookie.
 const REFUSED: &[&str] = &[
     "accept-encoding",
+    "client-cert",
+    "client-cert-chain",
     "connection",
     "content-length",
     "cookie",

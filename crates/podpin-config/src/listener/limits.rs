@@ -19,6 +19,8 @@ pub struct ListenerLimits {
     pub request_header_bytes: usize,
     /// Requests whose path leads to another route if encoded slashes and the like are read as slashes. Default: refused.
     pub ambiguous_paths: AmbiguousPaths,
+    /// Header fields whose names have underscores, but for those that stand for another field of the request. Default: passed.
+    pub headers_with_underscores: HeadersWithUnderscores,
     /// For the whole head, from its first byte, not for each read. 100 ms to 5 min, default 10 s.
     pub request_header_timeout: Duration,
     /// How long a request body may stall. 100 ms to 1 h, default 60 s.
@@ -42,6 +44,15 @@ pub enum AmbiguousPaths {
     Refuse,
     /// Routed as they were sent.
     Pass,
+}
+
+/// The treatment of header fields with underscores in their names, which CGI, WSGI, Rack and their like read as hyphens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadersWithUnderscores {
+    /// Passed to pods.
+    Pass,
+    /// Left out.
+    Drop,
 }
 
 /// When a silent connection is probed, and given up. By default within the same minute as `tcp_user_timeout`.
@@ -75,6 +86,7 @@ impl Default for ListenerLimits {
             requests_per_connection: Some(1_000),
             request_header_bytes: 32 << 10,
             ambiguous_paths: AmbiguousPaths::Refuse,
+            headers_with_underscores: HeadersWithUnderscores::Pass,
             request_header_timeout: Duration::from_secs(10),
             request_body_timeout: Duration::from_secs(60),
             keep_alive_timeout: Duration::from_secs(75),
@@ -118,6 +130,11 @@ impl ListenerLimits {
                 "ambiguousPaths",
                 &[("refuse", AmbiguousPaths::Refuse), ("pass", AmbiguousPaths::Pass)],
                 default.ambiguous_paths,
+            ),
+            headers_with_underscores: section.choice(
+                "headersWithUnderscores",
+                &[("pass", HeadersWithUnderscores::Pass), ("drop", HeadersWithUnderscores::Drop)],
+                default.headers_with_underscores,
             ),
             request_header_timeout: duration(
                 "requestHeaderTimeout",

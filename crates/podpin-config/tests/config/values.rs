@@ -38,6 +38,7 @@ fn the_shortest_file_has_the_defaults_of_the_contract() {
         requests_per_connection: Some(1_000),
         request_header_bytes: 32_768,
         ambiguous_paths: AmbiguousPaths::Refuse,
+        headers_with_underscores: HeadersWithUnderscores::Pass,
         request_header_timeout: seconds(10),
         request_body_timeout: seconds(60),
         keep_alive_timeout: seconds(75),

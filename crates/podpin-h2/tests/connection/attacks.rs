@@ -58,6 +58,22 @@ fn frames_that_bring_nothing_have_a_budget_that_heals() {
 }
 
 #[test]
+fn resets_of_streams_that_were_never_opened_end_a_clients_connection_and_not_a_proxys() {
+    for stream in [0, 5, 4] {
+        let closed = uploading(Trust::Client).closed_by(&reset(stream)).unwrap();
+        assert_eq!(closed.code, ErrorCode::PROTOCOL_ERROR, "{stream}");
+        let mut server = uploading(Trust::Proxy(2));
+        assert_eq!(server.closed_by(&reset(stream)), None, "{stream}");
+        assert_eq!(server.closed_by(&[get(3), get(7), data(1, END_STREAM, b"x")].concat()), None, "{stream}");
+        let (count, excess) = taken(server, 0, |_| reset(stream));
+        assert!(
+            count < 600 && excess == Some(Excess::Resets),
+            "{stream}: they are charged, {count} {excess:?}"
+        );
+    }
+}
+
+#[test]
 fn settings_are_charged_by_their_entries_and_move_windows_once() {
     let many = settings(&vec![(4, 1000); 2700]);
     let (count, excess) = taken(uploading(Trust::Client), 0, |_| many.clone());

@@ -71,29 +71,31 @@ pub(crate) fn identify(
 ) -> ClientIdentity {
     match evidence(keyring, service, request) {
         Evidence::Nothing(refused @ Some(_)) => {
-            ClientIdentity::begun(session_of_refused(&service.name, request), refused)
+            ClientIdentity::begun(session_of_refused(keyring, &service.name, request), refused)
         }
-        evidence => ClientIdentity::new(service, evidence),
+        evidence => ClientIdentity::new(keyring, service, evidence),
     }
 }
 
 /// Returns the session of a client whose tokens are all refused: the same for all its requests until it takes a new one. The address is
 /// part of it, so that a planted cookie gives no one the session of its client.
-pub(crate) fn session_of_refused(name: &str, request: &RequestView<'_>) -> SessionId {
+pub(crate) fn session_of_refused(keyring: &Keyring, name: &str, request: &RequestView<'_>) -> SessionId {
     let mut value = request.client.address.to_string().into_bytes();
     for cookies in request.fields.all(&header::COOKIE) {
         value.push(b'\n');
         value.extend_from_slice(cookies);
     }
-    SessionId::chosen(name, Source::Refused, &value)
+    keyring.session_of(name, Source::Refused, &value)
 }
 
 impl ClientIdentity {
     /// Returns the identity that the evidence for a service proves.
-    pub(crate) fn new(service: &ServiceState, evidence: Evidence<'_>) -> ClientIdentity {
+    pub(crate) fn new(keyring: &Keyring, service: &ServiceState, evidence: Evidence<'_>) -> ClientIdentity {
         match evidence {
             Evidence::Token(verified, source) => pinned(service, verified, source),
-            Evidence::Chosen(source, value, refused) => chosen(service, source, &value, refused),
+            Evidence::Chosen(source, value, refused) => {
+                chosen(keyring.session_of(&service.name, source, &value), refused)
+            }
             Evidence::Nothing(refused) => ClientIdentity::begun(new_session(), refused),
         }
     }
@@ -173,14 +175,9 @@ fn pinned(service: &ServiceState, verified: Verified, source: IdentitySource) ->
     }
 }
 
-fn chosen(
-    service: &ServiceState,
-    source: Source,
-    value: &[u8],
-    refused: Option<TokenError>,
-) -> ClientIdentity {
+fn chosen(session: SessionId, refused: Option<TokenError>) -> ClientIdentity {
     ClientIdentity {
-        session: SessionId::chosen(&service.name, source, value),
+        session,
         started_seconds: clock::unix_seconds(),
         pinned: None,
         reissue: false,
@@ -227,8 +224,13 @@ fn value_of<'a>(fields: &'a Fields, name: &HeaderName) -> Option<Cow<'a, [u8]>> 
 fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut values =
-        pairs.filter(|(key, _)| decoded(key) == name.as_bytes()).map(|(_, value)| decoded(value));
+        pairs.filter(|(key, _)| stands_for(key, name.as_bytes())).map(|(_, value)| decoded(value));
     values.next().filter(|value| !value.is_empty())
+}
+
+/// Whether an encoded name is `name`. Its length says so of almost all others, for each byte has one letter or three.
+fn stands_for(key: &str, name: &[u8]) -> bool {
+    (name.len()..=3 * name.len()).contains(&key.len()) && decoded(key) == name
 }
 
 /// Returns the text without percent-encoding and `+` (WHATWG URL, section 5.1). Broken encodings stay as they are.

@@ -5,15 +5,17 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::header::HeaderMap;
 use podpin_affinity::{SessionId, TokenError};
 use podpin_config::AmbiguousPaths;
 use podpin_drain::ClientName;
 use podpin_endpoints::{EndpointId, MoveReason, Ring as _};
 use podpin_wire::client::network;
+use podpin_wire::headers;
 use podpin_wire::http1::request_head::HeadError;
 use podpin_wire::http1::target;
 
-use crate::affinity::identify::{ClientIdentity, IdentitySource, identify};
+use crate::affinity::identify::{ClientIdentity, IdentitySource, identify, new_session};
 use crate::affinity::request_view::RequestView;
 use crate::affinity::selected::Selected;
 use crate::affinity::split;
@@ -125,6 +127,18 @@ impl RoutedRequest {
     pub(crate) fn of_stream(route: Arc<Route>, session: SessionId, endpoint: EndpointId) -> RoutedRequest {
         let identity = ClientIdentity::of_stream(session, endpoint);
         RoutedRequest { route, target: None, backends: None, session, client: 0, identity, may_wait: false }
+    }
+
+    /// Begins a new session for the client if the endpoint's response says so (`X-Podpin-Session: renew`): after a login, a token that
+    /// was planted or seen by others names a session that is none of the client's. One that names itself has its own value.
+    pub(crate) fn renew_session(&mut self, received: &HeaderMap) {
+        if !headers::renews_session(received) || self.identity.source == IdentitySource::Chosen {
+            return;
+        }
+        self.session = new_session();
+        self.identity.session = self.session;
+        self.identity.started_seconds = clock::unix_seconds();
+        self.identity.reissue = true;
     }
 
     /// Returns the service that the request is for.
@@ -262,6 +276,8 @@ impl RoutedRequest {
 
 #[cfg(test)]
 mod tests {
+    use http::header::HeaderValue;
+
     use super::*;
     use crate::testing::{Scene, nowhere};
 
@@ -281,5 +297,24 @@ mod tests {
         assert_eq!(request.decision(Some(&elsewhere)), AffinityDecision::Expired);
         request.identity = ClientIdentity::begun(session, None);
         assert_eq!((request.decision(Some(&own)), request.is_returning()), (AffinityDecision::New, false));
+    }
+
+    #[test]
+    fn an_endpoint_renews_a_session_but_not_a_value_of_the_client() {
+        let scene = Scene::new(&[("a", nowhere())]);
+        let session = SessionId::from_bytes([1; 16]);
+        let mut request =
+            RoutedRequest::of_stream(Arc::clone(&scene.route), session, EndpointId::of_pod("a", 80));
+        let says = |value| HeaderMap::from_iter([(headers::SESSION, HeaderValue::from_static(value))]);
+        request.renew_session(&HeaderMap::new());
+        request.renew_session(&says("renewed"));
+        assert_eq!((request.session, request.identity.reissue), (session, false));
+        request.renew_session(&says("Renew"));
+        assert_ne!(request.session, session);
+        assert_eq!((request.identity.session, request.identity.reissue), (request.session, true));
+        assert!(request.identity.started_seconds > 0, "its lifetime begins anew");
+        (request.session, request.identity.source) = (session, IdentitySource::Chosen);
+        request.renew_session(&says("renew"));
+        assert_eq!(request.session, session);
     }
 }

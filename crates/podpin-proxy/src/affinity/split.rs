@@ -1,7 +1,7 @@
 //! The service of a route with several that gets a request.
 //!
 //! A client stays with the service that it is pinned to, as long as that has a weight. Other clients go by weight, by a
-//! hash of the value that they chose, else of their session: replicas agree without talking, and the parallel requests of
+//! keyed hash of the value that they chose, else of their session: replicas agree without talking, and the parallel requests of
 //! a client whose service lost its weight meet at one other. The evidence that counts, in this order:
 //!
 //! 1. a session id that an endpoint issued, bound by a service with a weight, then the cookie of one: of several, the first in
@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use podpin_affinity::{Keyring, TokenError, split};
+use podpin_affinity::{Keyring, SessionId, TokenError, split};
 
 use crate::affinity::identify::{
     ClientIdentity, Evidence, IdentitySource, evidence, new_session, session_of_refused,
@@ -36,13 +36,14 @@ pub(crate) fn choose(
     request: &RequestView<'_>,
 ) -> Option<ChosenBackend> {
     let all = backends.iter().map(|backend| evidence(keyring, &backend.route.service, request));
-    let mut table = EvidenceTable { backends, request, evidence: all.collect() };
+    let mut table = EvidenceTable { keyring, backends, request, evidence: all.collect() };
     let (at, identity) = table.decide()?;
     Some(ChosenBackend { route: Arc::clone(&backends.get(at)?.route), identity })
 }
 
 /// The services of a route, with the request's evidence for each.
 struct EvidenceTable<'a> {
+    keyring: &'a Keyring,
     backends: &'a [Backend],
     request: &'a RequestView<'a>,
     evidence: Vec<Evidence<'a>>,
@@ -56,7 +57,7 @@ impl EvidenceTable<'_> {
             return self.known(at, None);
         }
         let refused = self.refused();
-        let value = self.own_value().and_then(|value| self.by_weight(value));
+        let value = self.own_session().and_then(|session| self.by_weight(session.as_bytes()));
         let former =
             self.pinned(false, true).or_else(|| self.pinned(false, false).filter(|_| value.is_none()));
         if let Some(former) = former {
@@ -66,7 +67,7 @@ impl EvidenceTable<'_> {
             return self.known(at, refused);
         }
         let session = match refused {
-            Some(_) => session_of_refused("", self.request),
+            Some(_) => session_of_refused(self.keyring, "", self.request),
             None => new_session(),
         };
         let at = self.by_weight(session.as_bytes())?;
@@ -80,11 +81,11 @@ impl EvidenceTable<'_> {
         all.position(|(backend, evidence)| (backend.weight > 0) == has_weight && is_such(evidence))
     }
 
-    /// Returns the value that the client chose, for the first service that accepts one.
-    fn own_value(&self) -> Option<&[u8]> {
+    /// Returns the session that the client's own value makes, of no service in particular, for the first service that accepts one.
+    fn own_session(&self) -> Option<SessionId> {
         let all = self.backends.iter().zip(&self.evidence);
         all.filter(|(backend, _)| backend.weight > 0).find_map(|(_, evidence)| match evidence {
-            Evidence::Chosen(_, value, _) => Some(&**value),
+            Evidence::Chosen(source, value, _) => Some(self.keyring.session_of("", *source, value)),
             Evidence::Token(..) | Evidence::Nothing(_) => None,
         })
     }
@@ -108,7 +109,7 @@ impl EvidenceTable<'_> {
     fn known(&mut self, at: usize, refused: Option<TokenError>) -> Option<(usize, ClientIdentity)> {
         let service = &self.backends.get(at)?.route.service;
         let evidence = std::mem::replace(self.evidence.get_mut(at)?, Evidence::Nothing(None));
-        Some((at, ClientIdentity { refused, ..ClientIdentity::new(service, evidence) }))
+        Some((at, ClientIdentity { refused, ..ClientIdentity::new(self.keyring, service, evidence) }))
     }
 
     /// Returns the client of a service without weight at another one.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::BytesMut;
-use podpin_config::ProxyProtocol;
-use podpin_wire::client::Client;
+use podpin_config::{CertificatePart, ProxyProtocol};
+use podpin_wire::client::{Client, ClientCertificate};
 use podpin_wire::http1::request_head::{RequestHead, without_port};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -212,24 +212,34 @@ impl Connection {
         !is_address && transport.covers(host) == Some(false) && !snapshot.trusts(self.peer.ip())
     }
 
+    /// Returns the parts of a client's certificate that endpoints are told.
+    pub(crate) fn certificate_parts(&self) -> &[CertificatePart] {
+        self.listener.tls().map(|tls| tls.certificate_parts()).unwrap_or_default()
+    }
+
+    /// Returns what endpoints are told of the certificate that the client has shown; `None` if it has shown none.
+    pub(crate) fn certificate(&self, transport: &Transport) -> Option<Box<ClientCertificate>> {
+        transport.certificate(self.certificate_parts())
+    }
+
     /// Counts a request; returns whether it is the last one that the connection may carry.
     pub(crate) fn is_last_request(&mut self, snapshot: &ConfigSnapshot) -> bool {
         self.requests = self.requests.saturating_add(1);
         snapshot.limits.requests_per_connection.is_some_and(|limit| self.requests >= limit)
     }
 
-    /// Returns a request of the connection with the configuration that it sees, not counted; `subject` is that of the
-    /// client's certificate.
+    /// Returns a request of the connection with the configuration that it sees, not counted; `certificate` is
+    /// the client's.
     pub(crate) fn request_context(
         &self,
         snapshot: Arc<ConfigSnapshot>,
         head: RequestHead,
         kind: Kind,
-        subject: Option<String>,
+        certificate: Option<Box<ClientCertificate>>,
     ) -> RequestContext {
         let is_tls = self.listener.tls().is_some();
         let mut client = Client::of(self.peer.ip(), is_tls, &head.fields, &snapshot.trusted_proxies);
-        client.subject = subject;
+        client.certificate = certificate;
         let shared = Arc::clone(&self.listener.shared);
         let listener = Arc::clone(&self.listener.name);
         RequestContext { shared, snapshot, listener, head, kind, client, began: clock::now(), permit: None }

@@ -133,39 +133,53 @@ fn serve_request<'a>(
 ) -> Pin<Box<dyn Future<Output = Served> + Send + 'a>> {
     let Some(body) = body_decoder(received.framing.body) else {
         let upgrade = upgrade(connection, idle, *received, snapshot, closing);
-        return Box::pin(upgrade.map(|()| Served::Closed));
+        return Box::pin(upgrade.map(|idle| idle.map_or(Served::Closed, Served::Idle)));
     };
     let ReceivedRequest { head, framing, .. } = *received;
     let terms = terms(&head, &framing, body);
     let kind = if framing.event_stream { Kind::Stream } else { Kind::Request };
-    let context = connection.request_context(snapshot, head, kind, idle.transport.subject()).counted();
+    let context =
+        connection.request_context(snapshot, head, kind, connection.certificate(&idle.transport)).counted();
     Box::pin(serve::serve(context, PendingResponse::http1(idle, terms)))
 }
 
-/// Lets Pingora serve a request that offers another protocol; the socket does not come back.
+/// Lets Pingora serve a request that offers another protocol. Returns the connection if the offer was not taken and it may carry another
+/// request.
 async fn upgrade(
     connection: &Connection,
     idle: IdleConnection,
     received: ReceivedRequest,
     snapshot: Arc<ConfigSnapshot>,
     closing: &ShutdownWatch,
-) {
-    let ReceivedRequest { head, bytes, .. } = received;
-    let context = connection.request_context(snapshot, head, Kind::Request, idle.transport.subject());
+) -> Option<IdleConnection> {
+    let ReceivedRequest { head, bytes, framing } = received;
+    let keeps = framing.keep_alive && !has_body(&head);
+    let context =
+        connection.request_context(snapshot, head, Kind::Request, connection.certificate(&idle.transport));
     let span = tracing::debug_span!(
         "upgrade",
         host = %context.head.authority(),
         path = context.head.path(),
         client = %context.client.address,
     );
+    let length = bytes.len();
     let mut ahead = BytesMut::from(bytes);
     ahead.unsplit(idle.ahead);
-    let stream = ClientStream::upgrade(idle.transport, connection.peer, ahead);
-    let start = UpgradeStart { context, progress: stream.progress() };
+    let head_length = keeps.then_some(length);
+    let stream = ClientStream::upgrade(idle.transport, connection.peer, ahead, head_length);
+    let start = UpgradeStart { context, progress: stream.progress(), keeps };
     let mut session = ServerSession::new_http1(Box::new(stream));
     session.set_connection_user_context(Some(Box::new(start)));
     session.set_keepalive(None);
-    let _not_reused = connection.listener.proxy.process_new_http(session, closing).instrument(span).await;
+    let reused = connection.listener.proxy.process_new_http(session, closing).instrument(span).await?;
+    let (stream, _) = reused.consume();
+    stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
+}
+
+/// Whether a request has a body, or says so in a way that only its recipient can tell.
+fn has_body(head: &RequestHead) -> bool {
+    let length = head.fields.text(&header::CONTENT_LENGTH);
+    head.fields.contains(&header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
 }
 
 /// Returns the decoder of a request body; `None` if the client offers another protocol.

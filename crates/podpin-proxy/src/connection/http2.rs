@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use http::{Method, Version};
 use podpin_h2::{Cause, Closed, Head, HeadText, Trust};
+use podpin_wire::client::ClientCertificate;
 use podpin_wire::fields::Fields;
 use podpin_wire::http1::request_head::{self, HeadError, RequestHead};
 use tokio::time::Instant;
@@ -95,7 +96,11 @@ pub(crate) fn serve(
                 Happened::Progress(Progress::Arrivals(arrivals)) => {
                     for Arrival { stream, head } in arrivals {
                         let client = PendingResponse::H2(Http2Stream::new(Arc::clone(&http2), stream));
-                        let request = requests.task(client, head, http2.subject());
+                        let request = requests.task(
+                            client,
+                            head,
+                            http2.certificate(requests.connection.certificate_parts()),
+                        );
                         shared.lifecycle.tasks.spawn(request.in_current_span());
                     }
                     requests.takes_no_more(http2.opened_streams())
@@ -157,7 +162,7 @@ impl Requests {
         &self,
         client: PendingResponse,
         head: Result<Box<Head>, HeadError>,
-        subject: Option<String>,
+        certificate: Option<Box<ClientCertificate>>,
     ) -> Task {
         let head = match head.and_then(|head| request_head(*head)) {
             Ok(head) => head,
@@ -179,7 +184,7 @@ impl Requests {
             return refuse(client, refusal.reply, ResponseBody::Whole);
         }
         let kind = if wants_events { Kind::Stream } else { Kind::Request };
-        let context = self.connection.request_context(snapshot, head, kind, subject);
+        let context = self.connection.request_context(snapshot, head, kind, certificate);
         if let Some(refusal) = self.refusal {
             return Box::pin(unserved::turn_away(context, refusal.reply, client).map(drop));
         }

@@ -125,7 +125,8 @@ async fn refuse_event_stream(
     let ReceivedRequest { head, .. } = received;
     let is_http10 = head.version == http::Version::HTTP_10;
     let snapshot = connection.listener.shared.snapshot();
-    let context = connection.request_context(snapshot, head, Kind::Stream, idle.transport.subject());
+    let context =
+        connection.request_context(snapshot, head, Kind::Stream, connection.certificate(&idle.transport));
     let terms = Http1Terms { body: BodyDecoder::Done, is_http10, keep_alive: false, expects_continue: false };
     unserved::turn_away(context, reply, PendingResponse::http1(idle, terms)).await;
 }

@@ -14,12 +14,13 @@ use podpin_wire::trailers::write_last_chunk;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::downstream::gone::{Gone, LINGER};
+use crate::downstream::hang_up::HangUp;
 use crate::http::reply::{ErrorReply, LocalResponse, ResponseBody};
 use crate::net::scratch::{self, Scratch};
 use crate::net::transport::Transport;
 
 /// Bytes of later requests that are kept while a response goes on; the client is not read beyond.
-const AHEAD_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const AHEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a request body that one read takes.
 const BODY_READ_BYTES: usize = 16 * 1024;
 /// Time for reading the rest of a request body after its response, nginx's default.
@@ -57,6 +58,8 @@ struct Input {
     trailers: Vec<u8>,
     /// Whether the client sends no body before an interim response (`Expect`).
     expects_continue: bool,
+    /// The end of a client that has sent more than is kept.
+    hang_up: HangUp,
 }
 
 impl Input {
@@ -67,6 +70,7 @@ impl Input {
             body: BodyDecoder::Done,
             trailers: Vec::new(),
             expects_continue: false,
+            hang_up: HangUp::default(),
         }
     }
 
@@ -238,7 +242,9 @@ impl Http1Side {
     pub(crate) fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<Gone> {
         loop {
             if self.is_full() {
-                return Poll::Pending;
+                let Http1Side { transport, input, .. } = self;
+                let end = input.as_mut().map(|input| input.hang_up.poll(context, transport.tcp()));
+                return end.unwrap_or(Poll::Pending);
             }
             let mut bytes = [0; 1024];
             let mut buffer = ReadBuf::new(&mut bytes);

@@ -12,11 +12,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
+use podpin_config::CertificatePart;
 use podpin_h2::{
     Closed, Config, Connection, End, ErrorCode, Event, FRAME_HEAD_BYTES, Head, Refusal, StreamId, StreamMut,
     Trust,
 };
 use podpin_time::Millis;
+use podpin_wire::client::ClientCertificate;
 use podpin_wire::http1::request_head::HeadError;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -153,9 +155,9 @@ impl Http2Connection {
         self.lock().protocol.opened_streams()
     }
 
-    /// Returns the subject of the client's certificate; `None` if it has shown none.
-    pub(crate) fn subject(&self) -> Option<String> {
-        self.lock().transport().and_then(Transport::subject)
+    /// Returns these parts of the client's certificate; `None` if it has shown none.
+    pub(crate) fn certificate(&self, parts: &[CertificatePart]) -> Option<Box<ClientCertificate>> {
+        self.lock().transport().and_then(|transport| transport.certificate(parts))
     }
 
     /// Takes out what is left of a connection that has ended; `None` if its socket is gone.

@@ -9,11 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
+use podpin_config::CertificatePart;
+use podpin_wire::client::ClientCertificate;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::net::subject::subject;
+use crate::net::client_certificate;
 
 /// Bytes that may wait within TLS for a client that does not read; no record is begun beyond them.
 pub const TLS_BUFFER_BYTES: usize = 16 * 1024;
@@ -72,11 +74,11 @@ impl Transport {
         matches!(self, Transport::Tls(_))
     }
 
-    /// Returns the subject of the peer's certificate; `None` if it has shown none.
+    /// Returns these parts of the peer's certificate; `None` if it has shown none.
     #[must_use]
-    pub fn subject(&self) -> Option<String> {
+    pub fn certificate(&self, parts: &[CertificatePart]) -> Option<Box<ClientCertificate>> {
         let Transport::Tls(tls) = self else { return None };
-        tls.stream.get_ref().1.peer_certificates()?.first().and_then(subject)
+        client_certificate::describe(tls.stream.get_ref().1.peer_certificates()?, parts)
     }
 
     /// Returns whether a request for `host` belongs on the connection, by the name that the client asked for in its TLS hello

@@ -38,7 +38,7 @@ use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
-use crate::upstream::pool::{self, Age, Target};
+use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
 use crate::upstream::upload::Upload;
@@ -350,6 +350,7 @@ impl Exchange<'_> {
             return Begun::Retried;
         }
         self.answered = true;
+        self.attempts.request.renew_session(&head.headers);
         let Some(selected) = self.attempts.selected() else { return Begun::Refused(ErrorReply::Internal) };
         let (context, request) = (self.context, &self.attempts.request);
         let places = std::mem::take(&mut self.places);
@@ -402,8 +403,11 @@ impl Exchange<'_> {
             let unsent = transfer.into_rest().unsent;
             return Outcome::Answered { status, ending: Ending::Cut(error), unsent };
         }
-        if let (Some(time), Some(transport)) = (self.keep_time, transfer.into_kept()) {
-            pool::keep(target, transport, time);
+        if let (Some(time), Some(endpoint), Some(transport)) =
+            (self.keep_time, self.attempts.endpoint(), transfer.into_kept())
+        {
+            let service = Arc::downgrade(self.attempts.service());
+            pool::keep(target, transport, time, Owner { service, endpoint: endpoint.id });
         }
         Outcome::Answered { status, ending: Ending::Complete, unsent: Vec::new() }
     }

@@ -13,8 +13,8 @@ use crate::stream_registry::StreamRecord;
 pub(crate) enum Body {
     /// `text/event-stream`, forwarded by whole events.
     Events(Framer),
-    /// Anything else, forwarded as it comes.
-    Opaque,
+    /// The same, compressed: forwarded as it comes.
+    Encoded,
 }
 
 /// Result of decoding one read.
@@ -67,7 +67,7 @@ impl Body {
     fn position(&self) -> Position {
         match self {
             Body::Events(framer) => Position::of(framer.at_boundary()),
-            Body::Opaque => Position::WithinEvent,
+            Body::Encoded => Position::WithinEvent,
         }
     }
 
@@ -80,7 +80,7 @@ impl Body {
     pub(crate) fn last_event_id(&self) -> Option<&[u8]> {
         match self {
             Body::Events(framer) => framer.last_event_id(),
-            Body::Opaque => None,
+            Body::Encoded => None,
         }
     }
 
@@ -101,7 +101,7 @@ impl Body {
     fn resumption(&self) -> Resumption<'_> {
         match self {
             Body::Events(framer) => framer.resumption(),
-            Body::Opaque => Resumption::Unknown,
+            Body::Encoded => Resumption::Unknown,
         }
     }
 
@@ -112,7 +112,7 @@ impl Body {
         match self {
             Body::Events(_) if point == ResumePoint::Overlap => None,
             Body::Events(framer) => framer.mark_resume_point().id().map(<[u8]>::to_vec),
-            Body::Opaque => None,
+            Body::Encoded => None,
         }
     }
 
@@ -127,7 +127,7 @@ impl Body {
     pub(crate) fn known_ids(&self) -> KnownIds {
         match self {
             Body::Events(framer) => framer.known_ids(),
-            Body::Opaque => KnownIds::default(),
+            Body::Encoded => KnownIds::default(),
         }
     }
 
@@ -149,7 +149,7 @@ impl Body {
     pub(crate) fn told_retry(&self) -> Option<u64> {
         match self {
             Body::Events(framer) => framer.told_retry().map(u64::from),
-            Body::Opaque => None,
+            Body::Encoded => None,
         }
     }
 
@@ -158,7 +158,7 @@ impl Body {
         match self {
             Body::Events(framer) if framer.has_undecided() => Held::Undecided,
             Body::Events(framer) if framer.holds_block() => Held::Block,
-            Body::Events(_) | Body::Opaque => Held::Nothing,
+            Body::Events(_) | Body::Encoded => Held::Nothing,
         }
     }
 
@@ -167,7 +167,7 @@ impl Body {
     pub(crate) fn pass_held(&mut self, out: &mut Vec<u8>) -> Decoded {
         let pushed = match self {
             Body::Events(framer) => framer.pass_on(out),
-            Body::Opaque => Pushed::default(),
+            Body::Encoded => Pushed::default(),
         };
         let (events, dropped) = (pushed.events, pushed.dropped);
         Decoded { events, dropped, end: None, position: self.position(), trailers: Vec::new() }
@@ -180,7 +180,7 @@ impl Body {
                 let is_held = framer.holds_block() || !framer.at_boundary();
                 is_held && framer.may_be_handed_over() && framer.last_event_id().is_some()
             }
-            Body::Opaque => false,
+            Body::Encoded => false,
         }
     }
 
@@ -188,7 +188,7 @@ impl Body {
     pub(crate) fn take_held(&mut self) -> Vec<u8> {
         match self {
             Body::Events(framer) => framer.take_held(),
-            Body::Opaque => Vec::new(),
+            Body::Encoded => Vec::new(),
         }
     }
 
@@ -203,7 +203,7 @@ impl Body {
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Decoded {
         let pushed = match self {
             Body::Events(framer) => framer.push(bytes, out),
-            Body::Opaque => Pushed::default(),
+            Body::Encoded => Pushed::default(),
         };
         let (events, dropped) = (pushed.events, pushed.dropped);
         Decoded { events, dropped, end: None, position: self.position(), trailers: Vec::new() }
@@ -224,7 +224,7 @@ impl Body {
                 Ok(Piece::Data(data)) => match (&mut *self, &mut replay) {
                     (Body::Events(_), Some(replay)) => replay.extend_from_slice(data),
                     (Body::Events(framer), None) => events += framer.push(data, out).events,
-                    (Body::Opaque, _) => out.extend_from_slice(data),
+                    (Body::Encoded, _) => out.extend_from_slice(data),
                 },
                 Ok(Piece::Trailers(lines)) => trailers.extend_from_slice(lines),
                 Ok(Piece::More) if *decoder == BodyDecoder::Done => break Some(UpstreamEnd::Clean),
@@ -303,12 +303,12 @@ mod tests {
             framer.push(format!("id: {id}\ndata: a\n\n").as_bytes(), &mut Vec::new());
             assert_eq!(body.resume_point(), point, "{id:?}");
         }
-        assert_eq!(Body::Opaque.resume_point(), ResumePoint::Unknown);
+        assert_eq!(Body::Encoded.resume_point(), ResumePoint::Unknown);
     }
 
     #[test]
     fn anything_else_passes_as_it_comes_and_has_no_boundary() {
-        let (mut body, mut decoder, mut out) = (Body::Opaque, chunked(), Vec::new());
+        let (mut body, mut decoder, mut out) = (Body::Encoded, chunked(), Vec::new());
         let decoded = body.decode(&mut decoder, b"5\r\nhello\r\n", &mut out);
         assert_eq!((decoded.events, decoded.end, &out[..]), (0, None, &b"hello"[..]));
         assert_eq!((decoded.position, body.held()), (Position::WithinEvent, Held::Nothing));

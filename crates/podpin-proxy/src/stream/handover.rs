@@ -555,7 +555,7 @@ mod tests {
         let mut handover = driver(&scene);
         handover.begin(&scene.route, resume(), SuccessorTarget::PinnedTo(EndpointId::of_pod("a", 80)));
         assert_eq!(answer(&mut handover).await, Answer::Failed(Outcome::Connect));
-        assert!(handover.take_successor(&mut Body::Opaque, true).is_none());
+        assert!(handover.take_successor(&mut Body::Encoded, true).is_none());
     }
 
     #[tokio::test]

@@ -215,7 +215,7 @@ impl Opening<'_> {
     /// Returns the body of the response. Only a stream that may be handed over is held back event by event.
     fn body(&self, start: &ResponseStart, settings: &Settings) -> Body {
         if settings.content != Content::Events {
-            return Body::Opaque;
+            return Body::Encoded;
         }
         let service = &self.attempts.service().configuration;
         let mut framer = match settings.handover {

@@ -514,7 +514,7 @@ mod tests {
             let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
             let driver = || HandoverDriver::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);
             let settings = Settings {
-                content: if moves { Content::Events } else { Content::Opaque },
+                content: if moves { Content::Events } else { Content::Encoded },
                 tells_retry: true,
                 handover: moves.then(|| limits(&scene.route.service.configuration)),
                 ..Settings::default()
@@ -588,7 +588,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_breaks_off_has_no_end() {
         let scene = scene();
-        let mut line = Line::new(&scene, BodyDecoder::Length(100), Body::Opaque).await;
+        let mut line = Line::new(&scene, BodyDecoder::Length(100), Body::Encoded).await;
         line.upstream.write_all(b"half").await.unwrap();
         line.upstream.shutdown().await.unwrap();
         let (finished, read) = line.finish().await;
@@ -600,7 +600,7 @@ mod tests {
     #[tokio::test]
     async fn a_response_without_a_body_is_over_at_once() {
         let scene = scene();
-        let (finished, read) = Line::new(&scene, BodyDecoder::Done, Body::Opaque).await.finish().await;
+        let (finished, read) = Line::new(&scene, BodyDecoder::Done, Body::Encoded).await.finish().await;
         assert_eq!((finished.reason, &*read), (CloseReason::UpstreamEnd, "HEAD\r\n\r\n0\r\n\r\n"));
     }
 

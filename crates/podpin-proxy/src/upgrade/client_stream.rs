@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
+use futures_util::task::AtomicWaker;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
@@ -28,6 +29,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::clock;
+use crate::downstream::gone::Gone;
+use crate::downstream::hang_up::HangUp;
+use crate::downstream::http1::{AHEAD_BYTES_MAX, IdleConnection};
 use crate::net::transport::Transport;
 
 /// Enough for a response head and a small body in one packet.
@@ -41,6 +45,8 @@ pub(crate) struct Progress {
     limit: AtomicU64,
     since: AtomicU64,
     answered: AtomicBool,
+    switched: AtomicBool,
+    on_switch: AtomicWaker,
 }
 
 impl Progress {
@@ -60,6 +66,20 @@ impl Progress {
         self.answered.store(true, Ordering::Relaxed);
     }
 
+    /// Notes that the connection is another protocol's from now on: what the client sends belongs to it.
+    pub(crate) fn switched(&self) {
+        self.switched.store(true, Ordering::Release);
+        self.on_switch.wake();
+    }
+
+    /// Polls for the switch of protocols.
+    fn poll_switched(&self, context: &Context<'_>) -> Poll<()> {
+        if !self.switched.load(Ordering::Acquire) {
+            self.on_switch.register(context.waker());
+        }
+        if self.switched.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Returns when the endpoint's time is up; `None` if nothing is awaited.
     fn deadline(&self) -> Option<Millis> {
         let limit = self.limit.load(Ordering::Relaxed);
@@ -73,20 +93,32 @@ pub(crate) struct ClientStream {
     /// Bytes that were read already and not handed out yet.
     ahead: BytesMut,
     tcp: BufWriter<Transport>,
+    /// Bytes of the head that Pingora has not read. What follows is kept until the protocol is switched, for it may be the next
+    /// request. `None` if Pingora reads everything.
+    head_left: Option<usize>,
+    hang_up: HangUp,
     digest: Arc<SocketDigest>,
     progress: Arc<Progress>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientStream {
-    /// Returns the stream of a connection that may become another protocol with the request that `ahead` begins with.
-    pub(crate) fn upgrade(tcp: Transport, peer: SocketAddr, ahead: BytesMut) -> ClientStream {
+    /// Returns the stream of a connection that may become another protocol with the request that `ahead` begins with. With the length of
+    /// the request's head the connection may go on if it does not; the request has no body then.
+    pub(crate) fn upgrade(
+        tcp: Transport,
+        peer: SocketAddr,
+        ahead: BytesMut,
+        head_length: Option<usize>,
+    ) -> ClientStream {
         let digest = SocketDigest::from_raw_fd(tcp.tcp().as_raw_fd());
         // A fresh cell takes the value; it spares a system call a request.
         let _fresh = digest.peer_addr.set(Some(PingoraAddress::Inet(peer)));
         ClientStream {
             ahead,
             tcp: BufWriter::with_capacity(WRITE_BUFFER_BYTES, tcp),
+            head_left: head_length,
+            hang_up: HangUp::default(),
             digest: Arc::new(digest),
             progress: Arc::default(),
             timer: None,
@@ -98,7 +130,28 @@ impl ClientStream {
         Arc::clone(&self.progress)
     }
 
+    /// Returns the connection for its next request; `None` if some of that was read, or the protocol was switched.
+    pub(crate) fn into_idle(self) -> Option<IdleConnection> {
+        let is_clean = self.head_left == Some(0) && self.tcp.buffer().is_empty();
+        is_clean.then(|| IdleConnection { transport: self.tcp.into_inner(), ahead: self.ahead })
+    }
+
     fn poll_bytes(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.head_left {
+            Some(0) => ready!(self.poll_switched(context))?,
+            Some(left) => {
+                let count = left.min(self.ahead.len()).min(buffer.remaining());
+                buffer.put_slice(self.ahead.get(..count).unwrap_or_default());
+                self.ahead.advance(count);
+                self.head_left = Some(left.saturating_sub(count));
+                return Poll::Ready(Ok(()));
+            }
+            None => {}
+        }
+        if self.head_left.is_some() {
+            // The client is gone.
+            return Poll::Ready(Ok(()));
+        }
         if self.ahead.is_empty() {
             let room = buffer.remaining().min(READ_BYTES_MAX);
             let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(room));
@@ -111,6 +164,24 @@ impl ClientStream {
             self.ahead.advance(count);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Polls for the switch of protocols, after which everything is read, or for the client's leaving before it. Other bytes are kept.
+    fn poll_switched(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.progress.poll_switched(context).is_ready() {
+            self.head_left = None;
+            return Poll::Ready(Ok(()));
+        }
+        while self.ahead.len() < AHEAD_BYTES_MAX {
+            let mut bytes = [0; 1024];
+            let mut piece = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(self.tcp.get_mut()).poll_read(context, &mut piece))?;
+            if piece.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(piece.filled());
+        }
+        self.hang_up.poll(context, self.tcp.get_ref().tcp()).map(|Gone| Ok(()))
     }
 
     /// Polls for the moment `due`.
@@ -197,11 +268,10 @@ impl UniqueID for ClientStream {
 }
 
 impl Ssl for ClientStream {
-    /// Returns that the client came over TLS, with the subject of its certificate: `organization` is the whole subject, for
-    /// want of a better field.
+    /// Returns that the client came over TLS. Of its certificate the pipeline knows by the request's context.
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
         let Transport::Tls(_) = self.tcp.get_ref() else { return None };
-        Some(Arc::new(SslDigest::new("", "", self.tcp.get_ref().subject(), None, Vec::new())))
+        Some(Arc::new(SslDigest::new("", "", None, None, Vec::new())))
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
@@ -248,7 +318,7 @@ mod tests {
     async fn stream(ahead: &[u8]) -> (TcpStream, ClientStream) {
         let (client, proxy) = connected().await;
         let peer = client.local_addr().unwrap();
-        (client, ClientStream::upgrade(Transport::Plain(proxy), peer, BytesMut::from(ahead)))
+        (client, ClientStream::upgrade(Transport::Plain(proxy), peer, BytesMut::from(ahead), None))
     }
 
     #[tokio::test]
@@ -261,6 +331,38 @@ mod tests {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "GET / HTTP/1.1\r\nHost: x");
+    }
+
+    #[tokio::test]
+    async fn what_follows_the_head_is_the_next_request_or_after_a_switch_the_new_protocols() {
+        let (client, proxy) = connected().await;
+        let peer = client.local_addr().unwrap();
+        let stream = || async {
+            let (mut client, proxy) = connected().await;
+            let ahead = BytesMut::from(&b"GET / HTTP/1.1\r\n\r\nmore"[..]);
+            let mut stream = ClientStream::upgrade(Transport::Plain(proxy), peer, ahead, Some(18));
+            let mut head = [0; 30];
+            assert_eq!(stream.read(&mut head).await.unwrap(), 18, "the head and nothing else");
+            client.write_all(b" and more").await.unwrap();
+            (client, stream)
+        };
+        drop(proxy);
+        let (mut client, mut refused) = stream().await;
+        let gone = tokio::time::timeout(Duration::from_millis(1), refused.read_u8()).await;
+        assert!(gone.is_err(), "nothing is read of it");
+        client.shutdown().await.unwrap();
+        assert_eq!(refused.read(&mut [0; 8]).await.unwrap(), 0, "but its end is seen");
+        assert_eq!(&*refused.into_idle().unwrap().ahead, b"more and more");
+
+        let (client, mut switched) = stream().await;
+        let progress = switched.progress();
+        let mut text = [0; 13];
+        let read = switched.read_exact(&mut text);
+        let switch = async { progress.switched() };
+        tokio::join!(read, switch).0.unwrap();
+        assert_eq!(&text, b"more and more");
+        assert!(switched.into_idle().is_none());
+        drop(client);
     }
 
     #[tokio::test]

@@ -17,24 +17,32 @@ use pingora_proxy::{FailToProxy, ProxyWarnLogContext};
 use pingora_proxy::{HttpProxy, http_proxy};
 use podpin_time::Millis;
 use podpin_wire::http1::request_head::FIELDS_MAX;
+use podpin_wire::http1::response_head::INTERIM_BYTES_MAX;
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::clock;
-use crate::http::reply::ErrorReply;
+use crate::http::reply::{ErrorReply, LocalResponse};
 use crate::net::tls::provider::provider;
 use crate::request_context::RequestContext;
 use crate::shared::{InFlight, Shared};
 use crate::telemetry::access_log::Record;
+use crate::telemetry::labels::{CloseReason, Label as _};
 use crate::upgrade::client_stream::Progress;
 use crate::upgrade::response::{
-    connect_error, downstream_reply, is_overdue, rewrite_request, rewrite_response, upstream_error,
-    write_response,
+    connect_error, downstream_reply, is_overdue, is_slow_client, rewrite_request, rewrite_response,
+    upstream_error, write_response,
 };
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
+use crate::upstream::unserved::{self, Unserved};
 
 /// Time that a client has for the rest of a response that is cut short.
 const CUT_GRACE: Duration = Duration::from_secs(1);
+
+/// No time of Pingora's for an idle connection: it comes back to this proxy.
+const KEEP_ALIVE_UNTIMED: u64 = 0;
+/// Bytes of a status line and the empty line behind the fields.
+const INTERIM_LINE_BYTES: usize = 20;
 
 /// The proxy's part in Pingora's forwarding.
 pub(crate) struct Pipeline {
@@ -47,6 +55,8 @@ pub(crate) struct UpgradeStart {
     pub context: RequestContext,
     /// Progress of the request, watched by the client's stream, which keeps the deadline of the response head.
     pub progress: Arc<Progress>,
+    /// Whether the connection goes on behind the request if the offer is not taken.
+    pub keeps: bool,
 }
 
 /// The state of one request between Pingora's phases.
@@ -60,6 +70,10 @@ pub(crate) struct UpgradeRequest {
     answered: bool,
     /// Whether the route had a response without an endpoint.
     responded_locally: bool,
+    /// Whether the request was accounted for already.
+    is_settled: bool,
+    /// Bytes of interim responses so far.
+    interim_bytes: usize,
     reply: Option<ErrorReply>,
     /// Count of the request, until it is over in whatever way.
     _in_flight: InFlight,
@@ -81,6 +95,23 @@ impl Pipeline {
 }
 
 impl UpgradeRequest {
+    /// Lets the connection go on behind the response, if it may.
+    fn keep_alive(&self, session: &mut Session) {
+        let keeps = self.start.as_ref().is_some_and(|start| start.keeps);
+        session.set_keepalive(keeps.then_some(KEEP_ALIVE_UNTIMED));
+    }
+
+    /// Counts an interim response, of which an endpoint may send any number but no more bytes than to any other request.
+    fn count_interim(&mut self, response: &ResponseHeader) -> Result<()> {
+        let lines = response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+        self.interim_bytes += lines.sum::<usize>() + INTERIM_LINE_BYTES;
+        if self.interim_bytes > INTERIM_BYTES_MAX {
+            self.endpoint_failed(&UpstreamError::Protocol("unexpected interim responses"));
+            return Err(self.fail(ErrorReply::UpstreamProtocol));
+        }
+        Ok(())
+    }
+
     fn fail(&mut self, reply: ErrorReply) -> Box<Error> {
         self.reply = Some(reply);
         Error::new(ErrorType::HTTPStatus(reply.status().map_or(499, |status| status.as_u16())))
@@ -94,17 +125,31 @@ impl UpgradeRequest {
         }
     }
 
+    /// Accounts for a request that gets no response of an endpoint, as for any other such request; returns the proxy's own.
+    fn settle(&mut self, reply: ErrorReply) -> Option<LocalResponse> {
+        let Some(UpgradeStart { context, .. }) = &self.start else { return reply.response() };
+        let progress = match &self.attempts {
+            Some(attempts) => unserved::Progress::Tried { attempts, answered: self.answered },
+            None => unserved::Progress::Unrouted,
+        };
+        self.is_settled = true;
+        Unserved { context, progress }.settle(reply).map(|settled| settled.response)
+    }
+
     fn record(&self, context: &RequestContext, session: &Session, error: Option<&Error>) -> Record {
         let mut log = context.record(if session.was_upgraded() { "upgrade" } else { "request" });
         log.status = written_status(session);
         if let Some(attempts) = &self.attempts {
             attempts.describe(self.answered, &mut log);
         }
-        log.reason = match (error.is_some(), self.reply) {
-            (false, _) => "complete",
-            (true, reply) => reply.map_or("error", ErrorReply::log_reason),
+        (log.reason, log.error) = match (error, self.reply) {
+            (None, _) => ("complete", None),
+            (Some(error), _) if is_slow_client(error) => {
+                (CloseReason::SlowClient.label(), Some("the client took nothing in time".to_owned()))
+            }
+            (Some(_), Some(reply)) => (reply.log_reason(), Some(reply.to_string())),
+            (Some(error), None) => ("error", Some(error.to_string())),
         };
-        log.error = error.and(self.reply).map(|reply| reply.to_string());
         log.bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(0);
         log.duration_ms = context.elapsed_millis();
         log
@@ -128,6 +173,8 @@ impl ProxyHttp for Pipeline {
             connect_began: Millis(0),
             answered: false,
             responded_locally: false,
+            is_settled: false,
+            interim_bytes: 0,
             reply: None,
             _in_flight: self.shared.in_flight(),
         }
@@ -159,10 +206,7 @@ impl ProxyHttp for Pipeline {
         request.attempts = Some(Attempts::new(routed, Purpose::Request));
         let Some(response) = response else { return Ok(false) };
         request.responded_locally = true;
-        if !session.as_downstream_mut().is_body_empty() {
-            // The body behind the response is not read.
-            session.set_keepalive(None);
-        }
+        request.keep_alive(session);
         write_response(session, response).await?;
         Ok(true)
     }
@@ -195,7 +239,8 @@ impl ProxyHttp for Pipeline {
             None => times.response_header,
         };
         peer.options.write_timeout = times.response_header;
-        peer.options.idle_timeout = times.keep_alive.or(Some(Duration::ZERO));
+        // A connection whose offer was not taken is not kept: whose it is, and whether its endpoint drains, is not known there.
+        peer.options.idle_timeout = Some(Duration::ZERO);
         request.connect_began = clock::now();
         Ok(Box::new(peer))
     }
@@ -250,20 +295,21 @@ impl ProxyHttp for Pipeline {
             request.endpoint_failed(&UpstreamError::Protocol("too many header fields"));
             return Err(request.fail(ErrorReply::UpstreamProtocol));
         }
-        let (Some(start), Some(attempts)) = (&request.start, &request.attempts) else {
+        let is_switch = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        if response.status.is_informational() && !is_switch {
+            request.count_interim(response)?;
+        }
+        let (Some(start), Some(attempts)) = (&request.start, &mut request.attempts) else {
             return Err(request.fail(ErrorReply::Internal));
         };
-        let is_switch = response.status == StatusCode::SWITCHING_PROTOCOLS;
         if !request.answered && (is_switch || !response.status.is_informational()) {
             request.answered = true;
             attempts.answered(response.status);
+            attempts.request.renew_session(&response.headers);
             start.progress.answered();
         }
-        if !is_switch && !response.status.is_informational() {
-            // The connection does not go on behind an offer, whatever became of it.
-            session.set_keepalive(None);
-        }
         if is_switch {
+            start.progress.switched();
             // An upgraded connection may be silent for any time.
             session.set_read_timeout(None);
         }
@@ -274,7 +320,11 @@ impl ProxyHttp for Pipeline {
                 session.set_keepalive(None);
             }
         }
-        rewrite_response(&start.context, attempts, response)
+        rewrite_response(&start.context, attempts, response)?;
+        if !is_switch && !response.status.is_informational() {
+            request.keep_alive(session);
+        }
+        Ok(())
     }
 
     fn fail_to_connect(
@@ -336,19 +386,15 @@ impl ProxyHttp for Pipeline {
         let reply = request.reply.unwrap_or_else(|| downstream_reply(error));
         request.reply = Some(reply);
         let has_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
-        let response = reply.response();
-        let code = response.as_ref().map_or(0, |response| response.status.as_u16());
+        let mut code = 0;
         if has_begun {
             // The gathered bytes of the response go out before the connection that cuts it short.
             if tokio::time::timeout(CUT_GRACE, session.shutdown()).await.is_err() {
                 tracing::debug!("a client did not take the end of its response");
             }
-        } else if let Some(mut response) = response {
+        } else if let Some(response) = request.settle(reply) {
+            code = response.status.as_u16();
             session.set_keepalive(None);
-            if let (Some(attempts), Some(start)) = (&request.attempts, &request.start) {
-                let received = &start.context.head.fields;
-                attempts.request.route.filters.cross_origin(received, &mut response.headers);
-            }
             if let Err(error) = write_response(session, response).await {
                 tracing::debug!(%error, "the client left before its response");
             }
@@ -357,7 +403,10 @@ impl ProxyHttp for Pipeline {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut UpgradeRequest) {
-        let Some(UpgradeStart { context, .. }) = &request.start else { return };
+        let Some(UpgradeStart { context, .. }) = request.start.as_ref().filter(|_| !request.is_settled)
+        else {
+            return;
+        };
         let routed = request.attempts.as_ref().map(|attempts| &attempts.request);
         context.count(routed.map(|routed| &*routed.route), written_status(session));
         if let Some(attempts) = request.attempts.as_ref().filter(|_| !request.responded_locally) {
@@ -418,7 +467,7 @@ mod tests {
         let pipeline = Pipeline::new(Arc::clone(&scene.shared));
         let mut request = pipeline.new_ctx();
         let context = scene.context(HeaderMap::new());
-        request.start = Some(UpgradeStart { context, progress: Arc::default() });
+        request.start = Some(UpgradeStart { context, progress: Arc::default(), keeps: false });
         request.attempts = Some(Attempts::new(scene.pinned_to("a"), Purpose::Request));
         (pipeline, request)
     }

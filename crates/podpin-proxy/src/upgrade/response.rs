@@ -117,6 +117,11 @@ pub(crate) fn downstream_reply(error: &Error) -> ErrorReply {
     }
 }
 
+/// Whether a client took nothing for too long.
+pub(crate) fn is_slow_client(error: &Error) -> bool {
+    matches!((error.esource(), error.etype()), (ErrorSource::Downstream, ErrorType::WriteTimedout))
+}
+
 /// Whether the client's stream reports through Pingora that the endpoint took too long.
 pub(crate) fn is_overdue(error: &Error) -> bool {
     io_cause(error).is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)

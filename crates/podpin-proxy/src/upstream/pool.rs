@@ -9,13 +9,16 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Weak;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use podpin_endpoints::{EndpointId, Phase};
 use podpin_time::Millis;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::watch;
 
+use crate::balance::service::ServiceState;
 use crate::clock;
 use crate::net::tls::UpstreamTls;
 use crate::net::transport::Transport;
@@ -48,8 +51,28 @@ struct Pool {
     count: usize,
 }
 
+/// The endpoint that a connection leads to, as its service has it.
+#[derive(Clone)]
+pub(crate) struct Owner {
+    /// Service, if it is still configured.
+    pub service: Weak<ServiceState>,
+    /// Endpoint of the service.
+    pub endpoint: EndpointId,
+}
+
+impl Owner {
+    /// Whether the endpoint is there and does not drain: a pod that stops waits for its idle connections, and another one may get its
+    /// address.
+    fn keeps(&self) -> bool {
+        let Some(service) = self.service.upgrade() else { return false };
+        let view = service.view();
+        view.snapshot.get(&self.endpoint).is_some_and(|endpoint| endpoint.phase != Phase::Draining)
+    }
+}
+
 struct Kept {
     transport: Transport,
+    owner: Owner,
     since: Millis,
     until: Millis,
 }
@@ -75,12 +98,14 @@ pub(crate) fn take(target: &Target, age: Age) -> Option<Transport> {
     POOL.with_borrow_mut(|pool| pool.take(target, age))
 }
 
-/// Keeps a connection whose last response is complete, for that long.
-pub(crate) fn keep(target: Target, transport: Transport, time: Duration) {
-    POOL.with_borrow_mut(|pool| pool.keep(target, transport, time));
+/// Keeps a connection whose last response is complete, for that long, unless its endpoint drains.
+pub(crate) fn keep(target: Target, transport: Transport, time: Duration, owner: Owner) {
+    if owner.keeps() {
+        POOL.with_borrow_mut(|pool| pool.keep(target, transport, time, owner));
+    }
 }
 
-/// Closes connections that the endpoint has closed or that are idle for too long, until `closing`, and then all.
+/// Closes connections that the endpoint has closed, that are idle for too long, or whose endpoint drains or is gone, until `closing`, and then all.
 pub(crate) async fn sweep(mut closing: watch::Receiver<bool>) {
     loop {
         tokio::select! {
@@ -108,11 +133,11 @@ impl Pool {
         None
     }
 
-    fn keep(&mut self, target: Target, transport: Transport, time: Duration) {
+    fn keep(&mut self, target: Target, transport: Transport, time: Duration, owner: Owner) {
         let kept = self.kept.entry(target).or_default();
         if kept.len() < OF_POD_MAX && self.count < ALL_MAX {
             let since = clock::now();
-            kept.push(Kept { transport, since, until: since.after(time) });
+            kept.push(Kept { transport, owner, since, until: since.after(time) });
             self.count += 1;
         }
     }
@@ -120,7 +145,7 @@ impl Pool {
     fn sweep(&mut self) {
         let now = clock::now();
         self.kept.retain(|_, kept| {
-            kept.retain_mut(|one| now < one.until && is_silent(&mut one.transport));
+            kept.retain_mut(|one| now < one.until && one.owner.keeps() && is_silent(&mut one.transport));
             !kept.is_empty()
         });
         self.count = self.kept.values().map(Vec::len).sum();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
-use podpin_config::AcceptEncoding;
+use podpin_config::{AcceptEncoding, HeadersWithUnderscores};
 use podpin_wire::headers;
 use podpin_wire::http1::encode;
 use podpin_wire::http1::request_head::RequestHead;
@@ -24,8 +24,10 @@ use crate::request_context::RequestContext;
 pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest) -> HeaderMap {
     let RequestContext { head, client, .. } = context;
     let mut fields = headers::request_headers(&head.fields, client);
+    let drops_all = context.snapshot.limits.headers_with_underscores == HeadersWithUnderscores::Drop;
     headers::remove_twins(&mut fields, |name| {
-        request.route.filters.edits_request(name)
+        drops_all
+            || request.route.filters.edits_request(name)
             || request.services().any(|service| service.session_header.as_ref() == Some(name))
     });
     session_headers::strip_cookies(request, &mut fields);

@@ -42,8 +42,9 @@ pub(crate) enum Progress<'a> {
 }
 
 /// A response of the proxy itself that is accounted for.
-struct Settled {
-    response: LocalResponse,
+pub(crate) struct Settled {
+    /// The response.
+    pub response: LocalResponse,
     body: ResponseBody,
     reuse: Reuse,
 }
@@ -80,7 +81,7 @@ impl<'a> Unserved<'a> {
     }
 
     /// Accounts for the refusal of the request; returns the response to it, or `None` if the client is gone.
-    fn settle(&self, reply: ErrorReply) -> Option<Settled> {
+    pub(crate) fn settle(&self, reply: ErrorReply) -> Option<Settled> {
         let (context, request) = (self.context, self.progress.request());
         let retry = request.and_then(|request| self.retry_stream(request, reply));
         let retry_kind = retry.as_ref().map(|retry| retry.kind);

@@ -104,7 +104,6 @@ impl Flow {
     #[inline]
     pub(super) fn duration_due(&self) -> Millis {
         match (self.content, self.position) {
-            (Content::Opaque, _) => NEVER,
             (Content::Encoded, _) | (Content::Events, Position::Boundary) => self.ends_at,
             (Content::Events, Position::WithinEvent) => self.ends_at.after(BOUNDARY_WAIT),
         }

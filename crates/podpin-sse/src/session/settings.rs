@@ -42,15 +42,6 @@ pub enum Content {
     Events,
     /// `text/event-stream` that the endpoint compressed: nothing may be inserted, and it ends anywhere.
     Encoded,
-    /// Anything else, forwarded as it comes: nothing may be inserted, and only a broken end shows that something is missing.
-    Opaque,
-}
-
-impl Content {
-    /// Returns whether the body is an event stream.
-    pub fn is_event_stream(self) -> bool {
-        self != Self::Opaque
-    }
 }
 
 /// Limits of the handovers of one stream.

@@ -208,8 +208,10 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<RequestFraming, HeadEr
     let framing = FramingFields::of(request)?;
     framing.check(minor)?;
     Ok(RequestFraming {
-        event_stream: method == "GET" && framing.accepts_events && framing.body() == RequestBody::Length(0),
-        body: framing.body(),
+        event_stream: method == "GET"
+            && framing.accepts_events
+            && framing.body(minor) == RequestBody::Length(0),
+        body: framing.body(minor),
         keep_alive: if minor == 0 { framing.keep_alive && !framing.close } else { !framing.close },
     })
 }
@@ -257,6 +259,8 @@ struct FramingFields {
     length: u64,
     upgrade: bool,
     nominates_upgrade: bool,
+    /// Items of `Connection`: no more fields than a head may have can be nominated.
+    nominations: usize,
     close: bool,
     keep_alive: bool,
     accepts_events: bool,
@@ -290,6 +294,10 @@ impl FramingFields {
                 return Err(HeadError::Malformed("Transfer-Encoding is not exactly `chunked`"));
             }
         } else if name.eq_ignore_ascii_case("connection") {
+            self.nominations += value.split(|byte| *byte == b',').count();
+            if self.nominations > FIELDS_MAX {
+                return Err(HeadError::TooLarge);
+            }
             self.close |= has_token(value, b"close");
             self.keep_alive |= has_token(value, b"keep-alive");
             self.nominates_upgrade |= has_token(value, b"upgrade");
@@ -301,8 +309,9 @@ impl FramingFields {
         Ok(())
     }
 
-    fn body(&self) -> RequestBody {
-        match (self.upgrade && self.nominates_upgrade, self.transfer_encodings > 0) {
+    /// Returns where the body ends. HTTP/1.0 has no upgrades (RFC 9110 section 7.8).
+    fn body(&self, minor: u8) -> RequestBody {
+        match (self.upgrade && self.nominates_upgrade && minor > 0, self.transfer_encodings > 0) {
             (true, _) => RequestBody::Upgrade,
             (false, true) => RequestBody::Chunked,
             (false, false) => RequestBody::Length(self.length),
@@ -573,6 +582,10 @@ mod tests {
             ),
             ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n", true),
             (
+                "GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\nAccept: text/event-stream\r\n\r\n",
+                true,
+            ),
+            (
                 "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nAccept: text/event-stream\r\n\r\n",
                 true,
             ),
@@ -649,5 +662,17 @@ mod tests {
         assert_eq!(head.target(), "/?y");
         let head = parsed("GET /go?to=http://c/ HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!((head.authority(), head.target()), ("a", "/go?to=http://c/"));
+    }
+
+    #[test]
+    fn as_many_fields_are_nominated_as_a_head_may_have() {
+        let head = |count: usize| {
+            format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {}x\r\n\r\n", "x,".repeat(count - 1))
+        };
+        assert!(verdict(&head(FIELDS_MAX)).is_ok());
+        assert_eq!(verdict(&head(FIELDS_MAX + 1)).map(|facts| facts.keep_alive), Err(HeadError::TooLarge));
+        let half = "x,".repeat(FIELDS_MAX / 2);
+        let lines = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: {half}\r\nConnection: {half}\r\n\r\n");
+        assert_eq!(verdict(&lines).map(|facts| facts.keep_alive), Err(HeadError::TooLarge), "of all lines");
     }
 }

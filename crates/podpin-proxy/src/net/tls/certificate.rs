@@ -201,11 +201,11 @@ pub fn fault(path: &str, key: &str, at: &FileAt, error: &str) -> TlsError {
 
 #[cfg(test)]
 mod tests {
-    use podpin_config::Config;
+    use podpin_config::{CertificatePart, Config};
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
     use super::*;
-    use crate::net::subject::subject;
+    use crate::net::client_certificate::describe;
     use crate::net::tls::provider::provider;
 
     /// Reads a pair out of these files of a directory.
@@ -288,7 +288,8 @@ mod tests {
         params.distinguished_name.push(DnType::CommonName, "client");
         let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
         assert_eq!(facts(&der).unwrap().dns_names, ["a.example"]);
-        let subject = subject(&der).unwrap();
+        let told = describe(std::slice::from_ref(&der), &[CertificatePart::Subject]).unwrap();
+        let subject = told.subject.unwrap();
         assert!(subject.contains(r"O=a\, CN\=root") && !subject.contains("CN=root"), "{subject}");
         assert!(facts(&CertificateDer::from(vec![1, 2, 3])).is_err());
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use podpin_config::{Listener, ListenerTls, PlainHttp, TlsVersion};
+use podpin_config::{CertificatePart, Listener, ListenerTls, PlainHttp, TlsVersion};
 use podpin_time::Millis;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
@@ -109,6 +109,12 @@ impl ServerTls {
         };
         let certificates: Arc<Resolver> = Arc::clone(&in_force.resolver);
         Ok(Accepted { transport: Transport::tls(stream, Some(certificates)), is_http2, version, resumed })
+    }
+
+    /// Returns the parts of a client's certificate that endpoints are told.
+    #[must_use]
+    pub fn certificate_parts(&self) -> &[CertificatePart] {
+        self.files.client_auth.as_ref().map(|auth| &*auth.forward).unwrap_or_default()
     }
 
     /// Returns the files that this TLS is read from.

@@ -132,20 +132,6 @@ fn an_encoded_stream_leaves_anywhere_and_without_a_retry() {
 }
 
 #[test]
-fn an_opaque_body_is_left_alone() {
-    let settings = Settings { content: Content::Opaque, upstream_idle: None, ..timed() };
-    let mut session = session(&settings);
-    session.on_forwarded(1, Position::Boundary, Millis(1));
-    session.on_order(order(LeaveCause::Drain, 5));
-    assert_eq!(session.due(), None);
-    assert_eq!(session.on_time(LEAVING, Millis(100_000)), Step::CONTINUE);
-    let step = session.on_upstream_end(UpstreamEnd::Clean, LEAVING, Millis(100_000));
-    assert_eq!(step, farewell(Farewell::Clean));
-    // The order cuts a response that the client does not take.
-    assert_eq!(session.due(), Some(Millis(55)));
-}
-
-#[test]
 fn a_goodbye_instead_of_a_failed_handover_keeps_the_fault() {
     let faults = [Fault::Truncated, Fault::Reset, Fault::Malformed, Fault::Silent];
     let ends: [(Input, u64, Reason); 4] = [

@@ -38,9 +38,6 @@ fn a_silent_upstream_counts_as_dead() {
     within.on_forwarded(0, Position::WithinEvent, Millis(1));
     assert_eq!(within.on_time(SERVING, due), farewell(Farewell::Clean));
     assert_eq!(within.on_client(Client::Ready), Some(Close::clean(Reason::Idle)));
-    let mut opaque = session(&Settings { content: Content::Opaque, ..idle });
-    assert_eq!(opaque.on_time(SERVING, due), farewell(Farewell::Broken));
-    assert_eq!(opaque.on_client(Client::Ready), Some(Close::broken(Fault::Silent)));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Sockets, TLS, and the buffers of a worker thread.
 
+pub mod certificate_text;
 pub mod client_certificate;
 pub mod listener;
 pub mod peer;

@@ -83,9 +83,8 @@ pub(crate) fn connect_error(error: &Error) -> UpstreamError {
         (ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout, _) => UpstreamError::ConnectTimeout,
         (_, Some(cause)) if is_local(cause) => UpstreamError::Local(io::Error::other(error.to_string())),
         (ErrorType::TLSHandshakeFailure | ErrorType::InvalidCert, _) => {
-            let cause = error.root_cause().downcast_ref::<io::Error>();
-            let unknown = || io::Error::other(error.to_string());
-            UpstreamError::Tls(HandshakeFailure::of(cause.unwrap_or(&unknown()), None))
+            // Pingora keeps the words of the cause and nothing else.
+            UpstreamError::Tls(HandshakeFailure::in_words(error.to_string()))
         }
         _ => UpstreamError::Connect(io::Error::other(error.to_string())),
     }

@@ -92,6 +92,8 @@ struct Scene {
     lag: usize,
     /// Next event of the endpoint.
     next: usize,
+    /// First event that the client has not had when it came.
+    begins: usize,
     /// First event that the client has; `None` if it has none.
     first: Option<usize>,
     /// Whether a successor said that it left a gap.
@@ -102,8 +104,10 @@ impl Scene {
     /// Sends what the endpoint has of the log.
     fn flow(&mut self) {
         let bytes: Vec<u8> = (self.next..self.visible()).flat_map(event).collect();
-        if !bytes.is_empty() {
-            self.first.get_or_insert(self.next);
+        // What a seeded client had before it came is dropped.
+        let first = self.next.max(self.begins);
+        if first < self.visible() {
+            self.first.get_or_insert(first);
         }
         self.next = self.next.max(self.visible());
         push(&mut self.framer, &bytes, &self.cuts, &mut self.out);
@@ -204,6 +208,7 @@ proptest! {
             log: history,
             lag: 0,
             next: history,
+            begins: if is_seeded { history } else { 0 },
             first: None,
             has_gap: false,
         };

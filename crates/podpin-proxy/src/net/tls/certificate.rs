@@ -12,11 +12,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::net::certificate_text::{description, dns_names};
 use crate::net::tls::error::TlsError;
-use crate::net::tls::failure::description;
 use crate::net::tls::verifier::ClientVerifier;
 
 /// Bytes of authorities' names that fit into a handshake beside the other extensions.
@@ -68,7 +67,7 @@ pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> R
     let CertificateFacts { dns_names, not_before, not_after } = facts(first).map_err(cert_fault)?;
     let now = jiff::Timestamp::now().as_second();
     if !(not_before..=not_after).contains(&now) {
-        // In use all the same: without it the listener would serve nobody, and a clock may be wrong.
+        // In use all the same: a clock may be wrong, and without it the listener would serve no client.
         tracing::warn!(
             file = %pair.cert_file.file.display(),
             "{} is not valid now: {}",
@@ -129,18 +128,6 @@ pub fn facts(der: &CertificateDer<'_>) -> Result<CertificateFacts, String> {
         not_before: certificate.validity().not_before.timestamp(),
         not_after: certificate.validity().not_after.timestamp(),
     })
-}
-
-/// Returns the DNS names of a certificate, in lower case.
-#[must_use]
-pub fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let alternatives = certificate.subject_alternative_name().ok().flatten();
-    let names = alternatives.iter().flat_map(|extension| &extension.value.general_names);
-    let dns_names = names.filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-        _ => None,
-    });
-    dns_names.collect()
 }
 
 /// Builds the verifier of client certificates.

@@ -8,14 +8,9 @@ use std::io;
 
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::net::subject::distinguished_name;
-use crate::net::tls::certificate::dns_names;
+use crate::net::certificate_text::description;
 use crate::telemetry::labels::TlsFailure;
-
-/// Names of a certificate that are written out.
-const NAMES_MAX: usize = 5;
 
 thread_local! {
     /// Description of the certificate that a verifier of this thread refused last.
@@ -55,28 +50,17 @@ impl HandshakeFailure {
     }
 }
 
+impl HandshakeFailure {
+    /// Returns the failure of a handshake of which there are words only.
+    #[must_use]
+    pub fn in_words(words: String) -> HandshakeFailure {
+        HandshakeFailure { reason: TlsFailure::Other, words }
+    }
+}
+
 /// Leaves a description of a certificate that is refused for the failure of its handshake.
 pub(super) fn note_refused(certificate: &CertificateDer<'_>) {
     REFUSED.set(Some(description(certificate)));
-}
-
-/// Returns the subject, issuer, validity and names of a certificate in words.
-#[must_use]
-pub fn description(certificate: &CertificateDer<'_>) -> String {
-    let Ok((_, facts)) = X509Certificate::from_der(certificate) else {
-        return "the certificate is malformed".to_owned();
-    };
-    let names = dns_names(&facts);
-    let more = if names.len() > NAMES_MAX { ", ..." } else { "" };
-    let names = names.iter().take(NAMES_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let date = |time: &x509_parser::time::ASN1Time| match jiff::Timestamp::from_second(time.timestamp()) {
-        Ok(time) => time.to_string(),
-        Err(_) => "an impossible time".to_owned(),
-    };
-    let (from, until) = (date(&facts.validity().not_before), date(&facts.validity().not_after));
-    let (subject, issuer) = (distinguished_name(facts.subject()), distinguished_name(facts.issuer()));
-    let named = if names.is_empty() { String::new() } else { format!(", for {names}{more}") };
-    format!("certificate of \"{subject}\" by \"{issuer}\", valid from {from} until {until}{named}")
 }
 
 fn reason(error: &Error) -> TlsFailure {

@@ -171,7 +171,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is not a ticket is none, and no bit of a ticket can be changed.
+        /// Other bytes are no ticket, and no bit of a ticket can be changed.
         #[test]
         fn no_other_bytes_are_a_ticket(
             session in proptest::collection::vec(any::<u8>(), 0..200),

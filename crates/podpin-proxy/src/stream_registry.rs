@@ -106,7 +106,7 @@ impl Opening {
             last_event: AtomicU64::new(since.0),
             last_event_id: Mutex::default(),
             drain: DrainHandle::new(mobility),
-            // Until the relay says something else: that of a response of another kind.
+            // Until the relay says something else.
             departure: AtomicU8::new(Departure::Cut as u8),
         }
     }

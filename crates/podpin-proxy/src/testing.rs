@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::header::HeaderMap;
 use http::{Method, Version};
 use podpin_affinity::{Key, Keyring, SessionId};
-use podpin_config::Config;
+use podpin_config::{Config, Listener};
 use podpin_drain::{DrainController, DrainMember, DrainPolicy, DrainState, Mobility};
 use podpin_endpoints::{DrainTimes, EndpointId, Observed, Update};
 use podpin_wire::client::Client;
@@ -47,6 +47,18 @@ pub(crate) fn pending(client: TcpStream) -> PendingResponse {
     let body = BodyDecoder::Done;
     let terms = Http1Terms { body, is_http10: false, keep_alive: true, expects_continue: false };
     PendingResponse::http1(connection, terms)
+}
+
+/// Returns a listener whose TLS has `cert.pem` and `key.pem` of this directory, and these keys more.
+pub(crate) fn tls_listener(directory: &Path, more: &str) -> Listener {
+    let at = directory.display();
+    let text = format!(
+        "listeners:\n  - name: https\n    address: 127.0.0.1:1\n    tls: \
+         {{certificates: [{{certFile: {at}/cert.pem, keyFile: {at}/key.pem}}]{more}}}\n\
+         admin: {{address: 127.0.0.1:2}}\naffinityKeys: ephemeral\nroutes: [{{service: a}}]\n\
+         services: {{a: {{discovery: {{static: []}}}}}}\n"
+    );
+    Config::parse(&text, "test", Path::new("")).unwrap().listeners.remove(0)
 }
 
 /// Returns the client side of a request without a body on this connection.

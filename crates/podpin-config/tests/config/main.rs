@@ -1,6 +1,7 @@
 //! The configuration file seen from outside: what is accepted, what is refused and in which words.
 
 mod discovery;
+mod drains;
 mod examples;
 mod laws;
 mod refusals;

@@ -6,15 +6,15 @@ use podpin_config::*;
 
 use crate::{in_a_service, parse, with_the_rest};
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The service `chat` of a file with these keys in it.
-fn service(keys: &str) -> Service {
+pub(crate) fn service(keys: &str) -> Service {
     parse(&in_a_service(keys)).service("chat").cloned().expect("the frame has a service chat")
 }
 
-fn seconds(seconds: u64) -> Duration {
+pub(crate) fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
@@ -436,52 +436,6 @@ fn active_checks_are_read() {
     let text = "{type: http, path: \"/up?deep=1\", interval: 100ms, timeout: 2s, failures: 1, successes: 4}";
     assert_eq!(of(text), all);
     assert_eq!(service("health: {active: {}}").health.passive, Some(PassiveHealth::default()));
-}
-
-#[test]
-fn a_drain_is_read() {
-    let keys = "drain: {pinned: keep, spread: 0s, timeout: 1h, margin: 500ms, order: idle, budget: {perSecond: 100, percent: 10}, handover: lastEventId, handoverTimeout: 1s, handoversPerStream: {limit: 2, window: 10s}, replayIds: 300, returnWindow: 1m}";
-    let expected = Drain {
-        pinned: Pinned::Keep,
-        spread: Duration::ZERO,
-        timeout: 60 * MINUTE,
-        margin: Duration::from_millis(500),
-        order: Order::Idle,
-        budget: Some(Budget { per_second: Some(100), percent: Some(10) }),
-        handover: Handover::LastEventId,
-        handover_timeout: seconds(1),
-        handovers_per_stream: HandoverLimit { limit: 2, window: seconds(10) },
-        replay_ids: 300,
-        return_window: MINUTE,
-    };
-    assert_eq!(service(keys).drain, expected);
-    assert_eq!(service("drain: {order: random}").drain.order, Order::Random);
-    let overlap = service("drain: {handover: overlap}\nbalance: {rebalance: {}}");
-    assert_eq!(overlap.drain.handover, Handover::Overlap);
-    assert!(overlap.balance.rebalance.is_some());
-    let budgets = [
-        ("{perSecond: 7}", Some(Budget { per_second: Some(7), percent: None })),
-        ("{percent: 100, perSecond: off}", Some(Budget { per_second: None, percent: Some(100) })),
-        ("{percent: off, perSecond: off}", None),
-        ("null", None),
-    ];
-    for (text, expected) in budgets {
-        assert_eq!(service(&format!("drain: {{budget: {text}}}")).drain.budget, expected, "{text}");
-    }
-}
-
-#[test]
-fn rebalancing_is_read() {
-    let of = |text: &str| {
-        let keys = format!("balance: {{rebalance: {text}}}\ndrain: {{handover: lastEventId}}");
-        service(&keys).balance.rebalance
-    };
-    assert_eq!(of("{}"), Some(Rebalance { threshold: 1.5, budget_per_second: 20 }));
-    assert_eq!(
-        of("{threshold: 2, budgetPerSecond: 5}"),
-        Some(Rebalance { threshold: 2.0, budget_per_second: 5 })
-    );
-    assert_eq!(of("off"), None);
 }
 
 #[test]

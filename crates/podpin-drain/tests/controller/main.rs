@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics is a test that fails")]
 
+mod hung;
 mod laws;
 mod places;
+mod rebalancing;
 mod scenes;
 mod threads;
 mod world;

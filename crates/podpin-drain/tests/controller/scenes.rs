@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use podpin_config::{Budget, Handover, Order, Pinned, Rebalance};
+use podpin_config::{Budget, Handover, Order, Pinned};
 use podpin_drain::{
-    BudgetUse, Cause, Departure, DrainMember, DrainPolicy, DrainState, DrainSubject, EndKind, Fact, Mobility,
-    ShutdownTimes,
+    Departure, DrainMember, DrainPolicy, DrainState, DrainSubject, EndKind, Fact, Mobility, ShutdownTimes,
 };
 use podpin_endpoints::{Condition, DrainTimes, HeirPolicy, Observed, Update};
 use podpin_time::Millis;
@@ -17,7 +16,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn policy() -> DrainPolicy {
+pub(crate) fn policy() -> DrainPolicy {
     DrainPolicy::default()
 }
 
@@ -453,162 +452,6 @@ fn clients_are_awaited_and_counted_as_returned_or_lost() {
     assert_eq!((report.returned, report.lost, report.awaited), (3, 1, 0));
     assert!(report.gap_millis(500).is_some());
     assert!(world.facts.iter().any(|fact| matches!(fact, Fact::ClientsLost { clients: 1 })));
-}
-
-#[test]
-fn streams_of_an_endpoint_that_neither_is_ready_nor_serves_look_for_another_place_until_they_have_one() {
-    let mut world = World::new(policy(), 2);
-    let streams = open(&mut world, 0, 10);
-    let bound = world.open(0, Opening { departure: Departure::Goodbye, ..OPENING }).unwrap();
-    world.set_condition(0, Condition::NotReady { serving: true });
-    world.heirs = Some(1);
-    world.run_for(20_000);
-    assert_eq!(states(&streams, DrainState::Staying), 10, "it serves");
-    assert!(streams.iter().all(|stream| stream.endpoint().id == id(0)));
-    // No other endpoint takes them at first.
-    world.heirs = None;
-    world.set_condition(0, Condition::Ready);
-    world.set_condition(0, Condition::NotReady { serving: false });
-    world.run_for(1_000);
-    assert!(streams.iter().all(|stream| stream.endpoint().id == id(0)), "they stay");
-    world.heirs = Some(1);
-    world.run_for(13_000);
-    assert!(streams.iter().all(|stream| stream.endpoint().id == id(0)), "not yet");
-    world.run_for(2_000);
-    assert!(streams.iter().all(|stream| stream.endpoint().id == id(1)));
-    assert_eq!(bound.endpoint().id, id(0), "a stream that cannot move is left in peace");
-    assert_eq!((world.reports().len(), world.inbox.leaving_streams()), (0, 0));
-}
-
-#[test]
-fn streams_of_a_hung_endpoint_stay_while_no_other_one_is_ready() {
-    let mut world = World::new(policy(), 2);
-    let streams = open(&mut world, 0, 5);
-    world.heirs = Some(1);
-    world.set_condition(1, Condition::NotReady { serving: false });
-    world.set_condition(0, Condition::NotReady { serving: false });
-    world.run_for(30_000);
-    assert_eq!(states(&streams, DrainState::Staying), 5);
-    assert!(streams.iter().all(|stream| stream.endpoint().id == id(0)));
-    world.set_condition(1, Condition::Ready);
-    world.run_for(1_000);
-    assert!(streams.iter().all(|stream| stream.endpoint().id == id(1)), "as soon as one is");
-}
-
-#[test]
-fn rebalancing_moves_streams_that_may_move_and_remembers_their_sessions() {
-    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 100 });
-    let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
-    for number in 0..20_u8 {
-        let mobility = if number < 15 { Mobility::Rebalances } else { Mobility::DrainOnly };
-        world.open(0, Opening { mobility, session: Some([number; 16]), ..OPENING }).unwrap();
-    }
-    world.run_for(2_000);
-    let moved: Vec<_> = world.streams.iter().filter(|stream| stream.endpoint().id == id(1)).collect();
-    assert_eq!(moved.len(), 10);
-    assert!(moved.iter().all(|stream| stream.mobility == Mobility::Rebalances));
-    let session = moved[0].session().unwrap();
-    assert_eq!(world.inbox.moved_pins().correct(&session, id(0)), id(1));
-    assert_eq!(world.facts.iter().filter(|fact| matches!(fact, Fact::RebalanceBegan)).count(), 1);
-    assert_eq!((world.inbox.leaving_streams(), world.reports().len()), (0, 0));
-}
-
-#[test]
-fn two_replicas_do_not_undo_for_each_other_what_they_rebalance() {
-    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 1_000 });
-    // The sessions are at one endpoint in the view of one replica, and at the other one in that of the other.
-    let moved: Vec<Vec<_>> = [0, 1]
-        .map(|full| {
-            let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
-            for number in 0..80_u8 {
-                let (mobility, session) = (Mobility::Rebalances, Some([number; 16]));
-                world.open(full, Opening { mobility, session, ..OPENING }).unwrap();
-            }
-            world.run_for(2_000);
-            let moved = world.streams.iter().filter(|stream| stream.endpoint().id != id(full));
-            moved.map(|stream| stream.session().unwrap()).collect()
-        })
-        .into();
-    assert_eq!((moved[0].len(), moved[1].len()), (40, 40));
-    assert!(!moved[0].iter().any(|session| moved[1].contains(session)));
-}
-
-#[test]
-fn two_replicas_of_which_one_moves_more_than_the_half_do_not_undo_it_for_each_other() {
-    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 1_000 });
-    for (weight, expected) in [(3, [60, 20]), (7, [70, 10])] {
-        let moved: Vec<Vec<_>> = [0, 1]
-            .map(|full| {
-                let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
-                let heavy = Observed { weight, ..observed(1, Condition::Ready) };
-                world.update(Update::Upsert(vec![heavy]));
-                for number in 0..80_u8 {
-                    let (mobility, session) = (Mobility::Rebalances, Some([number; 16]));
-                    world.open(full, Opening { mobility, session, ..OPENING }).unwrap();
-                }
-                world.run_for(2_000);
-                let moved = world.streams.iter().filter(|stream| stream.endpoint().id != id(full));
-                moved.map(|stream| stream.session().unwrap()).collect()
-            })
-            .into();
-        assert_eq!([moved[0].len(), moved[1].len()], expected);
-        assert!(!moved[0].iter().any(|session| moved[1].contains(session)), "{weight}");
-    }
-}
-
-#[test]
-fn an_endpoint_whose_streams_cannot_move_does_not_keep_others_full() {
-    let rebalance = Some(Rebalance { threshold: 1.5, budget_per_second: 100 });
-    let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 3);
-    open(&mut world, 0, 40);
-    for _ in 0..20 {
-        world.open(1, Opening { mobility: Mobility::Rebalances, ..OPENING }).unwrap();
-    }
-    world.run_for(2_000);
-    let at = |number| world.streams.iter().filter(|stream| stream.endpoint().id == id(number)).count();
-    assert_eq!((at(0), at(1), at(2)), (40, 10, 10));
-}
-
-#[test]
-fn a_stream_that_could_not_be_rebalanced_leaves_with_the_drain_that_began_meanwhile() {
-    let rebalance = Some(Rebalance { threshold: 1.1, budget_per_second: 1_000 });
-    let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
-    let stream = world.open(0, Opening { mobility: Mobility::Rebalances, ..OPENING }).unwrap();
-    open(&mut world, 0, 3);
-    // Asked to move, and on its way when its own endpoint begins to drain.
-    world.now = Millis(1_100);
-    world.turn_once();
-    assert_eq!(stream.drain.order().unwrap().cause, Cause::Rebalance);
-    world.drain(0);
-    world.turn_once();
-    assert_eq!(stream.drain.order().unwrap().cause, Cause::Rebalance, "on its way already");
-    world.registry.stayed(&stream);
-    world.turn_once();
-    assert_eq!(stream.drain.state(), DrainState::Queued);
-}
-
-#[test]
-fn a_stream_on_its_way_counts_once_at_the_endpoint_that_it_goes_to() {
-    let rebalance = Some(Rebalance { threshold: 1.1, budget_per_second: 1_000 });
-    let mut world = World::new(DrainPolicy { rebalance, ..policy() }, 2);
-    for (number, count) in [(0, 8), (1, 4)] {
-        (0..count).for_each(|_| {
-            world.open(number, Opening { mobility: Mobility::Rebalances, ..OPENING }).unwrap();
-        });
-    }
-    world.now = Millis(1_100);
-    world.turn_once();
-    let under_way: Vec<_> =
-        world.streams.iter().filter(|one| one.drain.state() == DrainState::Leaving).cloned().collect();
-    assert_eq!(under_way.len(), 2, "six and six");
-    assert!(under_way.iter().all(|one| one.drain.order().unwrap().budget_use == BudgetUse::Free));
-    // Both have opened their successors, and still hold their old streams.
-    let targets: Vec<_> = under_way.iter().map(|one| one.drain.take_target().unwrap()).collect();
-    let permits: Vec<_> = targets.iter().map(|target| target.load.try_open(None).unwrap()).collect();
-    world.now = Millis(1_200);
-    world.turn_once();
-    let leaving = states(&world.streams.clone(), DrainState::Leaving);
-    assert_eq!((leaving, permits.len()), (2, 2), "nobody moves back");
 }
 
 #[test]

@@ -64,11 +64,6 @@ mod tests {
     #[test]
     fn a_request_without_a_host_is_not_redirected() {
         let head = request_head(Method::GET, Version::HTTP_11, &HeaderMap::new());
-        let location = redirect(&head).and_then(|response| response.headers.get(header::LOCATION).cloned());
-        let expected = format!("https://{}{}", head.authority(), head.target());
-        match head.authority() {
-            "" => assert_eq!(location, None),
-            _ => assert_eq!(location.unwrap(), expected),
-        }
+        assert!(head.authority().is_empty() && redirect(&head).is_none());
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct RequestRest {
 
 /// Progress of the rest of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestProgress {
+pub(crate) enum RestProgress {
     /// There is more to send.
     Open,
     /// Nothing more is to be sent.
@@ -47,12 +47,12 @@ impl RequestRest {
         client: &mut ClientWriter,
         upstream: &mut UpstreamReader,
         timer: &mut Timer,
-    ) -> RequestProgress {
+    ) -> RestProgress {
         let (Some(body), Some(transport)) = (client.request_body(), upstream.transport()) else {
-            return RequestProgress::Over;
+            return RestProgress::Over;
         };
         match self.upload.poll(context, body, transport) {
-            Ok(BlockedOn::Neither) => return RequestProgress::Over,
+            Ok(BlockedOn::Neither) => return RestProgress::Over,
             Ok(blocked_on) => self.blocked_on = blocked_on,
             Err(reply) => return self.break_off(reply),
         }
@@ -63,7 +63,7 @@ impl RequestRest {
         if self.reads_client() {
             timer.wake_by(context, due, now);
         }
-        RequestProgress::Open
+        RestProgress::Open
     }
 
     /// Whether the client's bytes are read as its body, which notices its leaving as well.
@@ -71,9 +71,9 @@ impl RequestRest {
         self.blocked_on == BlockedOn::Client
     }
 
-    fn break_off(&mut self, reply: ErrorReply) -> RequestProgress {
+    fn break_off(&mut self, reply: ErrorReply) -> RestProgress {
         self.broken = Some(reply);
-        RequestProgress::Broken
+        RestProgress::Broken
     }
 
     /// Returns the failure that the stream ends with; `None` if the client left, or broke nothing.

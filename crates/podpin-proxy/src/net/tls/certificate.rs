@@ -130,17 +130,18 @@ pub fn facts(der: &CertificateDer<'_>) -> Result<CertificateFacts, String> {
     })
 }
 
-/// Builds the verifier of client certificates.
+/// Builds the verifier of client certificates, which are signed by one of the `authorities`.
 ///
 /// # Errors
 /// Names the file of the authorities.
 pub fn verifier(
     path: &str,
     auth: &ClientAuth,
+    authorities: &Authorities,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let at_fault = |error: String| fault(path, "clientAuth.caFile", &auth.ca_file, &error);
-    let roots = authorities(path, "clientAuth.caFile", &auth.ca_file)?.roots;
+    let roots = authorities.roots.clone();
     // A list that is too long for its field fails every handshake (RFC 8446 section 4.2.4).
     let length: usize = roots.subjects().iter().map(|name| name.as_ref().len() + 2).sum();
     let is_advertised = auth.advertise && length <= AUTHORITY_NAMES_BYTES_MAX;
@@ -188,26 +189,19 @@ pub fn fault(path: &str, key: &str, at: &FileAt, error: &str) -> TlsError {
 
 #[cfg(test)]
 mod tests {
-    use podpin_config::{CertificatePart, Config};
+    use podpin_config::CertificatePart;
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
     use super::*;
     use crate::net::client_certificate::describe;
     use crate::net::tls::provider::provider;
+    use crate::testing::tls_listener;
 
     /// Reads a pair out of these files of a directory.
     fn read_pair(directory: &Path, certificate: &str, key: &str) -> Result<Certificate, String> {
         std::fs::write(directory.join("cert.pem"), certificate).unwrap();
         std::fs::write(directory.join("key.pem"), key).unwrap();
-        let at = directory.display();
-        let text = format!(
-            "listeners:\n  - name: https\n    address: 127.0.0.1:1\n    tls: \
-             {{certificates: [{{certFile: {at}/cert.pem, keyFile: {at}/key.pem}}]}}\n\
-             admin: {{address: 127.0.0.1:2}}\naffinityKeys: ephemeral\nroutes: [{{service: a}}]\n\
-             services: {{a: {{discovery: {{static: []}}}}}}\n"
-        );
-        let config = Config::parse(&text, "test", Path::new("")).unwrap();
-        let tls = config.listeners[0].tls.as_ref().unwrap();
+        let tls = tls_listener(directory, "").tls.unwrap();
         read("tls", &tls.certificates[0], &provider()).map_err(|error| error.to_string())
     }
 
@@ -246,18 +240,12 @@ mod tests {
             params.distinguished_name.push(DnType::CommonName, name);
             params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
         };
-        let at = directory.path().display();
-        let text = format!(
-            "listeners:\n  - name: https\n    address: 127.0.0.1:1\n    tls:\n      certificates: \
-             [{{certFile: a, keyFile: a}}]\n      clientAuth: {{caFile: {at}/ca.pem}}\n\
-             admin: {{address: 127.0.0.1:2}}\naffinityKeys: ephemeral\nroutes: [{{service: a}}]\n\
-             services: {{a: {{discovery: {{static: []}}}}}}\n"
-        );
-        let config = Config::parse(&text, "test", Path::new("")).unwrap();
-        let auth = config.listeners[0].tls.as_ref().unwrap().client_auth.clone().unwrap();
+        let more = format!(", clientAuth: {{caFile: {}}}", file.display());
+        let auth = tls_listener(directory.path(), &more).tls.unwrap().client_auth.unwrap();
         let told = |advertise| {
             let auth = ClientAuth { advertise, ..auth.clone() };
-            let verifier = verifier("tls", &auth, provider()).unwrap();
+            let authorities = authorities("tls", "clientAuth.caFile", &auth.ca_file).unwrap();
+            let verifier = verifier("tls", &auth, &authorities, provider()).unwrap();
             verifier.root_hint_subjects().len()
         };
         std::fs::write(&file, authority("one") + &authority("two")).unwrap();

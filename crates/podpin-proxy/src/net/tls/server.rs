@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use podpin_config::{CertificatePart, Listener, ListenerTls, PlainHttp, TlsVersion};
+use podpin_config::{CertificatePart, ClientAuth, Listener, ListenerTls, PlainHttp, TlsVersion};
 use podpin_time::Millis;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
@@ -232,15 +232,22 @@ fn build(path: &str, files: &ListenerTls, tickets: &Arc<dyn ProducesTickets>) ->
         error: error.to_string(),
     })?;
     let resolver = Arc::new(Resolver::new(&certificates));
-    let mut config = match &files.client_auth {
+    let authorities = |auth: &ClientAuth| certificate::authorities(path, "clientAuth.caFile", &auth.ca_file);
+    let clients = files.client_auth.as_ref().map(|auth| Ok((auth, authorities(auth)?))).transpose()?;
+    let mut config = match &clients {
         None => builder.with_no_client_auth(),
-        Some(auth) => builder.with_client_cert_verifier(certificate::verifier(path, auth, provider)?),
+        Some((auth, authorities)) => {
+            let verifier = certificate::verifier(path, auth, authorities, provider)?;
+            builder.with_client_cert_verifier(verifier)
+        }
     }
     .with_cert_resolver(Arc::<Resolver>::clone(&resolver));
     config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
-    config.ticketer = match &files.client_auth {
-        auth if !files.ticket_keys.is_empty() => {
-            Arc::new(SharedTickets::read(path, &files.ticket_keys, auth.as_ref())?)
+    config.ticketer = match &clients {
+        clients if !files.ticket_keys.is_empty() => {
+            let trust =
+                clients.as_ref().map(|(auth, authorities)| (auth.required, &*authorities.certificates));
+            Arc::new(SharedTickets::read(path, &files.ticket_keys, trust)?)
         }
         None => Arc::clone(tickets),
         // A client that is no longer trusted must not resume a session by an old ticket.
@@ -312,10 +319,10 @@ impl ResolvesServerCert for Resolver {
 mod tests {
     use std::path::Path;
 
-    use podpin_config::Config;
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
+    use crate::testing::tls_listener;
 
     /// Writes a certificate for `name` with its key.
     fn write(directory: &Path, name: &str) {
@@ -331,14 +338,7 @@ mod tests {
     }
 
     fn listener(directory: &Path) -> Listener {
-        let at = directory.display();
-        let text = format!(
-            "listeners:\n  - name: https\n    address: 127.0.0.1:1\n    tls: \
-             {{certificates: [{{certFile: {at}/cert.pem, keyFile: {at}/key.pem}}]}}\n\
-             admin: {{address: 127.0.0.1:2}}\naffinityKeys: ephemeral\nroutes: [{{service: a}}]\n\
-             services: {{a: {{discovery: {{static: []}}}}}}\n"
-        );
-        Config::parse(&text, "test", Path::new("")).unwrap().listeners.remove(0)
+        tls_listener(directory, "")
     }
 
     /// Returns a certificate for these names.

@@ -8,7 +8,8 @@ use std::fs;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
-use podpin_config::{ClientAuth, FileAt};
+use podpin_config::FileAt;
+use rustls::pki_types::CertificateDer;
 use rustls::server::ProducesTickets;
 
 use crate::net::tls::certificate::fault;
@@ -41,23 +42,22 @@ impl std::fmt::Debug for TicketKey {
 }
 
 impl SharedTickets {
-    /// Reads the keys of a listener; `path` is the place of its TLS in the configuration.
+    /// Reads the keys of a listener; `path` is the place of its TLS in the configuration. `trust` says whether clients have to
+    /// show a certificate, and the authorities of these; `None` if none is asked for.
     ///
     /// # Errors
     /// Names the file at fault.
     pub(super) fn read(
         path: &str,
         files: &[FileAt],
-        auth: Option<&ClientAuth>,
+        trust: Option<(bool, &[CertificateDer<'_>])>,
     ) -> Result<SharedTickets, TlsError> {
-        let use_of_sessions = match auth {
+        let use_of_sessions = match trust {
             None => Vec::new(),
-            Some(auth) => {
-                let failed = |error: std::io::Error| {
-                    fault(path, "clientAuth.caFile", &auth.ca_file, &error.to_string())
-                };
-                let authorities = fs::read(&auth.ca_file.file).map_err(failed)?;
-                [&[1, u8::from(auth.required)], &*authorities].concat()
+            Some((required, authorities)) => {
+                let mut trusted = vec![1, u8::from(required)];
+                authorities.iter().for_each(|authority| trusted.extend_from_slice(authority));
+                trusted
             }
         };
         let read = |(index, file): (usize, &FileAt)| {

@@ -7,7 +7,7 @@ use podpin_sse::session::{Client, Close};
 use crate::balance::client_limit::Look;
 use crate::clock;
 use crate::stream::relay::Relay;
-use crate::stream::upload::RequestProgress;
+use crate::stream::upload::RestProgress;
 
 impl Relay {
     /// Looks whether the client still acknowledges anything, when a newcomer would like to have its place. Returns the end of
@@ -29,12 +29,12 @@ impl Relay {
     pub(super) fn poll_request(&mut self, context: &mut Context<'_>) -> Option<Close> {
         let request = self.request.as_mut()?;
         match request.poll(context, &mut self.client, &mut self.upstream, &mut self.timer) {
-            RequestProgress::Open => None,
-            RequestProgress::Over => {
+            RestProgress::Open => None,
+            RestProgress::Over => {
                 self.request = None;
                 None
             }
-            RequestProgress::Broken => self.session.on_client(Client::Gone),
+            RestProgress::Broken => self.session.on_client(Client::Gone),
         }
     }
 

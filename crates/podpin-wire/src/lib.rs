@@ -7,6 +7,8 @@
 pub mod client;
 pub mod fields;
 mod forwarded;
+pub mod forwarding;
+pub mod header_list;
 pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;

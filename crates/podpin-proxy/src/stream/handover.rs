@@ -25,7 +25,7 @@ use podpin_sse::session::{
     Answer, Eligibility, HandoverCause, Limits, Meeting, Outcome, Reason, Report, Target,
 };
 use podpin_sse::{KnownIds, Outstanding, ReplayStart};
-use podpin_wire::http1::encode;
+use podpin_wire::header_list::HeaderList;
 use podpin_wire::http1::response_head::ResponseStart;
 
 use crate::affinity::routed_request::RoutedRequest;
@@ -428,15 +428,17 @@ impl SuccessorRequest {
 
     /// Returns the whole request head for the endpoint of the current attempt.
     fn head(&self, attempts: &Attempts) -> Vec<u8> {
-        let mut fields = HeaderMap::with_capacity(3);
+        let mut fields = HeaderList::default();
         if let Some(selected) = attempts.selected() {
             session_headers::write_session(&attempts.request, selected, &mut fields);
         }
-        if let Some(Ok(id)) = self.resume.last_event_id.as_deref().map(HeaderValue::from_bytes) {
-            fields.insert(LAST_EVENT_ID, id);
+        // An id that no field can carry is left out.
+        let id = self.resume.last_event_id.as_deref().filter(|id| HeaderValue::from_bytes(id).is_ok());
+        if let Some(id) = id {
+            fields.append(b"last-event-id", id);
         }
         let mut head = self.head.clone();
-        encode::write_headers(&mut head, &fields);
+        fields.write(&mut head);
         head.extend_from_slice(b"\r\n");
         head
     }

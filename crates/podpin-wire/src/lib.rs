@@ -5,6 +5,7 @@
 //! could stretch has a limit here.
 
 pub mod client;
+pub mod compact_head;
 pub mod fields;
 mod forwarded;
 pub mod forwarding;

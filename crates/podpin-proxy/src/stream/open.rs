@@ -179,7 +179,7 @@ impl Opening<'_> {
         fields.remove(b"expect");
         fields.remove(LAST_EVENT_ID.as_str().as_bytes());
         let head = rewrite::request_head(request, &self.context.head, &fields, address);
-        Some(Box::new(HandoverDriver::new(Arc::clone(&self.context.shared), request.session, head)))
+        Some(Box::new(HandoverDriver::new(Arc::clone(&self.context.shared), request.session, &head)))
     }
 
     fn response_fields(&self, start: &ResponseStart, selected: &Selected) -> HeaderMap {

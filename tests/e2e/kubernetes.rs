@@ -6,6 +6,7 @@
 mod dead_connection;
 mod gaps;
 mod ghosts;
+mod mismatches;
 mod outages;
 mod plugins;
 mod pods;

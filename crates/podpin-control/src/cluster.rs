@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 
 use podpin_config::{Config, Discovery, Kubernetes};
-use podpin_discovery::{KubeError, KubeEvent, KubeService, KubeSettings};
+use podpin_discovery::{FailureKind, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch};
 use podpin_proxy::balance::service::TableWriter;
+use podpin_proxy::balance::source::SourceMismatch;
 use podpin_proxy::clock;
-use podpin_proxy::telemetry::labels::{DiscoveryError, RelistReason};
+use podpin_proxy::telemetry::labels::{DiscoveryError, MismatchReason, RelistReason};
 
 use crate::error::{ReloadError, StartError};
 
@@ -92,33 +93,86 @@ pub(crate) async fn follow(access: ClusterAccess, services: Vec<ClusterService>)
 
 async fn watch(access: &ClusterAccess, services: Vec<ClusterService>) -> Result<Infallible, KubeError> {
     let settings = KubeSettings { moment_of: clock::moment_of, ..KubeSettings::from(&access.settings) };
-    let (mut writers, mut sources) = (Vec::new(), Vec::new());
-    for ClusterService { writer, source } in services {
-        writers.push(writer);
-        sources.push(source);
-    }
-    podpin_discovery::follow(settings, sources, move |event| apply(&writers, event)).await
+    let sources = services.iter().map(|service| service.source.clone()).collect();
+    podpin_discovery::follow(settings, sources, move |event| apply(&services, event)).await
 }
 
 /// Applies an event to the service that it is about, by its number.
-fn apply(writers: &[TableWriter], event: KubeEvent) {
+fn apply(services: &[ClusterService], event: KubeEvent) {
     let (KubeEvent::Endpoints { service, .. }
     | KubeEvent::Connected { service, .. }
     | KubeEvent::Failed { service, .. }
+    | KubeEvent::Judged { service, .. }
     | KubeEvent::Heard { service }
     | KubeEvent::Relist { service, .. }
     | KubeEvent::Malformed { service }
     | KubeEvent::PodsFailed { service }) = &event;
-    let Some(writer) = writers.get(*service) else { return };
+    let Some(service) = services.get(*service) else { return };
+    let writer = &service.writer;
     let metrics = &writer.service().metrics;
     match event {
         KubeEvent::Endpoints { update, .. } => writer.apply(update),
-        KubeEvent::Connected { connected, .. } => metrics.discovery_connected.set(i64::from(connected)),
-        KubeEvent::Failed { reason, .. } => writer.service().discovery_failed(reason),
+        KubeEvent::Connected { connected, .. } => {
+            metrics.discovery_connected.set(i64::from(connected));
+            if connected {
+                writer.service().source.recovered();
+            }
+        }
+        KubeEvent::Failed { kind, words, .. } => {
+            let reason = failure_label(kind);
+            metrics.discovery_errors.inc(reason);
+            writer.service().source.failed(reason, words);
+        }
+        KubeEvent::Judged { mismatch, keeps, .. } => service.judge(mismatch.as_ref(), keeps),
         KubeEvent::Heard { .. } => writer.heard(),
         KubeEvent::Relist { reason, .. } => metrics.discovery_relists.inc(relist_label(reason)),
         KubeEvent::Malformed { .. } => metrics.discovery_errors.inc(DiscoveryError::Malformed),
         KubeEvent::PodsFailed { .. } => metrics.discovery_errors.inc(DiscoveryError::Pods),
+    }
+}
+
+impl ClusterService {
+    /// Records, counts and logs a name that the cluster does not have, and that it has it again.
+    fn judge(&self, mismatch: Option<&Mismatch>, keeps: bool) {
+        let service = self.writer.service();
+        let found = mismatch.map(|mismatch| SourceMismatch {
+            reason: mismatch_label(mismatch),
+            words: mismatch.words(&self.source).into(),
+            keeps,
+            since: clock::now(),
+        });
+        service.metrics.discovery_mismatch.set(found.as_ref().map(|found| found.reason));
+        let before = service.source.settle(found.clone());
+        match (before, found) {
+            (Some(before), Some(found)) if before.words == found.words && before.keeps == found.keeps => {}
+            (_, Some(found)) => {
+                let state = if found.keeps { "the endpoints of before are kept" } else { "no endpoints" };
+                tracing::warn!(service = %service.name, reason = %found.words, "{state}");
+            }
+            (Some(_), None) => {
+                tracing::info!(service = %service.name, "the cluster has the Service and the port now");
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+fn mismatch_label(mismatch: &Mismatch) -> MismatchReason {
+    match mismatch {
+        Mismatch::Service => MismatchReason::Service,
+        Mismatch::Port { .. } => MismatchReason::Port,
+        Mismatch::Family { .. } => MismatchReason::Family,
+    }
+}
+
+fn failure_label(kind: FailureKind) -> DiscoveryError {
+    match kind {
+        FailureKind::Unreachable => DiscoveryError::Unreachable,
+        FailureKind::Forbidden => DiscoveryError::Forbidden,
+        FailureKind::Unauthorized => DiscoveryError::Unauthorized,
+        FailureKind::Throttled => DiscoveryError::Throttled,
+        FailureKind::Malformed => DiscoveryError::Malformed,
+        FailureKind::Refused => DiscoveryError::Refused,
     }
 }
 
@@ -138,7 +192,10 @@ fn relist_label(reason: podpin_discovery::RelistReason) -> RelistReason {
 mod tests {
     use std::sync::Arc;
 
+    use podpin_config::IpFamily;
+    use podpin_discovery::{Known, PortRef};
     use podpin_endpoints::Update;
+    use podpin_proxy::balance::service::ServiceState;
 
     use super::*;
     use crate::fixture;
@@ -147,19 +204,45 @@ mod tests {
     fn an_event_reaches_the_service_of_its_number_and_no_other() {
         let shared = fixture::shared("{a: {discovery: {static: []}}, b: {discovery: {static: []}}}");
         let services = Arc::clone(&shared.snapshot().services);
-        let writers: Vec<_> = services.iter().map(|one| TableWriter::new(Arc::clone(one))).collect();
+        let source = KubeService {
+            namespace: None,
+            service: "a".to_owned(),
+            port: PortRef::Number(80),
+            family: IpFamily::default(),
+            pods: false,
+            known: Known::OtherSource,
+        };
+        let follow = |service: &Arc<ServiceState>| ClusterService {
+            writer: TableWriter::new(Arc::clone(service)),
+            source: source.clone(),
+        };
+        let writers: Vec<_> = services.iter().map(follow).collect();
         let seen = || services.iter().map(|one| one.view().snapshot.first_list_seen()).collect::<Vec<_>>();
         apply(&writers, KubeEvent::Endpoints { service: 1, update: Update::Replace(Vec::new()) });
         assert_eq!(seen(), [false, true]);
-        apply(&writers, KubeEvent::Failed { service: 0, reason: "403".into() });
-        assert_eq!(services[0].discovery_failure().as_deref(), Some("403"));
+        let failed = |words| KubeEvent::Failed { service: 0, kind: FailureKind::Forbidden, words };
+        apply(&writers, failed(Some("403".into())));
+        apply(&writers, failed(None));
+        assert_eq!(services[0].source.failure().as_deref(), Some("403"));
+        apply(&writers, KubeEvent::Connected { service: 0, connected: true });
+        assert_eq!(services[0].source.failure(), None);
+        let judged = |mismatch| KubeEvent::Judged { service: 0, mismatch, keeps: true };
+        apply(&writers, judged(Some(Mismatch::Service)));
+        assert!(services[0].source.keeps_others() && !services[1].source.is_settled());
         apply(&writers, KubeEvent::Heard { service: 7 });
         apply(&writers, KubeEvent::Relist { service: 0, reason: podpin_discovery::RelistReason::Confirm });
         let text = String::from_utf8(shared.metrics.render()).unwrap();
-        assert!(
-            text.contains("podpin_discovery_relists_total{reason=\"confirm\",service=\"a\"} 1"),
-            "{text}"
-        );
+        for line in [
+            "podpin_discovery_relists_total{reason=\"confirm\",service=\"a\"} 1",
+            "podpin_discovery_errors_total{reason=\"forbidden\",service=\"a\"} 2",
+            "podpin_discovery_mismatch{reason=\"service\",service=\"a\"} 1",
+            "podpin_discovery_mismatch{reason=\"port\",service=\"a\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+        apply(&writers, judged(None));
+        let text = String::from_utf8(shared.metrics.render()).unwrap();
+        assert!(text.contains("podpin_discovery_mismatch{reason=\"service\",service=\"a\"} 0"), "{text}");
     }
 
     #[test]

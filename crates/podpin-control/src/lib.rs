@@ -28,5 +28,5 @@ mod costs;
 mod fixture;
 
 pub use error::{ReloadError, StartError};
-pub use reload::Reloader;
+pub use reload::{Reloaded, Reloader};
 pub use start::{Running, start, verify};

@@ -5,8 +5,9 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Pingora reports each client that leaves as an error of its own, h2 each that it cuts off as a warning: a client must not
-/// be able to fill the log. What matters of that is in our access log and metrics.
-const DEFAULT: &str = "info,h2=error,pingora_core=error,pingora_proxy=error,kube_client=off";
+/// be able to fill the log. What matters of that is in our access log and metrics. notify has a line for each directory that a
+/// ConfigMap's update takes away, which is what the watch is for.
+const DEFAULT: &str = "info,h2=error,pingora_core=error,pingora_proxy=error,kube_client=off,notify=off";
 
 /// Turns logging on, for the whole process.
 pub(crate) fn init(default: Option<&str>) {

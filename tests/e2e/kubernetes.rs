@@ -3,6 +3,7 @@
 //! The API server is plain HTTP unless a test says otherwise. Pods share a port and differ by loopback address, as
 //! one slice has one port for all of its endpoints.
 
+mod checking;
 mod dead_connection;
 mod gaps;
 mod ghosts;

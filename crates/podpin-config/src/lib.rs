@@ -13,6 +13,7 @@ mod host;
 mod keys;
 mod kubernetes;
 mod listener;
+mod manifest;
 mod name;
 mod node;
 mod parse;
@@ -39,6 +40,7 @@ pub use kubernetes::Kubernetes;
 pub use listener::{
     AmbiguousPaths, HeadersWithUnderscores, Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive,
 };
+pub use manifest::Found;
 pub use node::Position;
 pub use parse::Config;
 pub use route::{Backend, Expression, HeaderMatch, PathMatch, Route, RouteMatch, ValueMatch};

@@ -1,15 +1,19 @@
 //! The Kubernetes cluster that services are discovered in: how it is reached, and what its events do to a service.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use podpin_config::{Config, Discovery, Kubernetes};
-use podpin_discovery::{FailureKind, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch};
+use podpin_discovery::{FailureKind, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch, Survey};
 use podpin_proxy::balance::service::TableWriter;
 use podpin_proxy::balance::source::SourceMismatch;
 use podpin_proxy::clock;
 use podpin_proxy::telemetry::labels::{DiscoveryError, MismatchReason, RelistReason};
 
 use crate::error::{ReloadError, StartError};
+
+/// The longest look at a cluster by `podpin check --live`; a list and the head of a watch take two seconds of a loaded server.
+const SURVEY_MAX: Duration = Duration::from_secs(15);
 
 /// How the cluster is reached: the settings, and the contents of the files behind them.
 #[derive(Clone, PartialEq)]
@@ -69,18 +73,56 @@ fn is_used(config: &Config) -> bool {
 /// # Errors
 /// [`StartError::Cluster`].
 pub(crate) fn verify(config: &Config) -> Result<(), StartError> {
+    match way_to_cluster(config)? {
+        Ok(()) => Ok(()),
+        Err(error) => Err(StartError::Cluster(error.to_string())),
+    }
+}
+
+/// Refuses a configuration that names a way to a cluster which cannot be used; a machine that has none at all is permitted.
+///
+/// # Errors
+/// [`StartError::Cluster`].
+pub(crate) fn verify_named(config: &Config) -> Result<(), StartError> {
+    match way_to_cluster(config)? {
+        Ok(()) | Err(KubeError::NoCluster { .. }) => Ok(()),
+        Err(error) => Err(StartError::Cluster(error.to_string())),
+    }
+}
+
+/// Looks for the way to the cluster, if it is needed.
+fn way_to_cluster(config: &Config) -> Result<Result<(), KubeError>, StartError> {
     if !is_used(config) {
-        return Ok(());
+        return Ok(Ok(()));
     }
     let settings = KubeSettings::from(&config.kubernetes);
-    // On a thread of its own: the caller may be in an event loop already.
-    let check = || {
+    apart(podpin_discovery::check(&settings))
+}
+
+/// Looks at the services that are discovered in the cluster, once; each with its name in the configuration.
+///
+/// # Errors
+/// [`StartError::Cluster`].
+pub(crate) fn survey(config: &Config) -> Result<Vec<(String, Survey)>, StartError> {
+    let named = config.services.iter().filter_map(|service| match &service.discovery {
+        Discovery::Kubernetes(source) => Some((service.name.clone(), KubeService::from(source))),
+        Discovery::Static(_) | Discovery::File(_) | Discovery::Dns(_) => None,
+    });
+    let (names, services): (Vec<String>, Vec<KubeService>) = named.unzip();
+    let settings = KubeSettings::from(&config.kubernetes);
+    let surveys = apart(podpin_discovery::survey(&settings, &services, SURVEY_MAX))?;
+    let surveys = surveys.map_err(|error| StartError::Cluster(error.to_string()))?;
+    Ok(names.into_iter().zip(surveys).collect())
+}
+
+/// Waits for a future on a thread of its own: the caller may be in an event loop already.
+fn apart<T: Send>(future: impl Future<Output = T> + Send) -> Result<T, StartError> {
+    let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let checked = runtime.block_on(podpin_discovery::check(&settings));
-        checked.map_err(|error| StartError::Cluster(error.to_string()))
+        Ok(runtime.block_on(future))
     };
-    match std::thread::scope(|scope| scope.spawn(check).join()) {
-        Ok(checked) => checked,
+    match std::thread::scope(|scope| scope.spawn(run).join()) {
+        Ok(outcome) => outcome,
         Err(_) => Err(StartError::Cluster("the Kubernetes client cannot be set up".to_owned())),
     }
 }
@@ -99,15 +141,7 @@ async fn watch(access: &ClusterAccess, services: Vec<ClusterService>) -> Result<
 
 /// Applies an event to the service that it is about, by its number.
 fn apply(services: &[ClusterService], event: KubeEvent) {
-    let (KubeEvent::Endpoints { service, .. }
-    | KubeEvent::Connected { service, .. }
-    | KubeEvent::Failed { service, .. }
-    | KubeEvent::Judged { service, .. }
-    | KubeEvent::Heard { service }
-    | KubeEvent::Relist { service, .. }
-    | KubeEvent::Malformed { service }
-    | KubeEvent::PodsFailed { service }) = &event;
-    let Some(service) = services.get(*service) else { return };
+    let Some(service) = services.get(event.service()) else { return };
     let writer = &service.writer;
     let metrics = &writer.service().metrics;
     match event {

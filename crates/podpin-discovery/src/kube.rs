@@ -25,6 +25,7 @@ mod reports;
 mod resource;
 mod slices;
 mod store;
+mod survey;
 mod token;
 mod wire;
 
@@ -49,6 +50,7 @@ use crate::kube::pods::Pods;
 use crate::kube::reflector::{Emit, Reflector};
 use crate::kube::slices::Slices;
 use crate::kube::store::Store;
+pub use crate::kube::survey::{Survey, survey};
 pub use crate::kube::token::TokenError;
 use crate::slice::PortRef;
 
@@ -232,6 +234,23 @@ pub enum KubeEvent {
         /// Index of the service.
         service: usize,
     },
+}
+
+impl KubeEvent {
+    /// Returns the index of the service that the event is about.
+    #[must_use]
+    pub fn service(&self) -> usize {
+        match self {
+            KubeEvent::Endpoints { service, .. }
+            | KubeEvent::Connected { service, .. }
+            | KubeEvent::Failed { service, .. }
+            | KubeEvent::Judged { service, .. }
+            | KubeEvent::Heard { service }
+            | KubeEvent::Relist { service, .. }
+            | KubeEvent::Malformed { service }
+            | KubeEvent::PodsFailed { service } => *service,
+        }
+    }
 }
 
 /// Why a list was asked for.

@@ -34,8 +34,8 @@ struct Arguments {
 enum Command {
     /// Run the proxy
     Run(ConfigArguments),
-    /// Check a configuration and print its routes with their effective timeouts
-    Check(ConfigArguments),
+    /// Check a configuration, or a manifest with one, and print its routes with their effective timeouts
+    Check(check::CheckArguments),
     /// Make an affinity key
     Keygen(keygen::KeygenArguments),
     /// Three pods behind the real proxy on this machine, with a page to watch them
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments.config),
-        Command::Check(arguments) => Ok(check::check(&arguments.config)),
+        Command::Check(arguments) => Ok(check::check(&arguments)),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),

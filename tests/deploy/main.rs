@@ -9,9 +9,12 @@
 
 mod bundle;
 mod configuration;
+mod custom;
 mod documents;
 mod example;
 mod fitting;
 mod hardening;
 mod kinds;
 mod manifests;
+mod monitoring;
+mod workload;

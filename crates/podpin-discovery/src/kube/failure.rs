@@ -75,7 +75,7 @@ fn hint(code: u16, resource: &Resource) -> String {
             };
             let resource = resource.plural;
             format!(
-                " (a Role in that namespace must grant the verbs get, list and watch on the resource {resource} of {group})"
+                " (a Role in that namespace must grant the verbs list and watch on the resource {resource} of {group})"
             )
         }
         _ => String::new(),
@@ -190,13 +190,11 @@ mod tests {
     fn a_refusal_says_what_the_role_lacks() {
         let refused = refusal(403, "endpointslices is forbidden: User \"x\" cannot list", "list");
         let words = refused.to_string();
-        for part in
-            ["list with 403", "cannot list", "get, list and watch", "endpointslices", "discovery.k8s.io"]
-        {
+        for part in ["list with 403", "cannot list", "list and watch", "endpointslices", "discovery.k8s.io"] {
             assert!(words.contains(part), "{part} is not in {words}");
         }
         let pods = Failure::of_status(403, "", "watch", Pod::RESOURCE).to_string();
-        assert!(pods.contains("get, list and watch on the resource pods of the core API group"), "{pods}");
+        assert!(pods.contains("list and watch on the resource pods of the core API group"), "{pods}");
         assert!(refusal(401, "", "list").to_string().contains("token"));
         assert_eq!(refusal(410, "", "watch"), Failure::Expired);
     }

@@ -132,7 +132,7 @@ async fn concluded(
     }
     if pods_failed {
         survey.problems.push(
-            "pods: true, but the Pods of the namespace cannot be read: a Role there must grant the verbs get, list and watch on \
+            "pods: true, but the Pods of the namespace cannot be read: a Role there must grant the verbs list and watch on \
              pods of the core API group"
                 .to_owned(),
         );

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::chart;
 use crate::documents::{self, Document};
 use crate::kinds;
 
@@ -86,8 +87,13 @@ pub(crate) struct Bundle {
     pub(crate) files: Vec<PathBuf>,
 }
 
-/// Every kustomization under `deploy/`.
+/// Every kustomization under `deploy/`, and the chart with ordinary values.
 pub(crate) fn all() -> Vec<Bundle> {
+    kustomizations().into_iter().chain(chart::bundles()).collect()
+}
+
+/// Every kustomization under `deploy/`.
+pub(crate) fn kustomizations() -> Vec<Bundle> {
     let files = documents::files();
     let roots = files.iter().filter(|file| file.ends_with("kustomization.yaml"));
     roots.map(|file| Bundle::build(file.parent().unwrap())).collect()

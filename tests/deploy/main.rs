@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
 mod bundle;
+mod chart;
 mod configuration;
 mod custom;
 mod documents;
@@ -17,4 +18,5 @@ mod hardening;
 mod kinds;
 mod manifests;
 mod monitoring;
+mod release;
 mod workload;

@@ -23,6 +23,9 @@ fn every_manifest_is_understood_without_a_field_left_over() {
             }
         }
     }
+    for document in crate::chart::bundles().into_iter().flat_map(|bundle| bundle.objects) {
+        problems.extend(kinds::problems(&document));
+    }
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
     assert!(read >= 17, "only {read} manifests");
 }

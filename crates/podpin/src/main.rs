@@ -22,9 +22,12 @@ use crate::exit_code::BAD_CONFIGURATION;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
+/// The version, with the commit that the binary is built from and its date; `build.rs` finds them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PODPIN_BUILT_FROM"), ")");
+
 /// A layer-7 sticky-session reverse proxy for Server-Sent Events.
 #[derive(Parser)]
-#[command(name = "podpin", version, about, arg_required_else_help = true)]
+#[command(name = "podpin", version = VERSION, about, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

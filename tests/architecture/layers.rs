@@ -31,7 +31,7 @@ const CRATES: [(&str, Layers); 14] = [
             "affinity filters host keys kubernetes scalar shutdown sse tls",
             "access_log name section",
             "node",
-            "error path schema suggest unit",
+            "error file path schema suggest unit",
         ],
     ),
     (
@@ -71,7 +71,7 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-wire",
         // Rules over header and trailer fields; the client and the bytes.
-        &["trailers", "headers", "client http1 proxy_protocol", "forwarded via", "fields"],
+        &["trailers", "headers", "client http1 proxy_protocol", "forwarded via", "distinguished_name fields"],
     ),
     (
         "podpin-h2",

@@ -67,11 +67,6 @@ fn is_client_certificate(name: &HeaderName) -> bool {
     *name == CLIENT_CERT || *name == CLIENT_CERT_CHAIN
 }
 
-/// As [`is_internal`], for a name with underscores for hyphens as well.
-pub(crate) fn is_internal_or_twin(name: &HeaderName) -> bool {
-    is_internal(name) || is_twin(name, is_internal)
-}
-
 /// Returns the names that `Connection` nominates (RFC 9110 section 7.6.1), as a set: a head of 32 KiB can nominate
 /// 16,000. The length is left out: the recipient finds the end of the message by it.
 fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> HashSet<HeaderName> {
@@ -105,7 +100,7 @@ fn is_replaced(name: &HeaderName) -> bool {
 }
 
 /// Whether a name would be one for which `is_ours` holds, if it had hyphens for its underscores.
-fn is_twin(name: &HeaderName, is_ours: impl Fn(&HeaderName) -> bool) -> bool {
+pub(crate) fn is_twin(name: &HeaderName, is_ours: impl Fn(&HeaderName) -> bool) -> bool {
     name.as_str().contains('_')
         && HeaderName::from_bytes(name.as_str().replace('_', "-").as_bytes()).is_ok_and(|twin| is_ours(&twin))
 }

@@ -11,6 +11,7 @@ use podpin_config::{
 };
 
 use crate::exit_code::BAD_CONFIGURATION;
+use crate::telemetry;
 
 /// Prints each route with its effective timeouts, or every error.
 pub(crate) fn check(file: &Path) -> ExitCode {
@@ -21,6 +22,8 @@ pub(crate) fn check(file: &Path) -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
+    // What `run` would warn of and serve with all the same is a warning here, too.
+    telemetry::init_warnings();
     if let Err(error) = podpin_control::verify(&config) {
         eprintln!("{}", located(file, error.position(), &error));
         return ExitCode::from(BAD_CONFIGURATION);

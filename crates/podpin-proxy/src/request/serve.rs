@@ -41,7 +41,7 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
-use crate::upstream::upload::Upload;
+use crate::upstream::upload::{TrailerRule, Upload};
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -259,7 +259,10 @@ impl Exchange<'_> {
             };
             let head = self.upstream_head(client, &body);
             let upload = match before.take() {
-                None => Some(Upload::new(head, body.framing)),
+                None => {
+                    let rule = TrailerRule::new(self.context, &self.attempts.request.route);
+                    Some(Upload::new(head, body.framing).with_trailers(rule))
+                }
                 Some(before) => before.again(head),
             };
             let Some(mut upload) = upload else { return Outcome::Refused(ErrorReply::UpstreamReset) };

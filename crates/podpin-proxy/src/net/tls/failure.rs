@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::io;
 
 use rustls::pki_types::CertificateDer;
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
 use crate::net::certificate_text::description;
 use crate::telemetry::labels::TlsFailure;
@@ -39,7 +39,7 @@ impl HandshakeFailure {
                 words: format!("no TLS handshake: {error}"),
             };
         };
-        let mut words = format!("no TLS handshake: {inner}");
+        let mut words = format!("no TLS handshake: {}", words_of(inner));
         if let (Error::InvalidCertificate(_), Some(refused)) = (inner, refused) {
             words = format!("{words}; {refused}");
             if let Some(name) = asked_for {
@@ -63,6 +63,46 @@ pub(super) fn note_refused(certificate: &CertificateDer<'_>) {
     REFUSED.set(Some(description(certificate)));
 }
 
+/// Returns an error in words, also where the library prints its own fields.
+fn words_of(error: &Error) -> String {
+    let cause = match error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.to_string(),
+        Error::InvalidCertificate(
+            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+        ) => "UnsupportedSignatureAlgorithm".to_owned(),
+        error => return error.to_string(),
+    };
+    let words = match &*cause {
+        "CaUsedAsEndEntity" => "the certificate is that of an authority",
+        "UnsupportedCriticalExtension" => "the certificate has a critical extension that is not known",
+        "UnsupportedSignatureAlgorithm" => {
+            "the certificate is signed in a way that is not supported; ECDSA, Ed25519 and RSA with SHA-2 are"
+        }
+        cause => cause,
+    };
+    format!("invalid peer certificate: {words}")
+}
+
+/// Whether an endpoint refuses our certificate, or misses one. In TLS 1.3 we learn that after the handshake, in the place of a response.
+#[must_use]
+pub fn refuses_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(
+        inner,
+        Some(Error::AlertReceived(
+            AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+        ))
+    )
+}
+
 fn reason(error: &Error) -> TlsFailure {
     match error {
         Error::InvalidMessage(_) | Error::InappropriateMessage { .. } | Error::DecryptError => {
@@ -76,7 +116,7 @@ fn reason(error: &Error) -> TlsFailure {
             | PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => TlsFailure::Version,
-        Error::PeerIncompatible(_) => TlsFailure::Parameters,
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => TlsFailure::Parameters,
         Error::NoCertificatesPresented => TlsFailure::CertificateMissing,
         Error::InvalidCertificate(error) => reason_of_certificate(error),
         Error::AlertReceived(AlertDescription::ProtocolVersion) => TlsFailure::Version,
@@ -121,6 +161,7 @@ mod tests {
             (PeerIncompatible::Tls12NotOfferedOrEnabled.into(), TlsFailure::Version),
             (PeerIncompatible::NoCipherSuitesInCommon.into(), TlsFailure::Parameters),
             (PeerIncompatible::NoKxGroupsInCommon.into(), TlsFailure::Parameters),
+            (Error::NoApplicationProtocol, TlsFailure::Parameters),
             (Error::NoCertificatesPresented, TlsFailure::CertificateMissing),
             (CertificateError::Expired.into(), TlsFailure::CertificateExpired),
             (CertificateError::NotValidYet.into(), TlsFailure::CertificateNotYetValid),

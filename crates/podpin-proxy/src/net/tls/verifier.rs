@@ -9,11 +9,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
-    RootCertStore, SignatureScheme, client,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme, client,
 };
 use x509_parser::der_parser::asn1_rs::Any;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 use crate::net::tls::failure::note_refused;
 use crate::net::tls::provider::provider;
@@ -64,7 +65,8 @@ impl ServerCertVerifier for Authorized {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls12_signature(message, certificate, signature)
+        let verified = self.chains.verify_tls12_signature(message, certificate, signature);
+        verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn verify_tls13_signature(
@@ -73,7 +75,8 @@ impl ServerCertVerifier for Authorized {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls13_signature(message, certificate, signature)
+        let verified = self.chains.verify_tls13_signature(message, certificate, signature);
+        verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -114,7 +117,8 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        let verified = self.0.verify_tls12_signature(message, certificate, signature);
+        verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn verify_tls13_signature(
@@ -123,7 +127,8 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        let verified = self.0.verify_tls13_signature(message, certificate, signature);
+        verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -174,8 +179,22 @@ fn explained(error: Error, certificate: &CertificateDer<'_>) -> Error {
     CertificateError::Other(OtherError(Arc::new(shortcoming))).into()
 }
 
-/// The verifier of `verify: false`: any certificate of any name and version. The endpoint still has to prove that it has the
-/// key.
+/// Bits of RSA keys from which on the provider verifies signatures.
+const RSA_BITS_MIN: usize = 2048;
+
+/// Signatures that the provider cannot verify, and endpoints of `verify: false` may make all the same: RSASSA-PSS with keys for nothing else,
+/// Ed448, and those with SHA-1.
+const UNVERIFIED_SCHEMES: [SignatureScheme; 6] = [
+    SignatureScheme::Unknown(0x0809),
+    SignatureScheme::Unknown(0x080a),
+    SignatureScheme::Unknown(0x080b),
+    SignatureScheme::ED448,
+    SignatureScheme::ECDSA_SHA1_Legacy,
+    SignatureScheme::RSA_PKCS1_SHA1,
+];
+
+/// The verifier of `verify: false`: any certificate of any name, version and kind of key. The endpoint has to prove that it has the
+/// key where the provider can verify that; where it cannot, nothing is lost, since anybody can make a certificate of another kind.
 #[derive(Debug)]
 pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
 
@@ -202,11 +221,14 @@ impl AnyCertificate {
             .map(|one| one.verify_signature(&key.subject_public_key.data, message, signature.signature()));
         let mut is_supported = false;
         let is_valid = tried.by_ref().inspect(|_| is_supported = true).any(|verified| verified.is_ok());
-        match (is_valid, is_supported) {
-            (true, _) => Ok(HandshakeSignatureValid::assertion()),
-            (false, true) => Err(CertificateError::BadSignature.into()),
-            (false, false) => Err(PeerIncompatible::NoSignatureSchemesInCommon.into()),
+        let is_verifiable = match key.parsed() {
+            Ok(PublicKey::RSA(key)) => key.key_size() >= RSA_BITS_MIN,
+            _ => is_supported,
+        };
+        if is_verifiable && is_supported && !is_valid {
+            return Err(CertificateError::BadSignature.into());
         }
+        Ok(HandshakeSignatureValid::assertion())
     }
 }
 
@@ -241,6 +263,8 @@ impl ServerCertVerifier for AnyCertificate {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let mut schemes = self.0.signature_verification_algorithms.supported_schemes();
+        schemes.extend(UNVERIFIED_SCHEMES);
+        schemes
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let kind = fs::metadata(path)?;
     if kind.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a directory, not a file"));
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a directory, not a file"));
     }
     if !kind.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -41,9 +41,10 @@ mod tests {
         assert_eq!(read_file(&file, 7).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         let fifo = directory.path().join("fifo");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        for path in [directory.path(), &fifo, Path::new("/dev/zero")] {
+        for path in [&fifo, Path::new("/dev/zero")] {
             assert_eq!(read_file(path, 8).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path:?}");
         }
+        assert_eq!(read_file(directory.path(), 8).unwrap_err().kind(), io::ErrorKind::IsADirectory);
         assert_eq!(read_file(&directory.path().join("none"), 8).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -116,7 +116,7 @@ mod tests {
     fn a_key_file_that_is_too_short_is_refused_by_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("k1");
-        fs::write(&file, "short").unwrap();
+        std::fs::write(&file, "short").unwrap();
         let error = load(&keys(&format!("[{{id: k1, file: {}}}]", file.display()))).unwrap_err();
         assert!(error.to_string().contains("k1") && error.position().is_some(), "{error}");
     }

@@ -502,9 +502,9 @@ pub(crate) mod tests {
     #[test]
     fn only_regular_files_of_bounded_size_are_read() {
         let (directory, path) = directory();
-        assert_eq!(read_bounded(directory.path()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(read_bounded(directory.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
         assert_eq!(read_bounded(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
-        File::create(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        fs::File::create(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
         assert_eq!(read_bounded(&path).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 }

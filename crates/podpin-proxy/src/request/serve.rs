@@ -248,7 +248,7 @@ impl Exchange<'_> {
     /// What a request keeps while it waits is in here: little more than the transfer, and nothing of its head twice.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-        let body = body_framing(&self.context.head, client.is_body_read());
+        let body = body_framing(&self.context.head, client.is_body_read() && !client.has_trailers());
         // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
         loop {
@@ -452,7 +452,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
+/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already, without fields behind it.
 fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
     let length = head.fields.text(&header::CONTENT_LENGTH);
     // HTTP/2 may repeat the same number in one field.

@@ -17,6 +17,7 @@ use x509_parser::public_key::PublicKey;
 
 use crate::net::certificate_text::{description, dns_names};
 use crate::net::tls::error::TlsError;
+use crate::net::tls::failure::fault_of;
 use crate::net::tls::pem;
 use crate::net::tls::verifier::ClientVerifier;
 
@@ -92,7 +93,7 @@ pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> R
                 )),
                 None => key_fault(format!("not the key of {}", pair.cert_file.file.display())),
             },
-            rustls::Error::InvalidCertificate(error) => cert_fault(error.to_string()),
+            rustls::Error::InvalidCertificate(error) => cert_fault(fault_of(&error)),
             _ => key_fault(format!("{kind} is not supported; {SUPPORTED_KEYS} are")),
         })?;
     let name = dns_names.first().cloned().unwrap_or_else(|| file_name(&pair.cert_file.file));
@@ -178,7 +179,7 @@ pub fn verifier(
     let builder = if is_advertised { builder } else { builder.clear_root_hint_subjects() };
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     let verifier = builder.build().map_err(|error| at_fault(error.to_string()))?;
-    Ok(Arc::new(ClientVerifier(verifier)))
+    Ok(Arc::new(ClientVerifier { chains: verifier, trusted: authorities.certificates.clone() }))
 }
 
 /// Reads the authorities in a file, at least one.
@@ -238,9 +239,18 @@ mod tests {
         let ((one, key), (other, _)) = (made(), made());
         let read = |certificate: &str, key: &str| read_pair(directory.path(), certificate, key);
         assert!(read(&(one.clone() + &other), &key).is_ok());
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
         let table = [
             (other.clone() + &one, &*key, "number 2 in the file"),
+            (one.clone() + garbage, &key, "certificate 2: not a certificate"),
+            (
+                one.clone() + "-----BEGIN CERTIFICATE-----\nAAAA\n",
+                &key,
+                "certificate 2 is not one in PEM: -----END CERTIFICATE-----",
+            ),
+            (one.repeat(300), &key, "clients take 60000 at most"),
+            ("0\u{1}\u{2}".to_owned(), &key, "turned into PEM"),
             (other, &key, "not the key of"),
             (one.clone(), encrypted, "has a password"),
             (one, "", "not a private key in PEM"),

@@ -63,25 +63,34 @@ pub(super) fn note_refused(certificate: &CertificateDer<'_>) {
     REFUSED.set(Some(description(certificate)));
 }
 
-/// Returns an error in words, also where the library prints its own fields.
+/// Returns an error in words.
 fn words_of(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(error) => format!("invalid peer certificate: {}", fault_of(error)),
+        error => error.to_string(),
+    }
+}
+
+/// Returns what is wrong with a certificate in words, also where the library prints its own fields.
+pub(super) fn fault_of(error: &CertificateError) -> String {
     let cause = match error {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.to_string(),
-        Error::InvalidCertificate(
-            CertificateError::UnsupportedSignatureAlgorithmContext { .. }
-            | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
-        ) => "UnsupportedSignatureAlgorithm".to_owned(),
+        CertificateError::Other(OtherError(cause)) => cause.to_string(),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "UnsupportedSignatureAlgorithm".to_owned()
+        }
         error => return error.to_string(),
     };
     let words = match &*cause {
         "CaUsedAsEndEntity" => "the certificate is that of an authority",
+        "UnsupportedCertVersion" => "the certificate is of X.509 version 1 or 2; version 3 is needed",
         "UnsupportedCriticalExtension" => "the certificate has a critical extension that is not known",
         "UnsupportedSignatureAlgorithm" => {
             "the certificate is signed in a way that is not supported; ECDSA, Ed25519 and RSA with SHA-2 are"
         }
-        cause => cause,
+        _ => return cause,
     };
-    format!("invalid peer certificate: {words}")
+    words.to_owned()
 }
 
 /// Whether an endpoint refuses our certificate, or misses one. In TLS 1.3 we learn that after the handshake, in the place of a response.
@@ -177,6 +186,33 @@ mod tests {
         }
         let closed = HandshakeFailure::of(&io::ErrorKind::UnexpectedEof.into(), None);
         assert_eq!(closed.reason, TlsFailure::Closed);
+    }
+
+    #[test]
+    fn the_words_are_words_where_the_library_prints_its_fields() {
+        let other =
+            |cause: &'static str| CertificateError::Other(OtherError(std::sync::Arc::from(Box::from(cause))));
+        let unsupported = CertificateError::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: vec![6, 9, 42],
+            supported_algorithms: Vec::new(),
+        };
+        let table = [
+            (other("UnsupportedCertVersion"), "X.509 version 1"),
+            (other("CaUsedAsEndEntity"), "that of an authority"),
+            (unsupported, "signed in a way that is not supported"),
+            (other("anything else"), "anything else"),
+        ];
+        for (error, expected) in table {
+            let words = HandshakeFailure::of(&failed(error.into()), None).to_string();
+            assert!(words.contains(expected) && !words.contains("Other"), "{words}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_refuses_our_certificate_is_told_from_one_that_breaks_off() {
+        assert!(refuses_certificate(&failed(Error::AlertReceived(AlertDescription::CertificateRequired))));
+        assert!(!refuses_certificate(&failed(Error::AlertReceived(AlertDescription::InternalError))));
+        assert!(!refuses_certificate(&io::ErrorKind::UnexpectedEof.into()));
     }
 
     #[test]

@@ -84,21 +84,26 @@ impl ServerCertVerifier for Authorized {
     }
 }
 
-/// Verifies certificates of clients, and says which one was refused.
+/// Verifies certificates of clients, and says which one was refused. One that stands among the authorities itself is trusted as it is.
 #[derive(Debug)]
-pub(super) struct ClientVerifier(pub Arc<dyn ClientCertVerifier>);
+pub(super) struct ClientVerifier {
+    /// The verifier of chains.
+    pub chains: Arc<dyn ClientCertVerifier>,
+    /// The certificates of the file.
+    pub trusted: Vec<CertificateDer<'static>>,
+}
 
 impl ClientCertVerifier for ClientVerifier {
     fn offer_client_auth(&self) -> bool {
-        self.0.offer_client_auth()
+        self.chains.offer_client_auth()
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
+        self.chains.client_auth_mandatory()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.chains.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -107,7 +112,11 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.0.verify_client_cert(end_entity, intermediates, now);
+        let verified = if self.trusted.iter().any(|one| one == end_entity) {
+            verify_validity(end_entity, now).map(|()| ClientCertVerified::assertion())
+        } else {
+            self.chains.verify_client_cert(end_entity, intermediates, now)
+        };
         verified.inspect_err(|_| note_refused(end_entity))
     }
 
@@ -117,7 +126,7 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let verified = self.0.verify_tls12_signature(message, certificate, signature);
+        let verified = self.chains.verify_tls12_signature(message, certificate, signature);
         verified.inspect_err(|_| note_refused(certificate))
     }
 
@@ -127,12 +136,12 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let verified = self.0.verify_tls13_signature(message, certificate, signature);
+        let verified = self.chains.verify_tls13_signature(message, certificate, signature);
         verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.chains.supported_verify_schemes()
     }
 }
 
@@ -142,6 +151,13 @@ fn verify_itself(
     server_name: &ServerName<'_>,
     now: UnixTime,
 ) -> Result<ServerCertVerified, Error> {
+    verify_validity(certificate, now)?;
+    client::verify_server_name(&ParsedCertificate::try_from(certificate)?, server_name)?;
+    Ok(ServerCertVerified::assertion())
+}
+
+/// Verifies that a certificate is valid at this moment.
+fn verify_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let malformed = |_| Error::from(CertificateError::BadEncoding);
     let (_, facts) = X509Certificate::from_der(certificate).map_err(malformed)?;
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -151,8 +167,7 @@ fn verify_itself(
     if now < facts.validity().not_before.timestamp() {
         return Err(CertificateError::NotValidYet.into());
     }
-    client::verify_server_name(&ParsedCertificate::try_from(certificate)?, server_name)?;
-    Ok(ServerCertVerified::assertion())
+    Ok(())
 }
 
 /// Faults of a certificate in more words than the library has.
@@ -194,7 +209,7 @@ const UNVERIFIED_SCHEMES: [SignatureScheme; 6] = [
 ];
 
 /// The verifier of `verify: false`: any certificate of any name, version and kind of key. The endpoint has to prove that it has the
-/// key where the provider can verify that; where it cannot, nothing is lost, since anybody can make a certificate of another kind.
+/// key where the provider can verify that; where it cannot, nothing is lost, since a certificate of another kind is made as easily.
 #[derive(Debug)]
 pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
 

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::header::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use podpin_config::HeadersWithUnderscores;
 use podpin_time::Millis;
 use podpin_wire::http1::encode::{Framing, push_chunk};
@@ -52,8 +52,9 @@ impl TrailerRule {
 
     fn apply(&self, fields: &mut HeaderMap) {
         let Route { filters, service, .. } = &*self.route;
-        trailers::remove_claimed(fields, self.drops_underscores, |name: &HeaderName| {
-            filters.edits_request(name) || service.session_header.as_ref() == Some(name)
+        let session_header = service.session_header.as_ref().map(|name| name.as_str().as_bytes());
+        trailers::remove_claimed(fields, self.drops_underscores, |name| {
+            filters.edits_request(name) || session_header == Some(name)
         });
     }
 }

@@ -371,7 +371,7 @@ labels! {
         NotTls => "not_tls",
         /// No version in common.
         Version => "version",
-        /// No cipher, key exchange or signature in common.
+        /// No cipher, key exchange, signature or protocol (ALPN) in common.
         Parameters => "parameters",
         /// No certificate where one is required.
         CertificateMissing => "certificate_missing",

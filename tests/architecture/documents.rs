@@ -166,7 +166,7 @@ fn registered_metrics() -> BTreeSet<String> {
         let declarations = text.lines().filter_map(|line| line.split_once(" = \""));
         let fields = declarations.filter(|(left, _)| {
             let field = left.trim_start().split_once(": ").map_or("", |(field, _)| field);
-            !field.is_empty() && field.chars().all(|char| char.is_ascii_lowercase() || char == '_')
+            !field.is_empty() && field.chars().all(|char| matches!(char, 'a'..='z' | '0'..='9' | '_'))
         });
         let found = fields.filter_map(|(_, right)| right.split_once("\","));
         names.extend(found.map(|(name, _)| format!("podpin_{name}")));

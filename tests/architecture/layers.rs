@@ -71,7 +71,7 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-wire",
         // Rules over header and trailer fields; the client and the bytes.
-        &["trailers", "headers", "client http1 proxy_protocol", "forwarded via", "fields"],
+        &["trailers", "headers", "client grpc http1 proxy_protocol", "forwarded via", "fields"],
     ),
     (
         "podpin-h2",

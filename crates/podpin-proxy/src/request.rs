@@ -1,5 +1,9 @@
 //! Ordinary requests: served by an endpoint, transferred both ways, accounted for.
 
 pub(crate) mod account;
+mod call;
+mod http2;
+mod pod_transfer;
+mod pod_upload;
 pub(crate) mod serve;
 pub(crate) mod transfer;

@@ -30,7 +30,8 @@ use crate::downstream::pending::PendingResponse;
 use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
 use crate::net::transport::Transport;
-use crate::request::account::{self, Ending};
+use crate::request::account::{self, Ending, Passed};
+use crate::request::http2::{self, End, Http2Request};
 use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
 use crate::request_context::RequestContext;
 use crate::stream::account::Permits;
@@ -123,6 +124,15 @@ impl From<Option<IdleConnection>> for Served {
     }
 }
 
+impl From<End> for Served {
+    fn from(end: End) -> Served {
+        match end {
+            End::Connection(connection) => connection.into(),
+            End::Stream(stream) => Served::Stream(stream),
+        }
+    }
+}
+
 /// Serves one request, up to its end or to the beginning of an event stream.
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
     if context.permit.is_none() {
@@ -149,6 +159,11 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
             Ok(exchange) => exchange,
             Err(early) => return early.end(&context, client).await,
         };
+        if exchange.attempts.service().configuration.protocol.is_http2() {
+            let Exchange { attempts, .. } = exchange;
+            let request = Http2Request { context, attempts, client, in_flight };
+            return Box::pin(http2::serve(request)).await.into();
+        }
         let has_body = !client.is_body_read();
         match exchange.run(&mut client).await {
             Outcome::Refused(reply) => {
@@ -163,7 +178,8 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
                 Served::Stream(Box::new(stream))
             }
             Outcome::Answered { status, ending, unsent } => {
-                account::settle(&context, &exchange.attempts, exchange.delivered, status, &ending);
+                let passed = Passed { status, delivered: exchange.delivered, grpc_status: None };
+                account::settle(&context, &exchange.attempts, &passed, &ending);
                 if let Ending::Complete = ending {
                     return match client.finish() {
                         Ok(connection) => connection.into(),
@@ -418,6 +434,7 @@ impl Exchange<'_> {
         match error {
             TransferError::Client(reply) => Some(reply),
             TransferError::Upstream(error) => (!self.attempts.failed(&error)).then(|| error.reply()),
+            TransferError::Leaving(_) => Some(ErrorReply::Leaving),
             TransferError::Broken(_) | TransferError::Idle | TransferError::SlowClient => {
                 Some(ErrorReply::Internal)
             }

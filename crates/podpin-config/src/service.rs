@@ -254,7 +254,10 @@ impl Service {
             }
         } else if let Some(Probe::Grpc { .. }) = self.health.active.as_ref().map(|active| &active.probe) {
             let active = section.section("health").section("active");
-            active.get("type").unwrap_or_else(|| active.node()).fail("needs a `protocol` with HTTP/2, such as grpc");
+            active
+                .get("type")
+                .unwrap_or_else(|| active.node())
+                .fail("needs a `protocol` with HTTP/2, such as grpc");
         }
     }
 }

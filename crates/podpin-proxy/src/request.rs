@@ -4,6 +4,5 @@ pub(crate) mod account;
 mod call;
 mod http2;
 mod pod_transfer;
-mod pod_upload;
 pub(crate) mod serve;
 pub(crate) mod transfer;

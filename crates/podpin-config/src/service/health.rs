@@ -160,7 +160,9 @@ fn read_grpc_service(node: &Node<'_>) -> Option<String> {
     let name = node.text("a gRPC service such as chat.v1.Chat")?;
     let fits = name.len() <= PATH_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic());
     if !fits {
-        node.fail(format!("expected a name without spaces, of at most {PATH_BYTES_MAX} bytes; found {name:?}"));
+        node.fail(format!(
+            "expected a name without spaces, of at most {PATH_BYTES_MAX} bytes; found {name:?}"
+        ));
     }
     fits.then(|| name.to_owned())
 }

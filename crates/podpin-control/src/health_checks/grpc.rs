@@ -79,7 +79,8 @@ impl HealthCheck for GrpcCheck {
 /// Returns the head of the call.
 fn head(is_secure: bool) -> Result<http::request::Parts> {
     let scheme = if is_secure { "https" } else { "http" };
-    let uri = Uri::builder().scheme(scheme).authority("podpin").path_and_query("/grpc.health.v1.Health/Check");
+    let uri =
+        Uri::builder().scheme(scheme).authority("podpin").path_and_query("/grpc.health.v1.Health/Check");
     let Ok(uri) = uri.build() else { return Error::e_explain(ErrorType::InternalError, "no URI") };
     let (mut parts, ()) = Request::new(()).into_parts();
     (parts.method, parts.uri, parts.version) = (Method::POST, uri, Version::HTTP_2);
@@ -133,7 +134,8 @@ mod tests {
 
     #[test]
     fn only_serving_with_status_0_is_healthy() {
-        let fields = |code: &str| HeaderMap::from_iter([(grpc::STATUS, HeaderValue::from_str(code).unwrap())]);
+        let fields =
+            |code: &str| HeaderMap::from_iter([(grpc::STATUS, HeaderValue::from_str(code).unwrap())]);
         let none = HeaderMap::new();
         let serving = [0, 0, 0, 0, 2, 0x08, 1];
         assert!(judge(None, &fields("0"), &serving).is_ok());

@@ -9,8 +9,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header::{self, HeaderValue};
+use http::{Method, StatusCode};
 use podpin_drain::Cause;
 use podpin_time::Millis;
 use podpin_wire::grpc::{self, GrpcStatus};
@@ -27,16 +27,19 @@ use crate::http::reply::ErrorReply;
 use crate::request::account::{self, Ending, Passed};
 use crate::request::call::Call;
 use crate::request::pod_transfer::{PodLimits, PodTransfer};
-use crate::request::pod_upload::PodUpload;
 use crate::request::transfer::TransferError;
 use crate::request_context::RequestContext;
 use crate::shared::InFlight;
-use crate::stream::open::PendingStream;
+use crate::stream::account::Permits;
+use crate::stream::open::{Opened, PendingStream};
 use crate::stream::places::Places;
+use crate::stream::upload::Rest;
+use crate::stream::upstream_reader::UpstreamReader;
 use crate::telemetry::labels::CloseReason;
 use crate::upstream::attempts::Attempts;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::http2::{Freshness, PodHead, PodRequest, PodStream};
+use crate::upstream::pod_upload::PodUpload;
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{Progress, Unserved};
 
@@ -80,6 +83,8 @@ struct Exchange<'a> {
 enum Outcome {
     /// A response whose head has begun.
     Answered(Answered),
+    /// An event stream.
+    Stream(Box<Opened>),
     /// No response that could be passed on.
     Refused(ErrorReply),
 }
@@ -97,10 +102,15 @@ struct Answered {
 /// Serves one request, up to its end.
 pub(crate) async fn serve(request: Http2Request) -> End {
     let Http2Request { context, mut attempts, mut client, in_flight } = request;
+    let has_body = !client.is_body_read();
     let mut exchange = Exchange::new(&context, &mut attempts);
     let outcome = exchange.run(&mut client).await;
     let Exchange { call, answered, .. } = exchange;
     let connection = match outcome {
+        Outcome::Stream(opened) => {
+            let stream = PendingStream { context, attempts, opened: *opened, client, has_body, in_flight };
+            return End::Stream(Box::new(stream));
+        }
         Outcome::Refused(reply) => {
             if let Some(call) = call {
                 call.end(close_reason_of(reply));
@@ -169,9 +179,9 @@ impl Answered {
 impl<'a> Exchange<'a> {
     fn new(context: &'a RequestContext, attempts: &'a mut Attempts) -> Exchange<'a> {
         let is_call = context.is_call();
-        let timeout = context.head.fields.get(&grpc::TIMEOUT).filter(|_| is_call).and_then(grpc::parse_timeout);
-        let places =
-            if is_call { Places::for_stream() } else { Places::for_request(&context.head) };
+        let timeout =
+            context.head.fields.get(&grpc::TIMEOUT).filter(|_| is_call).and_then(grpc::parse_timeout);
+        let places = if is_call { Places::for_stream() } else { Places::for_request(&context.head) };
         let deadline = timeout.map(|timeout| context.began.after(timeout));
         Exchange { context, attempts, places, is_call, deadline, call: None, answered: false }
     }
@@ -223,7 +233,9 @@ impl<'a> Exchange<'a> {
             _ = client.gone() => return Err(ErrorReply::ClientGone),
             () = passed(deadline) => return Err(ErrorReply::Deadline),
         }
-        let Some(endpoint) = self.attempts.endpoint().map(Arc::clone) else { return Err(ErrorReply::Internal) };
+        let Some(endpoint) = self.attempts.endpoint().map(Arc::clone) else {
+            return Err(ErrorReply::Internal);
+        };
         Span::current().record("endpoint", &*endpoint.name);
         if self.is_call {
             match &self.call {
@@ -322,13 +334,18 @@ impl<'a> Exchange<'a> {
         self.attempts.request.renew_session(&head.head.headers);
         let Some(selected) = self.attempts.selected() else { return Outcome::Refused(ErrorReply::Internal) };
         let (context, request, status) = (self.context, &self.attempts.request, head.head.status);
-        if self.is_call {
-            if let Some(call) = &mut self.call {
-                call.answered(self.attempts);
-            }
+        if let Some(call) = &mut self.call {
+            call.answered(self.attempts);
         } else {
+            let places = std::mem::take(&mut self.places);
+            if context.head.method != Method::HEAD && head.head.is_event_stream() {
+                return match places.into_permits(request, selected, context.client.address) {
+                    Ok(permits) => open_stream(transfer, head, permits),
+                    Err(reply) => Outcome::Refused(reply),
+                };
+            }
             // Others may have them while this response passes.
-            drop(std::mem::take(&mut self.places));
+            drop(places);
         }
         account::count_response(context, self.attempts, status);
         let received = std::mem::take(&mut head.head.headers);
@@ -385,6 +402,14 @@ impl<'a> Exchange<'a> {
             deadline: None,
         }
     }
+}
+
+/// Hands over a response that is an event stream, which goes on by itself.
+fn open_stream(transfer: PodTransfer<'_>, head: PodHead, permits: Permits) -> Outcome {
+    let (pod, upload, interim) = transfer.into_parts();
+    let PodHead { head, ends } = head;
+    let (body, upload) = (UpstreamReader::of_http2(pod, ends), Rest::Http2(upload));
+    Outcome::Stream(Box::new(Opened { head, body, permits, interim, upload }))
 }
 
 /// Resolves when a deadline has passed; never without one.

@@ -23,11 +23,11 @@ use crate::clock;
 use crate::downstream::gone::Gone;
 use crate::downstream::pending::{BodyLength, PendingResponse};
 use crate::http::reply::ErrorReply;
-use crate::request::pod_upload::PodUpload;
 use crate::request::transfer::TransferError;
 use crate::stream_registry::StreamRecord;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::http2::{PodFault, PodHead, PodRequest, PodStream};
+use crate::upstream::pod_upload::PodUpload;
 use crate::upstream::upload::BlockedOn;
 
 /// Pieces of a body in one turn before other requests of the worker get theirs.
@@ -115,7 +115,7 @@ impl<'a> PodTransfer<'a> {
 
     /// Sends the request head.
     pub(crate) fn send_head(&mut self, head: PodRequest) -> Result<(), TransferError> {
-        let sent = self.pod.send_head(head, self.upload.is_head_only());
+        let sent = self.pod.send_head(head, self.upload.is_over());
         sent.map_err(|fault| TransferError::Upstream(fault.into()))
     }
 
@@ -219,6 +219,16 @@ impl<'a> PodTransfer<'a> {
     /// Whether a part of an interim response went to the client, so that no reply can follow.
     pub(crate) fn is_within_interim(&self) -> bool {
         self.unsent_from > 0
+    }
+
+    /// Returns the stream, the rest of the request, and bytes of an interim response that the client has not taken: for a response
+    /// that goes on by itself.
+    pub(crate) fn into_parts(self) -> (PodStream, PodUpload, Vec<u8>) {
+        let mut upload = self.upload;
+        upload.forget();
+        let mut unsent = self.unsent;
+        unsent.drain(..self.unsent_from.min(unsent.len()));
+        (self.pod, upload, unsent)
     }
 
     /// Returns the upload, for another attempt.

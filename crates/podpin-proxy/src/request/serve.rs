@@ -37,7 +37,10 @@ use crate::request_context::RequestContext;
 use crate::stream::account::Permits;
 use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
+use crate::stream::upload::Rest;
+use crate::stream::upstream_reader::UpstreamReader;
 use crate::upstream::attempts::{Attempts, Purpose};
+use crate::upstream::connect::UpstreamResponse;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
@@ -296,7 +299,10 @@ impl Exchange<'_> {
                     Begun::Stream(head, permits) => {
                         let (response, TransferRest { unsent: interim, upload }) =
                             transfer.into_response(*head);
-                        return Outcome::Stream(Box::new(Opened { response, permits, interim, upload }));
+                        let UpstreamResponse { start, transport } = response;
+                        let body = UpstreamReader::new(transport, start.body, start.rest);
+                        let (head, upload) = (start.head, Rest::Http1(upload));
+                        return Outcome::Stream(Box::new(Opened { head, body, permits, interim, upload }));
                     }
                     Begun::Retried => {}
                     Begun::Refused(reply) => return Outcome::Refused(reply),

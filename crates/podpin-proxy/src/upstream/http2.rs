@@ -152,7 +152,12 @@ impl PodStream {
         }
     }
 
-    fn new(session: Http2Session, connector: Arc<Connector>, peer: Box<HttpPeer>, is_kept: bool) -> PodStream {
+    fn new(
+        session: Http2Session,
+        connector: Arc<Connector>,
+        peer: Box<HttpPeer>,
+        is_kept: bool,
+    ) -> PodStream {
         let keep = peer.options.idle_timeout.unwrap_or_default();
         PodStream { session: Some(session), body: None, connector, peer, keep, is_kept }
     }
@@ -234,7 +239,8 @@ impl PodStream {
         let may_have_length = method == Some(&Method::HEAD)
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let length = headers.get(header::CONTENT_LENGTH).map(|length| length.as_bytes());
-        if ends && !may_have_length && length.is_some_and(|length| length.iter().any(|digit| *digit != b'0')) {
+        if ends && !may_have_length && length.is_some_and(|length| length.iter().any(|digit| *digit != b'0'))
+        {
             return Poll::Ready(Err(PodFault::Malformed("a length without a body")));
         }
         Poll::Ready(Ok(PodHead { head: ResponseHead { status, headers, keep_alive: true }, ends }))

@@ -60,8 +60,8 @@ impl PodUpload {
         self.replay.is_some()
     }
 
-    /// Whether the head is all of the request.
-    pub(crate) fn is_head_only(&self) -> bool {
+    /// Whether nothing of the request is left to be sent.
+    pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
 

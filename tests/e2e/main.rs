@@ -26,6 +26,7 @@ mod event_stream;
 mod faults;
 mod file_limit;
 mod forwarding;
+mod grpc;
 mod h2_front;
 mod handover;
 mod header_fields;

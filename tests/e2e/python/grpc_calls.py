@@ -125,6 +125,9 @@ class Scenes:
     def echo(self):
         say("echo", *failure(lambda: self.unary("Echo")(b"hello", timeout=20)))
 
+    def where(self):
+        say("where", self.unary("Echo")(b"hello", timeout=20).decode())
+
     def pinned(self):
         """Which pod answers: by session, then by cookie."""
         for name, value in [("x-room", "a"), ("x-room", "b"), ("x-room", "c")]:

@@ -4,6 +4,8 @@
 //! says why that is not left to Pingora's request loop). A stream that is dropped before its end is cancelled at the endpoint,
 //! and its connection goes back to the pool.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::sync::Arc;
@@ -16,11 +18,12 @@ use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, Uri, Version};
 use pingora::http::RequestHeader;
 use pingora_core::connectors::ConnectorOptions;
-use pingora_core::connectors::http::v2::Connector;
+use pingora_core::connectors::http::v2::{ConnectionRef, Connector};
+use pingora_core::protocols::UniqueIDType;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::protocols::http::v2::client::Http2Session;
 use pingora_core::protocols::l4::ext::TcpKeepalive;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_core::{Error, ErrorType};
 use podpin_endpoints::Endpoint;
 use podpin_wire::http1::request_head::FIELDS_MAX;
@@ -32,6 +35,9 @@ use crate::net::tls::provider::provider;
 use crate::upstream::connect::is_local;
 use crate::upstream::error::UpstreamError;
 
+/// Cancelled streams after which a connection takes no new ones. The library below ends a connection, with all calls on it, at
+/// a thousand that the endpoint still sends to.
+const CANCELS_MAX: u32 = 500;
 /// Idle connections kept by a worker; they take descriptors that streams could have.
 const IDLE_MAX: usize = 1024;
 /// Streams on one connection; what most servers allow. One that allows fewer says so.
@@ -48,6 +54,8 @@ thread_local! {
         let _ours = provider();
         Arc::new(Connector::new(Some(ConnectorOptions::new(IDLE_MAX))))
     };
+    /// Streams that were cancelled on each connection, by its number.
+    static CANCELS: RefCell<HashMap<UniqueIDType, u32>> = RefCell::default();
 }
 
 /// Age of the connection that a stream is opened on.
@@ -134,16 +142,20 @@ impl PodStream {
     ) -> Result<PodStream, UpstreamError> {
         let connector = CONNECTOR.with(Arc::clone);
         let peer = Box::new(peer(service, endpoint));
-        // A connection that broke meanwhile is no reason not to make another one.
         if freshness == Freshness::Any
-            && let Ok(Some(session)) = connector.reused_http_session(&*peer).await
+            && let Some(session) = reuse(&connector, &peer).await
         {
             return Ok(PodStream::new(session, connector, peer, true));
         }
         let connected = connector.new_http_session::<HttpPeer, ()>(&*peer);
         let connected = tokio::time::timeout(service.configuration.timeouts.connect, connected).await;
         match connected.map_err(|_| UpstreamError::ConnectTimeout)? {
-            Ok(HttpSession::H2(session)) => Ok(PodStream::new(session, connector, peer, false)),
+            Ok(HttpSession::H2(session)) => {
+                // How many streams the endpoint allows is known with its first answer.
+                connector.in_use_pool().release(peer.reuse_hash(), session.conn.id());
+                CANCELS.with_borrow_mut(|cancels| cancels.remove(&session.conn.id()));
+                Ok(PodStream::new(session, connector, peer, false))
+            }
             Ok(_) => {
                 let words = "the endpoint does not offer HTTP/2 (ALPN)";
                 Err(UpstreamError::Tls(HandshakeFailure::in_words(words.to_owned())))
@@ -225,6 +237,9 @@ impl PodStream {
     pub(crate) fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<PodHead, PodFault>> {
         let Some(session) = &mut self.session else { return Poll::Ready(Err(closed())) };
         ready!(session.poll_read_response_header(context))?;
+        if !self.is_kept && session.conn.more_streams_allowed() {
+            self.connector.in_use_pool().insert(self.peer.reuse_hash(), session.conn.clone());
+        }
         let Some(head) = session.response_header() else { return Poll::Ready(Err(closed())) };
         let (status, headers) = (head.status, head.headers.clone());
         if headers.len() > FIELDS_MAX || bytes_of(&headers) > HEAD_BYTES_MAX {
@@ -279,6 +294,9 @@ impl Drop for PodStream {
     /// Cancels the stream if it has not ended, and gives its connection back.
     fn drop(&mut self) {
         self.body = None;
+        if let Some(session) = self.session.as_ref().filter(|session| !session.response_finished()) {
+            count_cancel(&session.conn);
+        }
         if let Some(session) = self.session.take()
             // Without a runtime nothing would watch the idle connection.
             && tokio::runtime::Handle::try_current().is_ok()
@@ -313,6 +331,39 @@ impl PodRequest {
         parts.version = Version::HTTP_2;
         parts.headers = self.fields;
         Some(Box::new(parts.into()))
+    }
+}
+
+/// Opens a stream on a connection that has room for it now; `None` if there is none. Pingora's own way takes connections as well
+/// on which a stream waits for the end of another.
+async fn reuse(connector: &Connector, peer: &HttpPeer) -> Option<Http2Session> {
+    let group = peer.reuse_hash();
+    loop {
+        let idle = || connector.idle_pool().get(&group);
+        let connection = connector.in_use_pool().get(group).or_else(idle)?;
+        // One that is full comes back with the end of one of its streams.
+        if !connection.can_accept_streams(1) {
+            continue;
+        }
+        // One that broke meanwhile is no reason not to try another.
+        if let Ok(Some(session)) = connection.spawn_stream().await {
+            if connection.more_streams_allowed() {
+                connector.in_use_pool().insert(group, connection);
+            }
+            return Some(session);
+        }
+    }
+}
+
+/// Counts a stream that is cancelled; with too many of them its connection takes no new ones.
+fn count_cancel(connection: &ConnectionRef) {
+    let cancels = CANCELS.with_borrow_mut(|cancels| {
+        let count = cancels.entry(connection.id()).or_default();
+        *count += 1;
+        *count
+    });
+    if cancels >= CANCELS_MAX {
+        connection.mark_shutdown();
     }
 }
 

@@ -40,6 +40,7 @@ mod http2_clients;
 mod http2_floods;
 mod http2_peers;
 mod http2_ping;
+mod http2_pods;
 mod http2_requests;
 mod http2_stalls;
 mod http2_streams;

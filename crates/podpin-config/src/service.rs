@@ -29,7 +29,7 @@ pub struct Service {
     pub name: String,
     /// Where its endpoints come from.
     pub discovery: Discovery,
-    /// What its pods speak. Default: HTTP/1.1.
+    /// The protocol of its pods. Default: HTTP/1.1.
     pub protocol: Protocol,
     /// How an endpoint is chosen for a new client.
     pub balance: Balance,
@@ -245,7 +245,7 @@ impl Service {
 }
 
 impl Service {
-    /// What an HTTP/2 connection to a pod cannot do, and what only one can.
+    /// Handover needs pods that speak HTTP/1.1, and a probe of gRPC those that speak HTTP/2.
     fn check_http2(&self, section: &Section<'_>) {
         if self.protocol.is_http2() {
             let drain = section.section("drain");

@@ -13,7 +13,7 @@ async fn held(port: u16) -> podpin_testkit::Process {
     client
 }
 
-/// What the client of a held call saw at its end: status and words.
+/// Status and words that the client of a held call saw at its end.
 async fn ended(mut client: podpin_testkit::Process) -> Value {
     lines(&mut client, 2).await[1].clone()
 }

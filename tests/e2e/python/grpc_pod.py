@@ -32,7 +32,7 @@ def echo(request, context):
     if "bin-bin" in seen:
         context.send_initial_metadata([("first-bin", seen["bin-bin"])])
         context.set_trailing_metadata([("last-bin", seen["bin-bin"]), ("x-sum", "abc")])
-    say(call="Echo", size=len(request), te=seen.get("te"), session=seen.get("x-podpin-session"))
+    say(call="Echo", size=len(request), session=seen.get("x-podpin-session"))
     return request if len(request) > 1000 else NAME.encode() + b":" + request
 
 

@@ -1,4 +1,4 @@
-//! What a service's pods speak: `protocol`.
+//! The protocol of a service's pods: `protocol`.
 
 use crate::section::Section;
 

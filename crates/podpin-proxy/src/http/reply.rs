@@ -78,6 +78,9 @@ pub enum ErrorReply {
     /// Call of gRPC at an endpoint whose drain has ended.
     #[error("the endpoint is leaving")]
     Leaving,
+    /// Offer of another protocol to endpoints that speak HTTP/2.
+    #[error("the endpoints take no other protocol")]
+    Upgrade,
     /// Client that is gone: there is no reply.
     #[error("the client went away")]
     ClientGone,
@@ -120,6 +123,7 @@ impl ErrorReply {
                 StatusCode::BAD_GATEWAY
             }
             ErrorReply::UpstreamTimeout | ErrorReply::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            ErrorReply::Upgrade => StatusCode::NOT_IMPLEMENTED,
             ErrorReply::Loop => StatusCode::LOOP_DETECTED,
             ErrorReply::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorReply::ClientGone => return None,
@@ -150,6 +154,7 @@ impl ErrorReply {
             | ErrorReply::UpstreamProtocol
             | ErrorReply::Deadline
             | ErrorReply::Leaving
+            | ErrorReply::Upgrade
             | ErrorReply::ClientGone
             | ErrorReply::Loop
             | ErrorReply::Internal => None,
@@ -179,6 +184,7 @@ impl ErrorReply {
             | ErrorReply::UpstreamStatus(_)
             | ErrorReply::Deadline
             | ErrorReply::Leaving
+            | ErrorReply::Upgrade
             | ErrorReply::ClientGone
             | ErrorReply::Loop
             | ErrorReply::Internal => None,
@@ -223,6 +229,7 @@ impl ErrorReply {
             | ErrorReply::UpstreamReset
             | ErrorReply::UpstreamProtocol
             | ErrorReply::UpstreamStatus(_)
+            | ErrorReply::Upgrade
             | ErrorReply::Loop
             | ErrorReply::Internal => "error",
         }

@@ -52,11 +52,11 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 pub(crate) struct Http2Request {
     /// The request.
     pub context: RequestContext,
-    /// Its attempts, before the first.
+    /// The attempts, before the first.
     pub attempts: Attempts,
-    /// Its client.
+    /// The client.
     pub client: PendingResponse,
-    /// Its share in what a shutdown waits for.
+    /// The request's share in what a shutdown waits for.
     pub in_flight: InFlight,
 }
 
@@ -157,8 +157,8 @@ impl Answered {
         }
     }
 
-    /// Returns the status that a call is ended with, in words, where its endpoint has sent none; `None` if there is nobody to
-    /// tell, or the answer is complete.
+    /// Returns the status that a call is ended with, in words, where its endpoint has sent none; `None` if the client is gone,
+    /// or the answer complete.
     fn farewell(&self) -> Option<(GrpcStatus, &'static str)> {
         let Ending::Cut(error) = &self.ending else { return None };
         Some(match error {

@@ -69,9 +69,9 @@ pub(crate) enum Freshness {
 
 /// A stream of an HTTP/2 connection to an endpoint, for one request and its response.
 pub(crate) struct PodStream {
-    /// Pingora's side of the stream; `None` once it is given back.
+    /// Pingora's side of the stream; `None` if it was given back.
     session: Option<Http2Session>,
-    /// Side that the request body goes to; `None` before the head was sent.
+    /// Side that the request body goes to; `None` if the head was not sent.
     body: Option<SendStream<Bytes>>,
     connector: Arc<Connector>,
     peer: Box<HttpPeer>,

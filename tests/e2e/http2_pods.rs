@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use podpin_testkit::{Ending, H2Connection, Pod, Proxy, Request, Response, Setup, wait_for};
 use serde_json::Value;
 
-use super::GrpcPod;
+use crate::grpc::GrpcPod;
 use crate::python_sdks::script;
 
 /// A pod with these settings, and a proxy before it.
@@ -25,6 +25,11 @@ async fn both(proxy: &Proxy, request: &Request) -> [Response; 2] {
     [request.send(proxy.address).await, h2.send(request).await]
 }
 
+/// How often a pod was asked for `path`.
+fn asked(pod: &GrpcPod, path: &str) -> usize {
+    lines_of(pod, path).iter().filter(|line| line["fields"].is_object()).count()
+}
+
 /// The lines of a pod about requests for `path`.
 fn lines_of(pod: &GrpcPod, path: &str) -> Vec<Value> {
     let lines = pod.process.stdout().into_iter().map(|line| serde_json::from_str::<Value>(&line).unwrap());
@@ -42,22 +47,20 @@ async fn a_request_that_was_not_processed_is_sent_again_and_no_other() {
     for answer in both(&proxy, &Request::get("/always-refused")).await {
         assert_eq!(answer.status, 502);
     }
-    assert_eq!(lines_of(&pod, "/always-refused").len(), 4, "twice each");
+    assert_eq!(asked(&pod, "/always-refused"), 4, "twice each");
     let reset = Request::new("POST", "/reset").body("hello").send(proxy.address).await;
-    assert_eq!(
-        (reset.status, lines_of(&pod, "/reset").iter().filter(|line| line["fields"].is_object()).count()),
-        (502, 1)
-    );
+    assert_eq!((reset.status, asked(&pod, "/reset")), (502, 1));
 }
 
 #[tokio::test]
 async fn trailers_pass_both_ways_but_for_those_that_could_frame_or_forge() {
     let (pod, proxy) = scene(&[]).await;
     let mut h2 = H2Connection::open(proxy.address).await;
-    let mut request = h2.begin(&Request::new("POST", "/trailers")).await;
+    let mut request = h2.begin(&Request::new("POST", "/trailers").header("TE", "trailers")).await;
     assert!(request.body.send(b"ok").await);
     request.body.finish_with_trailer("x-sum", "abc");
     assert_eq!(request.trailers().await, [("x-sum".to_owned(), "abc".to_owned())]);
+    assert_eq!(lines_of(&pod, "/trailers")[0]["fields"]["te"], "trailers");
     let sent = lines_of(&pod, "/trailers").into_iter().find(|line| line["trailers"].is_array()).unwrap();
     assert_eq!(sent["trailers"], serde_json::json!([["x-sum", "abc"]]));
 }
@@ -96,7 +99,7 @@ async fn few_streams_small_windows_and_late_settings_hold_nobody_up() {
 #[tokio::test]
 async fn a_response_that_comes_before_the_request_is_over_is_whole() {
     let (_pod, proxy) = scene(&[]).await;
-    let answer = proxy.visitor().send(&Request::new("POST", "/early").body(vec![b'x'; 3_000_000])).await;
+    let answer = Request::new("POST", "/early").body(vec![b'x'; 3_000_000]).send(proxy.address).await;
     assert_eq!((answer.status, &*answer.text()), (200, "early"));
 }
 
@@ -132,6 +135,13 @@ async fn an_event_stream_is_one_whatever_its_pod_speaks() {
     assert!(ending == Ending::Clean && events.text().contains("retry: "), "{ending:?} {}", events.text());
     wait_for("the cancel", async || lines_of(&pod, "/events").iter().any(|line| line["reset"] == 8)).await;
     proxy.wait_metric("podpin_streams_closed_total", &[("reason", "drain")], 1.0).await;
+}
+
+#[tokio::test]
+async fn another_protocol_is_not_offered_to_a_pod_that_speaks_http_2() {
+    let (pod, proxy) = scene(&[]).await;
+    assert_eq!(Request::websocket("/ok").send(proxy.address).await.status, 501);
+    assert_eq!(asked(&pod, "/ok"), 0);
 }
 
 #[tokio::test]

@@ -101,6 +101,33 @@ async fn calls_pass_over_tls() {
 }
 
 #[tokio::test]
+async fn calls_pass_to_pods_over_tls_and_only_to_those_that_are_trusted() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    authority.issue("pod", &["pod.test"]);
+    let file = |name: &str| authority.file(name).display().to_string();
+    let (certificate, key) = (file("pod.crt"), file("pod.key"));
+    let pod = GrpcPod::of(script("grpc_pod.py", &["pod-a", &certificate, &key])).await;
+    let trusting = |authority: &Authority| {
+        let ca = authority.file("ca.pem").display().to_string();
+        format!("tls: {{serverName: pod.test, caFile: \"{ca}\"}}")
+    };
+    let proxy = setup(&[&pod]).with(&trusting(&authority)).start().await;
+    assert_eq!(calls(&proxy, "all", None).await, all());
+    let wary = setup(&[&pod]).with(&trusting(&other)).start().await;
+    let refused = json!(["echo", "UNAVAILABLE", "podpin: the endpoint cannot be reached"]);
+    assert_eq!(calls(&wary, "echo", None).await, [refused]);
+    let failures = [("service", "chat"), ("kind", "connect")];
+    wary.wait_metric_at_least("podpin_upstream_errors_total", &failures, 1.0).await;
+    // TLS, but no HTTP/2.
+    let plain = podpin_testkit::Pod::start_tls("pod-a", authority.acceptor(&["pod.test"], None)).await;
+    let list = [("pod-a", plain.address())];
+    let setup = Setup::new().service_at("chat", &list).with("protocol: h2").with(&trusting(&authority)).h2c();
+    let proxy = setup.start().await;
+    assert_eq!(proxy.get("/who").await.status, 502);
+    assert!(plain.requests().is_empty(), "nothing was sent");
+}
+
+#[tokio::test]
 async fn both_directions_may_be_full_at_once() {
     let pod = GrpcPod::start("pod-a").await;
     let proxy = setup(&[&pod]).start().await;

@@ -1,6 +1,6 @@
-"""A pod that serves gRPC by `grpcio`, without TLS.
+"""A pod that serves gRPC by `grpcio`, with TLS if it is given a certificate and its key.
 
-Usage: grpc_pod.py NAME. Prints its port, then a line of JSON for each thing that happens to a call. Messages are bytes as
+Usage: grpc_pod.py NAME [CERTIFICATE KEY]. Prints its port, then a line of JSON for each thing that happens to a call. Messages are bytes as
 they are; `grpc.health.v1` is spoken in the few bytes that it has. SIGUSR1 turns what Health/Check says.
 """
 
@@ -115,7 +115,12 @@ def main():
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=64), options=options)
     server.add_generic_rpc_handlers([Methods()])
-    port = server.add_insecure_port("127.0.0.1:0")
+    if len(sys.argv) > 2:
+        certificate, key = (open(path, "rb").read() for path in sys.argv[2:4])
+        credentials = grpc.ssl_server_credentials([(key, certificate)])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     say(port=port)
     server.wait_for_termination()

@@ -456,3 +456,65 @@ fn close_reason_of(reply: ErrorReply) -> CloseReason {
         _ => CloseReason::Error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Version};
+    use podpin_sse::session::Fault;
+
+    use super::*;
+    use crate::testing::request_head;
+
+    fn answered(error: TransferError, fault: Option<GrpcStatus>) -> Answered {
+        Answered {
+            passed: Passed { status: StatusCode::OK, delivered: 0, grpc_status: None },
+            ending: Ending::Cut(error),
+            unsent: Vec::new(),
+            fault,
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_cut_ends_with_a_status_unless_nobody_takes_it() {
+        let client = TransferError::Client;
+        let table = [
+            (client(ErrorReply::ClientGone), None, None, CloseReason::Client),
+            (TransferError::SlowClient, None, None, CloseReason::SlowClient),
+            (client(ErrorReply::Deadline), None, Some(4), CloseReason::MaxDuration),
+            (client(ErrorReply::Body), None, Some(13), CloseReason::Error),
+            (TransferError::Leaving(Cause::Drain), None, Some(14), CloseReason::Drain),
+            (TransferError::Leaving(Cause::Shutdown), None, Some(14), CloseReason::Shutdown),
+            (TransferError::Idle, None, Some(14), CloseReason::Idle),
+            (TransferError::Broken(Fault::Reset), None, Some(14), CloseReason::UpstreamReset),
+            (
+                TransferError::Broken(Fault::Reset),
+                Some(GrpcStatus::Cancelled),
+                Some(1),
+                CloseReason::UpstreamReset,
+            ),
+        ];
+        for (error, fault, code, reason) in table {
+            let answered = answered(error, fault);
+            let said = answered.farewell().map(|(status, _)| status.code());
+            assert_eq!((said, close_reason(&answered.ending)), (code, reason), "{fault:?}");
+        }
+        assert_eq!(close_reason(&Ending::Complete), CloseReason::UpstreamEnd);
+    }
+
+    #[test]
+    fn an_endpoint_is_told_of_the_trailers_that_a_client_takes_and_of_the_length_of_a_body() {
+        let head = |name: header::HeaderName, value: &'static str| {
+            let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+            request_head(Method::POST, Version::HTTP_2, &headers)
+        };
+        for (value, takes) in
+            [("trailers", true), ("gzip, Trailers", true), ("gzip;q=0.5", false), ("", false)]
+        {
+            assert_eq!(takes_trailers(&head(header::TE, value)), takes, "{value}");
+        }
+        for (value, length) in [("3", Some("3")), ("3, 3", Some("3")), ("x", None)] {
+            let told = content_length(&head(header::CONTENT_LENGTH, value));
+            assert_eq!(told, length.map(HeaderValue::from_static), "{value}");
+        }
+    }
+}

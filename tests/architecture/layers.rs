@@ -70,8 +70,14 @@ const CRATES: [(&str, Layers); 14] = [
     ),
     (
         "podpin-wire",
-        // Rules over header and trailer fields; the client and the bytes.
-        &["trailers", "headers", "client grpc http1 proxy_protocol", "forwarded via", "fields"],
+        // Rules over header and trailer fields; the client and the list that a message is made of; the bytes.
+        &[
+            "forwarding trailers",
+            "headers via",
+            "client compact_head grpc header_list proxy_protocol",
+            "forwarded http1",
+            "fields",
+        ],
     ),
     (
         "podpin-h2",
@@ -95,7 +101,7 @@ const CRATES: [(&str, Layers); 14] = [
         "podpin-proxy",
         // The floors of the data plane, as ARCHITECTURE.md lists them: accept loops; connections; ordinary requests; event
         // streams and upgrades; the endpoint side; the request; shared state; selection and the registry of streams;
-        // routes; services and the client side; filters and sockets; metrics and log; clock, phase of the process, limits.
+        // routes; services and the client side; filters and sockets; metrics and log; phase of the process; clock, limits.
         &[
             "worker",
             "connection",
@@ -109,7 +115,8 @@ const CRATES: [(&str, Layers); 14] = [
             "balance downstream",
             "http net",
             "telemetry",
-            "clock lifecycle limits",
+            "lifecycle",
+            "clock limits",
         ],
     ),
     (

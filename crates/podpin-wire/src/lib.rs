@@ -5,9 +5,12 @@
 //! could stretch has a limit here.
 
 pub mod client;
+pub mod compact_head;
 pub mod fields;
 mod forwarded;
+pub mod forwarding;
 pub mod grpc;
+pub mod header_list;
 pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;

@@ -28,6 +28,9 @@ pub struct TrailerError;
 /// # Errors
 /// If a line is no field, or there are more than [`FIELDS_MAX`].
 pub fn passed(section: &[u8]) -> Result<HeaderMap, TrailerError> {
+    if section.is_empty() {
+        return Ok(HeaderMap::new());
+    }
     let mut text = Vec::with_capacity(section.len() + 2);
     text.extend_from_slice(section);
     text.extend_from_slice(b"\r\n");

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::balance::service::Kind;
+use crate::clock::Still;
 use crate::connection::accepted::Connection;
 use crate::downstream::http1::IdleConnection;
 use crate::downstream::http1::write_and_linger;
@@ -101,7 +102,7 @@ pub(crate) fn serve(
                             head,
                             http2.certificate(requests.connection.certificate_parts()),
                         );
-                        shared.lifecycle.tasks.spawn(request.in_current_span());
+                        shared.lifecycle.tasks.spawn(Still::new(request.in_current_span()));
                     }
                     requests.takes_no_more(http2.opened_streams())
                 }

@@ -366,18 +366,19 @@ impl<'a> Exchange<'a> {
     /// Returns the head for the endpoint of the current attempt.
     fn head(&self) -> PodRequest {
         let (context, request) = (self.context, &self.attempts.request);
-        let mut fields = rewrite::upstream_headers(context, request);
+        let mut list = rewrite::upstream_headers(context, request);
+        let mut host = String::new();
+        if let Some(selected) = self.attempts.selected() {
+            session_headers::write_session(request, selected, &mut list);
+            host = rewrite::upstream_host(request, &context.head, selected.endpoint.address).into_owned();
+        }
+        let mut fields = list.to_map();
         fields.remove(header::EXPECT);
         if takes_trailers(&context.head) {
             fields.insert(header::TE, TRAILERS);
         }
         if let Some(length) = content_length(&context.head) {
             fields.insert(header::CONTENT_LENGTH, length);
-        }
-        let mut host = String::new();
-        if let Some(selected) = self.attempts.selected() {
-            session_headers::write_session(request, selected, &mut fields);
-            host = rewrite::upstream_host(request, &context.head, selected.endpoint.address).into_owned();
         }
         PodRequest {
             method: context.head.method.clone(),

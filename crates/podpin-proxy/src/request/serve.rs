@@ -463,7 +463,7 @@ impl Exchange<'_> {
         let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
         // A client that takes no interim response must not wait for one.
         if !client.takes_interim() {
-            fields.remove(header::EXPECT);
+            fields.remove(b"expect");
         }
         let mut head = rewrite::upstream_head(self.context, &self.attempts.request, selected, &mut fields);
         head.extend_from_slice(body.field.as_bytes());

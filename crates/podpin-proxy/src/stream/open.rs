@@ -176,10 +176,10 @@ impl Opening<'_> {
         let (request, address) = (&self.attempts.request, selected.endpoint.address);
         let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
         rewrite::accept_encoding(self.attempts.service(), &mut fields);
-        fields.remove(header::EXPECT);
-        fields.remove(LAST_EVENT_ID);
+        fields.remove(b"expect");
+        fields.remove(LAST_EVENT_ID.as_str().as_bytes());
         let head = rewrite::request_head(request, &self.context.head, &fields, address);
-        Some(Box::new(HandoverDriver::new(Arc::clone(&self.context.shared), request.session, head)))
+        Some(Box::new(HandoverDriver::new(Arc::clone(&self.context.shared), request.session, &head)))
     }
 
     fn response_fields(&self, head: &ResponseHead, selected: &Selected) -> HeaderMap {

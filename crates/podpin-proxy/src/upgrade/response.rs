@@ -34,6 +34,7 @@ pub(crate) fn rewrite_request(
     let request = &attempts.request;
     let mut fields = rewrite::upstream_headers(context, request);
     session_headers::write_session(request, selected, &mut fields);
+    let fields = fields.to_map();
     for name in replaced(&upstream.headers, &REQUEST_FRAMING) {
         upstream.remove_header(&name);
     }

@@ -48,8 +48,8 @@ pub use parse::Config;
 pub use route::{Backend, Expression, HeaderMatch, PathMatch, Route, RouteMatch, ValueMatch};
 pub use service::{
     ActiveHealth, Balance, Budget, Discovery, DnsName, Drain, EndpointAddress, Handover, HandoverLimit,
-    Health, IpFamily, KubernetesService, Order, PassiveHealth, Pinned, Port, Probe, Rebalance, Retries,
-    Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
+    Health, IpFamily, KubernetesService, Order, PassiveHealth, Pinned, Port, Probe, Protocol, Rebalance,
+    Retries, Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
 };
 pub use shutdown::Shutdown;
 pub use sse::{AcceptEncoding, RetryHint, Sse, Unavailable};

@@ -67,13 +67,14 @@ fn without_code(line: &str) -> String {
     if parts.len() % 2 == 0 { line.to_owned() } else { parts.into_iter().step_by(2).collect() }
 }
 
-/// Returns the targets of all links of a page.
+/// Returns the targets of all links and pictures of a page.
 fn links(text: &str) -> Vec<String> {
     let mut targets = Vec::new();
     for line in lines_outside_code(text) {
         let line = without_code(line);
         let ends = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
-        targets.extend(ends.map(|(target, _)| target.to_owned()));
+        let pictures = line.split(" src=\"").skip(1).filter_map(|rest| rest.split_once('"'));
+        targets.extend(ends.chain(pictures).map(|(target, _)| target.to_owned()));
     }
     targets
 }
@@ -133,8 +134,8 @@ fn anchors_are_made_as_github_makes_them() {
         "# On Kubernetes\n## `podpin check` and *run*\n```\n# no heading\n```\n### Why? (1)\n### Why? (1)\n";
     let expected = ["on-kubernetes", "podpin-check-and-run", "why-1", "why-1-1"];
     assert_eq!(anchors(page), BTreeSet::from(expected.map(str::to_owned)));
-    let line = "[`a`](b.md) `[c](d.md)` and [e](#f), [g](h/i.md#j)";
-    assert_eq!(links(line), ["b.md", "#f", "h/i.md#j"]);
+    let line = "[`a`](b.md) `[c](d.md)` and [e](#f), [g](h/i.md#j) <img src=\"k.png\">";
+    assert_eq!(links(line), ["b.md", "#f", "h/i.md#j", "k.png"]);
 }
 
 /// Returns the first cells of the table rows of a text, those that are one name in backticks.

@@ -200,6 +200,28 @@ fn the_page_of_metrics_lists_those_that_are_registered_and_no_others() {
     fail_if_any(&problems);
 }
 
+/// Returns the words of a text that have the form of a metric's name.
+fn metric_names(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
+    words.filter(|word| word.strip_prefix("podpin_").is_some_and(|rest| !rest.is_empty()))
+}
+
+#[test]
+fn every_metric_that_a_page_names_is_registered() {
+    let registered = registered_metrics();
+    let mut problems = Vec::new();
+    // The changelog names what was.
+    for page in pages().into_iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        let text = read(&page);
+        let unknown = metric_names(&text).filter(|name| {
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(*part));
+            !registered.contains(*name) && !family.is_some_and(|family| registered.contains(family))
+        });
+        problems.extend(unknown.map(|name| format!("{}: there is no metric {name}.", page.display())));
+    }
+    fail_if_any(&problems);
+}
+
 /// Returns the name of a field as serde renames it.
 fn camel_case(field: &str) -> String {
     let mut name = String::new();

@@ -132,7 +132,7 @@ fn pure_crates_have_no_io_not_even_through_others() {
 fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
     let metadata = metadata();
     let homes: [(&str, &[&str]); 2] =
-        [("pingora", &["podpin-control", "podpin-proxy"]), ("kube", &["podpin-discovery"])];
+        [("pingora", &["podpin", "podpin-control", "podpin-proxy"]), ("kube", &["podpin-discovery"])];
     let mut problems = Vec::new();
     for package in members(&metadata) {
         let kinds = [DependencyKind::Normal, DependencyKind::Build, DependencyKind::Development];
@@ -152,7 +152,7 @@ fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
 }
 
 /// Files and folders that may name Pingora, with the work that Pingora does there.
-const PINGORA_PLACES: [&str; 8] = [
+const PINGORA_PLACES: [&str; 9] = [
     // Active health checks.
     "podpin-control/src/health_checks.rs",
     // The ketama ring.
@@ -167,6 +167,8 @@ const PINGORA_PLACES: [&str; 8] = [
     "podpin-proxy/src/upstream/http2.rs",
     // Requests that become another protocol.
     "podpin-proxy/src/upgrade",
+    // The plain proxy that the demo compares with.
+    "podpin/src/demo/plain.rs",
     // The filter of its log.
     "podpin/src/telemetry.rs",
 ];

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::bundle::Bundle;
 use crate::documents::repository;
 
-/// What came of rendering.
+/// The result of rendering.
 #[derive(Deserialize)]
 struct Rendered {
     objects: Vec<String>,

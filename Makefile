@@ -30,12 +30,13 @@ bench: ## podpin beside nginx, HAProxy and a TCP relay: about 4 minutes (ARGS=--
 	$(CARGO) build --release --package podpin --package podpin-bench
 	$(TARGET_DIR)/release/podpin-bench $(ARGS)
 
-parts: ## the speed of single parts: cookie verification, event framing, picking an endpoint, worst requests
+parts: ## the speed of single parts: cookie verification, event framing, picking an endpoint, worst requests, handshakes
 	$(CARGO) run --release --package podpin-affinity --example verify
 	$(CARGO) run --release --package podpin-sse --example throughput
 	$(CARGO) run --release --package podpin-endpoints --example pick
 	$(CARGO) build --release --package podpin
 	$(CARGO) run --release --package podpin-tests --example worst_cases
+	$(CARGO) run --release --package podpin-tests --example handshakes
 
 check: ## formatting, lints, documentation, Dockerfile, dependencies
 	@scripts/setup.sh demo

@@ -33,7 +33,7 @@ const CRATES: [(&str, Layers); 14] = [
             "affinity filters host keys kubernetes scalar shutdown sse tls",
             "access_log name section",
             "node",
-            "error path schema suggest unit",
+            "error file path schema suggest unit",
         ],
     ),
     (
@@ -76,9 +76,9 @@ const CRATES: [(&str, Layers); 14] = [
         &[
             "forwarding trailers",
             "headers via",
-            "client compact_head header_list proxy_protocol",
+            "client compact_head grpc header_list proxy_protocol",
             "forwarded http1",
-            "fields",
+            "distinguished_name fields",
         ],
     ),
     (

@@ -13,6 +13,7 @@ use podpin_config::{
 use podpin_control::Depth;
 
 use crate::exit_code::BAD_CONFIGURATION;
+use crate::telemetry;
 
 /// The longest configuration that is read from standard input; as for files.
 const STDIN_BYTES_MAX: u64 = 4 << 20;
@@ -44,6 +45,8 @@ pub(crate) fn check(arguments: &CheckArguments) -> ExitCode {
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
+    // What `run` would warn of and serve with all the same is a warning here, too.
+    telemetry::init_warnings();
     let mut outcome = ExitCode::SUCCESS;
     for Found { manifest, config } in &found {
         let is_text_only = arguments.no_files || manifest.is_some();

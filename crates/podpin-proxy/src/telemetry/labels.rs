@@ -167,7 +167,7 @@ labels! {
         Drain => "drain",
         /// A move to an endpoint with fewer streams. Only handovers do that, so no stream ends for it; part of the contract.
         Rebalance => "rebalance",
-        /// `sse.maxDuration`.
+        /// `sse.maxDuration`, or the deadline of a gRPC call.
         MaxDuration => "max_duration",
         /// `timeouts.upstreamIdle`.
         Idle => "idle",
@@ -319,7 +319,7 @@ labels! {
         NotTls => "not_tls",
         /// No version in common.
         Version => "version",
-        /// No cipher, key exchange or signature in common.
+        /// No cipher, key exchange, signature or protocol (ALPN) in common.
         Parameters => "parameters",
         /// No certificate where one is required.
         CertificateMissing => "certificate_missing",

@@ -70,9 +70,9 @@ service_metrics! {
     stream_keepalives: ShardedFamily = "stream_keepalives_total",
         "Keep-alive comments written into silence.";
     affinity_decisions: CountersBy<AffinityDecision> = "affinity_decisions_total",
-        "What the affinity token of a request was worth.";
+        "Requests by result of checking the affinity token.";
     affinity_repins: CountersBy<MoveReason> = "affinity_repins_total",
-        "Pinned clients moved to another endpoint, by what was wrong with theirs.";
+        "Pinned clients moved to another endpoint, by reason.";
     upstream_connect: Histograms<Latency> = "upstream_connect_seconds",
         "Time to connect to an endpoint.";
     upstream_retries: CountersBy<RetryReason> = "upstream_retries_total",
@@ -98,7 +98,7 @@ service_metrics! {
     discovery_connected: Gauges = "discovery_connected",
         "1 while the source of the service's endpoints can be read.";
     discovery_relists: CountersBy<RelistReason> = "discovery_relists_total",
-        "Whole lists asked of the Kubernetes API server, by why.";
+        "Whole lists from the Kubernetes API server, by reason.";
     drain_departures: CountersBy<DepartureKind> = "drain_departures_total",
         "Event streams that left an endpoint because it drained: polite (retry: and a clean end between two events) or forced (cut at the deadline).";
     reconnects: CountersBy<ReconnectOutcome> = "reconnects_total",

@@ -23,8 +23,10 @@ const CRATES: [(&str, Layers); 14] = [
     ),
     (
         "podpin-config",
-        // The file as a whole; its sections, larger ones first; values and names; the YAML tree; texts without a place.
+        // Manifests with files in them; the file as a whole; its sections, larger ones first; values and names; the YAML tree;
+        // texts without a place.
         &[
+            "manifest",
             "parse",
             "route",
             "admin listener service",

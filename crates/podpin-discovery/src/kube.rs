@@ -18,6 +18,7 @@ mod cluster;
 mod deadlines;
 mod failure;
 mod mismatch;
+mod pace;
 mod plugin;
 mod pods;
 mod reflector;

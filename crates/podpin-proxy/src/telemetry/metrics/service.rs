@@ -8,8 +8,9 @@ use crate::telemetry::labels::{
     AffinityDecision, CloseReason, DepartureKind, DiscoveryError, Join, MismatchReason, OpenedStream,
     ReconnectOutcome, RefusalKind, RelistReason, RetryReason, UpstreamErrorKind,
 };
+use crate::telemetry::metrics::choice::GaugesBy;
 use crate::telemetry::metrics::family::{
-    Counters, CountersBy, CountersByPair, Family, Gauges, GaugesBy, Histograms, Latency, Metric, PerService,
+    Counters, CountersBy, CountersByPair, Family, Gauges, Histograms, Latency, Metric, PerService,
     ReconnectGap, StreamLifetime, TimeGauges, TlsFailures,
 };
 use crate::telemetry::metrics::sharded::ShardedFamily;

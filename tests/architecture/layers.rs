@@ -74,7 +74,7 @@ const CRATES: [(&str, Layers); 14] = [
         &[
             "forwarding trailers",
             "headers via",
-            "client compact_head header_list proxy_protocol",
+            "client compact_head grpc header_list proxy_protocol",
             "forwarded http1",
             "distinguished_name fields",
         ],

@@ -14,6 +14,7 @@ mod host;
 mod keys;
 mod kubernetes;
 mod listener;
+mod manifest;
 mod name;
 mod node;
 mod parse;
@@ -41,13 +42,14 @@ pub use kubernetes::Kubernetes;
 pub use listener::{
     AmbiguousPaths, HeadersWithUnderscores, Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive,
 };
+pub use manifest::Found;
 pub use node::Position;
 pub use parse::Config;
 pub use route::{Backend, Expression, HeaderMatch, PathMatch, Route, RouteMatch, ValueMatch};
 pub use service::{
     ActiveHealth, Balance, Budget, Discovery, DnsName, Drain, EndpointAddress, Handover, HandoverLimit,
-    Health, IpFamily, KubernetesService, Order, PassiveHealth, Pinned, Port, Probe, Rebalance, Retries,
-    Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
+    Health, IpFamily, KubernetesService, Order, PassiveHealth, Pinned, Port, Probe, Protocol, Rebalance,
+    Retries, Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
 };
 pub use shutdown::Shutdown;
 pub use sse::{AcceptEncoding, RetryHint, Sse, Unavailable};

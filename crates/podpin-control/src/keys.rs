@@ -26,6 +26,17 @@ impl Origin<'_> {
     }
 }
 
+/// Refuses a configuration that says nothing about keys; reads none.
+///
+/// # Errors
+/// [`StartError::NoKeys`].
+pub(crate) fn verify_presence(keys: &AffinityKeys) -> Result<(), StartError> {
+    match keys {
+        AffinityKeys::Absent => Err(StartError::NoKeys),
+        AffinityKeys::Ephemeral | AffinityKeys::Files(_) => Ok(()),
+    }
+}
+
 /// Reads the keyring that the configuration names.
 ///
 /// # Errors

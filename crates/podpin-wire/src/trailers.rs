@@ -74,6 +74,21 @@ pub fn remove_claimed(fields: &mut HeaderMap, drops_underscores: bool, is_claime
     }
 }
 
+/// Returns the fields of a section that was read already, as HTTP/2 brings it, that may pass.
+///
+/// # Errors
+/// If there are more than [`FIELDS_MAX`].
+pub fn passed_fields(mut fields: HeaderMap) -> Result<HeaderMap, TrailerError> {
+    if fields.len() > FIELDS_MAX {
+        return Err(TrailerError);
+    }
+    let forbidden: Vec<HeaderName> = fields.keys().filter(|name| is_forbidden(name)).cloned().collect();
+    for name in forbidden {
+        fields.remove(name);
+    }
+    Ok(fields)
+}
+
 /// Appends the end of a chunked body, with these fields.
 pub fn write_last_chunk(out: &mut Vec<u8>, fields: &HeaderMap) {
     if fields.is_empty() {

@@ -6,8 +6,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Pingora reports each client that leaves as an error of its own, h2 each that it cuts off as a warning, rustls each hello with an odd name
-/// with all bytes of the name: a client must not be able to fill the log. What matters of that is in our own lines and metrics.
-const DEFAULT: &str = "info,h2=error,pingora_core=error,pingora_proxy=error,kube_client=off,rustls=off";
+/// with all bytes of the name: a client must not be able to fill the log. What matters of that is in our own lines and metrics. notify
+/// has a line for each directory that a ConfigMap's update takes away, which is what the watch is for.
+const DEFAULT: &str =
+    "info,h2=error,pingora_core=error,pingora_proxy=error,kube_client=off,rustls=off,notify=off";
 
 /// Turns logging on, for the whole process.
 pub(crate) fn init(default: Option<&str>) {

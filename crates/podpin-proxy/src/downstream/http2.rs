@@ -201,6 +201,16 @@ impl Http2Stream {
         }
     }
 
+    /// Writes all bytes that the client takes within `limit`, and then ends the response with these fields.
+    pub(crate) async fn finish_behind(mut self, bytes: &[u8], trailers: HeaderMap, limit: Duration) {
+        if let Ok(Ok(())) = tokio::time::timeout(limit, self.write_all(bytes)).await {
+            self.set_trailers(trailers);
+            self.finish();
+        } else {
+            tracing::debug!("a client did not take the end of its response");
+        }
+    }
+
     async fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), Gone> {
         while !bytes.is_empty() {
             let count = poll_fn(|context| self.poll_write(context, bytes)).await?;

@@ -221,6 +221,14 @@ impl PendingResponse {
         }
     }
 
+    /// Whether [`PendingResponse::frame`] changes anything about body bytes.
+    pub(crate) fn is_framed(&self) -> bool {
+        match self {
+            PendingResponse::H1(client) => client.side.framing == Framing::Chunked,
+            PendingResponse::H2(_) => false,
+        }
+    }
+
     /// Appends body bytes as they are framed for the client.
     pub(crate) fn frame(&self, data: &[u8], out: &mut Vec<u8>) {
         match self {
@@ -293,6 +301,15 @@ impl PendingResponse {
                 }
             }
             PendingResponse::H2(stream) => stream.abort_behind(unsent, CUT_GRACE).await,
+        }
+    }
+
+    /// Ends a response of HTTP/2 early, in words: with `trailers` behind what the client has not taken, `unsent`. Any other
+    /// client has no place for them, and the response is cut.
+    pub(crate) async fn end_with(self, unsent: &[u8], trailers: HeaderMap) {
+        match self {
+            PendingResponse::H2(stream) => stream.finish_behind(unsent, trailers, CUT_GRACE).await,
+            client @ PendingResponse::H1(_) => client.cut(unsent).await,
         }
     }
 

@@ -31,7 +31,7 @@ const CRATES: [(&str, Layers); 14] = [
             "affinity filters host keys kubernetes scalar shutdown sse tls",
             "access_log name section",
             "node",
-            "error path schema suggest unit",
+            "error file path schema suggest unit",
         ],
     ),
     (
@@ -76,7 +76,7 @@ const CRATES: [(&str, Layers); 14] = [
             "headers via",
             "client compact_head grpc header_list proxy_protocol",
             "forwarded http1",
-            "fields",
+            "distinguished_name fields",
         ],
     ),
     (

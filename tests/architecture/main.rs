@@ -5,6 +5,7 @@
 #![expect(clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
 mod dependencies;
+mod documents;
 mod imports;
 mod layers;
 mod prose;

@@ -78,6 +78,8 @@ mod stream_by_answer;
 mod time_limits;
 mod tls;
 mod tls_failures;
+mod tls_files;
+mod tls_peers;
 mod tls_to_pods;
 mod trailers;
 mod upstream_garbage;

@@ -53,6 +53,11 @@ impl Http2Stream {
         stream.is_none_or(|stream| stream.request == RequestProgress::Complete && stream.body.is_empty())
     }
 
+    /// Whether fields behind the request body are there.
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.connection.lock().stream_state(self.id).is_some_and(|stream| !stream.trailers.is_empty())
+    }
+
     /// Appends bytes of the request body, or notes its end: then there are none.
     pub(crate) fn poll_body(
         &mut self,

@@ -127,6 +127,15 @@ impl PendingResponse {
         }
     }
 
+    /// Whether fields behind the request body are there, which need chunks though there may be no body.
+    pub(crate) fn has_trailers(&self) -> bool {
+        match self {
+            // There are chunks already.
+            PendingResponse::H1(_) => false,
+            PendingResponse::H2(stream) => stream.has_trailers(),
+        }
+    }
+
     /// Whether interim responses can be passed on to the client (RFC 9110 section 15.2).
     pub(crate) fn takes_interim(&self) -> bool {
         match self {

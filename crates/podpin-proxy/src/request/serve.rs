@@ -45,7 +45,7 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
-use crate::upstream::upload::Upload;
+use crate::upstream::upload::{TrailerRule, Upload};
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -267,7 +267,7 @@ impl Exchange<'_> {
     /// What a request keeps while it waits is in here: little more than the transfer, and nothing of its head twice.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-        let body = body_framing(&self.context.head, client.is_body_read());
+        let body = body_framing(&self.context.head, client.is_body_read() && !client.has_trailers());
         // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
         loop {
@@ -278,7 +278,10 @@ impl Exchange<'_> {
             };
             let head = self.upstream_head(client, &body);
             let upload = match before.take() {
-                None => Some(Upload::new(head, body.framing)),
+                None => {
+                    let rule = TrailerRule::new(self.context, &self.attempts.request.route);
+                    Some(Upload::new(head, body.framing).with_trailers(rule))
+                }
                 Some(before) => before.again(head),
             };
             let Some(mut upload) = upload else { return Outcome::Refused(ErrorReply::UpstreamReset) };
@@ -472,7 +475,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
+/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already, without fields behind it.
 fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
     let length = head.fields.text(&header::CONTENT_LENGTH);
     // HTTP/2 may repeat the same number in one field.

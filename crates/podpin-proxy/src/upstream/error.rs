@@ -21,6 +21,7 @@ use podpin_wire::http1::response_head::ResponseError;
 use crate::balance::service::Kind;
 use crate::http::reply::ErrorReply;
 use crate::net::tls::HandshakeFailure;
+use crate::net::tls::failure::refuses_certificate;
 use crate::telemetry::labels::RetryReason;
 use crate::telemetry::labels::UpstreamErrorKind;
 
@@ -85,6 +86,14 @@ impl Evidence {
 }
 
 impl UpstreamError {
+    /// Returns the failure of a connection that broke before its response: in TLS 1.3 the endpoint's refusal of our certificate comes there.
+    pub(crate) fn broken(error: io::Error) -> UpstreamError {
+        if refuses_certificate(&error) {
+            return UpstreamError::Tls(HandshakeFailure::of(&error, None));
+        }
+        UpstreamError::Reset(error)
+    }
+
     /// Whether nothing of the request was sent: there may be no process any more.
     pub(crate) fn is_before_request(&self) -> bool {
         self.kind() == UpstreamErrorKind::Connect

@@ -42,6 +42,7 @@ mod http2_ping;
 mod http2_requests;
 mod http2_stalls;
 mod http2_streams;
+mod import_ingress;
 mod kept_connections;
 mod kubernetes;
 mod listeners;

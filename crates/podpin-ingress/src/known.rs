@@ -35,6 +35,13 @@ impl Known {
     }
 }
 
+/// Returns whether `name` is that of something that may be lost: a protection, or a setting that protects.
+#[must_use]
+pub fn is_loss(name: &str) -> bool {
+    let protects = |table| lookup(table, name).is_some_and(|known| known.protection.is_some());
+    Protection::ALL.iter().any(|one| one.name() == name) || protects(ANNOTATIONS) || protects(CONTROLLER_KEYS)
+}
+
 /// Returns the row for `name` in `table`; `None` if it is unknown.
 #[must_use]
 pub fn lookup<'a>(table: &'a [Known], name: &str) -> Option<&'a Known> {

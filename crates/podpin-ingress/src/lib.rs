@@ -30,7 +30,7 @@ mod words;
 pub use class::{Class, Protection};
 pub use foreign::FOREIGN;
 pub use import::{Import, ImportError, import};
-pub use known::{ANNOTATIONS, CONTROLLER_KEYS, Known, lookup};
+pub use known::{ANNOTATIONS, CONTROLLER_KEYS, Known, is_loss, lookup};
 pub use object::{ObjectName, Objects};
 pub use options::Options;
 pub use output::{MARK, OutputFile};

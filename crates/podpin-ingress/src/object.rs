@@ -144,6 +144,11 @@ impl Objects {
         }
     }
 
+    /// Adds a text that could not be read at all, with the reason.
+    pub fn add_fault(&mut self, place: &str, reason: &str) {
+        self.faults.push((place.to_owned(), reason.to_owned()));
+    }
+
     /// Adds an object, or the objects of a List.
     pub fn add_value(&mut self, place: &str, value: &Value) {
         let kind = text(value, "kind").unwrap_or_default();

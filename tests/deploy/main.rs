@@ -13,5 +13,6 @@ mod documents;
 mod example;
 mod fitting;
 mod hardening;
+mod imported;
 mod kinds;
 mod manifests;

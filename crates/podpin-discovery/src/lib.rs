@@ -17,7 +17,8 @@ pub use dns::{NameEvent, NameSource, follow_names};
 pub use endpoints_file::{EndpointsFileError, parse_endpoints};
 pub use file::{FileEvent, FileSource, ReadError};
 pub use kube::{
-    KubeError, KubeEvent, KubeService, KubeSettings, RelistReason, TokenError, check, digest, follow,
+    Inventory, InventoryError, KubeError, KubeEvent, KubeService, KubeSettings, RelistReason, TokenError,
+    check, digest, follow,
 };
 pub use listed::static_endpoints;
 pub use slice::{Merged, PortRef, observe};

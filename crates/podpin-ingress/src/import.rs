@@ -20,10 +20,15 @@ use crate::plan::{Ground, Plan, plan};
 use crate::report::{Finding, Report};
 use crate::selection::{Selection, select};
 use crate::settings::Settings;
-use crate::translate::{ClientCertificates, Surroundings, Translation, asked, translate, translate_canary};
+use crate::translate::{
+    ClientCertificates, Surroundings, Translation, asked, strict_reference, translate, translate_canary,
+};
 
 /// Name of the controller's ConfigMap in its own chart.
 const CONFIG_MAP: &str = "ingress-nginx-controller";
+
+/// The namespace of the controller in its own manifests.
+const CONTROLLER_NAMESPACE: &str = "ingress-nginx";
 
 /// The directory of the configuration in podpin's Pod.
 const CONFIG_DIRECTORY: &str = "/etc/podpin";
@@ -109,6 +114,26 @@ pub fn import(mut objects: Objects, options: &Options) -> Result<Import, ImportE
     Ok(Import { files, report })
 }
 
+/// Returns the ConfigMaps that the objects name and do not have: the controller's own, and those with header fields.
+#[must_use]
+pub fn missing_config_maps(objects: &Objects, options: &Options) -> BTreeSet<ObjectName> {
+    let default = || ObjectName { namespace: CONTROLLER_NAMESPACE.to_owned(), name: CONFIG_MAP.to_owned() };
+    let own = options.config_map.clone().unwrap_or_else(default);
+    let mut named: BTreeSet<ObjectName> = BTreeSet::new();
+    if let Some(data) = objects.config_maps.get(&own) {
+        let fields = ["add-headers", "proxy-set-headers"].into_iter().filter_map(|key| data.get(key));
+        named.extend(fields.filter_map(|text| strict_reference(text.trim(), &own.namespace)));
+    }
+    let annotation = format!("{}/custom-headers", options.annotations_prefix);
+    for ingress in &objects.ingresses {
+        let text = ingress.annotations.get(&annotation);
+        named.extend(text.and_then(|text| strict_reference(text.trim(), &ingress.name.namespace)));
+    }
+    named.insert(own);
+    named.retain(|name| !objects.config_maps.contains_key(name));
+    named
+}
+
 /// Has podpin's own parser read the configuration.
 fn check(files: &[OutputFile]) -> Result<(), ImportError> {
     for file in files.iter().filter(|file| file.name == "podpin.yaml") {
@@ -129,10 +154,10 @@ fn controller(objects: &Objects, options: &Options, report: &mut Report) -> (Def
     let (name, data) = match name.and_then(|name| objects.config_maps.get_key_value(name)) {
         Some((name, data)) => (name.clone(), data),
         None => (
-            options
-                .config_map
-                .clone()
-                .unwrap_or(ObjectName { namespace: "ingress-nginx".to_owned(), name: CONFIG_MAP.to_owned() }),
+            options.config_map.clone().unwrap_or(ObjectName {
+                namespace: CONTROLLER_NAMESPACE.to_owned(),
+                name: CONFIG_MAP.to_owned(),
+            }),
             &empty,
         ),
     };

@@ -29,7 +29,7 @@ mod words;
 
 pub use class::{Class, Protection};
 pub use foreign::FOREIGN;
-pub use import::{Import, ImportError, import};
+pub use import::{Import, ImportError, import, missing_config_maps};
 pub use known::{ANNOTATIONS, CONTROLLER_KEYS, Known, is_loss, lookup};
 pub use object::{ObjectName, Objects};
 pub use options::Options;

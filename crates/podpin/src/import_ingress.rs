@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use podpin_ingress::{Import, MARK, ObjectName, Objects, Options, Outcome, Protection, import, is_loss};
+use podpin_discovery::{Inventory, KubeSettings};
+use podpin_ingress::{
+    Import, MARK, ObjectName, Objects, Options, Outcome, Protection, import, is_loss, missing_config_maps,
+};
 
 use crate::exit_code::{IMPORT_APPROXIMATE, IMPORT_LOSES_PROTECTION};
 
@@ -34,6 +37,15 @@ pub(crate) struct ImportArguments {
     /// Manifests: a file, a directory with *.yaml, *.yml and *.json, or - for standard input
     #[arg(short, long, value_name = "FILE|DIR|-")]
     file: Vec<PathBuf>,
+    /// Read Ingresses, IngressClasses, Services and the ConfigMaps that they name from the cluster; no Secrets
+    #[arg(long)]
+    from_cluster: bool,
+    /// The kubeconfig for --from-cluster [default: KUBECONFIG, then ~/.kube/config]
+    #[arg(long, value_name = "FILE", requires = "from_cluster")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "CONTEXT", requires = "from_cluster")]
+    context: Option<String>,
     /// Only Ingresses of this namespace
     #[arg(long, value_name = "NAMESPACE")]
     namespace: Option<String>,
@@ -93,8 +105,10 @@ fn loss(text: &str) -> Result<String, String> {
 
 /// Imports, writes the files and prints the report.
 pub(crate) fn import_ingress(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
-    if arguments.file.is_empty() {
-        bail!("no manifests: name files or directories with -f, or `-f -` for standard input");
+    if arguments.file.is_empty() && !arguments.from_cluster {
+        bail!(
+            "no manifests: name files or directories with -f, `-f -` for standard input, or say --from-cluster"
+        );
     }
     let mut objects = Objects::default();
     for path in &arguments.file {
@@ -110,6 +124,10 @@ pub(crate) fn import_ingress(arguments: &ImportArguments) -> anyhow::Result<Exit
         base: arguments.base.clone(),
         ..Options::default()
     };
+    if arguments.from_cluster {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(read_cluster(arguments, &options, &mut objects)).context("the cluster")?;
+    }
     let import = import(objects, &options)?;
     write(&import, &arguments.out)?;
     match arguments.report {
@@ -122,6 +140,31 @@ pub(crate) fn import_ingress(arguments: &ImportArguments) -> anyhow::Result<Exit
         Outcome::Approximate => ExitCode::from(IMPORT_APPROXIMATE),
         Outcome::Lost => ExitCode::from(IMPORT_LOSES_PROTECTION),
     })
+}
+
+async fn read_cluster(
+    arguments: &ImportArguments,
+    options: &Options,
+    objects: &mut Objects,
+) -> anyhow::Result<()> {
+    let settings = KubeSettings {
+        kubeconfig: arguments.kubeconfig.clone(),
+        context: arguments.context.clone(),
+        ..KubeSettings::default()
+    };
+    let cluster = Inventory::open(settings).await?;
+    for object in cluster.ingresses(arguments.namespace.as_deref()).await? {
+        objects.add_value("the cluster", &object);
+    }
+    // The controller's own names others.
+    for _ in 0..2 {
+        for name in missing_config_maps(objects, options) {
+            if let Some(object) = cluster.config_map(&name.namespace, &name.name).await? {
+                objects.add_value("the cluster", &object);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read(path: &Path, objects: &mut Objects) -> anyhow::Result<()> {

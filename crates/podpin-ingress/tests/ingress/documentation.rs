@@ -22,7 +22,8 @@ fn row(known: &Known) -> String {
 
 /// Returns the rows below a heading, to the next one.
 fn rows<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
-    let (_, after) = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
+    let (_, after) =
+        page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
     let section = after.lines().take_while(|line| !line.starts_with('#'));
     section.filter(|line| line.starts_with("| `")).collect()
 }

@@ -31,7 +31,7 @@ const CRATES: [(&str, Layers); 15] = [
             "affinity filters host keys kubernetes scalar shutdown sse tls",
             "access_log name section",
             "node",
-            "error path schema suggest unit",
+            "error file path schema suggest unit",
         ],
     ),
     (
@@ -91,9 +91,9 @@ const CRATES: [(&str, Layers); 15] = [
         &[
             "forwarding trailers",
             "headers via",
-            "client compact_head header_list proxy_protocol",
+            "client compact_head grpc header_list proxy_protocol",
             "forwarded http1",
-            "fields",
+            "distinguished_name fields",
         ],
     ),
     (

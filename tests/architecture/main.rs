@@ -5,6 +5,7 @@
 #![expect(clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
 mod dependencies;
+mod documents;
 mod imports;
 mod layers;
 mod prose;
@@ -152,7 +153,7 @@ fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
 }
 
 /// Files and folders that may name Pingora, with the work that Pingora does there.
-const PINGORA_PLACES: [&str; 7] = [
+const PINGORA_PLACES: [&str; 8] = [
     // Active health checks.
     "podpin-control/src/health_checks.rs",
     // The ketama ring.
@@ -163,6 +164,8 @@ const PINGORA_PLACES: [&str; 7] = [
     "podpin-proxy/src/net/peer.rs",
     // TLS settings of Pingora's peers.
     "podpin-proxy/src/net/tls/upstream.rs",
+    // Connections and streams of HTTP/2 to endpoints.
+    "podpin-proxy/src/upstream/http2.rs",
     // Requests that become another protocol.
     "podpin-proxy/src/upgrade",
     // The filter of its log.

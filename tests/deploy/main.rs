@@ -8,7 +8,9 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
 mod bundle;
+mod chart;
 mod configuration;
+mod custom;
 mod documents;
 mod example;
 mod fitting;
@@ -16,3 +18,6 @@ mod hardening;
 mod imported;
 mod kinds;
 mod manifests;
+mod monitoring;
+mod release;
+mod workload;

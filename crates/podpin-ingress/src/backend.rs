@@ -114,10 +114,10 @@ fn seen(
     if let Some(protocol) = port.app_protocol.as_deref() {
         let is_http = matches!(protocol, "http" | "HTTP" | "kubernetes.io/ws");
         if !is_http {
-            notes.push((
-                Class::NotSupported,
-                format!("appProtocol {protocol}: podpin speaks HTTP/1.1 to the pods"),
-            ));
+            let note = format!(
+                "appProtocol {protocol}: nginx goes by `backend-protocol` alone; see `protocol` for pods that speak HTTP/2"
+            );
+            notes.push((Class::Approximate, note));
         }
     }
     match (&port.name, port.target) {

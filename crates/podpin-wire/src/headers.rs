@@ -74,12 +74,6 @@ fn is_client_certificate(name: &[u8]) -> bool {
     name == CLIENT_CERT || name == CLIENT_CERT_CHAIN
 }
 
-/// As [`is_internal`], for a name with underscores for hyphens as well.
-pub(crate) fn is_internal_or_twin(name: &HeaderName) -> bool {
-    let name = name.as_str().as_bytes();
-    is_internal(name) || is_twin(name, is_internal)
-}
-
 /// Names that `Connection` nominates (RFC 9110 section 7.6.1). A head of 32 KiB can nominate 16,000.
 struct Nominated<'a> {
     few: Vec<&'a [u8]>,
@@ -139,7 +133,7 @@ fn is_replaced(name: &[u8]) -> bool {
 }
 
 /// Whether a name would be one for which `is_ours` holds, if it had hyphens for its underscores.
-fn is_twin(name: &[u8], is_ours: impl Fn(&[u8]) -> bool) -> bool {
+pub(crate) fn is_twin(name: &[u8], is_ours: impl Fn(&[u8]) -> bool) -> bool {
     name.contains(&b'_') && is_ours(&hyphenated(name))
 }
 

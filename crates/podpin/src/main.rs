@@ -23,9 +23,12 @@ use crate::exit_code::BAD_CONFIGURATION;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
+/// The version, with the commit that the binary is built from and its date; `build.rs` finds them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PODPIN_BUILT_FROM"), ")");
+
 /// A layer-7 sticky-session reverse proxy for Server-Sent Events.
 #[derive(Parser)]
-#[command(name = "podpin", version, about, arg_required_else_help = true)]
+#[command(name = "podpin", version = VERSION, about, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -35,8 +38,8 @@ struct Arguments {
 enum Command {
     /// Run the proxy
     Run(ConfigArguments),
-    /// Check a configuration and print its routes with their effective timeouts
-    Check(ConfigArguments),
+    /// Check a configuration, or a manifest with one, and print its routes with their effective timeouts
+    Check(check::CheckArguments),
     /// Make an affinity key
     Keygen(keygen::KeygenArguments),
     /// Translate Ingresses of ingress-nginx into a configuration, an overlay and a report
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments.config),
-        Command::Check(arguments) => Ok(check::check(&arguments.config)),
+        Command::Check(arguments) => Ok(check::check(&arguments)),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         Command::ImportIngress(arguments) => import_ingress::import_ingress(&arguments),
         #[cfg(feature = "demo")]

@@ -150,9 +150,9 @@ pub const ANNOTATIONS: &[Known] = &[
     // To the pods.
     row(
         "backend-protocol",
-        "services.*.tls",
+        "services.*.tls, .protocol",
         &[NotNeeded, Approximate, NotSupported],
-        "`HTTPS` becomes TLS that checks no certificate, as nginx does, unless `proxy-ssl-verify` is on. GRPC, GRPCS and FCGI are withheld: leave them on the ingress",
+        "`HTTPS` becomes TLS that checks no certificate, as nginx does, unless `proxy-ssl-verify` is on; `GRPC` and `GRPCS` become `protocol: grpc`. FCGI is withheld: leave it on the ingress",
     ),
     row("proxy-ssl-secret", "services.*.tls.caFile, .certFile, .keyFile", E_A, "the Secret is mounted"),
     row("proxy-ssl-verify", "services.*.tls.verify", &[Exact, NotNeeded, Approximate], ""),

@@ -199,7 +199,7 @@ pub const CONTROLLER_KEYS: &[Known] = &[
     none("debug-connections", D, WORKERS),
     none("nginx-status-*", D, "the admin port has `/metrics` and a status page"),
     none("custom-headers", R, "named in an annotation of the Ingress, not here"),
-    none("grpc-buffer-size-kb", R, "no gRPC"),
+    none("grpc-buffer-size-kb", D, UNBUFFERED),
     none("use-port-in-redirects", D_R, "redirects to https name no port"),
     none("relative-redirects", D_R, "podpin writes whole addresses in its redirects to https"),
     none("preserve-trailing-slash", D, "podpin keeps paths as they are"),

@@ -18,6 +18,9 @@ const IDLE_BELOW: u64 = 600;
 
 const ATTEMPTS_MAX: u64 = 10;
 
+const GRPC_NOTE: &str =
+    "calls are streams: `grpc-timeout` is their only time limit, and drains wait for them (docs/grpc.md)";
+
 pub(super) fn translate(
     settings: &mut Settings<'_>,
     namespace: &str,
@@ -127,7 +130,17 @@ fn protocol(settings: &mut Settings<'_>, namespace: &str, around: &Surroundings<
             tls(settings, namespace, around, to);
             return;
         }
-        "GRPC" | "GRPCS" | "FCGI" => {
+        "GRPC" => {
+            to.service.set_from(&["protocol"], Tree::text("grpc"), NAME);
+            settings.judge(NAME, Class::Approximate, GRPC_NOTE);
+        }
+        "GRPCS" => {
+            to.service.set_from(&["protocol"], Tree::text("grpc"), NAME);
+            settings.judge(NAME, Class::Approximate, GRPC_NOTE);
+            tls(settings, namespace, around, to);
+            return;
+        }
+        "FCGI" => {
             settings.judge_by_row(NAME, Class::NotSupported);
             to.withheld.push(format!("backend-protocol {word}"));
         }

@@ -30,18 +30,22 @@ use crate::downstream::pending::PendingResponse;
 use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
 use crate::net::transport::Transport;
-use crate::request::account::{self, Ending};
+use crate::request::account::{self, Ending, Passed};
+use crate::request::http2::{self, End, Http2Request};
 use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
 use crate::request_context::RequestContext;
 use crate::stream::account::Permits;
 use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
+use crate::stream::upload::Rest;
+use crate::stream::upstream_reader::UpstreamReader;
 use crate::upstream::attempts::{Attempts, Purpose};
+use crate::upstream::connect::UpstreamResponse;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
-use crate::upstream::upload::Upload;
+use crate::upstream::upload::{TrailerRule, Upload};
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -123,6 +127,15 @@ impl From<Option<IdleConnection>> for Served {
     }
 }
 
+impl From<End> for Served {
+    fn from(end: End) -> Served {
+        match end {
+            End::Connection(connection) => connection.into(),
+            End::Stream(stream) => Served::Stream(stream),
+        }
+    }
+}
+
 /// Serves one request, up to its end or to the beginning of an event stream.
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
     if context.permit.is_none() {
@@ -149,6 +162,11 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
             Ok(exchange) => exchange,
             Err(early) => return early.end(&context, client).await,
         };
+        if exchange.attempts.service().configuration.protocol.is_http2() {
+            let Exchange { attempts, .. } = exchange;
+            let request = Http2Request { context, attempts, client, in_flight };
+            return Box::pin(http2::serve(request)).await.into();
+        }
         let has_body = !client.is_body_read();
         match exchange.run(&mut client).await {
             Outcome::Refused(reply) => {
@@ -163,7 +181,8 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
                 Served::Stream(Box::new(stream))
             }
             Outcome::Answered { status, ending, unsent } => {
-                account::settle(&context, &exchange.attempts, exchange.delivered, status, &ending);
+                let passed = Passed { status, delivered: exchange.delivered, grpc_status: None };
+                account::settle(&context, &exchange.attempts, &passed, &ending);
                 if let Ending::Complete = ending {
                     return match client.finish() {
                         Ok(connection) => connection.into(),
@@ -248,7 +267,7 @@ impl Exchange<'_> {
     /// What a request keeps while it waits is in here: little more than the transfer, and nothing of its head twice.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-        let body = body_framing(&self.context.head, client.is_body_read());
+        let body = body_framing(&self.context.head, client.is_body_read() && !client.has_trailers());
         // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
         loop {
@@ -259,7 +278,10 @@ impl Exchange<'_> {
             };
             let head = self.upstream_head(client, &body);
             let upload = match before.take() {
-                None => Some(Upload::new(head, body.framing)),
+                None => {
+                    let rule = TrailerRule::new(self.context, &self.attempts.request.route);
+                    Some(Upload::new(head, body.framing).with_trailers(rule))
+                }
                 Some(before) => before.again(head),
             };
             let Some(mut upload) = upload else { return Outcome::Refused(ErrorReply::UpstreamReset) };
@@ -280,7 +302,10 @@ impl Exchange<'_> {
                     Begun::Stream(head, permits) => {
                         let (response, TransferRest { unsent: interim, upload }) =
                             transfer.into_response(*head);
-                        return Outcome::Stream(Box::new(Opened { response, permits, interim, upload }));
+                        let UpstreamResponse { start, transport } = response;
+                        let body = UpstreamReader::new(transport, start.body, start.rest);
+                        let (head, upload) = (start.head, Rest::Http1(upload));
+                        return Outcome::Stream(Box::new(Opened { head, body, permits, interim, upload }));
                     }
                     Begun::Retried => {}
                     Begun::Refused(reply) => return Outcome::Refused(reply),
@@ -418,6 +443,7 @@ impl Exchange<'_> {
         match error {
             TransferError::Client(reply) => Some(reply),
             TransferError::Upstream(error) => (!self.attempts.failed(&error)).then(|| error.reply()),
+            TransferError::Leaving(_) => Some(ErrorReply::Leaving),
             TransferError::Broken(_) | TransferError::Idle | TransferError::SlowClient => {
                 Some(ErrorReply::Internal)
             }
@@ -449,7 +475,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
+/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already, without fields behind it.
 fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
     let length = head.fields.text(&header::CONTENT_LENGTH);
     // HTTP/2 may repeat the same number in one field.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::Method;
+use podpin_drain::Cause;
 use podpin_sse::session::Fault;
 use podpin_time::Millis;
 use podpin_wire::http1::body::{BodyDecoder, Piece};
@@ -45,6 +46,8 @@ pub(crate) enum TransferError {
     Idle,
     /// Client that took nothing of the response for `timeouts.clientWrite`.
     SlowClient,
+    /// Endpoint, or the proxy itself, whose drain ends what is still open.
+    Leaving(Cause),
 }
 
 impl From<Gone> for TransferError {

@@ -202,8 +202,13 @@ impl ProxyHttp for Pipeline {
             Err(reply) => return Err(request.fail(reply)),
         };
         let response = routed.route.filters.local_response(&context.head, context.client.secure);
-        session.set_write_timeout(routed.service().configuration.timeouts.client_write);
+        let service = &routed.service().configuration;
+        session.set_write_timeout(service.timeouts.client_write);
+        let is_refused = response.is_none() && service.protocol.is_http2();
         request.attempts = Some(Attempts::new(routed, Purpose::Request));
+        if is_refused {
+            return Err(request.fail(ErrorReply::Upgrade));
+        }
         let Some(response) = response else { return Ok(false) };
         request.responded_locally = true;
         request.keep_alive(session);

@@ -14,7 +14,7 @@ use crate::imports::{Module, Modules};
 type Layers = &'static [&'static str];
 
 /// The crates and their layers. `lib.rs` or `main.rs` is the roof of each and stands in none of them.
-const CRATES: [(&str, Layers); 14] = [
+const CRATES: [(&str, Layers); 15] = [
     ("podpin-time", &[]),
     (
         "podpin-affinity",
@@ -28,7 +28,7 @@ const CRATES: [(&str, Layers); 14] = [
             "parse",
             "route",
             "admin listener service",
-            "affinity filters host keys kubernetes scalar shutdown sse tls",
+            "affinity filters host keys kubernetes scalar shutdown sse tls websocket",
             "access_log name section",
             "node",
             "error path schema suggest unit",
@@ -71,7 +71,12 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin-wire",
         // Rules over header and trailer fields; the client and the bytes.
-        &["trailers", "headers", "client http1 proxy_protocol", "forwarded via", "fields"],
+        &["trailers", "headers", "client http1 proxy_protocol", "forwarded upgrade via", "fields"],
+    ),
+    (
+        "podpin-ws",
+        // Directions and the session over them; the position in the frames; a frame.
+        &["client_frames session", "follower", "frame"],
     ),
     (
         "podpin-h2",
@@ -93,13 +98,14 @@ const CRATES: [(&str, Layers); 14] = [
     ),
     (
         "podpin-proxy",
-        // The floors of the data plane, as ARCHITECTURE.md lists them: accept loops; connections; ordinary requests; event
-        // streams and upgrades; the endpoint side; the request; shared state; selection and the registry of streams;
+        // The floors of the data plane, as ARCHITECTURE.md lists them: accept loops; connections; ordinary requests; upgraded
+        // connections; event streams and the requests that Pingora carries; the endpoint side; the request; shared state; selection and the registry of streams;
         // routes; services and the client side; filters and sockets; metrics and log; clock, phase of the process, limits.
         &[
             "worker",
             "connection",
             "request",
+            "tunnel",
             "stream upgrade",
             "upstream",
             "request_context",

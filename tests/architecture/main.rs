@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 /// Crates that read no clock, no socket, no environment.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
     "podpin-affinity",
     "podpin-config",
     "podpin-drain",
@@ -24,6 +24,7 @@ const PURE: [&str; 8] = [
     "podpin-sse",
     "podpin-time",
     "podpin-wire",
+    "podpin-ws",
 ];
 
 /// Packages that a pure crate must not have, not even through others.
@@ -234,7 +235,7 @@ fn the_proxy_of_the_image_has_no_demo_in_it() {
 #[test]
 fn dependencies_point_in_one_direction() {
     let metadata = metadata();
-    let allowed: [(&str, &[&str]); 12] = [
+    let allowed: [(&str, &[&str]); 13] = [
         ("podpin-time", &[]),
         ("podpin-affinity", &[]),
         ("podpin-config", &[]),
@@ -242,6 +243,7 @@ fn dependencies_point_in_one_direction() {
         ("podpin-endpoints", &["podpin-time"]),
         ("podpin-wire", &["podpin-config", "podpin-time"]),
         ("podpin-h2", &["podpin-time"]),
+        ("podpin-ws", &["podpin-time"]),
         ("podpin-drain", &["podpin-config", "podpin-endpoints", "podpin-time"]),
         ("podpin-discovery", &["podpin-config", "podpin-endpoints", "podpin-time"]),
         (
@@ -255,6 +257,7 @@ fn dependencies_point_in_one_direction() {
                 "podpin-sse",
                 "podpin-time",
                 "podpin-wire",
+                "podpin-ws",
             ],
         ),
         (

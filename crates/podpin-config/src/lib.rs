@@ -27,6 +27,7 @@ mod sse;
 mod suggest;
 mod tls;
 mod unit;
+mod websocket;
 
 pub use access_log::AccessLog;
 pub use admin::Admin;
@@ -53,3 +54,4 @@ pub use tls::{
     CertificateFiles, CertificatePart, ClientAuth, FileAt, ListenerTls, PlainHttp, PodTls, TlsVersion,
 };
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};
+pub use websocket::WebSocket;

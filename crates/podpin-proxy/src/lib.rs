@@ -21,6 +21,7 @@ pub mod stream_registry;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+mod tunnel;
 mod upgrade;
 mod upstream;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! Ordinary requests: served by an endpoint, transferred both ways, accounted for.
 
 pub(crate) mod account;
+mod body_framing;
 pub(crate) mod serve;
 pub(crate) mod transfer;

@@ -9,6 +9,7 @@ use http::header;
 use podpin_time::Millis;
 use podpin_wire::client::Client;
 use podpin_wire::http1::request_head::RequestHead;
+use podpin_wire::upgrade;
 
 use crate::affinity::request_view::RequestView;
 use crate::balance::service::Kind;
@@ -36,8 +37,10 @@ pub(crate) struct RequestContext {
     pub client: Client,
     /// Moment at which the head was complete.
     pub began: Millis,
-    /// Count under `limits.requests`; `None` if the request is an upgrade, or there is no room for it.
+    /// Count under `limits.requests`; `None` if the request offers another protocol, or there is no room for it.
     pub permit: Option<RequestPermit>,
+    /// Protocols that the client offers for its connection; `None` if it offers none.
+    pub offer: Option<Box<str>>,
 }
 
 impl RequestContext {
@@ -45,6 +48,12 @@ impl RequestContext {
     pub(crate) fn counted(mut self) -> RequestContext {
         let limit = self.snapshot.limits.requests;
         self.permit = self.shared.requests.try_begin(limit, self.head.held_bytes());
+        self
+    }
+
+    /// Returns the request as one that offers the protocols of its `Upgrade` fields.
+    pub(crate) fn with_offer(mut self) -> RequestContext {
+        self.offer = upgrade::offer(&self.head.fields);
         self
     }
 

@@ -188,10 +188,10 @@ impl Requests {
         if let Some(refusal) = self.refusal {
             return Box::pin(unserved::turn_away(context, refusal.reply, client).map(drop));
         }
-        Box::pin(serve::serve(context.counted(), client).map(|served| {
-            if let Served::Stream(stream) = served {
-                stream.begin(None);
-            }
+        Box::pin(serve::serve(context.counted(), client).map(|served| match served {
+            Served::Stream(stream) => stream.begin(None),
+            Served::Tunnel(tunnel) => tunnel.begin(None),
+            Served::Idle(_) | Served::Closed => {}
         }))
     }
 }

@@ -1,7 +1,8 @@
 //! Requests: select an endpoint, pass the request on, pass the response back.
 //!
-//! All but those that offer another protocol, which are left to Pingora (`upgrade/`). A response that is an event stream leaves
-//! this path with its first byte and goes on in a relay of its own (`stream/open.rs`), whatever the request said.
+//! A response that is an event stream leaves this path with its first byte and goes on in a relay of its own
+//! (`stream/open.rs`), whatever the request said. So does one that takes the client's offer of another protocol
+//! (`tunnel/open.rs`); any other answer to an offer is a response like all.
 //!
 //! A request that announces an event stream ([`Kind::Stream`]: a GET without a body that names the type in `Accept`) goes the
 //! same way. It has a fresh connection to its endpoint, where others use kept ones (`upstream/pool.rs`); it is sent again
@@ -16,11 +17,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use http::header;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode};
 use podpin_wire::headers::{is_of_connection, keep_alive_time};
-use podpin_wire::http1::encode::Framing;
-use podpin_wire::http1::request_head::RequestHead;
-use podpin_wire::http1::response_head::ResponseHead;
+use podpin_wire::http1::response_head::{ResponseHead, ResponseHeadReader};
+use podpin_wire::upgrade;
 use tracing::{Instrument, Span};
 
 use crate::affinity::routed_request::RoutedRequest;
@@ -31,11 +31,13 @@ use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
 use crate::net::transport::Transport;
 use crate::request::account::{self, Ending};
+use crate::request::body_framing::{BodyFraming, body_framing};
 use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
 use crate::request_context::RequestContext;
 use crate::stream::account::Permits;
 use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
+use crate::tunnel::open::{PendingTunnel, Switched};
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Age, Owner, Target};
@@ -54,6 +56,8 @@ pub(crate) enum Served {
     Closed,
     /// Event stream that takes the connection with it.
     Stream(Box<PendingStream>),
+    /// Connection that becomes another protocol.
+    Tunnel(Box<PendingTunnel>),
 }
 
 /// How a request went on.
@@ -62,6 +66,8 @@ enum Outcome {
     Answered { status: StatusCode, ending: Ending, unsent: Vec<u8> },
     /// An event stream.
     Stream(Box<Opened>),
+    /// A switch to another protocol.
+    Switched(Box<Switched>),
     /// No response that could be passed on.
     Refused(ErrorReply),
 }
@@ -84,6 +90,8 @@ enum Begun {
     Response(StatusCode, Result<(), TransferError>),
     /// Event stream, with its places.
     Stream(Box<ResponseHead>, Permits),
+    /// Switch to this protocol, with the places of the connection.
+    Switch(Box<ResponseHead>, Permits, Box<str>),
     /// Response that another endpoint may better.
     Retried,
     /// Response that is not passed on.
@@ -111,12 +119,6 @@ struct Reached {
     is_kept: bool,
 }
 
-/// The framing of a request body for the endpoint, with the field that says so (RFC 9112 section 6).
-struct BodyFraming {
-    framing: Framing,
-    field: String,
-}
-
 impl From<Option<IdleConnection>> for Served {
     fn from(connection: Option<IdleConnection>) -> Served {
         connection.map_or(Served::Closed, Served::Idle)
@@ -125,7 +127,7 @@ impl From<Option<IdleConnection>> for Served {
 
 /// Serves one request, up to its end or to the beginning of an event stream.
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
-    if context.permit.is_none() {
+    if context.permit.is_none() && context.offer.is_none() {
         return Either::Left(Box::pin(
             unserved::turn_away(context, ErrorReply::Requests, client).map(Served::from),
         ));
@@ -161,6 +163,11 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
                 let stream =
                     PendingStream { context, attempts, opened: *opened, client, has_body, in_flight };
                 Served::Stream(Box::new(stream))
+            }
+            Outcome::Switched(switched) => {
+                let attempts = exchange.attempts;
+                let tunnel = PendingTunnel { context, attempts, switched: *switched, client, in_flight };
+                Served::Tunnel(Box::new(tunnel))
             }
             Outcome::Answered { status, ending, unsent } => {
                 account::settle(&context, &exchange.attempts, exchange.delivered, status, &ending);
@@ -199,7 +206,7 @@ fn admit(context: &RequestContext) -> Result<Exchange<'_>, Early> {
         attempts: Attempts::new(request, purpose),
         delivered: 0,
         answered: false,
-        places: Places::for_request(&context.head),
+        places: Places::for_request(context),
         keep_time: None,
     })
 }
@@ -267,8 +274,7 @@ impl Exchange<'_> {
             if may_repeat {
                 upload.remember();
             }
-            let method = self.context.head.method.clone();
-            let mut transfer = Transfer::new(client, transport, upload, method, self.limits());
+            let mut transfer = Transfer::new(client, transport, upload, self.reader(), self.limits());
             match poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await {
                 Ok(head) => match self.begin(&mut transfer, head) {
                     Begun::Response(status, mut passed) => {
@@ -281,6 +287,15 @@ impl Exchange<'_> {
                         let (response, TransferRest { unsent: interim, upload }) =
                             transfer.into_response(*head);
                         return Outcome::Stream(Box::new(Opened { response, permits, interim, upload }));
+                    }
+                    Begun::Switch(head, permits, protocol) => {
+                        let (response, TransferRest { unsent: interim, .. }) = transfer.into_response(*head);
+                        return Outcome::Switched(Box::new(Switched {
+                            response,
+                            permits,
+                            interim,
+                            protocol,
+                        }));
                     }
                     Begun::Retried => {}
                     Begun::Refused(reply) => return Outcome::Refused(reply),
@@ -325,7 +340,7 @@ impl Exchange<'_> {
         let tls = service.tls.as_deref();
         let target = Target::new(address, tls);
         let age = if self.context.head.method.is_idempotent() { Age::Any } else { Age::Fresh };
-        let takes_kept = !fresh && self.context.kind == Kind::Request;
+        let takes_kept = !fresh && self.context.kind == Kind::Request && self.context.offer.is_none();
         if takes_kept && let Some(transport) = pool::take(&target, age) {
             return Ok(Some(Reached { transport, target, is_kept: true }));
         }
@@ -345,6 +360,9 @@ impl Exchange<'_> {
 
     /// Begins the response whose head was read, unless it is a stream that goes on by itself.
     fn begin(&mut self, transfer: &mut Transfer<'_>, mut head: ResponseHead) -> Begun {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(transfer, head);
+        }
         self.attempts.answered(head.status);
         if self.is_retried(transfer, head.status) {
             return Begun::Retried;
@@ -369,6 +387,28 @@ impl Exchange<'_> {
         let fields = rewrite::client_headers(context, request, selected, head.status, received);
         let passed = transfer.begin(&head, &fields);
         Begun::Response(head.status, passed)
+    }
+
+    /// Takes a switch of protocols, if it is to one that was offered, once all of the request was sent.
+    fn switch(&mut self, transfer: &Transfer<'_>, head: ResponseHead) -> Begun {
+        let offer = self.context.offer.as_deref().unwrap_or_default();
+        let protocol = match upgrade::choice(offer, &head.headers) {
+            Some(protocol) if transfer.is_sent() => protocol,
+            _ => {
+                let error = UpstreamError::Protocol("a switch of protocols that was not offered");
+                self.attempts.failed(&error);
+                return Begun::Refused(error.reply());
+            }
+        };
+        self.attempts.answered(head.status);
+        self.answered = true;
+        self.attempts.request.renew_session(&head.headers);
+        let Some(selected) = self.attempts.selected() else { return Begun::Refused(ErrorReply::Internal) };
+        let places = std::mem::take(&mut self.places);
+        match places.into_permits(&self.attempts.request, selected, self.context.client.address) {
+            Ok(permits) => Begun::Switch(Box::new(head), permits, protocol),
+            Err(reply) => Begun::Refused(reply),
+        }
     }
 
     /// Returns whether a response of this status is not passed on, because another endpoint can be asked.
@@ -424,6 +464,14 @@ impl Exchange<'_> {
         }
     }
 
+    fn reader(&self) -> ResponseHeadReader {
+        let method = self.context.head.method.clone();
+        match self.context.offer {
+            Some(_) => ResponseHeadReader::with_offer(method),
+            None => ResponseHeadReader::new(method),
+        }
+    }
+
     fn limits(&self) -> TransferLimits {
         let times = &self.attempts.service().configuration.timeouts;
         TransferLimits {
@@ -449,37 +497,10 @@ impl Exchange<'_> {
     }
 }
 
-/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
-fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
-    let length = head.fields.text(&header::CONTENT_LENGTH);
-    // HTTP/2 may repeat the same number in one field.
-    let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
-    let expects_one = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-    let (framing, field) = match length {
-        Some(length) => (Framing::Plain, format!("Content-Length: {length}\r\n")),
-        None if !is_read => (Framing::Chunked, "Transfer-Encoding: chunked\r\n".to_owned()),
-        None if expects_one && head.version == Version::HTTP_2 => {
-            (Framing::Plain, "Content-Length: 0\r\n".to_owned())
-        }
-        None => (Framing::Plain, String::new()),
-    };
-    BodyFraming { framing, field }
-}
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
-    use crate::testing::{Scene, connected, nowhere, pending, request_head};
-
-    fn head(method: Method, version: Version, length: Option<&str>) -> RequestHead {
-        let mut headers = HeaderMap::new();
-        if let Some(length) = length {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_str(length).unwrap());
-        }
-        request_head(method, version, &headers)
-    }
+    use crate::testing::{Scene, connected, nowhere, pending};
 
     #[tokio::test]
     async fn a_request_that_waits_stays_small() {
@@ -488,21 +509,5 @@ mod tests {
         let (_client, proxy) = connected().await;
         let bytes = size_of_val(&serve(scene.context(HeaderMap::new()), pending(proxy)));
         assert!(bytes <= 2_300, "a request grew to {bytes} bytes");
-    }
-
-    #[test]
-    fn a_body_is_framed_by_its_length_or_in_chunks() {
-        let cases = [
-            (head(Method::POST, Version::HTTP_11, Some("3")), false, "Content-Length: 3\r\n"),
-            (head(Method::POST, Version::HTTP_2, Some("3, 3")), false, "Content-Length: 3\r\n"),
-            (head(Method::POST, Version::HTTP_2, None), false, "Transfer-Encoding: chunked\r\n"),
-            (head(Method::POST, Version::HTTP_2, None), true, "Content-Length: 0\r\n"),
-            (head(Method::GET, Version::HTTP_11, None), true, ""),
-        ];
-        for (head, is_read, expected) in cases {
-            let body = body_framing(&head, is_read);
-            assert_eq!(body.field, expected);
-            assert_eq!(body.framing == Framing::Chunked, expected.starts_with("Transfer"), "{expected}");
-        }
     }
 }

@@ -10,6 +10,7 @@ use podpin_config::{AcceptEncoding, HeadersWithUnderscores};
 use podpin_wire::headers;
 use podpin_wire::http1::encode;
 use podpin_wire::http1::request_head::RequestHead;
+use podpin_wire::upgrade;
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
@@ -18,6 +19,7 @@ use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
 use crate::http::options;
 use crate::request_context::RequestContext;
+use crate::upstream::attempts::Attempts;
 
 /// Returns the fields of a request that are the same for every endpoint; the session fields are added by
 /// [`session_headers::write_session`].
@@ -43,6 +45,9 @@ pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest
         accept_encoding(request.service(), &mut fields);
         // There is no body to hold back.
         fields.remove(header::EXPECT);
+    }
+    if let Some(offer) = &context.offer {
+        upgrade::write(offer, &mut fields);
     }
     fields
 }
@@ -124,6 +129,22 @@ pub(crate) fn client_headers(
     request.route.filters.edit_response(&context.head.fields, &mut fields);
     let keyring = &context.snapshot.keyring;
     session_headers::write_affinity(keyring, request, selected.endpoint.id, &context.client, &mut fields);
+    fields
+}
+
+/// Returns the fields of a response that switches to `protocol`, for the client.
+pub(crate) fn switch_headers(
+    context: &RequestContext,
+    attempts: &Attempts,
+    protocol: &str,
+    received: HeaderMap,
+) -> HeaderMap {
+    let Some(selected) = attempts.selected() else { return HeaderMap::new() };
+    let status = StatusCode::SWITCHING_PROTOCOLS;
+    let mut fields = client_headers(context, &attempts.request, selected, status, received);
+    // RFC 9110 section 8.6: there is no body.
+    fields.remove(header::CONTENT_LENGTH);
+    upgrade::write(protocol, &mut fields);
     fields
 }
 

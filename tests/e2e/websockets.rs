@@ -4,6 +4,7 @@ mod counts;
 mod drain;
 mod liveness;
 mod passing;
+mod published;
 
 use std::net::SocketAddr;
 use std::time::Duration;

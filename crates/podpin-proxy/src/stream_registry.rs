@@ -76,7 +76,7 @@ struct Place {
 /// Sign that a client had a stream that was ended, in its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReturnEvidence {
-    /// The id of an event, and a pin on an endpoint that drains or is gone.
+    /// The id of an event or the offer of another protocol, and a pin on an endpoint that drains or is gone.
     LeftEndpoint,
     /// No such sign.
     None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use podpin_drain::{Departure, Mobility};
+use podpin_endpoints::MoveReason;
 use podpin_wire::upgrade::is_web_socket;
 use podpin_ws::{Protocol, Settings};
 
@@ -61,7 +62,7 @@ impl PendingTunnel {
         let Some(accounts) = accounts(&context, &attempts, protocol) else { return };
         count(&context, &attempts);
         let record = Arc::clone(accounts.record());
-        record.note_return(ReturnEvidence::None, clock::now());
+        record.note_return(return_evidence(&attempts), clock::now());
         note_departure(&record, protocol_kind);
         let Some(SwitchedClient { client, head, ahead }) = client.switch(&fields) else {
             accounts.settle(Finished::client_gone());
@@ -83,6 +84,14 @@ impl PendingTunnel {
         });
         shared.lifecycle.tasks.spawn(TunnelTask::new(relay, accounts, lease));
         drop(in_flight);
+    }
+}
+
+/// Returns whether the pin of the request shows that another connection of the client was ended, by whichever replica.
+fn return_evidence(attempts: &Attempts) -> ReturnEvidence {
+    match attempts.selected().and_then(|selected| selected.moved) {
+        Some(MoveReason::Draining | MoveReason::Gone) => ReturnEvidence::LeftEndpoint,
+        _ => ReturnEvidence::None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod counts;
 mod drain;
+mod http2;
 mod liveness;
 mod passing;
 mod published;

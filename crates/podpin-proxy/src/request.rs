@@ -2,5 +2,6 @@
 
 pub(crate) mod account;
 mod body_framing;
+mod outcome;
 pub(crate) mod serve;
 pub(crate) mod transfer;

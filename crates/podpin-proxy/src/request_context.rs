@@ -39,8 +39,16 @@ pub(crate) struct RequestContext {
     pub began: Millis,
     /// Count under `limits.requests`; `None` if the request offers another protocol, or there is no room for it.
     pub permit: Option<RequestPermit>,
-    /// Protocols that the client offers for its connection; `None` if it offers none.
-    pub offer: Option<Box<str>>,
+    /// Offer of another protocol; `None` if there is none.
+    pub offer: Option<Box<Offer>>,
+}
+
+/// A client's offer of another protocol for its connection, or for its stream of HTTP/2.
+pub(crate) struct Offer {
+    /// Protocols that the client offers.
+    pub protocols: Box<str>,
+    /// Key of the proxy's own; `None` if the client's passes. Over HTTP/2 it has none (RFC 8441 section 5).
+    pub key: Option<Box<str>>,
 }
 
 impl RequestContext {
@@ -53,8 +61,20 @@ impl RequestContext {
 
     /// Returns the request as one that offers the protocols of its `Upgrade` fields.
     pub(crate) fn with_offer(mut self) -> RequestContext {
-        self.offer = upgrade::offer(&self.head.fields);
+        let offer = upgrade::offer(&self.head.fields);
+        self.offer = offer.map(|protocols| Box::new(Offer { protocols, key: None }));
         self
+    }
+
+    /// Returns the request as the offer of a WebSocket over HTTP/2 (RFC 8441), with this key for its endpoint.
+    pub(crate) fn with_web_socket(mut self, key: Box<str>) -> RequestContext {
+        self.offer = Some(Box::new(Offer { protocols: "websocket".into(), key: Some(key) }));
+        self
+    }
+
+    /// Returns the key of the proxy's own for a WebSocket that came over HTTP/2; `None` if this is anything else.
+    pub(crate) fn web_socket_key(&self) -> Option<&str> {
+        self.offer.as_ref()?.key.as_deref()
     }
 
     /// Returns the parts of the request that decide its route and its client's session.

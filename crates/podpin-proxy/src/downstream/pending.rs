@@ -223,7 +223,7 @@ impl PendingResponse {
         }
     }
 
-    /// Switches the protocol of the connection. Behind the returned head, which is still to be written, it carries bytes both
+    /// Switches the protocol of the connection, or of the stream; `None` if the client is gone. Behind the returned head, which is still to be written, it carries bytes both
     /// ways; those that the client has sent already are among them.
     pub(crate) fn switch(self, headers: &HeaderMap) -> Option<SwitchedClient> {
         match self {
@@ -233,7 +233,15 @@ impl PendingResponse {
                 let IdleConnection { transport, ahead } = client.side.into_idle();
                 Some(SwitchedClient { client: TunnelClient::Socket(transport), head, ahead: ahead.into() })
             }
-            PendingResponse::H2(_) => None,
+            PendingResponse::H2(mut stream) => {
+                // RFC 8441 section 5: what 101 is there is 200 here.
+                stream.write_head(StatusCode::OK, headers, End::No).ok()?;
+                Some(SwitchedClient {
+                    client: TunnelClient::Stream(stream),
+                    head: Vec::new(),
+                    ahead: Vec::new(),
+                })
+            }
         }
     }
 

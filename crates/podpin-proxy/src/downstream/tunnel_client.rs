@@ -6,6 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::downstream::gone::Gone;
+use crate::downstream::http2::Http2Stream;
 use crate::net::peer::Peer;
 use crate::net::transport::Transport;
 
@@ -13,6 +15,8 @@ use crate::net::transport::Transport;
 pub(crate) enum TunnelClient {
     /// A whole connection, HTTP/1.1 before.
     Socket(Transport),
+    /// A stream of an HTTP/2 connection.
+    Stream(Http2Stream),
 }
 
 impl TunnelClient {
@@ -24,6 +28,10 @@ impl TunnelClient {
     ) -> Poll<io::Result<&'b [u8]>> {
         match self {
             TunnelClient::Socket(transport) => poll_read(transport, context, buffer),
+            TunnelClient::Stream(stream) => {
+                let count = ready!(stream.poll_read(context, buffer)).map_err(gone)?;
+                Poll::Ready(Ok(buffer.get(..count).unwrap_or_default()))
+            }
         }
     }
 
@@ -31,6 +39,7 @@ impl TunnelClient {
     pub(crate) fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             TunnelClient::Socket(transport) => poll_write(transport, context, bytes),
+            TunnelClient::Stream(stream) => stream.poll_write(context, bytes).map_err(gone),
         }
     }
 
@@ -38,6 +47,7 @@ impl TunnelClient {
     pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             TunnelClient::Socket(transport) => poll_flush(transport, context),
+            TunnelClient::Stream(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -45,6 +55,7 @@ impl TunnelClient {
     pub(crate) fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             TunnelClient::Socket(transport) => Pin::new(transport).poll_shutdown(context),
+            TunnelClient::Stream(stream) => Poll::Ready(stream.end().map_err(gone)),
         }
     }
 
@@ -52,6 +63,7 @@ impl TunnelClient {
     pub(crate) fn peer(&self) -> Peer {
         match self {
             TunnelClient::Socket(transport) => Peer::of(transport.tcp()),
+            TunnelClient::Stream(stream) => stream.peer(),
         }
     }
 
@@ -59,6 +71,11 @@ impl TunnelClient {
     pub(crate) fn close(self) {
         match self {
             TunnelClient::Socket(transport) => transport.close(),
+            TunnelClient::Stream(mut stream) => {
+                if !stream.is_ended() && stream.end().is_err() {
+                    tracing::trace!("the client closed first");
+                }
+            }
         }
     }
 
@@ -66,8 +83,14 @@ impl TunnelClient {
     pub(crate) fn reset(self) {
         match self {
             TunnelClient::Socket(transport) => transport.reset(),
+            TunnelClient::Stream(stream) => stream.abort(),
         }
     }
+}
+
+/// Returns the end of a stream as the error of a socket.
+fn gone(Gone: Gone) -> io::Error {
+    io::ErrorKind::ConnectionReset.into()
 }
 
 /// Reads once into `buffer`. Returns the bytes; none at the end, of TLS without its alert as well.

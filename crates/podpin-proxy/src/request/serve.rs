@@ -29,12 +29,11 @@ use crate::downstream::http1::IdleConnection;
 use crate::downstream::pending::PendingResponse;
 use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
-use crate::net::transport::Transport;
 use crate::request::account::{self, Ending};
 use crate::request::body_framing::{BodyFraming, body_framing};
+use crate::request::outcome::{Begun, Outcome, Reached};
 use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
 use crate::request_context::RequestContext;
-use crate::stream::account::Permits;
 use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
 use crate::tunnel::open::{PendingTunnel, Switched};
@@ -44,6 +43,7 @@ use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
 use crate::upstream::upload::Upload;
+use crate::upstream::websocket_key::is_proven;
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -60,18 +60,6 @@ pub(crate) enum Served {
     Tunnel(Box<PendingTunnel>),
 }
 
-/// How a request went on.
-enum Outcome {
-    /// A response whose head has begun; with the bytes that the client has not taken of it.
-    Answered { status: StatusCode, ending: Ending, unsent: Vec<u8> },
-    /// An event stream.
-    Stream(Box<Opened>),
-    /// A switch to another protocol.
-    Switched(Box<Switched>),
-    /// No response that could be passed on.
-    Refused(ErrorReply),
-}
-
 /// The reason why no endpoint is asked.
 enum Early {
     /// Request without a route.
@@ -82,20 +70,6 @@ enum Early {
     Own(Box<LocalResponse>),
     /// Refusal of a client that comes back while too many do.
     TurnedAway(Box<RoutedRequest>),
-}
-
-/// The beginning of an endpoint's response.
-enum Begun {
-    /// Response that passes, or could not begin.
-    Response(StatusCode, Result<(), TransferError>),
-    /// Event stream, with its places.
-    Stream(Box<ResponseHead>, Permits),
-    /// Switch to this protocol, with the places of the connection.
-    Switch(Box<ResponseHead>, Permits, Box<str>),
-    /// Response that another endpoint may better.
-    Retried,
-    /// Response that is not passed on.
-    Refused(ErrorReply),
 }
 
 /// A request on its way.
@@ -109,14 +83,6 @@ struct Exchange<'a> {
     places: Places,
     /// Time that the connection to the endpoint is kept after the response; `None` if it is not.
     keep_time: Option<Duration>,
-}
-
-/// A connection for the current attempt.
-struct Reached {
-    transport: Transport,
-    target: Target,
-    /// Whether the connection has carried requests before, and may be closed by now.
-    is_kept: bool,
 }
 
 impl From<Option<IdleConnection>> for Served {
@@ -255,7 +221,8 @@ impl Exchange<'_> {
     /// What a request keeps while it waits is in here: little more than the transfer, and nothing of its head twice.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-        let body = body_framing(&self.context.head, client.is_body_read());
+        let is_tunnel = self.context.web_socket_key().is_some();
+        let body = body_framing(&self.context.head, is_tunnel || client.is_body_read());
         // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
         loop {
@@ -266,6 +233,7 @@ impl Exchange<'_> {
             };
             let head = self.upstream_head(client, &body);
             let upload = match before.take() {
+                None if is_tunnel => Some(Upload::without_body(head)),
                 None => Some(Upload::new(head, body.framing)),
                 Some(before) => before.again(head),
             };
@@ -363,6 +331,10 @@ impl Exchange<'_> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(transfer, head);
         }
+        if self.context.web_socket_key().is_some() && head.status.is_success() {
+            // Over HTTP/2 the client would take it for the switch (RFC 8441 section 5).
+            return self.refuse_switch();
+        }
         self.attempts.answered(head.status);
         if self.is_retried(transfer, head.status) {
             return Begun::Retried;
@@ -391,15 +363,10 @@ impl Exchange<'_> {
 
     /// Takes a switch of protocols, if it is to one that was offered, once all of the request was sent.
     fn switch(&mut self, transfer: &Transfer<'_>, head: ResponseHead) -> Begun {
-        let offer = self.context.offer.as_deref().unwrap_or_default();
-        let protocol = match upgrade::choice(offer, &head.headers) {
-            Some(protocol) if transfer.is_sent() => protocol,
-            _ => {
-                let error = UpstreamError::Protocol("a switch of protocols that was not offered");
-                self.attempts.failed(&error);
-                return Begun::Refused(error.reply());
-            }
-        };
+        let offer = self.context.offer.as_ref().map_or("", |offer| &offer.protocols);
+        let is_proven = self.context.web_socket_key().is_none_or(|key| is_proven(key, &head.headers));
+        let choice = upgrade::choice(offer, &head.headers).filter(|_| is_proven && transfer.is_sent());
+        let Some(protocol) = choice else { return self.refuse_switch() };
         self.attempts.answered(head.status);
         self.answered = true;
         self.attempts.request.renew_session(&head.headers);
@@ -409,6 +376,13 @@ impl Exchange<'_> {
             Ok(permits) => Begun::Switch(Box::new(head), permits, protocol),
             Err(reply) => Begun::Refused(reply),
         }
+    }
+
+    /// Refuses a response that switches protocols where it must not, or does not where it must.
+    fn refuse_switch(&mut self) -> Begun {
+        let error = UpstreamError::Protocol("a switch of protocols that was not offered, or none that was");
+        self.attempts.failed(&error);
+        Begun::Refused(error.reply())
     }
 
     /// Returns whether a response of this status is not passed on, because another endpoint can be asked.

@@ -99,9 +99,14 @@ fn return_evidence(attempts: &Attempts) -> ReturnEvidence {
 fn count(context: &RequestContext, attempts: &Attempts) {
     let (request, selected) = (&attempts.request, attempts.selected());
     request.count_decision(selected);
-    context.count(Some(&request.route), StatusCode::SWITCHING_PROTOCOLS.as_u16());
+    context.count(Some(&request.route), status(context).as_u16());
     let opened = OpenedStream::of(request.decision(selected), Resumption::Fresh);
     request.service().metrics.upgrades_opened.inc(opened);
+}
+
+/// Returns the status that the client gets.
+fn status(context: &RequestContext) -> StatusCode {
+    if context.web_socket_key().is_some() { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS }
 }
 
 /// Notes how the connection would leave its endpoint.
@@ -138,7 +143,7 @@ fn accounts(context: &RequestContext, attempts: &Attempts, protocol: Box<str>) -
     let record = context.shared.streams.open(|id| opening.into_record(id));
     let log = context.shared.is_logging().then(|| {
         let mut log = context.record("upgrade");
-        log.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+        log.status = status(context).as_u16();
         attempts.describe(true, &mut log);
         Box::new(log)
     });

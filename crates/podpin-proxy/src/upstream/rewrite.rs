@@ -47,7 +47,11 @@ pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest
         fields.remove(header::EXPECT);
     }
     if let Some(offer) = &context.offer {
-        upgrade::write(offer, &mut fields);
+        upgrade::write(&offer.protocols, &mut fields);
+    }
+    if let Some(key) = context.web_socket_key().and_then(|key| HeaderValue::from_str(key).ok()) {
+        fields.insert(header::SEC_WEBSOCKET_KEY, key);
+        fields.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
     }
     fields
 }
@@ -132,7 +136,7 @@ pub(crate) fn client_headers(
     fields
 }
 
-/// Returns the fields of a response that switches to `protocol`, for the client.
+/// Returns the fields of a response that switches to `protocol`, for the client. Over HTTP/2 the stream says it all.
 pub(crate) fn switch_headers(
     context: &RequestContext,
     attempts: &Attempts,
@@ -144,7 +148,11 @@ pub(crate) fn switch_headers(
     let mut fields = client_headers(context, &attempts.request, selected, status, received);
     // RFC 9110 section 8.6: there is no body.
     fields.remove(header::CONTENT_LENGTH);
-    upgrade::write(protocol, &mut fields);
+    if context.web_socket_key().is_some() {
+        fields.remove(header::SEC_WEBSOCKET_ACCEPT);
+    } else {
+        upgrade::write(protocol, &mut fields);
+    }
     fields
 }
 

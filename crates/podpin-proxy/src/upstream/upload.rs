@@ -68,6 +68,11 @@ impl Upload {
         }
     }
 
+    /// Returns the upload of a request that is its `head`, whatever the client sends behind it.
+    pub(crate) fn without_body(head: Vec<u8>) -> Upload {
+        Upload { ended: true, ..Upload::new(head, Framing::Plain) }
+    }
+
     /// Keeps what is sent of the body from now on, for another attempt.
     pub(crate) fn remember(&mut self) {
         self.replay = Some(Vec::new());

@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
-# docker build -t podpin .
-# docker build -t podpin-example --target example .
+# make image                                  podpin, by docker, podman or buildah
+# make image ARGS="--target example"          the example service
+# docker build --target symbols --output target/symbols .      what strip took out of the binaries, for debuggers
 
 FROM rust:1.95-bookworm AS build
 RUN apt-get update \
@@ -11,14 +12,24 @@ COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY crates crates
 COPY tests tests
+# The repository is no part of the context: scripts/image.sh says the commit, for `podpin --version`.
+ARG PODPIN_COMMIT=
+ARG PODPIN_COMMIT_DATE=
 # Without default features the proxy has no `podpin demo`, which would link the example service and its Redis client.
 # The caches keep downloads and compiled dependencies between builds; they are no part of a layer, so the binaries are
-# copied out of them.
+# copied out of them. The symbols, six times the size of the code, stay behind, each under the build id that the binary has.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --no-default-features --package podpin --package podpin-example \
-    && mkdir /out \
-    && cp target/release/podpin target/release/podpin-example /out/
+    && mkdir /out /symbols \
+    && for program in podpin podpin-example; do \
+        objcopy --only-keep-debug "target/release/$program" "/symbols/$program.debug" \
+        && objcopy --strip-all --add-gnu-debuglink="/symbols/$program.debug" "target/release/$program" "/out/$program" \
+        || exit 1; \
+    done
+
+FROM scratch AS symbols
+COPY --from=build /symbols/ /
 
 # The base has glibc, libgcc and CA certificates, no shell; `nonroot` is uid 65532. Its Debian must be the builder's.
 FROM gcr.io/distroless/cc-debian12:nonroot AS example
@@ -27,6 +38,15 @@ EXPOSE 8080
 ENTRYPOINT ["/usr/local/bin/podpin-example"]
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS podpin
+ARG PODPIN_VERSION=
+ARG PODPIN_COMMIT=
+ARG PODPIN_COMMIT_DATE=
+LABEL org.opencontainers.image.title="podpin" \
+    org.opencontainers.image.description="Sticky-session reverse proxy for Server-Sent Events" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="$PODPIN_VERSION" \
+    org.opencontainers.image.revision="$PODPIN_COMMIT" \
+    org.opencontainers.image.created="$PODPIN_COMMIT_DATE"
 COPY --from=build /out/podpin /usr/local/bin/podpin
 # The proxy and its admin port.
 EXPOSE 8080 9901

@@ -6,10 +6,10 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench parts check fuzz setup
+.PHONY: help demo test bench parts check fuzz setup image image-check sbom
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: ## build podpin and watch event streams being pinned to pods (ARGS="--for 10s --clients 200" runs alone)
 	@scripts/setup.sh demo
@@ -30,12 +30,13 @@ bench: ## podpin beside nginx, HAProxy and a TCP relay: about 4 minutes (ARGS=--
 	$(CARGO) build --release --package podpin --package podpin-bench
 	$(TARGET_DIR)/release/podpin-bench $(ARGS)
 
-parts: ## the speed of single parts: cookie verification, event framing, picking an endpoint, worst requests
+parts: ## the speed of single parts: cookie verification, event framing, picking an endpoint, worst requests, handshakes
 	$(CARGO) run --release --package podpin-affinity --example verify
 	$(CARGO) run --release --package podpin-sse --example throughput
 	$(CARGO) run --release --package podpin-endpoints --example pick
 	$(CARGO) build --release --package podpin
 	$(CARGO) run --release --package podpin-tests --example worst_cases
+	$(CARGO) run --release --package podpin-tests --example handshakes
 
 check: ## formatting, lints, documentation, Dockerfile, dependencies
 	@scripts/setup.sh demo
@@ -49,6 +50,18 @@ check: ## formatting, lints, documentation, Dockerfile, dependencies
 fuzz: ## the fuzzer over every parser, 30 seconds each (ARGS="300 request_head": one of them, longer)
 	@scripts/setup.sh demo
 	scripts/fuzz.sh $(ARGS)
+
+image: ## the container image, by docker, podman or buildah (ARGS="--target example" builds the example service's)
+	scripts/image.sh $(ARGS)
+
+image-check: ## the image's final stage with this machine's release binary, started as a kubelet would (buildah, root)
+	@scripts/setup.sh demo image
+	$(CARGO) build --release --no-default-features --package podpin
+	scripts/check-image.sh
+
+sbom: ## the bill of materials of the proxy, CycloneDX JSON, from cargo's metadata
+	@mkdir -p $(TARGET_DIR)
+	scripts/sbom.py $(TARGET_DIR)/podpin.cdx.json
 
 setup: ## the Debian packages that demo, test and bench need
 	@scripts/setup.sh demo test bench

@@ -34,6 +34,13 @@ for package in $(grep -oE -- '--package [a-z-]+' Dockerfile | awk '{ print $2 }'
     grep -q "COPY --from=build /out/$package " Dockerfile || fail "$package is built and not copied"
 done
 
+grep -q 'objcopy --strip-all' Dockerfile || fail "the binaries are not stripped"
+grep -q 'objcopy --only-keep-debug' Dockerfile || fail "the symbols are not kept"
+grep -qE '^(HEALTHCHECK|USER root)' Dockerfile && fail "a HEALTHCHECK needs a shell, and the image runs as nonroot"
+for label in title description licenses version revision created; do
+    grep -q "org.opencontainers.image.$label=" Dockerfile || fail "no label org.opencontainers.image.$label"
+done
+
 grep -q 'cargo build .*--no-default-features' Dockerfile || fail "the demo and its Redis client are in the image"
 
 wanted=$(sed -nE 's/^rust-version = "([0-9.]+)"/\1/p' Cargo.toml)

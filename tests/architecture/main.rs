@@ -152,19 +152,17 @@ fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
 }
 
 /// Files and folders that may name Pingora, with the work that Pingora does there.
-const PINGORA_PLACES: [&str; 7] = [
+const PINGORA_PLACES: [&str; 6] = [
     // Active health checks.
     "podpin-control/src/health_checks.rs",
     // The ketama ring.
     "podpin-proxy/src/balance/ring.rs",
-    // Connections handed to the upgrade path, and HTTP/2 of clients until it is served by a crate of its own.
-    "podpin-proxy/src/connection",
     // TCP_INFO, for which the system's interface is unsafe.
     "podpin-proxy/src/net/peer.rs",
     // TLS settings of Pingora's peers.
     "podpin-proxy/src/net/tls/upstream.rs",
-    // Requests that become another protocol.
-    "podpin-proxy/src/upgrade",
+    // Connections and streams of HTTP/2 to endpoints.
+    "podpin-proxy/src/upstream/http2.rs",
     // The filter of its log.
     "podpin/src/telemetry.rs",
 ];

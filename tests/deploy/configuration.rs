@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, HTTPGetAction, PodSpec, Secret, Service, Volume, VolumeMount,
 };
@@ -14,6 +13,7 @@ use podpin_config::{AffinityKeys, Config, Discovery, Port};
 
 use crate::bundle::{self, Bundle};
 use crate::documents;
+use crate::workload::workloads;
 
 /// The key of a ConfigMap that holds a configuration.
 const FILE: &str = "podpin.yaml";
@@ -32,9 +32,8 @@ fn deployed() -> Vec<Deployed> {
 
 impl Deployed {
     fn of(bundle: Bundle) -> Deployed {
-        let deployments = bundle.of::<Deployment>();
-        let podpin = deployments.into_iter().find(|one| one.metadata.name.as_deref() == Some("podpin"));
-        let pod = podpin.and_then(|one| one.spec?.template.spec).expect("a Deployment called podpin");
+        let podpin = workloads(&bundle).into_iter().find(|one| one.name == "podpin");
+        let pod = podpin.and_then(|one| one.template.spec).expect("a workload called podpin");
         let mounted = volumes(&pod).find_map(|(volume, mount)| {
             Some((volume.config_map.as_ref()?.name.clone(), mount.mount_path.clone()))
         });
@@ -74,11 +73,10 @@ impl Deployed {
         found.unwrap_or_else(|| panic!("{}: no Service {name}", self.bundle.name))
     }
 
-    /// Where a Service's only port leads.
-    fn target(&self, service: &str) -> Option<u16> {
-        let ports = self.service(service).spec?.ports?;
-        assert_eq!(ports.len(), 1, "{service}");
-        self.port(ports[0].target_port.as_ref()?)
+    /// Where a Service's ports lead.
+    fn targets(&self, service: &str) -> Vec<u16> {
+        let ports = self.service(service).spec.unwrap().ports.unwrap();
+        ports.iter().map(|port| self.port(port.target_port.as_ref().unwrap()).unwrap()).collect()
     }
 }
 
@@ -133,11 +131,11 @@ fn every_affinity_key_is_a_file_of_the_secret_whose_example_is_no_key() {
         assert!(Key::new(id, material.as_bytes()).is_err(), "{id}: a key that everybody knows");
     }
     for podpin in deployed() {
-        let secret = volumes(&podpin.pod).find_map(|(volume, mount)| {
+        let mut secrets = volumes(&podpin.pod).filter_map(|(volume, mount)| {
             Some((volume.secret.as_ref()?.secret_name.clone(), mount.mount_path.clone()))
         });
-        let (name, directory) = secret.expect("a mounted Secret");
-        assert_eq!(name, example.metadata.name, "{}", podpin.bundle.name);
+        let secret = secrets.find(|(name, _)| *name == example.metadata.name);
+        let (name, directory) = secret.expect("the mounted Secret of the keys");
         assert!(!podpin.bundle.has::<Secret>(name.as_deref().unwrap()), "a committed Secret");
         let AffinityKeys::Files(files) = &podpin.config.affinity_keys else {
             panic!("{}: replicas would not agree", podpin.bundle.name)
@@ -169,15 +167,16 @@ fn the_container_the_services_and_the_network_policy_open_what_podpin_listens_on
         for address in addresses {
             assert!(address.ip().is_unspecified(), "{address}: nobody could reach it");
         }
-        assert_eq!(podpin.target("podpin"), Some(clients[0]));
-        assert_eq!(podpin.target("podpin-admin"), Some(admin.port()));
+        assert_eq!(podpin.targets("podpin"), clients);
+        assert_eq!(podpin.targets("podpin-admin"), [admin.port()]);
         let policies = podpin.bundle.of::<NetworkPolicy>();
         let rules = policies[0].spec.as_ref().unwrap().ingress.as_ref().unwrap();
-        for (rule, (port, open)) in rules.iter().zip([(clients[0], true), (admin.port(), false)]) {
-            assert_eq!(rule.from.is_none(), open, "port {port} from anywhere");
+        for (rule, (expected, open)) in rules.iter().zip([(clients, true), (vec![admin.port()], false)]) {
+            assert_eq!(rule.from.is_none(), open, "ports {expected:?} from anywhere");
             let ports = rule.ports.as_ref().unwrap();
-            assert_eq!(ports.len(), 1);
-            assert_eq!(podpin.port(ports[0].port.as_ref().unwrap()), Some(port));
+            let opened: Vec<u16> =
+                ports.iter().filter_map(|one| podpin.port(one.port.as_ref().unwrap())).collect();
+            assert_eq!(opened, expected);
         }
         assert_eq!(rules.len(), 2);
     }
@@ -203,8 +202,8 @@ fn the_probes_ask_the_admin_port_what_it_answers() {
 
 #[test]
 fn scrapers_are_sent_to_the_admin_port() {
-    for deployment in bundle::all().iter().flat_map(Bundle::of::<Deployment>) {
-        let metadata = deployment.spec.unwrap().template.metadata.unwrap();
+    for workload in bundle::all().iter().flat_map(workloads) {
+        let metadata = workload.template.metadata.unwrap();
         if let Some(annotations) = metadata.annotations {
             assert_eq!(annotations["prometheus.io/port"], "9901");
             assert_eq!(annotations["prometheus.io/path"], "/metrics");

@@ -1,7 +1,7 @@
 //! `apiVersion` and `kind` to the k8s-openapi type, and through it without a loss.
 
 use k8s_openapi::Resource;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
@@ -11,12 +11,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::custom;
 use crate::documents::Document;
 
 /// Everything of the document that its type does not know, or why it is not of the type.
 pub(crate) fn problems(document: &Document) -> Vec<String> {
     let checks = [
         check::<ConfigMap>,
+        check::<DaemonSet>,
         check::<Deployment>,
         check::<HorizontalPodAutoscaler>,
         check::<Ingress>,
@@ -29,7 +31,7 @@ pub(crate) fn problems(document: &Document) -> Vec<String> {
         check::<Service>,
         check::<ServiceAccount>,
     ];
-    let found = checks.iter().find_map(|check| check(document));
+    let found = checks.iter().find_map(|check| check(document)).or_else(|| custom::problems(document));
     let unknown = || {
         let (version, kind) = (document.text("/apiVersion"), document.text("/kind"));
         vec![format!("{}: unknown apiVersion {version:?} or kind {kind:?}", document.place)]

@@ -8,10 +8,15 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
 mod bundle;
+mod chart;
 mod configuration;
+mod custom;
 mod documents;
 mod example;
 mod fitting;
 mod hardening;
 mod kinds;
 mod manifests;
+mod monitoring;
+mod release;
+mod workload;

@@ -23,6 +23,9 @@ fn every_manifest_is_understood_without_a_field_left_over() {
             }
         }
     }
+    for document in crate::chart::bundles().into_iter().flat_map(|bundle| bundle.objects) {
+        problems.extend(kinds::problems(&document));
+    }
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
     assert!(read >= 17, "only {read} manifests");
 }
@@ -123,9 +126,16 @@ fn every_kustomization_says_its_version() {
     for file in documents::files().iter().filter(|file| file.ends_with("kustomization.yaml")) {
         for document in documents::read(file) {
             let what: Kustomization = serde_json::from_value(document.value.clone()).unwrap();
-            assert_eq!(what.kind, "Kustomization", "{}", document.place);
-            assert_eq!(what.api_version, "kustomize.config.k8s.io/v1beta1", "{}", document.place);
-            assert_eq!(what.namespace.as_deref(), Some("podpin"), "{}", document.place);
+            // A component has the namespace of what it adds to.
+            let (version, namespace) = match what.kind.as_str() {
+                "Component" => ("v1alpha1", None),
+                kind => {
+                    assert_eq!(kind, "Kustomization", "{}", document.place);
+                    ("v1beta1", Some("podpin"))
+                }
+            };
+            assert_eq!(what.api_version, format!("kustomize.config.k8s.io/{version}"), "{}", document.place);
+            assert_eq!(what.namespace.as_deref(), namespace, "{}", document.place);
             for image in &what.images {
                 assert!(image.new_name.is_some() || image.new_tag.is_some(), "{}", image.name);
             }

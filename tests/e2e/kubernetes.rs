@@ -3,9 +3,11 @@
 //! The API server is plain HTTP unless a test says otherwise. Pods share a port and differ by loopback address, as
 //! one slice has one port for all of its endpoints.
 
+mod checking;
 mod dead_connection;
 mod gaps;
 mod ghosts;
+mod mismatches;
 mod outages;
 mod plugins;
 mod pods;

@@ -58,6 +58,39 @@ async fn trailers_of_a_request_pass_behind_its_body() {
 }
 
 #[tokio::test]
+async fn no_field_passes_behind_a_body_that_the_head_must_not_have() {
+    let fields = [
+        ("x-sum", "abc"),
+        ("x_real_ip", "192.0.2.1"),
+        ("x_podpin_session", "forged"),
+        ("content_length", "3"),
+        ("x-session", "another's"),
+        ("x_session", "another's"),
+        ("x-role", "admin"),
+        ("x_role", "admin"),
+        ("foo_bar", "1"),
+    ];
+    let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    for (underscores, expected) in [("pass", "X-Sum: abc\r\nFoo_bar: 1\r\n"), ("drop", "X-Sum: abc\r\n")] {
+        let pod = Pod::start("pod-a").await;
+        pod.answer("/by-hand", Answer::ByHand);
+        let setup = Setup::chat(&[&pod]).h2c().with("affinity: {header: X-Session}");
+        let setup = setup.top(&format!("limits: {{headersWithUnderscores: {underscores}}}"));
+        let route = "{name: one, service: chat, headers: {request: {remove: [X-Role]}}}";
+        let proxy = setup.route(route).start().await;
+        let mut connection = proxy.connect().await;
+        connection.send(format!("{CHUNKED}2\r\nok\r\n0\r\n{lines}\r\n")).await;
+        let seen = trailers(&pod.next_stream().await);
+        assert_eq!(seen.to_ascii_lowercase(), expected.to_ascii_lowercase(), "HTTP/1.1, {underscores}");
+        let mut h2 = H2Connection::open(proxy.address).await;
+        let mut request = h2.begin(&Request::new("POST", "/by-hand")).await;
+        request.body.finish_with_trailers(&fields);
+        let seen = trailers(&pod.next_stream().await);
+        assert_eq!(seen.to_ascii_lowercase(), expected.to_ascii_lowercase(), "HTTP/2, {underscores}");
+    }
+}
+
+#[tokio::test]
 async fn malformed_trailers_break_their_message() {
     let (pod, proxy) = by_hand().await;
     let mut connection = proxy.connect().await;

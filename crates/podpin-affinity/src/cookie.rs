@@ -56,11 +56,16 @@ pub fn claim<'a>(
 /// assert_eq!(without_cookie(b"podpin=AbCd", "podpin"), None);
 /// ```
 pub fn without_cookie<'a>(header: &'a [u8], name: &str) -> Option<Cow<'a, [u8]>> {
-    if !pairs(header).any(|pair| value_of(pair, name).is_some()) {
+    let mut end = 0;
+    let before_ours = pairs(header).take_while(|pair| value_of(pair, name).is_none());
+    before_ours.for_each(|pair| end += pair.len() + 1);
+    let Some(rest) = header.get(end..).filter(|_| end <= header.len()) else {
         return Some(Cow::Borrowed(header));
-    }
+    };
+    let before = header.get(..end.saturating_sub(1)).unwrap_or_default();
     let mut kept = Vec::with_capacity(header.len());
-    for pair in pairs(header).filter(|pair| value_of(pair, name).is_none()) {
+    kept.extend_from_slice(without_separators(before));
+    for pair in pairs(rest).filter(|pair| value_of(pair, name).is_none()) {
         if kept.is_empty() {
             kept.extend_from_slice(pair.trim_ascii_start());
         } else {
@@ -72,6 +77,12 @@ pub fn without_cookie<'a>(header: &'a [u8], name: &str) -> Option<Cow<'a, [u8]>>
     (!empty).then_some(Cow::Owned(kept))
 }
 
+/// Returns what follows the white space and semicolons at the beginning.
+fn without_separators(header: &[u8]) -> &[u8] {
+    let start = header.iter().position(|byte| *byte != b';' && !byte.is_ascii_whitespace());
+    start.and_then(|start| header.get(start..)).unwrap_or_default()
+}
+
 fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
     header.split(|byte| *byte == b';')
 }
@@ -79,10 +90,8 @@ fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// The value of `pair` if it is the cookie `name`. White space around both is trimmed as browsers do when they read
 /// `Set-Cookie` (RFC 6265bis, section 5.6); a pair without `=` is a value without a name, hence not ours.
 fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let at = pair.iter().position(|byte| *byte == b'=')?;
-    let (before, from_equals) = pair.split_at(at);
-    let (_, value) = from_equals.split_first()?;
-    (before.trim_ascii() == name.as_bytes()).then_some(value.trim_ascii())
+    let behind = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
+    behind.trim_ascii_start().strip_prefix(b"=").map(<[u8]>::trim_ascii)
 }
 
 /// The attribute `SameSite` (RFC 6265bis, section 4.1.2.7).

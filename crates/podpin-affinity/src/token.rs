@@ -65,6 +65,18 @@ impl SessionId {
     }
 }
 
+impl SessionId {
+    /// Appends the id in 32 hexadecimal digits, as it is displayed.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' - 10 + nibble };
+        let mut digits = [0; 32];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+        }
+        out.extend_from_slice(&digits);
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))

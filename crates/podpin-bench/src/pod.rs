@@ -289,7 +289,7 @@ async fn stream_events(socket: &mut TcpStream, pod: &Pod, rate: u32, first: u64)
     socket.write_all(LAST_CHUNK).await
 }
 
-/// One message at once, then `rate` a second.
+/// Sends one message at once, then `rate` a second.
 async fn send_messages(socket: &mut TcpStream, pod: &Pod, rate: u32) -> io::Result<()> {
     let _open = OpenStream::new(pod);
     let mut ticks = (rate > 0).then(|| ticks(rate, pod.streams_ever.get()));

@@ -2,17 +2,19 @@
 //!
 //! Parse, don't validate: the names in a [`Config`] resolve, its durations are in range, its paths are
 //! absolute. Unknown keys are refused with a suggestion.
-//! Reading certificates, keys and endpoint files is left to those who use them.
+//! Reading certificates, keys and endpoint files is left to those who use them, by [`read_file`].
 
 mod access_log;
 mod admin;
 mod affinity;
 mod error;
+mod file;
 mod filters;
 mod host;
 mod keys;
 mod kubernetes;
 mod listener;
+mod manifest;
 mod name;
 mod node;
 mod parse;
@@ -33,6 +35,7 @@ pub use access_log::AccessLog;
 pub use admin::Admin;
 pub use affinity::{Affinity, ClientIp, CookieAttributes, OnUnavailable, SameSite, Secure, WaitQueue};
 pub use error::{ConfigError, Problem};
+pub use file::read_file;
 pub use filters::{Cors, HeaderEdits, RouteFilters};
 pub use host::Host;
 pub use keys::{AffinityKeys, KeyFile};
@@ -40,13 +43,14 @@ pub use kubernetes::Kubernetes;
 pub use listener::{
     AmbiguousPaths, HeadersWithUnderscores, Listener, ListenerLimits, ProxyProtocol, TcpKeepAlive,
 };
+pub use manifest::Found;
 pub use node::Position;
 pub use parse::Config;
 pub use route::{Backend, Expression, HeaderMatch, PathMatch, Route, RouteMatch, ValueMatch};
 pub use service::{
     ActiveHealth, Balance, Budget, Discovery, DnsName, Drain, EndpointAddress, Handover, HandoverLimit,
-    Health, IpFamily, KubernetesService, Order, PassiveHealth, Pinned, Port, Probe, Rebalance, Retries,
-    Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
+    Health, IpFamily, KubernetesService, Order, PassiveHealth, Pinned, Port, Probe, Protocol, Rebalance,
+    Retries, Service, ServiceLimits, StaticEndpoint, Strategy, Timeouts, ZonePreference,
 };
 pub use shutdown::Shutdown;
 pub use sse::{AcceptEncoding, RetryHint, Sse, Unavailable};

@@ -149,7 +149,8 @@ fn read_ranges(list: &Node<'_>) -> Vec<Cidr> {
     list.items("a list of address ranges").unwrap_or_default().iter().filter_map(read).collect()
 }
 
-fn read_file(path: &Path) -> Result<String, Problem> {
+/// Reads a file of at most 4 MiB.
+pub(crate) fn read_file(path: &Path) -> Result<String, Problem> {
     let whole = |message: String| Problem { line: 0, column: 0, path: String::new(), message };
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));

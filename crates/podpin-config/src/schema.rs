@@ -87,6 +87,7 @@ const SHAPES: &[Shape] = &[
         "services.*",
         &[
             "discovery",
+            "protocol",
             "balance",
             "affinity",
             "drain",
@@ -152,7 +153,10 @@ const SHAPES: &[Shape] = &[
     shape("services.*.limits", &["streamsPerEndpoint", "streamsPerClient", "streamsPerClientIP"]),
     shape("services.*.health", &["passive", "active"]),
     shape("services.*.health.passive", &["failures", "ejection", "statuses"]),
-    shape("services.*.health.active", &["type", "path", "interval", "timeout", "failures", "successes"]),
+    shape(
+        "services.*.health.active",
+        &["type", "path", "service", "interval", "timeout", "failures", "successes"],
+    ),
     shape("services.*.tls", &["serverName", "caFile", "certFile", "keyFile", "verify"]),
     shape("kubernetes", &["kubeconfig", "context", "initialListTimeout"]),
     shape("shutdown", &["announce", "spread", "timeout"]),

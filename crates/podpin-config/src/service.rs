@@ -3,12 +3,14 @@
 mod discovery;
 mod drain;
 mod health;
+mod protocol;
 
 use std::time::Duration;
 
 pub use discovery::{Discovery, DnsName, EndpointAddress, IpFamily, KubernetesService, Port, StaticEndpoint};
 pub use drain::{Budget, Drain, Handover, HandoverLimit, Order, Pinned};
 pub use health::{ActiveHealth, Health, PassiveHealth, Probe};
+pub use protocol::Protocol;
 
 use crate::{
     affinity::{Affinity, CookieNames, Rivals},
@@ -28,6 +30,8 @@ pub struct Service {
     pub name: String,
     /// Where its endpoints come from.
     pub discovery: Discovery,
+    /// The protocol of its pods. Default: HTTP/1.1.
+    pub protocol: Protocol,
     /// How an endpoint is chosen for a new client.
     pub balance: Balance,
     /// How a returning client is recognised.
@@ -220,6 +224,7 @@ impl Service {
         let service = Self {
             name: name.to_owned(),
             discovery: Discovery::Static(Vec::new()),
+            protocol: Protocol::read(&section),
             balance: Balance::read(&section.section("balance")),
             affinity: Affinity::read(&section.section("affinity"), name, cookies),
             drain: Drain::read(&section.section("drain")),
@@ -232,6 +237,7 @@ impl Service {
             tls: section.get("tls").and_then(PodTls::read),
         };
         service.check_rebalance(&section);
+        service.check_http2(&section);
         Some(Self { discovery: discovery?, ..service })
     }
 }
@@ -243,6 +249,24 @@ impl Service {
             let balance = section.section("balance");
             let at = balance.get("rebalance").unwrap_or(balance.node());
             at.fail("needs `drain: {handover: lastEventId}`: streams are moved by handover only".to_owned());
+        }
+    }
+}
+
+impl Service {
+    /// Handover needs pods that speak HTTP/1.1, and a probe of gRPC those that speak HTTP/2.
+    fn check_http2(&self, section: &Section<'_>) {
+        if self.protocol.is_http2() {
+            let drain = section.section("drain");
+            if let Some(handover) = drain.get("handover").filter(|_| self.drain.handover.moves_streams()) {
+                handover.fail("streams are handed over among pods that speak HTTP/1.1: `protocol: http1`");
+            }
+        } else if let Some(Probe::Grpc { .. }) = self.health.active.as_ref().map(|active| &active.probe) {
+            let active = section.section("health").section("active");
+            active
+                .get("type")
+                .unwrap_or_else(|| active.node())
+                .fail("needs a `protocol` with HTTP/2, such as grpc");
         }
     }
 }

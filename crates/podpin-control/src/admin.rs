@@ -4,6 +4,7 @@
 //! shared state; this file has the paths.
 
 mod connections;
+mod discovery;
 mod drain_wait;
 mod endpoints;
 mod gauges;
@@ -37,6 +38,7 @@ pub(crate) async fn serve(socket: TcpListener, admin: Arc<Admin>, readiness: Arc
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .route("/api/status", get(discovery::status))
         .route("/api/endpoints", get(endpoints::list))
         .route("/api/endpoints/{service}/{endpoint}/drain", post(endpoints::drain))
         .route("/api/endpoints/{service}/{endpoint}/undrain", post(endpoints::undrain))
@@ -84,7 +86,7 @@ fn readiness_text(readiness: &Readiness) -> Result<String, String> {
 
 /// Returns the name of a service without endpoints, and why it has none if that is known.
 fn name_with_reason(service: &ServiceState) -> String {
-    match service.discovery_failure() {
+    match service.source.failure() {
         Some(reason) => format!("{} ({reason})", service.name),
         None => service.name.to_string(),
     }
@@ -108,6 +110,7 @@ mod tests {
     use podpin_endpoints::Update;
     use podpin_proxy::balance::service::TableWriter;
     use podpin_proxy::clock;
+    use podpin_proxy::telemetry::labels::DiscoveryError;
 
     use super::*;
     use crate::fixture;
@@ -118,7 +121,7 @@ mod tests {
         let readiness = Readiness::new(Arc::clone(&shared), Duration::from_secs(9), clock::now());
         assert_eq!(readiness_text(&readiness), Err("waiting for the endpoints of: a\n".to_owned()));
         let service = Arc::clone(&shared.snapshot().services[0]);
-        service.discovery_failed("403".into());
+        service.source.failed(DiscoveryError::Forbidden, Some("403".into()));
         assert_eq!(readiness_text(&readiness), Err("waiting for the endpoints of: a (403)\n".to_owned()));
         TableWriter::new(service).apply(Update::Replace(Vec::new()));
         assert_eq!(readiness_text(&readiness), Ok("ok\n".to_owned()));

@@ -1,9 +1,11 @@
 //! `health.active`: checks every ready endpoint of a service at an interval, with the checks of `pingora-load-balancing` and
-//! one of our own, a connection with its TLS handshake.
+//! two of our own, a connection with its TLS handshake and a call of gRPC.
 //!
 //! In a cluster the kubelet's readiness is the authority; this is for endpoints from files, and for a node that died while
 //! its EndpointSlices still say ready. A failed check only ejects an endpoint for a while: picking never leaves out more
 //! than half, and streams in flight go on elsewhere only where they can be handed over and another endpoint takes them.
+
+mod grpc;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use tokio::task::JoinSet;
 
 use podpin_proxy::balance::service::ServiceState;
 use podpin_proxy::net::tls::UpstreamTls;
+
+use crate::health_checks::grpc::GrpcCheck;
 
 /// Checks of one service under way at a time: thousands of endpoints are checked in batches, not in one burst of connections.
 const BATCH_MAX: usize = 64;
@@ -196,6 +200,9 @@ fn check(settings: &ActiveHealth, service: &Arc<ServiceState>) -> Option<Box<dyn
             }
             check.peer_template.options.connection_timeout = Some(settings.timeout);
             check.peer_template.options.read_timeout = Some(settings.timeout);
+            if service.configuration.protocol.is_http2() {
+                check.peer_template.options.set_http_version(2, 2);
+            }
             match path.parse() {
                 Ok(target) => check.req.set_uri(target),
                 Err(error) => {
@@ -209,6 +216,7 @@ fn check(settings: &ActiveHealth, service: &Arc<ServiceState>) -> Option<Box<dyn
             }));
             Some(Box::new(check))
         }
+        (Probe::Grpc { service: name }, _) => Some(Box::new(GrpcCheck::new(Arc::clone(service), name))),
     }
 }
 

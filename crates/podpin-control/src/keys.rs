@@ -1,15 +1,17 @@
 //! Affinity keys from their files; read again when they change.
 
-use std::fs;
 use std::sync::Arc;
 
 use podpin_affinity::{Key, Keyring};
-use podpin_config::{AffinityKeys, KeyFile, Position};
+use podpin_config::{AffinityKeys, KeyFile, Position, read_file};
 use podpin_discovery::FileWatch;
 use podpin_proxy::shared::Shared;
 use podpin_proxy::telemetry::labels::ReloadResult;
 
 use crate::error::StartError;
+
+/// Bytes of a key file: far more than a key has.
+const KEY_BYTES_MAX: u64 = 64 * 1024;
 
 /// The place that a key comes from, for error messages.
 struct Origin<'a> {
@@ -21,6 +23,17 @@ struct Origin<'a> {
 impl Origin<'_> {
     fn fault(&self, error: &impl ToString) -> StartError {
         StartError::Key { at: self.at, file: self.file.to_owned(), error: error.to_string() }
+    }
+}
+
+/// Refuses a configuration that says nothing about keys; reads none.
+///
+/// # Errors
+/// [`StartError::NoKeys`].
+pub(crate) fn verify_presence(keys: &AffinityKeys) -> Result<(), StartError> {
+    match keys {
+        AffinityKeys::Absent => Err(StartError::NoKeys),
+        AffinityKeys::Ephemeral | AffinityKeys::Files(_) => Ok(()),
     }
 }
 
@@ -50,7 +63,7 @@ fn from_files(files: &[KeyFile]) -> Result<Keyring, StartError> {
     let mut keys = Vec::with_capacity(files.len());
     for file in files {
         let name = file.file.display().to_string();
-        let material = fs::read(&file.file).map_err(|source| StartError::KeyFile {
+        let material = read_file(&file.file, KEY_BYTES_MAX).map_err(|source| StartError::KeyFile {
             at: file.at,
             file: name.clone(),
             source,
@@ -114,7 +127,7 @@ mod tests {
     fn a_key_file_that_is_too_short_is_refused_by_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("k1");
-        fs::write(&file, "short").unwrap();
+        std::fs::write(&file, "short").unwrap();
         let error = load(&keys(&format!("[{{id: k1, file: {}}}]", file.display()))).unwrap_err();
         assert!(error.to_string().contains("k1") && error.position().is_some(), "{error}");
     }

@@ -28,5 +28,6 @@ mod costs;
 mod fixture;
 
 pub use error::{ReloadError, StartError};
-pub use reload::Reloader;
-pub use start::{Running, start, verify};
+pub use podpin_discovery::Survey;
+pub use reload::{Reloaded, Reloader};
+pub use start::{Depth, Running, start, survey, verify};

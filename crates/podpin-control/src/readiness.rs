@@ -73,7 +73,7 @@ pub(crate) async fn report_missing_lists(readiness: Arc<Readiness>) {
         }
         let state = if readiness.is_ready() { "ready without it" } else { "not ready" };
         for service in waiting {
-            let said = (state, service.discovery_failure());
+            let said = (state, service.source.failure());
             if logged.get(&service.name) == Some(&said) {
                 continue;
             }

@@ -4,6 +4,7 @@
 //! Config ─▶ prepare: everything that can fail is read and checked     nothing is changed, an error ends it here
 //!        ─▶ begin:   new services get their endpoints                 no request is routed to them yet
 //!        ─▶ warm:    first lists from the cluster are awaited         no request meets a service without endpoints
+//!        ─▶ compare: names that the cluster does not have             endpoints of before stay for their services
 //!        ─▶ publish: one store of the snapshot                        requests see all of it or nothing
 //!        ─▶ follow:  watches of what is in force now
 //! ```
@@ -36,11 +37,24 @@ use crate::watchers::WatchTasks;
 /// The interval between two looks for the first lists of new services.
 const WARM_POLL: Duration = Duration::from_millis(10);
 
+/// The longest wait for what the cluster says of changed services: a list that would empty one is confirmed by a second one
+/// after a second. Longer delays reloads while the API server is away.
+const COMPARE_MAX: Duration = Duration::from_secs(3);
+
+/// The outcome of a reload that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// Everything is as the configuration says.
+    Whole,
+    /// Services of these names name something that the cluster does not have: they keep the endpoints of before.
+    Degraded(Vec<String>),
+}
+
 /// A configuration to put in force, and the channel for the outcome.
 #[derive(Debug)]
 pub(crate) struct ReloadRequest {
     config: Box<Config>,
-    outcome: oneshot::Sender<Result<(), ReloadError>>,
+    outcome: oneshot::Sender<Result<Reloaded, ReloadError>>,
 }
 
 /// A handle by which other configurations are put in force.
@@ -57,20 +71,23 @@ impl Reloader {
 
     /// Puts `config` in force, whole or not at all; returns when requests are served by it.
     ///
-    /// Success is counted in `podpin_config_reloads_total`; the caller decides by [`Reloader::refused`] whether a failure
-    /// counts.
+    /// Success is counted in `podpin_config_reloads_total`, and in `podpin_config_reloads_degraded_total` if services keep
+    /// endpoints of before; the caller decides by [`Reloader::refused`] whether a failure counts.
     ///
     /// # Errors
     /// The reason for which the configuration in force stays.
-    pub async fn reload(&self, config: Config) -> Result<(), ReloadError> {
+    pub async fn reload(&self, config: Config) -> Result<Reloaded, ReloadError> {
         let (outcome, done) = oneshot::channel();
         let request = ReloadRequest { config: Box::new(config), outcome };
         if self.shared.lifecycle.is_draining() || self.requests.send(request).await.is_err() {
             return Err(ReloadError::Leaving);
         }
         let done = done.await.unwrap_or(Err(ReloadError::Leaving));
-        if done.is_ok() {
+        if let Ok(reloaded) = &done {
             self.shared.metrics.config_reloaded(clock::unix_seconds_f64());
+            if *reloaded != Reloaded::Whole {
+                self.shared.metrics.process.config_reloads_degraded.inc();
+            }
         }
         done
     }
@@ -123,14 +140,14 @@ impl Reload {
     }
 
     /// Reloads; a panic becomes an error, because discovery, drains and the admin port share this thread.
-    async fn catching_panics(&mut self, config: Config) -> Result<(), ReloadError> {
+    async fn catching_panics(&mut self, config: Config) -> Result<Reloaded, ReloadError> {
         let outcome = AssertUnwindSafe(self.reload(config)).catch_unwind().await;
         outcome.unwrap_or(Err(ReloadError::Panicked))
     }
 
-    fn report_upstream_tls(&self, outcome: &Result<(), ReloadError>) {
+    fn report_upstream_tls(&self, outcome: &Result<Reloaded, ReloadError>) {
         let result = match outcome {
-            Ok(()) => {
+            Ok(_) => {
                 tracing::info!("TLS to endpoints reloaded");
                 ReloadResult::Success
             }
@@ -142,7 +159,7 @@ impl Reload {
         self.shared.metrics.process.tls_reloads.inc(result);
     }
 
-    async fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
+    async fn reload(&mut self, config: Config) -> Result<Reloaded, ReloadError> {
         refuse_restart(&self.config, &config)?;
         let access = ClusterAccess::checked(&config, self.watches.cluster_access()).await?;
         // The watch begins before the files are read, so that no change falls between.
@@ -152,12 +169,15 @@ impl Reload {
         let new = prepared.take_new(&self.shared.current());
         let cold: Vec<_> = new.iter().map(|start| Arc::clone(&start.service)).collect();
         self.watches.begin(new, &access, &prepared.snapshot);
+        let changed: Vec<_> =
+            prepared.snapshot.services.iter().filter(|one| is_compared(one)).cloned().collect();
         warm(&cold, config.kubernetes.initial_list_timeout).await;
+        let reloaded = compare(&changed, config.kubernetes.initial_list_timeout.min(COMPARE_MAX)).await;
         self.publish(config, prepared);
         if let Some(files) = upstream_tls_files {
             self.upstream_tls_files = files;
         }
-        Ok(())
+        Ok(reloaded)
     }
 
     fn prepare(&self, config: &Config) -> Result<Prepared, ReloadError> {
@@ -237,6 +257,22 @@ async fn warm(services: &[Arc<ServiceState>], limit: Duration) {
     for service in services.iter().filter(|service| is_cold(service)) {
         tracing::error!(service = %service.name, "in force without endpoints: no list from the cluster within kubernetes.initialListTimeout");
     }
+}
+
+/// Returns whether the cluster has yet to say whether it has what the service names.
+fn is_compared(service: &ServiceState) -> bool {
+    service.cluster_source().is_some() && !service.source.is_settled()
+}
+
+/// Waits until the cluster has said whether it has what these services name, or `limit` is over.
+async fn compare(services: &[Arc<ServiceState>], limit: Duration) -> Reloaded {
+    let deadline = Instant::now() + limit;
+    while services.iter().any(|service| is_compared(service)) && Instant::now() < deadline {
+        sleep(WARM_POLL).await;
+    }
+    let missing = services.iter().filter(|service| service.source.report().mismatch.is_some());
+    let names: Vec<String> = missing.map(|service| service.name.to_string()).collect();
+    if names.is_empty() { Reloaded::Whole } else { Reloaded::Degraded(names) }
 }
 
 #[cfg(test)]

@@ -107,6 +107,7 @@ fn on_name_event(writer: &TableWriter, event: NameEvent) {
         NameEvent::Endpoints(observed) => writer.apply(Update::Replace(observed)),
         NameEvent::Answered => {
             writer.service().metrics.discovery_connected.set(1);
+            writer.service().source.recovered();
             writer.heard();
         }
         NameEvent::Failed(reason) => {
@@ -137,20 +138,21 @@ fn on_event(writer: &TableWriter, event: FileEvent) {
 
 fn connected(writer: &TableWriter, update: Update) {
     writer.service().metrics.discovery_connected.set(1);
+    writer.service().source.recovered();
     writer.apply(update);
 }
 
 fn disconnected(service: &ServiceState, error: DiscoveryError, reason: String) {
     service.metrics.discovery_errors.inc(error);
     service.metrics.discovery_connected.set(0);
-    service.discovery_failed(reason.into());
+    service.source.failed(error, Some(reason.into()));
 }
 
 /// Records that a file cannot be read yet.
 fn await_file(writer: &TableWriter, error: &ReadError) {
     let service = writer.service();
     service.metrics.discovery_errors.inc(DiscoveryError::Missing);
-    service.discovery_failed(error.to_string().into());
+    service.source.failed(DiscoveryError::Missing, Some(error.to_string().into()));
     tracing::warn!(service = %service.name, %error, "not ready: waiting for the endpoints file");
 }
 
@@ -176,7 +178,7 @@ mod tests {
         on_event(&writer, FileEvent::Endpoints(Vec::new()));
         on_event(&writer, FileEvent::Missing);
         assert_eq!(kept(&service), "the last good list is kept");
-        assert_eq!(service.discovery_failure().as_deref(), Some("endpoints file is missing"));
+        assert_eq!(service.source.failure().as_deref(), Some("endpoints file is missing"));
         assert_eq!(service.metrics.discovery_connected.get(), 0);
     }
 
@@ -192,7 +194,7 @@ mod tests {
         on_name_event(&writer, NameEvent::Endpoints(Vec::new()));
         on_name_event(&writer, NameEvent::Failed("SERVFAIL".into()));
         assert!(service.view().snapshot.first_list_seen());
-        assert_eq!(service.discovery_failure().as_deref(), Some("SERVFAIL"));
+        assert_eq!(service.source.failure().as_deref(), Some("SERVFAIL"));
         assert_eq!(service.metrics.discovery_connected.get(), 0);
         let text = String::from_utf8(shared.metrics.render()).unwrap();
         assert!(text.contains("podpin_discovery_errors_total{reason=\"dns\",service=\"chat\"} 1"), "{text}");

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use podpin_config::Config;
+use podpin_discovery::Survey;
 use podpin_proxy::clock;
 use podpin_proxy::shared::Shared;
 use podpin_proxy::stream_registry::StreamRegistry;
@@ -81,18 +82,39 @@ struct ControlRequests {
     shutdown: oneshot::Receiver<()>,
 }
 
-/// Checks the files that a configuration names: keys, certificates, endpoint files that exist, the way to the cluster.
+/// The parts of the world around a configuration that a check looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// None: the files that it names are on another machine.
+    Text,
+    /// The files that it names, and the way to the cluster if this machine has any.
+    Files,
+}
+
+/// Checks what a configuration names, to this depth: keys, certificates, endpoint files that exist, the way to the cluster.
 ///
 /// # Errors
 /// The error that [`start()`] would fail with for the same reason.
-pub fn verify(config: &Config) -> Result<(), StartError> {
+pub fn verify(config: &Config, depth: Depth) -> Result<(), StartError> {
+    if depth == Depth::Text {
+        return keys::verify_presence(&config.affinity_keys);
+    }
     keys::load(&config.affinity_keys)?;
     admin::verify(&config.admin)?;
     certificates::verify(config)?;
     for service in &config.services {
         InitialEndpoints::read(&service.discovery)?;
     }
-    cluster::verify(config)
+    cluster::verify_named(config)
+}
+
+/// Asks the cluster whether it has what the services name, and whether it may be read: the name of each service that is discovered
+/// there, with what was found.
+///
+/// # Errors
+/// [`StartError::Cluster`] if there is no way to the cluster.
+pub fn survey(config: &Config) -> Result<Vec<(String, Survey)>, StartError> {
+    cluster::survey(config)
 }
 
 /// Starts the proxy: reads files, binds, spawns threads. Returns when it accepts connections.
@@ -240,7 +262,7 @@ mod tests {
             fixture::MINIMAL.replace("127.0.0.1:1}", "127.0.0.1:0}").replace("127.0.0.1:2}", "127.0.0.1:0}")
         );
         let config = fixture::parsed(&text);
-        verify(&config).unwrap();
+        verify(&config, Depth::Files).unwrap();
         let running = start(&config, "0").unwrap();
         assert_eq!(running.listeners()[0].0, "http");
         assert!(running.listeners()[0].1.port() > 0 && running.admin().port() > 0);
@@ -253,7 +275,10 @@ mod tests {
             "affinityKeys: [{{id: k1, file: /nonexistent/k1}}]\n{}",
             fixture::MINIMAL
         ));
-        assert!(matches!(verify(&config), Err(StartError::KeyFile { .. })));
+        assert!(matches!(verify(&config, Depth::Files), Err(StartError::KeyFile { .. })));
+        verify(&config, Depth::Text).unwrap();
+        let without = fixture::parsed(fixture::MINIMAL);
+        assert!(matches!(verify(&without, Depth::Text), Err(StartError::NoKeys)));
         assert!(matches!(start(&config, "0").err(), Some(StartError::KeyFile { .. })));
     }
 }

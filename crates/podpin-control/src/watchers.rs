@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use podpin_config::{AffinityKeys, Config, Discovery, KubernetesService};
-use podpin_discovery::KubeService;
+use podpin_discovery::{Known, KubeService};
 use podpin_proxy::balance::service::{ServiceState, TableWriter};
 use podpin_proxy::net::tls::ServerTls;
 use podpin_proxy::routing::snapshot::ConfigSnapshot;
@@ -62,6 +62,14 @@ struct ClusterSource {
     source: KubernetesService,
 }
 
+impl ClusterSubject {
+    /// Returns whether the service was followed there already.
+    fn has(&self, access: &ClusterAccess, service: &str, source: &KubernetesService) -> bool {
+        self.access == *access
+            && self.services.iter().any(|one| &*one.service == service && one.source == *source)
+    }
+}
+
 impl WatchTasks {
     /// Puts the first lists of services in force and watches the sources of all services of the snapshot.
     ///
@@ -81,6 +89,11 @@ impl WatchTasks {
     pub(crate) fn begin_service(&mut self, start: ServiceStart) {
         let ServiceStart { service, endpoints } = start;
         let writer = TableWriter::new(Arc::clone(&service));
+        if service.cluster_source().is_none() {
+            // A source before it may have been a cluster that did not have what the service named.
+            service.source.settle(None);
+            service.metrics.discovery_mismatch.set(None);
+        }
         let handle = match endpoints.apply(&writer) {
             None => return,
             Some(FollowedSource::File(file)) => self.tasks.spawn(sources::follow_file(writer, file)),
@@ -122,11 +135,14 @@ impl WatchTasks {
             return;
         }
         // The task before ends first, or two would write one table.
-        self.cluster = None;
+        let before = self.cluster.take();
         if in_cluster.is_empty() {
             return;
         }
-        let services = in_cluster.iter().map(|(service, source)| cluster_service(service, source));
+        let services = in_cluster.iter().map(|(service, source)| {
+            let is_same = before.as_ref().is_some_and(|task| task.subject.has(access, &service.name, source));
+            cluster_service(service, source, is_same)
+        });
         let handle = self.tasks.spawn(cluster::follow(access.clone(), services.collect()));
         self.cluster = Some(Task { subject: wanted, handle });
     }
@@ -178,11 +194,19 @@ impl WatchTasks {
     }
 }
 
-fn cluster_service(service: &Arc<ServiceState>, source: &KubernetesService) -> ClusterService {
-    let is_occupied = !service.view().snapshot.endpoints().is_empty();
+/// Returns a service to follow; `is_same` says whether its endpoints come from the same source already.
+fn cluster_service(service: &Arc<ServiceState>, source: &KubernetesService, is_same: bool) -> ClusterService {
+    if !is_same {
+        service.source.change();
+    }
+    let known = match service.view().snapshot.endpoints().is_empty() {
+        true => Known::Nothing,
+        false if is_same && !service.source.keeps_others() => Known::SameSource,
+        false => Known::OtherSource,
+    };
     ClusterService {
         writer: TableWriter::new(Arc::clone(service)),
-        source: KubeService { is_occupied, ..KubeService::from(source) },
+        source: KubeService { known, ..KubeService::from(source) },
     }
 }
 

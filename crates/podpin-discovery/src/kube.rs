@@ -17,6 +17,7 @@ mod client;
 mod cluster;
 mod deadlines;
 mod failure;
+mod mismatch;
 mod plugin;
 mod pods;
 mod reflector;
@@ -24,6 +25,7 @@ mod reports;
 mod resource;
 mod slices;
 mod store;
+mod survey;
 mod token;
 mod wire;
 
@@ -42,10 +44,13 @@ use podpin_time::Millis;
 use crate::kube::client::ApiClient;
 use crate::kube::cluster::Cluster;
 pub use crate::kube::cluster::digest;
+pub use crate::kube::failure::FailureKind;
+pub use crate::kube::mismatch::Mismatch;
 use crate::kube::pods::Pods;
 use crate::kube::reflector::{Emit, Reflector};
 use crate::kube::slices::Slices;
 use crate::kube::store::Store;
+pub use crate::kube::survey::{Survey, survey};
 pub use crate::kube::token::TokenError;
 use crate::slice::PortRef;
 
@@ -128,9 +133,31 @@ pub struct KubeService {
     pub family: IpFamily,
     /// Whether Pods are read, too, so that endpoints have deadlines. Without the right to, they have none.
     pub pods: bool,
-    /// Endpoints of it are known, from another source or from following it before: a first list that is empty is
-    /// confirmed like any other.
-    pub is_occupied: bool,
+    /// The endpoints of the service that are known already.
+    pub known: Known,
+}
+
+/// Endpoints of a service that are known when it begins to be followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Known {
+    /// None.
+    #[default]
+    Nothing,
+    /// Endpoints from the same source: a first list that is empty is confirmed like any other.
+    SameSource,
+    /// Endpoints from another source: they stay, too, while this one names something that the cluster does not have.
+    OtherSource,
+}
+
+impl Known {
+    /// Returns whether the known endpoints stay although the slices have none.
+    fn outlives(self, is_doubted: bool, mismatch: Option<&Mismatch>) -> bool {
+        match self {
+            Known::Nothing => false,
+            Known::SameSource => is_doubted,
+            Known::OtherSource => is_doubted || mismatch.is_some(),
+        }
+    }
 }
 
 impl From<&podpin_config::KubernetesService> for KubeService {
@@ -141,7 +168,7 @@ impl From<&podpin_config::KubernetesService> for KubeService {
             port: (&service.port).into(),
             family: service.ip_family,
             pods: service.pods,
-            is_occupied: false,
+            known: Known::Nothing,
         }
     }
 }
@@ -164,12 +191,24 @@ pub enum KubeEvent {
         /// Whether it is.
         connected: bool,
     },
-    /// A list or a watch has failed in another way than the time before.
+    /// A list or a watch that failed. Sent at every attempt.
     Failed {
         /// Index of the service.
         service: usize,
-        /// Why, in words that say what to do about it.
-        reason: Arc<str>,
+        /// The kind of the failure.
+        kind: FailureKind,
+        /// The failure in words that say what to do about it; `None` if they are the same as the time before.
+        words: Option<Arc<str>>,
+    },
+    /// The comparison of the names in the configuration with those of the cluster. Sent after the first list that is believed, and
+    /// when it changes; the endpoints have been sent before.
+    Judged {
+        /// Index of the service.
+        service: usize,
+        /// A name that the cluster does not have; `None` if it has all.
+        mismatch: Option<Mismatch>,
+        /// Whether the endpoints that were known before stay meanwhile.
+        keeps: bool,
     },
     /// A message of the API server, if only that nothing happened.
     Heard {
@@ -195,6 +234,23 @@ pub enum KubeEvent {
         /// Index of the service.
         service: usize,
     },
+}
+
+impl KubeEvent {
+    /// Returns the index of the service that the event is about.
+    #[must_use]
+    pub fn service(&self) -> usize {
+        match self {
+            KubeEvent::Endpoints { service, .. }
+            | KubeEvent::Connected { service, .. }
+            | KubeEvent::Failed { service, .. }
+            | KubeEvent::Judged { service, .. }
+            | KubeEvent::Heard { service }
+            | KubeEvent::Relist { service, .. }
+            | KubeEvent::Malformed { service }
+            | KubeEvent::PodsFailed { service } => *service,
+        }
+    }
 }
 
 /// Why a list was asked for.

@@ -17,8 +17,9 @@ pub use dns::{NameEvent, NameSource, follow_names};
 pub use endpoints_file::{EndpointsFileError, parse_endpoints};
 pub use file::{FileEvent, FileSource, ReadError};
 pub use kube::{
-    KubeError, KubeEvent, KubeService, KubeSettings, RelistReason, TokenError, check, digest, follow,
+    FailureKind, Known, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch, RelistReason, Survey,
+    TokenError, check, digest, follow, survey,
 };
 pub use listed::static_endpoints;
-pub use slice::{Merged, PortRef, observe};
+pub use slice::{Merged, PortRef, SlicePort, observe};
 pub use watch::FileWatch;

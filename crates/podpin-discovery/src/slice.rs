@@ -17,6 +17,7 @@
 //! costs the reading of its own slice only. What an endpoint may become is decided in [`podpin_endpoints::Table`].
 
 use std::collections::{HashMap, HashSet, hash_map};
+use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -34,11 +35,56 @@ pub enum PortRef {
     Name(String),
 }
 
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PortRef::Number(number) => write!(f, "{number}"),
+            PortRef::Name(name) => write!(f, "`{name}`"),
+        }
+    }
+}
+
 impl From<&podpin_config::Port> for PortRef {
     fn from(port: &podpin_config::Port) -> PortRef {
         match port {
             podpin_config::Port::Number(number) => PortRef::Number(*number),
             podpin_config::Port::Name(name) => PortRef::Name(name.clone()),
+        }
+    }
+}
+
+/// A port that a slice has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlicePort {
+    /// The name of the Service's port; empty if it has none.
+    pub name: String,
+    /// The number that the pods listen on; `None` if the slice leaves it open.
+    pub number: Option<i32>,
+    /// `TCP`, `UDP` or `SCTP`; only TCP can be asked for.
+    pub protocol: String,
+}
+
+impl fmt::Display for SlicePort {
+    /// `http (8080)`, `8080`, `dns (53/UDP)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.number.map_or_else(|| "any".to_owned(), |number| number.to_string());
+        let number = match self.protocol.as_str() {
+            "TCP" => number,
+            protocol => format!("{number}/{protocol}"),
+        };
+        match self.name.as_str() {
+            "" => f.write_str(&number),
+            name => write!(f, "{name} ({number})"),
+        }
+    }
+}
+
+impl From<&EndpointPort> for SlicePort {
+    fn from(port: &EndpointPort) -> SlicePort {
+        SlicePort {
+            name: port.name.clone().unwrap_or_default(),
+            number: port.port,
+            protocol: non_empty(port.protocol.as_deref()).unwrap_or("TCP").to_owned(),
         }
     }
 }
@@ -76,6 +122,8 @@ pub(crate) struct Slice {
     /// `metadata.creationTimestamp` in seconds since 1970; 0 when there is none.
     created: i64,
     endpoints: Vec<Observed>,
+    /// The ports that it has, if it has endpoints and not the wanted port; `None` if it has the port, or no endpoints.
+    pub(crate) other_ports: Option<Box<[SlicePort]>>,
     /// See [`Merged::malformed`].
     pub(crate) malformed: u32,
     /// The first thing that is wrong in it; `None` if nothing is.
@@ -104,12 +152,26 @@ impl Fault {
     }
 }
 
+/// The kind of the addresses of a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
+pub(crate) enum Family {
+    /// IPv4.
     V4,
+    /// IPv6.
     V6,
     /// Host names (`FQDN`), or what is not known yet: nothing that can be connected to without a resolver.
     Foreign,
+}
+
+impl Family {
+    /// Returns its name in the API.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+            Family::Foreign => "FQDN",
+        }
+    }
 }
 
 impl Slice {
@@ -122,14 +184,26 @@ impl Slice {
         };
         let version = version_of(slice.metadata.resource_version.as_deref()).unwrap_or_default();
         let created = slice.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
-        let mut read = Slice { family, version, created, endpoints: Vec::new(), malformed: 0, fault: None };
+        let mut read = Slice {
+            family,
+            version,
+            created,
+            endpoints: Vec::new(),
+            other_ports: None,
+            malformed: 0,
+            fault: None,
+        };
         if family == Family::Foreign {
             read.leave_out(Fault::Family);
             return read;
         }
         match number_of(slice.ports.as_deref().unwrap_or_default(), port) {
             Ok(Some(number)) => read.take(&slice.endpoints, number),
-            Ok(None) => {}
+            Ok(None) if slice.endpoints.is_empty() => {}
+            Ok(None) => {
+                let ports = slice.ports.as_deref().unwrap_or_default();
+                read.other_ports = Some(ports.iter().map(SlicePort::from).collect());
+            }
             Err(OutOfRange) => read.leave_out(Fault::Port),
         }
         read
@@ -138,6 +212,11 @@ impl Slice {
     fn leave_out(&mut self, fault: Fault) {
         self.malformed += 1;
         self.fault.get_or_insert(fault);
+    }
+
+    /// Returns the kind of its addresses.
+    pub(crate) fn family(&self) -> Family {
+        self.family
     }
 
     /// Whether the slice has no endpoint for the port.

@@ -17,9 +17,9 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{DefaultHasher, Hasher};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -283,19 +283,9 @@ impl Content {
     }
 }
 
-/// Reads a regular file of at most [`FILE_BYTES_MAX`]; anything else (a FIFO would block for ever) is an error.
+/// Reads a regular file of at most [`FILE_BYTES_MAX`].
 pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|length| length <= FILE_BYTES_MAX) {
-        Ok(bytes)
-    } else {
-        let message = format!("larger than {} MiB", FILE_BYTES_MAX >> 20);
-        Err(io::Error::new(io::ErrorKind::FileTooLarge, message))
-    }
+    podpin_config::read_file(path, FILE_BYTES_MAX)
 }
 
 /// Nothing that holds these locks can leave a half-done state behind, so a panic elsewhere is no reason to stop.
@@ -512,9 +502,9 @@ pub(crate) mod tests {
     #[test]
     fn only_regular_files_of_bounded_size_are_read() {
         let (directory, path) = directory();
-        assert_eq!(read_bounded(directory.path()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(read_bounded(directory.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
         assert_eq!(read_bounded(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
-        File::create(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
+        fs::File::create(&path).unwrap().set_len(FILE_BYTES_MAX + 1).unwrap();
         assert_eq!(read_bounded(&path).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 }

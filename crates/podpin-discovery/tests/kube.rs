@@ -10,6 +10,8 @@
 mod credentials;
 #[path = "kube/faults.rs"]
 mod faults;
+#[path = "kube/mismatches.rs"]
+mod mismatches;
 #[path = "kube/pods.rs"]
 mod pods;
 #[path = "kube/proxies.rs"]
@@ -21,7 +23,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use podpin_config::IpFamily;
-use podpin_discovery::{KubeError, KubeEvent, KubeService, KubeSettings, PortRef, RelistReason, follow};
+use podpin_discovery::{
+    FailureKind, Known, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch, PortRef, RelistReason,
+    follow,
+};
 use podpin_endpoints::Update;
 use podpin_testkit::{ApiServer, Cut, Fault, Kubeconfig, On, Slice, SlicePod, wait_for};
 use serde_json::json;
@@ -45,6 +50,12 @@ struct Seen {
     deadlines: BTreeMap<usize, BTreeMap<String, u64>>,
     /// Why lists and watches failed.
     failures: Vec<String>,
+    /// The kinds of the failures, each attempt.
+    kinds: Vec<FailureKind>,
+    /// The judgements about the names of services, in their order.
+    judged: Vec<(usize, Option<Mismatch>, bool)>,
+    /// Whether endpoints were known before, which may stay.
+    is_over: bool,
     /// How often its endpoints were told.
     told: BTreeMap<usize, usize>,
 }
@@ -73,13 +84,14 @@ impl Seen {
                     "told without a change"
                 );
             }
-            KubeEvent::Failed { reason, .. } => {
-                assert!(!reason.is_empty());
-                self.failures.push(reason.to_string());
+            KubeEvent::Failed { kind, words, .. } => {
+                self.kinds.push(kind);
+                self.failures.extend(words.map(|words| words.to_string()).filter(|words| !words.is_empty()));
             }
+            KubeEvent::Judged { service, mismatch, keeps } => self.judged.push((service, mismatch, keeps)),
             KubeEvent::Heard { service } => *self.heard.entry(service).or_default() += 1,
             KubeEvent::Relist { service, reason } => {
-                assert!(self.endpoints.contains_key(&service), "told before its endpoints");
+                assert!(self.is_over || self.endpoints.contains_key(&service), "told before its endpoints");
                 self.relists.push((service, reason));
             }
             KubeEvent::Malformed { service } => *self.malformed.entry(service).or_default() += 1,
@@ -129,7 +141,8 @@ impl Followed {
     }
 
     fn services(kubeconfig: Kubeconfig, settings: KubeSettings, services: Vec<KubeService>) -> Followed {
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let is_over = services.iter().any(|service| service.known != Known::Nothing);
+        let seen = Arc::new(Mutex::new(Seen { is_over, ..Seen::default() }));
         let into = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             let ended = follow(settings, services, move |event| into.lock().unwrap().take(event)).await;
@@ -190,7 +203,7 @@ fn service(text: &str) -> KubeService {
         port,
         family: IpFamily::default(),
         pods,
-        is_occupied: false,
+        known: Known::Nothing,
     }
 }
 

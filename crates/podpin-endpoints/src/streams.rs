@@ -18,6 +18,9 @@ const EJECTION_GROWTH_MAX: u32 = 10;
 /// shows as ejections that a handful of clients cause.
 const CLIENTS_MAX: usize = 8;
 
+/// A pod that cannot be reached fails with every request. A minute keeps the log readable, and shows that it still fails.
+const REPORT_AGAIN: Duration = Duration::from_secs(60);
+
 /// Open streams and recent failures of one endpoint identity.
 #[derive(Debug, Default)]
 pub struct Load {
@@ -30,6 +33,8 @@ pub struct Load {
     ejections: AtomicU32,
     /// Checks say that it cannot serve.
     is_unhealthy: AtomicBool,
+    /// When a failure of the endpoint is reported again, in milliseconds of [`Millis`]; 0 = at once.
+    report_again: AtomicU64,
 }
 
 /// When failures put an endpoint aside (`health.passive`).
@@ -98,6 +103,15 @@ impl Load {
         }
         let failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         failures >= policy.failures && self.eject(policy, until, now)
+    }
+
+    /// Returns whether a failure is to be reported now; if not, another was a moment ago.
+    pub fn reports_failure(&self, now: Millis) -> bool {
+        let again = self.report_again.load(Ordering::Relaxed);
+        let next = now.after(REPORT_AGAIN).0.max(1);
+        // Of several concurrent failures a single one wins the exchange.
+        now.0 >= again
+            && self.report_again.compare_exchange(again, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Returns whether a client is new in the row of failures, and remembers it.

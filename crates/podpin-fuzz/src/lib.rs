@@ -6,6 +6,7 @@
 
 mod affinity;
 mod configuration;
+mod distinguished_name;
 mod endpoints_file;
 mod event_stream;
 mod h2_connection;
@@ -15,6 +16,7 @@ mod wire;
 
 pub use affinity::affinity;
 pub use configuration::configuration;
+pub use distinguished_name::distinguished_name;
 pub use endpoints_file::endpoints_file;
 pub use event_stream::event_stream;
 pub use h2_connection::h2_connection;
@@ -30,6 +32,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("affinity", affinity),
     ("configuration", configuration),
+    ("distinguished_name", distinguished_name),
     ("endpoints_file", endpoints_file),
     ("event_stream", event_stream),
     ("forwarding", forwarding),

@@ -7,3 +7,4 @@ pub mod queue;
 pub(crate) mod retry;
 pub mod ring;
 pub mod service;
+pub mod source;

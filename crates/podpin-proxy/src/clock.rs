@@ -3,21 +3,82 @@
 //! The pure crates take time as an argument; this is where it is read. Milliseconds in a `u64` keep a stream's
 //! deadlines at eight bytes each.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
+use pin_project_lite::pin_project;
 use podpin_time::Millis;
 use tokio::time::Sleep;
 
 static START: LazyLock<(Instant, SystemTime)> = LazyLock::new(|| (Instant::now(), SystemTime::now()));
 
-/// Returns the milliseconds since the first call in this process.
+/// A reading of the monotonic clock for one poll of a task.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// The thread polls no task within [`Still`].
+    Each,
+    /// The task has not asked for the time in this poll.
+    Due,
+    Taken(Millis),
+}
+
+thread_local! {
+    static READING: Cell<Reading> = const { Cell::new(Reading::Each) };
+}
+
+/// Returns the milliseconds since the first call in this process; within a task in [`Still`], those of the first call of the poll.
 pub fn now() -> Millis {
+    match READING.get() {
+        Reading::Taken(now) => now,
+        Reading::Due => take(),
+        Reading::Each => read(),
+    }
+}
+
+fn read() -> Millis {
     Millis(duration_millis(START.0.elapsed()))
+}
+
+fn take() -> Millis {
+    let now = read();
+    READING.set(Reading::Taken(now));
+    now
+}
+
+pin_project! {
+    /// A task that reads the clock once in a poll: a request would read it twenty times, in a few polls of microseconds.
+    pub(crate) struct Still<F> {
+        #[pin]
+        task: F,
+    }
+}
+
+impl<F> Still<F> {
+    pub(crate) fn new(task: F) -> Still<F> {
+        Still { task }
+    }
+}
+
+impl<F: Future> Future for Still<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let _restored = Restored(READING.replace(Reading::Due));
+        self.project().task.poll(context)
+    }
+}
+
+/// Puts a reading back at its end, also where a task panics.
+struct Restored(Reading);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        READING.set(self.0);
+    }
 }
 
 /// Returns the seconds since 1970-01-01T00:00:00Z; 0 if the machine's clock is set before that.
@@ -91,6 +152,10 @@ pub fn poll_until(due: Millis, context: &mut Context<'_>, mut timer: Pin<&mut Sl
             timer.as_mut().reset(at);
         }
         ready!(timer.as_mut().poll(context));
+        // The timer has its own reading.
+        if matches!(READING.get(), Reading::Taken(_)) {
+            take();
+        }
     }
 }
 
@@ -102,7 +167,44 @@ pub fn unix_seconds_f64() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
+
+    #[tokio::test]
+    async fn time_stands_still_within_a_poll_of_a_still_task_and_nowhere_else() {
+        let spins_for_a_while = || {
+            let began = now();
+            let real = Instant::now();
+            while real.elapsed() < Duration::from_millis(3) {
+                std::hint::spin_loop();
+            }
+            now().since(began)
+        };
+        let mut polls = 0;
+        let mut first = None;
+        let task = Still::new(poll_fn(|context| {
+            assert_eq!(spins_for_a_while(), Duration::ZERO);
+            polls += 1;
+            let now = now();
+            let before = *first.get_or_insert(now);
+            context.waker().wake_by_ref();
+            if polls < 3 { Poll::Pending } else { Poll::Ready(now.since(before)) }
+        }));
+        let passed = task.await;
+        assert!(passed >= Duration::from_millis(5), "{passed:?} within three polls of 3 ms");
+        assert!(spins_for_a_while() >= Duration::from_millis(2));
+        let panicked = std::panic::catch_unwind(|| {
+            let mut task = Box::pin(Still::new(poll_fn(|_| -> Poll<()> { panic!("of a task") })));
+            let _ = task.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+        });
+        assert!(panicked.is_err() && spins_for_a_while() >= Duration::from_millis(2));
+        // A deadline within a poll is waited for all the same.
+        let mut timer = Box::pin(tokio::time::sleep(Duration::ZERO));
+        let due = after(now(), Duration::from_millis(5));
+        Still::new(poll_fn(|context| poll_until(due, context, timer.as_mut()))).await;
+        assert!(now() >= due);
+    }
 
     #[test]
     fn a_time_of_the_wall_clock_is_as_far_from_now_on_the_monotonic_one() {

@@ -22,6 +22,5 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 mod tunnel;
-mod upgrade;
 mod upstream;
 pub mod worker;

@@ -10,6 +10,8 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
+use crate::clock::Still;
+
 /// Phase of the process, with counts of what is under way.
 #[derive(Debug)]
 pub struct Lifecycle {
@@ -70,9 +72,9 @@ impl Lifecycle {
     /// no memory.
     pub(crate) fn spawn_in(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
         if span.is_disabled() {
-            drop(self.tasks.spawn(task));
+            drop(self.tasks.spawn(Still::new(task)));
         } else {
-            drop(self.tasks.spawn(task.instrument(span)));
+            drop(self.tasks.spawn(Still::new(task.instrument(span))));
         }
     }
 

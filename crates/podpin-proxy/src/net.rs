@@ -7,6 +7,5 @@ pub mod peer;
 pub mod proxy_protocol;
 pub mod scratch;
 pub mod socket_options;
-pub mod subject;
 pub mod tls;
 pub mod transport;

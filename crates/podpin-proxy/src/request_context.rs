@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use http::header;
+use http::{Version, header};
 use podpin_time::Millis;
 use podpin_wire::client::Client;
+use podpin_wire::grpc;
 use podpin_wire::http1::request_head::RequestHead;
 use podpin_wire::upgrade;
 
@@ -89,10 +90,16 @@ impl RequestContext {
         }
     }
 
+    /// Whether the request is a call of gRPC, which is HTTP/2 on both sides, or would be.
+    pub(crate) fn is_call(&self) -> bool {
+        self.head.version == Version::HTTP_2 && grpc::is_call(&self.head.method, &self.head.fields)
+    }
+
     /// Returns the kind of the request in the access log, as long as nothing is known of the answer.
     pub(crate) fn log_kind(&self) -> &'static str {
         match self.kind {
             Kind::Stream => "stream",
+            Kind::Request if self.is_call() => "call",
             Kind::Request => "request",
         }
     }

@@ -11,5 +11,5 @@ mod relay;
 mod start;
 mod task;
 pub(crate) mod timer;
-mod upload;
-mod upstream_reader;
+pub(crate) mod upload;
+pub(crate) mod upstream_reader;

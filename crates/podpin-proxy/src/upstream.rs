@@ -3,6 +3,8 @@
 pub(crate) mod attempts;
 pub(crate) mod connect;
 pub(crate) mod error;
+pub(crate) mod http2;
+pub(crate) mod pod_upload;
 pub(crate) mod pool;
 pub(crate) mod rewrite;
 pub(crate) mod unserved;

@@ -19,6 +19,7 @@ mod socket;
 mod store;
 mod tls;
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -88,6 +89,8 @@ struct State {
     requests: Vec<ApiRequest>,
     connections: usize,
     token: Option<String>,
+    /// Services by their path, which can be read but are neither listed nor watched.
+    services: HashMap<String, Value>,
 }
 
 /// A watch that is open.
@@ -186,6 +189,21 @@ impl ApiServer {
     /// Creates or replaces a slice.
     pub fn put(&self, slice: &Slice) {
         self.put_value(slice.value());
+    }
+
+    /// Creates or replaces a Service of the namespace `lab`, which can be read by its name. A port has a name, a number and a
+    /// `targetPort`.
+    pub fn put_service(&self, name: &str, ports: &[(&str, u16, Value)]) {
+        let port = |(name, port, target): &(&str, u16, Value)| json!({"name": name, "port": port, "targetPort": target});
+        let ports: Vec<Value> = ports.iter().map(port).collect();
+        let object = json!({
+            "kind": "Service", "apiVersion": "v1", "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"selector": {"app": name}, "ports": ports},
+        });
+        self.shared
+            .state()
+            .services
+            .insert(format!("/api/v1/namespaces/{NAMESPACE}/services/{name}"), object);
     }
 
     /// Creates or replaces an object as it is, but for its version.

@@ -195,10 +195,15 @@ impl H2Body {
     /// # Panics
     /// When they are not fields, or the stream was reset.
     pub fn finish_with_trailer(&mut self, name: &'static str, value: &'static str) {
-        let trailers = [(name, value)].map(|(name, value)| {
-            (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
-        });
-        self.stream.send_trailers(trailers.into_iter().collect()).expect("trailers");
+        self.finish_with_trailers(&[(name, value)]);
+    }
+
+    /// Ends the body with fields behind it.
+    pub fn finish_with_trailers(&mut self, fields: &[(&str, &str)]) {
+        let field = |(name, value): &(&str, &str)| {
+            (name.parse::<http::HeaderName>().expect("a name"), value.parse().expect("a value"))
+        };
+        self.stream.send_trailers(fields.iter().map(field).collect()).expect("trailers");
     }
 }
 

@@ -13,7 +13,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedProtocolVersion, version,
+};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::client::Connection;
@@ -162,6 +164,23 @@ impl Authority {
         self.client_of(&[], &[&version::TLS13], Some((authority, name)))
     }
 
+    /// A client with this certificate and key, in PEM.
+    ///
+    /// # Panics
+    /// When they are not PEM.
+    pub fn client_with_pair(&self, certificate: &str, key: &str) -> TlsClient {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("an authority");
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key");
+        let builder = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+            .with_protocol_versions(&[&version::TLS13])
+            .expect("versions")
+            .with_root_certificates(roots);
+        let config = builder.with_client_auth_cert(vec![certificate], key).expect("a pair");
+        TlsClient { config: Arc::new(config) }
+    }
+
     fn client_of(
         &self,
         protocols: &[&str],
@@ -227,6 +246,18 @@ impl TlsClient {
     pub async fn try_over(&self, tcp: TcpStream, name: &str) -> Result<TlsStream<TcpStream>, std::io::Error> {
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         in_time("a TLS handshake", TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp)).await
+    }
+
+    /// The first record of a handshake for `name`: a ClientHello.
+    ///
+    /// # Panics
+    /// When the name is none.
+    pub fn hello(&self, name: &str) -> Vec<u8> {
+        let name = ServerName::try_from(name.to_owned()).expect("a name");
+        let mut connection = ClientConnection::new(Arc::clone(&self.config), name).expect("a connection");
+        let mut record = Vec::new();
+        connection.write_tls(&mut record).expect("memory");
+        record
     }
 
     /// As [`TlsClient::try_connect`], for HTTP/1.1.

@@ -39,15 +39,6 @@ pub struct ClientCertificate {
     pub chain: Option<String>,
 }
 
-impl ClientCertificate {
-    /// Returns the bytes of all its texts.
-    pub(crate) fn text_bytes(&self) -> usize {
-        let Self { subject, issuer, subject_alt_names, fingerprint, certificate, chain } = self;
-        let texts = [subject, issuer, subject_alt_names, fingerprint, certificate, chain];
-        texts.into_iter().flatten().map(String::len).sum()
-    }
-}
-
 impl Client {
     /// Reads the forwarding fields of a trusted peer; an untrusted peer is the client itself.
     #[must_use]

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName};
 
 /// Bytes that stand between a name and its value, and behind the value.
 const SEPARATORS: [&[u8]; 2] = [b": ", b"\r\n"];
@@ -99,8 +99,12 @@ impl Fields {
 
     /// Returns the value of each line of this name.
     pub fn all<'a, 'n>(&'a self, name: &'n HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        let wanted = name.as_str().as_bytes();
-        self.iter().filter(move |(name, _)| *name == wanted).map(|(_, value)| value)
+        self.all_of(name.as_str().as_bytes())
+    }
+
+    /// Returns the value of each line of this name, which is in lower case.
+    pub(crate) fn all_of<'a, 'n>(&'a self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.iter().filter(move |(line, _)| *line == name).map(|(_, value)| value)
     }
 
     /// Returns the value of the first line of this name.
@@ -136,21 +140,6 @@ impl Fields {
             whole.extend_from_slice(line);
         }
         Some(value)
-    }
-
-    /// Returns the fields for a message, those for whose name `passes` holds; values share the memory of these fields.
-    pub fn to_map(&self, passes: impl Fn(&HeaderName) -> bool) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.lines.len() + 8);
-        for line in &self.lines {
-            // What is no name or no value was refused when the head was read.
-            let Ok(name) = HeaderName::from_bytes(self.slice(line.name())) else { continue };
-            if passes(&name)
-                && let Ok(value) = HeaderValue::from_maybe_shared(self.text.slice(line.value()))
-            {
-                map.append(name, value);
-            }
-        }
-        map
     }
 
     /// Returns the text at a place that is known to be one.
@@ -219,6 +208,7 @@ fn to_usize(place: u32) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -279,7 +269,6 @@ mod tests {
                 let values: Vec<&[u8]> = map.get_all(name).iter().map(HeaderValue::as_bytes).collect();
                 prop_assert_eq!(fields.all(name).collect::<Vec<_>>(), values);
             }
-            prop_assert_eq!(&fields.to_map(|_| true), &map);
             let again = Fields::within(fields.text.clone(), before.len()..fields.text.len()).unwrap();
             prop_assert!(again.iter().eq(fields.iter()));
         }

@@ -5,7 +5,7 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::headers::is_internal_or_twin;
+use crate::headers::{is_internal, is_twin};
 use crate::http1::encode::{LAST_CHUNK, write_headers};
 use crate::http1::request_head::FIELDS_MAX;
 
@@ -28,6 +28,9 @@ pub struct TrailerError;
 /// # Errors
 /// If a line is no field, or there are more than [`FIELDS_MAX`].
 pub fn passed(section: &[u8]) -> Result<HeaderMap, TrailerError> {
+    if section.is_empty() {
+        return Ok(HeaderMap::new());
+    }
     let mut text = Vec::with_capacity(section.len() + 2);
     text.extend_from_slice(section);
     text.extend_from_slice(b"\r\n");
@@ -43,9 +46,45 @@ pub fn passed(section: &[u8]) -> Result<HeaderMap, TrailerError> {
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| TrailerError)?;
         let value = HeaderValue::from_bytes(line.value).map_err(|_| TrailerError)?;
-        if !is_forbidden(&name) {
+        let is_twin = is_twin(name.as_str().as_bytes(), |twin| {
+            HeaderName::from_bytes(twin).is_ok_and(|twin| is_forbidden(&twin))
+        });
+        if !is_forbidden(&name) && !is_twin {
             fields.append(name, value);
         }
+    }
+    Ok(fields)
+}
+
+/// Removes the fields behind the body of a request for which `is_claimed` holds, which names the fields of a head that are not the client's
+/// to write, and the twins of those and of one another; with `drops_underscores` all that have underscores in their names.
+pub fn remove_claimed(fields: &mut HeaderMap, drops_underscores: bool, is_claimed: impl Fn(&[u8]) -> bool) {
+    let is_other = |twin: &[u8]| {
+        drops_underscores
+            || is_claimed(twin)
+            || HeaderName::from_bytes(twin).is_ok_and(|twin| fields.contains_key(twin))
+    };
+    let goes = |name: &&HeaderName| {
+        let name = name.as_str().as_bytes();
+        is_claimed(name) || is_twin(name, is_other)
+    };
+    let gone: Vec<HeaderName> = fields.keys().filter(goes).cloned().collect();
+    for name in gone {
+        fields.remove(name);
+    }
+}
+
+/// Returns the fields of a section that was read already, as HTTP/2 brings it, that may pass.
+///
+/// # Errors
+/// If there are more than [`FIELDS_MAX`].
+pub fn passed_fields(mut fields: HeaderMap) -> Result<HeaderMap, TrailerError> {
+    if fields.len() > FIELDS_MAX {
+        return Err(TrailerError);
+    }
+    let forbidden: Vec<HeaderName> = fields.keys().filter(|name| is_forbidden(name)).cloned().collect();
+    for name in forbidden {
+        fields.remove(name);
     }
     Ok(fields)
 }
@@ -89,7 +128,8 @@ fn is_forbidden(name: &HeaderName) -> bool {
             | header::VARY
             | header::WWW_AUTHENTICATE
     );
-    is_listed || is_internal_or_twin(name)
+    // The last makes CGI programs send their own requests elsewhere (httpoxy).
+    is_listed || is_internal(name.as_str().as_bytes()) || name.as_str() == "proxy"
 }
 
 #[cfg(test)]
@@ -103,6 +143,13 @@ mod tests {
             "Transfer-Encoding: chunked",
             "Host: b",
             "X_Real_IP: 1.1.1.1",
+            "X_Podpin_Session: a",
+            "Content_Length: 1",
+            "Transfer_Encoding: chunked",
+            "Set_Cookie: a=b",
+            "Content_Type: text/html",
+            "Proxy: http://a",
+            "X_Forwarded-For: 1.2.3.4",
             "Authorization: x",
             "Cookie: a=b",
             "Set-Cookie: a=b",
@@ -121,6 +168,20 @@ mod tests {
         for line in forbidden {
             let fields = passed(format!("{line}\r\nX-Checksum: abc\r\n").as_bytes()).unwrap();
             assert_eq!(fields.keys().collect::<Vec<_>>(), ["x-checksum"], "{line}");
+        }
+    }
+
+    #[test]
+    fn fields_that_are_not_the_clients_to_write_are_removed_in_every_spelling() {
+        let section = "X-User: a\r\nX_User: a\r\nX-Sum: 1\r\nX_Sum: 2\r\nfoo_bar: 1\r\nX-Other: 1\r\n";
+        for (drops_underscores, expected) in
+            [(false, &["foo_bar", "x-other", "x-sum"][..]), (true, &["x-other", "x-sum"])]
+        {
+            let mut fields = passed(section.as_bytes()).unwrap();
+            remove_claimed(&mut fields, drops_underscores, |name| name == b"x-user");
+            let mut names: Vec<&str> = fields.keys().map(HeaderName::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(names, expected);
         }
     }
 

@@ -1,8 +1,9 @@
 //! `Via`, by which proxies say that a message has passed them (RFC 9110 section 7.6.3), and loops that show in it.
 
-use http::{HeaderMap, HeaderValue, Version, header};
+use http::{HeaderValue, Version, header};
 
 use crate::fields::Fields;
+use crate::header_list::HeaderList;
 
 /// The name of a proxy in `Via`.
 #[derive(Clone, Debug)]
@@ -25,14 +26,14 @@ impl Via {
     }
 
     /// Adds the proxy to the fields of a message that it received in `version`.
-    pub fn write(&self, version: Version, headers: &mut HeaderMap) {
+    pub fn write<'a>(&'a self, version: Version, fields: &mut HeaderList<'a>) {
         let [http10, http11, http2] = &self.items;
         let item = match version {
             Version::HTTP_10 => http10,
             Version::HTTP_2 => http2,
             _ => http11,
         };
-        headers.append(header::VIA, item.clone());
+        fields.append(b"via", item.as_bytes());
     }
 
     /// Returns whether a message has passed this proxy before.
@@ -48,6 +49,8 @@ impl Via {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn fields(values: &[&'static str]) -> Fields {
@@ -72,10 +75,12 @@ mod tests {
 
     #[test]
     fn an_item_says_how_the_message_came_and_follows_the_others() {
-        let mut headers = HeaderMap::from_iter([(header::VIA, HeaderValue::from_static("1.0 fred"))]);
+        let via = Via::new(1);
+        let mut fields = HeaderList::default();
+        fields.append(b"via", b"1.0 fred");
         let versions = [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2];
-        versions.into_iter().for_each(|version| Via::new(1).write(version, &mut headers));
-        let all: Vec<_> = headers.get_all(header::VIA).iter().collect();
+        versions.into_iter().for_each(|version| via.write(version, &mut fields));
+        let all: Vec<_> = fields.iter().map(|(_, item)| std::str::from_utf8(item).unwrap()).collect();
         assert_eq!(all, ["1.0 fred", "1.0 podpin-00000001", "1.1 podpin-00000001", "2 podpin-00000001"]);
     }
 }

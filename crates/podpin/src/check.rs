@@ -1,40 +1,122 @@
 //! `podpin check`: the same rules as `podpin run`, and what comes out of them route by route.
 
 use std::fmt::{Display, Write};
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use podpin_config::{
-    Config, Discovery, Handover, Host, PathMatch, Position, Route, Service, Strategy, format_bytes,
-    format_duration,
+    Config, ConfigError, Discovery, Found, Handover, Host, PathMatch, Position, Problem, Route, Service,
+    Strategy, format_bytes, format_duration,
 };
+use podpin_control::Depth;
 
 use crate::exit_code::BAD_CONFIGURATION;
+use crate::telemetry;
+
+/// The longest configuration that is read from standard input; as for files.
+const STDIN_BYTES_MAX: u64 = 4 << 20;
+
+/// The arguments of `podpin check`.
+#[derive(clap::Args)]
+pub(crate) struct CheckArguments {
+    /// The configuration file, or a manifest with a ConfigMap that has a podpin.yaml; `-` = standard input
+    #[arg(short, long, value_name = "FILE", required_unless_present = "file")]
+    config: Option<PathBuf>,
+    /// The same without the option
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
+    /// Read no other file: keys and certificates are elsewhere (always so for manifests)
+    #[arg(long)]
+    no_files: bool,
+    /// Ask the cluster whether it has the Services and ports, and whether they may be read
+    #[arg(long)]
+    live: bool,
+}
 
 /// Prints each route with its effective timeouts, or every error.
-pub(crate) fn check(file: &Path) -> ExitCode {
-    let config = match Config::load(file) {
-        Ok(config) => config,
+pub(crate) fn check(arguments: &CheckArguments) -> ExitCode {
+    let file = arguments.config.as_deref().or(arguments.file.as_deref()).unwrap_or(Path::new("-"));
+    let found = match read(file) {
+        Ok(found) => found,
         Err(error) => {
             eprintln!("{error}");
             return ExitCode::from(BAD_CONFIGURATION);
         }
     };
-    if let Err(error) = podpin_control::verify(&config) {
-        eprintln!("{}", located(file, error.position(), &error));
-        return ExitCode::from(BAD_CONFIGURATION);
+    // What `run` would warn of and serve with all the same is a warning here, too.
+    telemetry::init_warnings();
+    let mut outcome = ExitCode::SUCCESS;
+    for Found { manifest, config } in &found {
+        let is_text_only = arguments.no_files || manifest.is_some();
+        let depth = if is_text_only { Depth::Text } else { Depth::Files };
+        if let Err(error) = podpin_control::verify(config, depth) {
+            eprintln!("{}", located(file, error.position(), &error));
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+        println!("{}: ok", manifest.as_ref().map_or(shown(file), |name| format!("{}, {name}", shown(file))));
+        if is_text_only {
+            println!("the files that it names were not read");
+        }
+        for route in &config.routes {
+            print!("{}", describe(config, route));
+        }
+        if arguments.live && !is_served(file, config) {
+            outcome = ExitCode::from(BAD_CONFIGURATION);
+        }
     }
-    println!("{}: ok", file.display());
-    for route in &config.routes {
-        print!("{}", describe(&config, route));
+    outcome
+}
+
+/// Returns the name of a file in messages.
+fn shown(file: &Path) -> String {
+    if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() }
+}
+
+fn read(file: &Path) -> Result<Vec<Found>, ConfigError> {
+    if file != Path::new("-") {
+        return Config::load_all(file);
     }
-    ExitCode::SUCCESS
+    let mut text = String::new();
+    let refuse = |message| ConfigError {
+        file: shown(file),
+        problems: vec![Problem { line: 0, column: 0, path: String::new(), message }],
+    };
+    let read = std::io::stdin().take(STDIN_BYTES_MAX + 1).read_to_string(&mut text);
+    let length = read.map_err(|error| refuse(format!("cannot be read: {error}")))?;
+    if length as u64 > STDIN_BYTES_MAX {
+        return Err(refuse("is longer than 4 MiB".to_owned()));
+    }
+    Config::parse_all(&text, &shown(file), Path::new(""))
+}
+
+/// Asks the cluster about the services that are discovered there; returns whether all of them have what they name.
+fn is_served(file: &Path, config: &Config) -> bool {
+    let surveys = match podpin_control::survey(config) {
+        Ok(surveys) => surveys,
+        Err(error) => {
+            eprintln!("{}", located(file, error.position(), &error));
+            return false;
+        }
+    };
+    println!("\nin the cluster:");
+    for (name, survey) in &surveys {
+        println!("  service {name}: {} endpoints, {} ready", survey.endpoints, survey.ready);
+    }
+    let problems =
+        surveys.iter().flat_map(|(name, survey)| survey.problems.iter().map(move |one| (name, one)));
+    let mut is_served = true;
+    for (name, problem) in problems {
+        eprintln!("{}: services.{name}: {problem}", shown(file));
+        is_served = false;
+    }
+    is_served
 }
 
 /// Describes the error, with the place in the configuration that it comes from.
 pub(crate) fn located(file: &Path, at: Option<Position>, error: &impl Display) -> String {
-    let file = file.display();
+    let file = shown(file);
     match at {
         Some(at) => format!("{file}:{}:{}: {error}", at.line, at.column),
         None => format!("{file}: {error}"),

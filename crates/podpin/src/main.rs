@@ -22,9 +22,12 @@ use crate::exit_code::BAD_CONFIGURATION;
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
+/// The version, with the commit that the binary is built from and its date; `build.rs` finds them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PODPIN_BUILT_FROM"), ")");
+
 /// A layer-7 sticky-session reverse proxy for Server-Sent Events.
 #[derive(Parser)]
-#[command(name = "podpin", version, about, arg_required_else_help = true)]
+#[command(name = "podpin", version = VERSION, about, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -34,8 +37,8 @@ struct Arguments {
 enum Command {
     /// Run the proxy
     Run(ConfigArguments),
-    /// Check a configuration and print its routes with their effective timeouts
-    Check(ConfigArguments),
+    /// Check a configuration, or a manifest with one, and print its routes with their effective timeouts
+    Check(check::CheckArguments),
     /// Make an affinity key
     Keygen(keygen::KeygenArguments),
     /// Three pods behind the real proxy on this machine, with a page to watch them
@@ -55,7 +58,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.command {
         Command::Run(arguments) => run::run(&arguments.config),
-        Command::Check(arguments) => Ok(check::check(&arguments.config)),
+        Command::Check(arguments) => Ok(check::check(&arguments)),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use podpin_config::{Config, ConfigError};
-use podpin_control::{ReloadError, Reloader};
+use podpin_control::{ReloadError, Reloaded, Reloader};
 use podpin_discovery::FileWatch;
 use tokio::signal::unix::Signal;
 
@@ -66,7 +66,12 @@ async fn read(file: &Path, reloader: &Reloader, before: Outcome) -> Outcome {
         }
     };
     match reloader.reload(config).await {
-        Ok(()) => tracing::info!(file = %file.display(), "configuration reloaded"),
+        Ok(Reloaded::Whole) => tracing::info!(file = %file.display(), "configuration reloaded"),
+        Ok(Reloaded::Degraded(services)) => tracing::warn!(
+            file = %file.display(),
+            services = services.join(", "),
+            "configuration reloaded, degraded: the cluster does not have what these services name"
+        ),
         Err(ReloadError::Leaving) => tracing::warn!("not reloaded: the proxy is leaving"),
         Err(error) => {
             let said = located(file, error.position(), &error);

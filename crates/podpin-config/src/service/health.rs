@@ -49,6 +49,11 @@ pub enum Probe {
         /// Begins with `/`.
         path: String,
     },
+    /// Whether `grpc.health.v1.Health/Check` is answered with SERVING.
+    Grpc {
+        /// Service that is asked about; empty for the server as a whole.
+        service: String,
+    },
 }
 
 const EJECTION: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(86_400));
@@ -115,18 +120,51 @@ impl ActiveHealth {
 
 impl Probe {
     fn read(section: &Section<'_>) -> Self {
-        let is_http =
-            section.choice("type", &[("tcp", false), ("http", true)], section.get("path").is_some());
         let path = section.get("path");
-        match (is_http, path) {
-            (false, None) => Self::Tcp,
-            (false, Some(path)) => {
-                path.fail_at_key("has no effect with `type: tcp`");
-                Self::Tcp
+        let default = if path.is_some() { Kind::Http } else { Kind::Tcp };
+        let kinds = [("tcp", Kind::Tcp), ("http", Kind::Http), ("grpc", Kind::Grpc)];
+        let kind = section.choice("type", &kinds, default);
+        let service = section.get("service");
+        for (node, of) in [(path, Kind::Http), (service, Kind::Grpc)] {
+            if let Some(node) = node.filter(|_| kind != of) {
+                node.fail_at_key(format!("has no effect with `type: {}`", kind.name()));
             }
-            (true, path) => Self::Http { path: path.and_then(read_path).unwrap_or_else(|| "/".to_owned()) },
+        }
+        match kind {
+            Kind::Tcp => Self::Tcp,
+            Kind::Http => Self::Http { path: path.and_then(read_path).unwrap_or_else(|| "/".to_owned()) },
+            Kind::Grpc => Self::Grpc { service: service.and_then(read_grpc_service).unwrap_or_default() },
         }
     }
+}
+
+/// The words for a kind of probe.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Http,
+    Grpc,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+fn read_grpc_service(node: &Node<'_>) -> Option<String> {
+    let name = node.text("a gRPC service such as chat.v1.Chat")?;
+    let fits = name.len() <= PATH_BYTES_MAX && name.bytes().all(|b| b.is_ascii_graphic());
+    if !fits {
+        node.fail(format!(
+            "expected a name without spaces, of at most {PATH_BYTES_MAX} bytes; found {name:?}"
+        ));
+    }
+    fits.then(|| name.to_owned())
 }
 
 fn read_path(node: &Node<'_>) -> Option<String> {

@@ -120,6 +120,7 @@ fn a_service_has_the_defaults_of_the_contract() {
     };
     let expected = Service {
         name: "chat".into(),
+        protocol: Protocol::Http1,
         discovery: Discovery::Static(vec![]),
         balance: Balance {
             strategy: Strategy::LeastStreams,
@@ -424,6 +425,17 @@ fn numbers_and_words_of_a_service_are_read() {
 }
 
 #[test]
+fn pods_speak_http_1_unless_told() {
+    let of = |keys: &str| service(keys).protocol;
+    assert_eq!((of(""), of("protocol: http1")), (Protocol::Http1, Protocol::Http1));
+    assert_eq!((of("protocol: h2c"), of("protocol: grpc")), (Protocol::H2c, Protocol::Grpc));
+    let tls = "tls: {serverName: chat.internal}";
+    assert_eq!(of(&format!("protocol: h2\n{tls}")), Protocol::H2);
+    assert_eq!(of(&format!("protocol: grpc\n{tls}")), Protocol::Grpc);
+    assert!(Protocol::H2c.is_http2() && !Protocol::Http1.is_http2());
+}
+
+#[test]
 fn active_checks_are_read() {
     let of = |text: &str| service(&format!("health: {{active: {text}}}")).health.active.unwrap();
     let default = ActiveHealth {
@@ -448,6 +460,13 @@ fn active_checks_are_read() {
     let text = "{type: http, path: \"/up?deep=1\", interval: 100ms, timeout: 2s, failures: 1, successes: 4}";
     assert_eq!(of(text), all);
     assert_eq!(service("health: {active: {}}").health.passive, Some(PassiveHealth::default()));
+    let grpc = |service: &str| Probe::Grpc { service: service.into() };
+    let probe = |text: &str| {
+        let keys = format!("protocol: grpc\nhealth: {{active: {text}}}");
+        service(&keys).health.active.unwrap().probe
+    };
+    assert_eq!(probe("{type: grpc}"), grpc(""));
+    assert_eq!(probe("{type: grpc, service: chat.v1.Chat}"), grpc("chat.v1.Chat"));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The token of the admin port, in a file that is read for each request that needs it: a rotated one counts at once.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 /// The least length: as many random letters and digits have 95 bits.
@@ -14,8 +13,7 @@ const BYTES_MAX: u64 = 4096;
 /// # Errors
 /// If the file cannot be read, or holds no token.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut content = Vec::new();
-    File::open(path)?.take(BYTES_MAX).read_to_end(&mut content)?;
+    let content = podpin_config::read_file(path, BYTES_MAX)?;
     let token = content.trim_ascii();
     match token.len() >= BYTES_MIN && token.iter().all(u8::is_ascii_graphic) {
         true => Ok(token.to_vec()),

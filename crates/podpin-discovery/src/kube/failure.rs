@@ -9,6 +9,23 @@ use crate::kube::resource::Resource;
 /// Words of an error that are repeated in the log.
 const MESSAGE_CHARS_MAX: usize = 300;
 
+/// The kind of a failed list or watch, for metrics and pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// No connection, a broken one, or no answer in time.
+    Unreachable,
+    /// 403: rights are missing.
+    Forbidden,
+    /// 401: the credentials are refused.
+    Unauthorized,
+    /// 429, or 503 with `Retry-After`.
+    Throttled,
+    /// An answer that cannot be read.
+    Malformed,
+    /// Any other refusal.
+    Refused,
+}
+
 /// Why something did not work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
@@ -58,7 +75,7 @@ fn hint(code: u16, resource: &Resource) -> String {
             };
             let resource = resource.plural;
             format!(
-                " (a Role in that namespace must grant the verbs get, list and watch on the resource {resource} of {group})"
+                " (a Role in that namespace must grant the verbs list and watch on the resource {resource} of {group})"
             )
         }
         _ => String::new(),
@@ -66,6 +83,31 @@ fn hint(code: u16, resource: &Resource) -> String {
 }
 
 impl Failure {
+    /// Returns the kind of the failure.
+    pub(crate) fn kind(&self) -> FailureKind {
+        match self {
+            Failure::Unreachable(_) | Failure::Silent { .. } => FailureKind::Unreachable,
+            Failure::Plugin(_) | Failure::Refused { code: 401, .. } => FailureKind::Unauthorized,
+            Failure::Refused { code: 403, .. } => FailureKind::Forbidden,
+            Failure::Refused { code: 429, .. } | Failure::Refused { code: 503, retry_after: Some(_), .. } => {
+                FailureKind::Throttled
+            }
+            Failure::Garbled(_) => FailureKind::Malformed,
+            Failure::Refused { .. } | Failure::Expired => FailureKind::Refused,
+        }
+    }
+
+    /// Returns the words for a refusal by a server that has accepted the same before and may be starting.
+    pub(crate) fn passing_words(&self) -> String {
+        match self {
+            Failure::Refused { verb, code, message, .. } => format!(
+                "the API server answers {verb} with {code}, which it did not before: {message} (one that has just started \
+                 does so for some seconds)"
+            ),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether a person who has read about one need not read about the other.
     pub(crate) fn resembles(&self, other: &Failure) -> bool {
         match (self, other) {
@@ -148,15 +190,34 @@ mod tests {
     fn a_refusal_says_what_the_role_lacks() {
         let refused = refusal(403, "endpointslices is forbidden: User \"x\" cannot list", "list");
         let words = refused.to_string();
-        for part in
-            ["list with 403", "cannot list", "get, list and watch", "endpointslices", "discovery.k8s.io"]
-        {
+        for part in ["list with 403", "cannot list", "list and watch", "endpointslices", "discovery.k8s.io"] {
             assert!(words.contains(part), "{part} is not in {words}");
         }
         let pods = Failure::of_status(403, "", "watch", Pod::RESOURCE).to_string();
-        assert!(pods.contains("get, list and watch on the resource pods of the core API group"), "{pods}");
+        assert!(pods.contains("list and watch on the resource pods of the core API group"), "{pods}");
         assert!(refusal(401, "", "list").to_string().contains("token"));
         assert_eq!(refusal(410, "", "watch"), Failure::Expired);
+    }
+
+    #[test]
+    fn a_failure_has_its_kind_and_a_refusal_that_may_pass_names_no_role() {
+        let asked = |code, asked| refusal(code, "", "list").asking_to_wait(asked).kind();
+        let second = Some(Duration::from_secs(1));
+        let kinds = [
+            (refusal(403, "", "list").kind(), FailureKind::Forbidden),
+            (refusal(401, "", "list").kind(), FailureKind::Unauthorized),
+            (Failure::Plugin("".into()).kind(), FailureKind::Unauthorized),
+            (asked(429, None), FailureKind::Throttled),
+            (asked(503, second), FailureKind::Throttled),
+            (asked(503, None), FailureKind::Refused),
+            (Failure::Garbled(String::new()).kind(), FailureKind::Malformed),
+            (Failure::Unreachable(String::new()).kind(), FailureKind::Unreachable),
+        ];
+        for (kind, expected) in kinds {
+            assert_eq!(kind, expected);
+        }
+        let words = refusal(403, "no", "watch").passing_words();
+        assert!(words.contains("watch with 403") && !words.contains("Role"), "{words}");
     }
 
     #[test]

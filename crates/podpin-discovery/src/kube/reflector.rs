@@ -47,6 +47,10 @@ const END_GRACE: Duration = Duration::from_secs(10);
 /// So many failures in a row are taken for a configuration that has changed (another CA, another address), too.
 const RENEWAL_FAILURES: u32 = 8;
 
+/// An API server that starts answers 401 or 403 until it has read its own Roles and tokens, which takes seconds. Before this is
+/// over, a refusal after a success is not called missing rights.
+const REFUSAL_PASSES: Duration = Duration::from_secs(10);
+
 /// Lists that lose their continue token before the last page are begun anew this often at once.
 const RESTARTS_MAX: u32 = 3;
 
@@ -102,8 +106,10 @@ pub(crate) enum Notice<'n> {
     Failed {
         /// Whether it is the first failure after a success, or at all.
         first: bool,
-        /// The failure, if it is of another kind than the one before.
-        new: Option<&'n Failure>,
+        /// The failure.
+        failure: &'n Failure,
+        /// The failure in words; `None` if they are the same as for the one before.
+        words: Option<&'n str>,
     },
     /// A list that was read and taken over.
     Listed(RelistReason),
@@ -138,6 +144,10 @@ pub(crate) struct Reflector<'f, I> {
     sends_bookmarks: bool,
     /// State that was reported last; `None` if none was yet.
     connected: Option<Result<(), Failure>>,
+    /// When the credentials or rights were refused first that had been good before; `None` if they are not refused.
+    refused_since: Option<Instant>,
+    /// Whether the last failure was taken for one that passes.
+    passing: bool,
     reports: Reports,
 }
 
@@ -174,6 +184,8 @@ impl<'f, I: Index> Reflector<'f, I> {
             malformed_delay: Duration::ZERO,
             sends_bookmarks: false,
             connected: None,
+            refused_since: None,
+            passing: false,
             reports: Reports::default(),
         }
     }
@@ -405,6 +417,7 @@ impl<'f, I: Index> Reflector<'f, I> {
 
     fn connect(&mut self, emit: Emit<'_>) {
         self.failures = 0;
+        self.refused_since = None;
         if self.connected == Some(Ok(())) {
             return;
         }
@@ -425,18 +438,23 @@ impl<'f, I: Index> Reflector<'f, I> {
         let is_refused = matches!(failure, Failure::Refused { code: 401, .. } | Failure::Plugin(_));
         let outdated = (is_refused && !self.client.renews_credentials())
             || self.failures.is_multiple_of(RENEWAL_FAILURES);
-        let known = matches!(&self.connected, Some(Err(before)) if before.resembles(&failure));
+        let passing = self.passes(&failure);
+        let was_passing = std::mem::replace(&mut self.passing, passing);
+        let known = matches!(&self.connected, Some(Err(before)) if before.resembles(&failure))
+            && was_passing == self.passing;
+        let words = if self.passing { failure.passing_words() } else { failure.to_string() };
         if !known {
             tracing::warn!(
                 namespace = self.name,
-                reason = %failure,
+                reason = words,
                 "{}s cannot be followed: {}",
                 I::Object::RESOURCE.kind,
                 self.index.kept()
             );
         }
         let first = !matches!(self.connected, Some(Err(_)));
-        self.index.notify(Notice::Failed { first, new: (!known).then_some(&failure) }, emit);
+        let words = (!known).then_some(words.as_str());
+        self.index.notify(Notice::Failed { first, failure: &failure, words }, emit);
         let wait = backoff(self.failures, I::backoff_max(&failure), fastrand::f64());
         let wait = wait.max(asked_wait(&failure, fastrand::f64()));
         self.connected = Some(Err(failure));
@@ -444,6 +462,17 @@ impl<'f, I: Index> Reflector<'f, I> {
         if outdated {
             self.renew().await;
         }
+    }
+
+    /// Notes a failure; returns whether it is a refusal that a server which starts would send as well.
+    fn passes(&mut self, failure: &Failure) -> bool {
+        let is_refusal = matches!(failure, Failure::Refused { code: 401 | 403, .. });
+        if !is_refusal || self.version.is_empty() {
+            self.refused_since = None;
+            return false;
+        }
+        let now = Instant::now();
+        now.duration_since(*self.refused_since.get_or_insert(now)) < REFUSAL_PASSES
     }
 
     /// A client never reads its kubeconfig anew; a new client does.

@@ -129,15 +129,12 @@ impl Index for Slices<'_> {
             Notice::Connected => {
                 self.each(None, emit, |service| KubeEvent::Connected { service, connected: true });
             }
-            Notice::Failed { first, new } => {
+            Notice::Failed { first, failure, words } => {
                 if first {
                     self.each(None, emit, |service| KubeEvent::Connected { service, connected: false });
                 }
-                if let Some(failure) = new {
-                    let reason: Arc<str> = failure.to_string().into();
-                    let event = |service| KubeEvent::Failed { service, reason: Arc::clone(&reason) };
-                    self.each(None, emit, event);
-                }
+                let (kind, words) = (failure.kind(), words.map(Arc::<str>::from));
+                self.each(None, emit, |service| KubeEvent::Failed { service, kind, words: words.clone() });
             }
             Notice::Listed(reason) => {
                 self.each(None, emit, |service| KubeEvent::Relist { service, reason });

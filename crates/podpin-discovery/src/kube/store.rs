@@ -14,9 +14,10 @@ use podpin_config::IpFamily;
 use podpin_endpoints::Update;
 
 use crate::kube::deadlines::{Deadlines, MomentOf};
+use crate::kube::mismatch::Mismatch;
 use crate::kube::resource::SERVICE_LABEL;
 use crate::kube::wire::Nameless;
-use crate::kube::{KubeEvent, KubeService};
+use crate::kube::{Known, KubeEvent, KubeService};
 use crate::slice::{Fault, PortRef, Slice, merge};
 
 /// The objects of one namespace.
@@ -58,8 +59,12 @@ struct Follower {
     family: IpFamily,
     /// Whether it gets the deadlines of pods.
     pods: bool,
+    /// The endpoints that were known before any was sent from here.
+    known: Known,
     /// Whether the last list that was sent had an endpoint in it.
     occupied: bool,
+    /// The judgement that was sent last: a mismatch, or none; `None` if there was no judgement yet.
+    judged: Option<Option<Mismatch>>,
     /// Whether the last list that was sent had every entry of the slices: no two are of one pod, or at one address.
     is_plain: bool,
 }
@@ -108,7 +113,9 @@ impl Store {
                     port: wanted.port.clone(),
                     family: wanted.family,
                     pods: wanted.pods,
-                    occupied: wanted.is_occupied,
+                    known: wanted.known,
+                    occupied: wanted.known != Known::Nothing,
+                    judged: None,
                     is_plain: false,
                 });
             }
@@ -299,6 +306,15 @@ impl Follower {
     fn anyone(&self) -> bool {
         true
     }
+
+    /// Emits a judgement that is the first one, or another than the one before.
+    fn judge(&mut self, mismatch: Option<Mismatch>, on: &mut dyn FnMut(KubeEvent)) {
+        if self.judged.as_ref() != Some(&mismatch) {
+            self.judged = Some(mismatch.clone());
+            let keeps = self.known != Known::Nothing;
+            on(KubeEvent::Judged { service: self.number, mismatch, keeps });
+        }
+    }
 }
 
 impl Followed {
@@ -344,8 +360,20 @@ impl Followed {
         if follower.pods {
             deadlines.fill(&mut observed);
         }
-        follower.occupied = !observed.is_empty();
-        on(KubeEvent::Endpoints { service: follower.number, update: Update::Replace(observed) });
+        let is_doubted = self.belief == Belief::InDoubt;
+        let slices = self.slices.values().filter_map(|views| views.get(page));
+        let mismatch = if observed.is_empty() { Mismatch::of(slices) } else { None };
+        if observed.is_empty() && follower.known.outlives(is_doubted, mismatch.as_ref()) {
+            // A list in doubt is compared with what is known; the mismatch of one that is believed needs no second list.
+            follower.occupied = is_doubted;
+        } else {
+            follower.known = Known::Nothing;
+            follower.occupied = !observed.is_empty();
+            on(KubeEvent::Endpoints { service: follower.number, update: Update::Replace(observed) });
+        }
+        if !is_doubted {
+            follower.judge(mismatch, on);
+        }
     }
 
     /// Emits what a slice says that said `before`: what has changed in it, if all else stays as it was sent, or a full list.
@@ -366,9 +394,21 @@ impl Followed {
                     }
                     let update = Update::Upsert(changes);
                     on(KubeEvent::Endpoints { service: follower.number, update });
+                    self.judge(page, on);
                 }
                 _ => self.tell(page, deadlines, on),
             }
+        }
+    }
+
+    /// Judges the slices for a follower whose endpoints are the same as before.
+    fn judge(&mut self, page: usize, on: &mut dyn FnMut(KubeEvent)) {
+        let slices = self.slices.values().filter_map(|views| views.get(page));
+        match self.followers.get_mut(page) {
+            Some(follower) if !follower.occupied && self.belief == Belief::Sure => {
+                follower.judge(Mismatch::of(slices), on);
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -431,7 +471,7 @@ mod tests {
     fn service(name: &str, port: &str) -> KubeService {
         let port = PortRef::Name(port.into());
         let (namespace, family) = (None, IpFamily::default());
-        KubeService { namespace, service: name.into(), port, family, pods: false, is_occupied: false }
+        KubeService { namespace, service: name.into(), port, family, pods: false, known: Known::Nothing }
     }
 
     /// As JSON on the wire: the slice `name` of `service` with so many pods.

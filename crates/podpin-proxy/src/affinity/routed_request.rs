@@ -56,7 +56,7 @@ struct Found {
 }
 
 /// Finds the route of a request by its normalised path. The path is passed on as it was sent where every reading of it leads to that
-/// route.
+/// route, else as it was normalised.
 ///
 /// # Errors
 /// If there is no route, or an application might read the path as one that leads elsewhere.
@@ -76,7 +76,8 @@ fn find(snapshot: &ConfigSnapshot, request: &RequestView<'_>) -> Result<Found, E
     if is_strict && target::loose(path).is_some_and(|loose| !leads_here(&loose)) {
         return Err(ErrorReply::Head(AMBIGUOUS));
     }
-    let passes = normalized.is_none() || leads_here(request.path);
+    let passes = normalized.is_none()
+        || leads_here(request.path) && target::loose(request.path).is_none_or(|loose| leads_here(&loose));
     let destination = destination.ok_or(ErrorReply::NoRoute)?;
     let rewrites = destination.routes().any(|route| route.filters.rewrites_path());
     Ok(Found { destination, path: normalized.filter(|_| !passes || rewrites) })

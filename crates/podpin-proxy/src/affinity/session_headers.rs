@@ -5,6 +5,7 @@ use podpin_affinity::{Keyring, SameSite as CookieSameSite, SetCookie, Token};
 use podpin_config::{CookieAttributes, SameSite, Secure};
 use podpin_endpoints::EndpointId;
 use podpin_wire::client::Client;
+use podpin_wire::header_list::HeaderList;
 use podpin_wire::headers::{self, sets_cookie};
 
 use crate::affinity::identify::IdentitySource;
@@ -12,30 +13,28 @@ use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 
 /// Removes affinity cookies of all services of the route, but for those that are to be forwarded.
-pub(crate) fn strip_cookies(request: &RoutedRequest, headers: &mut HeaderMap) {
+pub(crate) fn strip_cookies(request: &RoutedRequest, fields: &mut HeaderList<'_>) {
     let cookies = request.services().filter_map(|service| service.configuration.affinity.cookie.as_ref());
     for cookie in cookies.filter(|cookie| !cookie.forward) {
-        strip_cookie(headers, &cookie.name);
+        fields.rewrite(b"cookie", |line| podpin_affinity::without_cookie(line, &cookie.name));
     }
 }
 
 /// Puts the endpoint's own session id in the place of the bound one that the client was given.
-pub(crate) fn unbind_session_id(request: &RoutedRequest, headers: &mut HeaderMap) {
+pub(crate) fn unbind_session_id<'a>(request: &'a RoutedRequest, fields: &mut HeaderList<'a>) {
     if let (Some(name), IdentitySource::Bound(own)) =
         (&request.service().session_header, &request.identity.source)
     {
-        headers.insert(name.clone(), own.clone());
+        fields.insert(name.as_str().as_bytes(), own.as_bytes());
     }
 }
 
 /// Names the session to the endpoint, and the reason why a client that was pinned elsewhere comes here.
-pub(crate) fn write_session(request: &RoutedRequest, selected: &Selected, headers: &mut HeaderMap) {
-    if let Ok(session) = HeaderValue::try_from(request.session.to_string()) {
-        headers.insert(headers::SESSION, session);
-    }
+pub(crate) fn write_session(request: &RoutedRequest, selected: &Selected, fields: &mut HeaderList<'_>) {
+    fields.insert_written(headers::SESSION_NAME, |value| request.session.write(value));
     match selected.moved {
-        Some(reason) => drop(headers.insert(headers::REPINNED, HeaderValue::from_static(reason.as_str()))),
-        None => drop(headers.remove(headers::REPINNED)),
+        Some(reason) => fields.insert(headers::REPINNED_NAME, reason.as_str().as_bytes()),
+        None => fields.remove(headers::REPINNED_NAME),
     }
 }
 
@@ -109,20 +108,6 @@ fn token(request: &RoutedRequest, endpoint: EndpointId) -> Token {
     }
 }
 
-fn strip_cookie(headers: &mut HeaderMap, name: &str) {
-    if !headers.contains_key(header::COOKIE) {
-        return;
-    }
-    let before: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
-    headers.remove(header::COOKIE);
-    for line in before {
-        let rest = podpin_affinity::without_cookie(line.as_bytes(), name);
-        if let Some(value) = rest.and_then(|rest| HeaderValue::from_bytes(&rest).ok()) {
-            headers.append(header::COOKIE, value);
-        }
-    }
-}
-
 fn set_cookie<'a>(attributes: &'a CookieAttributes, value: &'a str, client: &Client) -> SetCookie<'a> {
     SetCookie {
         name: &attributes.name,
@@ -149,16 +134,22 @@ fn set_cookie<'a>(attributes: &'a CookieAttributes, value: &'a str, client: &Cli
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use podpin_affinity::SessionId;
+
     use super::*;
+    use crate::testing::Scene;
 
     #[test]
     fn a_cookie_is_taken_out_and_the_others_stay() {
-        let mut headers = HeaderMap::new();
-        headers.append(header::COOKIE, HeaderValue::from_static("a=1; podpin-chat=token; b=2"));
-        headers.append(header::COOKIE, HeaderValue::from_static("podpin-chat=other"));
-        strip_cookie(&mut headers, "podpin-chat");
-        let left: Vec<_> =
-            headers.get_all(header::COOKIE).iter().map(|value| value.to_str().unwrap()).collect();
-        assert_eq!(left, ["a=1; b=2"]);
+        let scene = Scene::new(&[]);
+        let (session, id) = (SessionId::from_bytes([1; 16]), EndpointId::of_pod("a", 80));
+        let request = RoutedRequest::of_stream(Arc::clone(&scene.route), session, id);
+        let mut fields = HeaderList::default();
+        fields.append(b"cookie", b"a=1; podpin-chat=token; b=2");
+        fields.append(b"cookie", b"podpin-chat=other");
+        strip_cookies(&request, &mut fields);
+        assert!(fields.iter().eq([(&b"cookie"[..], &b"a=1; b=2"[..])]));
     }
 }

@@ -29,6 +29,7 @@ use crate::balance::client_limit::ClientStreams;
 use crate::balance::flaps::{Flapping, Flaps};
 use crate::balance::queue::Queue;
 use crate::balance::ring::{KetamaRing, SteadyRing};
+use crate::balance::source::Source;
 use crate::clock;
 use crate::net::tls::UpstreamTls;
 use crate::telemetry::labels::RefusalKind;
@@ -101,8 +102,8 @@ pub struct ServiceState {
     /// The table is changed on the control thread only; requests never take the lock.
     table: Arc<Mutex<Table>>,
     view: Arc<ArcSwap<View>>,
-    /// The reason of the last failure of discovery.
-    discovery_failure: Arc<Mutex<Option<Arc<str>>>>,
+    /// The source of the endpoints: what is wrong with it.
+    pub source: Arc<Source>,
     /// Whether the log says already that ejection is disregarded.
     ejection_disregarded: Arc<AtomicBool>,
     /// The recent changes of endpoints, for the log.
@@ -198,7 +199,7 @@ impl ServiceState {
             drain: Arc::new(drain),
             table: Arc::new(Mutex::new(table)),
             view: Arc::new(ArcSwap::from_pointee(View::new(snapshot, ring, Flapping::default()))),
-            discovery_failure: Arc::default(),
+            source: Arc::default(),
             ejection_disregarded: Arc::default(),
             flaps: Arc::default(),
         }
@@ -229,7 +230,7 @@ impl ServiceState {
             drain: Arc::clone(&self.drain),
             table: Arc::clone(&self.table),
             view: Arc::clone(&self.view),
-            discovery_failure: Arc::clone(&self.discovery_failure),
+            source: Arc::clone(&self.source),
             ejection_disregarded: Arc::clone(&self.ejection_disregarded),
             flaps: Arc::clone(&self.flaps),
         }
@@ -282,17 +283,6 @@ impl ServiceState {
         }
     }
 
-    /// Records why discovery failed, for readiness and its log.
-    pub fn discovery_failed(&self, reason: Arc<str>) {
-        *self.discovery_failure.lock() = Some(reason);
-    }
-
-    /// Returns why discovery failed last; `None` if it never did.
-    #[must_use]
-    pub fn discovery_failure(&self) -> Option<Arc<str>> {
-        self.discovery_failure.lock().clone()
-    }
-
     /// Returns the name of the affinity cookie; `None` if there is none.
     #[must_use]
     pub fn cookie_name(&self) -> Option<&str> {
@@ -301,12 +291,23 @@ impl ServiceState {
 
     /// Counts a failure of an endpoint, and ejects it if the policy says so; `cause` is the failure in words.
     pub fn endpoint_failed(&self, endpoint: &Endpoint, source: FailureSource, cause: &dyn fmt::Display) {
-        let Some(policy) = &self.ejection else { return };
-        if endpoint.load.failed(policy, source, clock::now()) {
+        let now = clock::now();
+        if source == FailureSource::Endpoint && endpoint.load.reports_failure(now) {
             tracing::warn!(
                 service = %self.name,
                 endpoint = %endpoint.name,
-                last = %cause,
+                address = %endpoint.address,
+                reason = %cause,
+                "an endpoint cannot be reached"
+            );
+        }
+        let Some(policy) = &self.ejection else { return };
+        if endpoint.load.failed(policy, source, now) {
+            tracing::warn!(
+                service = %self.name,
+                endpoint = %endpoint.name,
+                address = %endpoint.address,
+                reason = %cause,
                 "ejected after consecutive failures"
             );
             self.endpoint_ejected();

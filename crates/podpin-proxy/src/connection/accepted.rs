@@ -16,6 +16,7 @@ use tracing::Span;
 use crate::balance::service::Kind;
 use crate::clock;
 use crate::connection::listener::Listener;
+use crate::downstream::http1::write_and_linger;
 use crate::downstream::lease::ConnectionLease;
 use crate::http::reply::ErrorReply;
 use crate::limits::connections::ConnectionPermit;
@@ -52,10 +53,31 @@ pub(crate) enum Shaken {
     Plain(TcpStream),
 }
 
-/// Returns whether a connection to a port of TLS begins like HTTP: no record of TLS begins with a letter.
-async fn begins_plain(tcp: &TcpStream) -> bool {
-    let mut first = [0];
-    matches!(tcp.peek(&mut first).await, Ok(1)) && first[0].is_ascii_alphabetic()
+/// The alert `protocol_version` in a record of TLS 1.0 (RFC 8446 section 6, RFC 5246 appendix E.1).
+const PROTOCOL_VERSION_ALERT: [u8; 7] = [21, 3, 1, 0, 2, 2, 70];
+
+/// The first bytes of a connection to a port of TLS, of which nothing is read.
+enum Beginning {
+    /// Letters, as HTTP has them. No record of TLS begins with one.
+    Plain,
+    /// ClientHello of a client that speaks TLS 1.1 at most. rustls finds fault with the extensions that such a hello lacks first, and its
+    /// alert does not say what is wrong.
+    TooOld,
+    /// Anything else.
+    Tls,
+}
+
+impl Beginning {
+    async fn of(tcp: &TcpStream) -> Beginning {
+        // The header of the record, type and length of the hello, the newest version of the client (all from 1.2 on say 1.2).
+        let mut first = [0; 11];
+        let count = tcp.peek(&mut first).await.unwrap_or(0);
+        match first {
+            [letter, ..] if count > 0 && letter.is_ascii_alphabetic() => Beginning::Plain,
+            [22, 3, _, _, _, 1, _, _, _, 3, minor] if count == first.len() && minor < 3 => Beginning::TooOld,
+            _ => Beginning::Tls,
+        }
+    }
 }
 
 impl Connection {
@@ -139,7 +161,12 @@ impl Connection {
         let shared = &self.listener.shared;
         let mut closing = shared.lifecycle.closing();
         let limit = shared.current().limits.request_header_timeout;
-        let shake = async { if begins_plain(&tcp).await { Err(tcp) } else { Ok(tls.accept(tcp).await) } };
+        let shake = async {
+            match Beginning::of(&tcp).await {
+                Beginning::Tls => Ok(tls.accept(tcp).await),
+                other => Err((other, tcp)),
+            }
+        };
         let shaken = tokio::select! {
             shaken = timeout(limit, shake) => shaken,
             _ = closing.wait_for(|closing| *closing) => return None,
@@ -154,10 +181,15 @@ impl Connection {
                 listeners.tls_handshakes_failed.inc(&self.listener.name, HandshakeError::Failed);
                 self.handshake_failed(tls, failure.reason, &failure);
             }
-            Ok(Err(tcp)) => {
+            Ok(Err((Beginning::Plain, tcp))) => {
                 listeners.tls_handshakes_failed.inc(&self.listener.name, HandshakeError::Failed);
                 self.handshake_failed(tls, TlsFailure::PlainHttp, &"HTTP in plain text on a port of TLS");
                 return Some(Shaken::Plain(tcp));
+            }
+            Ok(Err((_, tcp))) => {
+                listeners.tls_handshakes_failed.inc(&self.listener.name, HandshakeError::Failed);
+                self.handshake_failed(tls, TlsFailure::Version, &"the client speaks TLS 1.1 at most");
+                Box::pin(write_and_linger(Transport::Plain(tcp), &PROTOCOL_VERSION_ALERT)).await;
             }
             Err(_) => {
                 listeners.tls_handshakes_failed.inc(&self.listener.name, HandshakeError::Timeout);

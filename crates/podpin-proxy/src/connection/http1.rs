@@ -6,13 +6,9 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use http::{Version, header};
-use pingora::apps::HttpServerApp;
-use pingora::protocols::http::ServerSession;
-use pingora::server::ShutdownWatch;
 use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
 use podpin_wire::http1::request_head::{RequestBody, RequestFraming, RequestHead};
 use tokio::net::TcpStream;
-use tracing::Instrument;
 
 use crate::balance::service::Kind;
 use crate::connection::accepted::{Connection, Shaken};
@@ -26,11 +22,10 @@ use crate::downstream::lease::{ConnectionLease, ResumeConnection};
 use crate::downstream::pending::{Http1Terms, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::net::transport::Transport;
-use crate::request::serve::{self, Served};
+use crate::request::serve;
+use crate::request::served::Served;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::telemetry::labels::ConnectionProtocol;
-use crate::upgrade::client_stream::ClientStream;
-use crate::upgrade::pipeline::UpgradeStart;
 
 /// Serves a connection to its end, or until an event stream takes the socket.
 #[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
@@ -133,46 +128,6 @@ fn serve_request<'a>(
     let context = connection.request_context(snapshot, head, kind, connection.certificate(&idle.transport));
     let context = if framing.offers_upgrade { context.with_offer() } else { context.counted() };
     Box::pin(serve::serve(context, PendingResponse::http1(idle, terms)))
-}
-
-/// Lets Pingora serve a request that offers another protocol. Returns the connection if the offer was not taken and it may carry another
-/// request.
-#[expect(dead_code, reason = "the way to endpoints that speak HTTP/2")]
-async fn upgrade(
-    connection: &Connection,
-    idle: IdleConnection,
-    received: ReceivedRequest,
-    snapshot: Arc<ConfigSnapshot>,
-    closing: &ShutdownWatch,
-) -> Option<IdleConnection> {
-    let ReceivedRequest { head, bytes, framing } = received;
-    let keeps = framing.keep_alive && !has_body(&head);
-    let context =
-        connection.request_context(snapshot, head, Kind::Request, connection.certificate(&idle.transport));
-    let span = tracing::debug_span!(
-        "upgrade",
-        host = %context.head.authority(),
-        path = context.head.path(),
-        client = %context.client.address,
-    );
-    let length = bytes.len();
-    let mut ahead = BytesMut::from(bytes);
-    ahead.unsplit(idle.ahead);
-    let head_length = keeps.then_some(length);
-    let stream = ClientStream::upgrade(idle.transport, connection.peer, ahead, head_length);
-    let start = UpgradeStart { context, progress: stream.progress(), keeps };
-    let mut session = ServerSession::new_http1(Box::new(stream));
-    session.set_connection_user_context(Some(Box::new(start)));
-    session.set_keepalive(None);
-    let reused = connection.listener.proxy.process_new_http(session, closing).instrument(span).await?;
-    let (stream, _) = reused.consume();
-    stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
-}
-
-/// Whether a request has a body, or says so in a way that only its recipient can tell.
-fn has_body(head: &RequestHead) -> bool {
-    let length = head.fields.text(&header::CONTENT_LENGTH);
-    head.fields.contains(&header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
 }
 
 /// Returns the decoder of a request body.

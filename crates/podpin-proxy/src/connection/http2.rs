@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::balance::service::Kind;
+use crate::clock::Still;
 use crate::connection::accepted::Connection;
 use crate::downstream::http1::IdleConnection;
 use crate::downstream::http1::write_and_linger;
@@ -26,7 +27,8 @@ use crate::downstream::http2_connection::{Arrival, Http2Connection, Progress, Re
 use crate::downstream::pending::{PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::net::transport::Transport;
-use crate::request::serve::{self, Served};
+use crate::request::serve;
+use crate::request::served::Served;
 use crate::upstream::{unserved, websocket_key};
 
 /// Multiple of the flood budgets for a peer in `trustedProxies`, which speaks for many clients.
@@ -101,7 +103,7 @@ pub(crate) fn serve(
                             head,
                             http2.certificate(requests.connection.certificate_parts()),
                         );
-                        shared.lifecycle.tasks.spawn(request.in_current_span());
+                        shared.lifecycle.tasks.spawn(Still::new(request.in_current_span()));
                     }
                     requests.takes_no_more(http2.opened_streams())
                 }

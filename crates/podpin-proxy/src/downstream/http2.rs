@@ -53,6 +53,11 @@ impl Http2Stream {
         stream.is_none_or(|stream| stream.request == RequestProgress::Complete && stream.body.is_empty())
     }
 
+    /// Whether fields behind the request body are there.
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.connection.lock().stream_state(self.id).is_some_and(|stream| !stream.trailers.is_empty())
+    }
+
     /// Appends bytes of the request body, or notes its end: then there are none.
     pub(crate) fn poll_body(
         &mut self,
@@ -244,6 +249,16 @@ impl Http2Stream {
     /// Writes all bytes that the client takes within `limit`, and then aborts.
     pub(crate) async fn abort_behind(mut self, bytes: &[u8], limit: Duration) {
         if tokio::time::timeout(limit, self.write_all(bytes)).await.is_err() {
+            tracing::debug!("a client did not take the end of its response");
+        }
+    }
+
+    /// Writes all bytes that the client takes within `limit`, and then ends the response with these fields.
+    pub(crate) async fn finish_behind(mut self, bytes: &[u8], trailers: HeaderMap, limit: Duration) {
+        if let Ok(Ok(())) = tokio::time::timeout(limit, self.write_all(bytes)).await {
+            self.set_trailers(trailers);
+            self.finish();
+        } else {
             tracing::debug!("a client did not take the end of its response");
         }
     }

@@ -138,6 +138,15 @@ impl PendingResponse {
         }
     }
 
+    /// Whether fields behind the request body are there, which need chunks though there may be no body.
+    pub(crate) fn has_trailers(&self) -> bool {
+        match self {
+            // There are chunks already.
+            PendingResponse::H1(_) => false,
+            PendingResponse::H2(stream) => stream.has_trailers(),
+        }
+    }
+
     /// Whether interim responses can be passed on to the client (RFC 9110 section 15.2).
     pub(crate) fn takes_interim(&self) -> bool {
         match self {
@@ -245,6 +254,14 @@ impl PendingResponse {
         }
     }
 
+    /// Whether [`PendingResponse::frame`] changes anything about body bytes.
+    pub(crate) fn is_framed(&self) -> bool {
+        match self {
+            PendingResponse::H1(client) => client.side.framing == Framing::Chunked,
+            PendingResponse::H2(_) => false,
+        }
+    }
+
     /// Appends body bytes as they are framed for the client.
     pub(crate) fn frame(&self, data: &[u8], out: &mut Vec<u8>) {
         match self {
@@ -317,6 +334,15 @@ impl PendingResponse {
                 }
             }
             PendingResponse::H2(stream) => stream.abort_behind(unsent, CUT_GRACE).await,
+        }
+    }
+
+    /// Ends a response of HTTP/2 early, in words: with `trailers` behind what the client has not taken, `unsent`. Any other
+    /// client has no place for them, and the response is cut.
+    pub(crate) async fn end_with(self, unsent: &[u8], trailers: HeaderMap) {
+        match self {
+            PendingResponse::H2(stream) => stream.finish_behind(unsent, trailers, CUT_GRACE).await,
+            client @ PendingResponse::H1(_) => client.cut(unsent).await,
         }
     }
 

@@ -9,6 +9,7 @@ use podpin_config as config;
 
 use crate::http::reply::LocalResponse;
 use podpin_wire::fields::Fields;
+use podpin_wire::header_list::HeaderList;
 use podpin_wire::http1::request_head::{self, RequestHead};
 
 /// The filters of one route.
@@ -89,14 +90,24 @@ impl RouteFilters {
 
     /// Returns whether the edits of a request set, add or remove a field of this name.
     #[must_use]
-    pub fn edits_request(&self, name: &HeaderName) -> bool {
+    pub fn edits_request(&self, name: &[u8]) -> bool {
         let Edits { remove, set, add } = &self.request;
-        remove.contains(name) || set.iter().chain(add).any(|(edited, _)| edited == name)
+        let edited = remove.iter().chain(set.iter().chain(add).map(|(edited, _)| edited));
+        edited.into_iter().any(|edited| edited.as_str().as_bytes() == name)
     }
 
     /// Edits the fields of a request to an endpoint.
-    pub fn edit_request(&self, headers: &mut HeaderMap) {
-        self.request.apply(headers);
+    pub fn edit_request<'a>(&'a self, fields: &mut HeaderList<'a>) {
+        let Edits { remove, set, add } = &self.request;
+        for name in remove {
+            fields.remove(name.as_str().as_bytes());
+        }
+        for (name, value) in set {
+            fields.insert(name.as_str().as_bytes(), value.as_bytes());
+        }
+        for (name, value) in add {
+            fields.append(name.as_str().as_bytes(), value.as_bytes());
+        }
     }
 
     /// Edits the fields of an endpoint's response to a request with the fields `received`.

@@ -8,7 +8,8 @@ use http::{Method, StatusCode};
 use podpin_wire::http1::encode::{self, Persistence};
 
 use crate::clock;
-use crate::telemetry::labels::RefusalKind;
+use crate::telemetry::labels::{CloseReason, Label as _, RefusalKind};
+use podpin_wire::grpc::GrpcStatus;
 use podpin_wire::http1::request_head::HeadError;
 
 /// The reason why a client gets a reply of the proxy instead of an endpoint's response.
@@ -71,6 +72,15 @@ pub enum ErrorReply {
     /// Response of the endpoint that is not HTTP.
     #[error("the endpoint's answer is malformed")]
     UpstreamProtocol,
+    /// Call of gRPC whose time is up, as its client has set it.
+    #[error("the deadline of the call has passed")]
+    Deadline,
+    /// Call of gRPC at an endpoint whose drain has ended.
+    #[error("the endpoint is leaving")]
+    Leaving,
+    /// Offer of another protocol to endpoints that speak HTTP/2.
+    #[error("the endpoints take no other protocol")]
+    Upgrade,
     /// Client that is gone: there is no reply.
     #[error("the client went away")]
     ClientGone,
@@ -103,7 +113,8 @@ impl ErrorReply {
             | ErrorReply::NoEndpoint
             | ErrorReply::Full
             | ErrorReply::ReconnectRate
-            | ErrorReply::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            | ErrorReply::QueueTimeout
+            | ErrorReply::Leaving => StatusCode::SERVICE_UNAVAILABLE,
             ErrorReply::UpstreamStatus(code) => {
                 StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
@@ -111,7 +122,8 @@ impl ErrorReply {
             ErrorReply::UpstreamConnect | ErrorReply::UpstreamReset | ErrorReply::UpstreamProtocol => {
                 StatusCode::BAD_GATEWAY
             }
-            ErrorReply::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            ErrorReply::UpstreamTimeout | ErrorReply::Deadline => StatusCode::GATEWAY_TIMEOUT,
+            ErrorReply::Upgrade => StatusCode::NOT_IMPLEMENTED,
             ErrorReply::Loop => StatusCode::LOOP_DETECTED,
             ErrorReply::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             ErrorReply::ClientGone => return None,
@@ -140,6 +152,9 @@ impl ErrorReply {
             | ErrorReply::UpstreamTimeout
             | ErrorReply::UpstreamReset
             | ErrorReply::UpstreamProtocol
+            | ErrorReply::Deadline
+            | ErrorReply::Leaving
+            | ErrorReply::Upgrade
             | ErrorReply::ClientGone
             | ErrorReply::Loop
             | ErrorReply::Internal => None,
@@ -167,6 +182,9 @@ impl ErrorReply {
             | ErrorReply::UpstreamReset
             | ErrorReply::UpstreamProtocol
             | ErrorReply::UpstreamStatus(_)
+            | ErrorReply::Deadline
+            | ErrorReply::Leaving
+            | ErrorReply::Upgrade
             | ErrorReply::ClientGone
             | ErrorReply::Loop
             | ErrorReply::Internal => None,
@@ -190,6 +208,8 @@ impl ErrorReply {
     pub fn log_reason(self) -> &'static str {
         match self {
             ErrorReply::ClientGone => "client",
+            ErrorReply::Deadline => "deadline",
+            ErrorReply::Leaving => CloseReason::Drain.label(),
             ErrorReply::NoRoute
             | ErrorReply::NoEndpoint
             | ErrorReply::Full
@@ -209,6 +229,7 @@ impl ErrorReply {
             | ErrorReply::UpstreamReset
             | ErrorReply::UpstreamProtocol
             | ErrorReply::UpstreamStatus(_)
+            | ErrorReply::Upgrade
             | ErrorReply::Loop
             | ErrorReply::Internal => "error",
         }
@@ -227,6 +248,22 @@ impl ErrorReply {
             retry_after_seconds: self.retry_after_seconds(),
             body: self.body(),
             headers: HeaderMap::new(),
+        })
+    }
+
+    /// Returns the status of a gRPC call that ends with this; `None` if the client is gone.
+    pub fn grpc_status(self) -> Option<GrpcStatus> {
+        match self {
+            ErrorReply::Deadline => Some(GrpcStatus::DeadlineExceeded),
+            other => other.status().map(GrpcStatus::of_http),
+        }
+    }
+
+    /// Returns the reply to a gRPC call: a head that is all of it; `None` if the client is gone.
+    pub fn call_response(self) -> Option<LocalResponse> {
+        Some(LocalResponse {
+            content_type: "application/grpc",
+            ..LocalResponse::empty(StatusCode::OK, self.grpc_status()?.fields(&format!("podpin: {self}")))
         })
     }
 

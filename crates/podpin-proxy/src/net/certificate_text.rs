@@ -1,10 +1,9 @@
 //! All that a log says of a certificate: subject, issuer, validity, names.
 
+use podpin_wire::distinguished_name::distinguished_name;
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
-
-use crate::net::subject::distinguished_name;
 
 /// Names of a certificate that are written out.
 const NAMES_MAX: usize = 5;

@@ -9,12 +9,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use podpin_config::CertificatePart;
 use podpin_wire::client::ClientCertificate;
+use podpin_wire::distinguished_name::distinguished_name;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
-
-use crate::net::subject::distinguished_name;
 
 /// Returns these parts of the certificates that a client has shown, its own first; `None` if there are none.
 #[must_use]

@@ -3,6 +3,7 @@
 pub mod certificate;
 pub mod error;
 pub mod failure;
+mod pem;
 pub mod provider;
 mod server;
 mod tickets;

@@ -1,6 +1,7 @@
 //! Metrics and access log of the responses of endpoints that are no event streams.
 
 use http::StatusCode;
+use podpin_drain::Cause;
 use podpin_sse::session::Fault;
 
 use crate::clock;
@@ -25,14 +26,19 @@ pub(crate) fn count_response(context: &RequestContext, attempts: &Attempts, stat
     attempts.request.count_decision(attempts.selected());
 }
 
-/// Accounts for the end of an endpoint's response, of which so many bytes were `delivered`.
-pub(crate) fn settle(
-    context: &RequestContext,
-    attempts: &Attempts,
-    delivered: u64,
-    status: StatusCode,
-    ending: &Ending,
-) {
+/// The facts of a response that has passed, or a part of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passed {
+    /// Status of the response.
+    pub status: StatusCode,
+    /// Body bytes that went to the client.
+    pub delivered: u64,
+    /// Status of a gRPC call.
+    pub grpc_status: Option<u32>,
+}
+
+/// Accounts for the end of an endpoint's response.
+pub(crate) fn settle(context: &RequestContext, attempts: &Attempts, passed: &Passed, ending: &Ending) {
     let took = clock::now().since(context.began);
     attempts.service().metrics.request_duration.observe(took.as_secs_f64());
     let cut = match ending {
@@ -40,12 +46,13 @@ pub(crate) fn settle(
         Ending::Cut(error) => Some(count_cut(attempts, error)),
     };
     if context.shared.is_logging() {
-        let mut log = context.record("request");
-        log.status = status.as_u16();
+        let mut log = context.record(if context.is_call() { "call" } else { "request" });
+        log.status = passed.status.as_u16();
+        log.grpc_status = passed.grpc_status;
         attempts.describe(true, &mut log);
         log.reason = cut.as_ref().map_or("complete", |cut| cut.reason);
         log.error = cut.map(|cut| cut.error);
-        log.bytes = delivered;
+        log.bytes = passed.delivered;
         log.duration_ms = clock::duration_millis(took);
         context.shared.log(&log);
     }
@@ -73,6 +80,11 @@ fn count_cut(attempts: &Attempts, error: &TransferError) -> Cut {
         }
         // A response that pauses for too long is cut; the endpoint did answer.
         TransferError::Idle => return own(CloseReason::Idle, "the endpoint was silent within its response"),
+        // The endpoint did nothing wrong, and the proxy nothing that it did not say.
+        TransferError::Leaving(Cause::Shutdown) => {
+            return own(CloseReason::Shutdown, "the proxy is leaving");
+        }
+        TransferError::Leaving(_) => return own(CloseReason::Drain, "the endpoint is leaving"),
         TransferError::Broken(Fault::Malformed) => UpstreamError::Protocol("the response body"),
         TransferError::Broken(_) | TransferError::Upstream(_) => {
             UpstreamError::Reset(std::io::ErrorKind::UnexpectedEof.into())

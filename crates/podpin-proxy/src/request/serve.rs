@@ -25,40 +25,32 @@ use tracing::{Instrument, Span};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::Kind;
-use crate::downstream::http1::IdleConnection;
 use crate::downstream::pending::PendingResponse;
 use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
-use crate::request::account::{self, Ending};
+use crate::request::account::{self, Ending, Passed};
 use crate::request::body_framing::{BodyFraming, body_framing};
+use crate::request::http2::{self, Http2Request};
 use crate::request::outcome::{Begun, Outcome, Reached};
+use crate::request::served::Served;
 use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
 use crate::request_context::RequestContext;
 use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
+use crate::stream::upload::Rest;
+use crate::stream::upstream_reader::UpstreamReader;
 use crate::tunnel::open::{PendingTunnel, Switched};
 use crate::upstream::attempts::{Attempts, Purpose};
+use crate::upstream::connect::UpstreamResponse;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
-use crate::upstream::upload::Upload;
+use crate::upstream::upload::{TrailerRule, Upload};
 use crate::upstream::websocket_key::is_proven;
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
-
-/// The end of a request for its connection.
-pub(crate) enum Served {
-    /// Connection that may carry another request.
-    Idle(IdleConnection),
-    /// Connection that is over.
-    Closed,
-    /// Event stream that takes the connection with it.
-    Stream(Box<PendingStream>),
-    /// Connection that becomes another protocol.
-    Tunnel(Box<PendingTunnel>),
-}
 
 /// The reason why no endpoint is asked.
 enum Early {
@@ -83,12 +75,6 @@ struct Exchange<'a> {
     places: Places,
     /// Time that the connection to the endpoint is kept after the response; `None` if it is not.
     keep_time: Option<Duration>,
-}
-
-impl From<Option<IdleConnection>> for Served {
-    fn from(connection: Option<IdleConnection>) -> Served {
-        connection.map_or(Served::Closed, Served::Idle)
-    }
 }
 
 /// Serves one request, up to its end or to the beginning of an event stream.
@@ -117,6 +103,16 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
             Ok(exchange) => exchange,
             Err(early) => return early.end(&context, client).await,
         };
+        if exchange.attempts.service().configuration.protocol.is_http2() {
+            let Exchange { attempts, .. } = exchange;
+            if context.offer.is_some() {
+                // HTTP/2 has no upgrades (RFC 9113 section 8.6).
+                let progress = Progress::Tried { attempts: &attempts, answered: false };
+                return refuse(&context, progress, ErrorReply::Upgrade, client).await;
+            }
+            let request = Http2Request { context, attempts, client, in_flight };
+            return Box::pin(http2::serve(request)).await.into();
+        }
         let has_body = !client.is_body_read();
         match exchange.run(&mut client).await {
             Outcome::Refused(reply) => {
@@ -136,7 +132,8 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
                 Served::Tunnel(Box::new(tunnel))
             }
             Outcome::Answered { status, ending, unsent } => {
-                account::settle(&context, &exchange.attempts, exchange.delivered, status, &ending);
+                let passed = Passed { status, delivered: exchange.delivered, grpc_status: None };
+                account::settle(&context, &exchange.attempts, &passed, &ending);
                 if let Ending::Complete = ending {
                     return match client.finish() {
                         Ok(connection) => connection.into(),
@@ -222,7 +219,8 @@ impl Exchange<'_> {
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
         let is_tunnel = self.context.web_socket_key().is_some();
-        let body = body_framing(&self.context.head, is_tunnel || client.is_body_read());
+        let is_read = is_tunnel || (client.is_body_read() && !client.has_trailers());
+        let body = body_framing(&self.context.head, is_read);
         // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
         loop {
@@ -234,7 +232,10 @@ impl Exchange<'_> {
             let head = self.upstream_head(client, &body);
             let upload = match before.take() {
                 None if is_tunnel => Some(Upload::without_body(head)),
-                None => Some(Upload::new(head, body.framing)),
+                None => {
+                    let rule = TrailerRule::new(self.context, &self.attempts.request.route);
+                    Some(Upload::new(head, body.framing).with_trailers(rule))
+                }
                 Some(before) => before.again(head),
             };
             let Some(mut upload) = upload else { return Outcome::Refused(ErrorReply::UpstreamReset) };
@@ -254,7 +255,10 @@ impl Exchange<'_> {
                     Begun::Stream(head, permits) => {
                         let (response, TransferRest { unsent: interim, upload }) =
                             transfer.into_response(*head);
-                        return Outcome::Stream(Box::new(Opened { response, permits, interim, upload }));
+                        let UpstreamResponse { start, transport } = response;
+                        let body = UpstreamReader::new(transport, start.body, start.rest);
+                        let (head, upload) = (start.head, Rest::Http1(upload));
+                        return Outcome::Stream(Box::new(Opened { head, body, permits, interim, upload }));
                     }
                     Begun::Switch(head, permits, protocol) => {
                         let (response, TransferRest { unsent: interim, .. }) = transfer.into_response(*head);
@@ -432,6 +436,7 @@ impl Exchange<'_> {
         match error {
             TransferError::Client(reply) => Some(reply),
             TransferError::Upstream(error) => (!self.attempts.failed(&error)).then(|| error.reply()),
+            TransferError::Leaving(_) => Some(ErrorReply::Leaving),
             TransferError::Broken(_) | TransferError::Idle | TransferError::SlowClient => {
                 Some(ErrorReply::Internal)
             }
@@ -462,7 +467,7 @@ impl Exchange<'_> {
         let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
         // A client that takes no interim response must not wait for one.
         if !client.takes_interim() {
-            fields.remove(header::EXPECT);
+            fields.remove(b"expect");
         }
         let mut head = rewrite::upstream_head(self.context, &self.attempts.request, selected, &mut fields);
         head.extend_from_slice(body.field.as_bytes());

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use podpin_drain::Cause;
 use podpin_sse::session::Fault;
 use podpin_time::Millis;
 use podpin_wire::http1::body::{BodyDecoder, Piece};
@@ -44,6 +45,8 @@ pub(crate) enum TransferError {
     Idle,
     /// Client that took nothing of the response for `timeouts.clientWrite`.
     SlowClient,
+    /// Endpoint, or the proxy itself, whose drain ends what is still open.
+    Leaving(Cause),
 }
 
 impl From<Gone> for TransferError {

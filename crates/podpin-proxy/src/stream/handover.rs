@@ -25,7 +25,8 @@ use podpin_sse::session::{
     Answer, Eligibility, HandoverCause, Limits, Meeting, Outcome, Reason, Report, Target,
 };
 use podpin_sse::{KnownIds, Outstanding, ReplayStart};
-use podpin_wire::http1::encode;
+use podpin_wire::compact_head::CompactHead;
+use podpin_wire::header_list::HeaderList;
 use podpin_wire::http1::response_head::ResponseStart;
 
 use crate::affinity::routed_request::RoutedRequest;
@@ -59,7 +60,7 @@ pub(crate) struct HandoverDriver {
     shared: Arc<Shared>,
     session: SessionId,
     /// Upstream request head without the fields that differ from endpoint to endpoint, and without the empty line.
-    head: Box<[u8]>,
+    head: CompactHead,
     /// Request under way.
     request: Option<PendingSuccessor>,
     /// Successor that has answered with an event stream.
@@ -158,8 +159,8 @@ enum Refusal {
 impl HandoverDriver {
     /// Returns the driver of a stream that may be handed over; `head` is its request head without `Last-Event-ID` and
     /// session fields.
-    pub(crate) fn new(shared: Arc<Shared>, session: SessionId, head: Vec<u8>) -> HandoverDriver {
-        let head = head.into_boxed_slice();
+    pub(crate) fn new(shared: Arc<Shared>, session: SessionId, head: &[u8]) -> HandoverDriver {
+        let head = CompactHead::of(head);
         HandoverDriver {
             shared,
             session,
@@ -184,7 +185,7 @@ impl HandoverDriver {
             route: Arc::clone(route),
             tls: snapshot.counterpart(&route.service).unwrap_or(&route.service).tls.clone(),
             session: self.session,
-            head: self.head.to_vec(),
+            head: self.head.bytes(),
             resume,
             wait: match target {
                 // The streams of an endpoint that died all come at one moment.
@@ -428,15 +429,17 @@ impl SuccessorRequest {
 
     /// Returns the whole request head for the endpoint of the current attempt.
     fn head(&self, attempts: &Attempts) -> Vec<u8> {
-        let mut fields = HeaderMap::with_capacity(3);
+        let mut fields = HeaderList::default();
         if let Some(selected) = attempts.selected() {
             session_headers::write_session(&attempts.request, selected, &mut fields);
         }
-        if let Some(Ok(id)) = self.resume.last_event_id.as_deref().map(HeaderValue::from_bytes) {
-            fields.insert(LAST_EVENT_ID, id);
+        // An id that no field can carry is left out.
+        let id = self.resume.last_event_id.as_deref().filter(|id| HeaderValue::from_bytes(id).is_ok());
+        if let Some(id) = id {
+            fields.append(b"last-event-id", id);
         }
         let mut head = self.head.clone();
-        encode::write_headers(&mut head, &fields);
+        fields.write(&mut head);
         head.extend_from_slice(b"\r\n");
         head
     }
@@ -502,7 +505,7 @@ mod tests {
     use crate::testing::{Scene, nowhere};
 
     fn driver(scene: &Scene) -> HandoverDriver {
-        let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
+        let head = b"GET / HTTP/1.1\r\nhost: x\r\n";
         HandoverDriver::new(Arc::clone(&scene.shared), SessionId::from_bytes([1; 16]), head)
     }
 

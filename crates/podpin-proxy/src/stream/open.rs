@@ -12,7 +12,7 @@ use podpin_drain::{Comer, Mobility};
 use podpin_endpoints::MoveReason;
 use podpin_sse::Framer;
 use podpin_sse::session::{Content, Recovery, Settings};
-use podpin_wire::http1::response_head::ResponseStart;
+use podpin_wire::http1::response_head::ResponseHead;
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
@@ -28,14 +28,12 @@ use crate::stream::handover::{EARLIEST, HandoverDriver, LAST_EVENT_ID, allows_ha
 use crate::stream::relay::Relay;
 use crate::stream::start::Start;
 use crate::stream::task::StreamTask;
-use crate::stream::upload::RequestRest;
+use crate::stream::upload::{RequestRest, Rest};
 use crate::stream::upstream_reader::UpstreamReader;
 use crate::stream_registry::{self, ReturnEvidence};
 use crate::telemetry::labels::{OpenedStream, Resumption};
 use crate::upstream::attempts::Attempts;
-use crate::upstream::connect::UpstreamResponse;
 use crate::upstream::rewrite;
-use crate::upstream::upload::Upload;
 
 /// A request that was answered with an event stream.
 struct Opening<'a> {
@@ -55,14 +53,16 @@ enum Repetition {
 
 /// An endpoint that answered, with the places of the stream.
 pub(crate) struct Opened {
-    /// The response, its head read.
-    pub response: UpstreamResponse,
+    /// Head of the response.
+    pub head: ResponseHead,
+    /// Body of the response.
+    pub body: UpstreamReader,
     /// Places under the limits of the endpoint and of the client.
     pub permits: Permits,
     /// Bytes of interim responses that an HTTP/1 client has not taken.
     pub interim: Vec<u8>,
     /// The request, as far as it was sent.
-    pub upload: Upload,
+    pub upload: Rest,
 }
 
 /// A request that was answered with an event stream, and its client, which has nothing of that yet.
@@ -99,8 +99,8 @@ pub(crate) fn comer(context: &RequestContext, request: &RoutedRequest) -> Comer 
 }
 
 /// Returns the kind of an event stream: one that the relay can frame, or one that it cannot.
-fn content_of(start: &ResponseStart) -> Content {
-    if start.head.is_plain_event_stream() { Content::Events } else { Content::Encoded }
+fn content_of(head: &ResponseHead) -> Content {
+    if head.is_plain_event_stream() { Content::Events } else { Content::Encoded }
 }
 
 /// Whether nothing may be written into a response but its endpoint's own bytes (RFC 9111 section 5.2.2.6).
@@ -113,31 +113,31 @@ fn is_fixed(headers: &HeaderMap) -> bool {
 impl Opening<'_> {
     /// Answers the client and starts the relay.
     fn begin(self, opened: Opened, client: PendingResponse, lease: Option<ConnectionLease>) {
-        let Opened { response: UpstreamResponse { start, transport }, permits, interim, upload } = opened;
+        let Opened { head, body: upstream, permits, interim, upload } = opened;
         let Some(selected) = self.attempts.selected() else { return };
-        let content = content_of(&start);
-        let fields = self.response_fields(&start, selected);
-        self.count(selected, start.head.status);
-        let handover = self.handover(&start, selected, content);
+        let content = content_of(&head);
+        let fields = self.response_fields(&head, selected);
+        self.count(selected, head.status);
+        let handover = self.handover(&head, selected, content);
         let handover_enabled = handover.is_some();
-        let accounts = self.accounts(selected, start.head.status, handover_enabled);
+        let accounts = self.accounts(selected, head.status, handover_enabled);
         if self.repetition == Repetition::Harmless {
             accounts.record().note_return(self.return_evidence(selected), clock::now());
             let name = self.attempts.request.client_name(self.context.client.address);
             self.attempts.service().drain.herd().served(name);
         }
-        let Some(started) = client.start(start.head.status, &fields, BodyLength::Unknown, lease) else {
+        let Some(started) = client.start(head.status, &fields, BodyLength::Unknown, lease) else {
             accounts.settle(Finished::client_gone());
             return;
         };
-        let is_fixed = is_fixed(&start.head.headers);
+        let is_fixed = is_fixed(&head.headers);
         let mut settings = self.settings(content, handover_enabled);
         settings.tells_retry &= !is_fixed;
-        let body = self.body(&start, &settings);
+        let body = self.body(&head, &settings);
         let relay = Relay::new(Start {
             downstream: started.downstream,
             head: [interim, started.head].concat(),
-            upstream: UpstreamReader::new(transport, start.body, start.rest),
+            upstream,
             settings,
             body,
             streams: Arc::clone(&self.context.shared.streams),
@@ -163,27 +163,27 @@ impl Opening<'_> {
     /// Returns the driver of the stream's handovers; `None` if it stays at its endpoint.
     fn handover(
         &self,
-        start: &ResponseStart,
+        head: &ResponseHead,
         selected: &Selected,
         content: Content,
     ) -> Option<Box<HandoverDriver>> {
         let is_wanted = self.attempts.service().configuration.drain.handover.moves_streams();
         let may_move = content == Content::Events && self.repetition == Repetition::Harmless;
-        if !(may_move && is_wanted && allows_handover(&start.head.headers)) {
+        if !(may_move && is_wanted && allows_handover(&head.headers)) {
             return None;
         }
         // The last event id changes, and the session fields differ from endpoint to endpoint.
         let (request, address) = (&self.attempts.request, selected.endpoint.address);
         let mut fields = rewrite::upstream_headers(self.context, &self.attempts.request);
         rewrite::accept_encoding(self.attempts.service(), &mut fields);
-        fields.remove(header::EXPECT);
-        fields.remove(LAST_EVENT_ID);
+        fields.remove(b"expect");
+        fields.remove(LAST_EVENT_ID.as_str().as_bytes());
         let head = rewrite::request_head(request, &self.context.head, &fields, address);
-        Some(Box::new(HandoverDriver::new(Arc::clone(&self.context.shared), request.session, head)))
+        Some(Box::new(HandoverDriver::new(Arc::clone(&self.context.shared), request.session, &head)))
     }
 
-    fn response_fields(&self, start: &ResponseStart, selected: &Selected) -> HeaderMap {
-        let (status, received) = (start.head.status, start.head.headers.clone());
+    fn response_fields(&self, head: &ResponseHead, selected: &Selected) -> HeaderMap {
+        let (status, received) = (head.status, head.headers.clone());
         let request = &self.attempts.request;
         let mut fields = rewrite::client_headers(self.context, request, selected, status, received);
         fields.remove(header::CONTENT_LENGTH);
@@ -213,7 +213,7 @@ impl Opening<'_> {
     }
 
     /// Returns the body of the response. Only a stream that may be handed over is held back event by event.
-    fn body(&self, start: &ResponseStart, settings: &Settings) -> Body {
+    fn body(&self, head: &ResponseHead, settings: &Settings) -> Body {
         if settings.content != Content::Events {
             return Body::Encoded;
         }
@@ -226,7 +226,7 @@ impl Opening<'_> {
             None => Framer::unbuffered(),
         };
         // The endpoint's word on where it begins is better than the client's.
-        let named = start.head.headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
+        let named = head.headers.get(LAST_EVENT_ID).map(HeaderValue::as_bytes);
         let named = named.filter(|id| *id != EARLIEST);
         if let Some(id) = named.or_else(|| self.context.head.fields.get(&LAST_EVENT_ID)) {
             framer.seed(id);
@@ -324,7 +324,7 @@ mod tests {
         for (text, expected) in cases {
             let mut reader = ResponseHeadReader::new(http::Method::GET);
             let start = reader.push(text.as_bytes(), drop).unwrap().unwrap();
-            assert_eq!(content_of(&start), expected, "{text}");
+            assert_eq!(content_of(&start.head), expected, "{text}");
         }
     }
 }

@@ -30,6 +30,11 @@ impl Places {
         Places { is_early, permits: None }
     }
 
+    /// Returns the places of a request that is a stream whatever is answered, none of them taken yet.
+    pub(crate) fn for_stream() -> Places {
+        Places { is_early: true, permits: None }
+    }
+
     /// Selects the endpoint of the next attempt, with a place at it if the request takes that early.
     ///
     /// # Errors

@@ -511,7 +511,7 @@ mod tests {
             let ((upstream, from), (client, to)) = (connected().await, connected().await);
             let (shared, record) = (&scene.shared, scene.open("a", Mobility::Rebalances));
             let moves = matches!(&body, Body::Events(_));
-            let head = b"GET / HTTP/1.1\r\nhost: x\r\n".to_vec();
+            let head = b"GET / HTTP/1.1\r\nhost: x\r\n";
             let driver = || HandoverDriver::new(Arc::clone(shared), SessionId::from_bytes([1; 16]), head);
             let settings = Settings {
                 content: if moves { Content::Events } else { Content::Encoded },

@@ -3,11 +3,13 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use podpin_sse::session::{Fault, UpstreamEnd};
 use podpin_wire::http1::body::BodyDecoder;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::net::transport::Transport;
+use crate::upstream::http2::{PodFault, PodStream};
 
 /// Connection to the upstream, from the beginning of the response body on.
 pub(crate) struct UpstreamReader {
@@ -20,15 +22,63 @@ pub(crate) struct UpstreamReader {
 
 /// Connection to the upstream, in the layout of an optional one.
 enum Connection {
-    /// Open connection.
+    /// Open connection of HTTP/1.1.
     Open(Transport),
+    /// Stream of an HTTP/2 connection.
+    Http2(Box<PodReader>),
     /// Connection that failed while it was read along: the system reports a reset once, and a clean end after it.
     Reset,
     /// None: a successor is awaited, or the stream ends.
     Closed,
 }
 
+/// Body on a stream of HTTP/2.
+struct PodReader {
+    pod: PodStream,
+    /// Bytes that came and did not fit.
+    rest: Bytes,
+}
+
+/// Side of the upstream that takes the rest of a request.
+pub(crate) enum UpstreamWriter<'a> {
+    /// Connection of HTTP/1.1.
+    Http1(&'a mut Transport),
+    /// Stream of an HTTP/2 connection.
+    Http2(&'a mut PodStream),
+}
+
+impl PodReader {
+    fn poll_read<'b>(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &'b mut [u8],
+    ) -> Poll<Result<&'b [u8], UpstreamEnd>> {
+        // Empty frames say nothing.
+        while self.rest.is_empty() {
+            self.rest = match ready!(self.pod.poll_data(context)) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return Poll::Ready(Err(UpstreamEnd::Clean)),
+                Err(PodFault::Malformed(_)) => {
+                    return Poll::Ready(Err(UpstreamEnd::Broken(Fault::Malformed)));
+                }
+                Err(_) => return Poll::Ready(Err(UpstreamEnd::Broken(Fault::Reset))),
+            };
+        }
+        let piece = self.rest.split_to(self.rest.len().min(buffer.len()));
+        let Some(filled) = buffer.get_mut(..piece.len()) else { return Poll::Pending };
+        filled.copy_from_slice(&piece);
+        Poll::Ready(Ok(filled))
+    }
+}
+
 impl UpstreamReader {
+    /// Begins with the body on a stream of HTTP/2; `ends` if there is none.
+    pub(crate) fn of_http2(pod: PodStream, ends: bool) -> UpstreamReader {
+        let decoder = if ends { BodyDecoder::Done } else { BodyDecoder::UntilClose };
+        let reader = Box::new(PodReader { pod, rest: Bytes::new() });
+        UpstreamReader { connection: Connection::Http2(reader), decoder, early: Vec::new() }
+    }
+
     /// Begins with a body, of which `early` was read together with the head.
     pub(crate) fn new(transport: Transport, decoder: BodyDecoder, early: Vec<u8>) -> UpstreamReader {
         UpstreamReader { connection: Connection::Open(transport), decoder, early }
@@ -40,9 +90,10 @@ impl UpstreamReader {
     }
 
     /// Returns the connection, for the rest of the request; `None` if there is none any more.
-    pub(crate) fn transport(&mut self) -> Option<&mut Transport> {
+    pub(crate) fn writer(&mut self) -> Option<UpstreamWriter<'_>> {
         match &mut self.connection {
-            Connection::Open(transport) => Some(transport),
+            Connection::Open(transport) => Some(UpstreamWriter::Http1(transport)),
+            Connection::Http2(reader) => Some(UpstreamWriter::Http2(&mut reader.pod)),
             Connection::Reset | Connection::Closed => None,
         }
     }
@@ -60,6 +111,10 @@ impl UpstreamReader {
     ) -> Poll<Result<&'b [u8], UpstreamEnd>> {
         let transport = match &mut self.connection {
             Connection::Open(transport) => transport,
+            Connection::Http2(_) if self.decoder == BodyDecoder::Done => {
+                return Poll::Ready(Err(UpstreamEnd::Clean));
+            }
+            Connection::Http2(reader) => return reader.poll_read(context, buffer),
             Connection::Reset => return Poll::Ready(Err(UpstreamEnd::Broken(Fault::Reset))),
             Connection::Closed => return Poll::Pending,
         };
@@ -79,7 +134,9 @@ impl UpstreamReader {
     /// Returns the end of the body as it is for an event stream: a close is the end of some bodies, but no endpoint ends its
     /// stream within an event.
     pub(crate) fn judge_end(&self, end: UpstreamEnd, is_within_event: bool) -> UpstreamEnd {
-        let is_torn = is_within_event && self.decoder.ends_at_close() && self.decoder != BodyDecoder::Done;
+        // HTTP/2 has a word for the end.
+        let is_told = matches!(self.connection, Connection::Http2(_)) || self.decoder == BodyDecoder::Done;
+        let is_torn = is_within_event && self.decoder.ends_at_close() && !is_told;
         match end {
             UpstreamEnd::Clean if is_torn => UpstreamEnd::Broken(Fault::Truncated),
             end => end,
@@ -88,7 +145,17 @@ impl UpstreamReader {
 
     /// Appends to `early` the bytes that are there at once; an end or an error is what the next read returns.
     pub(crate) fn read_along(&mut self, context: &mut Context<'_>, early: &mut Vec<u8>, buffer: &mut [u8]) {
-        let Connection::Open(transport) = &mut self.connection else { return };
+        let transport = match &mut self.connection {
+            Connection::Open(transport) => transport,
+            Connection::Http2(reader) => {
+                // An end or an error is told again.
+                if let Poll::Ready(Ok(bytes)) = reader.poll_read(context, buffer) {
+                    early.extend_from_slice(bytes);
+                }
+                return;
+            }
+            Connection::Reset | Connection::Closed => return,
+        };
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(transport).poll_read(context, &mut buffer) {
             Poll::Ready(Ok(())) => early.extend_from_slice(buffer.filled()),
@@ -104,8 +171,10 @@ impl UpstreamReader {
 
     /// Closes the connection, if there is one.
     pub(crate) fn close(&mut self) {
-        if let Connection::Open(transport) = std::mem::replace(&mut self.connection, Connection::Closed) {
-            transport.close();
+        match std::mem::replace(&mut self.connection, Connection::Closed) {
+            Connection::Open(transport) => transport.close(),
+            // Cancelled with its last handle.
+            Connection::Http2(_) | Connection::Reset | Connection::Closed => {}
         }
     }
 }

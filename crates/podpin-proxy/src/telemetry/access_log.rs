@@ -31,7 +31,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 pub struct Record {
     /// The beginning of the request, RFC 3339.
     pub time: String,
-    /// `request`, `upgrade` or `stream`.
+    /// `request`, `call`, `upgrade` or `stream`.
     pub kind: &'static str,
     /// The client's address; behind trusted proxies, as they say.
     pub client: Option<IpAddr>,
@@ -45,6 +45,9 @@ pub struct Record {
     pub protocol: &'static str,
     /// The status code of the answer; 0 if the client left before.
     pub status: u16,
+    /// The status of a gRPC call, as its client has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u32>,
     /// The route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,

@@ -167,7 +167,7 @@ labels! {
         Drain => "drain",
         /// A move to an endpoint with fewer streams. Only handovers do that, so no stream ends for it; part of the contract.
         Rebalance => "rebalance",
-        /// `sse.maxDuration`.
+        /// `sse.maxDuration`, or the deadline of a gRPC call.
         MaxDuration => "max_duration",
         /// `timeouts.upstreamIdle`.
         Idle => "idle",
@@ -291,7 +291,7 @@ labels! {
 }
 
 labels! {
-    /// `discovery_errors_total{reason}`: input that discovery could not use.
+    /// `discovery_errors_total{reason}`: input that discovery could not use, or did not get.
     DiscoveryError, "reason", {
         /// An endpoints file that does not parse.
         Garbled => "garbled",
@@ -303,6 +303,28 @@ labels! {
         Pods => "pods",
         /// A name that cannot be looked up.
         Dns => "dns",
+        /// An API server without a connection or an answer.
+        Unreachable => "unreachable",
+        /// Rights that the API server denies (403).
+        Forbidden => "forbidden",
+        /// Credentials that the API server refuses (401).
+        Unauthorized => "unauthorized",
+        /// An API server that asks to wait (429, 503 with `Retry-After`).
+        Throttled => "throttled",
+        /// Any other refusal of the API server.
+        Refused => "refused",
+    }
+}
+
+labels! {
+    /// `discovery_mismatch{reason}`: a name of the configuration that the cluster does not have.
+    MismatchReason, "reason", {
+        /// A Service without EndpointSlices.
+        Service => "service",
+        /// A port that no EndpointSlice with endpoints has.
+        Port => "port",
+        /// Addresses that `ipFamily` leaves out.
+        Family => "family",
     }
 }
 
@@ -349,7 +371,7 @@ labels! {
         NotTls => "not_tls",
         /// No version in common.
         Version => "version",
-        /// No cipher, key exchange or signature in common.
+        /// No cipher, key exchange, signature or protocol (ALPN) in common.
         Parameters => "parameters",
         /// No certificate where one is required.
         CertificateMissing => "certificate_missing",

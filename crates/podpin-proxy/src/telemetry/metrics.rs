@@ -117,6 +117,8 @@ families! {
             "Times the certificate files of a listener, or of the TLS to pods, were read again, by result.";
         config_reloads: ReloadCounters = "config_reloads_total",
             "Times the configuration was read again, by result; a failure keeps the one in force.";
+        config_reloads_degraded: IntCounter = "config_reloads_degraded_total",
+            "Configurations that are in force although a service names what the cluster does not have: its endpoints are those of before.";
         config_last_reload: IntGauge = "config_last_reload_success",
             "1 when the configuration in force is the newest one that was given.";
         config_last_reload_at: Gauge = "config_last_reload_success_timestamp_seconds",
@@ -207,6 +209,7 @@ impl Metrics {
     pub fn forget_service(&self, name: &str) {
         self.services.discovery_connected.remove(name);
         self.services.discovery_last_event.remove(name);
+        self.services.discovery_mismatch.remove(name);
     }
 
     /// Renders all metrics in the Prometheus text format.

@@ -89,8 +89,8 @@ pub(crate) async fn exchange(
     mut interim: impl FnMut(ResponseHead),
 ) -> Result<UpstreamResponse, UpstreamError> {
     let answered = async {
-        transport.write_all(request).await.map_err(UpstreamError::Reset)?;
-        transport.flush().await.map_err(UpstreamError::Reset)?;
+        transport.write_all(request).await.map_err(UpstreamError::broken)?;
+        transport.flush().await.map_err(UpstreamError::broken)?;
         let mut reader = ResponseHeadReader::new(Method::GET);
         loop {
             let read = poll_fn(|context| poll_head(&mut transport, context, &mut reader, &mut interim));
@@ -121,7 +121,7 @@ pub(crate) fn poll_head(
         let mut buffer = ReadBuf::new(read);
         let filled = match ready!(Pin::new(transport).poll_read(context, &mut buffer)) {
             Ok(()) => buffer.filled(),
-            Err(error) => return Poll::Ready(Err(UpstreamError::Reset(error))),
+            Err(error) => return Poll::Ready(Err(UpstreamError::broken(error))),
         };
         if filled.is_empty() {
             return Poll::Ready(Err(UpstreamError::Reset(io::ErrorKind::UnexpectedEof.into())));

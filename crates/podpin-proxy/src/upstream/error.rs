@@ -7,6 +7,7 @@
 //! | connection refused, unreachable, late, TLS refused  | one more                         |
 //! | connection broken or malformed before the response  | one more, once for each client   |
 //! | no response in time                                 | unchanged                        |
+//! | stream of HTTP/2 refused unprocessed                | unchanged                        |
 //! | no descriptor, port or memory on this machine       | unchanged                        |
 //! | response in `health.passive.statuses`               | one more, once for each client   |
 //! | response of 502, 503 or 504 that is not among them  | unchanged                        |
@@ -20,6 +21,7 @@ use podpin_wire::http1::response_head::ResponseError;
 use crate::balance::service::Kind;
 use crate::http::reply::ErrorReply;
 use crate::net::tls::HandshakeFailure;
+use crate::net::tls::failure::refuses_certificate;
 use crate::telemetry::labels::RetryReason;
 use crate::telemetry::labels::UpstreamErrorKind;
 
@@ -44,7 +46,10 @@ pub(crate) enum UpstreamError {
     /// No response head within `timeouts.responseHeader`.
     #[error("no response in time")]
     ResponseTimeout,
-    /// Bytes that are no HTTP/1.1 response which may be forwarded.
+    /// Stream of HTTP/2 that the endpoint has not processed, as it says itself (RFC 9113 sections 6.8 and 8.7).
+    #[error("the endpoint refused the request unprocessed")]
+    Refused,
+    /// Bytes that are no response which may be forwarded.
     #[error("malformed response: {0}")]
     Protocol(&'static str),
 }
@@ -81,6 +86,14 @@ impl Evidence {
 }
 
 impl UpstreamError {
+    /// Returns the failure of a connection that broke before its response: in TLS 1.3 the endpoint's refusal of our certificate comes there.
+    pub(crate) fn broken(error: io::Error) -> UpstreamError {
+        if refuses_certificate(&error) {
+            return UpstreamError::Tls(HandshakeFailure::of(&error, None));
+        }
+        UpstreamError::Reset(error)
+    }
+
     /// Whether nothing of the request was sent: there may be no process any more.
     pub(crate) fn is_before_request(&self) -> bool {
         self.kind() == UpstreamErrorKind::Connect
@@ -93,7 +106,7 @@ impl UpstreamError {
             | UpstreamError::Connect(_)
             | UpstreamError::Tls(_)
             | UpstreamError::ConnectTimeout => UpstreamErrorKind::Connect,
-            UpstreamError::Reset(_) => UpstreamErrorKind::Reset,
+            UpstreamError::Reset(_) | UpstreamError::Refused => UpstreamErrorKind::Reset,
             UpstreamError::ResponseTimeout => UpstreamErrorKind::Timeout,
             UpstreamError::Protocol(_) => UpstreamErrorKind::Protocol,
         }
@@ -112,7 +125,9 @@ impl UpstreamError {
     /// Returns what the failure says of the endpoint.
     pub(crate) fn evidence(&self) -> Evidence {
         match self {
-            UpstreamError::Local(_) | UpstreamError::ResponseTimeout => Evidence::Nothing,
+            UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Refused => {
+                Evidence::Nothing
+            }
             UpstreamError::Connect(_) | UpstreamError::Tls(_) | UpstreamError::ConnectTimeout => {
                 Evidence::Failure
             }
@@ -127,7 +142,7 @@ impl UpstreamError {
                 Some(RetryReason::Connect)
             }
             // A GET may be sent twice (RFC 9110 section 9.2.2); another request may have had its effect.
-            (UpstreamError::Reset(_), Kind::Stream) => Some(RetryReason::Reset),
+            (UpstreamError::Reset(_), Kind::Stream) | (UpstreamError::Refused, _) => Some(RetryReason::Reset),
             (UpstreamError::Reset(_), Kind::Request)
             | (UpstreamError::Local(_) | UpstreamError::ResponseTimeout | UpstreamError::Protocol(_), _) => {
                 None
@@ -153,6 +168,7 @@ mod tests {
             (UpstreamError::ConnectTimeout, Evidence::Failure),
             (reset(), Evidence::Suspicion),
             (UpstreamError::ResponseTimeout, Evidence::Nothing),
+            (UpstreamError::Refused, Evidence::Nothing),
             (UpstreamError::Protocol("x"), Evidence::Suspicion),
             (local, Evidence::Nothing),
         ];
@@ -179,6 +195,7 @@ mod tests {
         assert_eq!(UpstreamError::ConnectTimeout.retry_reason(Kind::Request), Some(RetryReason::Connect));
         assert_eq!(reset().retry_reason(Kind::Stream), Some(RetryReason::Reset));
         assert_eq!(reset().retry_reason(Kind::Request), None);
+        assert_eq!(UpstreamError::Refused.retry_reason(Kind::Request), Some(RetryReason::Reset));
         assert_eq!(UpstreamError::ResponseTimeout.retry_reason(Kind::Stream), None);
     }
 }

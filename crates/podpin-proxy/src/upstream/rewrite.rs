@@ -5,12 +5,11 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use podpin_config::{AcceptEncoding, HeadersWithUnderscores};
-use podpin_wire::headers;
-use podpin_wire::http1::encode;
+use podpin_wire::header_list::HeaderList;
 use podpin_wire::http1::request_head::RequestHead;
-use podpin_wire::upgrade;
+use podpin_wire::{forwarding, headers, upgrade};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
@@ -23,14 +22,19 @@ use crate::upstream::attempts::Attempts;
 
 /// Returns the fields of a request that are the same for every endpoint; the session fields are added by
 /// [`session_headers::write_session`].
-pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest) -> HeaderMap {
+pub(crate) fn upstream_headers<'a>(
+    context: &'a RequestContext,
+    request: &'a RoutedRequest,
+) -> HeaderList<'a> {
     let RequestContext { head, client, .. } = context;
     let mut fields = headers::request_headers(&head.fields, client);
     let drops_all = context.snapshot.limits.headers_with_underscores == HeadersWithUnderscores::Drop;
     headers::remove_twins(&mut fields, |name| {
         drops_all
             || request.route.filters.edits_request(name)
-            || request.services().any(|service| service.session_header.as_ref() == Some(name))
+            || request.services().any(|service| {
+                service.session_header.as_ref().is_some_and(|own| own.as_str().as_bytes() == name)
+            })
     });
     session_headers::strip_cookies(request, &mut fields);
     session_headers::unbind_session_id(request, &mut fields);
@@ -38,34 +42,35 @@ pub(crate) fn upstream_headers(context: &RequestContext, request: &RoutedRequest
     options::count_hop(&head.method, &mut fields);
     request.route.filters.edit_request(&mut fields);
     // Last, so that no filter can change the client's address.
-    for (name, value) in headers::forwarding_headers(&head.fields, client, head.authority()) {
-        fields.insert(name, value);
-    }
+    forwarding::write_forwarding(&mut fields, &head.fields, client, head.authority());
     if context.kind == Kind::Stream {
         accept_encoding(request.service(), &mut fields);
         // There is no body to hold back.
-        fields.remove(header::EXPECT);
+        fields.remove(b"expect");
     }
     if let Some(offer) = &context.offer {
-        upgrade::write(&offer.protocols, &mut fields);
+        fields.insert(b"connection", b"Upgrade");
+        fields.insert(b"upgrade", offer.protocols.as_bytes());
     }
-    if let Some(key) = context.web_socket_key().and_then(|key| HeaderValue::from_str(key).ok()) {
-        fields.insert(header::SEC_WEBSOCKET_KEY, key);
-        fields.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+    if let Some(key) = context.web_socket_key() {
+        fields.insert(b"sec-websocket-key", key.as_bytes());
+        if !fields.contains(b"sec-websocket-version") {
+            fields.insert(b"sec-websocket-version", b"13");
+        }
     }
     fields
 }
 
 /// Asks for an event stream in plain text where `sse.acceptEncoding` says so.
-pub(crate) fn accept_encoding(service: &ServiceState, fields: &mut HeaderMap) {
+pub(crate) fn accept_encoding(service: &ServiceState, fields: &mut HeaderList<'_>) {
     let is_plain = match service.configuration.sse.accept_encoding {
         AcceptEncoding::Auto => service.configuration.drain.handover.moves_streams(),
         AcceptEncoding::Identity => true,
         AcceptEncoding::Client => false,
     };
     // Without the field any encoding would do.
-    if is_plain || !fields.contains_key(header::ACCEPT_ENCODING) {
-        fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if is_plain || !fields.contains(b"accept-encoding") {
+        fields.insert(b"accept-encoding", b"identity");
     }
 }
 
@@ -92,7 +97,7 @@ pub(crate) fn upstream_host<'a>(
 pub(crate) fn request_head(
     request: &RoutedRequest,
     head: &RequestHead,
-    fields: &HeaderMap,
+    fields: &HeaderList<'_>,
     address: SocketAddr,
 ) -> Vec<u8> {
     let target = upstream_target(request, head);
@@ -101,7 +106,7 @@ pub(crate) fn request_head(
     for part in [head.method.as_str(), " ", &target, " HTTP/1.1\r\nHost: ", &host, "\r\n"] {
         bytes.extend_from_slice(part.as_bytes());
     }
-    encode::write_headers(&mut bytes, fields);
+    fields.write(&mut bytes);
     bytes
 }
 
@@ -111,7 +116,7 @@ pub(crate) fn upstream_head(
     context: &RequestContext,
     request: &RoutedRequest,
     selected: &Selected,
-    fields: &mut HeaderMap,
+    fields: &mut HeaderList<'_>,
 ) -> Vec<u8> {
     session_headers::write_session(request, selected, fields);
     request_head(request, &context.head, fields, selected.endpoint.address)
@@ -188,8 +193,8 @@ mod tests {
         headers.insert("x-podpin-session", HeaderValue::from_static("forged"));
         let context = scene.context(headers);
         let mut fields = upstream_headers(&context, &request);
-        assert_eq!(fields.get("x-real-ip").unwrap(), "192.0.2.7");
-        assert!(!fields.contains_key("x-podpin-session"), "the client cannot choose it");
+        assert_eq!(fields.get(b"x-real-ip"), Some(&b"192.0.2.7"[..]));
+        assert!(!fields.contains(b"x-podpin-session"), "the client cannot choose it");
         let selected = Selected::fixed(request.service().endpoint(&id).unwrap());
         let head = upstream_head(&context, &request, &selected, &mut fields);
         let head = String::from_utf8(head).unwrap();

@@ -85,7 +85,9 @@ impl<'a> Unserved<'a> {
         let (context, request) = (self.context, self.progress.request());
         let retry = request.and_then(|request| self.retry_stream(request, reply));
         let retry_kind = retry.as_ref().map(|retry| retry.kind);
-        let mut response = retry.map(|retry| retry.response).or_else(|| reply.response());
+        let is_call = context.is_call();
+        let own = || if is_call { reply.call_response() } else { reply.response() };
+        let mut response = retry.map(|retry| retry.response).or_else(own);
         if let (Some(response), Some(request)) = (&mut response, request) {
             request.route.filters.cross_origin(&context.head.fields, &mut response.headers);
         }
@@ -98,6 +100,7 @@ impl<'a> Unserved<'a> {
             let mut log = self.record(status);
             log.reason = if retry_kind.is_some() { "refused" } else { reply.log_reason() };
             log.error = Some(reply.to_string());
+            log.grpc_status = reply.grpc_status().filter(|_| is_call).map(|status| u32::from(status.code()));
             context.shared.log(&log);
         }
         Some(Settled { response: response?, body: self.body(), reuse: reuse_after(reply) })

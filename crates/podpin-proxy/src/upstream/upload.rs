@@ -4,9 +4,11 @@
 //! may begin before all is sent, and go on behind it.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::HeaderMap;
+use podpin_config::HeadersWithUnderscores;
 use podpin_time::Millis;
 use podpin_wire::http1::encode::{Framing, push_chunk};
 use podpin_wire::trailers::{self, write_last_chunk};
@@ -16,6 +18,8 @@ use crate::clock;
 use crate::downstream::request_body::RequestBody;
 use crate::http::reply::ErrorReply;
 use crate::net::transport::Transport;
+use crate::request_context::RequestContext;
+use crate::routing::route::Route;
 
 /// Bytes of a request body that are kept for a second attempt on a fresh connection.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
@@ -31,6 +35,30 @@ pub(crate) enum BlockedOn {
     Upstream,
 }
 
+/// The rule for fields behind a body: a recipient may merge them into the head, so that none may pass there that the head must not have.
+pub(crate) struct TrailerRule {
+    route: Arc<Route>,
+    /// `limits.headersWithUnderscores: drop`.
+    drops_underscores: bool,
+}
+
+impl TrailerRule {
+    /// Returns the rule for a request that takes a route.
+    pub(crate) fn new(context: &RequestContext, route: &Arc<Route>) -> TrailerRule {
+        let underscores = context.snapshot.limits.headers_with_underscores;
+        let drops_underscores = underscores == HeadersWithUnderscores::Drop;
+        TrailerRule { route: Arc::clone(route), drops_underscores }
+    }
+
+    fn apply(&self, fields: &mut HeaderMap) {
+        let Route { filters, service, .. } = &*self.route;
+        let session_header = service.session_header.as_ref().map(|name| name.as_str().as_bytes());
+        trailers::remove_claimed(fields, self.drops_underscores, |name| {
+            filters.edits_request(name) || session_header == Some(name)
+        });
+    }
+}
+
 /// A request, as far as it was sent.
 pub(crate) struct Upload {
     framing: Framing,
@@ -44,6 +72,8 @@ pub(crate) struct Upload {
     replay: Option<Vec<u8>>,
     /// Fields behind the body, if that is kept.
     trailers: Option<Box<HeaderMap>>,
+    /// Rule for fields behind the body; `None` if there are none.
+    rule: Option<TrailerRule>,
     /// Whether some of the body was sent.
     begun: bool,
     /// Whether the endpoint takes no more of it.
@@ -62,6 +92,7 @@ impl Upload {
             moved: clock::now(),
             replay: None,
             trailers: None,
+            rule: None,
             begun: false,
             refused: false,
             ended: false,
@@ -73,6 +104,11 @@ impl Upload {
         Upload { ended: true, ..Upload::new(head, Framing::Plain) }
     }
 
+    /// Returns the upload with a rule for the fields behind its body.
+    pub(crate) fn with_trailers(self, rule: TrailerRule) -> Upload {
+        Upload { rule: Some(rule).filter(|_| self.framing == Framing::Chunked), ..self }
+    }
+
     /// Keeps what is sent of the body from now on, for another attempt.
     pub(crate) fn remember(&mut self) {
         self.replay = Some(Vec::new());
@@ -80,7 +116,7 @@ impl Upload {
 
     /// Returns the upload for another connection; `None` if the body is not kept.
     pub(crate) fn again(self, head: Vec<u8>) -> Option<Upload> {
-        let mut again = Upload::new(head, self.framing);
+        let mut again = Upload { rule: self.rule, ..Upload::new(head, self.framing) };
         if self.begun {
             let body = self.replay?;
             again.frame(&body);
@@ -157,7 +193,11 @@ impl Upload {
     fn take_appended(&mut self, body: &mut RequestBody<'_>, start: usize) -> Result<(), ErrorReply> {
         self.frame_appended(start);
         if body.is_read() {
-            self.end(trailers::passed(&body.take_trailers()).map_err(|_| ErrorReply::Body)?);
+            let mut fields = trailers::passed(&body.take_trailers()).map_err(|_| ErrorReply::Body)?;
+            if let Some(rule) = self.rule.as_ref().filter(|_| !fields.is_empty()) {
+                rule.apply(&mut fields);
+            }
+            self.end(fields);
         }
         Ok(())
     }

@@ -89,7 +89,14 @@ async fn answer(mut socket: Socket, head: &Head, connection: usize, shared: &Sha
     match call.query.kind {
         On::List | On::ListPods => list(socket, &call, shared).await,
         On::Watch | On::WatchPods => watch(socket, &call, shared).await,
-        On::Other | On::Connect => refuse(socket, &Refusal::new(404, "the server could not find it")).await,
+        On::Other => {
+            let service = shared.state().services.get(&call.request.target).map(Value::to_string);
+            match service {
+                Some(body) => reply(socket, 200, &body).await,
+                None => refuse(socket, &Refusal::new(404, "the server could not find it")).await,
+            }
+        }
+        On::Connect => refuse(socket, &Refusal::new(404, "the server could not find it")).await,
     }
 }
 

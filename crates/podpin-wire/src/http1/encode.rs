@@ -83,19 +83,26 @@ fn write_status_line(out: &mut Vec<u8>, status: StatusCode) {
 /// Writes header fields in HTTP/1.1, with the customary capitals.
 pub fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers {
-        let start = out.len();
-        out.extend_from_slice(name.as_str().as_bytes());
-        let mut is_first = true;
-        for byte in out.iter_mut().skip(start) {
-            if is_first {
+        write_field(out, name.as_str().as_bytes(), value.as_bytes());
+    }
+}
+
+/// Writes a header field in HTTP/1.1; the words of its name, in lower case, get the customary capitals.
+pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    let start = out.len();
+    out.extend_from_slice(name);
+    if let Some(written) = out.get_mut(start..) {
+        let mut before = b'-';
+        for byte in written {
+            if before == b'-' {
                 byte.make_ascii_uppercase();
             }
-            is_first = *byte == b'-';
+            before = *byte;
         }
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
     }
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes the chunk size in front of `piece[CHUNK_PREFIX_BYTES..]` and CRLF behind; returns the offset of the chunk.

@@ -355,9 +355,27 @@ fn check_host(value: &[u8]) -> Result<(), HeadError> {
     let is_port = port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
     let is_host = match host.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")) {
         Some(inside) => std::str::from_utf8(inside).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok()),
-        None => host.iter().all(|byte| byte.is_ascii_graphic() && !b"/@?#\\,\":[]<>^`{|}".contains(byte)),
+        None => host.iter().all(|byte| HOST_BYTES.get(usize::from(*byte)) == Some(&true)),
     };
     if is_host && is_port { Ok(()) } else { Err(MALFORMED) }
+}
+
+/// The bytes that a host may have: nothing that a pod or another proxy could read otherwise.
+static HOST_BYTES: [bool; 256] = host_bytes();
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler: a wrong index does not build")]
+#[expect(clippy::cast_possible_truncation, reason = "the loop ends at 256")]
+const fn host_bytes() -> [bool; 256] {
+    let mut bytes = [false; 256];
+    let mut number = 0;
+    while number < 256 {
+        let byte = number as u8;
+        let is_other = matches!(byte, b'/' | b'@' | b'?' | b'#' | b'\\' | b',' | b'"' | b':' | b'[' | b']')
+            || matches!(byte, b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}');
+        bytes[number] = byte.is_ascii_graphic() && !is_other;
+        number += 1;
+    }
+    bytes
 }
 
 fn content_length(value: &[u8]) -> Result<u64, HeadError> {
@@ -378,19 +396,26 @@ pub fn has_token(value: &[u8], token: &[u8]) -> bool {
 ///
 /// Wildcards do not count: every ordinary request of a browser has `*/*`.
 fn accepts_event_stream(value: &[u8]) -> bool {
-    accepted(value).any(is_event_stream)
+    // Few values are as long, and fewer name it.
+    value.len() >= EVENT_STREAM.len() && accepted(value).any(is_event_stream)
 }
 
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
 fn is_event_stream(kind: &[u8]) -> bool {
-    kind.eq_ignore_ascii_case(b"text/event-stream")
+    kind.eq_ignore_ascii_case(EVENT_STREAM)
 }
 
 /// Returns the media ranges of an `Accept` value with a weight above zero, without their parameters.
 fn accepted(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').filter_map(|range| {
-        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-        let kind = parts.next().filter(|kind| !kind.is_empty())?;
-        (!parts.any(is_weight_zero)).then_some(kind)
+        let (kind, parameters) = match memchr::memchr(b';', range) {
+            Some(at) => range.split_at(at),
+            None => (range, &b""[..]),
+        };
+        let is_refused =
+            || parameters.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).any(is_weight_zero);
+        Some(kind.trim_ascii()).filter(|kind| !kind.is_empty() && (parameters.is_empty() || !is_refused()))
     })
 }
 

@@ -386,5 +386,25 @@ mod tests {
         fn no_bytes_panic_the_parser(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse_head(&bytes, &Method::GET);
         }
+
+        #[test]
+        fn of_interim_responses_as_many_pass_as_their_bytes_have_room_for_in_whatever_pieces(
+            values in prop::collection::vec(0..9_000_usize, 0..40),
+            step in 1..70_000_usize,
+        ) {
+            let one = |value: &usize| format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(*value));
+            let heads: Vec<String> = values.iter().map(one).collect();
+            let room = heads.iter().scan(0, |sum, head| {
+                *sum += head.len();
+                Some(*sum)
+            });
+            let fitting = room.take_while(|sum| *sum <= INTERIM_BYTES_MAX).count();
+            let last = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_owned();
+            let text = [heads.concat(), last].concat();
+            let (mut passed, mut reader) = (0, ResponseHeadReader::new(Method::GET));
+            let mut pieces = text.as_bytes().chunks(step);
+            let start = pieces.find_map(|piece| reader.push(piece, |_| passed += 1).transpose());
+            prop_assert_eq!((passed, start.unwrap().is_ok()), (fitting, fitting == heads.len()));
+        }
     }
 }

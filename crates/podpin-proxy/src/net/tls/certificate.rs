@@ -1,25 +1,33 @@
 //! A certificate with its key, read from two PEM files and checked.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use podpin_config::{CertificateFiles, ClientAuth, FileAt};
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
+use x509_parser::der_parser::Oid;
+use x509_parser::objects::{oid_registry, oid2description};
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 use crate::net::certificate_text::{description, dns_names};
 use crate::net::tls::error::TlsError;
+use crate::net::tls::failure::fault_of;
+use crate::net::tls::pem;
 use crate::net::tls::verifier::ClientVerifier;
 
 /// Bytes of authorities' names that fit into a handshake beside the other extensions.
 const AUTHORITY_NAMES_BYTES_MAX: usize = 60_000;
+
+/// Bytes of the certificates of a chain: clients end a handshake with a longer message (rustls and Go from 64 KiB on, OpenSSL from 100).
+const CHAIN_BYTES_MAX: usize = 60_000;
+/// Keys that the provider signs with.
+const SUPPORTED_KEYS: &str = "ECDSA on P-256, P-384 and P-521, Ed25519, and RSA of 2048 to 8192 bits";
 
 /// A usable certificate.
 pub struct Certificate {
@@ -60,9 +68,8 @@ pub struct Authorities {
 pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> Result<Certificate, TlsError> {
     let cert_fault = |error: String| fault(path, "certFile", &pair.cert_file, &error);
     let key_fault = |error: String| fault(path, "keyFile", &pair.key_file, &error);
-    let pem = fs::read(&pair.cert_file.file).map_err(|error| cert_fault(error.to_string()))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let chain = chain.map_err(|error| cert_fault(format!("not a certificate in PEM: {error}")))?;
+    let chain = pem::certificates(&pair.cert_file.file).map_err(cert_fault)?;
+    check_chain(&chain).map_err(cert_fault)?;
     let Some(first) = chain.first() else { return Err(cert_fault("no certificate in it".to_owned())) };
     let CertificateFacts { dns_names, not_before, not_after } = facts(first).map_err(cert_fault)?;
     let now = jiff::Timestamp::now().as_second();
@@ -75,13 +82,8 @@ pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> R
             description(first)
         );
     }
-    let pem = fs::read(&pair.key_file.file).map_err(|error| key_fault(error.to_string()))?;
-    if has_password(&pem) {
-        let advice = "the key has a password; write it without one (`openssl pkey -in with -out without`)";
-        return Err(key_fault(advice.to_owned()));
-    }
-    let key = PrivateKeyDer::from_pem_slice(&pem)
-        .map_err(|error| key_fault(format!("not a private key in PEM: {error}")))?;
+    let key = pem::private_key(&pair.key_file.file).map_err(key_fault)?;
+    let kind = key_kind(first);
     let place = place_of(&key, &chain, provider);
     let certified =
         CertifiedKey::from_der(chain, key.clone_key(), provider).map_err(|error| match error {
@@ -91,17 +93,45 @@ pub fn read(path: &str, pair: &CertificateFiles, provider: &CryptoProvider) -> R
                 )),
                 None => key_fault(format!("not the key of {}", pair.cert_file.file.display())),
             },
-            rustls::Error::InvalidCertificate(error) => cert_fault(error.to_string()),
-            error => key_fault(error.to_string()),
+            rustls::Error::InvalidCertificate(error) => cert_fault(fault_of(&error)),
+            _ => key_fault(format!("{kind} is not supported; {SUPPORTED_KEYS} are")),
         })?;
     let name = dns_names.first().cloned().unwrap_or_else(|| file_name(&pair.cert_file.file));
     Ok(Certificate { key: Arc::new(certified), private: key, dns_names, name, not_after })
 }
 
-/// Returns whether the key in a PEM file is encrypted (RFC 7468 section 11, RFC 1421).
-fn has_password(pem: &[u8]) -> bool {
-    let has = |words: &[u8]| pem.windows(words.len()).any(|window| window == words);
-    has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED")
+/// Checks that clients can take a chain: each certificate, and all of them together.
+fn check_chain(chain: &[CertificateDer<'static>]) -> Result<(), String> {
+    for (index, certificate) in chain.iter().enumerate() {
+        facts(certificate).map_err(|error| format!("certificate {}: {error}", index + 1))?;
+    }
+    let bytes: usize = chain.iter().map(|certificate| certificate.len()).sum();
+    if bytes > CHAIN_BYTES_MAX {
+        let count = chain.len();
+        return Err(format!(
+            "{count} certificates of {bytes} bytes together; clients take {CHAIN_BYTES_MAX} at most in a handshake"
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the kind of key that a certificate is for, in words.
+fn key_kind(certificate: &CertificateDer<'_>) -> String {
+    let Ok((_, facts)) = X509Certificate::from_der(certificate) else { return "its key".to_owned() };
+    let info = facts.public_key();
+    let named = |oid: &Oid<'_>| match oid2description(oid, oid_registry()) {
+        Ok(name) => name.to_owned(),
+        Err(_) => oid.to_id_string(),
+    };
+    let parameters = info.algorithm.parameters.as_ref();
+    match info.parsed() {
+        Ok(PublicKey::RSA(key)) => format!("RSA of {} bits", key.key_size()),
+        Ok(PublicKey::EC(_)) => match parameters.and_then(|curve| curve.as_oid().ok()) {
+            Some(curve) => format!("ECDSA on the curve {}", named(&curve)),
+            None => "ECDSA on a curve without a name".to_owned(),
+        },
+        _ => format!("a key of the kind {}", named(&info.algorithm.algorithm)),
+    }
 }
 
 /// Returns the place of the certificate in a chain, from 1 on, that `key` is the key of; `None` if it is that of none.
@@ -149,7 +179,7 @@ pub fn verifier(
     let builder = if is_advertised { builder } else { builder.clear_root_hint_subjects() };
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     let verifier = builder.build().map_err(|error| at_fault(error.to_string()))?;
-    Ok(Arc::new(ClientVerifier(verifier)))
+    Ok(Arc::new(ClientVerifier { chains: verifier, trusted: authorities.certificates.clone() }))
 }
 
 /// Reads the authorities in a file, at least one.
@@ -158,14 +188,7 @@ pub fn verifier(
 /// Names the file.
 pub fn authorities(path: &str, key: &str, file: &FileAt) -> Result<Authorities, TlsError> {
     let at_fault = |error: String| fault(path, key, file, &error);
-    let pem = fs::read(&file.file).map_err(|error| at_fault(error.to_string()))?;
-    let certificates: Result<Vec<CertificateDer<'static>>, _> =
-        CertificateDer::pem_slice_iter(&pem).collect();
-    let certificates =
-        certificates.map_err(|error| at_fault(format!("not a certificate in PEM: {error}")))?;
-    if certificates.is_empty() {
-        return Err(at_fault("no certificate in it".to_owned()));
-    }
+    let certificates = pem::certificates(&file.file).map_err(at_fault)?;
     let mut roots = RootCertStore::empty();
     for certificate in &certificates {
         roots.add(certificate.clone()).map_err(|error| at_fault(error.to_string()))?;
@@ -216,9 +239,18 @@ mod tests {
         let ((one, key), (other, _)) = (made(), made());
         let read = |certificate: &str, key: &str| read_pair(directory.path(), certificate, key);
         assert!(read(&(one.clone() + &other), &key).is_ok());
+        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----\n";
         let table = [
             (other.clone() + &one, &*key, "number 2 in the file"),
+            (one.clone() + garbage, &key, "certificate 2: not a certificate"),
+            (
+                one.clone() + "-----BEGIN CERTIFICATE-----\nAAAA\n",
+                &key,
+                "certificate 2 is not one in PEM: -----END CERTIFICATE-----",
+            ),
+            (one.repeat(300), &key, "clients take 60000 at most"),
+            ("0\u{1}\u{2}".to_owned(), &key, "turned into PEM"),
             (other, &key, "not the key of"),
             (one.clone(), encrypted, "has a password"),
             (one, "", "not a private key in PEM"),

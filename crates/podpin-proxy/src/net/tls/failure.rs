@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::io;
 
 use rustls::pki_types::CertificateDer;
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
 use crate::net::certificate_text::description;
 use crate::telemetry::labels::TlsFailure;
@@ -39,7 +39,7 @@ impl HandshakeFailure {
                 words: format!("no TLS handshake: {error}"),
             };
         };
-        let mut words = format!("no TLS handshake: {inner}");
+        let mut words = format!("no TLS handshake: {}", words_of(inner));
         if let (Error::InvalidCertificate(_), Some(refused)) = (inner, refused) {
             words = format!("{words}; {refused}");
             if let Some(name) = asked_for {
@@ -63,6 +63,55 @@ pub(super) fn note_refused(certificate: &CertificateDer<'_>) {
     REFUSED.set(Some(description(certificate)));
 }
 
+/// Returns an error in words.
+fn words_of(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(error) => format!("invalid peer certificate: {}", fault_of(error)),
+        error => error.to_string(),
+    }
+}
+
+/// Returns what is wrong with a certificate in words, also where the library prints its own fields.
+pub(super) fn fault_of(error: &CertificateError) -> String {
+    let cause = match error {
+        CertificateError::Other(OtherError(cause)) => cause.to_string(),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "UnsupportedSignatureAlgorithm".to_owned()
+        }
+        error => return error.to_string(),
+    };
+    let words = match &*cause {
+        "CaUsedAsEndEntity" => "the certificate is that of an authority",
+        "UnsupportedCertVersion" => "the certificate is of X.509 version 1 or 2; version 3 is needed",
+        "UnsupportedCriticalExtension" => "the certificate has a critical extension that is not known",
+        "UnsupportedSignatureAlgorithm" => {
+            "the certificate is signed in a way that is not supported; ECDSA, Ed25519 and RSA with SHA-2 are"
+        }
+        _ => return cause,
+    };
+    words.to_owned()
+}
+
+/// Whether an endpoint refuses our certificate, or misses one. In TLS 1.3 we learn that after the handshake, in the place of a response.
+#[must_use]
+pub fn refuses_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    matches!(
+        inner,
+        Some(Error::AlertReceived(
+            AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+        ))
+    )
+}
+
 fn reason(error: &Error) -> TlsFailure {
     match error {
         Error::InvalidMessage(_) | Error::InappropriateMessage { .. } | Error::DecryptError => {
@@ -76,7 +125,7 @@ fn reason(error: &Error) -> TlsFailure {
             | PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => TlsFailure::Version,
-        Error::PeerIncompatible(_) => TlsFailure::Parameters,
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => TlsFailure::Parameters,
         Error::NoCertificatesPresented => TlsFailure::CertificateMissing,
         Error::InvalidCertificate(error) => reason_of_certificate(error),
         Error::AlertReceived(AlertDescription::ProtocolVersion) => TlsFailure::Version,
@@ -121,6 +170,7 @@ mod tests {
             (PeerIncompatible::Tls12NotOfferedOrEnabled.into(), TlsFailure::Version),
             (PeerIncompatible::NoCipherSuitesInCommon.into(), TlsFailure::Parameters),
             (PeerIncompatible::NoKxGroupsInCommon.into(), TlsFailure::Parameters),
+            (Error::NoApplicationProtocol, TlsFailure::Parameters),
             (Error::NoCertificatesPresented, TlsFailure::CertificateMissing),
             (CertificateError::Expired.into(), TlsFailure::CertificateExpired),
             (CertificateError::NotValidYet.into(), TlsFailure::CertificateNotYetValid),
@@ -136,6 +186,33 @@ mod tests {
         }
         let closed = HandshakeFailure::of(&io::ErrorKind::UnexpectedEof.into(), None);
         assert_eq!(closed.reason, TlsFailure::Closed);
+    }
+
+    #[test]
+    fn the_words_are_words_where_the_library_prints_its_fields() {
+        let other =
+            |cause: &'static str| CertificateError::Other(OtherError(std::sync::Arc::from(Box::from(cause))));
+        let unsupported = CertificateError::UnsupportedSignatureAlgorithmContext {
+            signature_algorithm_id: vec![6, 9, 42],
+            supported_algorithms: Vec::new(),
+        };
+        let table = [
+            (other("UnsupportedCertVersion"), "X.509 version 1"),
+            (other("CaUsedAsEndEntity"), "that of an authority"),
+            (unsupported, "signed in a way that is not supported"),
+            (other("anything else"), "anything else"),
+        ];
+        for (error, expected) in table {
+            let words = HandshakeFailure::of(&failed(error.into()), None).to_string();
+            assert!(words.contains(expected) && !words.contains("Other"), "{words}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_refuses_our_certificate_is_told_from_one_that_breaks_off() {
+        assert!(refuses_certificate(&failed(Error::AlertReceived(AlertDescription::CertificateRequired))));
+        assert!(!refuses_certificate(&failed(Error::AlertReceived(AlertDescription::InternalError))));
+        assert!(!refuses_certificate(&io::ErrorKind::UnexpectedEof.into()));
     }
 
     #[test]

@@ -31,6 +31,10 @@ use crate::telemetry::rate::LineRate;
 /// Protocols for ALPN (RFC 7301), the preferred one first.
 const ALPN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 
+/// Bytes of refused early data that are skipped (RFC 8446 section 4.2.10), as rustls 0.23 counts them: a record that it skips stays in its
+/// buffer, and is counted again with each one behind it. Sixteen KiB in records of 1 KiB, as much as clients send, come to 136 KiB.
+const SKIPPED_EARLY_DATA_BYTES: u32 = 512 * 1024;
+
 /// The TLS of one listener.
 pub struct ServerTls {
     /// The place in the configuration, for messages: `listeners[0].tls`.
@@ -253,6 +257,8 @@ fn build(path: &str, files: &ListenerTls, tickets: &Arc<dyn ProducesTickets>) ->
         // A client that is no longer trusted must not resume a session by an old ticket.
         Some(_) => aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Random(error.to_string()))?,
     };
+    // With tickets that the server keeps no record of, rustls accepts no early data whatever the number, and offers none.
+    config.max_early_data_size = SKIPPED_EARLY_DATA_BYTES;
     let in_force = InForce { config: Arc::new(config), resolver };
     Ok(Built { in_force, certificates })
 }
@@ -317,9 +323,11 @@ impl ResolvesServerCert for Resolver {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::path::Path;
 
     use rcgen::{CertificateParams, KeyPair};
+    use rustls::{ClientConfig, ClientConnection, ServerConnection};
 
     use super::*;
     use crate::testing::tls_listener;
@@ -383,6 +391,69 @@ mod tests {
         let error = tls.reload(&metrics).unwrap_err();
         assert!(error.to_string().starts_with("listeners[0].tls.certificates[0].keyFile:"), "{error}");
         assert!(Arc::ptr_eq(&in_use, &tls.inner.load_full()));
+    }
+
+    /// Passes bytes between the two until neither has any.
+    fn exchange(client: &mut ClientConnection, server: &mut ServerConnection) {
+        while client.wants_write() || server.wants_write() {
+            let (mut sent, mut answered) = (Vec::new(), Vec::new());
+            while client.wants_write() {
+                client.write_tls(&mut sent).unwrap();
+            }
+            // A record at a time, as they come over a slow network.
+            for mut piece in sent.chunks(1100) {
+                while !piece.is_empty() {
+                    server.read_tls(&mut piece).unwrap();
+                    server.process_new_packets().unwrap();
+                }
+            }
+            while server.wants_write() {
+                server.write_tls(&mut answered).unwrap();
+            }
+            let mut answered = &answered[..];
+            while !answered.is_empty() {
+                client.read_tls(&mut answered).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn early_data_is_skipped_and_never_accepted() {
+        let directory = tempfile::tempdir().unwrap();
+        let issued = issued(directory.path(), &["a.test"]);
+        let provider = provider();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(issued.key.cert[0].clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+        let builder =
+            builder.with_protocol_versions(&[&version::TLS13]).unwrap().with_root_certificates(roots);
+        let mut client_config = builder.with_no_client_auth();
+        client_config.enable_early_data = true;
+        let client_config = Arc::new(client_config);
+        let connect =
+            || ClientConnection::new(Arc::clone(&client_config), "a.test".try_into().unwrap()).unwrap();
+        // Another server of the name, which takes early data, gives the client a ticket.
+        let builder =
+            ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&version::TLS13]);
+        let resolver = Resolver::new(std::slice::from_ref(&issued));
+        let mut other = builder.unwrap().with_no_client_auth().with_cert_resolver(Arc::new(resolver));
+        other.max_early_data_size = 1 << 20;
+        let (mut client, mut server) = (connect(), ServerConnection::new(Arc::new(other)).unwrap());
+        exchange(&mut client, &mut server);
+        let ours = load(0, &listener(directory.path()), None).unwrap().unwrap().tls().inner.load_full();
+        let (mut client, mut server) = (connect(), ServerConnection::new(Arc::clone(&ours.config)).unwrap());
+        for _ in 0..16 {
+            client.early_data().unwrap().write_all(&[b'x'; 1024]).unwrap();
+            // Each is a record of its own.
+            client.early_data().unwrap().flush().unwrap();
+        }
+        exchange(&mut client, &mut server);
+        assert!(!client.is_handshaking() && !server.is_handshaking() && !client.is_early_data_accepted());
+        client.writer().write_all(b"again").unwrap();
+        exchange(&mut client, &mut server);
+        let mut text = [0; 8];
+        assert_eq!((server.reader().read(&mut text).unwrap(), &text[..5]), (5, &b"again"[..]));
     }
 
     #[test]

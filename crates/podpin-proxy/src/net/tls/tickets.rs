@@ -4,8 +4,6 @@
 //! master key and the salt, so that no number of tickets is too many for one key. Master keys are made of a file's material and of
 //! what a session may be used for: a ticket of a listener that trusts other client certificates, or none, is of no use.
 
-use std::fs;
-
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use podpin_config::FileAt;
@@ -14,6 +12,7 @@ use rustls::server::ProducesTickets;
 
 use crate::net::tls::certificate::fault;
 use crate::net::tls::error::TlsError;
+use crate::net::tls::pem;
 
 /// Time for which a ticket is good, in seconds: that of rustls' own.
 const LIFETIME: u32 = 12 * 60 * 60;
@@ -62,7 +61,7 @@ impl SharedTickets {
         };
         let read = |(index, file): (usize, &FileAt)| {
             let failed = |error: String| fault(path, &format!("ticketKeys[{index}].file"), file, &error);
-            let material = fs::read(&file.file).map_err(|error| failed(error.to_string()))?;
+            let material = pem::read(&file.file).map_err(failed)?;
             TicketKey::new(material.trim_ascii(), &use_of_sessions).map_err(failed)
         };
         let keys: Result<Vec<_>, _> = files.iter().enumerate().map(read).collect();

@@ -3,7 +3,6 @@
 //! The files are read and checked at the start, and again when one changes. Our own connections shake hands here; Pingora's
 //! (upgrades, health checks) are given the same settings.
 
-use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,6 +24,7 @@ use tokio_rustls::TlsConnector;
 use crate::net::tls::certificate::{self, Certificate};
 use crate::net::tls::error::TlsError;
 use crate::net::tls::failure::HandshakeFailure;
+use crate::net::tls::pem;
 use crate::net::tls::provider::provider;
 use crate::net::tls::verifier::{AnyCertificate, Authorized};
 use crate::net::transport::Transport;
@@ -162,7 +162,7 @@ pub fn files(tls: &Files) -> impl Iterator<Item = &PathBuf> {
 fn digest(tls: &Files) -> u64 {
     let mut hasher = DefaultHasher::new();
     // A file that cannot be read is an error where its contents are needed.
-    files(tls).for_each(|file| fs::read(file).ok().hash(&mut hasher));
+    files(tls).for_each(|file| pem::read(file).ok().hash(&mut hasher));
     hasher.finish()
 }
 

@@ -9,11 +9,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
-    RootCertStore, SignatureScheme, client,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme, client,
 };
 use x509_parser::der_parser::asn1_rs::Any;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 use crate::net::tls::failure::note_refused;
 use crate::net::tls::provider::provider;
@@ -64,7 +65,8 @@ impl ServerCertVerifier for Authorized {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls12_signature(message, certificate, signature)
+        let verified = self.chains.verify_tls12_signature(message, certificate, signature);
+        verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn verify_tls13_signature(
@@ -73,7 +75,8 @@ impl ServerCertVerifier for Authorized {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chains.verify_tls13_signature(message, certificate, signature)
+        let verified = self.chains.verify_tls13_signature(message, certificate, signature);
+        verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -81,21 +84,26 @@ impl ServerCertVerifier for Authorized {
     }
 }
 
-/// Verifies certificates of clients, and says which one was refused.
+/// Verifies certificates of clients, and says which one was refused. One that stands among the authorities itself is trusted as it is.
 #[derive(Debug)]
-pub(super) struct ClientVerifier(pub Arc<dyn ClientCertVerifier>);
+pub(super) struct ClientVerifier {
+    /// The verifier of chains.
+    pub chains: Arc<dyn ClientCertVerifier>,
+    /// The certificates of the file.
+    pub trusted: Vec<CertificateDer<'static>>,
+}
 
 impl ClientCertVerifier for ClientVerifier {
     fn offer_client_auth(&self) -> bool {
-        self.0.offer_client_auth()
+        self.chains.offer_client_auth()
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
+        self.chains.client_auth_mandatory()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.chains.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -104,7 +112,11 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.0.verify_client_cert(end_entity, intermediates, now);
+        let verified = if self.trusted.iter().any(|one| one == end_entity) {
+            verify_validity(end_entity, now).map(|()| ClientCertVerified::assertion())
+        } else {
+            self.chains.verify_client_cert(end_entity, intermediates, now)
+        };
         verified.inspect_err(|_| note_refused(end_entity))
     }
 
@@ -114,7 +126,8 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
+        let verified = self.chains.verify_tls12_signature(message, certificate, signature);
+        verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn verify_tls13_signature(
@@ -123,11 +136,12 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        let verified = self.chains.verify_tls13_signature(message, certificate, signature);
+        verified.inspect_err(|_| note_refused(certificate))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.chains.supported_verify_schemes()
     }
 }
 
@@ -137,6 +151,13 @@ fn verify_itself(
     server_name: &ServerName<'_>,
     now: UnixTime,
 ) -> Result<ServerCertVerified, Error> {
+    verify_validity(certificate, now)?;
+    client::verify_server_name(&ParsedCertificate::try_from(certificate)?, server_name)?;
+    Ok(ServerCertVerified::assertion())
+}
+
+/// Verifies that a certificate is valid at this moment.
+fn verify_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let malformed = |_| Error::from(CertificateError::BadEncoding);
     let (_, facts) = X509Certificate::from_der(certificate).map_err(malformed)?;
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
@@ -146,8 +167,7 @@ fn verify_itself(
     if now < facts.validity().not_before.timestamp() {
         return Err(CertificateError::NotValidYet.into());
     }
-    client::verify_server_name(&ParsedCertificate::try_from(certificate)?, server_name)?;
-    Ok(ServerCertVerified::assertion())
+    Ok(())
 }
 
 /// Faults of a certificate in more words than the library has.
@@ -174,8 +194,22 @@ fn explained(error: Error, certificate: &CertificateDer<'_>) -> Error {
     CertificateError::Other(OtherError(Arc::new(shortcoming))).into()
 }
 
-/// The verifier of `verify: false`: any certificate of any name and version. The endpoint still has to prove that it has the
-/// key.
+/// Bits of RSA keys from which on the provider verifies signatures.
+const RSA_BITS_MIN: usize = 2048;
+
+/// Signatures that the provider cannot verify, and endpoints of `verify: false` may make all the same: RSASSA-PSS with keys for nothing else,
+/// Ed448, and those with SHA-1.
+const UNVERIFIED_SCHEMES: [SignatureScheme; 6] = [
+    SignatureScheme::Unknown(0x0809),
+    SignatureScheme::Unknown(0x080a),
+    SignatureScheme::Unknown(0x080b),
+    SignatureScheme::ED448,
+    SignatureScheme::ECDSA_SHA1_Legacy,
+    SignatureScheme::RSA_PKCS1_SHA1,
+];
+
+/// The verifier of `verify: false`: any certificate of any name, version and kind of key. The endpoint has to prove that it has the
+/// key where the provider can verify that; where it cannot, nothing is lost, since a certificate of another kind is made as easily.
 #[derive(Debug)]
 pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
 
@@ -202,11 +236,14 @@ impl AnyCertificate {
             .map(|one| one.verify_signature(&key.subject_public_key.data, message, signature.signature()));
         let mut is_supported = false;
         let is_valid = tried.by_ref().inspect(|_| is_supported = true).any(|verified| verified.is_ok());
-        match (is_valid, is_supported) {
-            (true, _) => Ok(HandshakeSignatureValid::assertion()),
-            (false, true) => Err(CertificateError::BadSignature.into()),
-            (false, false) => Err(PeerIncompatible::NoSignatureSchemesInCommon.into()),
+        let is_verifiable = match key.parsed() {
+            Ok(PublicKey::RSA(key)) => key.key_size() >= RSA_BITS_MIN,
+            _ => is_supported,
+        };
+        if is_verifiable && is_supported && !is_valid {
+            return Err(CertificateError::BadSignature.into());
         }
+        Ok(HandshakeSignatureValid::assertion())
     }
 }
 
@@ -241,6 +278,8 @@ impl ServerCertVerifier for AnyCertificate {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let mut schemes = self.0.signature_verification_algorithms.supported_schemes();
+        schemes.extend(UNVERIFIED_SCHEMES);
+        schemes
     }
 }

@@ -5,11 +5,11 @@ use podpin_sse::session::{HandoverCause as Cause, Outcome};
 use prometheus::Registry;
 
 use crate::telemetry::labels::{
-    AffinityDecision, CloseReason, DepartureKind, DiscoveryError, Join, OpenedStream, ReconnectOutcome,
-    RefusalKind, RelistReason, RetryReason, UpstreamErrorKind,
+    AffinityDecision, CloseReason, DepartureKind, DiscoveryError, Join, MismatchReason, OpenedStream,
+    ReconnectOutcome, RefusalKind, RelistReason, RetryReason, UpstreamErrorKind,
 };
 use crate::telemetry::metrics::family::{
-    Counters, CountersBy, CountersByPair, Family, Gauges, Histograms, Latency, Metric, PerService,
+    Counters, CountersBy, CountersByPair, Family, Gauges, GaugesBy, Histograms, Latency, Metric, PerService,
     ReconnectGap, StreamLifetime, TimeGauges, TlsFailures,
 };
 use crate::telemetry::metrics::sharded::ShardedFamily;
@@ -97,7 +97,9 @@ service_metrics! {
     ejections_disregarded: Counters = "endpoint_ejections_disregarded_total",
         "Requests and streams sent to an ejected endpoint, because more than half of those in use were ejected.";
     discovery_errors: CountersBy<DiscoveryError> = "discovery_errors_total",
-        "What discovery could not use (garbled, missing, malformed, pods, dns); the last good endpoints were kept.";
+        "What discovery could not read or use, by reason; the last good endpoints were kept.";
+    discovery_mismatch: GaugesBy<MismatchReason> = "discovery_mismatch",
+        "1 while the cluster does not have what the configuration names: the service, the port, or addresses of the family.";
     discovery_refused_updates: Counters = "discovery_refused_updates_total",
         "Updates of discovery that cannot be true and were refused: a terminating endpoint that is said to be ready again.";
     discovery_last_event: TimeGauges = "discovery_last_event_timestamp_seconds",

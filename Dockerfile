@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # make image                                  podpin, by docker, podman or buildah
 # make image ARGS="--target example"          the example service
+# make image ARGS="--target demo"             podpin demo, with three pods in one process
 # docker build --target symbols --output target/symbols .      what strip took out of the binaries, for debuggers
 
 FROM rust:1.95-bookworm AS build
@@ -27,6 +28,18 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         && objcopy --strip-all --add-gnu-debuglink="/symbols/$program.debug" "target/release/$program" "/out/$program" \
         || exit 1; \
     done
+
+# The demo needs what the proxy leaves out: built only where `--target demo` asks for it.
+FROM build AS build-demo
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --package podpin \
+    && objcopy --strip-all target/release/podpin /out/podpin-demo
+
+# docker run --rm --network host podpin-demo:0.1.0
+FROM gcr.io/distroless/cc-debian12:nonroot AS demo
+COPY --from=build-demo /out/podpin-demo /usr/local/bin/podpin
+ENTRYPOINT ["/usr/local/bin/podpin", "demo"]
 
 FROM scratch AS symbols
 COPY --from=build /symbols/ /

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds an image by docker, podman or buildah, whichever works: scripts/image.sh [option of `build`]...
-# The tag is the workspace's version; `--target example` makes podpin-example instead.
+# The tag is the workspace's version; `--target example` makes podpin-example instead, `--target demo` podpin-demo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,7 +8,10 @@ version=$(sed -nE 's/^version = "([^"]+)"/\1/p' Cargo.toml | head -1)
 commit=$(git rev-parse HEAD 2>/dev/null || true)
 date=$(git log -1 --format=%cs 2>/dev/null || true)
 name=podpin
-case " $* " in *" --target example "*) name=podpin-example ;; esac
+case " $* " in
+    *" --target example "*) name=podpin-example ;;
+    *" --target demo "*) name=podpin-demo ;;
+esac
 
 # A client without its daemon builds nothing.
 for candidate in docker podman buildah; do

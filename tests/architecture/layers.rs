@@ -23,8 +23,10 @@ const CRATES: [(&str, Layers); 15] = [
     ),
     (
         "podpin-config",
-        // The file as a whole; its sections, larger ones first; values and names; the YAML tree; texts without a place.
+        // Manifests with files in them; the file as a whole; its sections, larger ones first; values and names; the YAML tree;
+        // texts without a place.
         &[
+            "manifest",
             "parse",
             "route",
             "admin listener service",
@@ -32,6 +34,23 @@ const CRATES: [(&str, Layers); 15] = [
             "access_log name section",
             "node",
             "error file path schema suggest unit",
+        ],
+    ),
+    (
+        "podpin-ingress",
+        // The import; files; routes and services; certificates; hosts and paths; annotations; settings and their defaults;
+        // tables, paths, ports, the report; objects and what is written; texts and classes.
+        &[
+            "import",
+            "output",
+            "plan",
+            "certificates",
+            "controller location",
+            "translate",
+            "defaults foreign selection settings",
+            "backend known options path report",
+            "object tree words",
+            "class document",
         ],
     ),
     (
@@ -152,7 +171,7 @@ const CRATES: [(&str, Layers); 15] = [
     (
         "podpin",
         // The commands.
-        &["run", "reload", "check", "demo exit_code keygen telemetry"],
+        &["run", "reload", "check", "demo exit_code import_ingress keygen telemetry"],
     ),
     (
         "podpin-bench",

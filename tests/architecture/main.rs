@@ -5,6 +5,7 @@
 #![expect(clippy::indexing_slicing, reason = "in a test a panic is the report")]
 
 mod dependencies;
+mod documents;
 mod imports;
 mod layers;
 mod prose;
@@ -21,6 +22,7 @@ const PURE: [&str; 9] = [
     "podpin-drain",
     "podpin-endpoints",
     "podpin-h2",
+    "podpin-ingress",
     "podpin-sse",
     "podpin-time",
     "podpin-wire",
@@ -132,7 +134,7 @@ fn pure_crates_have_no_io_not_even_through_others() {
 fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
     let metadata = metadata();
     let homes: [(&str, &[&str]); 2] =
-        [("pingora", &["podpin-control", "podpin-proxy"]), ("kube", &["podpin-discovery"])];
+        [("pingora", &["podpin", "podpin-control", "podpin-proxy"]), ("kube", &["podpin-discovery"])];
     let mut problems = Vec::new();
     for package in members(&metadata) {
         let kinds = [DependencyKind::Normal, DependencyKind::Build, DependencyKind::Development];
@@ -152,7 +154,7 @@ fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
 }
 
 /// Files and folders that may name Pingora, with the work that Pingora does there.
-const PINGORA_PLACES: [&str; 6] = [
+const PINGORA_PLACES: [&str; 7] = [
     // Active health checks.
     "podpin-control/src/health_checks.rs",
     // The ketama ring.
@@ -163,6 +165,8 @@ const PINGORA_PLACES: [&str; 6] = [
     "podpin-proxy/src/net/tls/upstream.rs",
     // Connections and streams of HTTP/2 to endpoints.
     "podpin-proxy/src/upstream/http2.rs",
+    // The plain proxy that the demo compares with.
+    "podpin/src/demo/plain.rs",
     // The filter of its log.
     "podpin/src/telemetry.rs",
 ];
@@ -237,6 +241,7 @@ fn dependencies_point_in_one_direction() {
         ("podpin-time", &[]),
         ("podpin-affinity", &[]),
         ("podpin-config", &[]),
+        ("podpin-ingress", &["podpin-config"]),
         ("podpin-sse", &["podpin-time"]),
         ("podpin-endpoints", &["podpin-time"]),
         ("podpin-wire", &["podpin-config", "podpin-time"]),
@@ -272,7 +277,10 @@ fn dependencies_point_in_one_direction() {
                 "podpin-wire",
             ],
         ),
-        ("podpin", &["podpin-config", "podpin-control", "podpin-discovery", "podpin-example"]),
+        (
+            "podpin",
+            &["podpin-config", "podpin-control", "podpin-discovery", "podpin-example", "podpin-ingress"],
+        ),
     ];
     let mut problems = Vec::new();
     for package in members(&metadata) {

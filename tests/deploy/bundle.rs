@@ -51,7 +51,7 @@ pub(crate) struct Target {
     pub(crate) name: String,
 }
 
-/// What a patch may do besides.
+/// Permissions of a patch.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct PatchOptions {

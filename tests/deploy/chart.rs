@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::bundle::Bundle;
 use crate::documents::repository;
 
-/// What came of rendering.
+/// The result of rendering.
 #[derive(Deserialize)]
 struct Rendered {
     objects: Vec<String>,
@@ -184,6 +184,10 @@ fn only_what_needs_a_restart_replaces_the_pods_and_the_configuration_is_podpins_
     let service = json!({"x": {"discovery": {"kubernetes": {"service": "x", "port": 8080}}, "drain": {"spread": "1m"}}});
     assert_eq!(checksum(json!({"services": service, "config": {"accessLog": "off"}})), before);
     assert_ne!(checksum(json!({"workers": 3})), before);
+    let listener =
+        |address: &str| json!({"config": {"listeners": [{"name": "http", "address": address, "h2c": true}]}});
+    assert_eq!(checksum(listener("0.0.0.0:8080")), before);
+    assert_ne!(checksum(listener("0.0.0.0:8081")), before);
 }
 
 /// Every path of values with a description, from the schema.

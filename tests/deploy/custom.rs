@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::documents::Document;
 
-/// What every object has.
+/// An object with the parts that each has.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Object<S> {
@@ -128,7 +128,7 @@ struct Trigger {
     metadata: std::collections::BTreeMap<String, String>,
 }
 
-/// What is wrong with an object; `None` if it is of no kind that is known here.
+/// Returns what is wrong with an object; `None` if it is of no kind that is known here.
 pub(crate) fn problems(document: &Document) -> Option<Vec<String>> {
     let read = match (document.text("/apiVersion"), document.text("/kind")) {
         ("cert-manager.io/v1", "Certificate") => read::<Certificate>,

@@ -85,7 +85,7 @@ fn every_object_says_what_it_belongs_to() {
 #[test]
 fn what_the_documentation_shows_is_valid_as_well() {
     let mut read = 0;
-    for file in ["README.md", "docs/kubernetes.md"] {
+    for file in ["README.md", "docs/getting-started.md", "docs/kubernetes.md", "docs/pod-authors.md"] {
         for (place, text) in documents::yaml_blocks(&documents::repository().join(file)) {
             let documents = documents::split(&text, &place);
             if documents[0].text("/kind").is_empty() {

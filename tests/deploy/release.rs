@@ -1,4 +1,4 @@
-//! One version in all places, a licence, and a bill of materials that names what is linked.
+//! The version, the same in all places; a licence, and a bill of materials that names what is linked.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -141,7 +141,7 @@ fn note(service: &ServiceState, fact: &Fact) {
         ),
         Fact::TakenBack { endpoint } if service.view().is_flapping(&endpoint.id, clock::now()) => {}
         Fact::TakenBack { endpoint } => {
-            tracing::info!(service = name, endpoint = %endpoint.name, "the drain was taken back");
+            tracing::info!(service = name, endpoint = %endpoint.name, "drain cancelled");
         }
         Fact::ClientsLost { clients } => {
             (0..*clients).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost));

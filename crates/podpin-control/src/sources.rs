@@ -126,8 +126,8 @@ fn on_event(writer: &TableWriter, event: FileEvent) {
     match event {
         FileEvent::Endpoints(observed) => connected(writer, Update::Replace(observed)),
         FileEvent::Garbled(error) => {
-            disconnected(service, DiscoveryError::Garbled, format!("endpoints file not understood: {error}"));
-            tracing::error!(service = %service.name, %error, "endpoints file not understood: {}", kept(service));
+            disconnected(service, DiscoveryError::Garbled, format!("endpoints file is invalid: {error}"));
+            tracing::error!(service = %service.name, %error, "endpoints file is invalid: {}", kept(service));
         }
         FileEvent::Missing => {
             disconnected(service, DiscoveryError::Missing, "endpoints file is missing".to_owned());

@@ -16,78 +16,19 @@
 //! A [`Slice`] keeps what is needed of one object for one port, not the object: a tenth of its memory, and an event
 //! costs the reading of its own slice only. What an endpoint may become is decided in [`podpin_endpoints::Table`].
 
+mod port;
+
 use std::collections::{HashMap, HashSet, hash_map};
-use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use podpin_config::IpFamily;
 use podpin_endpoints::{Condition, EndpointId, IdMap, Observed, generation_of_pod};
 
-/// Which port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum PortRef {
-    /// The number that the pods listen on (the Service's `targetPort`, not its `port`).
-    Number(u16),
-    /// The name of the Service's port. The number belongs to the slice: pods may name different ones.
-    Name(String),
-}
-
-impl fmt::Display for PortRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PortRef::Number(number) => write!(f, "{number}"),
-            PortRef::Name(name) => write!(f, "`{name}`"),
-        }
-    }
-}
-
-impl From<&podpin_config::Port> for PortRef {
-    fn from(port: &podpin_config::Port) -> PortRef {
-        match port {
-            podpin_config::Port::Number(number) => PortRef::Number(*number),
-            podpin_config::Port::Name(name) => PortRef::Name(name.clone()),
-        }
-    }
-}
-
-/// A port that a slice has.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SlicePort {
-    /// The name of the Service's port; empty if it has none.
-    pub name: String,
-    /// The number that the pods listen on; `None` if the slice leaves it open.
-    pub number: Option<i32>,
-    /// `TCP`, `UDP` or `SCTP`; only TCP can be asked for.
-    pub protocol: String,
-}
-
-impl fmt::Display for SlicePort {
-    /// `http (8080)`, `8080`, `dns (53/UDP)`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = self.number.map_or_else(|| "any".to_owned(), |number| number.to_string());
-        let number = match self.protocol.as_str() {
-            "TCP" => number,
-            protocol => format!("{number}/{protocol}"),
-        };
-        match self.name.as_str() {
-            "" => f.write_str(&number),
-            name => write!(f, "{name} ({number})"),
-        }
-    }
-}
-
-impl From<&EndpointPort> for SlicePort {
-    fn from(port: &EndpointPort) -> SlicePort {
-        SlicePort {
-            name: port.name.clone().unwrap_or_default(),
-            number: port.port,
-            protocol: non_empty(port.protocol.as_deref()).unwrap_or("TCP").to_owned(),
-        }
-    }
-}
+use crate::slice::port::{OutOfRange, number_of};
+pub use crate::slice::port::{PortRef, SlicePort};
 
 /// The endpoints of the slices of one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -267,27 +208,6 @@ impl Slice {
 /// A `resourceVersion` as a number, which it is on every server since KEP-5504 and was before.
 pub(crate) fn version_of(text: Option<&str>) -> Option<u64> {
     text?.parse().ok()
-}
-
-/// A port number that is no port.
-struct OutOfRange;
-
-/// Returns the number of `port` in a slice; `None` if the slice is about other ports.
-fn number_of(ports: &[EndpointPort], port: &PortRef) -> Result<Option<u16>, OutOfRange> {
-    let tcp = |one: &&EndpointPort| matches!(one.protocol.as_deref(), None | Some("" | "TCP"));
-    let mut ports = ports.iter().filter(tcp);
-    let found = match port {
-        // A slice whose port has no number says nothing about this one.
-        PortRef::Number(number) => {
-            ports.any(|one| one.port == Some(i32::from(*number))).then_some(i32::from(*number))
-        }
-        PortRef::Name(name) => {
-            let named = ports.find(|one| one.name.as_deref().unwrap_or_default() == name);
-            named.map(|one| one.port.unwrap_or_default())
-        }
-    };
-    let number = found.map(u16::try_from).transpose().map_err(|_| OutOfRange)?;
-    if number == Some(0) { Err(OutOfRange) } else { Ok(number) }
 }
 
 /// The first address: the API says that there is one, and kube-proxy looks at no other.

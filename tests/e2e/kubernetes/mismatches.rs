@@ -1,5 +1,5 @@
 //! Names of the configuration that the cluster does not have: what the log, the metrics and the pages say, and that a reload to
-//! one moves nobody.
+//! one moves no client.
 
 use std::time::{Duration, Instant};
 

@@ -15,7 +15,8 @@ use serde::Deserialize;
 
 use crate::kube::KubeEvent;
 use crate::kube::failure::Failure;
-use crate::kube::reflector::{BACKOFF_MAX, Emit, Index, Notice};
+use crate::kube::pace::BACKOFF_MAX;
+use crate::kube::reflector::{Emit, Index, Notice};
 use crate::kube::resource::{Extent, Resource};
 use crate::kube::store::{Store, locked};
 use crate::kube::wire::{Deleted, Nameless, Object, Parts};

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use crate::kube::KubeEvent;
 use crate::kube::failure::Failure;
-use crate::kube::reflector::{BACKOFF_MAX, Emit, Index, Notice};
+use crate::kube::pace::BACKOFF_MAX;
+use crate::kube::reflector::{Emit, Index, Notice};
 use crate::kube::reports::Reports;
 use crate::kube::resource::{Extent, Resource, SERVICE_LABEL};
 use crate::kube::store::{Pending, Store, locked};

@@ -1,4 +1,4 @@
-//! One look at a cluster: whether it has what services name, and whether it may be read, for `podpin check --live`.
+//! A look at a cluster: whether it has what services name, and whether it may be read, for `podpin check --live`.
 //!
 //! The same list and watch as for a proxy that runs, so that a right which one lacks the other lacks, too. Besides, the Service
 //! itself is read where that is permitted, which a proxy never needs: it knows which port the number of an Ingress stands for.
@@ -35,7 +35,7 @@ pub struct Survey {
     pub ready: usize,
     /// All endpoints.
     pub endpoints: usize,
-    /// What is wrong, one sentence each; empty if nothing is.
+    /// Faults, one sentence each; empty if there are none.
     pub problems: Vec<String>,
 }
 

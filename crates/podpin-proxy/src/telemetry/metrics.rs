@@ -6,6 +6,7 @@
 //! Counters of events are sharded, one cell a worker, so that workers never contend for a cache line; gauges over
 //! endpoints are read from the snapshots when Prometheus scrapes.
 
+mod choice;
 pub mod family;
 mod service;
 mod sharded;

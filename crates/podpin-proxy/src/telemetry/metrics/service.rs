@@ -8,8 +8,9 @@ use crate::telemetry::labels::{
     AffinityDecision, CloseReason, DepartureKind, DiscoveryError, Join, MismatchReason, OpenedStream,
     ReconnectOutcome, RefusalKind, RelistReason, RetryReason, UpstreamErrorKind,
 };
+use crate::telemetry::metrics::choice::GaugesBy;
 use crate::telemetry::metrics::family::{
-    Counters, CountersBy, CountersByPair, Family, Gauges, GaugesBy, Histograms, Latency, Metric, PerService,
+    Counters, CountersBy, CountersByPair, Family, Gauges, Histograms, Latency, Metric, PerService,
     ReconnectGap, StreamLifetime, TimeGauges, TlsFailures,
 };
 use crate::telemetry::metrics::sharded::ShardedFamily;
@@ -79,9 +80,9 @@ service_metrics! {
     upgrade_received_bytes: ShardedFamily = "upgrade_received_bytes_total",
         "Bytes of upgraded connections received from clients.";
     affinity_decisions: CountersBy<AffinityDecision> = "affinity_decisions_total",
-        "What the affinity token of a request was worth.";
+        "Requests by result of checking the affinity token.";
     affinity_repins: CountersBy<MoveReason> = "affinity_repins_total",
-        "Pinned clients moved to another endpoint, by what was wrong with theirs.";
+        "Pinned clients moved to another endpoint, by reason.";
     upstream_connect: Histograms<Latency> = "upstream_connect_seconds",
         "Time to connect to an endpoint.";
     upstream_retries: CountersBy<RetryReason> = "upstream_retries_total",
@@ -107,7 +108,7 @@ service_metrics! {
     discovery_connected: Gauges = "discovery_connected",
         "1 while the source of the service's endpoints can be read.";
     discovery_relists: CountersBy<RelistReason> = "discovery_relists_total",
-        "Whole lists asked of the Kubernetes API server, by why.";
+        "Whole lists from the Kubernetes API server, by reason.";
     drain_departures: CountersBy<DepartureKind> = "drain_departures_total",
         "Streams that left an endpoint because it drained: polite (retry: and a clean end between two events, or a Close between two messages of a WebSocket) or forced (cut at the deadline).";
     reconnects: CountersBy<ReconnectOutcome> = "reconnects_total",

@@ -30,7 +30,7 @@ const CRATES: [(&str, Layers); 15] = [
             "parse",
             "route",
             "admin listener service",
-            "affinity filters host keys kubernetes scalar shutdown sse tls",
+            "affinity filters host keys kubernetes scalar shutdown sse tls websocket",
             "access_log name section",
             "node",
             "error file path schema suggest unit",
@@ -95,8 +95,14 @@ const CRATES: [(&str, Layers); 15] = [
             "headers via",
             "client compact_head grpc header_list proxy_protocol",
             "forwarded http1",
-            "distinguished_name fields",
+            "distinguished_name upgrade",
+            "fields",
         ],
+    ),
+    (
+        "podpin-ws",
+        // Directions and the session over them; the position in the frames; a frame.
+        &["client_frames session", "follower", "frame"],
     ),
     (
         "podpin-h2",
@@ -118,14 +124,15 @@ const CRATES: [(&str, Layers); 15] = [
     ),
     (
         "podpin-proxy",
-        // The floors of the data plane, as ARCHITECTURE.md lists them: accept loops; connections; ordinary requests; event
-        // streams and upgrades; the endpoint side; the request; shared state; selection and the registry of streams;
+        // The floors of the data plane, as ARCHITECTURE.md lists them: accept loops; connections; ordinary requests; upgraded
+        // connections; event streams; the endpoint side; the request; shared state; selection and the registry of streams;
         // routes; services and the client side; filters and sockets; metrics and log; phase of the process; clock, limits.
         &[
             "worker",
             "connection",
             "request",
-            "stream upgrade",
+            "tunnel",
+            "stream",
             "upstream",
             "request_context",
             "shared",

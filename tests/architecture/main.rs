@@ -26,6 +26,7 @@ const PURE: [&str; 9] = [
     "podpin-sse",
     "podpin-time",
     "podpin-wire",
+    "podpin-ws",
 ];
 
 /// Packages that a pure crate must not have, not even through others.
@@ -153,21 +154,17 @@ fn pingora_and_kube_are_named_where_they_live_and_nowhere_else() {
 }
 
 /// Files and folders that may name Pingora, with the work that Pingora does there.
-const PINGORA_PLACES: [&str; 9] = [
+const PINGORA_PLACES: [&str; 7] = [
     // Active health checks.
     "podpin-control/src/health_checks.rs",
     // The ketama ring.
     "podpin-proxy/src/balance/ring.rs",
-    // Connections handed to the upgrade path, and HTTP/2 of clients until it is served by a crate of its own.
-    "podpin-proxy/src/connection",
     // TCP_INFO, for which the system's interface is unsafe.
     "podpin-proxy/src/net/peer.rs",
     // TLS settings of Pingora's peers.
     "podpin-proxy/src/net/tls/upstream.rs",
     // Connections and streams of HTTP/2 to endpoints.
     "podpin-proxy/src/upstream/http2.rs",
-    // Requests that become another protocol.
-    "podpin-proxy/src/upgrade",
     // The plain proxy that the demo compares with.
     "podpin/src/demo/plain.rs",
     // The filter of its log.
@@ -249,6 +246,7 @@ fn dependencies_point_in_one_direction() {
         ("podpin-endpoints", &["podpin-time"]),
         ("podpin-wire", &["podpin-config", "podpin-time"]),
         ("podpin-h2", &["podpin-time"]),
+        ("podpin-ws", &["podpin-time"]),
         ("podpin-drain", &["podpin-config", "podpin-endpoints", "podpin-time"]),
         ("podpin-discovery", &["podpin-config", "podpin-endpoints", "podpin-time"]),
         (
@@ -262,6 +260,7 @@ fn dependencies_point_in_one_direction() {
                 "podpin-sse",
                 "podpin-time",
                 "podpin-wire",
+                "podpin-ws",
             ],
         ),
         (

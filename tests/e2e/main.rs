@@ -86,4 +86,5 @@ mod trailers;
 mod upstream_garbage;
 mod vanished;
 mod wait_queue;
+mod websockets;
 mod whole_rollout;

@@ -70,7 +70,7 @@ async fn every_kind_of_request_is_misdirected_alone() {
     let head = h1.ask(&Request::new("HEAD", "/misdirected").host("c.test")).await;
     assert_eq!((head.status, head.text().as_str()), (421, ""));
     assert_eq!(h1.ask(&Request::websocket("/misdirected").host("c.test")).await.status, 421);
-    h1.ending().await;
+    assert_eq!(h1.ask(&Request::get("/who").host("a.test")).await.status, 200, "the connection goes on");
     assert_eq!(asked(&pod, "/misdirected"), 0);
 }
 

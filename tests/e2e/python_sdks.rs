@@ -34,6 +34,15 @@ pub(super) fn script(name: &str, arguments: &[&str]) -> Process {
     Process::spawn(command.arg("-B").arg(path).args(arguments).env("NO_PROXY", "127.0.0.1,localhost"))
 }
 
+/// Returns the command for a script in `node`, with the packages that `scripts/setup.sh test` installed.
+pub(super) fn node_script(name: &str, arguments: &[&str]) -> Process {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/node").join(name);
+    let test = std::env::current_exe().unwrap();
+    let modules = test.ancestors().nth(3).unwrap().join("node/node_modules");
+    assert!(modules.exists(), "{} is missing: run `scripts/setup.sh test` first", modules.display());
+    Process::spawn(Command::new("node").arg(path).args(arguments).env("NODE_MODULES", modules))
+}
+
 /// Waits until a script has written this many lines; these, read as JSON where they are.
 pub(super) async fn lines(script: &mut Process, count: usize) -> Vec<Value> {
     wait_for(&format!("{count} lines of a script"), async || {

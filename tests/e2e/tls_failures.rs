@@ -36,9 +36,7 @@ async fn the_certificate_of_a_pod_that_is_refused_is_named_with_what_is_wrong() 
         for request in [Request::get("/who"), Request::events("/events"), Request::websocket("/ws")] {
             assert_eq!(request.send(proxy.address).await.status, 502, "{reason}");
         }
-        failures(&proxy, ("service", "chat"), reason, 2.0).await;
-        // Pingora, which serves upgrades, has words for it and no reason.
-        failures(&proxy, ("service", "chat"), "other", 1.0).await;
+        failures(&proxy, ("service", "chat"), reason, 3.0).await;
         let line = proxy.access_log_line(|line| line["path"] == "/who").await;
         let attempt = &line["attempts"][0];
         assert_eq!(attempt["endpoint"], "pod-a");

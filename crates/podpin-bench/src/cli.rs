@@ -55,6 +55,8 @@ pub(crate) enum Role {
     Requests(RequestsArgs),
     /// CPU µs per new connection that becomes a new session
     Sessions(SessionsArgs),
+    /// KiB of an idle WebSocket, and CPU µs per message beside an event
+    Websockets(WebsocketsArgs),
     /// CPU ms per MB of events on one stream that is never idle
     Burst(BurstArgs),
     /// Cost of TLS: memory over HTTP/1.1 and HTTP/2, events, requests, handshakes (the relay is left out)
@@ -163,6 +165,19 @@ pub(crate) struct EventsArgs {
     pub(crate) rate: u32,
     #[command(flatten)]
     pub(crate) security: Security,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WebsocketsArgs {
+    /// How many are open and idle
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=9_500))]
+    pub(crate) idle: u32,
+    /// How many are open and carry messages
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=9_500))]
+    pub(crate) sockets: u32,
+    /// Messages a second on each
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) rate: u32,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -4,6 +4,7 @@ pub(crate) mod body;
 mod event_lines;
 pub(crate) mod http;
 pub(crate) mod lane;
+mod messages;
 pub(crate) mod references;
 pub(crate) mod request;
 pub(crate) mod returning;

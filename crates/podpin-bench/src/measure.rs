@@ -12,6 +12,7 @@ pub(crate) mod reload;
 pub(crate) mod requests;
 pub(crate) mod scale;
 pub(crate) mod sessions;
+pub(crate) mod websockets;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

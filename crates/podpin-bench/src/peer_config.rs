@@ -235,6 +235,7 @@ http {{
   keepalive_requests 1000000000;
   keepalive_timeout 1h;
   tcp_nodelay on;
+  map $http_upgrade $connection {{ \"\" \"\"; default upgrade; }}
   map $cookie_bench $session {{ \"\" $request_id; default $cookie_bench; }}
   map $cookie_bench $new_cookie {{ \"\" \"bench=$request_id; Path=/; HttpOnly; SameSite=Lax\"; default \"\"; }}
   upstream pods {{
@@ -248,7 +249,8 @@ http {{
     location / {{
       proxy_pass http://pods;
       proxy_http_version 1.1;
-      proxy_set_header Connection \"\";
+      proxy_set_header Connection $connection;
+      proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_buffering off;

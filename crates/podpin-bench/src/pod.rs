@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /events?rate=R` | event stream: one event at once, then R a second (0 = silence), each in a chunk of its own |
+//! | the same with `Upgrade` | a WebSocket: the same events, each as a message of its own |
 //! | `GET /burst?mb=N` | event stream: N MB of events as fast as they are taken, then the end of the body |
 //! | `GET /wait` | nothing until `/end`, then a small answer; until then it counts as an open event stream |
 //! | `GET /bytes?count=N` | N bytes with a `Content-Length`, keep-alive |
@@ -45,6 +46,8 @@ const BURST_WRITE_BYTES: usize = 128 * 1024;
 const SINK_BYTES: usize = 64 * 1024;
 const STREAM_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
+/// For the key of RFC 6455's example, which the load client has.
+const MESSAGES_HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Serves until the process is ended.
@@ -130,6 +133,9 @@ async fn serve(mut socket: TcpStream, pod: &Pod) -> io::Result<()> {
             _ => pod.requests.set(pod.requests.get() + 1),
         }
         match path {
+            "/events" if request.offers_upgrade => {
+                return send_messages(&mut socket, pod, number_in(query, "rate")).await;
+            }
             "/events" => {
                 let first = request.last_event_id.map_or(0, |id| id.saturating_add(1));
                 return stream_events(&mut socket, pod, number_in(query, "rate"), first).await;
@@ -151,6 +157,7 @@ async fn serve(mut socket: TcpStream, pod: &Pod) -> io::Result<()> {
 struct Request {
     target: String,
     last_event_id: Option<u64>,
+    offers_upgrade: bool,
     body_bytes: usize,
 }
 
@@ -159,6 +166,7 @@ impl Request {
         Self {
             target: head.split(' ').nth(1).unwrap_or("/").to_owned(),
             last_event_id: number_of(head, "last-event-id"),
+            offers_upgrade: head.to_ascii_lowercase().contains("\r\nupgrade:"),
             body_bytes: number_of(head, "content-length").unwrap_or(0),
         }
     }
@@ -281,6 +289,30 @@ async fn stream_events(socket: &mut TcpStream, pod: &Pod, rate: u32, first: u64)
     socket.write_all(LAST_CHUNK).await
 }
 
+/// Sends one message at once, then `rate` a second.
+async fn send_messages(socket: &mut TcpStream, pod: &Pod, rate: u32) -> io::Result<()> {
+    let _open = OpenStream::new(pod);
+    let mut ticks = (rate > 0).then(|| ticks(rate, pod.streams_ever.get()));
+    let mut out = MESSAGES_HEAD.to_vec();
+    let mut sequence = 0;
+    push_message(&mut out, sequence, now_ns(), pod.port)?;
+    socket.write_all(&out).await?;
+    out = Vec::with_capacity(if rate > 0 { EVENT_BYTES + 2 } else { 0 });
+    let mut sink = [0_u8; 64];
+    loop {
+        tokio::select! {
+            () = next(&mut ticks) => {
+                sequence += 1;
+                out.clear();
+                push_message(&mut out, sequence, now_ns(), pod.port)?;
+                socket.write_all(&out).await?;
+            }
+            () = pod.end_streams.notified() => return Ok(()),
+            read = socket.read(&mut sink) => if read? == 0 { return Ok(()) },
+        }
+    }
+}
+
 /// Ticks at `rate` a second. The golden ratio spreads the phases of any number of streams evenly over the period, the
 /// same way in each run.
 fn ticks(rate: u32, stream: u32) -> Interval {
@@ -304,6 +336,12 @@ async fn next(ticks: &mut Option<Interval>) {
 /// Appends one event in a chunk of its own.
 fn push_chunk(out: &mut Vec<u8>, sequence: u64, sent_ns: u64, port: u16) -> io::Result<()> {
     write!(out, "{EVENT_BYTES:x}\r\nid: {sequence:012}\ndata: @{sent_ns:019} {port:.<74}\n\n\r\n")
+}
+
+/// Appends one event as a message of a WebSocket, in one frame.
+fn push_message(out: &mut Vec<u8>, sequence: u64, sent_ns: u64, port: u16) -> io::Result<()> {
+    out.extend_from_slice(&[0x81, u8::try_from(EVENT_BYTES).unwrap_or(0)]);
+    write!(out, "id: {sequence:012}\ndata: @{sent_ns:019} {port:.<74}\n\n")
 }
 
 async fn burst(socket: &mut TcpStream, port: u16, mb: u32) -> io::Result<()> {
@@ -354,9 +392,14 @@ mod tests {
         let request =
             Request::parse("GET /events?rate=1 HTTP/1.1\r\nHost: a:1\r\nlast-event-id: 000000000041");
         let target = "/events?rate=1".to_owned();
-        assert_eq!(request, Request { target, last_event_id: Some(41), body_bytes: 0 });
+        assert_eq!(
+            request,
+            Request { target, last_event_id: Some(41), offers_upgrade: false, body_bytes: 0 }
+        );
         let request = Request::parse("POST / HTTP/1.1\r\nHost: a\r\nX-Last-Event-ID: 3\r\nContent-Length: 7");
-        assert_eq!(request, Request { target: "/".to_owned(), last_event_id: None, body_bytes: 7 });
+        let target = "/".to_owned();
+        assert_eq!(request, Request { target, last_event_id: None, offers_upgrade: false, body_bytes: 7 });
+        assert!(Request::parse("GET / HTTP/1.1\r\nUpgrade: websocket").offers_upgrade);
     }
 
     #[tokio::test]

@@ -14,7 +14,9 @@ use crate::cli::{
     Security, SessionsArgs, Settings,
 };
 use crate::leash::raise_file_limit;
-use crate::measure::{Scene, burst, events, http2, kill, latency, memory, reload, requests, scale, sessions};
+use crate::measure::{
+    Scene, burst, events, http2, kill, latency, memory, reload, requests, scale, sessions, websockets,
+};
 use crate::peer::{Candidate, Peer};
 use crate::peer_kind::PeerKind;
 use crate::plan::Plan;
@@ -90,6 +92,7 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
             http2::measure(scene, &Http2Args { parts: Vec::new(), count: None }, report).await?;
         }
         Role::Kill(arguments) => return kill::measure(scene, arguments, report).await,
+        Role::Websockets(arguments) => websockets::memory(scene, arguments, report).await?,
         Role::Reload(arguments) => return reload::measure(scene, arguments, report).await,
         Role::All => {
             kill::measure(scene, &KillArgs { streams: 1_000, rate: 10, delay_ms: 0 }, report).await?;
@@ -104,6 +107,7 @@ async fn measure_role(role: &Role, scene: &Scene<'_>, report: &mut Report) -> an
         Role::Requests(arguments) => requests::measure(scene, &peers, arguments, report).await?,
         Role::Sessions(arguments) => sessions::measure(scene, &peers, arguments, report).await?,
         Role::Burst(arguments) => burst::measure(scene, &peers, arguments, report).await?,
+        Role::Websockets(arguments) => websockets::messages(scene, &peers, arguments, report).await?,
         Role::Tls(_) => {
             let security = Security { tls: true };
             common(scene, &peers, report, security).await?;

@@ -29,6 +29,7 @@ mod sse;
 mod suggest;
 mod tls;
 mod unit;
+mod websocket;
 
 pub use access_log::AccessLog;
 pub use admin::Admin;
@@ -57,6 +58,7 @@ pub use tls::{
     CertificateFiles, CertificatePart, ClientAuth, FileAt, ListenerTls, PlainHttp, PodTls, TlsVersion,
 };
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};
+pub use websocket::WebSocket;
 
 /// The JSON Schema (2020-12) of the file, for editors; made of docs/configuration.md, whose rows are the keys that are known.
 pub const JSON_SCHEMA: &str = include_str!("../schema.json");

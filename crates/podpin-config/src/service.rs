@@ -20,6 +20,7 @@ use crate::{
     sse::Sse,
     tls::PodTls,
     unit::DurationRange,
+    websocket::WebSocket,
 };
 
 /// A service.
@@ -39,6 +40,8 @@ pub struct Service {
     pub drain: Drain,
     /// How event streams are carried.
     pub sse: Sse,
+    /// How WebSocket connections are closed and kept alive.
+    pub websocket: WebSocket,
     /// How long the pods may take.
     pub timeouts: Timeouts,
     /// Further tries at other endpoints.
@@ -108,6 +111,8 @@ pub struct Timeouts {
     pub client_write: Option<Duration>,
     /// How long a connection to a pod is kept for the next request. 100 ms to 1 h, default 4 s; `None` if it is not kept.
     pub keep_alive: Option<Duration>,
+    /// How long an upgraded connection may be silent in both directions. 1 s to 24 h; default `None` if absent: unlimited.
+    pub upgrade_idle: Option<Duration>,
 }
 
 /// Further tries at other endpoints, while nothing was sent or the answer is one of `statuses`.
@@ -120,7 +125,7 @@ pub struct Retries {
     pub statuses: Vec<u16>,
 }
 
-/// How many event streams at once.
+/// How many event streams and upgraded connections at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceLimits {
     /// 1 to 10,000,000, default 10,000; `None` if unlimited.
@@ -139,6 +144,8 @@ const UPSTREAM_IDLE: DurationRange =
     DurationRange::new(Duration::from_millis(100), Duration::from_secs(86_400));
 const KEEP_ALIVE: DurationRange = DurationRange::new(Duration::from_millis(100), Duration::from_secs(3_600));
 const CLIENT_WRITE: DurationRange = DurationRange::new(Duration::from_millis(10), Duration::from_secs(3_600));
+const UPGRADE_IDLE: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(86_400));
+
 impl Default for Balance {
     fn default() -> Self {
         Self {
@@ -164,6 +171,7 @@ impl Default for Timeouts {
             upstream_idle: None,
             client_write: Some(Duration::from_secs(30)),
             keep_alive: Some(Duration::from_secs(4)),
+            upgrade_idle: None,
         }
     }
 }
@@ -221,6 +229,7 @@ impl Service {
             affinity: Affinity::read(&section.section("affinity"), name, cookies),
             drain: Drain::read(&section.section("drain")),
             sse: Sse::read(&section.section("sse")),
+            websocket: WebSocket::read(&section.section("websocket")),
             timeouts: Timeouts::read(&section.section("timeouts")),
             retries: Retries::read(&section.section("retries")),
             limits: ServiceLimits::read(&section.section("limits")),
@@ -312,6 +321,7 @@ impl Timeouts {
             upstream_idle: section.duration_or_off("upstreamIdle", UPSTREAM_IDLE, default.upstream_idle),
             client_write: section.duration_or_off("clientWrite", CLIENT_WRITE, default.client_write),
             keep_alive: section.duration_or_off("keepAlive", KEEP_ALIVE, default.keep_alive),
+            upgrade_idle: section.duration_or_off("upgradeIdle", UPGRADE_IDLE, default.upgrade_idle),
         }
     }
 }

@@ -27,6 +27,9 @@ const ALLOCATIONS_MAX_OF_REQUEST: u64 = 30;
 /// Bytes of a client's connection and its task between two requests.
 const IDLE_CONNECTION_BYTES_MAX: usize = 2_000;
 
+/// The bytes of an idle WebSocket.
+const WEBSOCKET_BYTES_MAX: usize = 2_048;
+
 /// Both ends of one stream.
 struct Ends {
     pod: TcpStream,
@@ -47,6 +50,22 @@ impl Ends {
         )
         .unwrap();
         skip_head(&client);
+        Ends { pod, client }
+    }
+
+    /// Opens a WebSocket, with a message each way.
+    fn open_websocket(proxy: SocketAddr, pods: &TcpListener) -> Ends {
+        let mut client = TcpStream::connect(proxy).unwrap();
+        let offer = "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        client.write_all(format!("GET /ws HTTP/1.1\r\nHost: x\r\n{offer}").as_bytes()).unwrap();
+        let (mut pod, _) = pods.accept().unwrap();
+        skip_head(&pod);
+        pod.write_all(format!("HTTP/1.1 101 Switching Protocols\r\n{offer}").as_bytes()).unwrap();
+        skip_head(&client);
+        client.write_all(b"\x81\x82\0\0\0\0hi").unwrap();
+        pod.read_exact(&mut [0; 8]).unwrap();
+        pod.write_all(b"\x81\x02hi").unwrap();
+        client.read_exact(&mut [0; 4]).unwrap();
         Ends { pod, client }
     }
 
@@ -205,6 +224,20 @@ fn an_idle_stream_holds_few_bytes() {
         let each = usize::try_from(counted.bytes_current).unwrap() / STREAMS;
         assert!(each <= most, "{each} bytes for an idle stream, handover {handover}");
     }
+}
+
+#[test]
+fn an_idle_websocket_holds_few_bytes() {
+    let open = |count: usize, proxy, pods: &TcpListener| {
+        (0..count).map(|_| Ends::open_websocket(proxy, pods)).collect::<Vec<_>>()
+    };
+    let counted = measured(
+        "",
+        |proxy, pods| open(300, proxy, pods),
+        |sockets, proxy, pods| sockets.extend(open(STREAMS, proxy, pods)),
+    );
+    let each = usize::try_from(counted.bytes_current).unwrap() / STREAMS;
+    assert!(each <= WEBSOCKET_BYTES_MAX, "{each} bytes for an idle WebSocket");
 }
 
 #[test]

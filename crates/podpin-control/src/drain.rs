@@ -201,6 +201,7 @@ mod tests {
             session: Some([1; 16]),
             since: clock::now(),
             mobility: Mobility::DrainOnly,
+            upgrade: None,
         };
         shared.streams.open(|id| opening.into_record(id))
     }

@@ -11,6 +11,7 @@ mod endpoints_file;
 mod event_stream;
 mod h2_connection;
 mod h2_heads;
+mod websocket;
 mod wire;
 
 pub use affinity::affinity;
@@ -21,6 +22,7 @@ pub use event_stream::event_stream;
 pub use h2_connection::h2_connection;
 pub use h2_heads::h2_heads;
 
+pub use websocket::websocket;
 pub use wire::{forwarding, proxy_protocol, request_head, upstream_response};
 
 /// A target: panics if the input breaks a law.
@@ -39,4 +41,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy_protocol", proxy_protocol),
     ("request_head", request_head),
     ("upstream_response", upstream_response),
+    ("websocket", websocket),
 ];

@@ -14,3 +14,4 @@ mod http2_stream_state;
 pub(crate) mod lease;
 pub(crate) mod pending;
 pub(crate) mod request_body;
+pub(crate) mod tunnel_client;

@@ -21,6 +21,6 @@ pub mod stream_registry;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
-mod upgrade;
+mod tunnel;
 mod upstream;
 pub mod worker;

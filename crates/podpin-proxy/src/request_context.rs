@@ -10,6 +10,7 @@ use podpin_time::Millis;
 use podpin_wire::client::Client;
 use podpin_wire::grpc;
 use podpin_wire::http1::request_head::RequestHead;
+use podpin_wire::upgrade;
 
 use crate::affinity::request_view::RequestView;
 use crate::balance::service::Kind;
@@ -37,8 +38,18 @@ pub(crate) struct RequestContext {
     pub client: Client,
     /// Moment at which the head was complete.
     pub began: Millis,
-    /// Count under `limits.requests`; `None` if the request is an upgrade, or there is no room for it.
+    /// Count under `limits.requests`; `None` if the request offers another protocol, or there is no room for it.
     pub permit: Option<RequestPermit>,
+    /// Offer of another protocol; `None` if there is none.
+    pub offer: Option<Box<Offer>>,
+}
+
+/// A client's offer of another protocol for its connection, or for its stream of HTTP/2.
+pub(crate) struct Offer {
+    /// Protocols that the client offers.
+    pub protocols: Box<str>,
+    /// Key of the proxy's own; `None` if the client's passes. Over HTTP/2 it has none (RFC 8441 section 5).
+    pub key: Option<Box<str>>,
 }
 
 impl RequestContext {
@@ -47,6 +58,24 @@ impl RequestContext {
         let limit = self.snapshot.limits.requests;
         self.permit = self.shared.requests.try_begin(limit, self.head.held_bytes());
         self
+    }
+
+    /// Returns the request as one that offers the protocols of its `Upgrade` fields.
+    pub(crate) fn with_offer(mut self) -> RequestContext {
+        let offer = upgrade::offer(&self.head.fields);
+        self.offer = offer.map(|protocols| Box::new(Offer { protocols, key: None }));
+        self
+    }
+
+    /// Returns the request as the offer of a WebSocket over HTTP/2 (RFC 8441), with this key for its endpoint.
+    pub(crate) fn with_web_socket(mut self, key: Box<str>) -> RequestContext {
+        self.offer = Some(Box::new(Offer { protocols: "websocket".into(), key: Some(key) }));
+        self
+    }
+
+    /// Returns the key of the proxy's own for a WebSocket that came over HTTP/2; `None` if this is anything else.
+    pub(crate) fn web_socket_key(&self) -> Option<&str> {
+        self.offer.as_ref()?.key.as_deref()
     }
 
     /// Returns the parts of the request that decide its route and its client's session.

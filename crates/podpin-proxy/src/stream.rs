@@ -10,6 +10,6 @@ pub(crate) mod places;
 mod relay;
 mod start;
 mod task;
-mod timer;
+pub(crate) mod timer;
 pub(crate) mod upload;
 pub(crate) mod upstream_reader;

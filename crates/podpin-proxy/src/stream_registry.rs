@@ -1,4 +1,4 @@
-//! Accounts of the streams that are open now: for the admin API, the access log and the drains.
+//! Accounts of the event streams and upgraded connections that are open now: for the admin API, the access log and the drains.
 //!
 //! A record is written by the stream's task alone and read by any thread. Its [`DrainHandle`] is the stream's drain state;
 //! when and why a stream leaves is decided by `podpin-drain`, whose registry holds the records.
@@ -24,7 +24,7 @@ const ENDPOINTS_REMEMBERED: usize = 64;
 /// All open streams of the process.
 pub type StreamRegistry = DrainRegistry<StreamRecord>;
 
-/// Open stream, as the rest of the process sees it.
+/// Open event stream or upgraded connection, as the rest of the process sees it.
 #[derive(Debug)]
 pub struct StreamRecord {
     /// Number of the stream, unique in the process.
@@ -50,6 +50,17 @@ pub struct StreamRecord {
     drain: DrainHandle,
     /// Place of the present departure in [`DEPARTURES`].
     departure: AtomicU8,
+    /// Facts about an upgraded connection; `None` if this is an event stream.
+    pub upgrade: Option<Box<UpgradeRecord>>,
+}
+
+/// Facts about an upgraded connection beside those of any stream. Its events are messages to the client.
+#[derive(Debug)]
+pub struct UpgradeRecord {
+    /// Protocol that the endpoint chose of those that the client offered.
+    pub protocol: Box<str>,
+    /// Number of bytes received from the client.
+    pub received: AtomicU64,
 }
 
 /// Departures, by the number that stands for each.
@@ -65,7 +76,7 @@ struct Place {
 /// Sign that a client had a stream that was ended, in its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReturnEvidence {
-    /// The id of an event, and a pin on an endpoint that drains or is gone.
+    /// The id of an event or the offer of another protocol, and a pin on an endpoint that drains or is gone.
     LeftEndpoint,
     /// No such sign.
     None,
@@ -86,13 +97,16 @@ pub struct Opening {
     pub since: Millis,
     /// Ways in which the stream can leave its endpoint.
     pub mobility: Mobility,
+    /// Protocol of an upgraded connection; `None` if this is an event stream.
+    pub upgrade: Option<Box<str>>,
 }
 
 impl Opening {
     /// Returns the record of the stream under this number, to be registered with [`DrainRegistry::open`].
     #[must_use]
     pub fn into_record(self, id: u64) -> StreamRecord {
-        let Opening { route, endpoint, client, session, since, mobility } = self;
+        let Opening { route, endpoint, client, session, since, mobility, upgrade } = self;
+        let upgrade = upgrade.map(|protocol| UpgradeRecord { protocol, received: AtomicU64::new(0) });
         StreamRecord {
             id,
             route,
@@ -108,6 +122,7 @@ impl Opening {
             drain: DrainHandle::new(mobility),
             // Until the relay says something else.
             departure: AtomicU8::new(Departure::Cut as u8),
+            upgrade: upgrade.map(Box::new),
         }
     }
 }

@@ -144,7 +144,8 @@ impl Scene {
         let shared = Arc::clone(&self.shared);
         let (snapshot, began) = (shared.snapshot(), clock::now());
         let listener = "http".into();
-        RequestContext { snapshot, shared, listener, head, kind, client, began, permit: None }.counted()
+        RequestContext { snapshot, shared, listener, head, kind, client, began, permit: None, offer: None }
+            .counted()
     }
 
     /// A request of a client that is pinned to this endpoint, and may wait for it.
@@ -190,6 +191,7 @@ impl Scene {
             session: Some([1; 16]),
             since: clock::now(),
             mobility,
+            upgrade: None,
         };
         self.shared.streams.open(|id| opening.into_record(id))
     }

@@ -9,3 +9,4 @@ pub(crate) mod pool;
 pub(crate) mod rewrite;
 pub(crate) mod unserved;
 pub(crate) mod upload;
+pub(crate) mod websocket_key;

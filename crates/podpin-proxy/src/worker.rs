@@ -21,7 +21,6 @@ use crate::connection::refusal::turn_away;
 use crate::http::reply::ErrorReply;
 use crate::net::socket_options::SocketOptions;
 use crate::shared::Shared;
-use crate::upgrade::pipeline;
 use crate::upstream::pool;
 
 /// The pause after `accept` failed for want of descriptors or memory: a retry at once would only spin.
@@ -69,11 +68,9 @@ pub fn start(
 
 /// Serves on these sockets until `stop` turns true.
 pub async fn run(shared: Arc<Shared>, sockets: Vec<BoundListener>, mut stop: watch::Receiver<bool>) {
-    let proxy = pipeline::for_worker(&shared);
     for BoundListener { name, index, socket } in sockets {
         let Some(settings) = shared.current().listeners.get(index).cloned() else { continue };
-        let listener =
-            Listener { name: name.into(), settings, shared: Arc::clone(&shared), proxy: Arc::clone(&proxy) };
+        let listener = Listener { name: name.into(), settings, shared: Arc::clone(&shared) };
         match TcpListener::from_std(socket) {
             Ok(socket) => drop(shared.lifecycle.tasks.spawn(accept(listener.into(), index, socket))),
             Err(error) => tracing::error!(%error, listener = %listener.name, "cannot listen"),

@@ -16,4 +16,5 @@ pub mod headers;
 pub mod http1;
 pub mod proxy_protocol;
 pub mod trailers;
+pub mod upgrade;
 pub mod via;

@@ -1,25 +1,14 @@
 //! Nothing that podpin writes is an event to a published client: comments, the reconnection time before the first event, and
 //! that of the goodbye.
 
-use podpin_testkit::{EndpointsFile, Pod, Process, Reply, Setup, StreamAnswer, wait_for, wait_long};
+use podpin_testkit::{EndpointsFile, Pod, Reply, Setup, StreamAnswer, wait_for, wait_long};
 
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 /// Clients of PyPI; mcp reads its streams with httpx-sse.
 const PYTHON: [&str; 5] = ["httpx-sse", "openai", "anthropic", "sseclient-py", "aiohttp-sse-client"];
 /// Clients of npm.
 const NODE: [&str; 3] = ["eventsource", "eventsource-parser", "fetch-event-source"];
-
-/// Returns the command for a script in `node`, with the packages that `scripts/setup.sh test` installed.
-fn node_script(name: &str, arguments: &[&str]) -> Process {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/node").join(name);
-    let test = std::env::current_exe().unwrap();
-    let modules = test.ancestors().nth(3).unwrap().join("node/node_modules");
-    assert!(modules.exists(), "{} is missing: run `scripts/setup.sh test` first", modules.display());
-    Process::spawn(Command::new("node").arg(path).args(arguments).env("NODE_MODULES", modules))
-}
 
 #[tokio::test]
 async fn published_clients_see_the_pods_events_and_no_other() {
@@ -37,7 +26,7 @@ async fn published_clients_see_the_pods_events_and_no_other() {
         let mut client = if is_python {
             super::script("event_clients.py", &[name, &url])
         } else {
-            node_script("event_clients.mjs", &[name, &url])
+            super::node_script("event_clients.mjs", &[name, &url])
         };
         // On a busy machine a client takes its time to start.
         let asked = async || !pod.requests().is_empty();

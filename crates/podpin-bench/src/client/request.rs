@@ -20,13 +20,15 @@ pub(crate) enum Accept {
     EventStream,
     /// `*/*`, as `fetch` and curl do.
     Anything,
+    /// `*/*`, with the offer of a WebSocket, which carries messages then.
+    WebSocket,
 }
 
 impl Accept {
     fn value(self) -> &'static str {
         match self {
             Self::EventStream => "text/event-stream",
-            Self::Anything => "*/*",
+            Self::Anything | Self::WebSocket => "*/*",
         }
     }
 }
@@ -57,7 +59,15 @@ impl Request {
 
     /// A GET for an event stream.
     pub(crate) fn event_stream(path: &str, accept: Accept) -> Self {
-        Self::new("GET", path).with("Accept", accept.value()).with("Cache-Control", "no-cache")
+        let request = Self::new("GET", path).with("Accept", accept.value()).with("Cache-Control", "no-cache");
+        match accept {
+            Accept::EventStream | Accept::Anything => request,
+            Accept::WebSocket => request
+                .with("Connection", "Upgrade")
+                .with("Upgrade", "websocket")
+                .with("Sec-WebSocket-Version", "13")
+                .with("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        }
     }
 
     /// A POST with a body of so many bytes.

@@ -16,7 +16,8 @@ use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::task::JoinSet;
 
 use super::body::Body;
-use super::request::Request;
+use super::messages::Messages;
+use super::request::{Accept, Request};
 use super::stamps::Stamps;
 use super::streams_h2;
 use super::tally::Tally;
@@ -44,13 +45,14 @@ impl Streams {
         let tally = Rc::new(Tally::new());
         let mut tasks = JoinSet::new();
         let request = Request::event_stream(&format!("/events?rate={}", wanted.rate), wanted.accept);
+        let accept = wanted.accept;
         if wanted.target.protocol.is_h2() {
             streams_h2::open(&mut tasks, &wanted, &request, &tally)?;
         } else {
             let target = Rc::new(wanted.target);
             let request: Rc<str> = request.http1_head().into();
             for _ in 0..wanted.count {
-                tasks.spawn_local(hold(Rc::clone(&target), Rc::clone(&request), Rc::clone(&tally)));
+                tasks.spawn_local(hold(Rc::clone(&target), Rc::clone(&request), accept, Rc::clone(&tally)));
             }
         }
         let streams = Self { tasks, tally };
@@ -113,21 +115,24 @@ impl Streams {
     }
 }
 
-async fn hold(target: Rc<Target>, request: Rc<str>, tally: Rc<Tally>) {
-    if let Err(error) = read_until_end(&target, &request, &tally).await {
+async fn hold(target: Rc<Target>, request: Rc<str>, accept: Accept, tally: Rc<Tally>) {
+    if let Err(error) = read_until_end(&target, &request, accept, &tally).await {
         tally.count_end(&error);
     }
 }
 
 /// Never returns without an error: a stream that ends did not stay open.
-async fn read_until_end(target: &Target, request: &str, tally: &Tally) -> anyhow::Result<()> {
+async fn read_until_end(target: &Target, request: &str, accept: Accept, tally: &Tally) -> anyhow::Result<()> {
     let permit = tally.opening.acquire().await?;
     let mut stream = target.connect().await?;
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     let mut opening = Some(permit);
     let mut stamps = Stamps::default();
-    let mut body = Body::new();
+    let mut content = match accept {
+        Accept::WebSocket => Content::Messages(Messages::new()),
+        Accept::EventStream | Accept::Anything => Content::Events(Body::new()),
+    };
     let mut status = true;
     loop {
         let length = poll_fn(|context| poll_read(&mut *stream, &tally.scratch, context)).await?;
@@ -136,13 +141,32 @@ async fn read_until_end(target: &Target, request: &str, tally: &Tally) -> anyhow
         }
         let scratch = tally.scratch.borrow();
         let bytes = scratch.get(..length).unwrap_or_default();
-        if std::mem::take(&mut status) && !bytes.starts_with(b"HTTP/1.1 200") {
+        if std::mem::take(&mut status) && !bytes.starts_with(content.status_line()) {
             bail!("refused: {}", String::from_utf8_lossy(bytes).lines().next().unwrap_or_default());
         }
         let mut any = false;
-        body.feed(bytes, |payload| any |= tally.count_events(&mut stamps, payload))?;
+        let count = |payload: &[u8]| any |= tally.count_events(&mut stamps, payload);
+        match &mut content {
+            Content::Events(body) => body.feed(bytes, count)?,
+            Content::Messages(messages) => messages.feed(bytes, count)?,
+        }
         if any && opening.take().is_some() {
             tally.count_opened();
+        }
+    }
+}
+
+/// The answer of a stream.
+enum Content {
+    Events(Body),
+    Messages(Messages),
+}
+
+impl Content {
+    fn status_line(&self) -> &'static [u8] {
+        match self {
+            Self::Events(_) => b"HTTP/1.1 200",
+            Self::Messages(_) => b"HTTP/1.1 101",
         }
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use super::{Scene, each, progress};
 use crate::certificate::Visit;
 use crate::cli::EventsArgs;
+use crate::client::request::Accept;
 use crate::client::streams::{Streams, Wanted};
 use crate::peer::Peer;
 use crate::protocol::Protocol;
@@ -21,6 +22,7 @@ pub(super) struct Load {
     pub(super) rate: u32,
     /// Streams that share a connection, over HTTP/2.
     pub(super) on_a_connection: u32,
+    pub(super) accept: Accept,
 }
 
 /// Measures all `peers`, round by round.
@@ -32,7 +34,7 @@ pub(crate) async fn measure(
 ) -> anyhow::Result<()> {
     let protocol = arguments.security.http1();
     let EventsArgs { streams, rate, .. } = *arguments;
-    let load = Load { protocol, streams, rate, on_a_connection: 1 };
+    let load = Load { protocol, streams, rate, on_a_connection: 1, accept: Accept::EventStream };
     let name = format!("event, {streams} {}streams x {rate}/s", protocol.prefix());
     let cpu = Measure::new(format!("{name}: CPU"), "µs", 1);
     let delivered = Measure::new(format!("{name}: delivered"), "%", 0);
@@ -57,9 +59,10 @@ fn until_all_flow(rate: u32) -> Duration {
 /// CPU in ns and events within the window, and the share of the events that the rate promises. A share far below one
 /// says that the machine was too busy for the load, not that events were lost.
 pub(super) async fn read(scene: &Scene<'_>, peer: &Peer, load: Load) -> anyhow::Result<(u64, u64, f64)> {
-    let Load { protocol, streams: count, rate, on_a_connection } = load;
+    let Load { protocol, streams: count, rate, on_a_connection, accept } = load;
     let target = scene.target(peer, protocol, Visit::First)?;
-    let streams = Streams::open(Wanted { on_a_connection, ..Wanted::new(target, count, rate) }).await?;
+    let streams =
+        Streams::open(Wanted { on_a_connection, accept, ..Wanted::new(target, count, rate) }).await?;
     tokio::time::sleep(scene.plan.warm_up.max(until_all_flow(rate))).await;
     let (events, cpu_ns) = (streams.events(), peer.cpu_ns()?);
     let began = std::time::Instant::now();

@@ -96,7 +96,7 @@ fn stream(protocol: Protocol, on_each: u32, accept: Accept) -> MemoryCase {
     let measure = Measure::new(name(accept), "KiB", 2);
     let known = STREAM_KIB.iter().find(|(count, _)| *count == on_each);
     let goal = match (accept, known) {
-        (Accept::Anything, _) => {
+        (Accept::Anything | Accept::WebSocket, _) => {
             let name = name(Accept::EventStream);
             Some(Goal::AtMostRow { name, shown: "announced", times: THE_SAME })
         }

@@ -80,6 +80,7 @@ fn connection_manager(name: &str, codec: &str) -> Value {
         "codec_type": codec,
         "use_remote_address": true,
         "stream_idle_timeout": "0s",
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
         "common_http_protocol_options": {"idle_timeout": "3600s"},
         "http2_protocol_options": {
             "max_concurrent_streams": 100,

@@ -32,6 +32,8 @@ pub struct Drain {
     /// A client that was disconnected and is back within this time has returned, later it is lost.
     /// 1 s to 1 h, default 30 s.
     pub return_window: Duration,
+    /// How long both sides of a WebSocket connection have for their answer to a Close. 0 s to 1 min, default 5 s.
+    pub close_timeout: Duration,
 }
 
 /// How a stream in flight leaves its pod.
@@ -101,6 +103,8 @@ const HANDOVER_WINDOW: DurationRange =
     DurationRange::new(Duration::from_secs(1), Duration::from_secs(86_400));
 const RETURN_WINDOW: DurationRange = DurationRange::new(Duration::from_secs(1), Duration::from_secs(3_600));
 
+const CLOSE_TIMEOUT: DurationRange = DurationRange::new(Duration::ZERO, Duration::from_secs(60));
+
 impl Default for Drain {
     fn default() -> Self {
         Self {
@@ -115,6 +119,7 @@ impl Default for Drain {
             handovers_per_stream: HandoverLimit::default(),
             replay_ids: 64,
             return_window: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -142,6 +147,7 @@ impl Drain {
             handovers_per_stream: HandoverLimit::read(&section.section("handoversPerStream")),
             replay_ids: section.count("replayIds", 1..=4_096, default.replay_ids),
             return_window: section.duration("returnWindow", RETURN_WINDOW, default.return_window),
+            close_timeout: section.duration("closeTimeout", CLOSE_TIMEOUT, default.close_timeout),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::values::{MINUTE, seconds, service};
 
 #[test]
 fn a_drain_is_read() {
-    let keys = "drain: {pinned: keep, spread: 0s, timeout: 1h, margin: 500ms, order: idle, budget: {perSecond: 100, percent: 10}, handover: lastEventId, handoverTimeout: 1s, handoversPerStream: {limit: 2, window: 10s}, replayIds: 300, returnWindow: 1m}";
+    let keys = "drain: {pinned: keep, spread: 0s, timeout: 1h, margin: 500ms, order: idle, budget: {perSecond: 100, percent: 10}, handover: lastEventId, handoverTimeout: 1s, handoversPerStream: {limit: 2, window: 10s}, replayIds: 300, returnWindow: 1m, closeTimeout: 0s}";
     let expected = Drain {
         pinned: Pinned::Keep,
         spread: Duration::ZERO,
@@ -21,6 +21,7 @@ fn a_drain_is_read() {
         handovers_per_stream: HandoverLimit { limit: 2, window: seconds(10) },
         replay_ids: 300,
         return_window: MINUTE,
+        close_timeout: Duration::ZERO,
     };
     assert_eq!(service(keys).drain, expected);
     assert_eq!(service("drain: {order: random}").drain.order, Order::Random);

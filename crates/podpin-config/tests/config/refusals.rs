@@ -73,6 +73,7 @@ fn affinity_and_cookies_are_refused_in_these_words() {
 fn event_streams_and_drain_are_refused_in_these_words() {
     check(include_str!("refusals/sse.txt"), in_a_service);
     check(include_str!("refusals/drain.txt"), in_a_service);
+    check(include_str!("refusals/websocket.txt"), in_a_service);
 }
 
 #[test]

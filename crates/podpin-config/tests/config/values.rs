@@ -87,6 +87,24 @@ const LIMITS: ServiceLimits = ServiceLimits {
     streams_per_client_ip: None,
 };
 
+/// The drain of a service that says nothing about it.
+fn default_drain() -> Drain {
+    Drain {
+        pinned: Pinned::Repin,
+        spread: seconds(20),
+        timeout: seconds(30),
+        margin: seconds(2),
+        order: Order::Oldest,
+        budget: None,
+        handover: Handover::None,
+        handover_timeout: seconds(5),
+        handovers_per_stream: HandoverLimit { limit: 5, window: MINUTE },
+        replay_ids: 64,
+        return_window: seconds(30),
+        close_timeout: seconds(5),
+    }
+}
+
 #[test]
 fn a_service_has_the_defaults_of_the_contract() {
     let cookie = CookieAttributes {
@@ -118,26 +136,16 @@ fn a_service_has_the_defaults_of_the_contract() {
             absolute_timeout: DAY,
             on_unavailable: OnUnavailable::Repin,
         },
-        drain: Drain {
-            pinned: Pinned::Repin,
-            spread: seconds(20),
-            timeout: seconds(30),
-            margin: seconds(2),
-            order: Order::Oldest,
-            budget: None,
-            handover: Handover::None,
-            handover_timeout: seconds(5),
-            handovers_per_stream: HandoverLimit { limit: 5, window: MINUTE },
-            replay_ids: 64,
-            return_window: seconds(30),
-        },
+        drain: default_drain(),
         sse: default_sse(),
+        websocket: WebSocket { close_code: 1012, close_reason: "service restart".to_owned(), ping: None },
         timeouts: Timeouts {
             connect: seconds(2),
             response_header: Some(seconds(60)),
             upstream_idle: None,
             client_write: Some(seconds(30)),
             keep_alive: Some(seconds(4)),
+            upgrade_idle: None,
         },
         retries: Retries { attempts: 2, statuses: vec![502, 503, 504] },
         limits: LIMITS,
@@ -367,7 +375,7 @@ fn two_routes_with_one_match_are_for_different_listeners() {
 
 #[test]
 fn numbers_and_words_of_a_service_are_read() {
-    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, acceptEncoding: identity, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m, keepAlive: off}\nretries: {attempts: 0, statuses: []}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6, streamsPerClientIP: 60}\nhealth: {passive: {failures: 1, statuses: [500, 503]}}";
+    let keys = "balance: {strategy: roundRobin, slowStart: 1m, zone: prefer}\nsse: {keepAlive: 1s, retry: {normal: 250ms, drain: {min: 5s, max: 5s}, shutdown: {min: 1s, max: 3s}}, reconnect: {perSecond: 500}, maxDuration: 1h30m, unavailable: status, acceptEncoding: identity, eventBytesMax: 64KiB}\ntimeouts: {connect: 1.5s, responseHeader: 5s, upstreamIdle: 45s, clientWrite: 1m, keepAlive: off, upgradeIdle: 2m}\nwebsocket: {closeCode: 4000, closeReason: back soon, ping: 30s}\nretries: {attempts: 0, statuses: []}\nlimits: {streamsPerEndpoint: 7, streamsPerClient: 6, streamsPerClientIP: 60}\nhealth: {passive: {failures: 1, statuses: [500, 503]}}";
     let service = service(keys);
     let expected = Balance {
         strategy: Strategy::RoundRobin,
@@ -399,8 +407,12 @@ fn numbers_and_words_of_a_service_are_read() {
         upstream_idle: Some(seconds(45)),
         client_write: Some(MINUTE),
         keep_alive: None,
+        upgrade_idle: Some(2 * MINUTE),
     };
     assert_eq!(service.timeouts, timeouts);
+    let websocket =
+        WebSocket { close_code: 4_000, close_reason: "back soon".to_owned(), ping: Some(seconds(30)) };
+    assert_eq!(service.websocket, websocket);
     assert_eq!(service.retries, Retries { attempts: 0, statuses: Vec::new() });
     let limits = ServiceLimits {
         streams_per_endpoint: Some(7),

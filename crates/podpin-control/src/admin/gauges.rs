@@ -16,6 +16,7 @@ pub(super) fn measure(shared: &Shared) {
     let requests = i64::try_from(shared.requests.active()).unwrap_or(i64::MAX);
     shared.metrics.process.requests_active.set(requests);
     gauges.streams_active.reset();
+    gauges.upgrades_active.reset();
     gauges.drain_remaining.reset();
     gauges.inheritances.reset();
     gauges.endpoints.reset();
@@ -35,7 +36,9 @@ fn measure_endpoints(gauges: &EndpointMetrics, service: &ServiceState) {
         if is_ejected(&view.snapshot, endpoint, now) {
             gauges.endpoints.add(&service.name, EndpointState::Ejected, 1);
         }
-        gauges.streams_active.add(&service.name, &endpoint.name, stream_state(endpoint.phase), 0);
+        for gauge in [&gauges.streams_active, &gauges.upgrades_active] {
+            gauge.add(&service.name, &endpoint.name, stream_state(endpoint.phase), 0);
+        }
         if endpoint.phase == Phase::Draining {
             gauges.drain_remaining.add(&service.name, &endpoint.name, 0);
         }
@@ -54,7 +57,8 @@ fn endpoint_state(phase: Phase) -> EndpointState {
 fn measure_stream(gauges: &EndpointMetrics, record: &StreamRecord) {
     let endpoint = record.endpoint();
     let (service, state) = (&*record.route.service.name, state_of(record));
-    gauges.streams_active.add(service, &endpoint.name, state, 1);
+    let gauge = if record.upgrade.is_some() { &gauges.upgrades_active } else { &gauges.streams_active };
+    gauge.add(service, &endpoint.name, state, 1);
     if state == StreamState::Draining {
         gauges.drain_remaining.add(service, &endpoint.name, 1);
     }

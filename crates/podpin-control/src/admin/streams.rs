@@ -1,4 +1,4 @@
-//! `/api/streams?service=&endpoint=&limit=`: open event streams.
+//! `/api/streams?service=&endpoint=&limit=`: open event streams and upgraded connections.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use podpin_drain::DrainMember;
 use podpin_endpoints::{Departed, DrainTimes, Endpoint, EndpointId, Phase, Snapshot};
 use podpin_proxy::balance::service::ServiceState;
 use podpin_proxy::clock;
@@ -124,18 +125,22 @@ pub(super) fn state_of(record: &StreamRecord) -> StreamState {
     stream_state(service.endpoint(&record.endpoint().id).map_or(Phase::Gone, |endpoint| endpoint.phase))
 }
 
-/// A stream as the admin API shows it.
+/// An event stream or upgraded connection as the admin API shows it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StreamView {
     id: u64,
+    kind: &'static str,
+    protocol: Option<String>,
     service: String,
     endpoint: String,
     route: String,
     client: String,
     since: String,
+    last_activity: String,
     events: u64,
     bytes: u64,
+    bytes_received: Option<u64>,
     last_event_id: Option<String>,
     handovers: usize,
     state: StreamState,
@@ -144,16 +149,20 @@ pub(super) struct StreamView {
 impl StreamView {
     /// Builds the view of an open stream.
     pub(super) fn new(record: &StreamRecord) -> StreamView {
-        let id = record.last_event_id();
+        let (id, upgrade) = (record.last_event_id(), record.upgrade.as_deref());
         StreamView {
             id: record.id,
+            kind: if upgrade.is_some() { "upgrade" } else { "stream" },
+            protocol: upgrade.map(|upgrade| upgrade.protocol.to_string()),
             service: record.route.service.name.to_string(),
             endpoint: record.endpoint().name.to_string(),
             route: record.route.name.to_string(),
             client: record.client.to_string(),
             since: clock::rfc3339(record.since),
+            last_activity: clock::rfc3339(record.last_event()),
             events: record.events.load(Ordering::Relaxed),
             bytes: record.bytes.load(Ordering::Relaxed),
+            bytes_received: upgrade.map(|upgrade| upgrade.received.load(Ordering::Relaxed)),
             last_event_id: (!id.is_empty()).then(|| String::from_utf8_lossy(&id).into_owned()),
             handovers: record.handovers(),
             state: state_of(record),

@@ -274,7 +274,8 @@ impl Connection {
         client.certificate = certificate;
         let shared = Arc::clone(&self.listener.shared);
         let listener = Arc::clone(&self.listener.name);
-        RequestContext { shared, snapshot, listener, head, kind, client, began: clock::now(), permit: None }
+        let began = clock::now();
+        RequestContext { shared, snapshot, listener, head, kind, client, began, permit: None, offer: None }
     }
 
     /// Lends the connection to a stream; `None` if it is refused.

@@ -6,10 +6,9 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use pingora::server::ShutdownWatch;
 use podpin_wire::http1::request_head::{self, HeadError, RequestFraming, RequestHead, Scan};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::connection::listener::Listener;
@@ -28,8 +27,6 @@ pub(crate) struct ReceivedRequest {
     pub head: RequestHead,
     /// End of the request, and its data path.
     pub framing: RequestFraming,
-    /// The head as it came, for an upgrade.
-    pub bytes: Bytes,
 }
 
 /// The next thing that a client sends.
@@ -50,7 +47,7 @@ pub(crate) async fn next(
     listener: &Listener,
     connection: &mut IdleConnection,
     is_first: bool,
-    closing: &mut ShutdownWatch,
+    closing: &mut watch::Receiver<bool>,
 ) -> Next {
     let limits = listener.shared.current().limits;
     let mut scanned = 0;
@@ -115,7 +112,7 @@ impl Look {
                 let whole = if length == bytes.len() { mem::take(bytes) } else { bytes.split_to(length) };
                 let bytes = whole.freeze();
                 Some(match request_head::read(&bytes) {
-                    Ok((framing, head)) => Next::Request(Box::new(ReceivedRequest { head, framing, bytes })),
+                    Ok((framing, head)) => Next::Request(Box::new(ReceivedRequest { head, framing })),
                     Err(error) => Next::Refused(error.into()),
                 })
             }

@@ -5,15 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use futures_util::FutureExt as _;
 use http::{Version, header};
-use pingora::apps::HttpServerApp;
-use pingora::protocols::http::ServerSession;
-use pingora::server::ShutdownWatch;
 use podpin_wire::http1::body::{BodyDecoder, FIRST_CHUNK};
 use podpin_wire::http1::request_head::{RequestBody, RequestFraming, RequestHead};
 use tokio::net::TcpStream;
-use tracing::Instrument;
 
 use crate::balance::service::Kind;
 use crate::connection::accepted::{Connection, Shaken};
@@ -27,11 +22,10 @@ use crate::downstream::lease::{ConnectionLease, ResumeConnection};
 use crate::downstream::pending::{Http1Terms, PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::net::transport::Transport;
-use crate::request::serve::{self, Served};
+use crate::request::serve;
+use crate::request::served::Served;
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::telemetry::labels::ConnectionProtocol;
-use crate::upgrade::client_stream::ClientStream;
-use crate::upgrade::pipeline::UpgradeStart;
 
 /// Serves a connection to its end, or until an event stream takes the socket.
 #[expect(clippy::manual_async_fn, reason = "an async function has room for each argument twice")]
@@ -100,10 +94,11 @@ fn serve_requests(
                 (idle, is_first) = (next, false);
                 continue;
             }
-            match serve_request(&connection, idle, received, snapshot, &closing).await {
+            match serve_request(&connection, idle, received, snapshot).await {
                 Served::Idle(next) => idle = next,
                 Served::Closed => return,
                 Served::Stream(stream) => return stream.begin(connection.into_lease()),
+                Served::Tunnel(tunnel) => return tunnel.begin(connection.into_lease()),
             }
             is_first = false;
         }
@@ -114,12 +109,9 @@ fn serve_requests(
 /// may carry another request.
 async fn misdirect(idle: IdleConnection, received: ReceivedRequest) -> Option<IdleConnection> {
     let ReceivedRequest { head, framing, .. } = received;
-    // Behind the offer of another protocol nothing is a request.
-    let reuse = if framing.body == RequestBody::Upgrade { Reuse::Refused } else { Reuse::Allowed };
-    let body = body_decoder(framing.body).unwrap_or(BodyDecoder::Done);
-    let client = PendingResponse::http1(idle, terms(&head, &framing, body));
+    let client = PendingResponse::http1(idle, terms(&head, &framing));
     let response = ErrorReply::Misdirected.response()?;
-    client.answer(response, ResponseBody::to(&head.method), reuse).await
+    client.answer(response, ResponseBody::to(&head.method), Reuse::Allowed).await
 }
 
 /// Serves one request. Boxed: every idle connection would have room for it.
@@ -129,72 +121,27 @@ fn serve_request<'a>(
     idle: IdleConnection,
     received: Box<ReceivedRequest>,
     snapshot: Arc<ConfigSnapshot>,
-    closing: &'a ShutdownWatch,
 ) -> Pin<Box<dyn Future<Output = Served> + Send + 'a>> {
-    let Some(body) = body_decoder(received.framing.body) else {
-        let upgrade = upgrade(connection, idle, *received, snapshot, closing);
-        return Box::pin(upgrade.map(|idle| idle.map_or(Served::Closed, Served::Idle)));
-    };
     let ReceivedRequest { head, framing, .. } = *received;
-    let terms = terms(&head, &framing, body);
+    let terms = terms(&head, &framing);
     let kind = if framing.event_stream { Kind::Stream } else { Kind::Request };
-    let context =
-        connection.request_context(snapshot, head, kind, connection.certificate(&idle.transport)).counted();
+    let context = connection.request_context(snapshot, head, kind, connection.certificate(&idle.transport));
+    let context = if framing.offers_upgrade { context.with_offer() } else { context.counted() };
     Box::pin(serve::serve(context, PendingResponse::http1(idle, terms)))
 }
 
-/// Lets Pingora serve a request that offers another protocol. Returns the connection if the offer was not taken and it may carry another
-/// request.
-async fn upgrade(
-    connection: &Connection,
-    idle: IdleConnection,
-    received: ReceivedRequest,
-    snapshot: Arc<ConfigSnapshot>,
-    closing: &ShutdownWatch,
-) -> Option<IdleConnection> {
-    let ReceivedRequest { head, bytes, framing } = received;
-    let keeps = framing.keep_alive && !has_body(&head);
-    let context =
-        connection.request_context(snapshot, head, Kind::Request, connection.certificate(&idle.transport));
-    let span = tracing::debug_span!(
-        "upgrade",
-        host = %context.head.authority(),
-        path = context.head.path(),
-        client = %context.client.address,
-    );
-    let length = bytes.len();
-    let mut ahead = BytesMut::from(bytes);
-    ahead.unsplit(idle.ahead);
-    let head_length = keeps.then_some(length);
-    let stream = ClientStream::upgrade(idle.transport, connection.peer, ahead, head_length);
-    let start = UpgradeStart { context, progress: stream.progress(), keeps };
-    let mut session = ServerSession::new_http1(Box::new(stream));
-    session.set_connection_user_context(Some(Box::new(start)));
-    session.set_keepalive(None);
-    let reused = connection.listener.proxy.process_new_http(session, closing).instrument(span).await?;
-    let (stream, _) = reused.consume();
-    stream.into_any().downcast::<ClientStream>().ok()?.into_idle()
-}
-
-/// Whether a request has a body, or says so in a way that only its recipient can tell.
-fn has_body(head: &RequestHead) -> bool {
-    let length = head.fields.text(&header::CONTENT_LENGTH);
-    head.fields.contains(&header::TRANSFER_ENCODING) || length.is_some_and(|length| length != "0")
-}
-
-/// Returns the decoder of a request body; `None` if the client offers another protocol.
-fn body_decoder(body: RequestBody) -> Option<BodyDecoder> {
+/// Returns the decoder of a request body.
+fn body_decoder(body: RequestBody) -> BodyDecoder {
     match body {
-        RequestBody::Length(0) => Some(BodyDecoder::Done),
-        RequestBody::Length(length) => Some(BodyDecoder::Length(length)),
-        RequestBody::Chunked => Some(BodyDecoder::Chunked(FIRST_CHUNK)),
-        RequestBody::Upgrade => None,
+        RequestBody::Length(0) => BodyDecoder::Done,
+        RequestBody::Length(length) => BodyDecoder::Length(length),
+        RequestBody::Chunked => BodyDecoder::Chunked(FIRST_CHUNK),
     }
 }
 
-fn terms(head: &RequestHead, framing: &RequestFraming, body: BodyDecoder) -> Http1Terms {
+fn terms(head: &RequestHead, framing: &RequestFraming) -> Http1Terms {
     Http1Terms {
-        body,
+        body: body_decoder(framing.body),
         is_http10: head.version == Version::HTTP_10,
         keep_alive: framing.keep_alive,
         expects_continue: head.fields.contains(&header::EXPECT),

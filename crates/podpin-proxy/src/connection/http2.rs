@@ -27,8 +27,9 @@ use crate::downstream::http2_connection::{Arrival, Http2Connection, Progress, Re
 use crate::downstream::pending::{PendingResponse, Reuse};
 use crate::http::reply::{ErrorReply, ResponseBody};
 use crate::net::transport::Transport;
-use crate::request::serve::{self, Served};
-use crate::upstream::unserved;
+use crate::request::serve;
+use crate::request::served::Served;
+use crate::upstream::{unserved, websocket_key};
 
 /// Multiple of the flood budgets for a peer in `trustedProxies`, which speaks for many clients.
 const TRUSTED_FACTOR: u16 = 1000;
@@ -165,6 +166,7 @@ impl Requests {
         head: Result<Box<Head>, HeadError>,
         certificate: Option<Box<ClientCertificate>>,
     ) -> Task {
+        let offers_web_socket = matches!(&head, Ok(head) if head.protocol() == Some(b"websocket"));
         let head = match head.and_then(|head| request_head(*head)) {
             Ok(head) => head,
             Err(error) => {
@@ -186,13 +188,15 @@ impl Requests {
         }
         let kind = if wants_events { Kind::Stream } else { Kind::Request };
         let context = self.connection.request_context(snapshot, head, kind, certificate);
+        let context =
+            if offers_web_socket { context.with_web_socket(websocket_key::draw()) } else { context };
         if let Some(refusal) = self.refusal {
             return Box::pin(unserved::turn_away(context, refusal.reply, client).map(drop));
         }
-        Box::pin(serve::serve(context.counted(), client).map(|served| {
-            if let Served::Stream(stream) = served {
-                stream.begin(None);
-            }
+        Box::pin(serve::serve(context.counted(), client).map(|served| match served {
+            Served::Stream(stream) => stream.begin(None),
+            Served::Tunnel(tunnel) => tunnel.begin(None),
+            Served::Idle(_) | Served::Closed => {}
         }))
     }
 }
@@ -208,10 +212,13 @@ fn wants_events(head: &RequestHead, is_complete: bool) -> bool {
     head.method == Method::GET && is_complete && request_head::names_event_streams(&head.fields)
 }
 
-/// Returns a head as HTTP/1 has it, in the memory that it has already.
+/// Returns a head as HTTP/1 has it, in the memory that it has already. The offer of a WebSocket is a GET there.
 fn request_head(head: Head) -> Result<RequestHead, HeadError> {
     const MALFORMED: HeadError = HeadError::Malformed("a field that HTTP/1.1 does not allow");
-    let method = Method::from_bytes(head.method()).map_err(|_| MALFORMED)?;
+    let method = match head.protocol() {
+        Some(b"websocket") => Method::GET,
+        Some(_) | None => Method::from_bytes(head.method()).map_err(|_| MALFORMED)?,
+    };
     let Some(path) = head.path().filter(|_| method != Method::CONNECT) else {
         return Err(HeadError::Connect);
     };

@@ -263,9 +263,7 @@ impl Http1Side {
     /// Ends with a reset. Without chunks only that tells an early end from a proper one; what the client has not read is
     /// lost with it.
     pub(crate) fn reset(self) {
-        if let Err(error) = socket2::SockRef::from(self.transport.tcp()).set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "the connection ends without a reset");
-        }
+        self.transport.reset();
     }
 }
 

@@ -88,6 +88,58 @@ impl Http2Stream {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads bytes of the request body into `buffer`; returns how many, none at its end.
+    ///
+    /// # Errors
+    /// [`Gone`] if the stream was reset or broke a rule, or its connection has ended.
+    pub(crate) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<Result<usize, Gone>> {
+        let mut connection = self.connection.lock();
+        let Some(stream) = connection.stream_state(self.id).filter(|stream| !stream.is_gone) else {
+            return Poll::Ready(Err(Gone));
+        };
+        if stream.body.is_empty() {
+            return match stream.request {
+                RequestProgress::Complete => Poll::Ready(Ok(0)),
+                RequestProgress::Refused(_) => Poll::Ready(Err(Gone)),
+                RequestProgress::Open => {
+                    stream.wake_later(context);
+                    Poll::Pending
+                }
+            };
+        }
+        let count = stream.body.len().min(buffer.len());
+        for (place, byte) in buffer.iter_mut().zip(stream.body.drain(..count)) {
+            *place = byte;
+        }
+        if stream.body.is_empty() {
+            stream.body = Vec::new();
+        }
+        connection.send(self.id, |stream| stream.consumed(count));
+        Poll::Ready(Ok(count))
+    }
+
+    /// Ends what goes to the client; it may go on sending.
+    pub(crate) fn end(&mut self) -> Result<(), Gone> {
+        let mut connection = self.connection.lock();
+        let ended = connection.send(self.id, |stream| stream.data(&[], End::Yes).map(drop));
+        match (ended, connection.stream_state(self.id)) {
+            (Some(Ok(())), Some(stream)) => {
+                stream.is_answered = true;
+                Ok(())
+            }
+            _ => Err(Gone),
+        }
+    }
+
+    /// Whether the response was ended.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.connection.lock().stream_state(self.id).is_none_or(|stream| stream.is_answered)
+    }
+
     /// Takes out the lines of the request's trailer section.
     pub(crate) fn take_trailers(&self) -> Vec<u8> {
         let mut connection = self.connection.lock();

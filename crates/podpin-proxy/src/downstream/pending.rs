@@ -20,6 +20,7 @@ use crate::downstream::http1::{Http1Side, IdleConnection, write_and_linger};
 use crate::downstream::http2::Http2Stream;
 use crate::downstream::lease::{ConnectionLease, ConnectionReturn};
 use crate::downstream::request_body::RequestBody;
+use crate::downstream::tunnel_client::TunnelClient;
 use crate::http::reply::{LocalResponse, ResponseBody};
 use crate::net::transport::Transport;
 
@@ -93,6 +94,16 @@ pub(crate) struct StartedResponse {
     pub head: Vec<u8>,
     /// The connection of HTTP/1, counted as long as the stream runs. A stream of HTTP/2 leaves its connection behind.
     pub connection: Option<ConnectionReturn>,
+}
+
+/// A client whose connection carries another protocol from now on.
+pub(crate) struct SwitchedClient {
+    /// The client side of the tunnel.
+    pub client: TunnelClient,
+    /// The head of the response, still to be written (HTTP/1).
+    pub head: Vec<u8>,
+    /// Bytes that the client has sent before it had the response.
+    pub ahead: Vec<u8>,
 }
 
 impl PendingResponse {
@@ -216,6 +227,28 @@ impl PendingResponse {
                     downstream: Downstream::H2(stream),
                     head: Vec::new(),
                     connection: None,
+                })
+            }
+        }
+    }
+
+    /// Switches the protocol of the connection, or of the stream; `None` if the client is gone. Behind the returned head, which is still to be written, it carries bytes both
+    /// ways; those that the client has sent already are among them.
+    pub(crate) fn switch(self, headers: &HeaderMap) -> Option<SwitchedClient> {
+        match self {
+            PendingResponse::H1(client) => {
+                let mut head = Vec::with_capacity(512);
+                write_interim_response(&mut head, StatusCode::SWITCHING_PROTOCOLS, headers);
+                let IdleConnection { transport, ahead } = client.side.into_idle();
+                Some(SwitchedClient { client: TunnelClient::Socket(transport), head, ahead: ahead.into() })
+            }
+            PendingResponse::H2(mut stream) => {
+                // RFC 8441 section 5: what 101 is there is 200 here.
+                stream.write_head(StatusCode::OK, headers, End::No).ok()?;
+                Some(SwitchedClient {
+                    client: TunnelClient::Stream(stream),
+                    head: Vec::new(),
+                    ahead: Vec::new(),
                 })
             }
         }

@@ -15,6 +15,7 @@ pub fn config(limits: &ListenerLimits) -> Arc<Config> {
         head_timeout: limits.request_header_timeout,
         idle_timeout: limits.keep_alive_timeout,
         ping_interval: limits.http2_ping,
+        extended_connect: true,
         ..Config::default()
     })
 }

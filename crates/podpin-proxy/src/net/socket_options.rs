@@ -1,4 +1,4 @@
-//! Options of a client's socket, in force as soon as it is accepted.
+//! Options of a client's socket, in force as soon as it is accepted, and of an endpoint's whose connection was upgraded.
 //!
 //! A client that vanishes (a phone in a tunnel, a cut cable) is noticed in one of two ways. While something is sent to it, its
 //! acknowledgements are missing: the user timeout ends that, where the kernel alone would retransmit for some fifteen
@@ -57,6 +57,14 @@ impl SocketOptions {
         }
         if self.is_inherited { Ok(()) } else { set(tcp, wanted) }
     }
+}
+
+/// Has the kernel notice a peer that vanished, as it does for clients with these limits.
+///
+/// # Errors
+/// If the socket is closed already.
+pub fn watch(tcp: &TcpStream, limits: &ListenerLimits) -> io::Result<()> {
+    set(tcp, Options { user_timeout: limits.tcp_user_timeout, keep_alive: limits.tcp_keep_alive })
 }
 
 fn set(socket: &impl AsFd, options: Options) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use podpin_config::CertificatePart;
 use podpin_wire::client::ClientCertificate;
@@ -97,6 +98,13 @@ impl Transport {
         match self {
             Transport::Plain(_) => false,
             Transport::Tls(tls) => tls.stream.get_ref().1.wants_write(),
+        }
+    }
+
+    /// Closes with a reset; what the peer has not read is lost.
+    pub fn reset(self) {
+        if let Err(error) = socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "the connection ends without a reset");
         }
     }
 

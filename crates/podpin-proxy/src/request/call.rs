@@ -35,6 +35,7 @@ impl Call {
             session: None,
             since: context.began,
             mobility: Mobility::CutAtDeadline,
+            upgrade: None,
         };
         let record = context.shared.streams.open(|id| opening.into_record(id));
         Call { shared: Arc::clone(&context.shared), record, is_answered: false, is_ended: false }

@@ -184,7 +184,7 @@ impl<'a> Exchange<'a> {
         let is_call = context.is_call();
         let timeout =
             context.head.fields.get(&grpc::TIMEOUT).filter(|_| is_call).and_then(grpc::parse_timeout);
-        let places = if is_call { Places::for_stream() } else { Places::for_request(&context.head) };
+        let places = if is_call { Places::for_stream() } else { Places::for_request(context) };
         let deadline = timeout.map(|timeout| context.began.after(timeout));
         Exchange { context, attempts, places, is_call, deadline, call: None, answered: false }
     }

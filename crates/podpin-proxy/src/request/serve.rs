@@ -1,7 +1,8 @@
 //! Requests: select an endpoint, pass the request on, pass the response back.
 //!
-//! All but those that offer another protocol, which are left to Pingora (`upgrade/`). A response that is an event stream leaves
-//! this path with its first byte and goes on in a relay of its own (`stream/open.rs`), whatever the request said.
+//! A response that is an event stream leaves this path with its first byte and goes on in a relay of its own
+//! (`stream/open.rs`), whatever the request said. So does one that takes the client's offer of another protocol
+//! (`tunnel/open.rs`); any other answer to an offer is a response like all.
 //!
 //! A request that announces an event stream ([`Kind::Stream`]: a GET without a body that names the type in `Accept`) goes the
 //! same way. It has a fresh connection to its endpoint, where others use kept ones (`upstream/pool.rs`); it is sent again
@@ -16,29 +17,29 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::Either;
 use http::header;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode};
 use podpin_wire::headers::{is_of_connection, keep_alive_time};
-use podpin_wire::http1::encode::Framing;
-use podpin_wire::http1::request_head::RequestHead;
-use podpin_wire::http1::response_head::ResponseHead;
+use podpin_wire::http1::response_head::{ResponseHead, ResponseHeadReader};
+use podpin_wire::upgrade;
 use tracing::{Instrument, Span};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::Kind;
-use crate::downstream::http1::IdleConnection;
 use crate::downstream::pending::PendingResponse;
 use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
-use crate::net::transport::Transport;
 use crate::request::account::{self, Ending, Passed};
-use crate::request::http2::{self, End, Http2Request};
+use crate::request::body_framing::{BodyFraming, body_framing};
+use crate::request::http2::{self, Http2Request};
+use crate::request::outcome::{Begun, Outcome, Reached};
+use crate::request::served::Served;
 use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
 use crate::request_context::RequestContext;
-use crate::stream::account::Permits;
 use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
 use crate::stream::upload::Rest;
 use crate::stream::upstream_reader::UpstreamReader;
+use crate::tunnel::open::{PendingTunnel, Switched};
 use crate::upstream::attempts::{Attempts, Purpose};
 use crate::upstream::connect::UpstreamResponse;
 use crate::upstream::error::UpstreamError;
@@ -46,29 +47,10 @@ use crate::upstream::pool::{self, Age, Owner, Target};
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
 use crate::upstream::upload::{TrailerRule, Upload};
+use crate::upstream::websocket_key::is_proven;
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
-
-/// The end of a request for its connection.
-pub(crate) enum Served {
-    /// Connection that may carry another request.
-    Idle(IdleConnection),
-    /// Connection that is over.
-    Closed,
-    /// Event stream that takes the connection with it.
-    Stream(Box<PendingStream>),
-}
-
-/// How a request went on.
-enum Outcome {
-    /// A response whose head has begun; with the bytes that the client has not taken of it.
-    Answered { status: StatusCode, ending: Ending, unsent: Vec<u8> },
-    /// An event stream.
-    Stream(Box<Opened>),
-    /// No response that could be passed on.
-    Refused(ErrorReply),
-}
 
 /// The reason why no endpoint is asked.
 enum Early {
@@ -80,18 +62,6 @@ enum Early {
     Own(Box<LocalResponse>),
     /// Refusal of a client that comes back while too many do.
     TurnedAway(Box<RoutedRequest>),
-}
-
-/// The beginning of an endpoint's response.
-enum Begun {
-    /// Response that passes, or could not begin.
-    Response(StatusCode, Result<(), TransferError>),
-    /// Event stream, with its places.
-    Stream(Box<ResponseHead>, Permits),
-    /// Response that another endpoint may better.
-    Retried,
-    /// Response that is not passed on.
-    Refused(ErrorReply),
 }
 
 /// A request on its way.
@@ -107,38 +77,9 @@ struct Exchange<'a> {
     keep_time: Option<Duration>,
 }
 
-/// A connection for the current attempt.
-struct Reached {
-    transport: Transport,
-    target: Target,
-    /// Whether the connection has carried requests before, and may be closed by now.
-    is_kept: bool,
-}
-
-/// The framing of a request body for the endpoint, with the field that says so (RFC 9112 section 6).
-struct BodyFraming {
-    framing: Framing,
-    field: String,
-}
-
-impl From<Option<IdleConnection>> for Served {
-    fn from(connection: Option<IdleConnection>) -> Served {
-        connection.map_or(Served::Closed, Served::Idle)
-    }
-}
-
-impl From<End> for Served {
-    fn from(end: End) -> Served {
-        match end {
-            End::Connection(connection) => connection.into(),
-            End::Stream(stream) => Served::Stream(stream),
-        }
-    }
-}
-
 /// Serves one request, up to its end or to the beginning of an event stream.
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
-    if context.permit.is_none() {
+    if context.permit.is_none() && context.offer.is_none() {
         return Either::Left(Box::pin(
             unserved::turn_away(context, ErrorReply::Requests, client).map(Served::from),
         ));
@@ -164,6 +105,11 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
         };
         if exchange.attempts.service().configuration.protocol.is_http2() {
             let Exchange { attempts, .. } = exchange;
+            if context.offer.is_some() {
+                // HTTP/2 has no upgrades (RFC 9113 section 8.6).
+                let progress = Progress::Tried { attempts: &attempts, answered: false };
+                return refuse(&context, progress, ErrorReply::Upgrade, client).await;
+            }
             let request = Http2Request { context, attempts, client, in_flight };
             return Box::pin(http2::serve(request)).await.into();
         }
@@ -179,6 +125,11 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
                 let stream =
                     PendingStream { context, attempts, opened: *opened, client, has_body, in_flight };
                 Served::Stream(Box::new(stream))
+            }
+            Outcome::Switched(switched) => {
+                let attempts = exchange.attempts;
+                let tunnel = PendingTunnel { context, attempts, switched: *switched, client, in_flight };
+                Served::Tunnel(Box::new(tunnel))
             }
             Outcome::Answered { status, ending, unsent } => {
                 let passed = Passed { status, delivered: exchange.delivered, grpc_status: None };
@@ -218,7 +169,7 @@ fn admit(context: &RequestContext) -> Result<Exchange<'_>, Early> {
         attempts: Attempts::new(request, purpose),
         delivered: 0,
         answered: false,
-        places: Places::for_request(&context.head),
+        places: Places::for_request(context),
         keep_time: None,
     })
 }
@@ -267,7 +218,9 @@ impl Exchange<'_> {
     /// What a request keeps while it waits is in here: little more than the transfer, and nothing of its head twice.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-        let body = body_framing(&self.context.head, client.is_body_read() && !client.has_trailers());
+        let is_tunnel = self.context.web_socket_key().is_some();
+        let is_read = is_tunnel || (client.is_body_read() && !client.has_trailers());
+        let body = body_framing(&self.context.head, is_read);
         // The upload of an attempt over a stale connection, to be sent again.
         let mut before: Option<Upload> = None;
         loop {
@@ -278,6 +231,7 @@ impl Exchange<'_> {
             };
             let head = self.upstream_head(client, &body);
             let upload = match before.take() {
+                None if is_tunnel => Some(Upload::without_body(head)),
                 None => {
                     let rule = TrailerRule::new(self.context, &self.attempts.request.route);
                     Some(Upload::new(head, body.framing).with_trailers(rule))
@@ -289,8 +243,7 @@ impl Exchange<'_> {
             if may_repeat {
                 upload.remember();
             }
-            let method = self.context.head.method.clone();
-            let mut transfer = Transfer::new(client, transport, upload, method, self.limits());
+            let mut transfer = Transfer::new(client, transport, upload, self.reader(), self.limits());
             match poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await {
                 Ok(head) => match self.begin(&mut transfer, head) {
                     Begun::Response(status, mut passed) => {
@@ -300,6 +253,15 @@ impl Exchange<'_> {
                         return self.end(target, transfer, status, passed);
                     }
                     Begun::Stream(head, permits) => return open_stream(transfer, *head, permits),
+                    Begun::Switch(head, permits, protocol) => {
+                        let (response, TransferRest { unsent: interim, .. }) = transfer.into_response(*head);
+                        return Outcome::Switched(Box::new(Switched {
+                            response,
+                            permits,
+                            interim,
+                            protocol,
+                        }));
+                    }
                     Begun::Retried => {}
                     Begun::Refused(reply) => return Outcome::Refused(reply),
                 },
@@ -343,7 +305,7 @@ impl Exchange<'_> {
         let tls = service.tls.as_deref();
         let target = Target::new(address, tls);
         let age = if self.context.head.method.is_idempotent() { Age::Any } else { Age::Fresh };
-        let takes_kept = !fresh && self.context.kind == Kind::Request;
+        let takes_kept = !fresh && self.context.kind == Kind::Request && self.context.offer.is_none();
         if takes_kept && let Some(transport) = pool::take(&target, age) {
             return Ok(Some(Reached { transport, target, is_kept: true }));
         }
@@ -363,6 +325,13 @@ impl Exchange<'_> {
 
     /// Begins the response whose head was read, unless it is a stream that goes on by itself.
     fn begin(&mut self, transfer: &mut Transfer<'_>, mut head: ResponseHead) -> Begun {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(transfer, head);
+        }
+        if self.context.web_socket_key().is_some() && head.status.is_success() {
+            // Over HTTP/2 the client would take it for the switch (RFC 8441 section 5).
+            return self.refuse_switch();
+        }
         self.attempts.answered(head.status);
         if self.is_retried(transfer, head.status) {
             return Begun::Retried;
@@ -387,6 +356,30 @@ impl Exchange<'_> {
         let fields = rewrite::client_headers(context, request, selected, head.status, received);
         let passed = transfer.begin(&head, &fields);
         Begun::Response(head.status, passed)
+    }
+
+    /// Takes a switch of protocols, if it is to one that was offered, once all of the request was sent.
+    fn switch(&mut self, transfer: &Transfer<'_>, head: ResponseHead) -> Begun {
+        let offer = self.context.offer.as_ref().map_or("", |offer| &offer.protocols);
+        let is_proven = self.context.web_socket_key().is_none_or(|key| is_proven(key, &head.headers));
+        let choice = upgrade::choice(offer, &head.headers).filter(|_| is_proven && transfer.is_sent());
+        let Some(protocol) = choice else { return self.refuse_switch() };
+        self.attempts.answered(head.status);
+        self.answered = true;
+        self.attempts.request.renew_session(&head.headers);
+        let Some(selected) = self.attempts.selected() else { return Begun::Refused(ErrorReply::Internal) };
+        let places = std::mem::take(&mut self.places);
+        match places.into_permits(&self.attempts.request, selected, self.context.client.address) {
+            Ok(permits) => Begun::Switch(Box::new(head), permits, protocol),
+            Err(reply) => Begun::Refused(reply),
+        }
+    }
+
+    /// Refuses a response that switches protocols where it must not, or does not where it must.
+    fn refuse_switch(&mut self) -> Begun {
+        let error = UpstreamError::Protocol("a switch of protocols that was not offered, or none that was");
+        self.attempts.failed(&error);
+        Begun::Refused(error.reply())
     }
 
     /// Returns whether a response of this status is not passed on, because another endpoint can be asked.
@@ -443,6 +436,14 @@ impl Exchange<'_> {
         }
     }
 
+    fn reader(&self) -> ResponseHeadReader {
+        let method = self.context.head.method.clone();
+        match self.context.offer {
+            Some(_) => ResponseHeadReader::with_offer(method),
+            None => ResponseHeadReader::new(method),
+        }
+    }
+
     fn limits(&self) -> TransferLimits {
         let times = &self.attempts.service().configuration.timeouts;
         TransferLimits {
@@ -477,37 +478,10 @@ fn open_stream(transfer: Transfer<'_>, head: ResponseHead, permits: Permits) -> 
     Outcome::Stream(Box::new(Opened { head, body, permits, interim, upload }))
 }
 
-/// Returns the framing of the body of a request with this head; `is_read` if the body has ended already, without fields behind it.
-fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
-    let length = head.fields.text(&header::CONTENT_LENGTH);
-    // HTTP/2 may repeat the same number in one field.
-    let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
-    let expects_one = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-    let (framing, field) = match length {
-        Some(length) => (Framing::Plain, format!("Content-Length: {length}\r\n")),
-        None if !is_read => (Framing::Chunked, "Transfer-Encoding: chunked\r\n".to_owned()),
-        None if expects_one && head.version == Version::HTTP_2 => {
-            (Framing::Plain, "Content-Length: 0\r\n".to_owned())
-        }
-        None => (Framing::Plain, String::new()),
-    };
-    BodyFraming { framing, field }
-}
-
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
-    use crate::testing::{Scene, connected, nowhere, pending, request_head};
-
-    fn head(method: Method, version: Version, length: Option<&str>) -> RequestHead {
-        let mut headers = HeaderMap::new();
-        if let Some(length) = length {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_str(length).unwrap());
-        }
-        request_head(method, version, &headers)
-    }
+    use crate::testing::{Scene, connected, nowhere, pending};
 
     #[tokio::test]
     async fn a_request_that_waits_stays_small() {
@@ -516,21 +490,5 @@ mod tests {
         let (_client, proxy) = connected().await;
         let bytes = size_of_val(&serve(scene.context(HeaderMap::new()), pending(proxy)));
         assert!(bytes <= 2_300, "a request grew to {bytes} bytes");
-    }
-
-    #[test]
-    fn a_body_is_framed_by_its_length_or_in_chunks() {
-        let cases = [
-            (head(Method::POST, Version::HTTP_11, Some("3")), false, "Content-Length: 3\r\n"),
-            (head(Method::POST, Version::HTTP_2, Some("3, 3")), false, "Content-Length: 3\r\n"),
-            (head(Method::POST, Version::HTTP_2, None), false, "Transfer-Encoding: chunked\r\n"),
-            (head(Method::POST, Version::HTTP_2, None), true, "Content-Length: 0\r\n"),
-            (head(Method::GET, Version::HTTP_11, None), true, ""),
-        ];
-        for (head, is_read, expected) in cases {
-            let body = body_framing(&head, is_read);
-            assert_eq!(body.field, expected);
-            assert_eq!(body.framing == Framing::Chunked, expected.starts_with("Transfer"), "{expected}");
-        }
     }
 }

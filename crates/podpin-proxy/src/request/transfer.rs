@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::Method;
 use podpin_drain::Cause;
 use podpin_sse::session::Fault;
 use podpin_time::Millis;
@@ -102,12 +101,12 @@ pub(crate) struct TransferRest {
 }
 
 impl<'a> Transfer<'a> {
-    /// Returns the transfer of a request with `method` before anything of it is sent.
+    /// Returns the transfer of a request before anything of it is sent; `reader` reads the response to it.
     pub(crate) fn new(
         client: &'a mut PendingResponse,
         upstream: Transport,
         upload: Upload,
-        method: Method,
+        reader: ResponseHeadReader,
         limits: TransferLimits,
     ) -> Transfer<'a> {
         let now = clock::now();
@@ -116,7 +115,7 @@ impl<'a> Transfer<'a> {
             upstream,
             upload,
             limits,
-            reader: ResponseHeadReader::new(method),
+            reader,
             decoder: BodyDecoder::Done,
             early: Vec::new(),
             trailers: Vec::new(),
@@ -231,6 +230,11 @@ impl<'a> Transfer<'a> {
     /// Whether nothing of a response has come, and all of the request is still there.
     pub(crate) fn may_be_repeated(&self) -> bool {
         self.reader.is_untouched() && self.upload.may_be_repeated()
+    }
+
+    /// Whether all of the request was sent, or the endpoint takes no more of it.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.upload.is_over()
     }
 
     /// Whether the client has taken a part of an interim response, so that no reply can follow.
@@ -396,7 +400,7 @@ mod tests {
     use std::pin::pin;
 
     use bytes::BytesMut;
-    use http::HeaderMap;
+    use http::{HeaderMap, Method};
     use podpin_wire::http1::encode::Framing;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -422,7 +426,8 @@ mod tests {
         let mut client = PendingResponse::http1(connection, terms);
         let upload = Upload::new(b"POST / HTTP/1.1\r\n\r\n".to_vec(), Framing::Plain);
         let transport = Transport::Plain(near_upstream);
-        let mut transfer = Transfer::new(&mut client, transport, upload, Method::POST, limits);
+        let mut transfer =
+            Transfer::new(&mut client, transport, upload, ResponseHeadReader::new(Method::POST), limits);
         let endpoint = async {
             let mut request = [0; 23];
             upstream.read_exact(&mut request).await.unwrap();

@@ -1,4 +1,5 @@
-//! Account of one stream: the permits that it holds, and everything that is counted and logged when it ends.
+//! Account of one event stream or upgraded connection: the permits that it holds, and everything that is counted and logged
+//! when it ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +9,7 @@ use podpin_drain::{EndKind, StreamEnd};
 use podpin_endpoints::Permit;
 use podpin_sse::session::{Close, Fault, Reason};
 use podpin_time::Millis;
+use podpin_wire::upgrade::is_web_socket;
 
 use crate::balance::client_limit::ClientPermit;
 use crate::balance::queue::Queue;
@@ -67,6 +69,9 @@ pub(crate) enum Failure {
     /// Request body that broke or stalled while the response was under way.
     #[error("{0}")]
     Request(ErrorReply),
+    /// Client that left pings unanswered.
+    #[error("the client answered no ping")]
+    Vanished,
     /// Task that was dropped before the stream ended.
     #[error("cut in the middle")]
     Dropped,
@@ -112,7 +117,7 @@ impl Finished {
     fn upstream_fault(&self) -> Option<Fault> {
         match self.failure {
             Some(Failure::Upstream(fault)) => Some(fault),
-            Some(Failure::Request(_) | Failure::Dropped) | None => None,
+            Some(Failure::Request(_) | Failure::Vanished | Failure::Dropped) | None => None,
         }
     }
 }
@@ -182,8 +187,12 @@ impl Accounts {
         let lost = self.shared.streams.close(&record, stream_end(finished), now);
         (0..lost).for_each(|_| metrics.reconnects.inc(ReconnectOutcome::Lost));
         let lived = now.since(record.since);
-        metrics.streams_closed.inc(finished.reason);
-        metrics.stream_duration.observe(lived.as_secs_f64());
+        let (closed, duration) = match record.upgrade {
+            None => (&metrics.streams_closed, &metrics.stream_duration),
+            Some(_) => (&metrics.upgrades_closed, &metrics.upgrade_duration),
+        };
+        closed.inc(finished.reason);
+        duration.observe(lived.as_secs_f64());
         if finished.reason == CloseReason::Drain {
             let kind = if finished.forced { DepartureKind::Forced } else { DepartureKind::Polite };
             metrics.drain_departures.inc(kind);
@@ -225,6 +234,11 @@ fn fill_in(log: &mut Record, record: &StreamRecord, finished: &Finished, lived: 
     log.error = finished.failure.map(|failure| failure.to_string());
     log.bytes = record.bytes.load(Ordering::Relaxed);
     log.events = Some(record.events.load(Ordering::Relaxed));
+    if let Some(upgrade) = &record.upgrade {
+        log.events = log.events.filter(|_| is_web_socket(&upgrade.protocol));
+        log.upgrade = Some(upgrade.protocol.to_string());
+        log.bytes_received = Some(upgrade.received.load(Ordering::Relaxed));
+    }
     log.duration_ms = clock::duration_millis(lived);
     let first = finished.first_event.map(|moment| moment.since(record.since));
     log.first_event_ms = first.map(clock::duration_millis);

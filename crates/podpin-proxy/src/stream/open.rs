@@ -278,6 +278,7 @@ impl Opening<'_> {
             session,
             since: context.began,
             mobility: self.mobility(handover_enabled),
+            upgrade: None,
         };
         let record = context.shared.streams.open(|id| opening.into_record(id));
         let log = context.shared.is_logging().then(|| {

@@ -1,16 +1,17 @@
 //! Places of a stream under `limits.streamsPerEndpoint` and `limits.streamsPerClient`, for requests whose response may turn
 //! out to be one.
 //!
-//! A request that names `text/event-stream` takes its places before an endpoint is asked: refused afterwards, the endpoint
-//! would have done its work in vain. Any other request takes them once its response is a stream.
+//! A request that names `text/event-stream` or offers another protocol takes its places before an endpoint is asked: refused
+//! afterwards, the endpoint would have done its work in vain. Any other request takes them once its response is a stream.
 
 use std::net::IpAddr;
 
-use podpin_wire::http1::request_head::{self, RequestHead};
+use podpin_wire::http1::request_head;
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
 use crate::http::reply::ErrorReply;
+use crate::request_context::RequestContext;
 use crate::stream::account::Permits;
 use crate::upstream::attempts::Attempts;
 
@@ -23,9 +24,10 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Returns the places of a request with this head, none of them taken yet.
-    pub(crate) fn for_request(head: &RequestHead) -> Places {
-        Places { is_early: request_head::names_event_streams(&head.fields), permits: None }
+    /// Returns the places of a request, none of them taken yet.
+    pub(crate) fn for_request(request: &RequestContext) -> Places {
+        let is_early = request.offer.is_some() || request_head::names_event_streams(&request.head.fields);
+        Places { is_early, permits: None }
     }
 
     /// Returns the places of a request that is a stream whatever is answered, none of them taken yet.
@@ -86,7 +88,7 @@ mod tests {
 
     fn places(scene: &Scene, accept: &'static str) -> Places {
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
-        Places::for_request(&scene.context(headers).head)
+        Places::for_request(&scene.context(headers))
     }
 
     #[tokio::test]

@@ -76,7 +76,13 @@ pub struct Record {
     pub error: Option<String>,
     /// Body bytes to the client.
     pub bytes: u64,
-    /// Events to the client (streams only).
+    /// Protocol of an upgraded connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<String>,
+    /// Bytes of an upgraded connection from the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_received: Option<u64>,
+    /// Events to the client, or messages of a WebSocket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<u64>,
     /// The time from the request head to the end.

@@ -81,8 +81,10 @@ families! {
     EndpointMetrics by "service" {
         streams_active: StreamGauges = "streams_active",
             "Open event streams; state is active, or draining when their endpoint is.";
+        upgrades_active: StreamGauges = "upgrades_active",
+            "Open connections of another protocol (WebSocket and the like); state as that of event streams.";
         drain_remaining: GaugesByEndpoint = "drain_streams_remaining",
-            "Event streams still open on endpoints that drain or are no longer listed.";
+            "Event streams and upgraded connections still open on endpoints that drain or are no longer listed.";
         inheritances: GaugesByEndpoint = "endpoint_inheritances",
             "Endpoints that left, in this rollout or before, and whose sessions this one took over.";
         endpoints: EndpointGauges = "endpoints", "Endpoints by state.";

@@ -18,7 +18,7 @@ use http::StatusCode;
 use podpin_endpoints::{Endpoint, EndpointId, FailureSource, Permit};
 
 use crate::affinity::routed_request::RoutedRequest;
-use crate::affinity::select::{SelectedStream, SelectionTerms, select, select_stream};
+use crate::affinity::select::{SelectedStream, SelectionTerms, select_stream};
 use crate::affinity::selected::Selected;
 use crate::affinity::wait::{await_request, await_stream};
 use crate::balance::service::{Kind, ServiceState};
@@ -159,11 +159,6 @@ impl Attempts {
     /// Makes `endpoint` the endpoint of the next attempt, past all rules.
     pub(crate) fn select_fixed(&mut self, endpoint: Arc<Endpoint>) {
         self.begin(Selected::fixed(endpoint));
-    }
-
-    /// Whether another endpoint could be selected for an ordinary request now.
-    pub(crate) fn has_next(&self) -> bool {
-        select(&self.request, Kind::Request, &SelectionTerms::after(&self.tried)).is_ok()
     }
 
     /// Whether another endpoint has a place for an event stream now.
@@ -341,7 +336,7 @@ mod tests {
         let scene = Scene::new(&[("a", nowhere())]);
         let mut attempts = attempts(&scene, Purpose::Stream);
         drop(attempts.select_stream().await.unwrap());
-        assert!(attempts.rejected(StatusCode::SERVICE_UNAVAILABLE) && !attempts.has_next());
+        assert!(attempts.rejected(StatusCode::SERVICE_UNAVAILABLE) && !attempts.has_next_place());
         assert_eq!(attempts.select_stream().await.err(), Some(ErrorReply::UpstreamStatus(503)));
         assert_eq!(attempts.retries, 0, "nothing was tried again");
     }

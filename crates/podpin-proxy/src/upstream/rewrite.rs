@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap};
 use podpin_config::{AcceptEncoding, HeadersWithUnderscores};
 use podpin_wire::header_list::HeaderList;
 use podpin_wire::http1::request_head::RequestHead;
-use podpin_wire::{forwarding, headers};
+use podpin_wire::{forwarding, headers, upgrade};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::affinity::selected::Selected;
@@ -18,6 +18,7 @@ use crate::balance::service::{Kind, ServiceState};
 use crate::clock;
 use crate::http::options;
 use crate::request_context::RequestContext;
+use crate::upstream::attempts::Attempts;
 
 /// Returns the fields of a request that are the same for every endpoint; the session fields are added by
 /// [`session_headers::write_session`].
@@ -46,6 +47,16 @@ pub(crate) fn upstream_headers<'a>(
         accept_encoding(request.service(), &mut fields);
         // There is no body to hold back.
         fields.remove(b"expect");
+    }
+    if let Some(offer) = &context.offer {
+        fields.insert(b"connection", b"Upgrade");
+        fields.insert(b"upgrade", offer.protocols.as_bytes());
+    }
+    if let Some(key) = context.web_socket_key() {
+        fields.insert(b"sec-websocket-key", key.as_bytes());
+        if !fields.contains(b"sec-websocket-version") {
+            fields.insert(b"sec-websocket-version", b"13");
+        }
     }
     fields
 }
@@ -127,6 +138,26 @@ pub(crate) fn client_headers(
     request.route.filters.edit_response(&context.head.fields, &mut fields);
     let keyring = &context.snapshot.keyring;
     session_headers::write_affinity(keyring, request, selected.endpoint.id, &context.client, &mut fields);
+    fields
+}
+
+/// Returns the fields of a response that switches to `protocol`, for the client. Over HTTP/2 the stream says it all.
+pub(crate) fn switch_headers(
+    context: &RequestContext,
+    attempts: &Attempts,
+    protocol: &str,
+    received: HeaderMap,
+) -> HeaderMap {
+    let Some(selected) = attempts.selected() else { return HeaderMap::new() };
+    let status = StatusCode::SWITCHING_PROTOCOLS;
+    let mut fields = client_headers(context, &attempts.request, selected, status, received);
+    // RFC 9110 section 8.6: there is no body.
+    fields.remove(header::CONTENT_LENGTH);
+    if context.web_socket_key().is_some() {
+        fields.remove(header::SEC_WEBSOCKET_ACCEPT);
+    } else {
+        upgrade::write(protocol, &mut fields);
+    }
     fields
 }
 

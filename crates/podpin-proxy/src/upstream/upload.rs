@@ -100,6 +100,11 @@ impl Upload {
         }
     }
 
+    /// Returns the upload of a request that is its `head`, whatever the client sends behind it.
+    pub(crate) fn without_body(head: Vec<u8>) -> Upload {
+        Upload { ended: true, ..Upload::new(head, Framing::Plain) }
+    }
+
     /// Returns the upload with a rule for the fields behind its body.
     pub(crate) fn with_trailers(self, rule: TrailerRule) -> Upload {
         Upload { rule: Some(rule).filter(|_| self.framing == Framing::Chunked), ..self }

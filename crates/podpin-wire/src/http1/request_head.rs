@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Version};
 
 use crate::fields::{self, Fields, Span};
+use crate::upgrade;
 
 /// Fields of one head or one trailer section, from clients and from pods, over every version of HTTP. While a field is
 /// passed on it costs about 250 bytes of memory whatever its size, and over HTTP/2 one byte on the wire. nginx and HAProxy stop near 100; too low
@@ -82,8 +83,6 @@ pub enum RequestBody {
     Length(u64),
     /// In chunks.
     Chunked,
-    /// The connection may become something else: there is no end.
-    Upgrade,
 }
 
 /// The end of a request on its connection, and the data path that it takes.
@@ -95,6 +94,8 @@ pub struct RequestFraming {
     pub event_stream: bool,
     /// The connection may serve another request after this one.
     pub keep_alive: bool,
+    /// The client offers another protocol for the connection (RFC 9110 section 7.8).
+    pub offers_upgrade: bool,
 }
 
 /// A request head that was read and checked, in one piece of memory.
@@ -210,8 +211,10 @@ fn framing(request: &httparse::Request<'_, '_>) -> Result<RequestFraming, HeadEr
     Ok(RequestFraming {
         event_stream: method == "GET"
             && framing.accepts_events
-            && framing.body(minor) == RequestBody::Length(0),
-        body: framing.body(minor),
+            && framing.body() == RequestBody::Length(0)
+            && !framing.offers_upgrade(minor),
+        body: framing.body(),
+        offers_upgrade: framing.offers_upgrade(minor),
         keep_alive: if minor == 0 { framing.keep_alive && !framing.close } else { !framing.close },
     })
 }
@@ -302,20 +305,23 @@ impl FramingFields {
             self.keep_alive |= has_token(value, b"keep-alive");
             self.nominates_upgrade |= has_token(value, b"upgrade");
         } else if name.eq_ignore_ascii_case("upgrade") {
-            self.upgrade |= offers_upgrade(value);
+            self.upgrade |= upgrade::has_offer(value);
         } else if name.eq_ignore_ascii_case("accept") {
             self.accepts_events |= accepts_event_stream(value);
         }
         Ok(())
     }
 
-    /// Returns where the body ends. HTTP/1.0 has no upgrades (RFC 9110 section 7.8).
-    fn body(&self, minor: u8) -> RequestBody {
-        match (self.upgrade && self.nominates_upgrade && minor > 0, self.transfer_encodings > 0) {
-            (true, _) => RequestBody::Upgrade,
-            (false, true) => RequestBody::Chunked,
-            (false, false) => RequestBody::Length(self.length),
-        }
+    /// Returns where the body ends.
+    fn body(&self) -> RequestBody {
+        if self.transfer_encodings > 0 { RequestBody::Chunked } else { RequestBody::Length(self.length) }
+    }
+
+    /// Whether the client offers another protocol than HTTP/2, which would not be taken this way: RFC 9113 section 3.1 has
+    /// done away with that, and clients that offer it with every request (Java's) are content with HTTP/1.1. HTTP/1.0 has no
+    /// upgrades (RFC 9110 section 7.8).
+    fn offers_upgrade(&self, minor: u8) -> bool {
+        self.upgrade && self.nominates_upgrade && minor > 0
     }
 
     fn check(&self, minor: u8) -> Result<(), HeadError> {
@@ -333,13 +339,6 @@ impl FramingFields {
         }
         Ok(())
     }
-}
-
-/// Whether the client offers another protocol than HTTP/2, which we would not take this way: RFC 9113 section 3.1 has
-/// done away with that, and clients that offer it with every request (Java's) are content with HTTP/1.1.
-fn offers_upgrade(value: &[u8]) -> bool {
-    let mut offered = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    offered.any(|protocol| !protocol.is_empty() && !protocol.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// Checks `uri-host [":" port]` (RFC 9110 section 7.2).

@@ -79,6 +79,8 @@ pub struct ResponseStart {
 #[derive(Debug)]
 pub struct ResponseHeadReader {
     method: Method,
+    /// Whether the request offers another protocol.
+    offers_upgrade: bool,
     /// Bytes of an incomplete head.
     incoming: Vec<u8>,
     /// Bytes of interim responses so far.
@@ -89,7 +91,14 @@ impl ResponseHeadReader {
     /// Returns a reader of the response to a request with `method`.
     #[must_use]
     pub fn new(method: Method) -> ResponseHeadReader {
-        ResponseHeadReader { method, incoming: Vec::new(), interim: 0 }
+        ResponseHeadReader { method, offers_upgrade: false, incoming: Vec::new(), interim: 0 }
+    }
+
+    /// Returns a reader of the response to a request with `method` that offers another protocol: 101 is a final response,
+    /// behind which there is no HTTP.
+    #[must_use]
+    pub fn with_offer(method: Method) -> ResponseHeadReader {
+        ResponseHeadReader { offers_upgrade: true, ..ResponseHeadReader::new(method) }
     }
 
     /// Returns whether no byte of a response has come.
@@ -123,6 +132,9 @@ impl ResponseHeadReader {
             bytes = bytes.get(length..).unwrap_or_default();
             if !head.status.is_informational() {
                 return Ok(Some(ResponseStart { head, body, rest: bytes.to_vec() }));
+            }
+            if self.offers_upgrade && head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(Some(ResponseStart { head, body: BodyDecoder::UntilClose, rest: bytes.to_vec() }));
             }
             self.interim += length;
             if self.interim > INTERIM_BYTES_MAX || head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -326,6 +338,9 @@ mod tests {
         assert!(reader.push(one.as_bytes(), drop).is_err());
         let switched = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
         assert!(ResponseHeadReader::new(Method::GET).push(switched, drop).is_err(), "nothing was offered");
+        let all = [one.as_bytes(), switched, b"hello"].concat();
+        let start = ResponseHeadReader::with_offer(Method::GET).push(&all, drop).unwrap().unwrap();
+        assert_eq!((start.head.status.as_u16(), &start.rest[..]), (101, &b"hello"[..]));
         let mut long = ResponseHeadReader::new(Method::GET);
         let line = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(HEAD_BYTES_MAX / 2));
         assert!(long.push(line.as_bytes(), drop).unwrap().is_none());

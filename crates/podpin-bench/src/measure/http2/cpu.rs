@@ -6,6 +6,7 @@ use super::super::{Scene, each, events, progress, requests};
 use super::THE_SAME;
 use crate::cli::{Http2Args, Http2Part};
 use crate::client::lane::Lanes;
+use crate::client::request::Accept;
 use crate::peer::Peer;
 use crate::peer_kind::PeerKind;
 use crate::protocol::Protocol;
@@ -128,7 +129,8 @@ fn event_cases(arguments: &Http2Args, streams: u32) -> Vec<EventCase> {
     let http1 = format!("{}: CPU", name(Protocol::Http1Tls, 1));
     let cases = [(Protocol::Http1Tls, 1), (Protocol::H2Tls, 1), (Protocol::H2Tls, TOGETHER)];
     let cases = cases.map(|(protocol, on_each)| {
-        let load = events::Load { protocol, streams, rate: 1, on_a_connection: on_each };
+        let accept = Accept::EventStream;
+        let load = events::Load { protocol, streams, rate: 1, on_a_connection: on_each, accept };
         let cpu = Measure::new(format!("{}: CPU", name(protocol, on_each)), "µs", 1);
         let goal =
             Goal::AtMostRow { name: http1.clone(), shown: "1.05 × HTTP/1.1 with TLS", times: THE_SAME };

@@ -69,6 +69,16 @@ service_metrics! {
         "Body bytes of event streams forwarded to clients.";
     stream_keepalives: ShardedFamily = "stream_keepalives_total",
         "Keep-alive comments written into silence.";
+    upgrades_opened: CountersBy<OpenedStream> = "upgrades_opened_total",
+        "Connections upgraded to another protocol, by what the client had: new, pinned or repinned.";
+    upgrades_closed: CountersBy<CloseReason> = "upgrades_closed_total",
+        "Upgraded connections ended, by reason.";
+    upgrade_duration: Histograms<StreamLifetime> = "upgrade_duration_seconds",
+        "How long upgraded connections lived.";
+    upgrade_bytes: ShardedFamily = "upgrade_bytes_total",
+        "Bytes of upgraded connections forwarded to clients.";
+    upgrade_received_bytes: ShardedFamily = "upgrade_received_bytes_total",
+        "Bytes of upgraded connections received from clients.";
     affinity_decisions: CountersBy<AffinityDecision> = "affinity_decisions_total",
         "Requests by result of checking the affinity token.";
     affinity_repins: CountersBy<MoveReason> = "affinity_repins_total",
@@ -100,7 +110,7 @@ service_metrics! {
     discovery_relists: CountersBy<RelistReason> = "discovery_relists_total",
         "Whole lists from the Kubernetes API server, by reason.";
     drain_departures: CountersBy<DepartureKind> = "drain_departures_total",
-        "Event streams that left an endpoint because it drained: polite (retry: and a clean end between two events) or forced (cut at the deadline).";
+        "Streams that left an endpoint because it drained: polite (retry: and a clean end between two events, or a Close between two messages of a WebSocket) or forced (cut at the deadline).";
     reconnects: CountersBy<ReconnectOutcome> = "reconnects_total",
         "Clients whose stream was ended or broken: returned, counted at the replica that saw them come, or lost, not back within drain.returnWindow at the replica that they left.";
     reconnect_gap: Histograms<ReconnectGap> = "reconnect_gap_seconds",

@@ -221,3 +221,12 @@ async fn version_and_usage() {
         assert_eq!(code, 2, "{wrong:?}\n{stderr}");
     }
 }
+
+#[tokio::test]
+async fn the_schema_is_printed_as_json() {
+    let (code, stdout, stderr) = run(&["schema"]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let schema: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert!(schema["properties"]["services"].is_object(), "{stdout}");
+}

@@ -61,6 +61,12 @@ async fn trailers_pass_both_ways_but_for_those_that_could_frame_or_forge() {
     request.body.finish_with_trailer("x-sum", "abc");
     assert_eq!(request.trailers().await, [("x-sum".to_owned(), "abc".to_owned())]);
     assert_eq!(lines_of(&pod, "/trailers")[0]["fields"]["te"], "trailers");
+    // Behind no body at all, too; and none that the head must not have.
+    let mut request = h2.begin(&Request::new("POST", "/trailers?none")).await;
+    request.body.finish_with_trailer("x_real_ip", "1.1.1.1");
+    let _answered = request.trailers().await;
+    let none = lines_of(&pod, "/trailers?none");
+    assert!(none.iter().all(|line| !line["trailers"].to_string().contains("real")), "{none:?}");
     let sent = lines_of(&pod, "/trailers").into_iter().find(|line| line["trailers"].is_array()).unwrap();
     assert_eq!(sent["trailers"], serde_json::json!([["x-sum", "abc"]]));
 }

@@ -60,6 +60,9 @@ pub use tls::{
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};
 pub use websocket::WebSocket;
 
+/// The JSON Schema (2020-12) of the file, for editors; made of docs/configuration.md, whose rows are the keys that are known.
+pub const JSON_SCHEMA: &str = include_str!("../schema.json");
+
 /// The rules for single values, for those who write configurations: what passes here is not refused in a file.
 pub mod rule {
     pub use crate::filters::may_edit_header;

@@ -41,7 +41,7 @@ impl fmt::Display for Class {
     }
 }
 
-/// What a setting protects by. The names are those of `--allow-loss`, beside names of single settings.
+/// Protections that a setting may give. The names are those of `--allow-loss`, beside names of single settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protection {
     /// Clients have to say who they are.

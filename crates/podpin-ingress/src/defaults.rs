@@ -7,7 +7,7 @@ const CONNECT_SECONDS: u64 = 5;
 /// The controller's own `hsts-max-age`.
 pub(crate) const YEAR_SECONDS: u64 = 31_536_000;
 
-/// What the controller does where an Ingress says nothing.
+/// The controller's behaviour where an Ingress says nothing.
 #[derive(Debug)]
 pub(crate) struct Defaults {
     /// Seconds to connect to a pod.

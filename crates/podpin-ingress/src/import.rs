@@ -36,12 +36,12 @@ const CONFIG_DIRECTORY: &str = "/etc/podpin";
 /// Settings that hold for every Ingress of their hosts, whichever Ingress has them.
 const OF_THE_HOST: [&str; 2] = ["server-snippet", "auth-tls-"];
 
-/// What an import makes.
+/// The result of an import.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
     /// Files for one directory: the report, and if any route was found the configuration and what goes with it.
     pub files: Vec<OutputFile>,
-    /// What became of each setting.
+    /// A finding for each setting.
     pub report: Report,
 }
 
@@ -264,7 +264,7 @@ fn translate_all(
     client_certificates: Option<ClientCertificates>,
 ) {
     let has_tls = members.iter().any(|member| member.ingress.tls.iter().any(|entry| entry.secret.is_some()));
-    // Without a listener of TLS nobody could show a certificate.
+    // Without a listener of TLS no client could show a certificate.
     let around =
         Surroundings { objects, defaults, client_certificates: client_certificates.filter(|_| has_tls) };
     for member in members {

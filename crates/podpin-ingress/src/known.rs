@@ -23,7 +23,7 @@ pub struct Known {
     pub classes: &'static [Class],
     /// The difference, or the way around.
     pub note: &'static str,
-    /// What is lost with it, if it protects.
+    /// The protection that is lost with it; `None` if it protects nothing.
     pub protection: Option<Protection>,
 }
 

@@ -34,7 +34,7 @@ pub(crate) struct Location {
     pub(crate) backend: Backend,
     /// A member whose canary joins it, with the Service.
     pub(crate) canary: Option<(usize, Backend)>,
-    /// Members that have the same path, where nobody knows which of them is the oldest.
+    /// Members that have the same path, if the order of their creation is unknown.
     pub(crate) rivals: Vec<usize>,
     /// The path stands for more than the Ingress has, and serves to withhold it.
     pub(crate) stands_in: bool,

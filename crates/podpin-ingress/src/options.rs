@@ -1,4 +1,4 @@
-//! What an import is asked for.
+//! Choices of an import.
 
 use std::collections::BTreeSet;
 

@@ -41,7 +41,7 @@ pub(crate) struct Plan {
     pub(crate) served: BTreeSet<(String, String)>,
 }
 
-/// What a plan is made from.
+/// Inputs of a plan, beside locations and members.
 pub(crate) struct Ground<'a> {
     pub(crate) objects: &'a Objects,
     pub(crate) defaults: &'a Defaults,

@@ -14,17 +14,17 @@ pub struct Finding {
     pub setting: String,
     /// The beginning of its value.
     pub value: String,
-    /// What becomes of it.
+    /// The class of its translation.
     pub class: Class,
     /// The difference, or the way around. May be empty.
     pub note: String,
-    /// What is lost, where the class is [`Class::Protecting`].
+    /// The protection that is lost, where the class is [`Class::Protecting`].
     pub protection: Option<Protection>,
     /// Whether the loss was allowed.
     pub is_allowed: bool,
 }
 
-/// What an import comes to, as its exit code says it.
+/// The result of an import, as its exit code says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// All settings are exact or not needed.
@@ -160,7 +160,7 @@ impl Report {
             let allowed = if finding.is_allowed { ", allowed" } else { "" };
             let cells = [&finding.object, &finding.setting, &finding.value].map(|text| cell(text));
             let [object, setting, value] = cells;
-            let (class, note) = (finding.class, cell(&finding.note));
+            let (class, note) = (finding.class, finding.note.replace('|', "\\|").replace('\n', " "));
             line(&mut out, &format!("| {object} | `{setting}` | {value} | {class}{allowed} | {note} |"));
         }
         out

@@ -6,9 +6,9 @@ use crate::options::Options;
 /// Whether an Ingress is imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Selection {
-    /// It is, with a remark about its class.
+    /// Imported, with a remark about its class.
     Imported(Option<&'static str>),
-    /// It is not, for this reason.
+    /// Skipped, with the reason.
     Skipped(String),
 }
 

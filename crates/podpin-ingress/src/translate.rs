@@ -32,7 +32,7 @@ pub(crate) struct ClientCertificates {
     pub(crate) is_required: bool,
 }
 
-/// What translations of all Ingresses share.
+/// Inputs that translations of all Ingresses share.
 pub(crate) struct Surroundings<'a> {
     pub(crate) objects: &'a Objects,
     pub(crate) defaults: &'a Defaults,

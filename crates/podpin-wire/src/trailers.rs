@@ -46,10 +46,7 @@ pub fn passed(section: &[u8]) -> Result<HeaderMap, TrailerError> {
     for line in lines {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| TrailerError)?;
         let value = HeaderValue::from_bytes(line.value).map_err(|_| TrailerError)?;
-        let is_twin = is_twin(name.as_str().as_bytes(), |twin| {
-            HeaderName::from_bytes(twin).is_ok_and(|twin| is_forbidden(&twin))
-        });
-        if !is_forbidden(&name) && !is_twin {
+        if !is_dropped(&name) {
             fields.append(name, value);
         }
     }
@@ -82,7 +79,7 @@ pub fn passed_fields(mut fields: HeaderMap) -> Result<HeaderMap, TrailerError> {
     if fields.len() > FIELDS_MAX {
         return Err(TrailerError);
     }
-    let forbidden: Vec<HeaderName> = fields.keys().filter(|name| is_forbidden(name)).cloned().collect();
+    let forbidden: Vec<HeaderName> = fields.keys().filter(|name| is_dropped(name)).cloned().collect();
     for name in forbidden {
         fields.remove(name);
     }
@@ -97,6 +94,14 @@ pub fn write_last_chunk(out: &mut Vec<u8>, fields: &HeaderMap) {
     out.extend_from_slice(b"0\r\n");
     write_headers(out, fields);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Whether a field has no place behind a body, in this spelling or with hyphens for its underscores.
+fn is_dropped(name: &HeaderName) -> bool {
+    let is_twin = is_twin(name.as_str().as_bytes(), |twin| {
+        HeaderName::from_bytes(twin).is_ok_and(|twin| is_forbidden(&twin))
+    });
+    is_forbidden(name) || is_twin
 }
 
 /// Whether a field has no place behind a body: it frames, routes, modifies or authorizes the message, tells how to process
@@ -169,6 +174,22 @@ mod tests {
             let fields = passed(format!("{line}\r\nX-Checksum: abc\r\n").as_bytes()).unwrap();
             assert_eq!(fields.keys().collect::<Vec<_>>(), ["x-checksum"], "{line}");
         }
+    }
+
+    #[test]
+    fn a_section_of_http_2_is_held_to_the_same_rules() {
+        let section = b"X-Sum: 1\r\nContent-Length: 1\r\nSet_Cookie: a=b\r\nGrpc-Status: 0\r\n";
+        let read =
+            HeaderMap::from_iter(["x-sum", "content-length", "set_cookie", "grpc-status"].map(|name| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(if name == "grpc-status" { "0" } else { "1" }),
+                )
+            }));
+        assert_eq!(passed_fields(read).unwrap(), passed(section).unwrap());
+        let many = (0..=FIELDS_MAX).map(|index| HeaderName::try_from(format!("x-{index}")).unwrap());
+        let many = many.map(|name| (name, HeaderValue::from_static("1"))).collect();
+        assert!(passed_fields(many).is_err());
     }
 
     #[test]

@@ -42,6 +42,8 @@ enum Command {
     Check(check::CheckArguments),
     /// Make an affinity key
     Keygen(keygen::KeygenArguments),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
     /// Translate Ingresses of ingress-nginx into a configuration, an overlay and a report
     #[command(after_help = import_ingress::EXIT_CODES)]
     ImportIngress(import_ingress::ImportArguments),
@@ -64,6 +66,10 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments.config),
         Command::Check(arguments) => Ok(check::check(&arguments)),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
+        Command::Schema => {
+            print!("{}", podpin_config::JSON_SCHEMA);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::ImportIngress(arguments) => import_ingress::import_ingress(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),

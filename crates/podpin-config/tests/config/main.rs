@@ -3,6 +3,7 @@
 mod discovery;
 mod drains;
 mod examples;
+mod json_schema;
 mod laws;
 mod refusals;
 mod routes;

@@ -1,4 +1,4 @@
-//! Who may use a route from pages of other origins.
+//! Origins whose pages may use a route.
 
 use podpin_config::rule;
 

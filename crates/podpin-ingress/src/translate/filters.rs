@@ -1,4 +1,4 @@
-//! What routes change: header fields, host, path, redirects.
+//! Changes that routes make: header fields, host, path, redirects.
 
 use podpin_config::rule;
 

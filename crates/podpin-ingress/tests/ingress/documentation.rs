@@ -16,7 +16,7 @@ fn row(known: &Known) -> String {
         "-" => String::new(),
         target => target.split(", ").map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "),
     };
-    let note = known.note.replace('|', "\\|").replace('<', "&lt;");
+    let note = known.note.replace('|', "\\|");
     format!("| `{}` | {target} | {} | {note} |", known.name, classes.join(", "))
 }
 

@@ -42,6 +42,7 @@ use crate::upstream::http2::{Freshness, PodHead, PodRequest, PodStream};
 use crate::upstream::pod_upload::PodUpload;
 use crate::upstream::rewrite;
 use crate::upstream::unserved::{Progress, Unserved};
+use crate::upstream::upload::TrailerRule;
 
 /// Deadline of the timer before one is known; no request waits that long.
 const FAR_FUTURE: Duration = Duration::from_secs(86_400);
@@ -191,7 +192,8 @@ impl<'a> Exchange<'a> {
     /// Tries endpoints until one answers, and passes its response on.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
         let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-        let mut upload = PodUpload::new(client.is_body_read());
+        let rule = TrailerRule::new(self.context, &self.attempts.request.route);
+        let mut upload = PodUpload::new(client.is_body_read() && !client.has_trailers(), rule);
         let mut freshness = Freshness::Any;
         loop {
             let pod = match self.reach(client, freshness).await {

@@ -252,14 +252,7 @@ impl Exchange<'_> {
                         }
                         return self.end(target, transfer, status, passed);
                     }
-                    Begun::Stream(head, permits) => {
-                        let (response, TransferRest { unsent: interim, upload }) =
-                            transfer.into_response(*head);
-                        let UpstreamResponse { start, transport } = response;
-                        let body = UpstreamReader::new(transport, start.body, start.rest);
-                        let (head, upload) = (start.head, Rest::Http1(upload));
-                        return Outcome::Stream(Box::new(Opened { head, body, permits, interim, upload }));
-                    }
+                    Begun::Stream(head, permits) => return open_stream(transfer, *head, permits),
                     Begun::Switch(head, permits, protocol) => {
                         let (response, TransferRest { unsent: interim, .. }) = transfer.into_response(*head);
                         return Outcome::Switched(Box::new(Switched {
@@ -474,6 +467,15 @@ impl Exchange<'_> {
         head.extend_from_slice(b"\r\n");
         head
     }
+}
+
+/// Hands over a response that is an event stream, which goes on by itself.
+fn open_stream(transfer: Transfer<'_>, head: ResponseHead, permits: Permits) -> Outcome {
+    let (response, TransferRest { unsent: interim, upload }) = transfer.into_response(head);
+    let UpstreamResponse { start, transport } = response;
+    let body = UpstreamReader::new(transport, start.body, start.rest);
+    let (head, upload) = (start.head, Rest::Http1(upload));
+    Outcome::Stream(Box::new(Opened { head, body, permits, interim, upload }))
 }
 
 #[cfg(test)]

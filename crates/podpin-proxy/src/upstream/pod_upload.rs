@@ -13,7 +13,7 @@ use crate::clock;
 use crate::downstream::request_body::RequestBody;
 use crate::http::reply::ErrorReply;
 use crate::upstream::http2::PodStream;
-use crate::upstream::upload::BlockedOn;
+use crate::upstream::upload::{BlockedOn, TrailerRule};
 
 /// Bytes of a request body that are kept for a second attempt.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
@@ -24,6 +24,8 @@ pub(crate) struct PodUpload {
     unsent: Bytes,
     /// Fields behind the body, once all of it was read.
     trailers: Option<Box<HeaderMap>>,
+    /// Rule for the fields behind the body.
+    rule: TrailerRule,
     /// All of the body that was read so far; `None` if it is not needed again.
     replay: Option<BytesMut>,
     /// Whether all of the body was read.
@@ -35,11 +37,13 @@ pub(crate) struct PodUpload {
 }
 
 impl PodUpload {
-    /// Returns the upload of a request of which only the head was read; `is_read` if that is all of it.
-    pub(crate) fn new(is_read: bool) -> PodUpload {
+    /// Returns the upload of a request of which only the head was read; `is_read` if that is all of it. Fields behind its body pass
+    /// by `rule`.
+    pub(crate) fn new(is_read: bool, rule: TrailerRule) -> PodUpload {
         PodUpload {
             unsent: Bytes::new(),
             trailers: None,
+            rule,
             replay: Some(BytesMut::new()),
             is_read,
             is_over: is_read,
@@ -103,7 +107,8 @@ impl PodUpload {
                 self.unsent = Bytes::from(read);
             }
             if body.is_read() {
-                let trailers = trailers::passed(&body.take_trailers()).map_err(|_| ErrorReply::Body)?;
+                let mut trailers = trailers::passed(&body.take_trailers()).map_err(|_| ErrorReply::Body)?;
+                self.rule.apply(&mut trailers);
                 self.trailers = Some(trailers).filter(|fields| !fields.is_empty()).map(Box::new);
                 self.is_read = true;
             }

@@ -50,7 +50,8 @@ impl TrailerRule {
         TrailerRule { route: Arc::clone(route), drops_underscores }
     }
 
-    fn apply(&self, fields: &mut HeaderMap) {
+    /// Removes the fields that may not pass.
+    pub(crate) fn apply(&self, fields: &mut HeaderMap) {
         let Route { filters, service, .. } = &*self.route;
         let session_header = service.session_header.as_ref().map(|name| name.as_str().as_bytes());
         trailers::remove_claimed(fields, self.drops_underscores, |name| {

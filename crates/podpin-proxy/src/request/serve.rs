@@ -233,10 +233,7 @@ impl Exchange<'_> {
             let head = self.upstream_head(client, &body);
             let upload = match before.take() {
                 None if is_tunnel => Some(Upload::without_body(head)),
-                None => {
-                    let rule = TrailerRule::new(self.context, &self.attempts.request.route);
-                    Some(Upload::new(head, body.framing).with_trailers(rule))
-                }
+                None => Some(Upload::new(head, body.framing).with_trailers(self.trailer_rule())),
                 Some(before) => before.again(head),
             };
             let Some(mut upload) = upload else { return Outcome::Refused(ErrorReply::UpstreamReset) };
@@ -453,6 +450,11 @@ impl Exchange<'_> {
             upstream_idle: times.upstream_idle,
             client_write: times.client_write,
         }
+    }
+
+    /// Returns the rule for fields behind the request's body.
+    fn trailer_rule(&self) -> TrailerRule {
+        TrailerRule::new(self.context, &self.attempts.request.route)
     }
 
     /// Returns the whole head for the endpoint of the current attempt.

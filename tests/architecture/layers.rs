@@ -14,7 +14,7 @@ use crate::imports::{Module, Modules};
 type Layers = &'static [&'static str];
 
 /// The crates and their layers. `lib.rs` or `main.rs` is the roof of each and stands in none of them.
-const CRATES: [(&str, Layers); 15] = [
+const CRATES: [(&str, Layers); 16] = [
     ("podpin-time", &[]),
     (
         "podpin-affinity",
@@ -171,7 +171,7 @@ const CRATES: [(&str, Layers); 15] = [
     (
         "podpin",
         // The commands.
-        &["run", "reload", "check", "demo exit_code import_ingress keygen telemetry"],
+        &["run", "reload", "check import_ingress", "demo exit_code keygen telemetry"],
     ),
     (
         "podpin-bench",

@@ -35,6 +35,7 @@ use crate::request::outcome::{Begun, Outcome, Reached};
 use crate::request::served::Served;
 use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
 use crate::request_context::RequestContext;
+use crate::stream::account::Permits;
 use crate::stream::open::{self, Opened, PendingStream};
 use crate::stream::places::Places;
 use crate::stream::upload::Rest;

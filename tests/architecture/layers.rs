@@ -171,7 +171,7 @@ const CRATES: [(&str, Layers); 16] = [
     (
         "podpin",
         // The commands.
-        &["run", "reload", "check", "demo exit_code import_ingress keygen telemetry"],
+        &["run", "reload", "check import_ingress", "demo exit_code keygen telemetry"],
     ),
     (
         "podpin-bench",

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -130,11 +130,13 @@ pub(crate) fn import_ingress(arguments: &ImportArguments) -> anyhow::Result<Exit
     }
     let import = import(objects, &options)?;
     write(&import, &arguments.out)?;
-    match arguments.report {
-        ReportForm::Text => print!("{}", import.report.text()),
-        ReportForm::Json => print!("{}", import.report.json()),
-        ReportForm::Md => print!("{}", import.report.markdown()),
-    }
+    let report = match arguments.report {
+        ReportForm::Text => import.report.text(),
+        ReportForm::Json => import.report.json(),
+        ReportForm::Md => import.report.markdown(),
+    };
+    // A reader that has seen enough, such as `head`, is no failure.
+    let _closed = io::stdout().write_all(report.as_bytes());
     Ok(match import.report.outcome() {
         Outcome::Exact => ExitCode::SUCCESS,
         Outcome::Approximate => ExitCode::from(IMPORT_APPROXIMATE),

@@ -10,6 +10,7 @@ mod reload;
 mod run;
 mod telemetry;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -67,7 +68,8 @@ fn main() -> ExitCode {
         Command::Check(arguments) => Ok(check::check(&arguments)),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
         Command::Schema => {
-            print!("{}", podpin_config::JSON_SCHEMA);
+            // A reader that has seen enough, such as `head`, is no failure.
+            let _closed = io::stdout().write_all(podpin_config::JSON_SCHEMA.as_bytes());
             Ok(ExitCode::SUCCESS)
         }
         Command::ImportIngress(arguments) => import_ingress::import_ingress(&arguments),

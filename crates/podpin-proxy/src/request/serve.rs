@@ -252,13 +252,7 @@ impl Exchange<'_> {
                     }
                     Begun::Stream(head, permits) => return open_stream(transfer, *head, permits),
                     Begun::Switch(head, permits, protocol) => {
-                        let (response, TransferRest { unsent: interim, .. }) = transfer.into_response(*head);
-                        return Outcome::Switched(Box::new(Switched {
-                            response,
-                            permits,
-                            interim,
-                            protocol,
-                        }));
+                        return switched(transfer, *head, permits, protocol);
                     }
                     Begun::Retried => {}
                     Begun::Refused(reply) => return Outcome::Refused(reply),
@@ -470,6 +464,12 @@ impl Exchange<'_> {
         head.extend_from_slice(b"\r\n");
         head
     }
+}
+
+/// Hands over a connection that speaks another protocol from here on.
+fn switched(transfer: Transfer<'_>, head: ResponseHead, permits: Permits, protocol: Protocol) -> Outcome {
+    let (response, TransferRest { unsent: interim, .. }) = transfer.into_response(head);
+    Outcome::Switched(Box::new(Switched { response, permits, interim, protocol }))
 }
 
 /// Hands over a response that is an event stream, which goes on by itself.

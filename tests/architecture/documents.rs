@@ -192,7 +192,8 @@ fn the_page_of_metrics_lists_those_that_are_registered_and_no_others() {
     let registered = registered_metrics();
     assert!(registered.len() >= 50, "only {registered:?} were found in the source");
     let mut problems = disagreements("docs/metrics.md", &metrics, &registered);
-    let labels = code(Path::new(TELEMETRY).join("labels.rs"));
+    let labels =
+        ["labels.rs", "labels/discovery.rs"].map(|file| code(Path::new(TELEMETRY).join(file))).concat();
     let values = label_values(&labels);
     assert!(values.len() >= 100, "only {values:?} were found in the source");
     let missing = values.iter().filter(|value| !page.contains(&format!("`{value}`")));

@@ -14,7 +14,7 @@ use crate::imports::{Module, Modules};
 type Layers = &'static [&'static str];
 
 /// The crates and their layers. `lib.rs` or `main.rs` is the roof of each and stands in none of them.
-const CRATES: [(&str, Layers); 14] = [
+const CRATES: [(&str, Layers); 15] = [
     ("podpin-time", &[]),
     (
         "podpin-affinity",
@@ -34,6 +34,23 @@ const CRATES: [(&str, Layers); 14] = [
             "access_log name section",
             "node",
             "error file path schema suggest unit",
+        ],
+    ),
+    (
+        "podpin-ingress",
+        // The import; files; routes and services; certificates; hosts and paths; annotations; settings and their defaults;
+        // tables, paths, ports, the report; objects and what is written; texts and classes.
+        &[
+            "import",
+            "output",
+            "plan",
+            "certificates",
+            "controller location",
+            "translate",
+            "defaults foreign selection settings",
+            "backend known options path report",
+            "object tree words",
+            "class document",
         ],
     ),
     (
@@ -147,7 +164,7 @@ const CRATES: [(&str, Layers); 14] = [
     (
         "podpin",
         // The commands.
-        &["run", "reload", "check", "demo exit_code keygen telemetry"],
+        &["run", "reload", "check", "demo exit_code import_ingress keygen telemetry"],
     ),
     (
         "podpin-bench",

@@ -15,6 +15,7 @@ mod documents;
 mod example;
 mod fitting;
 mod hardening;
+mod imported;
 mod kinds;
 mod manifests;
 mod monitoring;

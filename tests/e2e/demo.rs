@@ -96,6 +96,26 @@ async fn a_browser_on_the_demo_page_moves_without_a_reconnect_when_its_pod_is_st
     assert_eq!(page.browser.read("document.getElementById('moves').textContent").await, "2");
 }
 
+#[tokio::test]
+async fn the_demo_page_shows_what_a_plain_proxy_would_have_done() {
+    let (_process, address) = demo(&local(free_port()), &local(free_port())).await;
+    let page = Page::open(address).await;
+    wait_for("the plain proxy on the page", async || {
+        page.browser.read("document.getElementById('plain-card').hidden").await == false
+    })
+    .await;
+    page.browser.read("document.getElementById('plain-open').click()").await;
+    wait_for("a stream through the plain proxy", async || !page.fact("plain.pod").await.is_null()).await;
+    let pinned = page.fact("plain.pod").await;
+    let kill = format!("document.querySelector('[data-kill-pod=\"{}\"]').click()", pinned.as_str().unwrap());
+    page.browser.read(&kill).await;
+    wait_for("its stream cut and back at another pod", async || page.fact("plain.pod").await != pinned).await;
+    assert!(page.fact("plain.reconnects").await.as_u64() >= Some(1));
+    page.more_events().await;
+    assert_eq!(page.fact("reconnects").await, 0, "podpin's stream is the same one");
+    page.assert_whole().await;
+}
+
 /// The table of a demo that ran without a person to its end.
 async fn table(arguments: &[&str]) -> String {
     let (listen, admin) = (local(free_port()), local(free_port()));

@@ -138,6 +138,20 @@ async fn an_event_stream_is_one_whatever_its_pod_speaks() {
 }
 
 #[tokio::test]
+async fn a_response_to_head_has_no_body_whatever_its_pod_sends() {
+    let (_pod, proxy) = scene(&[]).await;
+    let mut connection = proxy.connect().await;
+    for _ in 0..2 {
+        connection.send("HEAD /ok HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let head = connection.response("HEAD").await;
+        assert_eq!((head.status, head.header("transfer-encoding")), (200, None));
+        connection.send("GET /ok HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let answer = connection.response("GET").await;
+        assert!(answer.status == 200 && answer.text().ends_with(" 0"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn another_protocol_is_not_offered_to_a_pod_that_speaks_http_2() {
     let (pod, proxy) = scene(&[]).await;
     assert_eq!(Request::websocket("/ok").send(proxy.address).await.status, 501);

@@ -44,6 +44,7 @@ mod http2_pods;
 mod http2_requests;
 mod http2_stalls;
 mod http2_streams;
+mod import_ingress;
 mod kept_connections;
 mod kubernetes;
 mod listeners;

@@ -55,7 +55,7 @@ async fn what_is_no_file_or_of_a_kind_that_cannot_be_served_is_named() {
     let many = fs::read_to_string(authority.file("one.crt")).unwrap().repeat(300);
     fs::write(authority.file("many.crt"), many).unwrap();
     let table = [
-        (("secp256k1.crt", "secp256k1.key"), "keyFile", "ECDSA on the curve"),
+        (("secp256k1.crt", "secp256k1.key"), "keyFile", "ECDSA on the curve secp256k1"),
         (("ed448.crt", "ed448.key"), "keyFile", "is not supported; ECDSA on P-256"),
         (("short.crt", "short.key"), "keyFile", "RSA of 1024 bits is not supported"),
         (("old.crt", "old.key"), "certFile", "X.509 version 1"),

@@ -173,6 +173,13 @@ fn read_lines(mapping: &Node<'_>) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Returns whether a route may edit header fields of this name: a token, and none that podpin writes itself.
+#[must_use]
+pub fn may_edit_header(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    name::is_token(name) && !OURS.contains(&lower.as_str()) && !lower.starts_with("x-podpin-")
+}
+
 /// The name in lower case, if it may be edited.
 fn header_name(text: &str, node: &Node<'_>) -> Option<String> {
     let lower = text.to_ascii_lowercase();

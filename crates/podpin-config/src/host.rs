@@ -60,7 +60,11 @@ pub(crate) fn read_hosts(list: &Node<'_>) -> Vec<Host> {
     hosts
 }
 
-fn parse_host(text: &str) -> Result<Host, String> {
+/// Returns the host that `text` names.
+///
+/// # Errors
+/// The fault of `text`, in one line.
+pub fn parse_host(text: &str) -> Result<Host, String> {
     let lower = text.to_ascii_lowercase();
     if let Some(inside) = lower.strip_prefix('[') {
         return parse_bracketed(inside);

@@ -57,3 +57,12 @@ pub use tls::{
     CertificateFiles, CertificatePart, ClientAuth, FileAt, ListenerTls, PlainHttp, PodTls, TlsVersion,
 };
 pub use unit::{Cidr, CidrError, DurationError, format_bytes, format_duration, parse_duration};
+
+/// The rules for single values, for those who write configurations: what passes here is not refused in a file.
+pub mod rule {
+    pub use crate::filters::may_edit_header;
+    pub use crate::host::parse_host;
+    pub use crate::name::{is_field_value, is_token, refuse_dns_name};
+    pub use crate::path::refuse_path;
+    pub use crate::route::refuse_expression;
+}

@@ -115,12 +115,14 @@ impl Unique {
 }
 
 /// Whether `name` is a token of RFC 9110 section 5.6.2, which is what RFC 6265 wants of a cookie's name.
-pub(crate) fn is_token(name: &str) -> bool {
+#[must_use]
+pub fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 /// Whether `text` may be written as the value of a header field: visible ASCII and spaces, none of those at its ends.
-pub(crate) fn is_field_value(text: &str) -> bool {
+#[must_use]
+pub fn is_field_value(text: &str) -> bool {
     text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) && text.trim() == text
 }
 
@@ -128,7 +130,8 @@ pub(crate) fn is_field_value(text: &str) -> bool {
 pub(crate) const FIELD_VALUE: &str = "a header's value is printable ASCII without space around it";
 
 /// Returns the fault of `host` as a DNS name of lower case letters; `None` if it has none.
-pub(crate) fn refuse_dns_name(host: &str) -> Option<String> {
+#[must_use]
+pub fn refuse_dns_name(host: &str) -> Option<String> {
     if !host.is_ascii() {
         return Some("write an international name in its ASCII form (xn--...)".to_owned());
     }

@@ -4,7 +4,8 @@
 const PATH_BYTES_MAX: usize = 1024;
 
 /// Returns the reason why `path` could never match a request's path; `None` if it could.
-pub(crate) fn refuse_path(path: &str) -> Option<String> {
+#[must_use]
+pub fn refuse_path(path: &str) -> Option<String> {
     let dots =
         |element: &str| matches!(element.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
     if !path.starts_with('/') {

@@ -9,6 +9,7 @@ mod matches;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::backend::Backend;
+pub use self::matches::refuse_expression;
 pub use self::matches::{Expression, HeaderMatch, PathMatch, RouteMatch, ValueMatch};
 use crate::{
     filters::RouteFilters,

@@ -17,7 +17,7 @@ pub use dns::{NameEvent, NameSource, follow_names};
 pub use endpoints_file::{EndpointsFileError, parse_endpoints};
 pub use file::{FileEvent, FileSource, ReadError};
 pub use kube::{
-    FailureKind, Known, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch, RelistReason, Survey,
+    FailureKind, Inventory, InventoryError, Known, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch, RelistReason, Survey,
     TokenError, check, digest, follow, survey,
 };
 pub use listed::static_endpoints;

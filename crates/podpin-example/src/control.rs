@@ -88,4 +88,9 @@ pub trait DemoControl: Send + Sync {
     fn admin_url(&self) -> Option<String> {
         None
     }
+
+    /// Base URL of a plain proxy before the same pods, with which the page compares.
+    fn plain_url(&self) -> Option<String> {
+        None
+    }
 }

@@ -113,7 +113,10 @@ async fn health(State(pod): SharedPod) -> Response {
 
 async fn pods(State(pod): SharedPod) -> Response {
     match &pod.control {
-        Some(control) => Json(json!({"pods": control.pods(), "admin": control.admin_url()})).into_response(),
+        Some(control) => {
+            Json(json!({"pods": control.pods(), "admin": control.admin_url(), "plain": control.plain_url()}))
+                .into_response()
+        }
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }

@@ -13,6 +13,7 @@ mod herd;
 mod latency;
 mod load;
 mod place;
+mod plain;
 mod pods;
 mod report;
 mod upheaval;
@@ -30,6 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::front::Front;
 use self::load::{Halfway, Plan};
 use self::place::{DrainTimes, Place};
+use self::plain::PlainProxy;
 use self::pods::DemoPods;
 use self::upheaval::{Kind, Upheaval};
 
@@ -148,9 +150,12 @@ pub(crate) fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
     if !arguments.quiet {
         announce(&arguments, &place, &pods)?;
     }
+    let plain = PlainProxy::start(pods.cluster())?;
+    pods.cluster().compare_with(plain.url());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(attend(&arguments, &place, &pods, log));
     drop(runtime);
+    drop(plain);
     front.stop();
     code
 }

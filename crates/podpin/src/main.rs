@@ -4,6 +4,7 @@ mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod exit_code;
+mod import_ingress;
 mod keygen;
 mod reload;
 mod run;
@@ -41,6 +42,9 @@ enum Command {
     Check(check::CheckArguments),
     /// Make an affinity key
     Keygen(keygen::KeygenArguments),
+    /// Translate Ingresses of ingress-nginx into a configuration, an overlay and a report
+    #[command(after_help = import_ingress::EXIT_CODES)]
+    ImportIngress(import_ingress::ImportArguments),
     /// Three pods behind the real proxy on this machine, with a page to watch them
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments.config),
         Command::Check(arguments) => Ok(check::check(&arguments)),
         Command::Keygen(arguments) => keygen::keygen(&arguments),
+        Command::ImportIngress(arguments) => import_ingress::import_ingress(&arguments),
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => demo::run(arguments),
     };

@@ -104,6 +104,15 @@ impl Expression {
     }
 }
 
+/// Returns the fault of `text` as the expression of a header match; `None` if it has none.
+#[must_use]
+pub fn refuse_expression(text: &str) -> Option<String> {
+    if text.len() > VALUE_BYTES_MAX {
+        return Some(format!("a value has at most {VALUE_BYTES_MAX} bytes"));
+    }
+    Expression::new(text).err()
+}
+
 impl PartialEq for Expression {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text

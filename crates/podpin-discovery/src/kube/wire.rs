@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use futures_util::AsyncBufReadExt;
-use kube::core::params::{ListParams, WatchParams};
+use kube::core::params::{GetParams, ListParams, WatchParams};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -92,6 +92,12 @@ impl Selection {
         Selection { resource, path, selector }
     }
 
+    /// The objects of all namespaces, or those that belong to none.
+    pub(crate) fn everywhere(resource: &'static Resource) -> Selection {
+        let Resource { root, plural, .. } = resource;
+        Selection { resource, path: kube::core::Request::new(format!("/{root}/{plural}")), selector: None }
+    }
+
     /// Asks for the page after `token`, or the first one.
     pub(crate) async fn page(
         &self,
@@ -140,6 +146,27 @@ impl Selection {
         let reader = opened.map_err(silent)??;
         Ok(Lines { reader, line: Vec::new(), whole: false })
     }
+}
+
+/// Reads the object called by its namespace and name.
+///
+/// # Errors
+/// [`Failure::Refused`] with 404 if there is none.
+pub(crate) async fn read_one(
+    client: &ApiClient,
+    resource: &'static Resource,
+    [namespace, name]: [&str; 2],
+    within: Duration,
+) -> Result<Value, Failure> {
+    let Resource { root, plural, .. } = resource;
+    let path = kube::core::Request::new(format!("/{root}/namespaces/{namespace}/{plural}"));
+    let request = path.get(name, &GetParams::default());
+    let request = request.map_err(|error| Failure::Unreachable(error.to_string()))?;
+    let answer = async {
+        let body = read_page(client.send(request, "get", resource).await?).await?;
+        serde_json::from_slice(&body).map_err(|error| Failure::Garbled(excerpt(&error.to_string())))
+    };
+    timeout(within, answer).await.map_err(|_| Failure::Silent { verb: "get", after: within })?
 }
 
 async fn read_page(mut reader: Reader) -> Result<Vec<u8>, Failure> {

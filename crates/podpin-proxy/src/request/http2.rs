@@ -105,7 +105,9 @@ pub(crate) async fn serve(request: Http2Request) -> End {
     let has_body = !client.is_body_read();
     let mut exchange = Exchange::new(&context, &mut attempts);
     let outcome = exchange.run(&mut client).await;
-    let Exchange { call, answered, .. } = exchange;
+    let Exchange { call, answered, places, .. } = exchange;
+    // A request that waits for a place may have it before the account is settled.
+    drop(places);
     let connection = match outcome {
         Outcome::Stream(opened) => {
             let stream = PendingStream { context, attempts, opened: *opened, client, has_body, in_flight };

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use pingora_core::protocols::http::v2::client::Http2Session;
 use pingora_core::protocols::l4::ext::TcpKeepalive;
 use pingora_core::upstreams::peer::{HttpPeer, Peer as _};
 use pingora_core::{Error, ErrorType};
-use podpin_endpoints::Endpoint;
+use podpin_endpoints::{Endpoint, EndpointId};
 use podpin_wire::http1::request_head::FIELDS_MAX;
 use podpin_wire::http1::response_head::{HEAD_BYTES_MAX, ResponseHead};
 
@@ -47,7 +48,22 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// Room for all streams of a connection, so that a client which takes nothing holds up no other.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 100;
 
+/// Endpoints whose settings a worker remembers; they are made again if there are more.
+const PEERS_MAX: usize = 4096;
+
+/// Everything that the settings of connections to an endpoint depend on.
+#[derive(PartialEq, Eq, Hash)]
+struct PeerKey {
+    endpoint: EndpointId,
+    address: SocketAddr,
+    group: u64,
+    connect: Duration,
+    keep: Option<Duration>,
+}
+
 thread_local! {
+    /// The settings of connections to each endpoint.
+    static PEERS: RefCell<HashMap<PeerKey, Arc<HttpPeer>>> = RefCell::default();
     /// The connections of one worker: a connection stays on the thread that made it.
     static CONNECTOR: Arc<Connector> = {
         // Before Pingora makes its first connector, which would choose a provider of its own.
@@ -74,7 +90,7 @@ pub(crate) struct PodStream {
     /// Side that the request body goes to; `None` if the head was not sent.
     body: Option<SendStream<Bytes>>,
     connector: Arc<Connector>,
-    peer: Box<HttpPeer>,
+    peer: Arc<HttpPeer>,
     /// Time for which an idle connection is kept.
     keep: Duration,
     /// Whether the connection has carried requests before.
@@ -141,7 +157,7 @@ impl PodStream {
         freshness: Freshness,
     ) -> Result<PodStream, UpstreamError> {
         let connector = CONNECTOR.with(Arc::clone);
-        let peer = Box::new(peer(service, endpoint));
+        let peer = known_peer(service, endpoint);
         if freshness == Freshness::Any
             && let Some(session) = reuse(&connector, &peer).await
         {
@@ -167,7 +183,7 @@ impl PodStream {
     fn new(
         session: Http2Session,
         connector: Arc<Connector>,
-        peer: Box<HttpPeer>,
+        peer: Arc<HttpPeer>,
         is_kept: bool,
     ) -> PodStream {
         let keep = peer.options.idle_timeout.unwrap_or_default();
@@ -251,13 +267,14 @@ impl PodStream {
         // What looks like the end may be an error.
         let ends = session.check_response_end_or_error().map_err(|error| sent(&error))?;
         let method = session.request_header().map(|request| &request.method);
-        let may_have_length = method == Some(&Method::HEAD)
+        let is_bodiless = method == Some(&Method::HEAD)
             || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let length = headers.get(header::CONTENT_LENGTH).map(|length| length.as_bytes());
-        if ends && !may_have_length && length.is_some_and(|length| length.iter().any(|digit| *digit != b'0'))
-        {
+        if ends && !is_bodiless && length.is_some_and(|length| length.iter().any(|digit| *digit != b'0')) {
             return Poll::Ready(Err(PodFault::Malformed("a length without a body")));
         }
+        // Whatever else an endpoint sends behind such a head is none of the client's.
+        let ends = ends || is_bodiless;
         Poll::Ready(Ok(PodHead { head: ResponseHead { status, headers, keep_alive: true }, ends }))
     }
 
@@ -365,6 +382,24 @@ fn count_cancel(connection: &ConnectionRef) {
     if cancels >= CANCELS_MAX {
         connection.mark_shutdown();
     }
+}
+
+/// Returns the endpoint as Pingora's connector has it, made once.
+fn known_peer(service: &ServiceState, endpoint: &Endpoint) -> Arc<HttpPeer> {
+    let times = &service.configuration.timeouts;
+    let key = PeerKey {
+        endpoint: endpoint.id,
+        address: endpoint.address,
+        group: service.tls.as_ref().map_or(0, |tls| tls.group()),
+        connect: times.connect,
+        keep: times.keep_alive,
+    };
+    PEERS.with_borrow_mut(|peers| {
+        if peers.len() >= PEERS_MAX {
+            peers.clear();
+        }
+        Arc::clone(peers.entry(key).or_insert_with(|| Arc::new(peer(service, endpoint))))
+    })
 }
 
 /// Returns the endpoint as Pingora's connector has it.

@@ -10,6 +10,7 @@
 //! ```
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,7 +52,7 @@ impl DemoPods {
             endpoints_file: place.endpoints_file(),
             admin_url: place.admin_url(),
             drain_patience: drain.timeout + DRAIN_MARGIN,
-            slots: Mutex::new(Slots { slots: Vec::new(), leaving: Some(leaving) }),
+            slots: Mutex::new(Slots { slots: Vec::new(), leaving: Some(leaving), plain_url: None }),
         });
         let attended = Arc::clone(&cluster);
         let undertaker =
@@ -109,6 +110,8 @@ struct Slots {
     slots: Vec<Slot>,
     /// `None` if the demo has ended.
     leaving: Option<SyncSender<Leaving>>,
+    /// Address of the plain proxy; `None` if there is none.
+    plain_url: Option<String>,
 }
 
 struct Slot {
@@ -159,7 +162,7 @@ impl Cluster {
         let mut slots = self.lock();
         if let Some(slot) = slots.find(name) {
             slot.pod = Some(ExamplePod::start(PodSettings {
-                control: Some(Arc::new(Control(Arc::clone(self)))),
+                control: Some(Arc::new(Control::new(Arc::clone(self)))),
                 ..PodSettings::new(name, ([127, 0, 0, 1], 0).into(), Arc::clone(&self.log))
             })?);
             slot.state = DemoPodState::Ready;
@@ -193,6 +196,18 @@ impl Cluster {
         let queue = slots.leaving.clone().ok_or(ControlError::Failed)?;
         drop(slots);
         queue.try_send(leaving).map_err(|_| ControlError::Failed)
+    }
+
+    /// Returns the addresses of the pods that are not leaving, as far as anybody was told.
+    pub(super) fn ready_addresses(&self) -> Vec<SocketAddr> {
+        let slots = self.lock();
+        let is_listed = |slot: &&Slot| matches!(slot.state, DemoPodState::Ready | DemoPodState::Dying);
+        slots.slots.iter().filter(is_listed).filter_map(|slot| Some(slot.pod.as_ref()?.address())).collect()
+    }
+
+    /// Says where the plain proxy is that the page may compare with.
+    pub(super) fn compare_with(&self, url: &str) {
+        self.lock().plain_url = Some(url.to_owned());
     }
 
     fn pods(&self) -> Vec<DemoPod> {
@@ -240,7 +255,13 @@ impl Way {
 }
 
 /// A pod's control over the demo.
-struct Control(Arc<Cluster>);
+pub(super) struct Control(Arc<Cluster>);
+
+impl Control {
+    pub(super) fn new(cluster: Arc<Cluster>) -> Control {
+        Control(cluster)
+    }
+}
 
 impl DemoControl for Control {
     fn pods(&self) -> Vec<DemoPod> {
@@ -265,6 +286,10 @@ impl DemoControl for Control {
 
     fn admin_url(&self) -> Option<String> {
         Some(self.0.admin_url.clone())
+    }
+
+    fn plain_url(&self) -> Option<String> {
+        self.0.lock().plain_url.clone()
     }
 }
 
@@ -324,7 +349,7 @@ fn failed(error: anyhow::Error) -> ControlError {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::TcpStream;
 
     use super::*;
 

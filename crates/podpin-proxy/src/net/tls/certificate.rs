@@ -119,9 +119,11 @@ fn check_chain(chain: &[CertificateDer<'static>]) -> Result<(), String> {
 fn key_kind(certificate: &CertificateDer<'_>) -> String {
     let Ok((_, facts)) = X509Certificate::from_der(certificate) else { return "its key".to_owned() };
     let info = facts.public_key();
-    let named = |oid: &Oid<'_>| match oid2description(oid, oid_registry()) {
-        Ok(name) => name.to_owned(),
-        Err(_) => oid.to_id_string(),
+    let named = |oid: &Oid<'_>| match (oid2description(oid, oid_registry()), &*oid.to_id_string()) {
+        (Ok(name), _) => name.to_owned(),
+        (Err(_), "1.3.132.0.10") => "secp256k1".to_owned(),
+        (Err(_), "1.3.132.0.33") => "secp224r1".to_owned(),
+        (Err(_), number) => number.to_owned(),
     };
     let parameters = info.algorithm.parameters.as_ref();
     match info.parsed() {

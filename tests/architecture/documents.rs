@@ -64,7 +64,7 @@ fn lines_outside_code(text: &str) -> Vec<&str> {
 /// Returns a line without what stands between backticks; a span that goes on in the next line stays.
 fn without_code(line: &str) -> String {
     let parts: Vec<&str> = line.split('`').collect();
-    if parts.len() % 2 == 0 { line.to_owned() } else { parts.into_iter().step_by(2).collect() }
+    if parts.len().is_multiple_of(2) { line.to_owned() } else { parts.into_iter().step_by(2).collect() }
 }
 
 /// Returns the targets of all links and pictures of a page.

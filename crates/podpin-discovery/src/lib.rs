@@ -17,8 +17,8 @@ pub use dns::{NameEvent, NameSource, follow_names};
 pub use endpoints_file::{EndpointsFileError, parse_endpoints};
 pub use file::{FileEvent, FileSource, ReadError};
 pub use kube::{
-    FailureKind, Inventory, InventoryError, Known, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch, RelistReason, Survey,
-    TokenError, check, digest, follow, survey,
+    FailureKind, Inventory, InventoryError, Known, KubeError, KubeEvent, KubeService, KubeSettings, Mismatch,
+    RelistReason, Survey, TokenError, check, digest, follow, survey,
 };
 pub use listed::static_endpoints;
 pub use slice::{Merged, PortRef, SlicePort, observe};

@@ -5,7 +5,7 @@
 
 use lz4_flex::block::{compress_with_dict, decompress_with_dict};
 
-/// Text that heads of browsers and of SDKs have in common, the most frequent last, as LZ4 prefers.
+/// Bytes that heads of browsers and of SDKs have in common, the most frequent last, as LZ4 prefers.
 const USUAL: &[u8] = b"Sec-Ch-Ua: \"Google Chrome\";v=\"130\", \"Chromium\";v=\"130\", \"Not?A_Brand\";v=\"99\"\r\n\
     Sec-Ch-Ua-Mobile: ?0\r\nSec-Ch-Ua-Platform: \"Windows\"\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\n\
     Sec-Fetch-Dest: empty\r\nPriority: u=1, i\r\nContent-Type: application/json\r\nMcp-Session-Id: \r\nOrigin: https://\r\n\

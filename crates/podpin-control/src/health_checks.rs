@@ -145,7 +145,8 @@ fn record(service: &ServiceState, endpoint: &Endpoint, health: Health, failure: 
             tracing::warn!(
                 service = %service.name,
                 endpoint = %endpoint.name,
-                last = failure,
+                address = %endpoint.address,
+                reason = failure,
                 "ejected: it fails its health checks"
             );
         }

@@ -445,8 +445,7 @@ impl<'f, I: Index> Reflector<'f, I> {
                 self.index.kept()
             );
         }
-        let first = !matches!(self.connected, Some(Err(_)));
-        let words = (!known).then_some(words.as_str());
+        let (first, words) = (!matches!(self.connected, Some(Err(_))), (!known).then_some(words.as_str()));
         self.index.notify(Notice::Failed { first, failure: &failure, words }, emit);
         let wait = backoff(self.failures, I::backoff_max(&failure), fastrand::f64());
         let wait = wait.max(asked_wait(&failure, fastrand::f64()));

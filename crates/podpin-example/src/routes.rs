@@ -24,7 +24,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// The page carries its own style and script and connects to its origin only.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-     img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+     img-src data:; connect-src 'self' http://127.0.0.1:*; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const SESSION: HeaderName = HeaderName::from_static("x-podpin-session");
 const REPINNED: HeaderName = HeaderName::from_static("x-podpin-repinned");

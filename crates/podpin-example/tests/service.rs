@@ -386,7 +386,7 @@ async fn the_demo_routes_reach_the_control_and_are_not_there_without_one() {
     let pod = ExamplePod::start(settings).unwrap();
     let listed = json_of(pod.address(), "/demo/pods", "").await;
     let expected = serde_json::json!(
-        {"pods": [{"name": "pod-a", "state": "stopped", "address": null, "streams": 0}], "admin": null}
+        {"pods": [{"name": "pod-a", "state": "stopped", "address": null, "streams": 0}], "admin": null, "plain": null}
     );
     assert_eq!(listed, expected);
     let table = [("pod-b/stop", "202"), ("pod-a/stop", "409"), ("pod-b/kill", "409"), ("pod-x/start", "404")];

@@ -84,6 +84,7 @@ async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let balancer = LoadBalancer::<RoundRobin>::from_backends(Backends::new(Box::new(Pods(cluster))));
     let balancer = Arc::new(balancer);
+    balancer.update().await?;
     let conf = Arc::new(ServerConf { threads: 1, ..ServerConf::default() });
     let proxy = Arc::new(http_proxy(&conf, Plain(Arc::clone(&balancer))));
     let closing = stopped.clone();

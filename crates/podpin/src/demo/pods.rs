@@ -198,7 +198,7 @@ impl Cluster {
         queue.try_send(leaving).map_err(|_| ControlError::Failed)
     }
 
-    /// Returns the addresses of the pods that are not leaving, as far as anybody was told.
+    /// Returns the addresses of the pods that the endpoints file calls ready.
     pub(super) fn ready_addresses(&self) -> Vec<SocketAddr> {
         let slots = self.lock();
         let is_listed = |slot: &&Slot| matches!(slot.state, DemoPodState::Ready | DemoPodState::Dying);

@@ -234,57 +234,56 @@ fn the_proxy_of_the_image_has_no_demo_in_it() {
     );
 }
 
+/// Crates of this repository that each of them may depend on.
+const DEPENDENCIES: [(&str, &[&str]); 14] = [
+    ("podpin-time", &[]),
+    ("podpin-affinity", &[]),
+    ("podpin-config", &[]),
+    ("podpin-ingress", &["podpin-config"]),
+    ("podpin-sse", &["podpin-time"]),
+    ("podpin-endpoints", &["podpin-time"]),
+    ("podpin-wire", &["podpin-config", "podpin-time"]),
+    ("podpin-h2", &["podpin-time"]),
+    ("podpin-ws", &["podpin-time"]),
+    ("podpin-drain", &["podpin-config", "podpin-endpoints", "podpin-time"]),
+    ("podpin-discovery", &["podpin-config", "podpin-endpoints", "podpin-time"]),
+    (
+        "podpin-proxy",
+        &[
+            "podpin-affinity",
+            "podpin-config",
+            "podpin-drain",
+            "podpin-endpoints",
+            "podpin-h2",
+            "podpin-sse",
+            "podpin-time",
+            "podpin-wire",
+            "podpin-ws",
+        ],
+    ),
+    (
+        "podpin-control",
+        &[
+            "podpin-affinity",
+            "podpin-config",
+            "podpin-discovery",
+            "podpin-drain",
+            "podpin-endpoints",
+            "podpin-proxy",
+            "podpin-sse",
+            "podpin-time",
+            "podpin-wire",
+        ],
+    ),
+    ("podpin", &["podpin-config", "podpin-control", "podpin-discovery", "podpin-example", "podpin-ingress"]),
+];
+
 #[test]
 fn dependencies_point_in_one_direction() {
     let metadata = metadata();
-    let allowed: [(&str, &[&str]); 14] = [
-        ("podpin-time", &[]),
-        ("podpin-affinity", &[]),
-        ("podpin-config", &[]),
-        ("podpin-ingress", &["podpin-config"]),
-        ("podpin-sse", &["podpin-time"]),
-        ("podpin-endpoints", &["podpin-time"]),
-        ("podpin-wire", &["podpin-config", "podpin-time"]),
-        ("podpin-h2", &["podpin-time"]),
-        ("podpin-ws", &["podpin-time"]),
-        ("podpin-drain", &["podpin-config", "podpin-endpoints", "podpin-time"]),
-        ("podpin-discovery", &["podpin-config", "podpin-endpoints", "podpin-time"]),
-        (
-            "podpin-proxy",
-            &[
-                "podpin-affinity",
-                "podpin-config",
-                "podpin-drain",
-                "podpin-endpoints",
-                "podpin-h2",
-                "podpin-sse",
-                "podpin-time",
-                "podpin-wire",
-                "podpin-ws",
-            ],
-        ),
-        (
-            "podpin-control",
-            &[
-                "podpin-affinity",
-                "podpin-config",
-                "podpin-discovery",
-                "podpin-drain",
-                "podpin-endpoints",
-                "podpin-proxy",
-                "podpin-sse",
-                "podpin-time",
-                "podpin-wire",
-            ],
-        ),
-        (
-            "podpin",
-            &["podpin-config", "podpin-control", "podpin-discovery", "podpin-example", "podpin-ingress"],
-        ),
-    ];
     let mut problems = Vec::new();
     for package in members(&metadata) {
-        let Some((_, may)) = allowed.iter().find(|(name, _)| package.name == *name) else { continue };
+        let Some((_, may)) = DEPENDENCIES.iter().find(|(name, _)| package.name == *name) else { continue };
         for dependency in direct(package, &[DependencyKind::Normal]) {
             if dependency.starts_with("podpin") && !may.contains(&dependency) {
                 problems.push(format!(

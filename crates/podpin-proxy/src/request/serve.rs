@@ -467,7 +467,7 @@ impl Exchange<'_> {
 }
 
 /// Hands over a connection that speaks another protocol from here on.
-fn switched(transfer: Transfer<'_>, head: ResponseHead, permits: Permits, protocol: Protocol) -> Outcome {
+fn switched(transfer: Transfer<'_>, head: ResponseHead, permits: Permits, protocol: Box<str>) -> Outcome {
     let (response, TransferRest { unsent: interim, .. }) = transfer.into_response(head);
     Outcome::Switched(Box::new(Switched { response, permits, interim, protocol }))
 }

@@ -30,7 +30,7 @@ thread_local! {
     static READING: Cell<Reading> = const { Cell::new(Reading::Each) };
 }
 
-/// Returns the milliseconds since the first call in this process; within a task in [`Still`], those of the first call of the poll.
+/// Returns the milliseconds since the first call in this process; within a connection or request task, those of the first call of the poll.
 pub fn now() -> Millis {
     match READING.get() {
         Reading::Taken(now) => now,

@@ -47,7 +47,7 @@ enum Command {
     Schema,
     /// Translate Ingresses of ingress-nginx into a configuration, an overlay and a report
     #[command(after_help = import_ingress::EXIT_CODES)]
-    ImportIngress(import_ingress::ImportArguments),
+    ImportIngress(Box<import_ingress::ImportArguments>),
     /// Three pods behind the real proxy on this machine, with a page to watch them
     #[cfg(feature = "demo")]
     Demo(demo::DemoArguments),

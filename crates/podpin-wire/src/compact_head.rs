@@ -1,7 +1,7 @@
 //! A head that is kept for long and hardly ever read, in a third of its bytes.
 //!
 //! A stream that may move keeps the head of its request for the next endpoint, and most streams never move. The text of a head is that of
-//! other heads: LZ4 takes what it shares with [`USUAL`] from there.
+//! other heads: LZ4 takes what it shares with a dictionary from there.
 
 use lz4_flex::block::{compress_with_dict, decompress_with_dict};
 

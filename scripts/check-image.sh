@@ -67,7 +67,8 @@ root=$(buildah "${storage[@]}" mount "$container")
 mounted=1
 [ -z "$(find "$root" -name sh -o -name bash -o -name busybox)" ] || { echo "image: there is a shell in it" >&2; exit 1; }
 size=$(du -sm "$root" | cut -f1)
-[ "$size" -le 50 ] || { echo "image: $size MiB unpacked, more than 50" >&2; exit 1; }
+# A binary for tests is larger than what ships.
+[[ $binary != */release/* ]] || [ "$size" -le 50 ] || { echo "image: $size MiB unpacked, more than 50" >&2; exit 1; }
 
 # In namespaces of its own, as user 65532 without a capability, on a root that nothing can be written to: it starts, becomes
 # ready, and ends with 0 at SIGTERM.

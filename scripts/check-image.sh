@@ -27,7 +27,6 @@ trap cleanup EXIT
 mkdir -p "$work/build/out" "$work/base/etc" "$work/base/tmp"
 objcopy --only-keep-debug "$binary" "$work/podpin.debug"
 objcopy --strip-all --add-gnu-debuglink="$work/podpin.debug" "$binary" "$work/build/out/podpin"
-cp "$work/build/out/podpin" "$work/build/out/podpin-example"
 ldd "$work/build/out/podpin" | grep -oE '/[^ ]+' | while read -r library; do
     mkdir -p "$work/base$(dirname "$library")"
     cp -L "$library" "$work/base$library"

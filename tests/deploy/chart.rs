@@ -171,6 +171,16 @@ fn podpin_may_read_the_namespaces_of_its_services_and_reach_their_pods() {
 }
 
 #[test]
+fn the_admin_port_is_that_of_the_configuration_wherever_it_is_named() {
+    let values =
+        json!({"affinityKeys": {"existingSecret": "k"}, "config": {"admin": {"address": "0.0.0.0:9902"}}});
+    let rendered = render(&values);
+    assert_eq!(rendered.error, None);
+    let text = rendered.objects.join("\n");
+    assert!(text.contains("prometheus.io/port: \"9902\"") && !text.contains("9901"), "{text}");
+}
+
+#[test]
 fn only_what_needs_a_restart_replaces_the_pods_and_the_configuration_is_podpins_own() {
     let checksum = |values: Value| {
         let bundle = render(&values).bundle("checksum");

@@ -9,7 +9,7 @@ use podpin_testkit::{Authority, Connection, Pod, Process, Proxy, Request, Setup,
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::tls_files::{openssl, self_signed};
+use crate::tls_files::self_signed;
 
 /// The alert `protocol_version` in a record.
 const PROTOCOL_VERSION: [u8; 7] = [21, 3, 1, 0, 2, 2, 70];
@@ -214,7 +214,7 @@ async fn a_pod_that_misses_our_certificate_is_named_as_one_also_where_it_says_so
 }
 
 #[tokio::test]
-async fn a_clients_certificate_that_stands_among_the_authorities_is_trusted_until_it_expires() {
+async fn a_clients_certificate_that_stands_among_the_authorities_is_trusted() {
     let directory = tempfile::tempdir().unwrap();
     let p256 = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
     self_signed(directory.path(), "known", &p256, &[]);
@@ -231,8 +231,7 @@ async fn a_clients_certificate_that_stands_among_the_authorities_is_trusted_unti
         assert!(stream.read(&mut [0; 8]).await.is_err());
     }
     let labels = [("listener", "http"), ("reason", "certificate_invalid")];
-    proxy.wait_metric_at_least("podpin_tls_failures_total", &labels, 0.0).await;
-    openssl(directory.path(), &["x509", "-in", "known.crt", "-noout"]);
+    proxy.wait_metric_at_least("podpin_tls_failures_total", &labels, 1.0).await;
 }
 
 const GO_CLIENT: &str = r#"package main

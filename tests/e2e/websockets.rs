@@ -177,9 +177,8 @@ impl Scene {
             pods.push(RawPod::start(name).await);
         }
         let file = EndpointsFile::absent();
-        let scene_file = &file;
-        list(scene_file, &pods, &[]);
-        let setup = Setup::new().service_in("chat", scene_file).with("balance: {slowStart: off}");
+        list(&file, &pods, &[]);
+        let setup = Setup::new().service_in("chat", &file).with("balance: {slowStart: off}");
         let proxy = more.lines().fold(setup, |setup, line| setup.with(line)).start().await;
         Scene { pods, file, proxy }
     }

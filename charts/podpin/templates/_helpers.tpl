@@ -44,6 +44,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* The port of an address such as 0.0.0.0:9901. */}}
+{{- define "podpin.port" -}}
+{{- regexFind "[0-9]+$" . -}}
+{{- end -}}
+
 {{- define "podpin.keysSecret" -}}
 {{- default (printf "%s-affinity-keys" (include "podpin.fullname" .)) .Values.affinityKeys.existingSecret -}}
 {{- end -}}

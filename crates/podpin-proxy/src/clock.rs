@@ -159,6 +159,14 @@ pub fn poll_until(due: Millis, context: &mut Context<'_>, mut timer: Pin<&mut Sl
     }
 }
 
+/// Deadline of a timer before one is known; no connection waits that long.
+const FAR_FUTURE: Duration = Duration::from_secs(86_400);
+
+/// Returns a timer for [`poll_until`], which has nothing to wait for yet.
+pub fn unset_timer() -> Sleep {
+    tokio::time::sleep(FAR_FUTURE)
+}
+
 /// Returns Unix seconds as a Prometheus gauge has them; `f64` is exact to the second for millions of years.
 pub fn unix_seconds_f64() -> f64 {
     let seconds = unix_seconds();

@@ -56,7 +56,7 @@ impl Lifecycle {
         *self.closing.borrow()
     }
 
-    /// Returns a watch that turns true when listeners close; Pingora takes it as its shutdown signal.
+    /// Returns a watch that turns true when listeners close.
     #[must_use]
     pub fn closing(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
@@ -72,10 +72,15 @@ impl Lifecycle {
     /// no memory.
     pub(crate) fn spawn_in(&self, span: Span, task: impl Future<Output = ()> + Send + 'static) {
         if span.is_disabled() {
-            drop(self.tasks.spawn(Still::new(task)));
+            self.spawn(task);
         } else {
-            drop(self.tasks.spawn(Still::new(task.instrument(span))));
+            self.spawn(task.instrument(span));
         }
+    }
+
+    /// Spawns a task of a connection, a request or a stream, which is awaited before the process ends.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.tasks.spawn(Still::new(task)));
     }
 
     /// Counts an ordinary request that begins.

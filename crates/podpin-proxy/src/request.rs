@@ -8,4 +8,7 @@ mod outcome;
 mod pod_transfer;
 pub(crate) mod serve;
 pub(crate) mod served;
-pub(crate) mod transfer;
+mod transfer;
+pub(crate) mod transfer_error;
+mod transfer_limits;
+mod unsent;

@@ -38,7 +38,8 @@ pub(crate) struct RequestContext {
     pub client: Client,
     /// Moment at which the head was complete.
     pub began: Millis,
-    /// Count under `limits.requests`; `None` if the request offers another protocol, or there is no room for it.
+    /// Count under `limits.requests`; `None` if there is no room for it, or the request [is bounded as its
+    /// connection](RequestContext::is_bounded_as_connection).
     pub permit: Option<RequestPermit>,
     /// Offer of another protocol; `None` if there is none.
     pub offer: Option<Box<Offer>>,
@@ -76,6 +77,12 @@ impl RequestContext {
     /// Returns the key of the proxy's own for a WebSocket that came over HTTP/2; `None` if this is anything else.
     pub(crate) fn web_socket_key(&self) -> Option<&str> {
         self.offer.as_ref()?.key.as_deref()
+    }
+
+    /// Returns whether the request has a connection of its own from now on, and counts as that: it offers another protocol for all
+    /// of it. A stream of HTTP/2 is one of many.
+    pub(crate) fn is_bounded_as_connection(&self) -> bool {
+        self.offer.as_ref().is_some_and(|offer| offer.key.is_none())
     }
 
     /// Returns the parts of the request that decide its route and its client's session.

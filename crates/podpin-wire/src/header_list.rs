@@ -66,11 +66,6 @@ impl<'a> HeaderList<'a> {
         self.lines.retain(|line| line.name != name);
     }
 
-    /// Keeps the fields for whose name `stays` holds.
-    pub fn retain(&mut self, stays: impl Fn(&[u8]) -> bool) {
-        self.lines.retain(|line| stays(line.name));
-    }
-
     /// Returns the value of the first field of a name.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
@@ -164,8 +159,6 @@ mod tests {
         assert_eq!(shown(&list), "Accept: d|X-Real-Ip: ::1|");
         assert!(!list.contains(b"cookie"));
         assert_eq!(list.to_map().get("x-real-ip").unwrap(), "::1");
-        list.retain(|name| name != b"accept");
-        assert_eq!(shown(&list), "X-Real-Ip: ::1|");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! 14 bytes; any other frame passes as it comes.
 
 use crate::follower::{Follower, Part};
-use crate::frame::{Masking, Opcode, PING_BYTES};
+use crate::frame::{Opcode, PING_BYTES};
 
 /// Bytes of a masked pong with a payload of [`PING_BYTES`].
 const PONG_BYTES: usize = 2 + 4 + PING_BYTES;
@@ -102,24 +102,17 @@ impl Pongs {
             return;
         }
         self.is_judged = true;
-        if !self.is_ours() {
+        if !(has_length && self.is_ours()) {
             out.append(&mut self.held);
         }
         self.held = Vec::new();
     }
 
-    /// Whether the held frame is a pong with the payload of the proxy's pings.
+    /// Whether the held frame, which is whole, has the payload of the proxy's pings.
     fn is_ours(&self) -> bool {
-        let (Some(second), Some(payload)) = (self.held.get(1), self.held.last_chunk::<PING_BYTES>()) else {
-            return false;
-        };
-        let key = match self.held.get(2..6).and_then(|key| key.try_into().ok()) {
-            Some(key) if *second & MASKED != 0 && self.held.len() == PONG_BYTES => Masking::Key(key),
-            _ => Masking::Plain,
-        };
-        let key = if let Masking::Key(key) = key { key } else { [0; 4] };
-        let unmasked = payload.iter().zip(key.iter().cycle()).map(|(byte, mask)| byte ^ mask);
-        unmasked.eq(self.payload)
+        let Some(payload) = self.held.last_chunk::<PING_BYTES>() else { return false };
+        let key = self.held.get(2..6).filter(|_| self.held.len() == PONG_BYTES).unwrap_or(&[0; 4]);
+        payload.iter().zip(key.iter().cycle()).map(|(byte, mask)| byte ^ mask).eq(self.payload)
     }
 }
 
@@ -169,6 +162,14 @@ mod tests {
         assert_eq!(passed(&mut expecting(), &long, 3, CloseFrames::Pass), pong(&[5; 100]));
         let plain = [&[0x8a, 8][..], &OURS].concat();
         assert_eq!(passed(&mut expecting(), &plain, 3, CloseFrames::Pass), b"", "unmasked");
+    }
+
+    #[test]
+    fn a_longer_pong_with_our_payload_in_it_passes_whole() {
+        let beginning = pong(&[&OURS[..], &[5; 92]].concat());
+        assert_eq!(passed(&mut expecting(), &beginning, PONG_BYTES, CloseFrames::Pass), beginning);
+        let plain = [&[0x8a, 100, 1, 2, 3][..], &OURS, &[5; 89]].concat();
+        assert_eq!(passed(&mut expecting(), &plain, 13, CloseFrames::Pass), plain);
     }
 
     #[test]

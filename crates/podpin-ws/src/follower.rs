@@ -84,8 +84,8 @@ impl Follower {
     }
 
     /// Returns whether the position is unknown for good: a length was none.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
+    #[cfg(test)]
+    fn is_lost(&self) -> bool {
         self.place == Place::Lost
     }
 

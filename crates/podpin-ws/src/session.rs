@@ -126,6 +126,8 @@ pub struct Session {
     upstream_closes: bool,
     /// Whether one side has ended its half of the connection.
     is_half_closed: bool,
+    /// Side that began to end the connection by itself; `None` as long as neither has.
+    first_to_end: Option<Side>,
 }
 
 /// Progress of a connection towards its end.
@@ -149,6 +151,7 @@ impl Session {
             client_closes: false,
             upstream_closes: false,
             is_half_closed: false,
+            first_to_end: None,
         }
     }
 
@@ -170,6 +173,7 @@ impl Session {
 
     /// Notes that a Close frame came from this side.
     pub fn on_close(&mut self, side: Side) {
+        self.first_to_end.get_or_insert(side);
         if let State::Closing { .. } = self.state {
             self.on_end(side);
             return;
@@ -182,6 +186,7 @@ impl Session {
 
     /// Notes that nothing more comes from this side.
     pub fn on_end(&mut self, side: Side) {
+        self.first_to_end.get_or_insert(side);
         self.is_half_closed = true;
         if let State::Closing { client_is_done, upstream_is_done, .. } = &mut self.state {
             match side {
@@ -197,9 +202,15 @@ impl Session {
         matches!(self.state, State::Closing { .. })
     }
 
-    /// Returns whether the client has answered the Close, or will not.
+    /// Returns the side that began to end the connection by itself; `None` if neither has.
     #[must_use]
-    pub fn client_is_done(&self) -> bool {
+    pub fn first_to_end(&self) -> Option<Side> {
+        self.first_to_end
+    }
+
+    /// Returns whether the client has answered the Close, or will not.
+    #[cfg(test)]
+    fn client_is_done(&self) -> bool {
         matches!(self.state, State::Closing { client_is_done: true, .. })
     }
 

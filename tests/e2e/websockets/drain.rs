@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use podpin_testkit::{EndpointsFile, Pod, Request, Setup, Signal, wait_for};
+use podpin_testkit::{EndpointsFile, Request, Setup, Signal, wait_for};
 use serde_json::json;
 
 use super::passing::assert_ended;
@@ -34,13 +34,7 @@ async fn departures(scene: &Scene, kind: &str, count: f64) {
 #[tokio::test]
 async fn a_websocket_gets_a_close_that_both_sides_can_answer() {
     let scene = Scene::of(&["pod-a", "pod-b"], AT_ONCE).await;
-    let mut client = scene.connect().await;
-    client.send(Request::websocket("/ws").bytes()).await;
-    let (mut pod, home) = tokio::select! {
-        (mut pod, _) = scene.pods[0].request() => { pod.send(ACCEPTED).await; (pod, "pod-a") }
-        (mut pod, _) = scene.pods[1].request() => { pod.send(ACCEPTED).await; (pod, "pod-b") }
-    };
-    client.head().await;
+    let (mut client, mut pod, home) = open_anywhere(&scene).await;
     pod.say(TEXT, b"before").await;
     assert_eq!(client.frame().await.payload, b"before");
     scene.drain(&[home]);
@@ -193,7 +187,6 @@ async fn podpin_itself_goes_away_with_1001_and_ends_once_all_have_answered() {
 
 #[tokio::test]
 async fn a_reload_that_removes_the_route_closes_its_websockets_and_no_others() {
-    let pod = Pod::start("pod-a").await;
     let raw = super::RawPod::start("raw").await;
     let file = EndpointsFile::with(&[("raw", raw.address(), "ready")]);
     let route = |path: &str| {
@@ -223,7 +216,6 @@ async fn a_reload_that_removes_the_route_closes_its_websockets_and_no_others() {
     let (mut kept, mut kept_pod) = clients.pop().unwrap();
     kept_pod.say(TEXT, b"on").await;
     assert_eq!(kept.frame().await.payload, b"on");
-    drop(pod);
 }
 
 #[tokio::test]

@@ -157,6 +157,26 @@ async fn a_stream_is_an_upgrade_at_the_pod_and_others_of_its_connection_go_on_be
 }
 
 #[tokio::test]
+async fn an_offer_counts_under_the_limit_of_requests_until_it_is_answered() {
+    let pod = RawPod::start("pod-a").await;
+    let file = EndpointsFile::absent();
+    let pods = [pod];
+    super::list(&file, &pods, &[]);
+    let setup = Setup::new().service_in("chat", &file).with("health: off").top("limits: {requests: 1}");
+    let proxy = setup.h2c().start().await;
+    proxy.wait_metric("podpin_requests_active", &[], 0.0).await;
+    let mut sender = connect(proxy.address).await;
+    let (first, _to_first) = offer(&mut sender, "websocket");
+    let (mut end, head) = pods[0].request().await;
+    let (refused, _to_refused) = offer(&mut sender, "websocket");
+    assert_eq!(in_time("the refusal", refused).await.unwrap().status(), 503);
+    end.send(accepted(&head)).await;
+    assert_eq!(in_time("the response", first).await.unwrap().status(), 200);
+    proxy.wait_metric("podpin_requests_active", &[], 0.0).await;
+    let (_stream, _end, _head) = open(&mut sender, &pods[0]).await;
+}
+
+#[tokio::test]
 async fn bytes_that_the_client_takes_slowly_hold_back_the_pod() {
     const MANY: usize = 8 << 20;
     let (proxy, pods, _file) = scene(&["pod-a"]).await;

@@ -24,7 +24,7 @@ use crate::balance::retry::name_of_address;
 use crate::balance::service::{ServiceState, View};
 use crate::clock;
 use crate::http::reply::ErrorReply;
-use crate::routing::route::{Backend, Destination, Route};
+use crate::routing::route::{self, Backend, Destination, Route};
 use crate::routing::snapshot::ConfigSnapshot;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::AffinityDecision;
@@ -152,6 +152,11 @@ impl RoutedRequest {
         let backends = self.backends.as_deref().unwrap_or_default();
         let only = backends.is_empty().then_some(&self.route);
         only.into_iter().chain(backends.iter().map(|backend| &backend.route)).map(|route| &route.service)
+    }
+
+    /// Returns whether clients may not write a field of this name.
+    pub(crate) fn claims(&self, name: &[u8]) -> bool {
+        route::claims(&self.route, self.backends.as_deref().unwrap_or_default(), name)
     }
 
     /// Whether the client has shown a valid token.

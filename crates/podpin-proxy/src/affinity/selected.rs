@@ -20,4 +20,9 @@ impl Selected {
     pub(crate) fn fixed(endpoint: Arc<Endpoint>) -> Selected {
         Selected { endpoint, moved: None, is_pinned: false }
     }
+
+    /// Whether the client's pinned endpoint has left, so that its streams there were ended.
+    pub(crate) fn has_left(&self) -> bool {
+        matches!(self.moved, Some(MoveReason::Draining | MoveReason::Gone))
+    }
 }

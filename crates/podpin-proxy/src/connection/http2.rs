@@ -6,7 +6,6 @@
 use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::{Method, Version};
@@ -18,7 +17,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::balance::service::Kind;
-use crate::clock::Still;
+use crate::clock;
 use crate::connection::accepted::Connection;
 use crate::downstream::http1::IdleConnection;
 use crate::downstream::http1::write_and_linger;
@@ -33,8 +32,6 @@ use crate::upstream::{unserved, websocket_key};
 
 /// Multiple of the flood budgets for a peer in `trustedProxies`, which speaks for many clients.
 const TRUSTED_FACTOR: u16 = 1000;
-/// Delay of the timer before anything is due; no connection waits that long for its first deadline.
-const FAR_FUTURE: Duration = Duration::from_secs(86_400);
 
 /// The task of a request.
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -81,7 +78,7 @@ pub(crate) fn serve(
         let http2 = Http2Connection::new(idle.transport, idle.ahead, config, trust);
         let requests = Requests { connection, refusal };
         let mut closing = shared.lifecycle.closing();
-        let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
+        let mut timer = pin!(clock::unset_timer());
         let mut is_leaving = false;
         let closed = loop {
             // Limits in force hold for the next head, whenever it comes.
@@ -103,7 +100,7 @@ pub(crate) fn serve(
                             head,
                             http2.certificate(requests.connection.certificate_parts()),
                         );
-                        shared.lifecycle.tasks.spawn(Still::new(request.in_current_span()));
+                        shared.lifecycle.spawn(request.in_current_span());
                     }
                     requests.takes_no_more(http2.opened_streams())
                 }

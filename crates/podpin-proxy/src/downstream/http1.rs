@@ -20,7 +20,7 @@ use crate::net::scratch::{self, Scratch};
 use crate::net::transport::Transport;
 
 /// Bytes of later requests that are kept while a response goes on; the client is not read beyond.
-pub(crate) const AHEAD_BYTES_MAX: usize = 64 * 1024;
+const AHEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a request body that one read takes.
 const BODY_READ_BYTES: usize = 16 * 1024;
 /// Time for reading the rest of a request body after its response, nginx's default.

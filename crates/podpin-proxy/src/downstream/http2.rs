@@ -112,20 +112,26 @@ impl Http2Stream {
             };
         }
         let count = stream.body.len().min(buffer.len());
-        for (place, byte) in buffer.iter_mut().zip(stream.body.drain(..count)) {
-            *place = byte;
+        if let (Some(taken), Some(place)) = (stream.body.get(..count), buffer.get_mut(..count)) {
+            place.copy_from_slice(taken);
         }
-        if stream.body.is_empty() {
+        if count == stream.body.len() {
             stream.body = Vec::new();
+        } else {
+            stream.body.drain(..count);
         }
         connection.send(self.id, |stream| stream.consumed(count));
         Poll::Ready(Ok(count))
     }
 
-    /// Ends what goes to the client; it may go on sending.
+    /// Ends what goes to the client, with the trailers if there are any; it may go on sending.
     pub(crate) fn end(&mut self) -> Result<(), Gone> {
         let mut connection = self.connection.lock();
-        let ended = connection.send(self.id, |stream| stream.data(&[], End::Yes).map(drop));
+        let trailers = self.trailers.as_deref();
+        let ended = connection.send(self.id, |stream| match trailers {
+            Some(trailers) => stream.trailers(fields(trailers)),
+            None => stream.data(&[], End::Yes).map(drop),
+        });
         match (ended, connection.stream_state(self.id)) {
             (Some(Ok(())), Some(stream)) => {
                 stream.is_answered = true;
@@ -214,16 +220,9 @@ impl Http2Stream {
     }
 
     /// Ends the response well.
-    pub(crate) fn finish(self) {
-        let mut connection = self.connection.lock();
-        let trailers = self.trailers.as_deref();
-        let ended = connection.send(self.id, |stream| match trailers {
-            Some(trailers) => stream.trailers(fields(trailers)),
-            None => stream.data(&[], End::Yes).map(drop),
-        });
-        match (ended, connection.stream_state(self.id)) {
-            (Some(Ok(_)), Some(stream)) => stream.is_answered = true,
-            _ => tracing::debug!("the client left before the end of its response"),
+    pub(crate) fn finish(mut self) {
+        if self.end().is_err() {
+            tracing::debug!("the client left before the end of its response");
         }
     }
 

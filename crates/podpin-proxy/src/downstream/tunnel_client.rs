@@ -1,12 +1,8 @@
 //! The client side of a connection that carries another protocol: bytes both ways, each way with an end of its own.
 
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use crate::downstream::gone::Gone;
 use crate::downstream::http2::Http2Stream;
 use crate::net::peer::Peer;
 use crate::net::transport::Transport;
@@ -27,35 +23,11 @@ impl TunnelClient {
         buffer: &'b mut [u8],
     ) -> Poll<io::Result<&'b [u8]>> {
         match self {
-            TunnelClient::Socket(transport) => poll_read(transport, context, buffer),
+            TunnelClient::Socket(transport) => transport.poll_read_some(context, buffer),
             TunnelClient::Stream(stream) => {
-                let count = ready!(stream.poll_read(context, buffer)).map_err(gone)?;
+                let count = ready!(stream.poll_read(context, buffer))?;
                 Poll::Ready(Ok(buffer.get(..count).unwrap_or_default()))
             }
-        }
-    }
-
-    /// Writes what the client takes now; returns how much, at least one byte.
-    pub(crate) fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            TunnelClient::Socket(transport) => poll_write(transport, context, bytes),
-            TunnelClient::Stream(stream) => stream.poll_write(context, bytes).map_err(gone),
-        }
-    }
-
-    /// Polls until nothing waits within TLS.
-    pub(crate) fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            TunnelClient::Socket(transport) => poll_flush(transport, context),
-            TunnelClient::Stream(_) => Poll::Ready(Ok(())),
-        }
-    }
-
-    /// Ends what goes to the client; it may go on sending.
-    pub(crate) fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            TunnelClient::Socket(transport) => Pin::new(transport).poll_shutdown(context),
-            TunnelClient::Stream(stream) => Poll::Ready(stream.end().map_err(gone)),
         }
     }
 
@@ -86,41 +58,4 @@ impl TunnelClient {
             TunnelClient::Stream(stream) => stream.abort(),
         }
     }
-}
-
-/// Returns the end of a stream as the error of a socket.
-fn gone(Gone: Gone) -> io::Error {
-    io::ErrorKind::ConnectionReset.into()
-}
-
-/// Reads once into `buffer`. Returns the bytes; none at the end, of TLS without its alert as well.
-pub(crate) fn poll_read<'b>(
-    transport: &mut Transport,
-    context: &mut Context<'_>,
-    buffer: &'b mut [u8],
-) -> Poll<io::Result<&'b [u8]>> {
-    let mut filled = ReadBuf::new(&mut *buffer);
-    let read = ready!(Pin::new(transport).poll_read(context, &mut filled));
-    let count = filled.filled().len();
-    match read {
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Poll::Ready(Err(error)),
-        Ok(()) | Err(_) => Poll::Ready(Ok(buffer.get(..count).unwrap_or_default())),
-    }
-}
-
-/// Writes what the peer takes now; returns how much, at least one byte.
-pub(crate) fn poll_write(
-    transport: &mut Transport,
-    context: &mut Context<'_>,
-    bytes: &[u8],
-) -> Poll<io::Result<usize>> {
-    match ready!(Pin::new(transport).poll_write(context, bytes)) {
-        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-        written => Poll::Ready(written),
-    }
-}
-
-/// Polls until nothing waits within TLS.
-pub(crate) fn poll_flush(transport: &mut Transport, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-    if transport.holds_bytes() { Pin::new(transport).poll_flush(context) } else { Poll::Ready(Ok(())) }
 }

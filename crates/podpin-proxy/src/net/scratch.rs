@@ -48,12 +48,21 @@ pub fn give_back(mut buffer: Vec<u8>) {
     });
 }
 
-/// Lends the buffers of this thread to `work`.
+/// Capacity up to which the buffer to write from is kept.
+const WRITE_BYTES_MAX: usize = 4 * READ_BYTES;
+
+/// Lends the buffers of this thread to `work`. One to write from that has become large is given up behind it.
 ///
 /// # Panics
 /// If `work` borrows them again.
 pub fn with<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
-    SCRATCH.with_borrow_mut(work)
+    SCRATCH.with_borrow_mut(|scratch| {
+        let done = work(scratch);
+        if scratch.write.capacity() > WRITE_BYTES_MAX {
+            scratch.write = Vec::new();
+        }
+        done
+    })
 }
 
 #[cfg(test)]
@@ -65,5 +74,7 @@ mod tests {
         with(|scratch| scratch.write.push(7));
         let (read, written) = with(|scratch| (scratch.read.len(), std::mem::take(&mut scratch.write)));
         assert_eq!((read, written), (READ_BYTES, vec![7]));
+        with(|scratch| scratch.write.reserve(WRITE_BYTES_MAX + 1));
+        assert_eq!(with(|scratch| scratch.write.capacity()), 0, "no thread keeps what one large answer took");
     }
 }

@@ -117,6 +117,34 @@ impl Transport {
             tracing::trace!(%error, "no close alert was sent");
         }
     }
+
+    /// Reads once into `buffer`. Returns the bytes; none at the end, of TLS without its alert as well.
+    pub fn poll_read_some<'b>(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &'b mut [u8],
+    ) -> Poll<io::Result<&'b [u8]>> {
+        let mut filled = ReadBuf::new(&mut *buffer);
+        let read = ready!(Pin::new(self).poll_read(context, &mut filled));
+        let count = filled.filled().len();
+        match read {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Poll::Ready(Err(error)),
+            Ok(()) | Err(_) => Poll::Ready(Ok(buffer.get(..count).unwrap_or_default())),
+        }
+    }
+
+    /// Writes what the peer takes now; returns how much, at least one byte.
+    pub fn poll_write_some(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match ready!(Pin::new(self).poll_write(context, bytes)) {
+            Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => Poll::Ready(written),
+        }
+    }
+
+    /// Polls until nothing waits within TLS.
+    pub fn poll_flush_held(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.holds_bytes() { Pin::new(self).poll_flush(context) } else { Poll::Ready(Ok(())) }
+    }
 }
 
 impl AsyncRead for Transport {

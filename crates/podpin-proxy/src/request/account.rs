@@ -6,7 +6,7 @@ use podpin_sse::session::Fault;
 
 use crate::clock;
 use crate::http::reply::ErrorReply;
-use crate::request::transfer::TransferError;
+use crate::request::transfer_error::TransferError;
 use crate::request_context::RequestContext;
 use crate::telemetry::labels::{CloseReason, Label};
 use crate::upstream::attempts::Attempts;

@@ -14,11 +14,8 @@ pub(crate) struct BodyFraming {
 
 /// Returns the framing of the body of a request with this head; `is_read` if the body has ended already.
 pub(crate) fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
-    let length = head.fields.text(&header::CONTENT_LENGTH);
-    // HTTP/2 may repeat the same number in one field.
-    let length = length.and_then(|text| text.split(',').next()?.trim().parse::<u64>().ok());
     let expects_one = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
-    let (framing, field) = match length {
+    let (framing, field) = match content_length(head) {
         Some(length) => (Framing::Plain, format!("Content-Length: {length}\r\n")),
         None if !is_read => (Framing::Chunked, "Transfer-Encoding: chunked\r\n".to_owned()),
         None if expects_one && head.version == Version::HTTP_2 => {
@@ -27,6 +24,12 @@ pub(crate) fn body_framing(head: &RequestHead, is_read: bool) -> BodyFraming {
         None => (Framing::Plain, String::new()),
     };
     BodyFraming { framing, field }
+}
+
+/// Returns the length of a request body; `None` if the client has not said it.
+pub(crate) fn content_length(head: &RequestHead) -> Option<u64> {
+    // HTTP/2 may repeat the same number in one field.
+    head.fields.text(&header::CONTENT_LENGTH)?.split(',').next()?.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -7,14 +7,13 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 use podpin_drain::Cause;
 use podpin_time::Millis;
 use podpin_wire::grpc::{self, GrpcStatus};
-use podpin_wire::http1::request_head::RequestHead;
+use podpin_wire::http1::request_head::{RequestHead, has_token};
 use tokio::time::Sleep;
 use tracing::Span;
 
@@ -25,9 +24,12 @@ use crate::downstream::http1::IdleConnection;
 use crate::downstream::pending::PendingResponse;
 use crate::http::reply::ErrorReply;
 use crate::request::account::{self, Ending, Passed};
+use crate::request::body_framing::content_length;
 use crate::request::call::Call;
-use crate::request::pod_transfer::{PodLimits, PodTransfer};
-use crate::request::transfer::TransferError;
+use crate::request::pod_transfer::PodTransfer;
+use crate::request::served::Served;
+use crate::request::transfer_error::TransferError;
+use crate::request::transfer_limits::TransferLimits;
 use crate::request_context::RequestContext;
 use crate::shared::InFlight;
 use crate::stream::account::Permits;
@@ -44,8 +46,6 @@ use crate::upstream::rewrite;
 use crate::upstream::unserved::{Progress, Unserved};
 use crate::upstream::upload::TrailerRule;
 
-/// Deadline of the timer before one is known; no request waits that long.
-const FAR_FUTURE: Duration = Duration::from_secs(86_400);
 /// Value of `TE` by which a client says that it takes trailers; gRPC asks for it.
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
@@ -59,14 +59,6 @@ pub(crate) struct Http2Request {
     pub client: PendingResponse,
     /// The request's share in what a shutdown waits for.
     pub in_flight: InFlight,
-}
-
-/// The end of a request.
-pub(crate) enum End {
-    /// A client connection, if it may carry another request.
-    Connection(Option<IdleConnection>),
-    /// An event stream that goes on by itself.
-    Stream(Box<PendingStream>),
 }
 
 /// A request on its way.
@@ -101,7 +93,7 @@ struct Answered {
 }
 
 /// Serves one request, up to its end.
-pub(crate) async fn serve(request: Http2Request) -> End {
+pub(crate) async fn serve(request: Http2Request) -> Served {
     let Http2Request { context, mut attempts, mut client, in_flight } = request;
     let has_body = !client.is_body_read();
     let mut exchange = Exchange::new(&context, &mut attempts);
@@ -112,7 +104,7 @@ pub(crate) async fn serve(request: Http2Request) -> End {
     let connection = match outcome {
         Outcome::Stream(opened) => {
             let stream = PendingStream { context, attempts, opened: *opened, client, has_body, in_flight };
-            return End::Stream(Box::new(stream));
+            return Served::Stream(Box::new(stream));
         }
         Outcome::Refused(reply) => {
             if let Some(call) = call {
@@ -124,7 +116,7 @@ pub(crate) async fn serve(request: Http2Request) -> End {
         Outcome::Answered(response) => response.end(&context, &attempts, client, call).await,
     };
     drop(in_flight);
-    End::Connection(connection)
+    connection.into()
 }
 
 impl Answered {
@@ -191,8 +183,8 @@ impl<'a> Exchange<'a> {
 
     /// Tries endpoints until one answers, and passes its response on.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
-        let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
-        let rule = TrailerRule::new(self.context, &self.attempts.request.route);
+        let mut timer = pin!(clock::unset_timer());
+        let rule = TrailerRule::new(self.context, &self.attempts.request);
         let mut upload = PodUpload::new(client.is_body_read() && !client.has_trailers(), rule);
         let mut freshness = Freshness::Any;
         loop {
@@ -201,7 +193,7 @@ impl<'a> Exchange<'a> {
                 Ok(None) => continue,
                 Err(reply) => return Outcome::Refused(reply),
             };
-            let mut transfer = PodTransfer::new(client, pod, upload, self.limits());
+            let mut transfer = PodTransfer::new(client, pod, upload, self.limits(), self.deadline);
             transfer.watch(self.call.as_ref().map(|call| Arc::clone(call.record())));
             let error = match self.ask(&mut transfer, timer.as_mut()).await {
                 Ok(head) if self.is_retried(&transfer, head.head.status) => {
@@ -382,7 +374,7 @@ impl<'a> Exchange<'a> {
             fields.insert(header::TE, TRAILERS);
         }
         if let Some(length) = content_length(&context.head) {
-            fields.insert(header::CONTENT_LENGTH, length);
+            fields.insert(header::CONTENT_LENGTH, length.into());
         }
         PodRequest {
             method: context.head.method.clone(),
@@ -394,17 +386,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Returns the time limits. A call has its deadline, and no other.
-    fn limits(&self) -> PodLimits {
+    fn limits(&self) -> TransferLimits {
         if self.is_call {
-            return PodLimits { deadline: self.deadline, ..PodLimits::default() };
-        }
-        let times = &self.attempts.service().configuration.timeouts;
-        PodLimits {
-            request_body: Some(self.context.snapshot.limits.request_body_timeout),
-            response_header: times.response_header,
-            upstream_idle: times.upstream_idle,
-            client_write: times.client_write,
-            deadline: None,
+            TransferLimits::default()
+        } else {
+            TransferLimits::of(self.context, self.attempts.service())
         }
     }
 }
@@ -427,15 +413,7 @@ async fn passed(deadline: Option<Millis>) {
 
 /// Whether a client takes trailers of the response, as it says.
 fn takes_trailers(head: &RequestHead) -> bool {
-    let mut values = head.fields.all(&header::TE).flat_map(|value| value.split(|byte| *byte == b','));
-    values.any(|value| value.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-}
-
-/// Returns the length of a request body; `None` if the client has not said it.
-fn content_length(head: &RequestHead) -> Option<HeaderValue> {
-    let text = head.fields.text(&header::CONTENT_LENGTH)?;
-    // HTTP/2 may repeat the same number in one field.
-    Some(HeaderValue::from(text.split(',').next()?.trim().parse::<u64>().ok()?))
+    head.fields.all(&header::TE).any(|value| has_token(value, b"trailers"))
 }
 
 /// Returns the reason for which a call ended with its response.
@@ -517,9 +495,8 @@ mod tests {
         {
             assert_eq!(takes_trailers(&head(header::TE, value)), takes, "{value}");
         }
-        for (value, length) in [("3", Some("3")), ("3, 3", Some("3")), ("x", None)] {
-            let told = content_length(&head(header::CONTENT_LENGTH, value));
-            assert_eq!(told, length.map(HeaderValue::from_static), "{value}");
+        for (value, length) in [("3", Some(3)), ("3, 3", Some(3)), ("x", None)] {
+            assert_eq!(content_length(&head(header::CONTENT_LENGTH, value)), length, "{value}");
         }
     }
 }

@@ -6,7 +6,7 @@ use podpin_wire::http1::response_head::ResponseHead;
 use crate::http::reply::ErrorReply;
 use crate::net::transport::Transport;
 use crate::request::account::Ending;
-use crate::request::transfer::TransferError;
+use crate::request::transfer_error::TransferError;
 use crate::stream::account::Permits;
 use crate::stream::open::Opened;
 use crate::tunnel::open::Switched;

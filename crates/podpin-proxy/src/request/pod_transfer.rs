@@ -7,8 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -23,30 +22,16 @@ use crate::clock;
 use crate::downstream::gone::Gone;
 use crate::downstream::pending::{BodyLength, PendingResponse};
 use crate::http::reply::ErrorReply;
-use crate::request::transfer::TransferError;
+use crate::request::transfer_error::TransferError;
+use crate::request::transfer_limits::{Due, Moved, TransferLimits, poll_due};
+use crate::request::unsent::Unsent;
 use crate::stream_registry::StreamRecord;
-use crate::upstream::error::UpstreamError;
 use crate::upstream::http2::{PodFault, PodHead, PodRequest, PodStream};
 use crate::upstream::pod_upload::PodUpload;
 use crate::upstream::upload::BlockedOn;
 
 /// Pieces of a body in one turn before other requests of the worker get theirs.
 const PIECES_PER_TURN: usize = 8;
-
-/// Time limits of both sides; `None` if there is no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PodLimits {
-    /// `limits.requestBodyTimeout`.
-    pub request_body: Option<Duration>,
-    /// `timeouts.responseHeader`.
-    pub response_header: Option<Duration>,
-    /// `timeouts.upstreamIdle`.
-    pub upstream_idle: Option<Duration>,
-    /// `timeouts.clientWrite`.
-    pub client_write: Option<Duration>,
-    /// End of a gRPC call.
-    pub deadline: Option<Millis>,
-}
 
 /// How far the response is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,18 +49,17 @@ pub(crate) struct PodTransfer<'a> {
     client: &'a mut PendingResponse,
     pod: PodStream,
     upload: PodUpload,
-    limits: PodLimits,
+    limits: TransferLimits,
+    /// End of a gRPC call; `None` if it has none.
+    deadline: Option<Millis>,
     /// The call as a stream that a drain may end; `None` if the request is none.
     call: Option<Arc<StreamRecord>>,
     stage: Stage,
     delivered: u64,
-    /// Framed bytes that the client has not taken, of which these are sent.
-    unsent: Vec<u8>,
-    unsent_from: usize,
+    unsent: Unsent,
     /// Body bytes that need no frame and that the client has not taken.
     piece: Bytes,
     received: Millis,
-    written: Millis,
     grpc_status: Option<u32>,
     /// Meaning of the endpoint's fault for a call.
     fault: Option<GrpcStatus>,
@@ -87,7 +71,8 @@ impl<'a> PodTransfer<'a> {
         client: &'a mut PendingResponse,
         pod: PodStream,
         upload: PodUpload,
-        limits: PodLimits,
+        limits: TransferLimits,
+        deadline: Option<Millis>,
     ) -> PodTransfer<'a> {
         let now = clock::now();
         PodTransfer {
@@ -95,14 +80,13 @@ impl<'a> PodTransfer<'a> {
             pod,
             upload,
             limits,
+            deadline,
             call: None,
             stage: Stage::Body,
             delivered: 0,
-            unsent: Vec::new(),
-            unsent_from: 0,
+            unsent: Unsent::new(now),
             piece: Bytes::new(),
             received: now,
-            written: now,
             grpc_status: None,
             fault: None,
         }
@@ -121,7 +105,7 @@ impl<'a> PodTransfer<'a> {
 
     /// Has the client send its body, which it holds back for an interim response: the endpoint's would not be seen.
     pub(crate) fn expect_body(&mut self) -> Result<(), TransferError> {
-        Ok(self.client.interim(StatusCode::CONTINUE, &HeaderMap::new(), &mut self.unsent)?)
+        Ok(self.client.interim(StatusCode::CONTINUE, &HeaderMap::new(), self.unsent.bytes())?)
     }
 
     /// Sends the request and reads the response head.
@@ -140,18 +124,15 @@ impl<'a> PodTransfer<'a> {
         if blocked_on != BlockedOn::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
-        let waits_for_client = blocked_on == BlockedOn::Client;
-        let body = self.limits.request_body.filter(|_| waits_for_client);
-        let head = self.limits.response_header.filter(|_| !waits_for_client);
-        let late = || TransferError::Upstream(UpstreamError::ResponseTimeout);
-        let dues = [self.body_due(body), head.map(|limit| (self.upload.moved().after(limit), late()))];
-        self.poll_due(context, timer, dues)
+        let due = self.limits.before_head(blocked_on, self.upload.moved());
+        poll_due(context, timer, [due, self.deadline_due()])
     }
 
     /// Begins the response whose `head` was read, with the `fields` for the client.
     pub(crate) fn begin(&mut self, head: &PodHead, fields: &HeaderMap) -> Result<(), TransferError> {
         self.upload.forget();
-        (self.received, self.written) = (clock::now(), clock::now());
+        self.received = clock::now();
+        self.unsent.note_written(self.received);
         if head.ends {
             self.stage = Stage::Ended;
             self.grpc_status = grpc::status_of(fields);
@@ -161,9 +142,9 @@ impl<'a> PodTransfer<'a> {
             false if fields.contains_key(http::header::CONTENT_LENGTH) => BodyLength::Known,
             false => BodyLength::Unknown,
         };
-        self.client.begin(head.head.status, fields, length, &mut self.unsent)?;
+        self.client.begin(head.head.status, fields, length, self.unsent.bytes())?;
         if head.ends && length == BodyLength::Zero {
-            self.client.end_body(HeaderMap::new(), &mut self.unsent);
+            self.client.end_body(HeaderMap::new(), self.unsent.bytes());
         }
         Ok(())
     }
@@ -195,15 +176,10 @@ impl<'a> PodTransfer<'a> {
         if blocked_on != BlockedOn::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
-        let client = self.limits.client_write.filter(|_| blocked);
-        let upstream = self.limits.upstream_idle.filter(|_| !blocked);
-        let body = self.limits.request_body.filter(|_| blocked_on == BlockedOn::Client);
-        let dues = [
-            client.map(|limit| (self.written.after(limit), TransferError::SlowClient)),
-            upstream.map(|limit| (self.received.after(limit), TransferError::Idle)),
-            self.body_due(body),
-        ];
-        self.poll_due(context, timer, dues)
+        let (upload, written) = (self.upload.moved(), self.unsent.written());
+        let moved = Moved { upload, received: self.received, written };
+        let dues = self.limits.within_body(blocked, blocked_on, moved);
+        poll_due(context, timer, dues.into_iter().chain([self.deadline_due()]))
     }
 
     /// Whether all of the request is still there for another attempt.
@@ -218,7 +194,7 @@ impl<'a> PodTransfer<'a> {
 
     /// Whether a part of an interim response went to the client, so that no reply can follow.
     pub(crate) fn is_within_interim(&self) -> bool {
-        self.unsent_from > 0
+        self.unsent.is_begun()
     }
 
     /// Returns the stream, the rest of the request, and bytes of an interim response that the client has not taken: for a response
@@ -226,9 +202,7 @@ impl<'a> PodTransfer<'a> {
     pub(crate) fn into_parts(self) -> (PodStream, PodUpload, Vec<u8>) {
         let mut upload = self.upload;
         upload.forget();
-        let mut unsent = self.unsent;
-        unsent.drain(..self.unsent_from.min(unsent.len()));
-        (self.pod, upload, unsent)
+        (self.pod, upload, self.unsent.into_rest())
     }
 
     /// Returns the upload, for another attempt.
@@ -253,8 +227,7 @@ impl<'a> PodTransfer<'a> {
 
     /// Returns the bytes of the response that the client has not taken.
     pub(crate) fn into_unsent(self) -> Vec<u8> {
-        let mut unsent = self.unsent;
-        unsent.drain(..self.unsent_from.min(unsent.len()));
+        let mut unsent = self.unsent.into_rest();
         unsent.extend_from_slice(&self.piece);
         unsent
     }
@@ -276,23 +249,14 @@ impl<'a> PodTransfer<'a> {
 
     /// Writes what is kept to the client.
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, TransferError> {
-        while let Some(rest) = self.unsent.get(self.unsent_from..).filter(|rest| !rest.is_empty()) {
-            match self.client.poll_write(context, rest)? {
-                Poll::Ready(count) => {
-                    self.unsent_from += count;
-                    self.written = clock::now();
-                }
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-        }
-        if self.unsent_from > 0 {
-            (self.unsent, self.unsent_from) = (Vec::new(), 0);
+        if self.unsent.poll_write(context, self.client)?.is_pending() {
+            return Ok(Poll::Pending);
         }
         while !self.piece.is_empty() {
             match self.client.poll_write(context, &self.piece)? {
                 Poll::Ready(count) => {
                     let _sent = self.piece.split_to(count.min(self.piece.len()));
-                    self.written = clock::now();
+                    self.unsent.note_written(clock::now());
                 }
                 Poll::Pending => return Ok(Poll::Pending),
             }
@@ -315,7 +279,7 @@ impl<'a> PodTransfer<'a> {
                     let fields = trailers::passed_fields(fields);
                     let fields = fields.map_err(|_| TransferError::Broken(Fault::Malformed))?;
                     self.grpc_status = grpc::status_of(&fields);
-                    self.client.end_body(fields, &mut self.unsent);
+                    self.client.end_body(fields, self.unsent.bytes());
                     self.stage = Stage::Ended;
                 }
                 Poll::Ready(Err(fault)) => return Err(self.fail(fault)),
@@ -333,11 +297,11 @@ impl<'a> PodTransfer<'a> {
             call.bytes.fetch_add(count, Ordering::Relaxed);
         }
         if self.client.is_framed() {
-            self.client.frame(&bytes, &mut self.unsent);
+            self.client.frame(&bytes, self.unsent.bytes());
         } else {
             self.piece = bytes;
         }
-        self.written = clock::now();
+        self.unsent.note_written(clock::now());
     }
 
     /// Notes what a fault before the response means for a call.
@@ -354,23 +318,8 @@ impl<'a> PodTransfer<'a> {
         })
     }
 
-    fn body_due(&self, limit: Option<Duration>) -> Option<(Millis, TransferError)> {
-        let late = TransferError::Client(ErrorReply::BodyTimeout);
-        limit.map(|limit| (self.upload.moved().after(limit), late))
-    }
-
-    /// Polls for the first of these times that passes, and for the deadline.
-    fn poll_due<T>(
-        &self,
-        context: &mut Context<'_>,
-        timer: Pin<&mut Sleep>,
-        dues: impl IntoIterator<Item = Option<(Millis, TransferError)>>,
-    ) -> Poll<Result<T, TransferError>> {
-        let deadline = self.limits.deadline.map(|at| (at, TransferError::Client(ErrorReply::Deadline)));
-        let first = dues.into_iter().flatten().chain(deadline).min_by_key(|(due, _)| *due);
-        let Some((due, error)) = first else { return Poll::Pending };
-        ready!(clock::poll_until(due, context, timer));
-        Poll::Ready(Err(error))
+    fn deadline_due(&self) -> Due {
+        self.deadline.map(|at| (at, TransferError::Client(ErrorReply::Deadline)))
     }
 }
 

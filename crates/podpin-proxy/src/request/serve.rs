@@ -19,12 +19,14 @@ use futures_util::future::Either;
 use http::header;
 use http::{HeaderMap, Method, StatusCode};
 use podpin_wire::headers::{is_of_connection, keep_alive_time};
+use podpin_wire::http1::encode::Framing;
 use podpin_wire::http1::response_head::{ResponseHead, ResponseHeadReader};
 use podpin_wire::upgrade;
 use tracing::{Instrument, Span};
 
 use crate::affinity::routed_request::RoutedRequest;
 use crate::balance::service::Kind;
+use crate::clock;
 use crate::downstream::pending::PendingResponse;
 use crate::http::options;
 use crate::http::reply::{ErrorReply, LocalResponse};
@@ -33,7 +35,9 @@ use crate::request::body_framing::{BodyFraming, body_framing};
 use crate::request::http2::{self, Http2Request};
 use crate::request::outcome::{Begun, Outcome, Reached};
 use crate::request::served::Served;
-use crate::request::transfer::{Transfer, TransferError, TransferLimits, TransferRest};
+use crate::request::transfer::{Transfer, TransferRest};
+use crate::request::transfer_error::TransferError;
+use crate::request::transfer_limits::TransferLimits;
 use crate::request_context::RequestContext;
 use crate::stream::account::Permits;
 use crate::stream::open::{self, Opened, PendingStream};
@@ -49,9 +53,6 @@ use crate::upstream::rewrite;
 use crate::upstream::unserved::{self, Progress, Unserved};
 use crate::upstream::upload::{TrailerRule, Upload};
 use crate::upstream::websocket_key::is_proven;
-
-/// Deadline of the timer before one is known; no request waits that long.
-const FAR_FUTURE: Duration = Duration::from_secs(86_400);
 
 /// The reason why no endpoint is asked.
 enum Early {
@@ -80,7 +81,7 @@ struct Exchange<'a> {
 
 /// Serves one request, up to its end or to the beginning of an event stream.
 pub(crate) fn serve(context: RequestContext, client: PendingResponse) -> impl Future<Output = Served> {
-    if context.permit.is_none() && context.offer.is_none() {
+    if context.permit.is_none() && !context.is_bounded_as_connection() {
         return Either::Left(Box::pin(
             unserved::turn_away(context, ErrorReply::Requests, client).map(Served::from),
         ));
@@ -112,7 +113,7 @@ fn serve_in_span(context: RequestContext, mut client: PendingResponse) -> impl F
                 return refuse(&context, progress, ErrorReply::Upgrade, client).await;
             }
             let request = Http2Request { context, attempts, client, in_flight };
-            return Box::pin(http2::serve(request)).await.into();
+            return Box::pin(http2::serve(request)).await;
         }
         let has_body = !client.is_body_read();
         match exchange.run(&mut client).await {
@@ -218,7 +219,7 @@ impl Exchange<'_> {
     ///
     /// What a request keeps while it waits is in here: little more than the transfer, and nothing of its head twice.
     async fn run(&mut self, client: &mut PendingResponse) -> Outcome {
-        let mut timer = pin!(tokio::time::sleep(FAR_FUTURE));
+        let mut timer = pin!(clock::unset_timer());
         let is_tunnel = self.context.web_socket_key().is_some();
         let is_read = is_tunnel || (client.is_body_read() && !client.has_trailers());
         let body = body_framing(&self.context.head, is_read);
@@ -233,7 +234,7 @@ impl Exchange<'_> {
             let head = self.upstream_head(client, &body);
             let upload = match before.take() {
                 None if is_tunnel => Some(Upload::without_body(head)),
-                None => Some(Upload::new(head, body.framing).with_trailers(self.trailer_rule())),
+                None => Some(Upload::new(head, body.framing).with_trailers(self.trailer_rule(&body))),
                 Some(before) => before.again(head),
             };
             let Some(mut upload) = upload else { return Outcome::Refused(ErrorReply::UpstreamReset) };
@@ -241,7 +242,8 @@ impl Exchange<'_> {
             if may_repeat {
                 upload.remember();
             }
-            let mut transfer = Transfer::new(client, transport, upload, self.reader(), self.limits());
+            let limits = TransferLimits::of(self.context, self.attempts.service());
+            let mut transfer = Transfer::new(client, transport, upload, self.reader(), limits);
             match poll_fn(|context| transfer.poll_head(context, timer.as_mut())).await {
                 Ok(head) => match self.begin(&mut transfer, head) {
                     Begun::Response(status, mut passed) => {
@@ -436,19 +438,10 @@ impl Exchange<'_> {
         }
     }
 
-    fn limits(&self) -> TransferLimits {
-        let times = &self.attempts.service().configuration.timeouts;
-        TransferLimits {
-            request_body: self.context.snapshot.limits.request_body_timeout,
-            response_header: times.response_header,
-            upstream_idle: times.upstream_idle,
-            client_write: times.client_write,
-        }
-    }
-
-    /// Returns the rule for fields behind the request's body.
-    fn trailer_rule(&self) -> TrailerRule {
-        TrailerRule::new(self.context, &self.attempts.request.route)
+    /// Returns the rule for fields behind the request's body; `None` if it has no place for any.
+    fn trailer_rule(&self, body: &BodyFraming) -> Option<TrailerRule> {
+        let has_place = body.framing == Framing::Chunked;
+        has_place.then(|| TrailerRule::new(self.context, &self.attempts.request))
     }
 
     /// Returns the whole head for the endpoint of the current attempt.

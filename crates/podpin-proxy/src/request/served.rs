@@ -1,7 +1,6 @@
 //! The end of a request for the connection that it came over.
 
 use crate::downstream::http1::IdleConnection;
-use crate::request::http2::End;
 use crate::stream::open::PendingStream;
 use crate::tunnel::open::PendingTunnel;
 
@@ -20,14 +19,5 @@ pub(crate) enum Served {
 impl From<Option<IdleConnection>> for Served {
     fn from(connection: Option<IdleConnection>) -> Served {
         connection.map_or(Served::Closed, Served::Idle)
-    }
-}
-
-impl From<End> for Served {
-    fn from(end: End) -> Served {
-        match end {
-            End::Connection(connection) => connection.into(),
-            End::Stream(stream) => Served::Stream(stream),
-        }
     }
 }

@@ -6,10 +6,8 @@
 //! client, and neither the proxy's memory.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use podpin_drain::Cause;
 use podpin_sse::session::Fault;
 use podpin_time::Millis;
 use podpin_wire::http1::body::{BodyDecoder, Piece};
@@ -21,52 +19,17 @@ use tokio::time::Sleep;
 use crate::clock;
 use crate::downstream::gone::Gone;
 use crate::downstream::pending::{BodyLength, PendingResponse};
-use crate::http::reply::ErrorReply;
 use crate::net::scratch::{self, READ_BYTES, Scratch};
 use crate::net::transport::Transport;
+use crate::request::transfer_error::TransferError;
+use crate::request::transfer_limits::{Moved, TransferLimits, poll_due};
+use crate::request::unsent::Unsent;
 use crate::upstream::connect::{self, UpstreamResponse};
-use crate::upstream::error::UpstreamError;
 use crate::upstream::rewrite;
 use crate::upstream::upload::{BlockedOn, Upload};
 
 /// Reads in one turn before other requests of the worker get theirs.
 const READS_PER_TURN: usize = 4;
-
-/// The reason why a transfer ends before its response does.
-#[derive(Debug)]
-pub(crate) enum TransferError {
-    /// Client that left, or whose body is broken.
-    Client(ErrorReply),
-    /// Failure of the endpoint before its response head was complete.
-    Upstream(UpstreamError),
-    /// Response body that the endpoint broke off or malformed.
-    Broken(Fault),
-    /// Endpoint that was silent within the response body for `timeouts.upstreamIdle`.
-    Idle,
-    /// Client that took nothing of the response for `timeouts.clientWrite`.
-    SlowClient,
-    /// Endpoint, or the proxy itself, whose drain ends what is still open.
-    Leaving(Cause),
-}
-
-impl From<Gone> for TransferError {
-    fn from(Gone: Gone) -> TransferError {
-        TransferError::Client(ErrorReply::ClientGone)
-    }
-}
-
-/// Time limits of both sides.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TransferLimits {
-    /// `limits.requestBodyTimeout`.
-    pub request_body: Duration,
-    /// `timeouts.responseHeader`; `None` if there is no limit.
-    pub response_header: Option<Duration>,
-    /// `timeouts.upstreamIdle`; `None` if there is no limit.
-    pub upstream_idle: Option<Duration>,
-    /// `timeouts.clientWrite`; `None` if there is no limit.
-    pub client_write: Option<Duration>,
-}
 
 /// A request that is served by an endpoint.
 pub(crate) struct Transfer<'a> {
@@ -85,11 +48,8 @@ pub(crate) struct Transfer<'a> {
     ended: bool,
     /// Body bytes of the response that were framed for the client.
     delivered: u64,
-    /// Framed bytes that the client has not taken.
-    unsent: Vec<u8>,
-    unsent_from: usize,
+    unsent: Unsent,
     received: Millis,
-    written: Millis,
 }
 
 /// The rest of a transfer that ended early.
@@ -122,10 +82,8 @@ impl<'a> Transfer<'a> {
             is_reusable: false,
             ended: false,
             delivered: 0,
-            unsent: Vec::new(),
-            unsent_from: 0,
+            unsent: Unsent::new(now),
             received: now,
-            written: now,
         }
     }
 
@@ -144,16 +102,8 @@ impl<'a> Transfer<'a> {
         if blocked_on != BlockedOn::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
-        let due = if blocked_on == BlockedOn::Client {
-            Some((self.limits.request_body, TransferError::Client(ErrorReply::BodyTimeout)))
-        } else {
-            self.limits
-                .response_header
-                .map(|limit| (limit, TransferError::Upstream(UpstreamError::ResponseTimeout)))
-        };
-        let Some((limit, error)) = due else { return Poll::Pending };
-        ready!(clock::poll_until(self.upload.moved().after(limit), context, timer));
-        Poll::Ready(Err(error))
+        let due = self.limits.before_head(blocked_on, self.upload.moved());
+        poll_due(context, timer, [due])
     }
 
     /// Begins the response that `head` was read of, with the `fields` for the client.
@@ -164,13 +114,13 @@ impl<'a> Transfer<'a> {
     ) -> Result<(), TransferError> {
         self.is_reusable = head.keep_alive && self.decoder != BodyDecoder::UntilClose;
         self.received = clock::now();
-        self.written = self.received;
-        self.unsent.reserve(1024);
-        self.client.begin(head.status, fields, BodyLength::of(&self.decoder), &mut self.unsent)?;
+        self.unsent.note_written(self.received);
+        let mut unsent = std::mem::take(self.unsent.bytes());
+        unsent.reserve(1024);
+        self.client.begin(head.status, fields, BodyLength::of(&self.decoder), &mut unsent)?;
         let early = std::mem::take(&mut self.early);
-        let mut unsent = std::mem::take(&mut self.unsent);
         let absorbed = self.absorb(&early, &mut unsent);
-        self.unsent = unsent;
+        *self.unsent.bytes() = unsent;
         absorbed
     }
 
@@ -200,31 +150,9 @@ impl<'a> Transfer<'a> {
         if blocked_on != BlockedOn::Client && self.client.poll_gone(context).is_ready() {
             return Poll::Ready(Err(Gone.into()));
         }
-        self.poll_due(context, timer, blocked, blocked_on)
-    }
-
-    /// Polls for the first time limit that passes. `blocked` if the client does not take the response.
-    fn poll_due(
-        &self,
-        context: &mut Context<'_>,
-        timer: Pin<&mut Sleep>,
-        blocked: bool,
-        blocked_on: BlockedOn,
-    ) -> Poll<Result<(), TransferError>> {
-        let client_due = self.limits.client_write.filter(|_| blocked);
-        let upstream_due = self.limits.upstream_idle.filter(|_| !blocked);
-        let body_due = Some(self.limits.request_body).filter(|_| blocked_on == BlockedOn::Client);
-        let dues = [
-            client_due.map(|limit| (self.written.after(limit), TransferError::SlowClient)),
-            upstream_due.map(|limit| (self.received.after(limit), TransferError::Idle)),
-            body_due.map(|limit| {
-                (self.upload.moved().after(limit), TransferError::Client(ErrorReply::BodyTimeout))
-            }),
-        ];
-        let first = dues.into_iter().flatten().min_by_key(|(due, _)| *due);
-        let Some((due, error)) = first else { return Poll::Pending };
-        ready!(clock::poll_until(due, context, timer));
-        Poll::Ready(Err(error))
+        let (upload, written) = (self.upload.moved(), self.unsent.written());
+        let moved = Moved { upload, received: self.received, written };
+        poll_due(context, timer, self.limits.within_body(blocked, blocked_on, moved))
     }
 
     /// Whether nothing of a response has come, and all of the request is still there.
@@ -239,7 +167,7 @@ impl<'a> Transfer<'a> {
 
     /// Whether the client has taken a part of an interim response, so that no reply can follow.
     pub(crate) fn is_within_interim(&self) -> bool {
-        self.unsent_from > 0
+        self.unsent.is_begun()
     }
 
     /// Returns the connection to the endpoint; `None` if it may not carry another request.
@@ -257,17 +185,13 @@ impl<'a> Transfer<'a> {
     /// Returns the response that `head` was read of, with its connection and the rest of the transfer.
     pub(crate) fn into_response(self, head: ResponseHead) -> (UpstreamResponse, TransferRest) {
         let start = ResponseStart { head, body: self.decoder, rest: self.early };
-        let mut unsent = self.unsent;
-        unsent.drain(..self.unsent_from.min(unsent.len()));
-        let rest = TransferRest { unsent, upload: self.upload };
+        let rest = TransferRest { unsent: self.unsent.into_rest(), upload: self.upload };
         (UpstreamResponse { start, transport: self.upstream }, rest)
     }
 
     /// Returns what is left of a transfer that ended early.
     pub(crate) fn into_rest(self) -> TransferRest {
-        let mut unsent = self.unsent;
-        unsent.drain(..self.unsent_from.min(unsent.len()));
-        TransferRest { unsent, upload: self.upload }
+        TransferRest { unsent: self.unsent.into_rest(), upload: self.upload }
     }
 
     /// Sends what there is of the request; returns the side that the rest waits for.
@@ -279,7 +203,7 @@ impl<'a> Transfer<'a> {
     /// Reads the response head; interim responses are passed on.
     fn poll_read_head(&mut self, context: &mut Context<'_>) -> Result<Poll<ResponseHead>, TransferError> {
         loop {
-            let (client, unsent) = (&mut *self.client, &mut self.unsent);
+            let (client, unsent) = (&mut *self.client, self.unsent.bytes());
             let mut passed = Ok(());
             let read = connect::poll_head(&mut self.upstream, context, &mut self.reader, |interim| {
                 if client.takes_interim() {
@@ -303,18 +227,8 @@ impl<'a> Transfer<'a> {
 
     /// Writes the kept bytes to the client.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Result<Poll<()>, TransferError> {
-        while let Some(rest) = self.unsent.get(self.unsent_from..).filter(|rest| !rest.is_empty()) {
-            match self.client.poll_write(context, rest)? {
-                Poll::Ready(count) => {
-                    self.unsent_from += count;
-                    self.written = clock::now();
-                }
-                Poll::Pending => return Ok(Poll::Pending),
-            }
-        }
-        if self.unsent_from > 0 {
-            self.unsent = Vec::new();
-            self.unsent_from = 0;
+        if self.unsent.poll_write(context, self.client)?.is_pending() {
+            return Ok(Poll::Pending);
         }
         Ok(self.client.poll_flush(context)?)
     }
@@ -378,12 +292,12 @@ impl<'a> Transfer<'a> {
     /// Writes to the client, and keeps the bytes that it does not take at once.
     fn pass_on(&mut self, context: &mut Context<'_>, out: &[u8]) -> Result<(), TransferError> {
         let mut from = 0;
-        self.written = self.received;
+        self.unsent.note_written(self.received);
         while let Some(rest) = out.get(from..).filter(|rest| !rest.is_empty()) {
             match self.client.poll_write(context, rest)? {
                 Poll::Ready(count) => from += count,
                 Poll::Pending => {
-                    self.unsent.extend_from_slice(rest);
+                    self.unsent.bytes().extend_from_slice(rest);
                     break;
                 }
             }
@@ -398,6 +312,7 @@ const _: () = assert!(READ_BYTES <= HEAD_BYTES_MAX, "one read brings no more tha
 mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
+    use std::time::Duration;
 
     use bytes::BytesMut;
     use http::{HeaderMap, Method};
@@ -410,7 +325,7 @@ mod tests {
     use crate::testing::connected;
 
     const LIMITS: TransferLimits = TransferLimits {
-        request_body: Duration::from_secs(5),
+        request_body: Some(Duration::from_secs(5)),
         response_header: None,
         upstream_idle: None,
         client_write: None,

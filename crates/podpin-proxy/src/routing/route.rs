@@ -60,6 +60,18 @@ pub struct Backend {
     pub route: Arc<Route>,
 }
 
+/// Returns whether clients may not write a field of this name for a route that has these services besides, because the route writes it
+/// itself or reads the session from it.
+#[must_use]
+pub fn claims(route: &Route, backends: &[Backend], name: &[u8]) -> bool {
+    let names_session = |route: &Route| {
+        route.service.session_header.as_ref().is_some_and(|own| own.as_str().as_bytes() == name)
+    };
+    route.filters.edits_request(name)
+        || names_session(route)
+        || backends.iter().any(|backend| names_session(&backend.route))
+}
+
 impl Destination {
     /// Returns whether both are one route of one configuration.
     #[must_use]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::StatusCode;
 use podpin_drain::{EndKind, StreamEnd};
 use podpin_endpoints::Permit;
 use podpin_sse::session::{Close, Fault, Reason};
@@ -17,10 +18,12 @@ use crate::balance::service::ServiceState;
 use crate::clock;
 use crate::downstream::http1::Http1Side;
 use crate::http::reply::ErrorReply;
+use crate::request_context::RequestContext;
 use crate::shared::Shared;
-use crate::stream_registry::StreamRecord;
+use crate::stream_registry::{Opening, StreamRecord};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::labels::{CloseReason, DepartureKind, Label, ReconnectOutcome, UpstreamErrorKind};
+use crate::upstream::attempts::Attempts;
 
 /// Permits of a stream, returned when it ends.
 pub(crate) struct Permits {
@@ -163,6 +166,23 @@ pub(crate) struct Accounts {
 }
 
 impl Accounts {
+    /// Registers a stream, and begins its line of the access log with the `status` that its client gets.
+    pub(crate) fn open(
+        context: &RequestContext,
+        attempts: &Attempts,
+        opening: Opening,
+        status: StatusCode,
+    ) -> Accounts {
+        let record = context.shared.streams.open(|id| opening.into_record(id));
+        let log = context.shared.is_logging().then(|| {
+            let mut log = context.record(if record.upgrade.is_some() { "upgrade" } else { "stream" });
+            log.status = status.as_u16();
+            attempts.describe(true, &mut log);
+            Box::new(log)
+        });
+        Accounts::new(Arc::clone(&context.shared), record, log)
+    }
+
     /// Opens the account of a registered stream; `log` is the access log line, as far as it is known.
     pub(crate) fn new(shared: Arc<Shared>, record: Arc<StreamRecord>, log: Option<Box<Record>>) -> Accounts {
         Accounts { shared, record, log, settled: false }

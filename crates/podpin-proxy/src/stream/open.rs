@@ -9,7 +9,6 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 use podpin_config::Handover;
 use podpin_drain::{Comer, Mobility};
-use podpin_endpoints::MoveReason;
 use podpin_sse::Framer;
 use podpin_sse::session::{Content, Recovery, Settings};
 use podpin_wire::http1::response_head::ResponseHead;
@@ -147,13 +146,12 @@ impl Opening<'_> {
             handover,
         });
         let task = StreamTask::new(relay, accounts, started.connection);
-        self.context.shared.lifecycle.tasks.spawn(task);
+        self.context.shared.lifecycle.spawn(task);
     }
 
     /// Returns whether the request shows that another stream of the client was ended, by whichever replica.
     fn return_evidence(&self, selected: &Selected) -> ReturnEvidence {
-        let has_left = matches!(selected.moved, Some(MoveReason::Draining | MoveReason::Gone));
-        if has_left && self.context.head.fields.contains(&LAST_EVENT_ID) {
+        if selected.has_left() && self.context.head.fields.contains(&LAST_EVENT_ID) {
             ReturnEvidence::LeftEndpoint
         } else {
             ReturnEvidence::None
@@ -280,14 +278,7 @@ impl Opening<'_> {
             mobility: self.mobility(handover_enabled),
             upgrade: None,
         };
-        let record = context.shared.streams.open(|id| opening.into_record(id));
-        let log = context.shared.is_logging().then(|| {
-            let mut log = context.record("stream");
-            log.status = status.as_u16();
-            self.attempts.describe(true, &mut log);
-            Box::new(log)
-        });
-        Accounts::new(Arc::clone(&context.shared), record, log)
+        Accounts::open(context, &self.attempts, opening, status)
     }
 }
 

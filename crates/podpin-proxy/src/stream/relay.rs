@@ -37,7 +37,7 @@ use podpin_wire::trailers;
 
 use crate::balance::retry::Occasion;
 use crate::clock;
-use crate::net::scratch::{self, READ_BYTES, Scratch};
+use crate::net::scratch::{self, Scratch};
 use crate::stream::account::{Finished, Permits};
 use crate::stream::body::{Body, Decoded};
 use crate::stream::client_writer::ClientWriter;
@@ -224,9 +224,6 @@ impl Relay {
         if !decoded.trailers.is_empty() {
             // Fields that HTTP does not allow there are of no use to a client that has all events.
             self.client.set_trailers(trailers::passed(&decoded.trailers).unwrap_or_default());
-        }
-        if out.capacity() > 4 * READ_BYTES {
-            *out = Vec::new();
         }
         decoded.end
     }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
-use crate::downstream::tunnel_client::{self, TunnelClient};
+use crate::downstream::tunnel_client::TunnelClient;
 use crate::net::transport::Transport;
 use crate::tunnel::flow::Sink;
 
@@ -44,25 +44,34 @@ impl Ends {
 
 impl Sink for TunnelClient {
     fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        TunnelClient::poll_write(self, context, bytes)
+        match self {
+            TunnelClient::Socket(transport) => transport.poll_write_some(context, bytes),
+            TunnelClient::Stream(stream) => stream.poll_write(context, bytes).map_err(io::Error::from),
+        }
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        TunnelClient::poll_flush(self, context)
+        match self {
+            TunnelClient::Socket(transport) => transport.poll_flush_held(context),
+            TunnelClient::Stream(_) => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        TunnelClient::poll_shutdown(self, context)
+        match self {
+            TunnelClient::Socket(transport) => Pin::new(transport).poll_shutdown(context),
+            TunnelClient::Stream(stream) => Poll::Ready(stream.end().map_err(io::Error::from)),
+        }
     }
 }
 
 impl Sink for Transport {
     fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        tunnel_client::poll_write(self, context, bytes)
+        self.poll_write_some(context, bytes)
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        tunnel_client::poll_flush(self, context)
+        self.poll_flush_held(context)
     }
 
     fn poll_shutdown(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

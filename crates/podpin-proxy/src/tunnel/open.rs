@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use podpin_drain::{Departure, Mobility};
-use podpin_endpoints::MoveReason;
 use podpin_wire::upgrade::is_web_socket;
 use podpin_ws::{Protocol, Settings};
 
+use crate::affinity::selected::Selected;
 use crate::clock;
 use crate::downstream::lease::ConnectionLease;
 use crate::downstream::pending::{PendingResponse, SwitchedClient};
@@ -82,17 +82,15 @@ impl PendingTunnel {
             record,
             permits,
         });
-        shared.lifecycle.tasks.spawn(TunnelTask::new(relay, accounts, lease));
+        shared.lifecycle.spawn(TunnelTask::new(relay, accounts, lease));
         drop(in_flight);
     }
 }
 
 /// Returns whether the pin of the request shows that another connection of the client was ended, by whichever replica.
 fn return_evidence(attempts: &Attempts) -> ReturnEvidence {
-    match attempts.selected().and_then(|selected| selected.moved) {
-        Some(MoveReason::Draining | MoveReason::Gone) => ReturnEvidence::LeftEndpoint,
-        _ => ReturnEvidence::None,
-    }
+    let has_left = attempts.selected().is_some_and(Selected::has_left);
+    if has_left { ReturnEvidence::LeftEndpoint } else { ReturnEvidence::None }
 }
 
 /// Counts the response and the connection that begins with it.
@@ -140,12 +138,5 @@ fn accounts(context: &RequestContext, attempts: &Attempts, protocol: Box<str>) -
         mobility,
         upgrade: Some(protocol),
     };
-    let record = context.shared.streams.open(|id| opening.into_record(id));
-    let log = context.shared.is_logging().then(|| {
-        let mut log = context.record("upgrade");
-        log.status = status(context).as_u16();
-        attempts.describe(true, &mut log);
-        Box::new(log)
-    });
-    Some(Accounts::new(Arc::clone(&context.shared), record, log))
+    Some(Accounts::open(context, attempts, opening, status(context)))
 }

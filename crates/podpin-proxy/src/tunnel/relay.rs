@@ -29,8 +29,8 @@ use podpin_ws::{Cause, CloseFrames, End, Insertion, LeaveOrder, Manner, Protocol
 
 use crate::balance::client_limit::Look;
 use crate::clock;
-use crate::downstream::tunnel_client::{TunnelClient, poll_read};
-use crate::net::scratch::{self, READ_BYTES, Scratch};
+use crate::downstream::tunnel_client::TunnelClient;
+use crate::net::scratch::{self, Scratch};
 use crate::stream::account::{Failure, Finished, Permits};
 use crate::stream::timer::Timer;
 use crate::stream_registry::{StreamRecord, StreamRegistry};
@@ -58,8 +58,6 @@ pub(crate) struct Relay {
     /// Places that it holds until it ends.
     permits: Option<Permits>,
     timer: Timer,
-    /// Side that began to end the connection by itself; `None` as long as neither has.
-    first_to_end: Option<Side>,
     /// Side that broke the connection; `None` if neither has.
     broken: Option<Broken>,
 }
@@ -99,7 +97,6 @@ impl Relay {
             record,
             permits: Some(permits),
             timer: Timer::new(now),
-            first_to_end: None,
             broken: None,
         };
         // Nothing is to be inserted yet.
@@ -155,7 +152,7 @@ impl Relay {
 
     /// Returns the reason of a connection that its sides have ended by themselves.
     fn first_end(&self) -> CloseReason {
-        match self.first_to_end {
+        match self.session.first_to_end() {
             Some(Side::Client) => CloseReason::Client,
             Some(Side::Upstream) | None => CloseReason::UpstreamEnd,
         }
@@ -218,7 +215,7 @@ impl Relay {
         if self.down.state() == FlowState::Over {
             return Ok(if was_ending { Poll::Ready(()) } else { Poll::Pending });
         }
-        scratch::with(|Scratch { read, write }| match poll_read(&mut ends.upstream, context, read) {
+        scratch::with(|Scratch { read, write }| match ends.upstream.poll_read_some(context, read) {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Err(_)) => {
                 if !self.session.is_closing() {
@@ -242,7 +239,6 @@ impl Relay {
 
     /// Notes the end of what the upstream sends.
     fn end_upstream(&mut self) {
-        self.first_to_end.get_or_insert(Side::Upstream);
         self.session.on_end(Side::Upstream);
         if self.session.is_closing() { self.down.finish() } else { self.down.end() }
     }
@@ -271,11 +267,7 @@ impl Relay {
         if insertion == Insertion::Ping {
             out.extend_from_slice(behind);
         }
-        let sent = self.down.send(context, client, out);
-        if out.capacity() > 4 * READ_BYTES {
-            *out = Vec::new();
-        }
-        sent
+        self.down.send(context, client, out)
     }
 
     /// Follows the frames of the upstream; returns the last boundary between two messages in `bytes`.
@@ -284,7 +276,6 @@ impl Relay {
         let followed = frames.down.follow(bytes);
         self.record.events.fetch_add(u64::from(followed.messages), Ordering::Relaxed);
         if frames.down.has_closed() {
-            self.first_to_end.get_or_insert(Side::Upstream);
             self.session.on_close(Side::Upstream);
         }
         followed.boundary
@@ -330,7 +321,6 @@ impl Relay {
         let closes = if self.session.is_closing() { CloseFrames::End } else { CloseFrames::Pass };
         let passed = frames.up.pass(bytes, closes, out);
         if closes == CloseFrames::Pass && frames.up.follower().has_closed() {
-            self.first_to_end.get_or_insert(Side::Client);
             self.session.on_close(Side::Client);
         }
         passed
@@ -338,7 +328,6 @@ impl Relay {
 
     /// Notes the end of what the client sends: of its connection, or its answer to a Close.
     fn end_client(&mut self) {
-        self.first_to_end.get_or_insert(Side::Client);
         self.session.on_end(Side::Client);
         if self.session.is_closing() { self.close_upstream() } else { self.up.end() }
     }

@@ -119,19 +119,27 @@ pub(crate) enum PodFault {
     Malformed(&'static str),
 }
 
+impl PodFault {
+    /// Returns the fault that an error of the protocol tells of; `None` if it is one of the connection.
+    fn of(error: &h2::Error) -> Option<PodFault> {
+        let is_remote = error.is_remote();
+        // Streams that the endpoint has accepted go on behind a GOAWAY: this one is not among them.
+        if is_remote && error.is_go_away() {
+            return Some(PodFault::Refused);
+        }
+        Some(match error.reason()? {
+            Reason::REFUSED_STREAM if is_remote => PodFault::Refused,
+            reason if is_remote => PodFault::Reset(reason),
+            _ => PodFault::Malformed("HTTP/2"),
+        })
+    }
+}
+
 impl From<h2::Error> for PodFault {
     fn from(error: h2::Error) -> PodFault {
-        match error.reason() {
-            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => PodFault::Refused,
-            // Streams that the endpoint has accepted go on behind a GOAWAY: this one is not among them.
-            _ if error.is_go_away() && error.is_remote() => PodFault::Refused,
-            Some(reason) if error.is_remote() => PodFault::Reset(reason),
-            Some(_) => PodFault::Malformed("HTTP/2"),
-            None => PodFault::Lost(match error.into_io() {
-                Some(error) => error,
-                None => io::ErrorKind::ConnectionReset.into(),
-            }),
-        }
+        let lost =
+            |error: h2::Error| error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+        PodFault::of(&error).unwrap_or_else(|| PodFault::Lost(lost(error)))
     }
 }
 
@@ -395,7 +403,7 @@ fn known_peer(service: &ServiceState, endpoint: &Endpoint) -> Arc<HttpPeer> {
         keep: times.keep_alive,
     };
     PEERS.with_borrow_mut(|peers| {
-        if peers.len() >= PEERS_MAX {
+        if peers.len() >= PEERS_MAX && !peers.contains_key(&key) {
             peers.clear();
         }
         Arc::clone(peers.entry(key).or_insert_with(|| Arc::new(peer(service, endpoint))))
@@ -447,16 +455,7 @@ fn closed() -> PodFault {
 /// Returns the fault behind an error of Pingora's on a stream.
 fn sent(error: &Error) -> PodFault {
     let cause = error.root_cause().downcast_ref::<h2::Error>();
-    match cause {
-        Some(cause) if cause.is_go_away() && cause.is_remote() => PodFault::Refused,
-        Some(cause) if cause.is_remote() => match cause.reason() {
-            Some(Reason::REFUSED_STREAM) => PodFault::Refused,
-            Some(reason) => PodFault::Reset(reason),
-            None => PodFault::Lost(io::Error::other(error.to_string())),
-        },
-        Some(cause) if cause.reason().is_some() => PodFault::Malformed("HTTP/2"),
-        Some(_) | None => PodFault::Lost(io::Error::other(error.to_string())),
-    }
+    cause.and_then(PodFault::of).unwrap_or_else(|| PodFault::Lost(io::Error::other(error.to_string())))
 }
 
 /// Returns the failure to connect that Pingora reports.

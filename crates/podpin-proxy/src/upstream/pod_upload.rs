@@ -7,16 +7,12 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use podpin_time::Millis;
-use podpin_wire::trailers;
 
 use crate::clock;
 use crate::downstream::request_body::RequestBody;
 use crate::http::reply::ErrorReply;
 use crate::upstream::http2::PodStream;
-use crate::upstream::upload::{BlockedOn, TrailerRule};
-
-/// Bytes of a request body that are kept for a second attempt.
-const REPLAY_BYTES_MAX: usize = 64 * 1024;
+use crate::upstream::upload::{BlockedOn, REPLAY_BYTES_MAX, TrailerRule, read_trailers};
 
 /// The body of a request, as far as it was sent.
 pub(crate) struct PodUpload {
@@ -107,8 +103,7 @@ impl PodUpload {
                 self.unsent = Bytes::from(read);
             }
             if body.is_read() {
-                let mut trailers = trailers::passed(&body.take_trailers()).map_err(|_| ErrorReply::Body)?;
-                self.rule.apply(&mut trailers);
+                let trailers = read_trailers(&mut body, Some(&self.rule))?;
                 self.trailers = Some(trailers).filter(|fields| !fields.is_empty()).map(Box::new);
                 self.is_read = true;
             }

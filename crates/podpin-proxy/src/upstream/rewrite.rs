@@ -29,13 +29,7 @@ pub(crate) fn upstream_headers<'a>(
     let RequestContext { head, client, .. } = context;
     let mut fields = headers::request_headers(&head.fields, client);
     let drops_all = context.snapshot.limits.headers_with_underscores == HeadersWithUnderscores::Drop;
-    headers::remove_twins(&mut fields, |name| {
-        drops_all
-            || request.route.filters.edits_request(name)
-            || request.services().any(|service| {
-                service.session_header.as_ref().is_some_and(|own| own.as_str().as_bytes() == name)
-            })
-    });
+    headers::remove_twins(&mut fields, |name| drops_all || request.claims(name));
     session_headers::strip_cookies(request, &mut fields);
     session_headers::unbind_session_id(request, &mut fields);
     request.service().via.write(head.version, &mut fields);

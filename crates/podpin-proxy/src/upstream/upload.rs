@@ -14,15 +14,16 @@ use podpin_wire::http1::encode::{Framing, push_chunk};
 use podpin_wire::trailers::{self, write_last_chunk};
 use tokio::io::AsyncWrite;
 
+use crate::affinity::routed_request::RoutedRequest;
 use crate::clock;
 use crate::downstream::request_body::RequestBody;
 use crate::http::reply::ErrorReply;
 use crate::net::transport::Transport;
 use crate::request_context::RequestContext;
-use crate::routing::route::Route;
+use crate::routing::route::{self, Backend, Route};
 
 /// Bytes of a request body that are kept for a second attempt on a fresh connection.
-const REPLAY_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
 /// The side that an upload waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,26 +39,40 @@ pub(crate) enum BlockedOn {
 /// The rule for fields behind a body: a recipient may merge them into the head, so that none may pass there that the head must not have.
 pub(crate) struct TrailerRule {
     route: Arc<Route>,
+    /// Services of a route with several; `None` if it has one.
+    backends: Option<Arc<[Backend]>>,
     /// `limits.headersWithUnderscores: drop`.
     drops_underscores: bool,
 }
 
 impl TrailerRule {
-    /// Returns the rule for a request that takes a route.
-    pub(crate) fn new(context: &RequestContext, route: &Arc<Route>) -> TrailerRule {
+    /// Returns the rule for a request.
+    pub(crate) fn new(context: &RequestContext, request: &RoutedRequest) -> TrailerRule {
         let underscores = context.snapshot.limits.headers_with_underscores;
         let drops_underscores = underscores == HeadersWithUnderscores::Drop;
-        TrailerRule { route: Arc::clone(route), drops_underscores }
+        let (route, backends) = (Arc::clone(&request.route), request.backends.clone());
+        TrailerRule { route, backends, drops_underscores }
     }
 
     /// Removes the fields that may not pass.
-    pub(crate) fn apply(&self, fields: &mut HeaderMap) {
-        let Route { filters, service, .. } = &*self.route;
-        let session_header = service.session_header.as_ref().map(|name| name.as_str().as_bytes());
+    fn apply(&self, fields: &mut HeaderMap) {
+        let backends = self.backends.as_deref().unwrap_or_default();
         trailers::remove_claimed(fields, self.drops_underscores, |name| {
-            filters.edits_request(name) || session_header == Some(name)
+            route::claims(&self.route, backends, name)
         });
     }
+}
+
+/// Returns the fields behind a body that was read, as far as they may pass.
+pub(crate) fn read_trailers(
+    body: &mut RequestBody<'_>,
+    rule: Option<&TrailerRule>,
+) -> Result<HeaderMap, ErrorReply> {
+    let mut fields = trailers::passed(&body.take_trailers()).map_err(|_| ErrorReply::Body)?;
+    if let Some(rule) = rule.filter(|_| !fields.is_empty()) {
+        rule.apply(&mut fields);
+    }
+    Ok(fields)
 }
 
 /// A request, as far as it was sent.
@@ -106,8 +121,8 @@ impl Upload {
     }
 
     /// Returns the upload with a rule for the fields behind its body.
-    pub(crate) fn with_trailers(self, rule: TrailerRule) -> Upload {
-        Upload { rule: Some(rule).filter(|_| self.framing == Framing::Chunked), ..self }
+    pub(crate) fn with_trailers(self, rule: Option<TrailerRule>) -> Upload {
+        Upload { rule, ..self }
     }
 
     /// Keeps what is sent of the body from now on, for another attempt.
@@ -194,10 +209,7 @@ impl Upload {
     fn take_appended(&mut self, body: &mut RequestBody<'_>, start: usize) -> Result<(), ErrorReply> {
         self.frame_appended(start);
         if body.is_read() {
-            let mut fields = trailers::passed(&body.take_trailers()).map_err(|_| ErrorReply::Body)?;
-            if let Some(rule) = self.rule.as_ref().filter(|_| !fields.is_empty()) {
-                rule.apply(&mut fields);
-            }
+            let fields = read_trailers(body, self.rule.as_ref())?;
             self.end(fields);
         }
         Ok(())

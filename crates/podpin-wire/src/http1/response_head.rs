@@ -21,7 +21,7 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of empty lines before a head, of which httparse skips any number.
 const EMPTY_BYTES_MAX: usize = 8;
 /// Bytes of interim responses (100, 102, 103) before the final one, of which there may be any number.
-pub const INTERIM_BYTES_MAX: usize = 64 * 1024;
+const INTERIM_BYTES_MAX: usize = 64 * 1024;
 
 /// The head of a response.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl ResponseHeadReader {
     ///
     /// # Errors
     /// If a head is malformed or larger than [`HEAD_BYTES_MAX`], interim responses pass
-    /// [`INTERIM_BYTES_MAX`], or the protocol is switched without an offer.
+    /// 64 KiB, or the protocol is switched without an offer.
     pub fn push(
         &mut self,
         bytes: &[u8],
